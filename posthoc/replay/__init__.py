@@ -1,0 +1,1 @@
+"""The replay wing: checkpoints on disk -> signals. It knows models and computes no metric."""

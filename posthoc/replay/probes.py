@@ -1,0 +1,218 @@
+"""Name -> fixed images and labels: the data sets a probe (or a training run) is taken from."""
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import posthoc
+from posthoc.errors import PosthocError, UsageError
+
+DEFAULT_IMAGES = 2048
+"""Images in a probe unless told otherwise (fewer where the data set is smaller)."""
+
+
+class Normalization(NamedTuple):
+    """Per-channel mean and standard deviation of the images a network was trained on, pixels in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Normalization":
+        """Read `cifar10`, `none`, ... or `MEAN/STD`, each of one or three comma-separated numbers.
+
+        >>> Normalization.parse("0.5/0.25").std
+        (0.25, 0.25, 0.25)
+        """
+        if text in NORMALIZATIONS:
+            return NORMALIZATIONS[text]
+        try:
+            mean, std = (tuple(float(number) for number in part.split(",")) for part in text.split("/"))
+        except ValueError:
+            mean = std = ()
+        if {len(mean), len(std)} - {1, 3} or min(std, default=0.0) <= 0:
+            names = ", ".join(NORMALIZATIONS)
+            raise UsageError(f"Unknown normalisation {text!r}; give one of {names}, or MEAN/STD such as 0.5,0.5,0.5/0.25.")
+        return cls(mean * (3 // len(mean)), std * (3 // len(std)))
+
+
+NORMALIZATIONS = {
+    "cifar10": Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "digits": Normalization((0.305,) * 3, (0.376,) * 3),
+    "none": Normalization((0.0,) * 3, (1.0,) * 3),
+}
+
+DIGITS_TRAIN = 1000
+"""The first 1,000 digits train, the other 797 test."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images in the order of their data set.
+
+    images: uint8 [N, H, W, 3]; labels: int64 [N] in 0..classes-1; index: int64 [N], position in the data set.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    index: NDArray[np.int64]
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of shape, pixels and labels."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()
+
+    def take(self, rows: NDArray[np.int64]) -> "Images":
+        """The same data set, these rows only."""
+        return replace(self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows])
+
+
+def data_root(given: Path | None = None) -> Path:
+    """Where data sets are looked for: the option, else POSTHOC_DATA, else ./data."""
+    return given or Path(os.environ.get("POSTHOC_DATA", "data"))
+
+
+def load_images(
+    spec: str, split: str = "test", *, root: Path | None = None, download: bool = False, size: int | None = None
+) -> Images:
+    """Load one split of `cifar10`, `cifar100`, `digits`, `npz:FILE` or `imagefolder:DIR`.
+
+    `size` is the side to which pictures of an image folder are scaled and cropped (data sets that are arrays keep
+    their own); `split` is `train` or `test`.
+    """
+    kind, _, place = spec.partition(":")
+    if kind in ("cifar10", "cifar100") and not place:
+        return _cifar(kind, split, data_root(root), download)
+    if kind == "digits" and not place:
+        return _digits(split)
+    if kind == "npz" and place:
+        return _npz(Path(place), split)
+    if kind == "imagefolder" and place:
+        return _image_folder(Path(place), split, size)
+    raise UsageError(f"Unknown data set {spec!r}; give cifar10, cifar100, digits, npz:FILE or imagefolder:DIR.")
+
+
+def load_probe(
+    spec: str,
+    count: int | None = None,
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    size: int | None = None,
+) -> Images:
+    """The fixed probe batch: the first `count` test images (of an image folder, `count` spread evenly over it)."""
+    data = load_images(spec, root=root, download=download, size=size)
+    if count is not None and count > len(data):
+        raise PosthocError(f"--images {count}: the probe {spec} holds only {len(data)} images.")
+    count = min(count or DEFAULT_IMAGES, len(data))
+    if spec.startswith("imagefolder:"):  # sorted by class: the first would all be of one
+        return data.take(np.arange(count) * len(data) // count)
+    return data.take(np.arange(count))
+
+
+def _cifar(kind: str, split: str, root: Path, download: bool) -> Images:
+    import torchvision
+
+    dataset_class = torchvision.datasets.CIFAR10 if kind == "cifar10" else torchvision.datasets.CIFAR100
+    try:
+        data = dataset_class(str(root), train=split == "train", download=download)
+    except (RuntimeError, OSError) as error:  # torchvision: absent, or a checksum differs
+        raise PosthocError(
+            f"No intact copy of {kind} in {root / dataset_class.base_folder} ({error}); pass --download to fetch it, "
+            f"or --data-root (or POSTHOC_DATA) to say where it is."
+        ) from error
+    return _images(kind, np.asarray(data.data), data.targets, classes=len(data.classes))
+
+
+def _digits(split: str) -> Images:
+    package = Path(posthoc.__file__).parent
+    places = [folder / "data" / "digits.npz" for folder in (package, package.parent)]  # installed wheel, checkout
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise PosthocError(f"The bundled digits are missing (looked at {places[0]} and {places[1]}); reinstall posthoc.")
+    with np.load(path) as pack:
+        rows = slice(0, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
+        grey = np.rint(pack["images"][rows] * (255 / 16)).astype(np.uint8)  # stored as 0..16
+        labels = pack["labels"][rows]
+    pictures = np.broadcast_to(grey.repeat(4, axis=1).repeat(4, axis=2)[..., None], (len(grey), 32, 32, 3))
+    return _images("digits", pictures, labels, classes=10, first=rows.start)
+
+
+def _npz(path: Path, split: str) -> Images:
+    try:
+        with np.load(path) as pack:
+            pairs = [(f"x_{split}", f"y_{split}"), ("images", "labels"), ("x", "y")]
+            pair = next((pair for pair in pairs if set(pair) <= set(pack.files)), None)
+            if pair is None:
+                raise PosthocError(
+                    f"{path} holds {', '.join(pack.files)}; expected uint8 images and integer labels under "
+                    f"x_{split} and y_{split}, images and labels, or x and y."
+                )
+            images, labels = pack[pair[0]], pack[pair[1]]
+            index = pack[f"{split}_index"] if f"{split}_index" in pack.files else None
+    except FileNotFoundError:
+        raise PosthocError(f"No such file: {path}.") from None
+    except (OSError, ValueError, EOFError, AttributeError) as error:  # numpy: not an archive, torn, or pickled objects
+        raise PosthocError(f"{path} is not a readable .npz archive of arrays ({error}).") from error
+    return _images(f"npz:{path.name}", images, labels, index=index)
+
+
+def _image_folder(folder: Path, split: str, size: int | None) -> Images:
+    import torchvision
+    from torchvision.transforms import v2
+
+    if (folder / split).is_dir() or split == "train":
+        folder = folder / split
+    try:
+        listing = torchvision.datasets.ImageFolder(str(folder))
+    except OSError as error:
+        raise PosthocError(f"{folder} is not a folder of class folders of images ({error}).") from error
+    fit: Any = v2.Compose([v2.Resize(size), v2.CenterCrop(size)]) if size else v2.Identity()
+    try:
+        pictures = [np.asarray(fit(picture)) for picture, _ in listing]
+    except OSError as error:
+        raise PosthocError(f"An image in {folder} cannot be read ({error}).") from error
+    if len({picture.shape for picture in pictures}) > 1:
+        raise PosthocError(f"The images in {folder} differ in size; pass --image-size to scale and crop them to one.")
+    return _images(f"imagefolder:{folder.name}", np.stack(pictures), listing.targets, classes=len(listing.classes))
+
+
+def _images(
+    name: str, images: Any, labels: Any, classes: int | None = None, index: Any = None, first: int = 0
+) -> Images:
+    """Check and bring into one form: uint8 [N, H, W, 3] and int64 [N]."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8:
+        raise PosthocError(f"{name}: images are {images.dtype}; give pixels as uint8 in 0..255.")
+    if images.ndim == 3:
+        images = np.broadcast_to(images[..., None], (*images.shape, 3))
+    elif images.ndim == 4 and images.shape[1] == 3 and images.shape[3] != 3:
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim != 4 or images.shape[3] != 3:
+        raise PosthocError(f"{name}: images have shape {images.shape}; expected [N, H, W, 3], [N, 3, H, W] or [N, H, W].")
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+        raise PosthocError(f"{name}: labels of {labels.dtype} {labels.shape} do not fit {len(images)} images.")
+    if labels.min() < 0:
+        raise PosthocError(f"{name}: label {labels.min()} is negative; labels count from 0.")
+    return Images(
+        name=name,
+        images=np.ascontiguousarray(images),
+        labels=labels.astype(np.int64),
+        index=np.arange(first, first + len(labels)) if index is None else np.asarray(index, dtype=np.int64),
+        classes=classes or int(labels.max()) + 1,
+    )

@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Train one network by a named recipe and save nothing but checkpoints.
+
+Writes OUT/run.json (what was trained, on what, how) and one OUT/epoch-NNN.safetensors per epoch, epoch 0 being the
+untrained weights, each with its epoch, step, train_loss, val_loss and val_acc as metadata. Started again on the same
+OUT it goes on after the last complete checkpoint and ends in the same weights.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from posthoc.errors import PosthocError
+from posthoc.files import replacing
+from posthoc.replay.probes import NORMALIZATIONS, Images, load_images
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained; every recipe is SGD with momentum 0.9, validated on the test images."""
+
+    model: str
+    dataset: str
+    lr: float
+    weight_decay: float
+    batch: int = 512
+    flip: bool = True
+    crop: bool = False  # reflect-pad by 4, then a random crop of the original size
+    plateau: bool = True  # halve lr when the validation loss has not improved for 5 epochs
+    patience: int = 10  # stop when it has not improved for so many
+    epochs: int = 100
+    image_size: int | None = None  # None: as stored
+    pretrained: bool = False
+    mixed_precision: bool = False
+
+
+# The nine runs of arXiv 2604.09716, and a small one on the bundled digits.
+RECIPES = {
+    "resnet18-cifar10": Recipe("resnet18", "cifar10", 0.1, 5e-4),
+    "resnet34-cifar10": Recipe("resnet34", "cifar10", 0.1, 5e-4),
+    "resnet152-cifar10": Recipe("resnet152", "cifar10", 0.1, 5e-4),
+    "densenet121-cifar10": Recipe("densenet121", "cifar10", 0.1, 1e-4),
+    "mobilenet_v2-cifar10": Recipe("mobilenet_v2", "cifar10", 0.05, 4e-5),
+    "vit_b_16-cifar10": Recipe(
+        "vit_b_16", "cifar10", 1e-4, 1e-4,
+        batch=256, plateau=False, patience=7, image_size=224, pretrained=True, mixed_precision=True,
+    ),
+    "resnet50-cifar100": Recipe("resnet50", "cifar100", 0.1, 5e-4, crop=True),
+    "resnet101-cifar100": Recipe("resnet101", "cifar100", 0.1, 5e-4, crop=True),
+    "vgg16_bn-cifar100": Recipe("vgg16_bn", "cifar100", 0.01, 5e-4, crop=True),
+    "digits": Recipe("resnet18", "digits", 0.05, 5e-4, batch=50, flip=False, epochs=12),
+}  # fmt: skip
+
+MOMENTUM = 0.9
+RESUME = ".resume.pt"
+
+
+class Batches:
+    """One split on the device: uint8 pixels stay there, each batch is augmented and normalised there."""
+
+    def __init__(self, data: Images, recipe: Recipe, device: torch.device) -> None:
+        self.images = torch.from_numpy(data.images).to(device).permute(0, 3, 1, 2).contiguous()
+        self.labels = torch.from_numpy(data.labels).to(device)
+        self.recipe = recipe
+        statistics = NORMALIZATIONS[recipe.dataset]
+        self.mean, self.std = (torch.tensor(row, device=device).view(3, 1, 1) for row in statistics)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, S, S] and labels [B]; augmented where a generator is given."""
+        x = (self.images[rows].float().div_(255) - self.mean) / self.std
+        if generator is not None and self.recipe.crop:
+            x = random_crop(x, generator)
+        if generator is not None and self.recipe.flip:
+            mask = torch.rand(len(x), generator=generator).to(x.device) < 0.5
+            x = torch.where(mask.view(-1, 1, 1, 1), x.flip(3), x)
+        if self.recipe.image_size:
+            x = F.interpolate(x, size=(self.recipe.image_size,) * 2, mode="bilinear", antialias=True)
+        return x.contiguous(memory_format=torch.channels_last), self.labels[rows]
+
+
+def random_crop(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
+    """Reflect-pad by `pad`, then cut each image at an offset of its own."""
+    count, _, height, width = x.shape
+    padded = F.pad(x, (pad,) * 4, mode="reflect")
+    down, right = torch.randint(2 * pad + 1, (2, count, 1), generator=generator).to(x.device)
+    rows = (down + torch.arange(height, device=x.device)).view(count, 1, height, 1)
+    columns = (right + torch.arange(width, device=x.device)).view(count, 1, 1, width)
+    image = torch.arange(count, device=x.device).view(count, 1, 1, 1)
+    channel = torch.arange(3, device=x.device).view(1, 3, 1, 1)
+    return padded[image, channel, rows, columns]
+
+
+def build(recipe: Recipe, classes: int, download: bool) -> nn.Module:
+    """The recipe's torchvision model with `classes` outputs; pretrained weights keep all but the last layer."""
+    if not recipe.pretrained:
+        return torchvision.models.get_model(recipe.model, weights=None, num_classes=classes)
+    weights = torchvision.models.get_model_weights(recipe.model).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+    if not (download or cached.is_file()):
+        raise PosthocError(f"The recipe starts from ImageNet weights: put {weights.url} at {cached}, or pass --download.")
+    model = torchvision.models.get_model(recipe.model, weights=weights)
+    name, head = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Linear(head.in_features, classes))
+    return model
+
+
+def evaluate(model: nn.Module, data: Batches, recipe: Recipe) -> tuple[float, float]:
+    """Mean loss and accuracy (0..1) over all of `data`."""
+    model.eval()
+    loss = right = 0.0
+    with torch.inference_mode(), precision(recipe, data.labels.device):
+        for rows in torch.arange(len(data)).split(recipe.batch):
+            x, y = data.take(rows)
+            scores = model(x).float()
+            loss += F.cross_entropy(scores, y, reduction="sum").item()
+            right += (scores.argmax(1) == y).sum().item()
+    return loss / len(data), right / len(data)
+
+
+def precision(recipe: Recipe, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.mixed_precision)
+
+
+def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batches, recipe: Recipe, seed: int) -> float:
+    """One pass in an order drawn from `seed`; the mean training loss."""
+    model.train()
+    torch.manual_seed(seed)  # dropout
+    generator = torch.Generator().manual_seed(seed)
+    total = 0.0
+    for rows in torch.randperm(len(data), generator=generator).split(recipe.batch):
+        x, y = data.take(rows, generator)
+        with precision(recipe, data.labels.device):
+            scores = model(x)
+        loss = F.cross_entropy(scores.float(), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(rows)
+    return total / len(data)
+
+
+def save(model: nn.Module, out: Path, epoch: int, numbers: dict[str, float]) -> None:
+    metadata = {"format": "pt", "epoch": str(epoch)} | {name: repr(value) for name, value in numbers.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(checkpoint(out, epoch)) as path:
+        path.write_bytes(to_bytes(tensors, metadata))  # save_file would leave it readable by its owner alone
+
+
+def checkpoint(out: Path, epoch: int) -> Path:
+    return out / f"epoch-{epoch:03d}.safetensors"
+
+
+def claim(out: Path, run: dict[str, Any]) -> None:
+    """Write run.json, or check that the one there describes this very run."""
+    path = out / "run.json"
+    if not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(run, indent=2) + "\n")
+        return
+    there = json.loads(path.read_text())
+    different = [key for key in run if run[key] != there.get(key) and key != "versions"]
+    if different:
+        what = ", ".join(f"{key} {there.get(key)!r} there, {run[key]!r} asked" for key in different)
+        raise PosthocError(f"{out} holds another run ({what}); choose another --out.")
+
+
+def train(name: str, recipe: Recipe, args: argparse.Namespace) -> None:
+    device = torch.device(args.device)
+    spec = args.data or recipe.dataset
+    options = {"root": args.data_root, "download": args.download, "size": recipe.image_size}
+    data = {split: load_images(spec, split, **options) for split in ("train", "test")}
+    classes = data["train"].classes
+    statistics = NORMALIZATIONS[recipe.dataset]
+    claim(args.out, {
+        "recipe": name,
+        **dataclasses.asdict(recipe),
+        "dataset": spec,
+        "num_classes": classes,
+        "normalization": {"mean": list(statistics.mean), "std": list(statistics.std)},
+        "train_images": len(data["train"]),
+        "train_sha256": data["train"].sha256,
+        "seed": args.seed,
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+    })  # fmt: skip
+    training, test = (Batches(data[split], recipe, device) for split in ("train", "test"))
+
+    torch.manual_seed(args.seed)
+    model = build(recipe, classes, args.download).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
+    done, best, since_best = 0, float("inf"), 0
+
+    if (args.out / RESUME).exists():
+        state = torch.load(args.out / RESUME, map_location=device, weights_only=True)
+        done, best, since_best = state["epoch"], state["best"], state["since_best"]
+        model.load_state_dict(load_file(checkpoint(args.out, done), device=str(device)))
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        with safe_open(checkpoint(args.out, done), "pt") as file:
+            step = int(file.metadata()["step"])
+        print(f"{args.out}: going on after epoch {done}", flush=True)
+    else:
+        step = 0
+        val_loss, val_acc = evaluate(model, test, recipe)
+        save(model, args.out, 0, {"step": step, "val_loss": val_loss, "val_acc": val_acc})
+        print(f"epoch   0  val_loss {val_loss:.4f}  val_acc {val_acc:.4f}", flush=True)
+
+    for epoch in range(done + 1, args.epochs + 1):
+        if since_best >= recipe.patience:
+            print(f"stopped: the validation loss has not improved for {recipe.patience} epochs")
+            break
+        train_loss = train_epoch(model, optimizer, training, recipe, seed=args.seed * 1_000_003 + epoch)
+        step += -(-len(training) // recipe.batch)
+        val_loss, val_acc = evaluate(model, test, recipe)
+        if recipe.plateau:
+            scheduler.step(val_loss)
+        best, since_best = (val_loss, 0) if val_loss < best else (best, since_best + 1)
+        numbers = {"step": step, "train_loss": train_loss, "val_loss": val_loss, "val_acc": val_acc}
+        save(model, args.out, epoch, numbers)
+        # After the checkpoint: killed in between, the epoch is trained again from the one before, to the same weights.
+        with replacing(args.out / RESUME) as path:
+            state = {"epoch": epoch, "best": best, "since_best": since_best}
+            state |= {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+            torch.save(state, path)
+        losses = f"train_loss {train_loss:.4f}  val_loss {val_loss:.4f}"
+        print(f"epoch {epoch:3d}  {losses}  val_acc {val_acc:.4f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=RECIPES, help="which run")
+    parser.add_argument("--data", help="cifar10, cifar100, digits, npz:FILE or imagefolder:DIR (default: the recipe's)")
+    parser.add_argument("--data-root", type=Path, help="where data sets lie (default: POSTHOC_DATA, else data/)")
+    parser.add_argument("--download", action="store_true", help="fetch the data set (and pretrained weights) if absent")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
+    parser.add_argument("--seed", type=int, default=42, help="default: 42")
+    parser.add_argument("--epochs", type=int, help="at most so many (default: the recipe's)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    recipe = RECIPES[args.recipe]
+    args.epochs = args.epochs or recipe.epochs
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        train(args.recipe, recipe, args)
+    except PosthocError as error:
+        sys.exit(f"train.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
