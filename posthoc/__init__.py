@@ -1,3 +1,32 @@
-"""posthoc: what happened inside a network while it trained, from the checkpoints you already have."""
+"""posthoc: what happened inside a network while it trained, from the checkpoints you already have.
+
+import posthoc
+
+posthoc.extract("checkpoints/", probe="cifar10", output="activations.h5")
+with posthoc.open_activations("activations.h5") as activations:
+    metrics = posthoc.compute_metrics(activations)
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Imported on first use: `posthoc --help` waits for neither torch nor numba, and the analysis never needs torch.
+_HOMES = {
+    "PosthocError": "posthoc.errors",
+    "Protocol": "posthoc.analysis.metrics",
+    "compute_metrics": "posthoc.analysis.metrics",
+    "dfa": "posthoc.analysis.dfa",
+    "extract": "posthoc.replay.run",
+    "kuramoto": "posthoc.analysis.kuramoto",
+    "load_metrics": "posthoc.analysis.metrics",
+    "open_activations": "posthoc.store",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'posthoc' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

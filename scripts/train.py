@@ -108,12 +108,15 @@ def random_crop(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
 def build(recipe: Recipe, classes: int, download: bool) -> nn.Module:
     """The recipe's torchvision model with `classes` outputs; pretrained weights keep all but the last layer."""
     if not recipe.pretrained:
-        return torchvision.models.get_model(recipe.model, weights=None, num_classes=classes)
+        fresh: nn.Module = torchvision.models.get_model(recipe.model, weights=None, num_classes=classes)
+        return fresh
     weights = torchvision.models.get_model_weights(recipe.model).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
     if not (download or cached.is_file()):
-        raise PosthocError(f"The recipe starts from ImageNet weights: put {weights.url} at {cached}, or pass --download.")
-    model = torchvision.models.get_model(recipe.model, weights=weights)
+        raise PosthocError(
+            f"The recipe starts from ImageNet weights: put {weights.url} at {cached}, or pass --download."
+        )
+    model: nn.Module = torchvision.models.get_model(recipe.model, weights=weights)
     name, head = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, nn.Linear(head.in_features, classes))
@@ -201,7 +204,7 @@ def train(name: str, recipe: Recipe, args: argparse.Namespace) -> None:
     training, test = (Batches(data[split], recipe, device) for split in ("train", "test"))
 
     torch.manual_seed(args.seed)
-    model = build(recipe, classes, args.download).to(device, memory_format=torch.channels_last)
+    model = build(recipe, classes, args.download).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
     done, best, since_best = 0, float("inf"), 0

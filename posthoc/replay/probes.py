@@ -37,7 +37,9 @@ class Normalization(NamedTuple):
             mean = std = ()
         if {len(mean), len(std)} - {1, 3} or min(std, default=0.0) <= 0:
             names = ", ".join(NORMALIZATIONS)
-            raise UsageError(f"Unknown normalisation {text!r}; give one of {names}, or MEAN/STD such as 0.5,0.5,0.5/0.25.")
+            raise UsageError(
+                f"Unknown normalisation {text!r}; give one of {names}, or MEAN/STD such as 0.5,0.5,0.5/0.25."
+            )
         return cls(mean * (3 // len(mean)), std * (3 // len(std)))
 
 
@@ -144,7 +146,9 @@ def _digits(split: str) -> Images:
     places = [folder / "data" / "digits.npz" for folder in (package, package.parent)]  # installed wheel, checkout
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise PosthocError(f"The bundled digits are missing (looked at {places[0]} and {places[1]}); reinstall posthoc.")
+        raise PosthocError(
+            f"The bundled digits are missing (looked at {places[0]} and {places[1]}); reinstall posthoc."
+        )
     with np.load(path) as pack:
         rows = slice(0, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
         grey = np.rint(pack["images"][rows] * (255 / 16)).astype(np.uint8)  # stored as 0..16
@@ -204,7 +208,9 @@ def _images(
     elif images.ndim == 4 and images.shape[1] == 3 and images.shape[3] != 3:
         images = images.transpose(0, 2, 3, 1)
     if images.ndim != 4 or images.shape[3] != 3:
-        raise PosthocError(f"{name}: images have shape {images.shape}; expected [N, H, W, 3], [N, 3, H, W] or [N, H, W].")
+        raise PosthocError(
+            f"{name}: images have shape {images.shape}; expected [N, H, W, 3], [N, 3, H, W] or [N, H, W]."
+        )
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
         raise PosthocError(f"{name}: labels of {labels.dtype} {labels.shape} do not fit {len(images)} images.")
     if labels.min() < 0:

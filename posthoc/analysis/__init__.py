@@ -1,0 +1,1 @@
+"""The analysis wing: activations.h5 -> numbers. It knows arrays and never imports torch."""

@@ -1,0 +1,115 @@
+"""Detrended fluctuation analysis: the Hurst exponent of one series or of a batch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from posthoc.analysis.kernels import dfa as kernel
+from posthoc.errors import UsageError
+
+REASONS = {
+    kernel.CONSTANT: "constant",
+    kernel.NON_FINITE: "non-finite",
+    kernel.NON_FINITE + 1: "zero fluctuation",
+}
+
+
+@dataclass(frozen=True)
+class DFA:
+    """Result of `dfa`. For a batch of U series alpha, intercept and r2 are [U], fluctuation [U, S]; else scalars, [S].
+
+    reason: why an exponent is NaN (`constant`, `non-finite`, `zero fluctuation`), None where there is one.
+    """
+
+    alpha: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    r2: NDArray[np.float64]
+    scales: NDArray[np.int64]
+    fluctuation: NDArray[np.float64]
+    reason: tuple[str | None, ...]
+
+
+def published_scales(T: int) -> NDArray[np.int64]:
+    """The scales of arXiv 2604.09716: ten from 16 to T // 4, log-spaced, truncated, those with two windows or more.
+
+    >>> published_scales(2048)
+    array([ 16,  25,  40,  64, 101, 161, 256, 406, 645])
+    """
+    if T // 4 < 16:
+        return np.empty(0, np.int64)
+    scales = np.unique(np.logspace(np.log10(16), np.log10(T // 4), 10).astype(np.int64))
+    return scales[T // scales >= 2]
+
+
+def default_scales(T: int) -> NDArray[np.int64]:
+    """Twelve log-spaced scales from 8 (4 for series shorter than 256) to T // 4.
+
+    >>> default_scales(64)
+    array([ 4,  5,  6,  7,  8,  9, 10, 11, 12, 14, 16])
+    """
+    low, high = (8 if T >= 256 else 4), T // 4
+    return (
+        np.unique(np.rint(np.geomspace(low, max(low, high), 12)).astype(np.int64))
+        if high > low
+        else np.empty(0, np.int64)
+    )
+
+
+def dfa(x: ArrayLike, scales: ArrayLike | None = None, fluctuation: str = "peng") -> DFA:
+    """Detrended fluctuation analysis of order 1 (Peng et al. 1994).
+
+    The profile y = cumsum(x - mean x) is cut into windows of each scale s, a line is removed from each, and F(s) is
+    the root mean squared residual over all windows (`peng`) or the mean over windows of each one's root mean squared
+    residual (`published`, arXiv 2604.09716). alpha is the least-squares slope of log F on log s: 0.5 for white noise,
+    1.5 for Brownian motion, H for fractional Gaussian noise.
+
+    x: [T] or [U, T]; scales: integers from 3 to T // 2 (default: `default_scales`). A constant or non-finite series
+    has no exponent: NaN, with the reason. Raises UsageError where there are fewer than two scales or x has no such
+    shape.
+
+    >>> walk = np.cumsum(np.random.default_rng(0).standard_normal(4096))
+    >>> round(float(dfa(walk).alpha), 2)
+    1.54
+    >>> dfa(np.ones(100)).reason
+    ('constant',)
+    """
+    x = np.asarray(x)
+    if x.dtype != np.float32:
+        x = x.astype(np.float64)
+    if x.ndim not in (1, 2):
+        raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
+    if fluctuation not in ("peng", "published"):
+        raise UsageError(f"fluctuation is {fluctuation!r}; give peng or published.")
+    batch = np.ascontiguousarray(np.atleast_2d(x))
+    U, T = batch.shape
+    chosen = default_scales(T) if scales is None else np.unique(np.asarray(scales, dtype=np.int64))
+    if len(chosen) < 2 or chosen[0] < 3 or chosen[-1] > T // 2:
+        raise UsageError(
+            f"Series of {T} points with scales {chosen.tolist()}: at least two scales from 3 to {T // 2} are needed."
+        )
+    F = np.empty((U, len(chosen)))
+    state = np.empty(U, np.int8)
+    kernel.fluctuation(batch, chosen, fluctuation == "published", F, state)
+    alpha, intercept, r2 = log_log_fit(chosen, F)
+    state[(state == kernel.LIVE) & ~np.isfinite(alpha)] = kernel.NON_FINITE + 1
+    reason = tuple(REASONS.get(int(code)) for code in state)
+    if x.ndim == 1:
+        return DFA(alpha[0], intercept[0], r2[0], chosen, F[0], reason)
+    return DFA(alpha, intercept, r2, chosen, F, reason)
+
+
+def log_log_fit(
+    scales: NDArray[np.int64], F: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Slope, intercept and r2 [U] of the least-squares line of log F [U, S] on log scales; NaN where F has a zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_s, log_F = np.log(scales), np.log(F)
+        centred = log_s - log_s.mean()
+        middle = log_F.mean(axis=1, keepdims=True)
+        slope = (centred * (log_F - middle)).sum(axis=1) / (centred**2).sum()
+        slope[~np.isfinite(log_F).all(axis=1)] = np.nan
+        intercept = middle[:, 0] - slope * log_s.mean()
+        left = log_F - middle - slope[:, None] * centred
+        r2 = 1 - (left**2).sum(axis=1) / ((log_F - middle) ** 2).sum(axis=1)
+    return slope, intercept, r2

@@ -1,0 +1,64 @@
+"""posthoc extract: checkpoints -> activations.h5."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from posthoc.cli.output import checkpoint_table, notes, progress_on_stderr
+
+
+def _count(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    if value == "all":
+        return None
+    if not value.isdigit() or int(value) == 0:
+        raise click.BadParameter("give a number from 1 up, or all")
+    return int(value)
+
+
+def _list(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+@click.command(name="extract")
+@click.argument("checkpoints", type=click.Path(path_type=Path))
+@click.option("--probe", required=True, metavar="NAME", help="cifar10, cifar100, digits, npz:FILE or imagefolder:DIR.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("activations.h5"), help="File to write.")
+@click.option("--select", metavar="GLOB", help="Only the files whose names match.")
+@click.option("--model", metavar="NAME", help="torchvision:NAME (default: from run.json, else recognised).")
+@click.option("--layers", default="default", callback=_list, help="default, all, or globs separated by commas.")
+@click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all.")
+@click.option("--signals", default="mean,var", callback=_list, help="mean, var or both.")
+@click.option("--images", type=click.IntRange(min=1), help="Images in the probe (default: 2048, or all if fewer).")
+@click.option(
+    "--image-size", type=click.IntRange(min=1), help="Side to scale images to (default: what the model takes)."
+)
+@click.option("--normalize", metavar="NAME|MEAN/STD|none", help="Default: from run.json, else the data set's.")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Where data sets lie (default: POSTHOC_DATA, else data)."
+)
+@click.option("--download", is_flag=True, help="Fetch the probe's data set if it is absent.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Default: 256 for images up to 64 pixels, else 32.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--dry-run", is_flag=True, help="Show what was found and would be done; write nothing.")
+def command(checkpoints: Path, output: Path, force: bool, dry_run: bool, **options: Any) -> None:
+    """Replay every checkpoint in CHECKPOINTS over a fixed probe batch and store each layer's signals.
+
+    Interrupted, the same command goes on where it stopped.
+    """
+    from posthoc.files import refuse_existing
+    from posthoc.replay.run import plan_extraction, run_extraction
+
+    if not dry_run:
+        refuse_existing(output, force)
+    plan = plan_extraction(checkpoints, **options)
+    notes(plan.notes, err=not dry_run)
+    if dry_run:
+        click.echo()
+        checkpoint_table(plan.run.checkpoints)
+        return
+    with progress_on_stderr("replaying") as progress:
+        run_extraction(plan, output, force=force, progress=progress)
+    click.echo(output)

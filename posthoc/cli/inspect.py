@@ -1,0 +1,115 @@
+"""posthoc inspect: what is this file or folder?"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from posthoc.cli.metrics import epoch_table, summary_notes
+from posthoc.cli.output import checkpoint_table, notes, table
+from posthoc.errors import PosthocError
+
+
+@click.command(name="inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--layers", is_flag=True, help="List the hook points of the checkpoints' model.")
+@click.option("--model", metavar="NAME", help="torchvision:NAME (default: from run.json, else recognised).")
+@click.option("--select", metavar="GLOB", help="Of a folder, only the files whose names match.")
+def command(path: Path, layers: bool, model: str | None, select: str | None) -> None:
+    """Say what PATH holds: a checkpoint folder, a checkpoint, an activations file or a metrics file."""
+    if path.suffix == ".json" and path.is_file():
+        _metrics(path)
+    elif path.suffix in (".h5", ".hdf5"):
+        _activations(path)
+    else:
+        _checkpoints(path, layers, model, select)
+
+
+def _checkpoints(path: Path, layers: bool, given: str | None, select: str | None) -> None:
+    from posthoc.replay.layout import find_run
+    from posthoc.replay.models import resolve_model
+    from posthoc.replay.run import fit_images
+
+    run = find_run(path, select)
+    header = run.checkpoints[0].header
+    try:
+        name, network = resolve_model(given, run.about.get("model"), header.shapes)
+    except PosthocError as error:
+        if layers:
+            raise
+        name = f"unknown. {error}"
+    if layers:
+        size, points = fit_images(
+            network, name, run.about.get("image_size") or getattr(network, "image_size", None), 32
+        )
+        click.echo(f"{name}, images of {size} x {size}; a name in brackets: hands on the same output")
+        rows = [
+            [
+                p.name,
+                p.kind,
+                "x".join(map(str, p.shape)),
+                p.channels,
+                p.parameters,
+                f"({p.same_as})" if p.same_as else "",
+            ]
+            for p in points
+        ]
+        table(["hook point", "type", "output", "channels", "parameters", ""], rows)
+        return
+    values = sum(math.prod(shape) for shape in header.shapes.values())
+    listing = [("run", f"{path}, {len(run.checkpoints)} checkpoint{'s' * (len(run.checkpoints) > 1)}"), ("model", name)]
+    listing.append(("tensors", f"{len(header.shapes)}, {values:,} values"))
+    listing += [
+        (key, str(run.about[key])) for key in ("recipe", "dataset", "normalization", "seed") if key in run.about
+    ]
+    notes(listing)
+    click.echo()
+    checkpoint_table(run.checkpoints)
+    if path.is_file():
+        click.echo()
+        table(
+            ["tensor", "shape"], [[key, "x".join(map(str, shape)) or "scalar"] for key, shape in header.shapes.items()]
+        )
+
+
+def _activations(path: Path) -> None:
+    from posthoc.store import open_activations
+
+    with open_activations(path) as file:
+        config = file.config
+        listing = [
+            ("activations", f"{path}, {len(file)} checkpoints, {len(file.units)} channels, {len(file.labels)} images"),
+            ("created", f"{file.created}, {config['device']}, {config['dtype']}, torch {config['versions']['torch']}"),
+            ("model", f"{config['model']['name']} ({config['model']['source']})"),
+            (
+                "probe",
+                f"{config['probe']['name']}, {config['probe']['classes']} classes, sha256 {file.probe_sha256[:12]}",
+            ),
+            ("layers", ", ".join(f"{layer} ({len(file.channels[layer])})" for layer in file.layers)),
+            ("signals", ", ".join(file.signals)),
+        ]
+        rows = [
+            [file.checkpoints[e], *(None if n < 0 else int(n) for n in (file.epochs[e], file.steps[e])),
+             float(file.loss[e]), float(file.accuracy[e]), *(float(column[e]) for column in file.recorded.values())]
+            for e in range(len(file))
+        ]  # fmt: skip
+        notes(listing)
+        click.echo()
+        table(["file", "epoch", "step", "probe loss", "probe accuracy", *file.recorded], rows)
+
+
+def _metrics(path: Path) -> None:
+    from posthoc.analysis.metrics import load_metrics
+
+    content = load_metrics(path)
+    config: dict[str, Any] = content["input"]["config"]
+    notes([
+        ("metrics", f"{path}, {content['created']}"),
+        ("of", f"{content['input']['path']}, sha256 {content['input']['sha256'][:12]}"),
+        ("model", config["model"]["name"]),
+        ("probe", f"{config['probe']['name']}, {config['probe']['images']} images"),
+        *summary_notes(content),
+    ])  # fmt: skip
+    click.echo()
+    epoch_table(content)

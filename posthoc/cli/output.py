@@ -1,0 +1,80 @@
+"""What the commands share: tables and notes on stdout, progress on stderr."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+@contextmanager
+def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield a callback (done, total, name): a bar with ETA on a terminal, plain lines in a log."""
+    if not sys.stderr.isatty():
+        start = time.monotonic()
+
+        def line(done: int, total: int, name: str) -> None:
+            left = (time.monotonic() - start) / done * (total - done)
+            click.echo(f"{what} {done}/{total} {name}, about {left:.0f} s left", err=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
+
+
+def notes(lines: Sequence[tuple[str, str]], err: bool = False) -> None:
+    """Print labelled lines."""
+    width = max(len(label) for label, _ in lines)
+    for label, text in lines:
+        click.echo(f"{label:{width}s}  {text}", err=err)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; what is absent or NaN shows as a dash. Never cut short: what is too wide for a terminal wraps."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for column, first in zip(grid.columns, rows[0] if rows else header, strict=True):
+        column.justify = "left" if isinstance(first, str) else "right"
+    for row in rows:
+        grid.add_row(*map(cell, row))
+    console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(grid, soft_wrap=False)
+
+
+def cell(value: Any) -> str:
+    """One value as text.
+
+    >>> cell(0.25), cell(None), cell(float("nan")), cell(3)
+    ('0.2500', '-', '-', '3')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return str(value)
+
+
+def checkpoint_table(checkpoints: Sequence[Any]) -> None:
+    """File, epoch, step and recorded numbers of the checkpoints of a run, in its order."""
+    names = sorted({name for checkpoint in checkpoints for name in checkpoint.header.recorded})
+    rows = [[c.path.name, c.epoch, c.step, *(c.header.recorded.get(name) for name in names)] for c in checkpoints]
+    table(["file", "epoch", "step", *names], rows)

@@ -1,0 +1,310 @@
+"""activations.h5, the door between the two wings: schema, parts, merge, open.
+
+Both wings read and write this format (version 1) and nothing else of each other:
+
+    /                   attributes: format, format_version, created_by, created, config (JSON), probe_sha256, complete
+    /epoch /step [E]    -1: unknown            /image /label [N]
+    /checkpoint/path /checkpoint/sha256 [E]    /probe/loss /probe/accuracy [E]    /recorded/<name> [E]
+    /signals/<signal>/<layer> [E, C, N] f4     /channel/<layer> [C]
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc import __version__
+from posthoc.errors import PosthocError
+from posthoc.files import replacing
+
+FORMAT = "posthoc-activations"
+FORMAT_VERSION = 1
+CHUNK_BYTES = 2**20
+MEANING = {
+    "mean": "spatial mean of the feature map, per channel and image",
+    "var": "spatial variance (population) of the feature map, per channel and image",
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What replaying one checkpoint gives. signals: signal -> layer -> float32 [C, N]."""
+
+    path: str
+    sha256: str
+    epoch: int | None
+    step: int | None
+    loss: float
+    accuracy: float
+    recorded: Mapping[str, float]
+    signals: Mapping[str, Mapping[str, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all frames of one file share: how they were made, on which images, which channels of which layers."""
+
+    config: dict[str, Any]
+    image: NDArray[np.int64]
+    label: NDArray[np.int64]
+    channels: dict[str, NDArray[np.int64]]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the configuration."""
+        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+
+
+class Activations:
+    """An activations file, open for reading. Use as a context manager, or call `close`.
+
+    epochs, steps: int64 [E], -1 where unknown; labels, images: int64 [N]; loss, accuracy: float64 [E], measured on the
+    probe; recorded: name -> float64 [E], what the checkpoints said of themselves; layers in the network's order;
+    channels: layer -> int64 [C_l], which channels of the layer were recorded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _open(path)
+        try:
+            self.config: dict[str, Any] = json.loads(self._file.attrs["config"])
+            self.created = str(self._file.attrs["created"])
+            self.probe_sha256 = str(self._file.attrs["probe_sha256"])
+            self.layers: tuple[str, ...] = tuple(layer["name"] for layer in self.config["layers"])
+            self.signals: tuple[str, ...] = tuple(self.config["signals"])
+            self.epochs = self._file["epoch"][:]
+            self.steps = self._file["step"][:]
+            self.images = self._file["image"][:]
+            self.labels = self._file["label"][:]
+            self.channels = {layer: self._file[f"channel/{layer}"][:] for layer in self.layers}
+            self.checkpoints: tuple[str, ...] = tuple(self._file["checkpoint/path"].asstr()[:])
+            self.checkpoint_sha256: tuple[str, ...] = tuple(self._file["checkpoint/sha256"].asstr()[:])
+            self.loss = self._file["probe/loss"][:]
+            self.accuracy = self._file["probe/accuracy"][:]
+            self.recorded = {name: column[:] for name, column in self._file["recorded"].items()}
+            for signal in self.signals:
+                for layer in self.layers:
+                    shape = (len(self.epochs), len(self.channels[layer]), len(self.labels))
+                    if self._file[f"signals/{signal}/{layer}"].shape != shape:
+                        raise ValueError(f"/signals/{signal}/{layer} is not of shape {shape}")
+        except (KeyError, ValueError, OSError, TypeError) as error:
+            self._file.close()
+            raise PosthocError(f"{path} is damaged ({error}); extract it again.") from error
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __enter__(self) -> "Activations":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; reading signals is over."""
+        self._file.close()
+
+    @property
+    def units(self) -> list[tuple[str, int]]:
+        """Layer and channel of every row that `read` returns."""
+        return [(layer, int(channel)) for layer in self.layers for channel in self.channels[layer]]
+
+    def read(self, signal: str, row: int) -> NDArray[np.float32]:
+        """The signal of the checkpoint in row `row` (0..E-1), float32 [U, N], the layers' channels one after another."""
+        if signal not in self.signals:
+            raise PosthocError(f"{self.path} holds no signal {signal!r}, only {', '.join(self.signals)}.")
+        try:
+            return np.concatenate([self._file[f"signals/{signal}/{layer}"][row] for layer in self.layers])
+        except OSError as error:
+            raise PosthocError(f"{self.path} is damaged ({signal} of row {row}: {error}); extract it again.") from error
+
+
+def open_activations(path: str | os.PathLike[str]) -> Activations:
+    """Open an activations file for reading.
+
+    Raises PosthocError where it is absent, not an activations file, of a later format, or torn.
+    """
+    return Activations(Path(path))
+
+
+def write(path: Path, plan: Plan, frames: Sequence[Frame]) -> None:
+    """Write a whole file, or a part of one checkpoint; it appears at `path` complete or not at all."""
+    with _created(path, plan, len(frames), {name for frame in frames for name in frame.recorded}) as file:
+        for row, frame in enumerate(frames):
+            _fill(file, row, frame)
+
+
+def merge(path: Path, plan: Plan, parts: Sequence[Path]) -> None:
+    """Write the frames of `parts`, in their order, as one file; only one frame is in memory at a time."""
+    names: set[str] = set()
+    for part in parts:
+        with Activations(part) as one:
+            names |= set(one.recorded)
+    with _created(path, plan, len(parts), names) as file:
+        for row, part in enumerate(parts):
+            with Activations(part) as one:
+                _fill(file, row, _frame(one))
+
+
+def read_part(part: Path, plan: Plan) -> str:
+    """The sha256 of the checkpoint that a part was made from; refuses a part made with another configuration."""
+    with Activations(part) as one:
+        if one.config != plan.config:
+            keys = sorted(
+                key for key in plan.config.keys() | one.config.keys() if plan.config.get(key) != one.config.get(key)
+            )
+            what = "; ".join(
+                f"{key}: {_short(one.config.get(key))} there, {_short(plan.config.get(key))} now" for key in keys
+            )
+            raise PosthocError(
+                f"{part.parent} holds the parts of an extraction that was configured otherwise ({what}); "
+                f"finish it with its own options, or pass --force to start anew."
+            )
+        return one.checkpoint_sha256[0]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _frame(one: Activations) -> Frame:
+    blocks = {
+        signal: {layer: one._file[f"signals/{signal}/{layer}"][0] for layer in one.layers} for signal in one.signals
+    }
+    return Frame(
+        path=one.checkpoints[0],
+        sha256=one.checkpoint_sha256[0],
+        epoch=None if one.epochs[0] < 0 else int(one.epochs[0]),
+        step=None if one.steps[0] < 0 else int(one.steps[0]),
+        loss=float(one.loss[0]),
+        accuracy=float(one.accuracy[0]),
+        recorded={name: float(column[0]) for name, column in one.recorded.items()},
+        signals=blocks,
+    )
+
+
+@contextmanager
+def _created(path: Path, plan: Plan, length: int, recorded: set[str]) -> Iterator[h5py.File]:
+    """A new file with every dataset in place and its rows empty, moved to `path` once they are filled."""
+    # No lock: the name is this process's own, and some network file systems have none.
+    with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+        _lay_out(file, plan, length, sorted(recorded))
+        yield file
+        file.flush()
+        file.attrs["complete"] = 1
+
+
+def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) -> None:
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["created_by"] = f"posthoc {__version__}"
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    file.attrs["config"] = json.dumps(plan.config)
+    file.attrs["probe_sha256"] = plan.config["probe"]["sha256"]
+    text = h5py.string_dtype()
+    for name, meaning in (("epoch", "epoch of each checkpoint, -1: unknown"), ("step", "step, -1: unknown")):
+        _describe(file.create_dataset(name, (length,), "i8"), meaning)
+    _describe(file.create_dataset("image", data=plan.image), "position of each image in its data set")
+    _describe(file.create_dataset("label", data=plan.label), "class of each image")
+    _describe(file.create_dataset("checkpoint/path", (length,), text), "file, relative to the run's folder")
+    _describe(file.create_dataset("checkpoint/sha256", (length,), text), "digest of that file")
+    _describe(file.create_dataset("probe/loss", (length,), "f8"), "mean cross-entropy over the probe", "nat")
+    _describe(file.create_dataset("probe/accuracy", (length,), "f8"), "share of the probe classified correctly", "1")
+    file.create_group("recorded")
+    for name in recorded:
+        column = file.create_dataset(f"recorded/{name}", (length,), "f8", fillvalue=math.nan)
+        _describe(column, "as the checkpoint says of itself")
+    scales = [file["epoch"], file["image"]]
+    for layer, channels in plan.channels.items():
+        scales.append(
+            _describe(file.create_dataset(f"channel/{layer}", data=channels), f"recorded channels of {layer}")
+        )
+    for scale in scales:
+        scale.make_scale(Path(scale.name).name if scale.name.count("/") == 1 else f"channel of {Path(scale.name).name}")
+    for dataset in (
+        file["label"],
+        file["step"],
+        file["probe/loss"],
+        file["probe/accuracy"],
+        *file["recorded"].values(),
+    ):
+        dataset.dims[0].attach_scale(file["image" if dataset.name == "/label" else "epoch"])
+    for signal in plan.config["signals"]:
+        for layer, channels in plan.channels.items():
+            shape = (length, len(channels), len(plan.label))
+            row_bytes = 4 * shape[2]
+            chunk = (1, max(1, min(shape[1], CHUNK_BYTES // row_bytes)), shape[2])
+            block = file.create_dataset(
+                f"signals/{signal}/{layer}",
+                shape,
+                "f4",
+                chunks=chunk,
+                shuffle=True,
+                compression="gzip",
+                compression_opts=4,
+            )
+            _describe(block, MEANING[signal], "1")
+            for axis, scale in enumerate((file["epoch"], file[f"channel/{layer}"], file["image"])):
+                block.dims[axis].attach_scale(scale)
+
+
+def _describe(dataset: h5py.Dataset, meaning: str, units: str | None = None) -> h5py.Dataset:
+    dataset.attrs["long_name"] = meaning
+    if units:
+        dataset.attrs["units"] = units
+    return dataset
+
+
+def _fill(file: h5py.File, row: int, frame: Frame) -> None:
+    file["epoch"][row] = -1 if frame.epoch is None else frame.epoch
+    file["step"][row] = -1 if frame.step is None else frame.step
+    file["checkpoint/path"][row] = frame.path
+    file["checkpoint/sha256"][row] = frame.sha256
+    file["probe/loss"][row] = frame.loss
+    file["probe/accuracy"][row] = frame.accuracy
+    for name, value in frame.recorded.items():
+        file[f"recorded/{name}"][row] = value
+    for signal, layers in frame.signals.items():
+        for layer, block in layers.items():
+            file[f"signals/{signal}/{layer}"][row] = block
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise PosthocError(f"{path} {what}; give the activations.h5 that `posthoc extract` wrote.")
+    if not h5py.is_hdf5(path):
+        raise PosthocError(f"{path} is not an HDF5 file (or its beginning is lost); give what `posthoc extract` wrote.")
+    try:
+        # No lock: a file at its final name is never written to again.
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise PosthocError(f"{path} is damaged or cut short ({error}); extract it again.") from error
+    attributes = dict(file.attrs)
+    problem = None
+    if attributes.get("format") != FORMAT:
+        problem = f"{path} is an HDF5 file but not one of posthoc's activations; give what `posthoc extract` wrote."
+    elif attributes.get("format_version", 0) > FORMAT_VERSION:
+        problem = (
+            f"{path} is of format version {attributes['format_version']}, newer than this posthoc reads; upgrade it."
+        )
+    elif attributes.get("complete") != 1:
+        problem = f"{path} was not written to its end; extract it again."
+    if problem:
+        file.close()
+        raise PosthocError(problem)
+    return file
