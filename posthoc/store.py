@@ -230,11 +230,12 @@ def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) 
         _describe(column, "as the checkpoint says of itself")
     scales = [file["epoch"], file["image"]]
     for layer, channels in plan.channels.items():
-        scales.append(
-            _describe(file.create_dataset(f"channel/{layer}", data=channels), f"recorded channels of {layer}")
-        )
+        # In /signals, for netCDF looks for a dimension in a variable's own group and those around it.
+        place = f"signals/channel.{layer}"
+        scales.append(_describe(file.create_dataset(place, data=channels), f"recorded channels of {layer}"))
+        file[f"channel/{layer}"] = h5py.SoftLink("/" + place)
     for scale in scales:
-        scale.make_scale(Path(scale.name).name if scale.name.count("/") == 1 else f"channel of {Path(scale.name).name}")
+        scale.make_scale()
     for dataset in (
         file["label"],
         file["step"],
@@ -258,7 +259,7 @@ def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) 
                 compression_opts=4,
             )
             _describe(block, MEANING[signal], "1")
-            for axis, scale in enumerate((file["epoch"], file[f"channel/{layer}"], file["image"])):
+            for axis, scale in enumerate((file["epoch"], file[f"signals/channel.{layer}"], file["image"])):
                 block.dims[axis].attach_scale(scale)
 
 

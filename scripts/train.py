@@ -60,7 +60,7 @@ RECIPES = {
     "resnet50-cifar100": Recipe("resnet50", "cifar100", 0.1, 5e-4, crop=True),
     "resnet101-cifar100": Recipe("resnet101", "cifar100", 0.1, 5e-4, crop=True),
     "vgg16_bn-cifar100": Recipe("vgg16_bn", "cifar100", 0.01, 5e-4, crop=True),
-    "digits": Recipe("resnet18", "digits", 0.05, 5e-4, batch=50, flip=False, epochs=12),
+    "digits": Recipe("shufflenet_v2_x1_0", "digits", 0.05, 5e-4, batch=50, flip=False, epochs=12),
 }  # fmt: skip
 
 MOMENTUM = 0.9

@@ -90,11 +90,10 @@ def _ordered(headers: dict[Path, Header]) -> tuple[Checkpoint, ...]:
     epochs: dict[Path, int | None] = {path: headers[path].epoch for path in paths}
     steps: dict[Path, int | None] = {path: headers[path].step for path in paths}
     if None in epochs.values() and None in steps.values():
-        kind, numbers = _numbers_in_names(paths)
-        epochs, steps = (numbers, steps) if kind == "epoch" else (epochs, numbers)
-    elif None in epochs.values():
+        epochs, steps = _numbers_in_names(paths)
+    if None in epochs.values():
         epochs = dict.fromkeys(paths)
-    elif None in steps.values():
+    if None in steps.values():
         steps = dict.fromkeys(paths)
     keys = epochs if None not in epochs.values() else steps
     by_key = defaultdict(list)
@@ -111,22 +110,24 @@ def _ordered(headers: dict[Path, Header]) -> tuple[Checkpoint, ...]:
     return tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.position))
 
 
-def _numbers_in_names(paths: list[Path]) -> tuple[str, dict[Path, int | None]]:
-    """The one number that differs among names of one form, and whether it counts epochs or steps."""
-    pieces = [re.split(r"(\d+)", path.stem) for path in paths]
-    numbers = range(1, len(pieces[0]), 2)
-    varying = [k for k in numbers if len(pieces) == 1 or len({row[k] for row in pieces}) > 1]
-    labels = {k: pieces[0][k - 1].lower() for k in varying}
-    epochs = [k for k in varying if re.search(r"(epoch|ep|(^|[^a-z])e)[^a-z]*$", labels[k])]
-    steps = [k for k in varying if re.search(r"(step|iter|iteration|it)[^a-z]*$", labels[k])]
-    chosen = epochs or (varying if len(varying) == 1 else steps)
-    if len(chosen) != 1:
+def _numbers_in_names(paths: list[Path]) -> tuple[dict[Path, int | None], dict[Path, int | None]]:
+    """Epochs and steps by the numbers that differ among names of one form; one unlabelled number counts epochs."""
+    pieces = [re.split(r"(\d+)", path.stem.lower()) for path in paths]
+    varying = [k for k in range(1, len(pieces[0]), 2) if len(pieces) == 1 or len({row[k] for row in pieces}) > 1]
+    epochs = [k for k in varying if re.search(r"(epoch|(^|[^a-z])(ep|e))[^a-z]*$", pieces[0][k - 1])]
+    steps = [k for k in varying if re.search(r"(step|iter|iteration|(^|[^a-z])it)[^a-z]*$", pieces[0][k - 1])]
+    if len(varying) == 1 and not steps:
+        epochs = varying
+    if len(epochs) > 1 or len(steps) > 1 or not (epochs or steps):
         raise PosthocError(
             f"The order of the checkpoints in {paths[0].parent} is not certain: neither the files nor one number in "
             f"their names ({paths[0].name}, ...) says it; rename them to epoch_1, epoch_2, ... or --select GLOB."
         )
-    kind = "step" if chosen == steps else "epoch"
-    return kind, {path: int(row[chosen[0]]) for path, row in zip(paths, pieces, strict=True)}
+
+    def column(chosen: list[int]) -> dict[Path, int | None]:
+        return {path: int(row[chosen[0]]) if chosen else None for path, row in zip(paths, pieces, strict=True)}
+
+    return column(epochs), column(steps)
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,7 +172,13 @@ def _npz(path: Path, split: str) -> Images:
             index = pack[f"{split}_index"] if f"{split}_index" in pack.files else None
     except FileNotFoundError:
         raise PosthocError(f"No such file: {path}.") from None
-    except (OSError, ValueError, EOFError, AttributeError) as error:  # numpy: not an archive, torn, or pickled objects
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as error:  # numpy: not an archive, torn, or pickled objects
         raise PosthocError(f"{path} is not a readable .npz archive of arrays ({error}).") from error
     return _images(f"npz:{path.name}", images, labels, index=index)
 

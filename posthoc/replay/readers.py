@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,12 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put in front of every name."""
 STEP_KEYS = ("step", "global_step", "iteration")
+
+# What the libraries raise when a file is not what it should be; an unpickler fed with noise stumbles anywhere.
+DAMAGE = (
+    SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError,
+    LookupError, TypeError, AttributeError, AssertionError, OverflowError, MemoryError,
+)  # fmt: skip
 
 Value = TypeVar("Value")
 
@@ -110,8 +117,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise PosthocError(f"No such file: {path}.") from None
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except DAMAGE as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise PosthocError(f"{path} is damaged or cut short ({reason}); remove it or copy it again.") from error
     except OSError as error:
         raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error

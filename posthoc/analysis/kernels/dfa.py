@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.kernels import REORDER, jit
 
-LIVE, CONSTANT, NON_FINITE = 0, 1, 2
+LIVE, CONSTANT, NON_FINITE, NO_FLUCTUATION = 0, 1, 2, 3
 
 # Below this share of the window's sum of squares the one-pass residual has lost digits to cancellation.
 CANCELLED = 1e-6
@@ -109,10 +109,11 @@ def residual(y: NDArray[np.float64], ramp: NDArray[np.float64]) -> float:
 def fluctuation(
     x: NDArray[np.floating], scales: NDArray[np.int64], published: bool, F: NDArray[np.float64], state: NDArray[np.int8]
 ) -> None:
-    """Fill F [U, S], the fluctuation of each series x [U, T] at each scale, and state [U], why a row of F is NaN.
+    """Fill F [U, S], the fluctuation of each series x [U, T] at each scale, and state [U], why a row has no exponent.
 
     `published`: the mean over windows of the window's RMS residual; else the root of the mean squared residual over
-    all windows (Peng et al. 1994). Windows do not overlap and start at the first point.
+    all windows (Peng et al. 1994). Windows do not overlap and start at the first point. NO_FLUCTUATION: at some scale
+    the profile leaves its lines by no more than rounding, as that of a channel that is zero but for one last image.
     """
     U, T = x.shape
     for u in prange(U):
@@ -121,6 +122,7 @@ def fluctuation(
         if state[u] != LIVE:
             F[u] = np.nan
         else:
+            peak = max(y.max(), -y.min())
             for j in range(len(scales)):
                 s = scales[j]
                 ramp = np.arange(s) - (s - 1) / 2.0
@@ -130,3 +132,5 @@ def fluctuation(
                     left = residual(y[w * s : (w + 1) * s], ramp)
                     total += math.sqrt(left / s) if published else left / s
                 F[u, j] = total / count if published else math.sqrt(total / count)
+                if not F[u, j] > ROUNDING * peak:
+                    state[u] = NO_FLUCTUATION

@@ -1,0 +1,206 @@
+"""From series to a run's measures: formulas, the published numbers, and a real activations file."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+
+import naive
+import numpy as np
+import pandas
+import pytest
+
+import posthoc
+from posthoc.analysis.dfa import published_scales
+from posthoc.analysis.metrics import (
+    Protocol,
+    compute_metrics,
+    convergence,
+    correlation,
+    expanding,
+    integration,
+    load_metrics,
+    stability_index,
+    volatility,
+    z_scores,
+)
+from posthoc.errors import PosthocError, UsageError
+from posthoc.store import Frame, Plan, open_activations, write
+
+TABLE1 = {
+    ("ResNet-18", "CIFAR-10"): "resnet18_cifar10",
+    ("ResNet-34", "CIFAR-10"): "resnet34_cifar10",
+    ("ResNet-152", "CIFAR-10"): "resnet152_cifar10",
+    ("DenseNet-121", "CIFAR-10"): "densenet121_cifar10",
+    ("MobileNetV2", "CIFAR-10"): "mobilenetv2_cifar10",
+    ("ViT (pretrained)", "CIFAR-10"): "vit_pretrained_cifar10",
+    ("ResNet-50", "CIFAR-100"): "resnet50_cifar100",
+    ("ResNet-101", "CIFAR-100"): "resnet101_cifar100",
+    ("VGG-16", "CIFAR-100"): "vgg16_cifar100",
+}
+
+
+@pytest.mark.parametrize("name", TABLE1.values())
+def test_published_epochs_recompute(published, name):
+    run = pandas.read_csv(published / f"{name}.csv")
+    np.testing.assert_allclose(integration(run.H_raw), run.Heff, atol=1e-9)
+    np.testing.assert_allclose(z_scores(run.Heff), run.Hz, atol=1e-9)
+    np.testing.assert_allclose(z_scores(run.M), run.Mz, atol=1e-9)
+    np.testing.assert_allclose(stability_index(run.Heff, run.M), run.Psi, atol=1e-9)
+
+
+def test_published_table_recomputes(published):
+    rows = list(csv.DictReader((published / "Table1.csv").open()))
+    assert len(rows) == len(TABLE1) == 9
+    for row in rows:
+        run = pandas.read_csv(published / f"{TABLE1[row['model'], row['dataset']]}.csv")
+        psi = stability_index(run.Heff, run.M)
+        assert len(run) == int(row["epochs"])
+        assert run.val_acc.max() == pytest.approx(float(row["best_acc"]), abs=0.051)
+        assert run.epoch[run.val_acc.argmax()] == int(row["best_epoch"])
+        # One unit of the last digit: the first row's sd of Psi is 0.94248, printed as 0.943.
+        assert np.nanmean(run.Heff) == pytest.approx(float(row["Heff_mean"]), abs=0.00051)
+        assert np.nanmean(psi) == pytest.approx(float(row["Psi_mean"]), abs=0.00051)
+        assert np.nanstd(psi, ddof=1) == pytest.approx(float(row["Psi_std"]), abs=0.00053)
+        assert correlation(z_scores(run.Heff), z_scores(run.M)) == pytest.approx(float(row["r_Hz_Mz"]), abs=0.00051)
+        assert correlation(psi, run.val_acc) == pytest.approx(float(row["r_Psi_acc"]), abs=0.00051)
+
+
+def test_published_stopping_epochs_recompute(published):
+    rows = list(csv.DictReader((published / "prospective.csv").open()))
+    assert len(rows) == 16
+    for row in rows:
+        name = row["file"].removeprefix("results_").replace("mobilenet_", "mobilenetv2_")
+        run = pandas.read_csv(published / name)
+        stopped = convergence(volatility(stability_index(run.Heff, run.M), int(row["window"])), float(row["threshold"]))
+        assert (stopped is not None) == (row["status"] == "TRIGGERED")
+        at = len(run) - 1 if stopped is None else stopped
+        assert run.epoch[at] == int(row["psi_stop_epoch"])
+        assert run.val_acc[at] == pytest.approx(float(row["acc_at_psi_stop"]), abs=0.0051)
+        assert run.val_acc.max() - run.val_acc[at] == pytest.approx(float(row["acc_delta_vs_max"]), abs=0.0101)
+        assert len(run) - run.epoch[at] == int(row["epochs_saved"])
+
+
+def test_the_causal_replay_never_looks_ahead():
+    random = np.random.default_rng(0)
+    h, m = random.uniform(size=(2, 30))
+    h[4] = np.nan
+    whole = expanding(stability_index, h, m)
+    assert np.isnan(whole[:5]).all()
+    for e in range(5, 30):
+        np.testing.assert_array_equal(expanding(stability_index, h[: e + 1], m[: e + 1])[-1], whole[e])
+
+
+def test_volatility_needs_its_whole_window():
+    psi = np.array([0.0, 1, 2, np.nan, 1, 2, 4])
+    expected = pandas.Series(psi).rolling(3).std()
+    np.testing.assert_allclose(volatility(psi), expected)
+    assert np.isnan(volatility(psi[:2])).all()
+
+
+def test_measures_of_a_real_file_are_those_of_the_formulas(activations_file):
+    protocol = Protocol.named("published", smooth=3)
+    with open_activations(activations_file) as activations:
+        metrics = compute_metrics(activations, protocol)
+        signals = [activations.read("mean", e) for e in range(len(activations))]
+        labels = activations.labels
+    scales = published_scales(len(labels))
+    for e, signal in enumerate(signals):
+        series = naive.image_series(signal[np.ptp(signal, axis=1) > 0], labels, 3)
+        flat = [naive.fluctuation(row, scales, "published").min() < 1e-12 * np.ptp(row) for row in series]
+        alphas = [naive.alpha(row, scales, "published") for row in series]
+        hurst = np.mean(np.array(alphas)[~np.array(flat)])
+        R = naive.order_parameter(series)
+        epoch = metrics.epochs[e]
+        assert epoch.hurst == pytest.approx(hurst, abs=1e-9)
+        assert epoch.integration == pytest.approx(math.exp(-((hurst - 0.7) ** 2) / 0.045), abs=1e-9)
+        assert epoch.metastability == pytest.approx(R.std(), abs=1e-9)
+        assert epoch.synchrony == pytest.approx(R.mean(), abs=1e-9)
+        assert epoch.n_dead == 128 - len(series) + sum(flat)
+    assert metrics.epochs[0].untrained
+    assert [epoch.epoch for epoch in metrics.epochs] == [0, 1, 2, 3, 4]
+    assert math.isnan(metrics.epochs[0].stability_index)
+    np.testing.assert_allclose(
+        metrics.column("stability_index")[1:],
+        stability_index(metrics.column("integration")[1:], metrics.column("metastability")[1:]),
+    )
+    assert metrics.summary["epochs"] == 4
+    assert metrics.summary["best_accuracy"] == 0.5
+    assert metrics.summary["best_epoch"] == 4
+
+
+def test_the_saved_file_reads_back(activations_file, tmp_path):
+    with open_activations(activations_file) as activations:
+        metrics = compute_metrics(activations)
+    metrics.save(tmp_path / "metrics.json")
+    metrics.save_csv(tmp_path / "metrics.csv")
+    content = load_metrics(tmp_path / "metrics.json")
+    assert content["format_version"] == 1
+    assert content["protocol"]["smooth"] == 5
+    assert content["epochs"][2]["integration"] == metrics.epochs[2].integration
+    assert content["epochs"][0]["stability_index"] is None
+    assert len(content["channels"]) == 128
+    assert {"numpy", "numba", "posthoc"} <= content["versions"].keys()
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert float(rows[3]["metastability"]) == metrics.epochs[3].metastability
+    assert rows[0]["volatility"] == ""
+
+
+@pytest.fixture
+def dead_file(tmp_path):
+    """Three epochs of two layers, in which channels die one after another, for different reasons."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, 128)
+    config = {
+        "layers": [{"name": "a"}, {"name": "b"}],
+        "signals": ["mean"],
+        "probe": {"sha256": "0"},
+    }
+    plan = Plan(config, np.arange(128), labels, {"a": np.arange(2), "b": np.arange(1)})
+    frames = []
+    for epoch in range(3):
+        a, b = random.standard_normal((2, 128)).astype("f4"), random.standard_normal((1, 128)).astype("f4")
+        if epoch > 0:
+            a[0] = 0.5
+        if epoch > 1:
+            a[1, 5], b[:] = np.nan, 0
+        signals = {"mean": {"a": a, "b": b}}
+        frames.append(Frame(f"{epoch}.pt", "0", epoch + 1, None, 1.0, 0.5, {}, signals))
+    write(tmp_path / "dead.h5", plan, frames)
+    return tmp_path / "dead.h5"
+
+
+def test_dead_channels_are_left_out_counted_and_named(dead_file):
+    with open_activations(dead_file) as activations:
+        metrics = compute_metrics(activations)
+    assert [epoch.n_dead for epoch in metrics.epochs] == [0, 1, 3]
+    assert metrics.epochs[1].reasons == {"constant": 1}
+    assert metrics.epochs[2].reasons == {"constant": 2, "non-finite": 1}
+    assert math.isfinite(metrics.epochs[1].integration)
+    assert math.isnan(metrics.epochs[2].integration)
+    assert math.isnan(metrics.epochs[2].metastability)
+    assert metrics.summary["epochs_with_integration"] == 2
+    json.dumps(metrics.to_dict(), allow_nan=False)
+
+
+def test_too_few_images_are_refused(run_folder, probe_file, tmp_path):
+    path = posthoc.extract(run_folder, f"npz:{probe_file}", tmp_path / "a.h5", images=60, select="epoch-000*")
+    with open_activations(path) as activations:
+        with pytest.raises(PosthocError, match="60 images are too few"):
+            compute_metrics(activations)
+        assert len(compute_metrics(activations, Protocol.named("default")).epochs) == 1
+
+
+@pytest.mark.parametrize("changes", [{"sigma_h": 0.0}, {"w_h": 1.5}, {"window": 1}])
+def test_impossible_protocols_are_refused(changes):
+    with pytest.raises(UsageError):
+        Protocol.named("published", **changes)
+
+
+def test_the_analysis_never_imports_torch():
+    code = (
+        "import sys, posthoc.analysis.metrics, posthoc.cli.metrics, posthoc.cli.inspect; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,156 @@
+"""The commands as a user types them: real subprocesses for the path, every bad input once."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from posthoc.cli import main
+
+
+def posthoc(*words, cwd=None, check=True):
+    command = [sys.executable, "-c", "from posthoc.cli import main; main()", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=check)
+
+
+def test_the_two_commands(run_folder, probe_file, tmp_path):
+    extracted = posthoc("extract", run_folder, "--probe", f"npz:{probe_file}", cwd=tmp_path)
+    assert extracted.stdout == "activations.h5\n"
+    assert "replaying 5/5 epoch-004.safetensors" in extracted.stderr
+    measured = posthoc("metrics", "activations.h5", "--csv", cwd=tmp_path)
+    assert "r(Psi, acc)" in measured.stdout
+    assert "\r" not in extracted.stderr + measured.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["activations.h5", "metrics.csv", "metrics.json"]
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert [epoch["epoch"] for epoch in content["epochs"]] == [0, 1, 2, 3, 4]
+    assert "H_eff" in posthoc("inspect", "metrics.json", cwd=tmp_path).stdout
+
+
+def test_help_waits_for_nothing_heavy():
+    code = (
+        "import sys; from click.testing import CliRunner; from posthoc.cli import main; import posthoc\n"
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0\n"
+        "print(sorted({'torch', 'numpy', 'numba', 'h5py', 'rich', 'scipy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words):
+    return CliRunner().invoke(main, list(map(str, words)))
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(run_folder, probe_file, here):
+    done = run("extract", run_folder, "--probe", f"npz:{probe_file}", "--dry-run")
+    assert done.exit_code == 0
+    assert "shufflenet_v2_x0_5 (from run.json), 10 outputs" in done.stdout
+    assert "stage2 (32 of 48)" in done.stdout
+    assert "epoch-004.safetensors      4    28   0.5000" in done.stdout
+    assert not list(here.iterdir())
+
+
+def test_inspect(run_folder, activations_file):
+    folder = run("inspect", run_folder).stdout
+    assert "5 checkpoints" in folder
+    assert "shufflenet_v2_x0_5" in folder
+    layers = run("inspect", run_folder, "--layers").stdout
+    assert "stage2.0.branch1.0" in layers
+    single = run("inspect", run_folder / "epoch-001.safetensors").stdout
+    assert "conv1.0.weight" in single
+    activations = run("inspect", activations_file).stdout
+    assert "128 channels, 300 images" in activations
+
+
+@pytest.fixture
+def broken(run_folder, probe_file, states, here):
+    """Folders and files that are wrong, each in its own way."""
+    (here / "empty").mkdir()
+    (here / "two").mkdir()
+    for name in ("a_1.pt", "a_2.pt", "b_1.pt"):
+        torch.save(states[0], here / "two" / name)
+    shutil.copytree(run_folder, here / "truncated")
+    whole = (here / "truncated" / "epoch-002.safetensors").read_bytes()
+    (here / "truncated" / "epoch-002.safetensors").write_bytes(whole[: len(whole) // 2])
+    (here / "foreign").mkdir()
+    torch.save({"block.weight": torch.ones(3, 3)}, here / "foreign" / "1.pt")
+    (here / "text.h5").write_text("not HDF5")
+    (here / "there.h5").write_text("something of the user's")
+    (here / "run").symlink_to(run_folder)
+    (here / "probe.npz").symlink_to(probe_file)
+    return here
+
+
+PROBE = ("--probe", "npz:probe.npz")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("extract", "empty", *PROBE), 1, "No checkpoint in empty"),
+        (("extract", "nowhere", *PROBE), 1, "No such file or folder: nowhere"),
+        (("extract", "two", *PROBE), 1, "more than one run"),
+        (("extract", "truncated", *PROBE), 1, "epoch-002.safetensors is damaged or cut short"),
+        (("extract", "foreign", *PROBE), 1, "fit no known model"),
+        (("extract", "run", "--probe", "cifar10"), 1, "--download"),
+        (("extract", "run", "--probe", "npz:none.npz"), 1, "No such file: none.npz"),
+        (("extract", "run", *PROBE, "--images", "301"), 1, "holds only 300 images"),
+        (("extract", "run", *PROBE, "--device", "cuda:99"), 1, "no such device"),
+        (("extract", "run", *PROBE, "--device", "toaster"), 1, "no such device"),
+        (("extract", "run", *PROBE, "-o", "there.h5"), 1, "there.h5 exists already; pass --force"),
+        (("extract", "run", *PROBE, "-o", "text.h5/a.h5"), 1, "Cannot write"),
+        (("extract", "run", *PROBE, "--layers", "layer9"), 2, "no such hook point"),
+        (("extract", "run", *PROBE, "--signals", "median"), 2, "Unknown signal median"),
+        (("extract", "run", *PROBE, "--model", "resnet18"), 1, "do not fit resnet18"),
+        (("extract", "run", *PROBE, "--channels", "few"), 2, "give a number"),
+        (("extract", "run", *PROBE, "--normalize", "mnist"), 2, "Unknown normalisation"),
+        (("extract", "run", "--probe", "mnist"), 2, "Unknown data set"),
+        (("extract", "run"), 2, "--probe"),
+        (("metrics", "text.h5"), 1, "text.h5 is not an HDF5 file"),
+        (("metrics", "none.h5"), 1, "none.h5 does not exist"),
+        (("metrics", "replayed.h5", "-o", "there.h5"), 1, "there.h5 exists already"),
+        (("metrics", "replayed.h5", "--sigma-h", "0"), 2, "sigma_h"),
+        (("metrics", "torn.h5"), 1, "damaged or cut short"),
+        (("inspect", "probe.npz/x.json"), 1, "No such file"),
+        (("inspect", "list.json"), 1, "not a metrics file"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(broken, activations_file, words, code, says):
+    shutil.copy(activations_file, broken / "replayed.h5")
+    (broken / "torn.h5").write_bytes(activations_file.read_bytes()[:50_000])
+    (broken / "list.json").write_text("[]")
+    before = {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
+    done = run(*words)
+    assert done.exit_code == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    if code == 1:
+        assert done.stderr.splitlines()[-1].startswith("posthoc: ")
+    assert {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()} == before
+
+
+def test_force_replaces(run_folder, probe_file, here):
+    (here / "a.h5").write_text("old")
+    assert run("extract", run_folder, "--probe", f"npz:{probe_file}", "-o", "a.h5", "--force").exit_code == 0
+    assert run("metrics", "a.h5").exit_code == 0
+    assert run("metrics", "a.h5").exit_code == 1
+    assert run("metrics", "a.h5", "--force", "--protocol", "default", "--smooth", "2").exit_code == 0
+    assert np.isfinite(json.loads((here / "metrics.json").read_text())["epochs"][1]["hurst"])
+
+
+def test_debug_shows_the_traceback(here):
+    done = posthoc("--debug", "metrics", "none.h5", check=False)
+    assert "Traceback" in done.stderr
+    assert done.returncode == 1

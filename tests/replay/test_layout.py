@@ -1,0 +1,118 @@
+"""Which files make a run, in which order; real files, named as people name them."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from posthoc.errors import PosthocError
+from posthoc.replay.layout import find_run
+
+TENSORS = {"fc.weight": torch.zeros(2, 3)}
+
+
+def save(folder, name, tensors=TENSORS, **said):
+    path = folder / name
+    if path.suffix == ".safetensors":
+        save_file(tensors, path, {key: str(value) for key, value in said.items()})
+    else:
+        torch.save({"state_dict": tensors, **said} if said else tensors, path)
+
+
+def order(folder, **options):
+    return [checkpoint.path.name for checkpoint in find_run(folder, **options).checkpoints]
+
+
+@pytest.mark.parametrize(
+    "form", ["model_{}.pth", "epoch={}.pt", "ckpt-e{}-v2.safetensors", "{}.pt", "net18_ep{}_b512.pth"]
+)
+def test_numbers_in_names_count_not_their_alphabet(tmp_path, form):
+    for epoch in (10, 9, 1, 100):
+        save(tmp_path, form.format(epoch))
+    assert order(tmp_path) == [form.format(epoch) for epoch in (1, 9, 10, 100)]
+    assert [checkpoint.epoch for checkpoint in find_run(tmp_path).checkpoints] == [1, 9, 10, 100]
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_the_epoch_inside_wins_over_the_name(tmp_path, suffix):
+    for epoch, letter in ((3, 1), (1, 2), (2, 3)):
+        save(tmp_path, f"save_{letter}.{suffix}", epoch=epoch, global_step=epoch * 100, val_acc=0.5)
+    run = find_run(tmp_path)
+    assert [checkpoint.epoch for checkpoint in run.checkpoints] == [1, 2, 3]
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [100, 200, 300]
+    assert run.checkpoints[0].header.recorded == {"val_acc": 0.5}
+
+
+def test_epoch_and_step_in_one_name(tmp_path):
+    for epoch, step in ((0, 400), (1, 800), (2, 1200)):
+        save(tmp_path, f"epoch={epoch}-step={step}.pt")
+    assert [checkpoint.epoch for checkpoint in find_run(tmp_path).checkpoints] == [0, 1, 2]
+
+
+def test_steps_only(tmp_path):
+    for step in (1000, 200):
+        save(tmp_path, f"step_{step}.pt")
+    run = find_run(tmp_path)
+    assert [(checkpoint.epoch, checkpoint.step) for checkpoint in run.checkpoints] == [(None, 200), (None, 1000)]
+
+
+def test_a_single_file_is_a_run_of_one(tmp_path):
+    save(tmp_path, "final.pt")
+    assert order(tmp_path / "final.pt") == ["final.pt"]
+
+
+def test_run_json_is_read_and_hidden_files_are_not(tmp_path):
+    save(tmp_path, "1.pt")
+    (tmp_path / ".resume.pt").write_bytes(b"not for us")
+    (tmp_path / "run.json").write_text(json.dumps({"model": "resnet18"}))
+    assert find_run(tmp_path).about == {"model": "resnet18"}
+
+
+def test_two_runs_by_name_are_listed_and_one_can_be_chosen(tmp_path):
+    for epoch in (1, 2):
+        save(tmp_path, f"a_{epoch}.pt")
+        save(tmp_path, f"b_{epoch}.pt")
+    save(tmp_path, "a_29_gpu.pt")
+    with pytest.raises(PosthocError, match=r"3 groups .*a_1\.pt and 1 more.*a_29_gpu\.pt.*b_1\.pt and 1 more"):
+        find_run(tmp_path)
+    assert order(tmp_path, select="b_*") == ["b_1.pt", "b_2.pt"]
+
+
+def test_two_architectures_are_refused(tmp_path):
+    save(tmp_path, "1.pt")
+    save(tmp_path, "2.pt", {"fc.weight": torch.zeros(4, 3)})
+    with pytest.raises(PosthocError, match="networks of different shape"):
+        find_run(tmp_path)
+
+
+def test_ties_are_refused(tmp_path):
+    for k in (1, 2):
+        save(tmp_path, f"save_{k}.pt", epoch=7)
+    with pytest.raises(PosthocError, match=r"save_1\.pt and save_2\.pt are both of epoch 7"):
+        find_run(tmp_path)
+
+
+def test_an_uncertain_order_is_refused(tmp_path):
+    save(tmp_path, "x3_y7.pt")
+    save(tmp_path, "x4_y6.pt")
+    with pytest.raises(PosthocError, match=r"order .* is not certain"):
+        find_run(tmp_path)
+
+
+def test_places_without_checkpoints_are_refused(tmp_path):
+    with pytest.raises(PosthocError, match="No checkpoint in"):
+        find_run(tmp_path)
+    with pytest.raises(PosthocError, match="No such file or folder"):
+        find_run(tmp_path / "nowhere")
+    save(tmp_path, "1.pt")
+    with pytest.raises(PosthocError, match=r"matching '\*\.ckpt'"):
+        find_run(tmp_path, select="*.ckpt")
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_run_json_is_refused(tmp_path, content):
+    save(tmp_path, "1.pt")
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(PosthocError, match=r"run\.json"):
+        find_run(tmp_path)

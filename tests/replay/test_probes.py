@@ -1,0 +1,118 @@
+"""Probes from every source; torchvision's own files in a folder of the same layout."""
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.probes import Normalization, load_images, load_probe
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(20) % 4
+
+
+def test_digits():
+    train, test = load_images("digits", "train"), load_images("digits")
+    assert (len(train), len(test), test.classes) == (1000, 797, 10)
+    assert test.images.shape == (797, 32, 32, 3)
+    assert test.images.max() == 255
+    assert test.index[0] == 1000
+    assert len(np.unique(test.labels)) == 10
+
+
+@pytest.mark.parametrize("keys", [("x_test", "y_test"), ("images", "labels"), ("x", "y")])
+@pytest.mark.parametrize("form", ["NHWC", "NCHW", "NHW"])
+def test_npz(tmp_path, keys, form):
+    images = {"NHWC": IMAGES, "NCHW": IMAGES.transpose(0, 3, 1, 2), "NHW": IMAGES[..., 0]}[form]
+    np.savez(tmp_path / "a.npz", **dict(zip(keys, (images, LABELS), strict=True)))
+    probe = load_probe(f"npz:{tmp_path / 'a.npz'}", 5)
+    expected = IMAGES if form != "NHW" else IMAGES[..., :1].repeat(3, axis=3)
+    np.testing.assert_array_equal(probe.images, expected[:5])
+    np.testing.assert_array_equal(probe.labels, LABELS[:5])
+    assert probe.classes == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"images": IMAGES.astype(float), "labels": LABELS}, "give pixels as uint8"),
+        ({"images": IMAGES[..., :2], "labels": LABELS}, "images have shape"),
+        ({"images": IMAGES, "labels": LABELS[:5]}, "do not fit 20 images"),
+        ({"images": IMAGES, "labels": LABELS - 1}, "negative"),
+        ({"pictures": IMAGES}, "holds pictures"),
+        ({"images": np.array([None]), "labels": LABELS}, "not a readable"),
+    ],
+)
+def test_unfit_npz_files_are_refused(tmp_path, content, says):
+    np.savez(tmp_path / "a.npz", **content)
+    with pytest.raises(PosthocError, match=says):
+        load_probe(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_what_is_no_npz_is_refused(tmp_path):
+    with pytest.raises(PosthocError, match="No such file"):
+        load_probe(f"npz:{tmp_path / 'none.npz'}")
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(PosthocError, match="not a readable"):
+        load_probe(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_image_folder_is_taken_evenly_over_its_classes(tmp_path):
+    for k, picture in enumerate(IMAGES):
+        folder = tmp_path / f"class{k // 5}"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{k:02d}.png")
+    probe = load_probe(f"imagefolder:{tmp_path}", 4)
+    np.testing.assert_array_equal(probe.labels, [0, 1, 2, 3])
+    np.testing.assert_array_equal(probe.images, IMAGES[::5])
+    assert load_probe(f"imagefolder:{tmp_path}", size=4).images.shape == (20, 4, 4, 3)
+    Image.fromarray(IMAGES[0, :5]).save(tmp_path / "class0" / "99.png")
+    with pytest.raises(PosthocError, match="differ in size"):
+        load_probe(f"imagefolder:{tmp_path}")
+    with pytest.raises(PosthocError, match="not a folder of class folders"):
+        load_probe(f"imagefolder:{tmp_path / 'none'}")
+
+
+def test_cifar_from_torchvisions_own_files(tmp_path, monkeypatch):
+    """Written here in the official layout, hence with other checksums than torchvision's table has."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = RANDOM.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+    files = {
+        "test_batch": {"data": pixels.reshape(6, -1), "labels": [0, 9, 3, 3, 1, 2]},
+        "batches.meta": {"label_names": [f"class{k}" for k in range(10)]},
+    }
+    sums = {}
+    for name, content in files.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    cifar = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(cifar, "train_list", [])
+    monkeypatch.setattr(cifar, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(cifar, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]})
+    probe = load_probe("cifar10", 4, root=tmp_path)
+    np.testing.assert_array_equal(probe.images, pixels[:4].transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(probe.labels, [0, 9, 3, 3])
+    assert probe.classes == 10
+
+
+def test_absent_data_sets_say_how_to_get_them(tmp_path):
+    with pytest.raises(PosthocError, match=r"--download.*--data-root"):
+        load_probe("cifar100", root=tmp_path)
+    with pytest.raises(UsageError, match="Unknown data set"):
+        load_probe("mnist")
+    with pytest.raises(PosthocError, match="holds only 797"):
+        load_probe("digits", 800)
+
+
+def test_normalisation():
+    assert Normalization.parse("cifar10").mean == (0.4914, 0.4822, 0.4465)
+    assert Normalization.parse("0.1,0.2,0.3/0.5") == Normalization((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    for text in ("imagnet", "1/2/3", "0.5", "0.5/0", "1,2/3", "a/b"):
+        with pytest.raises(UsageError, match="Unknown normalisation"):
+            Normalization.parse(text)

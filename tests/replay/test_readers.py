@@ -1,0 +1,85 @@
+"""State dicts in every form that is read, and files that are none."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from posthoc.errors import PosthocError
+from posthoc.replay.readers import read_header, read_weights
+
+STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(5)}
+
+
+def prefixed(prefix):
+    return {prefix + name: tensor for name, tensor in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"state_dict": STATE, "epoch": 3, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}}},
+        {"model": prefixed("module."), "epoch": 3},
+        {"model_state_dict": prefixed("_orig_mod.module."), "epoch": 3.0},
+        prefixed("module._orig_mod.module."),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files(tmp_path, content, zipped):
+    path = tmp_path / "a.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    header, weights = read_header(path), read_weights(path)
+    assert header.epoch == (3 if "epoch" in content else None)
+    assert header.shapes == {"conv.weight": (2, 3), "bn.num_batches_tracked": ()}
+    assert weights.keys() == STATE.keys()
+    assert all(torch.equal(weights[name], STATE[name]) for name in STATE)
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(prefixed("module."), path, {"epoch": "4", "step": "12", "val_loss": "0.5", "note": "warm"})
+    header = read_header(path)
+    assert (header.epoch, header.step, header.recorded) == (4, 12, {"val_loss": 0.5})
+    assert all(torch.equal(read_weights(path)[name], STATE[name]) for name in STATE)
+
+
+def test_a_prefix_that_only_some_names_have_is_part_of_the_name(tmp_path):
+    torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "a.pt")
+    assert read_header(tmp_path / "a.pt").shapes.keys() == {"module.a", "b"}
+
+
+def test_whole_modules_are_refused_and_not_run(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "a.pt")
+    with pytest.raises(PosthocError, match="whole pickled module"):
+        read_header(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(3)])
+def test_what_is_no_state_dict_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(PosthocError, match="state dict"):
+        read_header(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("kept", [0, 7, 0.5, 0.99])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_cut_short_are_refused(tmp_path, suffix, kept, zipped):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".pt":
+        torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
+    else:
+        save_file(STATE, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(PosthocError, match=r"a\.\w+ is damaged or cut short"):
+        read_weights(path)
+    with pytest.raises(PosthocError, match="damaged or cut short"):
+        read_header(path)
+
+
+def test_absent_files_are_refused(tmp_path):
+    for suffix in (".pt", ".safetensors"):
+        with pytest.raises(PosthocError, match="No such file"):
+            read_header(tmp_path / f"none{suffix}")

@@ -1,0 +1,134 @@
+"""activations.h5: what is written is read; what is torn is refused."""
+
+import h5py
+import numpy as np
+import pytest
+import xarray
+
+from posthoc.errors import PosthocError
+from posthoc.store import Frame, Plan, merge, open_activations, read_part, write
+
+
+def plan(**config):
+    layers = [{"name": "layer1"}, {"name": "block.2"}]
+    base = {"layers": layers, "signals": ["mean", "var"], "probe": {"sha256": "abc"}, "seed": 0}
+    channels = {"layer1": np.array([1, 4, 6]), "block.2": np.arange(2)}
+    return Plan(base | config, np.arange(10, 60), np.arange(50) % 5, channels)
+
+
+def frame(epoch, step=None, **recorded):
+    random = np.random.default_rng(epoch)
+    signals = {
+        signal: {"layer1": random.standard_normal((3, 50), "f4"), "block.2": random.standard_normal((2, 50), "f4")}
+        for signal in ("mean", "var")
+    }
+    return Frame(f"e{epoch}.pt", f"sha{epoch}", epoch, step, 0.5, 0.25, recorded, signals)
+
+
+def test_reads_what_was_written(tmp_path):
+    frames = [frame(1, 10, val_acc=0.3), frame(2, None, val_loss=1.0)]
+    write(tmp_path / "a.h5", plan(), frames)
+    with open_activations(tmp_path / "a.h5") as activations:
+        assert len(activations) == 2
+        assert activations.layers == ("layer1", "block.2")
+        assert activations.units == [("layer1", 1), ("layer1", 4), ("layer1", 6), ("block.2", 0), ("block.2", 1)]
+        np.testing.assert_array_equal(activations.epochs, [1, 2])
+        np.testing.assert_array_equal(activations.steps, [10, -1])
+        np.testing.assert_array_equal(activations.images, np.arange(10, 60))
+        np.testing.assert_array_equal(activations.recorded["val_acc"], [0.3, np.nan])
+        assert activations.checkpoints == ("e1.pt", "e2.pt")
+        expected = np.concatenate([frames[1].signals["var"]["layer1"], frames[1].signals["var"]["block.2"]])
+        np.testing.assert_array_equal(activations.read("var", 1), expected)
+        with pytest.raises(PosthocError, match="no signal 'max'"):
+            activations.read("max", 0)
+
+
+def test_merged_parts_equal_the_file_written_at_once(tmp_path):
+    frames = [frame(1, 10, val_acc=0.3), frame(2, 20), frame(3, 30, val_loss=1.0)]
+    write(tmp_path / "whole.h5", plan(), frames)
+    parts = [tmp_path / f"{k}.h5" for k in range(3)]
+    for part, one in zip(parts, frames, strict=True):
+        write(part, plan(), [one])
+    merge(tmp_path / "merged.h5", plan(), parts)
+    found = {}
+    for name in ("whole", "merged"):
+        with h5py.File(tmp_path / f"{name}.h5") as file:
+            items = {}
+            file.visititems(lambda path, item, items=items: items.update({path: item}))
+            found[name] = {path: item[()] for path, item in items.items() if isinstance(item, h5py.Dataset)}
+    assert found["whole"].keys() == found["merged"].keys()
+    for path, values in found["whole"].items():
+        np.testing.assert_array_equal(values, found["merged"][path])
+
+
+def test_xarray_sees_named_dimensions(tmp_path):
+    write(tmp_path / "a.h5", plan(), [frame(1), frame(2)])
+    with xarray.open_dataset(tmp_path / "a.h5", engine="h5netcdf", group="signals/mean") as dataset:
+        assert dataset["layer1"].dims == ("epoch", "channel.layer1", "image")
+        assert dataset["layer1"].shape == (2, 3, 50)
+
+
+def test_parts_of_another_configuration_are_refused_with_the_difference(tmp_path):
+    write(tmp_path / "1.h5", plan(seed=0), [frame(1)])
+    assert read_part(tmp_path / "1.h5", plan(seed=0)) == "sha1"
+    with pytest.raises(PosthocError, match="seed: 0 there, 1 now"):
+        read_part(tmp_path / "1.h5", plan(seed=1))
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    write(tmp_path / "a.h5", plan(), [frame(1)])
+    before = (tmp_path / "a.h5").read_bytes()
+    broken = frame(2)
+    broken.signals["mean"]["layer1"] = np.zeros((7, 7), "f4")
+    with pytest.raises(TypeError):
+        write(tmp_path / "a.h5", plan(), [frame(1), broken])
+    assert (tmp_path / "a.h5").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def spoil_attribute(name, value):
+    def spoil(path):
+        with h5py.File(path, "r+") as file:
+            file.attrs[name] = value
+
+    return spoil
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def without_labels(path):
+    with h5py.File(path, "r+") as file:
+        del file["label"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (spoil_attribute("format", "something"), "not one of posthoc's"),
+        (spoil_attribute("format_version", 2), "newer than this posthoc"),
+        (spoil_attribute("complete", 0), "not written to its end"),
+        (spoil_attribute("config", "{"), "damaged"),
+        (cut, "damaged|cut short"),
+        (empty, "not an HDF5 file"),
+        (without_labels, "damaged"),
+    ],
+)
+def test_what_is_not_a_whole_file_is_refused(tmp_path, spoil, says):
+    path = tmp_path / "a.h5"
+    write(path, plan(), [frame(1)])
+    spoil(path)
+    with pytest.raises(PosthocError, match=says):
+        open_activations(path)
+
+
+def test_absent_files_and_folders_are_refused(tmp_path):
+    with pytest.raises(PosthocError, match="does not exist"):
+        open_activations(tmp_path / "none.h5")
+    with pytest.raises(PosthocError, match="is a folder"):
+        open_activations(tmp_path)
