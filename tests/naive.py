@@ -10,17 +10,19 @@ def profile(x):
     return np.cumsum(x - x.mean())
 
 
-def fluctuation(x, scales, kind):
-    """F(s): per window a fitted line, the residuals' root mean square, and the mean (or root mean square) of those."""
+def fluctuation(x, scales, kind, order=1, overlap=0.0, two_sided=False):
+    """F(s): per window a fitted polynomial, the residuals' root mean square, and the mean (or root mean square) of it."""
     y = profile(x)
     values = []
     for s in scales:
         k = np.arange(s)
+        step = max(1, int(s * (1 - overlap)))
         squares = []
-        for w in range(len(y) // s):
-            window = y[w * s : (w + 1) * s]
-            line = np.polyval(np.polyfit(k, window, 1), k)
-            squares.append(np.mean((window - line) ** 2))
+        for side in [y, y[::-1]] if two_sided else [y]:
+            for start in range(0, len(y) - s + 1, step):
+                window = side[start : start + s]
+                trend = np.polyval(np.polyfit(k, window, order), k)
+                squares.append(np.mean((window - trend) ** 2))
         values.append(np.mean(np.sqrt(squares)) if kind == "published" else np.sqrt(np.mean(squares)))
     return np.array(values)
 
@@ -35,6 +37,27 @@ def order_parameter(x):
     x = np.asarray(x, dtype=float)
     phase = np.angle(scipy.signal.hilbert(x - x.mean(axis=1, keepdims=True), axis=1))
     return np.abs(np.exp(1j * phase).mean(axis=0))
+
+
+def phase_locking(x, groups):
+    """Means over pairs of units of |mean exp(i difference)| and of its unbiased square."""
+    x = np.asarray(x, dtype=float)
+    T = x.shape[1]
+    phase = np.angle(scipy.signal.hilbert(x - x.mean(axis=1, keepdims=True), axis=1))
+    names = list(dict.fromkeys(groups))
+    plv, ppc = np.full((2, len(names), len(names)), np.nan)
+    for i, first in enumerate(names):
+        for j, second in enumerate(names):
+            pairs = [
+                abs(np.exp(1j * (phase[u] - phase[v])).mean())
+                for u in range(len(x))
+                for v in range(len(x))
+                if u != v and groups[u] == first and groups[v] == second
+            ]
+            if pairs:
+                plv[i, j] = np.mean(pairs)
+                ppc[i, j] = np.mean([(value**2 * T * T - T) / (T * (T - 1)) for value in pairs])
+    return plv, ppc
 
 
 def image_series(x, labels, smooth):

@@ -1,5 +1,6 @@
 """Detrended fluctuation analysis: the Hurst exponent of one series or of a batch."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,17 +57,26 @@ def default_scales(T: int) -> NDArray[np.int64]:
     )
 
 
-def dfa(x: ArrayLike, scales: ArrayLike | None = None, fluctuation: str = "peng") -> DFA:
-    """Detrended fluctuation analysis of order 1 (Peng et al. 1994).
+def dfa(
+    x: ArrayLike,
+    scales: ArrayLike | None = None,
+    order: int = 1,
+    fluctuation: str = "peng",
+    overlap: float = 0.0,
+    two_sided: bool = False,
+) -> DFA:
+    """Detrended fluctuation analysis (Peng et al. 1994).
 
-    The profile y = cumsum(x - mean x) is cut into windows of each scale s, a line is removed from each, and F(s) is
-    the root mean squared residual over all windows (`peng`) or the mean over windows of each one's root mean squared
-    residual (`published`, arXiv 2604.09716). alpha is the least-squares slope of log F on log s: 0.5 for white noise,
-    1.5 for Brownian motion, H for fractional Gaussian noise.
+    The profile y = cumsum(x - mean x) is cut into windows of each scale s, a polynomial of `order` is removed from
+    each, and F(s) is the root mean squared residual over all windows (`peng`) or the mean over windows of each one's
+    root mean squared residual (`published`, arXiv 2604.09716). alpha is the least-squares slope of log F on log s:
+    0.5 for white noise, 1.5 for Brownian motion, H for fractional Gaussian noise.
 
-    x: [T] or [U, T]; scales: integers from 3 to T // 2 (default: `default_scales`). A constant or non-finite series
-    has no exponent: NaN, with the reason. Raises UsageError where there are fewer than two scales or x has no such
-    shape.
+    x: [T] or [U, T]; scales: integers from order + 2 to T // 2 (default: `default_scales`); order: 1 to 3; overlap:
+    share of a window that the next one repeats, from 0 to below 1; two_sided: cut the profile from its end, too, so
+    that no point is left over. A constant or non-finite series has no exponent: NaN, with the reason.
+
+    Raises UsageError where an argument is out of range, there are fewer than two scales or x has no such shape.
 
     >>> walk = np.cumsum(np.random.default_rng(0).standard_normal(4096))
     >>> round(float(dfa(walk).alpha), 2)
@@ -76,28 +86,42 @@ def dfa(x: ArrayLike, scales: ArrayLike | None = None, fluctuation: str = "peng"
     """
     x = np.asarray(x)
     if x.dtype != np.float32:
-        x = x.astype(np.float64)
+        x = x.astype(np.float64, copy=False)
     if x.ndim not in (1, 2):
         raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
     if fluctuation not in ("peng", "published"):
         raise UsageError(f"fluctuation is {fluctuation!r}; give peng or published.")
+    if order not in (1, 2, 3) or not 0 <= overlap < 1:
+        raise UsageError(f"order {order}, overlap {overlap}: give an order of 1, 2 or 3 and an overlap in [0, 1).")
     batch = np.ascontiguousarray(np.atleast_2d(x))
     U, T = batch.shape
     chosen = default_scales(T) if scales is None else np.unique(np.asarray(scales, dtype=np.int64))
-    if len(chosen) < 2 or chosen[0] < 3 or chosen[-1] > T // 2:
+    least = order + 2
+    if len(chosen) < 2 or chosen[0] < least or chosen[-1] > T // 2:
         raise UsageError(
-            f"Series of {T} points with scales {chosen.tolist()}: at least two scales from 3 to {T // 2} are needed."
+            f"Series of {T} points with scales {chosen.tolist()}: "
+            f"at least two scales from {least} to {T // 2} are needed for order {order}."
         )
+    steps = np.maximum(1, (chosen * (1 - overlap)).astype(np.int64))
+    basis = np.concatenate([_polynomials(s, order) for s in chosen.tolist()], axis=1)
     F = np.empty((U, len(chosen)))
     state = np.empty(U, np.int8)
-    kernel.fluctuation(batch, chosen, fluctuation == "published", F, state)
+    kernel.fluctuation(batch, chosen, steps, basis, fluctuation == "published", two_sided, F, state)
     alpha, intercept, r2 = log_log_fit(chosen, F)
     for numbers in (alpha, intercept, r2):
         numbers[state != kernel.LIVE] = np.nan
-    reason = tuple(REASONS.get(int(code)) for code in state)
+    reason = tuple(REASONS.get(code) for code in state.tolist())
     if x.ndim == 1:
         return DFA(alpha[0], intercept[0], r2[0], chosen, F[0], reason)
     return DFA(alpha, intercept, r2, chosen, F, reason)
+
+
+@functools.lru_cache(maxsize=256)
+def _polynomials(s: int, order: int) -> NDArray[np.float64]:
+    """Orthonormal polynomials of degree 1 to `order` over s equidistant points, orthogonal to the constant [order, s]."""
+    time = (np.arange(s) - (s - 1) / 2) / s
+    orthonormal, _ = np.linalg.qr(np.vander(time, order + 1, increasing=True))
+    return np.ascontiguousarray(orthonormal.T[1:])
 
 
 def log_log_fit(

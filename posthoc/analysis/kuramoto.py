@@ -1,17 +1,26 @@
-"""The Kuramoto order parameter of a batch of series: metastability and synchrony."""
+"""Phase synchrony of a batch of series: the Kuramoto order parameter, and phase locking between groups of series."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.signal
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.kernels import phase as kernel
 from posthoc.errors import UsageError
 
+BUTTERWORTH_ORDER = 4
+
 
 @dataclass(frozen=True)
 class Kuramoto:
-    """Result of `kuramoto`: R(t) [T], its standard deviation (ddof 0) and its mean, and how many units were live."""
+    """Result of `kuramoto`.
+
+    order_parameter: R(t) [T] (less what was trimmed); metastability: its standard deviation (ddof 0); synchrony: its
+    mean; n_live: how many units were neither constant nor non-finite.
+    """
 
     order_parameter: NDArray[np.float64]
     metastability: float
@@ -19,11 +28,15 @@ class Kuramoto:
     n_live: int
 
 
-def kuramoto(x: ArrayLike) -> Kuramoto:
+def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None = None) -> Kuramoto:
     """Order parameter of U series (Shanahan 2010): R(t) = |mean over units of exp(i phi_u(t))|.
 
     phi_u is the phase of the analytic signal of the mean-centred unit. Constant and non-finite units have no phase and
-    are left out; without any live unit all is NaN. x: [U, T]. Raises UsageError for another shape.
+    are left out; without any live unit all is NaN.
+
+    x: [U, T], or one series [T]; trim: fraction of the points dropped at each end after the transform, whose edges
+    wrap around; band: lowest and highest frequency kept, in cycles per point (0 to 0.5), by a Butterworth filter run
+    forwards and backwards. Raises UsageError for other shapes, fractions or bands.
 
     Independent units already give a metastability of sqrt((1 - pi/4) / U).
 
@@ -32,17 +45,83 @@ def kuramoto(x: ArrayLike) -> Kuramoto:
     >>> round(together.synchrony, 6), round(together.metastability, 6)
     (1.0, 0.0)
     """
-    x = np.asarray(x, dtype=np.float64)
+    if not 0 <= trim < 0.5:
+        raise UsageError(f"trim is {trim}; give a fraction from 0 to below 0.5.")
+    real, imaginary, live = _analytic(x, band)
+    dropped = int(trim * real.shape[1])
+    kept = slice(dropped, real.shape[1] - dropped)
+    if not len(real):
+        return Kuramoto(np.full(len(range(real.shape[1])[kept]), np.nan), np.nan, np.nan, 0)
+    R = kernel.order_parameter(real, imaginary)[kept]
+    return Kuramoto(R, float(R.std()), float(R.mean()), int(live.sum()))
+
+
+@dataclass(frozen=True)
+class PhaseLocking:
+    """Result of `phase_locking`: means over pairs of units, [L, L] over groups; NaN where a pair of groups has none.
+
+    plv: phase-locking value |mean over t of exp(i (phi_u - phi_v))| (Lachaux 1999), biased upwards by 1 / sqrt(T);
+    ppc: pairwise phase consistency (Vinck 2010), the square of it freed of that bias.
+    """
+
+    plv: NDArray[np.float64]
+    ppc: NDArray[np.float64]
+
+
+def phase_locking(
+    x: ArrayLike, groups: Sequence[Any] | NDArray[Any], band: tuple[float, float] | None = None
+) -> PhaseLocking:
+    """Pairwise phase synchrony between groups of units, such as the layers of a network.
+
+    x: [U, T]; groups: [U], the group of each unit; the rows and columns of the result are the groups in the order in
+    which they first appear. A unit is never paired with itself; constant and non-finite units are left out.
+
+    >>> t = np.linspace(0, 20 * np.pi, 1000, endpoint=False)
+    >>> phase_locking([np.sin(t), np.cos(t), np.sin(1.5 * t)], ["a", "a", "b"]).plv.round(2)
+    array([[ 1.,  0.],
+           [ 0., nan]])
+    """
+    names = list(dict.fromkeys(np.asarray(groups).tolist()))
+    member = np.array([names.index(name) for name in np.asarray(groups).tolist()])
+    real, imaginary, live = _analytic(x, band)
+    if member.shape != live.shape:
+        raise UsageError(f"{len(member)} groups for {len(live)} units; give one for each.")
+    U, T = real.shape
+    z = np.empty((U, T), np.complex128)
+    kernel.phasors(real, imaginary, z)
+    square = np.abs(z @ z.conj().T) ** 2
+    inside = np.eye(len(names))[member[live]]
+    pairs = inside.T @ (1 - np.eye(U)) @ inside
+
+    def mean_over_pairs(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        np.fill_diagonal(values, 0)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(inside.T @ values @ inside / np.where(pairs > 0, pairs, np.nan))
+
+    return PhaseLocking(mean_over_pairs(np.sqrt(square) / T), mean_over_pairs((square - T) / (T * (T - 1))))
+
+
+def _analytic(
+    x: ArrayLike, band: tuple[float, float] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Real and imaginary part [live units, T] of the analytic signals, and which units are live [U]."""
+    x = np.atleast_2d(np.asarray(x))
+    if x.dtype != np.float32:
+        x = x.astype(np.float64, copy=False)
     if x.ndim != 2 or 0 in x.shape:
-        raise UsageError(f"x has shape {x.shape}; expected a batch of series [U, T].")
-    finite = x[np.isfinite(x).all(axis=1)]
-    peak = np.abs(finite).max(axis=1, initial=0)
-    live = finite[np.ptp(finite / 2, axis=1) > kernel.ROUNDING * peak / 2]
-    if not len(live):
-        return Kuramoto(np.full(x.shape[1], np.nan), np.nan, np.nan, 0)
-    # A power of two costs no digit and keeps squares in range.
-    live = np.ldexp(live, -np.frexp(np.abs(live).max(axis=1, keepdims=True))[1])
-    live -= live.mean(axis=1, keepdims=True)
-    live = np.ldexp(live, -np.frexp(np.abs(live).max(axis=1, keepdims=True))[1])
-    R = kernel.order_parameter(live, kernel.hilbert(live))
-    return Kuramoto(R, float(R.std()), float(R.mean()), len(live))
+        raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
+    real = np.empty(x.shape)
+    live = np.empty(len(x), np.bool_)
+    kernel.centre_rows(np.ascontiguousarray(x), real, live)
+    if not live.all():
+        real = real[live]
+    if band is not None:
+        low, high = band
+        if not 0 < low < high < 0.5:
+            raise UsageError(f"band is {band}; give two rising frequencies between 0 and 0.5 cycles per point.")
+        sections = scipy.signal.butter(BUTTERWORTH_ORDER, band, "bandpass", fs=1, output="sos")
+        try:
+            real = np.ascontiguousarray(scipy.signal.sosfiltfilt(sections, real, axis=1))
+        except ValueError as error:
+            raise UsageError(f"Series of {x.shape[1]} points are too short to filter ({error}).") from error
+    return real, kernel.hilbert(real) if len(real) else real, live

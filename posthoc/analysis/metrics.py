@@ -241,7 +241,7 @@ def compute_metrics(
     reasons: list[Counter[str]] = []
     for e in range(len(activations)):
         series = image_series(activations.read(protocol.signal, e), activations.labels, protocol.smooth)
-        result = dfa(series, scales, protocol.fluctuation)
+        result = dfa(series, scales, fluctuation=protocol.fluctuation)
         hurst[e] = result.alpha
         reasons.append(Counter(reason for reason in result.reason if reason))
         phases = kuramoto(series)

@@ -25,7 +25,7 @@ def image_series(x: ArrayLike, labels: ArrayLike, smooth: int = 5) -> NDArray[np
     if not 1 <= smooth <= x.shape[1]:
         raise UsageError(f"smooth is {smooth}; give a width from 1 to the number of images, {x.shape[1]}.")
     if x.dtype != np.float32:
-        x = x.astype(np.float64)
+        x = x.astype(np.float64, copy=False)
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=labels[order[0]] - 1))
     out = np.empty(x.shape)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posthoc.analysis.kuramoto import kuramoto
+from posthoc.analysis.kuramoto import kuramoto, phase_locking
 from posthoc.errors import UsageError
 
 SETTINGS = settings(max_examples=30, deadline=None)
@@ -67,7 +67,78 @@ def test_the_threads_change_no_bit():
     np.testing.assert_array_equal(kuramoto(x).order_parameter, single)
 
 
-@pytest.mark.parametrize("shape", [(5,), (0, 5), (5, 0), (2, 2, 2)])
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 2, 2)])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(UsageError, match="batch of series"):
+    with pytest.raises(UsageError, match="expected one series"):
         kuramoto(np.zeros(shape))
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 4, 5, 7, 97, 101, 128, 1009])
+def test_any_length(T):
+    x = series(2, 4, T)
+    result = kuramoto(x)
+    if T == 1:
+        assert result.n_live == 0
+    else:
+        np.testing.assert_allclose(result.order_parameter, naive.order_parameter(x), atol=1e-9)
+
+
+def test_one_series_is_always_in_step_with_itself():
+    np.testing.assert_allclose(kuramoto(series(3, 1, 50)[0]).order_parameter, 1)
+
+
+def test_trim_drops_the_ends_after_the_transform():
+    x = series(4, 5, 200)
+    whole, inner = kuramoto(x), kuramoto(x, trim=0.1)
+    np.testing.assert_array_equal(inner.order_parameter, whole.order_parameter[20:180])
+    assert inner.metastability == pytest.approx(whole.order_parameter[20:180].std())
+
+
+def test_band_keeps_what_lies_in_it():
+    t = np.arange(2000)
+    phases = np.random.default_rng(5).uniform(0, 2 * np.pi, (20, 1))
+    x = np.sin(2 * np.pi * 0.05 * t) + 3 * np.sin(2 * np.pi * 0.25 * t + phases)
+    assert kuramoto(x, trim=0.1, band=(0.03, 0.07)).synchrony > 0.99
+    assert kuramoto(x, trim=0.1, band=(0.2, 0.3)).synchrony < 0.5
+
+
+@SETTINGS
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(5, 80))
+def test_phase_locking_equals_its_naive_twin(seed, U, T):
+    random = np.random.default_rng(seed)
+    x, groups = random.standard_normal((U, T)), random.integers(0, 3, U)
+    result = phase_locking(x, groups)
+    plv, ppc = naive.phase_locking(x, groups.tolist())
+    np.testing.assert_allclose(result.plv, plv, atol=1e-9)
+    np.testing.assert_allclose(result.ppc, ppc, atol=1e-9)
+
+
+def test_phase_consistency_of_independent_units_is_nearer_to_zero_than_the_locking_value():
+    x = series(6, 8, 4000)
+    result = phase_locking(x, [0, 0, 0, 0, 1, 1, 1, 1])
+    assert (np.abs(result.ppc) < 0.002).all()
+    assert (result.plv > 0.01).all()
+    together = phase_locking(np.stack([x[0], 3 * x[0], x[0] + 1]), [0, 0, 1])
+    np.testing.assert_allclose(together.plv[0], 1)
+    np.testing.assert_allclose(together.ppc[0], 1)
+
+
+def test_dead_units_pair_with_none():
+    x = series(6, 4, 60)
+    with_dead = np.insert(x, 2, np.nan, axis=0)
+    alive, dead = phase_locking(x, [0, 0, 1, 1]), phase_locking(with_dead, [0, 0, 0, 1, 1])
+    np.testing.assert_allclose(dead.plv, alive.plv, atol=1e-12)
+    assert np.isnan(phase_locking(np.ones((2, 9)), [0, 1]).plv).all()
+
+
+@pytest.mark.parametrize("options", [{"trim": 0.5}, {"trim": -0.1}, {"band": (0.2, 0.1)}, {"band": (0.0, 0.1)}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(UsageError):
+        kuramoto(series(0, 3, 100), **options)
+
+
+def test_series_too_short_to_filter_and_groups_that_do_not_fit_are_refused():
+    with pytest.raises(UsageError, match="too short to filter"):
+        kuramoto(series(0, 3, 10), band=(0.1, 0.2))
+    with pytest.raises(UsageError, match="2 groups for 3 units"):
+        phase_locking(series(0, 3, 10), [0, 1])

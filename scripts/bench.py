@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Speed as ratios: each row times posthoc and a reference in turn in one process and prints medians and their ratio.
+
+scripts/bench.py kernels    DFA, phase and series kernels against other libraries (extra `bench`)
+"""
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+import time
+import types
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import scipy.signal
+from numpy.typing import NDArray
+
+from posthoc.analysis.dfa import dfa, published_scales
+from posthoc.analysis.kuramoto import kuramoto
+from posthoc.analysis.series import image_series
+
+Call = Callable[[], Any]
+REPEATS = 9
+
+
+def in_turn(calls: list[Call], repeats: int = REPEATS) -> list[float]:
+    """Median seconds of each call, the calls taking turns, after one of each to warm up."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for repeat in range(repeats + 1):
+        for call, times in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            call()
+            if repeat:
+                times.append(time.perf_counter() - start)
+    return [float(np.median(times)) for times in seconds]
+
+
+def row(what: str, ours: Call, reference: str, theirs: Call, budget: str = "", repeats: int = REPEATS) -> None:
+    a, b = in_turn([ours, theirs], repeats)
+    print(f"| {what} | {1e3 * a:.3g} | {reference} | {1e3 * b:.4g} | {b / a:.3g} x | {budget} |", flush=True)
+
+
+def polyfit_dfa(x: NDArray[np.float64], scales: NDArray[np.int64]) -> list[float]:
+    """The usual loop: one numpy.polyfit per window."""
+    exponents = []
+    for series in x:
+        profile = np.cumsum(series - series.mean())
+        fluctuation = []
+        for s in scales.tolist():
+            time_axis = np.arange(s)
+            windows = profile[: len(profile) // s * s].reshape(-1, s)
+            lines = [np.polyval(np.polyfit(time_axis, window, 1), time_axis) for window in windows]
+            fluctuation.append(np.mean(np.sqrt(np.mean((windows - lines) ** 2, axis=1))))
+        exponents.append(np.polyfit(np.log(scales), np.log(fluctuation), 1)[0])
+    return exponents
+
+
+def scipy_order_parameter(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    z = scipy.signal.hilbert(x - x.mean(axis=1, keepdims=True), axis=1)
+    return np.asarray(np.abs(np.exp(1j * np.angle(z)).mean(axis=0)))
+
+
+def numpy_series(x: NDArray[np.float64], labels: NDArray[np.int64], smooth: int) -> NDArray[np.float64]:
+    """Sort, centre and smooth with NumPy and cumulative sums."""
+    order = np.argsort(labels, kind="stable")
+    x, labels = x[:, order], labels[order]
+    for label in np.unique(labels):
+        x[:, labels == label] -= x[:, labels == label].mean(axis=1, keepdims=True)
+    total = np.pad(np.cumsum(x, axis=1), ((0, 0), (1, 0)))
+    last = np.minimum(np.arange(x.shape[1]) - smooth // 2 + smooth, x.shape[1])
+    first = np.maximum(np.arange(x.shape[1]) - smooth // 2, 0)
+    return np.asarray((total[:, last] - total[:, first]) / (last - first))
+
+
+def library_rows(x: NDArray[np.float64], scales: NDArray[np.int64], ours: Call) -> None:
+    """DFA of other libraries, each on all series, once after a warm-up on few."""
+
+    def each(analyse: Callable[[NDArray[np.float64]], Any]) -> Call:
+        return lambda: [analyse(series) for series in x]
+
+    def load(name: str) -> Any:
+        if importlib.util.find_spec(name) is None:
+            print(f"| | | {name} | not installed | | |")
+            return None
+        if name == "nolds":  # its data module does not import on every Python; its measures do
+            package = types.ModuleType(name)
+            package.__path__ = list(importlib.util.find_spec(name).submodule_search_locations or [])  # type: ignore[union-attr]
+            sys.modules[name] = package
+            return importlib.import_module("nolds.measures")
+        return importlib.import_module(name)
+
+    if antropy := load("antropy"):
+        row("DFA", ours, "antropy (its own scales)", each(antropy.detrended_fluctuation), "80 x")
+    if MFDFA := load("MFDFA"):
+        row("DFA", ours, "MFDFA", each(lambda s: MFDFA.MFDFA(s, scales, q=2, order=1)), repeats=3)
+    if fathon := load("fathon"):
+        from fathon import fathonUtils
+
+        def analyse(series: NDArray[np.float64]) -> Any:
+            return fathon.DFA(fathonUtils.toAggregated(series)).computeFlucVec(scales, revSeg=False, polOrd=1)
+
+        row("DFA", ours, "fathon", each(analyse), "300 x", repeats=3)
+    if neurokit2 := load("neurokit2"):
+        options = {"scale": scales, "overlap": False, "show": False}
+        row("DFA", ours, "neurokit2", each(lambda s: neurokit2.fractal_dfa(s, **options)), repeats=3)
+    if nolds := load("nolds"):
+        options = {"nvals": scales, "overlap": False, "order": 1, "fit_exp": "poly"}
+        row("DFA", ours, "nolds", each(lambda s: nolds.dfa(s, **options)), repeats=3)
+
+
+def kernels(fast: bool) -> None:
+    random = np.random.default_rng(0)
+    x, scales = random.standard_normal((128, 4096)), published_scales(4096)
+    small, small_scales = x[:, :2048].copy(), published_scales(2048)
+    labels = random.integers(0, 10, 2048)
+    threads = numba.get_num_threads()
+    print(f"{_processor()}, {threads} threads; medians of {REPEATS}; series 128 x 4096, {len(scales)} scales\n")
+    print("| what | posthoc, ms | reference | its ms | faster by | at least |\n|---|---|---|---|---|---|")
+
+    def ours() -> Any:
+        return dfa(x, scales, fluctuation="published")
+
+    for count in dict.fromkeys((1, threads)):
+        numba.set_num_threads(count)
+        plural = "s" * (count > 1)
+        row(f"DFA, {count} thread{plural}", ours, "numpy.cumsum", partial(np.cumsum, x, axis=1), "1 x", 41)
+        row(
+            f"R(t), {count} threads for sums",
+            lambda: kuramoto(x),
+            "scipy hilbert, angle, exp",
+            lambda: scipy_order_parameter(x),
+            "5 x",
+            21,
+        )
+    single = x.astype(np.float32)
+    row("DFA, float32", lambda: dfa(single, scales, fluctuation="published"), "float64", ours, "", 21)
+    row("DFA, order 2", lambda: dfa(x, scales, order=2), "order 1", ours, "", 9)
+
+    def draw() -> None:
+        series = image_series(small[:, random.permutation(2048)], labels, 5)
+        dfa(series, small_scales, fluctuation="published")
+        kuramoto(series)
+
+    def numpy_draw() -> None:
+        series = numpy_series(small[:, random.permutation(2048)], labels, 5)
+        polyfit_dfa(series, small_scales)
+        scipy_order_parameter(series)
+
+    row("image-axis draw, 128 x 2048", draw, "NumPy and SciPy", numpy_draw, "50 x", 3)
+    row(
+        "series, 128 x 2048",
+        lambda: image_series(small, labels, 5),
+        "NumPy",
+        lambda: numpy_series(small, labels, 5),
+        "",
+        21,
+    )
+    for U, T in ((20_000, 50), (1, 10**6), (1, 10**5), (128, 1024), (1024, 4096)):
+        shaped = random.standard_normal((U, T))
+        row(f"DFA, {U} x {T}", partial(dfa, shaped), "numpy.cumsum", partial(np.cumsum, shaped, axis=1))
+    if not fast:
+        library_rows(x, scales, ours)
+        row("DFA", ours, "numpy.polyfit loop", lambda: polyfit_dfa(x, scales), "2500 x", repeats=3)
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {len(os.sched_getaffinity(0))} cores"
+    return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["kernels"])
+    parser.add_argument("--fast", action="store_true", help="leave out the slow references")
+    args = parser.parse_args()
+    kernels(args.fast)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The kernels' cache of machine code: kept, shared safely, and done without where it cannot be."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled")
+
+CODE = """
+import numpy as np
+from posthoc.analysis.dfa import dfa
+from posthoc.analysis.kernels import CACHE, dfa as kernel
+dfa(np.arange(100.0) % 7)
+print(CACHE, sum(kernel.fluctuation.stats.cache_hits.values()))
+"""
+
+
+def measure(**environment):
+    kept = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    command = [sys.executable, "-c", CODE]
+    return subprocess.Popen(command, env=kept | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def said(process):
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    folder, hits = out.split()
+    return folder, int(hits)
+
+
+def test_compiled_once_and_found_again_even_by_processes_that_start_together(tmp_path):
+    first = [measure(XDG_CACHE_HOME=str(tmp_path)) for _ in range(3)]
+    folders = {said(process)[0] for process in first}
+    assert len(folders) == 1
+    assert folders.pop().startswith(str(tmp_path / "posthoc" / "kernels"))
+    assert said(measure(XDG_CACHE_HOME=str(tmp_path)))[1] == 1
+
+
+def test_nothing_is_kept_where_it_cannot_be_or_should_not_be(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert said(measure(XDG_CACHE_HOME=str(tmp_path / "file"))) == ("None", 0)
+    assert said(measure(XDG_CACHE_HOME=str(tmp_path), POSTHOC_KERNEL_CACHE="off")) == ("None", 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_numbas_own_setting_wins(tmp_path):
+    assert said(measure(NUMBA_CACHE_DIR=str(tmp_path)))[0] == str(tmp_path)
