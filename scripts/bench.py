@@ -18,34 +18,42 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import scipy.signal
 from numpy.typing import NDArray
 
 from posthoc.analysis.dfa import dfa, published_scales
+from posthoc.analysis.kernels import in_threads, thread_count
 from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.series import image_series
 
 Call = Callable[[], Any]
-REPEATS = 9
+REPEATS = 7
+TURN = 0.2
 
 
-def in_turn(calls: list[Call], repeats: int = REPEATS) -> list[float]:
-    """Median seconds of each call, the calls taking turns, after one of each to warm up."""
+def in_turn(calls: list[Call], repeats: int) -> list[float]:
+    """Median seconds of each call, the calls taking turns; a turn is one untimed call and then calls for 0.2 s."""
     seconds: list[list[float]] = [[] for _ in calls]
-    for repeat in range(repeats + 1):
+    for _ in range(repeats):
         for call, times in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
             call()
-            if repeat:
-                times.append(time.perf_counter() - start)
+            start, count = time.perf_counter(), 0
+            while not count or time.perf_counter() - start < TURN:
+                call()
+                count += 1
+            times.append((time.perf_counter() - start) / count)
     return [float(np.median(times)) for times in seconds]
 
 
 def row(what: str, ours: Call, reference: str, theirs: Call, budget: str = "", repeats: int = REPEATS) -> None:
     a, b = in_turn([ours, theirs], repeats)
     print(f"| {what} | {1e3 * a:.3g} | {reference} | {1e3 * b:.4g} | {b / a:.3g} x | {budget} |", flush=True)
+
+
+def alone(call: Call) -> Call:
+    """The call on one thread."""
+    return lambda: in_threads(lambda first, last: call(), 1)
 
 
 def polyfit_dfa(x: NDArray[np.float64], scales: NDArray[np.int64]) -> list[float]:
@@ -100,20 +108,20 @@ def library_rows(x: NDArray[np.float64], scales: NDArray[np.int64], ours: Call) 
     if antropy := load("antropy"):
         row("DFA", ours, "antropy (its own scales)", each(antropy.detrended_fluctuation), "80 x")
     if MFDFA := load("MFDFA"):
-        row("DFA", ours, "MFDFA", each(lambda s: MFDFA.MFDFA(s, scales, q=2, order=1)), repeats=3)
+        row("DFA", ours, "MFDFA", each(lambda s: MFDFA.MFDFA(s, scales, q=2, order=1)))
     if fathon := load("fathon"):
         from fathon import fathonUtils
 
         def analyse(series: NDArray[np.float64]) -> Any:
             return fathon.DFA(fathonUtils.toAggregated(series)).computeFlucVec(scales, revSeg=False, polOrd=1)
 
-        row("DFA", ours, "fathon", each(analyse), "300 x", repeats=3)
+        row("DFA", ours, "fathon", each(analyse), "300 x")
     if neurokit2 := load("neurokit2"):
         options = {"scale": scales, "overlap": False, "show": False}
-        row("DFA", ours, "neurokit2", each(lambda s: neurokit2.fractal_dfa(s, **options)), repeats=3)
+        row("DFA", ours, "neurokit2", each(lambda s: neurokit2.fractal_dfa(s, **options)))
     if nolds := load("nolds"):
         options = {"nvals": scales, "overlap": False, "order": 1, "fit_exp": "poly"}
-        row("DFA", ours, "nolds", each(lambda s: nolds.dfa(s, **options)), repeats=3)
+        row("DFA", ours, "nolds", each(lambda s: nolds.dfa(s, **options)))
 
 
 def kernels(fast: bool) -> None:
@@ -121,28 +129,23 @@ def kernels(fast: bool) -> None:
     x, scales = random.standard_normal((128, 4096)), published_scales(4096)
     small, small_scales = x[:, :2048].copy(), published_scales(2048)
     labels = random.integers(0, 10, 2048)
-    threads = numba.get_num_threads()
-    print(f"{_processor()}, {threads} threads; medians of {REPEATS}; series 128 x 4096, {len(scales)} scales\n")
+    threads = thread_count()
+    print(f"{_processor()}, {threads} threads; medians of {REPEATS} or more; series 128 x 4096, {len(scales)} scales\n")
     print("| what | posthoc, ms | reference | its ms | faster by | at least |\n|---|---|---|---|---|---|")
 
     def ours() -> Any:
         return dfa(x, scales, fluctuation="published")
 
-    for count in dict.fromkeys((1, threads)):
-        numba.set_num_threads(count)
-        plural = "s" * (count > 1)
-        row(f"DFA, {count} thread{plural}", ours, "numpy.cumsum", partial(np.cumsum, x, axis=1), "1 x", 41)
-        row(
-            f"R(t), {count} threads for sums",
-            lambda: kuramoto(x),
-            "scipy hilbert, angle, exp",
-            lambda: scipy_order_parameter(x),
-            "5 x",
-            21,
-        )
+    def scipy() -> Any:
+        return scipy_order_parameter(x)
+
+    row("DFA, 1 thread", alone(ours), "numpy.cumsum", partial(np.cumsum, x, axis=1), "", 41)
+    row(f"DFA, {threads} threads", ours, "numpy.cumsum", partial(np.cumsum, x, axis=1), "1 x", 41)
+    row("R(t), 1 thread", alone(partial(kuramoto, x)), "scipy hilbert, angle, exp", scipy, "", 21)
+    row(f"R(t), {threads} threads", partial(kuramoto, x), "scipy hilbert, angle, exp", scipy, "5 x", 21)
     single = x.astype(np.float32)
     row("DFA, float32", lambda: dfa(single, scales, fluctuation="published"), "float64", ours, "", 21)
-    row("DFA, order 2", lambda: dfa(x, scales, order=2), "order 1", ours, "", 9)
+    row("DFA, order 2", lambda: dfa(x, scales, order=2), "order 1", ours)
 
     def draw() -> None:
         series = image_series(small[:, random.permutation(2048)], labels, 5)
@@ -154,7 +157,7 @@ def kernels(fast: bool) -> None:
         polyfit_dfa(series, small_scales)
         scipy_order_parameter(series)
 
-    row("image-axis draw, 128 x 2048", draw, "NumPy and SciPy", numpy_draw, "50 x", 3)
+    row("image-axis draw, 128 x 2048", draw, "NumPy and SciPy", numpy_draw, "50 x")
     row(
         "series, 128 x 2048",
         lambda: image_series(small, labels, 5),
@@ -168,7 +171,7 @@ def kernels(fast: bool) -> None:
         row(f"DFA, {U} x {T}", partial(dfa, shaped), "numpy.cumsum", partial(np.cumsum, shaped, axis=1))
     if not fast:
         library_rows(x, scales, ours)
-        row("DFA", ours, "numpy.polyfit loop", lambda: polyfit_dfa(x, scales), "2500 x", repeats=3)
+        row("DFA", ours, "numpy.polyfit loop", lambda: polyfit_dfa(x, scales), "2500 x")
 
 
 def _processor() -> str:

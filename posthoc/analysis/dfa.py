@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.kernels import dfa as kernel
+from posthoc.analysis.kernels import in_threads
 from posthoc.errors import UsageError
 
 REASONS = {
@@ -106,7 +107,8 @@ def dfa(
     basis = np.concatenate([_polynomials(s, order) for s in chosen.tolist()], axis=1)
     F = np.empty((U, len(chosen)))
     state = np.empty(U, np.int8)
-    kernel.fluctuation(batch, chosen, steps, basis, fluctuation == "published", two_sided, F, state)
+    options = (batch, chosen, steps, basis, fluctuation == "published", two_sided, F, state)
+    in_threads(lambda first, last: kernel.fluctuation(first, last, *options), U)
     alpha, intercept, r2 = log_log_fit(chosen, F)
     for numbers in (alpha, intercept, r2):
         numbers[state != kernel.LIVE] = np.nan

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.fft
 import scipy.signal
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.kernels import phase as kernel
 from posthoc.errors import UsageError
 
@@ -52,7 +54,9 @@ def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None =
     kept = slice(dropped, real.shape[1] - dropped)
     if not len(real):
         return Kuramoto(np.full(len(range(real.shape[1])[kept]), np.nan), np.nan, np.nan, 0)
-    R = kernel.order_parameter(real, imaginary)[kept]
+    R = np.empty(real.shape[1])
+    in_threads(lambda first, last: kernel.order_parameter(first, last, real, imaginary, R), len(R), kernel.BLOCK)
+    R = R[kept]
     return Kuramoto(R, float(R.std()), float(R.mean()), int(live.sum()))
 
 
@@ -88,7 +92,10 @@ def phase_locking(
         raise UsageError(f"{len(member)} groups for {len(live)} units; give one for each.")
     U, T = real.shape
     z = np.empty((U, T), np.complex128)
-    kernel.phasors(real, imaginary, z)
+    z.real, z.imag = real, imaginary
+    length = np.hypot(real, imaginary)
+    z[length == 0] = 1  # the angle of 0 is 0
+    z /= np.where(length == 0, 1, length)
     square = np.abs(z @ z.conj().T) ** 2
     inside = np.eye(len(names))[member[live]]
     pairs = inside.T @ (1 - np.eye(U)) @ inside
@@ -112,7 +119,8 @@ def _analytic(
         raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
     real = np.empty(x.shape)
     live = np.empty(len(x), np.bool_)
-    kernel.centre_rows(np.ascontiguousarray(x), real, live)
+    x = np.ascontiguousarray(x)
+    in_threads(lambda first, last: kernel.centre_rows(first, last, x, real, live), len(x))
     if not live.all():
         real = real[live]
     if band is not None:
@@ -124,4 +132,20 @@ def _analytic(
             real = np.ascontiguousarray(scipy.signal.sosfiltfilt(sections, real, axis=1))
         except ValueError as error:
             raise UsageError(f"Series of {x.shape[1]} points are too short to filter ({error}).") from error
-    return real, kernel.hilbert(real) if len(real) else real, live
+    return real, hilbert(real) if len(real) else real, live
+
+
+def hilbert(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The Hilbert transform of each row of x [U, T]: the imaginary part of its analytic signal."""
+    T = x.shape[1]
+    imaginary = np.empty_like(x)
+
+    def transform(first: int, last: int) -> None:
+        spectrum = scipy.fft.rfft(x[first:last], axis=1)
+        spectrum *= -1j
+        spectrum[:, 0] = 0
+        spectrum[:, (T + 1) // 2 :] = 0  # the frequency of alternating signs that an even T has
+        imaginary[first:last] = scipy.fft.irfft(spectrum, n=T, axis=1, overwrite_x=True)
+
+    in_threads(transform, len(x), block=8)
+    return imaginary

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.kernels import series as kernel
 from posthoc.errors import UsageError
 
@@ -29,5 +30,6 @@ def image_series(x: ArrayLike, labels: ArrayLike, smooth: int = 5) -> NDArray[np
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=labels[order[0]] - 1))
     out = np.empty(x.shape)
-    kernel.centre_and_smooth(np.ascontiguousarray(x), order, np.append(starts, len(order)), smooth, out)
+    options = (np.ascontiguousarray(x), order, np.append(starts, len(order)), smooth, out)
+    in_threads(lambda first, last: kernel.centre_and_smooth(first, last, *options), len(x))
     return out

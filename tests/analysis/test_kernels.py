@@ -8,6 +8,19 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled")
 
+DIGEST = """
+import hashlib
+import numpy as np
+from posthoc.analysis.dfa import dfa
+from posthoc.analysis.kuramoto import kuramoto, phase_locking
+from posthoc.analysis.series import image_series
+x = np.random.default_rng(0).standard_normal((37, 1500))
+series = image_series(x, np.arange(1500) % 7, 5)
+numbers = [dfa(series).fluctuation, kuramoto(series).order_parameter, phase_locking(series, np.arange(37) % 3).ppc]
+print(hashlib.sha256(b"".join(number.tobytes() for number in numbers)).hexdigest(), 0)
+"""
+
+
 CODE = """
 import numpy as np
 from posthoc.analysis.dfa import dfa
@@ -17,9 +30,9 @@ print(CACHE, sum(kernel.fluctuation.stats.cache_hits.values()))
 """
 
 
-def measure(**environment):
+def measure(code=CODE, **environment):
     kept = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
-    command = [sys.executable, "-c", CODE]
+    command = [sys.executable, "-c", code]
     return subprocess.Popen(command, env=kept | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -47,3 +60,8 @@ def test_nothing_is_kept_where_it_cannot_be_or_should_not_be(tmp_path):
 
 def test_numbas_own_setting_wins(tmp_path):
     assert said(measure(NUMBA_CACHE_DIR=str(tmp_path)))[0] == str(tmp_path)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_the_threads_change_no_bit(threads):
+    assert said(measure(DIGEST, NUMBA_NUM_THREADS=str(threads))) == said(measure(DIGEST, NUMBA_NUM_THREADS="1"))

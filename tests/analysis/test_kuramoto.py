@@ -56,17 +56,6 @@ def test_independent_units_give_the_known_metastability():
     assert np.mean(values) == pytest.approx(np.sqrt((1 - np.pi / 4) / 32), rel=0.05)
 
 
-def test_the_threads_change_no_bit():
-    import numba
-
-    x = series(1, 7, 1500)
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    single = kuramoto(x).order_parameter
-    numba.set_num_threads(before)
-    np.testing.assert_array_equal(kuramoto(x).order_parameter, single)
-
-
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 2, 2)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(UsageError, match="expected one series"):

@@ -1,8 +1,15 @@
-"""Numba kernels: arrays in, arrays out, nothing else."""
+"""Numba kernels: arrays in, arrays out, nothing else.
 
+They are compiled without Numba's own threads, which take seconds to compile and, between calls, processor time from
+others; instead they let go of the interpreter and `in_threads` spreads their rows.
+"""
+
+import functools
 import os
 import platform
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,3 +57,44 @@ def jit(**options: Any) -> Callable[[Kernel], Kernel]:
         return compiled
 
     return decorate
+
+
+def thread_count() -> int:
+    """How many threads kernels use: NUMBA_NUM_THREADS, else the processors that this process may run on."""
+    config: Any = numba.config
+    return int(config.NUMBA_NUM_THREADS)
+
+
+def in_threads(work: Callable[[int, int], Any], count: int, block: int = 1) -> None:
+    """Call work(first, last) for spans that cover range(count), cut at multiples of `block`, one span a thread.
+
+    Called from within such a span it does all its work where it is.
+    """
+
+    def span(first: int, last: int) -> None:
+        _here.inside = True
+        try:
+            work(first, last)
+        finally:
+            _here.inside = False
+
+    blocks = -(-count // block)
+    threads = min(thread_count(), blocks)
+    if getattr(_here, "inside", False):
+        work(0, count)
+    elif threads <= 1:
+        span(0, count)
+    else:
+        edges = [min(count, block * (blocks * k // threads)) for k in range(threads + 1)]
+        others = [_pool().submit(span, edges[k], edges[k + 1]) for k in range(1, threads)]
+        span(0, edges[1])
+        for other in others:
+            other.result()
+
+
+_here = threading.local()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_count(), "posthoc-kernel")

@@ -12,7 +12,6 @@ instead. Either way its relative error stays below about 1e-10 of what rounding 
 import math
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from posthoc.analysis.kernels import REORDER, jit
@@ -177,12 +176,16 @@ def cut(y: NDArray[np.float64], s: int, step: int) -> NDArray[np.float64]:
         return y[: n * s].reshape(n, s)
     windows = np.empty((n, s))
     for w in range(n):
-        windows[w] = y[w * step : w * step + s]
+        part = y[w * step : w * step + s]
+        for k in range(s):
+            windows[w, k] = part[k]
     return windows
 
 
-@jit(parallel=True, fastmath=set(REORDER))
+@jit(fastmath=set(REORDER))
 def fluctuation(
+    first_row: int,
+    last_row: int,
     x: NDArray[np.floating],
     scales: NDArray[np.int64],
     steps: NDArray[np.int64],
@@ -192,7 +195,7 @@ def fluctuation(
     F: NDArray[np.float64],
     state: NDArray[np.int8],
 ) -> None:
-    """Fill F [U, S], the fluctuation of each series x [U, T] at each scale, and state [U], why a row has no exponent.
+    """Fill rows of F [U, S], the fluctuation of each series x [U, T] at each scale, and of state [U], why one has none.
 
     Windows of scales[j] points start every steps[j] points, from the first point on and, `two_sided`, from the last
     point back. basis [order, sum of scales]: the detrending polynomials of every scale, side by side. `published`: the
@@ -200,9 +203,13 @@ def fluctuation(
     NO_FLUCTUATION: at some scale the profile leaves its polynomials by no more than rounding, as that of a channel
     which is zero but for one last image.
     """
-    U, T = x.shape
-    for u in prange(U):
-        y = np.empty(T)
+    T = x.shape[1]
+    y = np.empty(T)
+    most = 0
+    for j in range(len(scales)):
+        most = max(most, (T - scales[j]) // steps[j] + 1)
+    left = np.empty(most)
+    for u in range(first_row, last_row):
         state[u] = profile(x[u], y)
         if state[u] != LIVE:
             F[u] = np.nan
@@ -214,21 +221,22 @@ def fluctuation(
             F[u] = 0.0
             for side in range(2 if two_sided else 1):
                 if side == 1:
-                    y = y[::-1].copy()
+                    for t in range(T // 2):
+                        y[t], y[T - 1 - t] = y[T - 1 - t], y[t]
                 first = 0
                 for j in range(len(scales)):
                     s = scales[j]
                     windows = cut(y, s, steps[j])
-                    left = np.empty(len(windows))
+                    n = len(windows)
                     if len(basis) == 1:
                         line_residuals(windows, basis[0, first : first + s], left)
                     else:
                         polynomial_residuals(windows, basis[:, first : first + s], left)
                     first += s
                     total = 0.0
-                    for w in range(len(left)):
+                    for w in range(n):
                         total += math.sqrt(left[w] / s) if published else left[w] / s
-                    F[u, j] += total / len(left)
+                    F[u, j] += total / n
             for j in range(len(scales)):
                 F[u, j] /= 2.0 if two_sided else 1.0
                 F[u, j] = F[u, j] if published else math.sqrt(F[u, j])

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from posthoc.analysis.kernels import jit
@@ -11,19 +10,25 @@ from posthoc.analysis.kernels import jit
 ROUNDING = 16 * np.finfo(np.float64).eps
 
 
-@jit(parallel=True)
+@jit()
 def centre_and_smooth(
-    x: NDArray[np.floating], order: NDArray[np.int64], starts: NDArray[np.int64], smooth: int, out: NDArray[np.float64]
+    first_row: int,
+    last_row: int,
+    x: NDArray[np.floating],
+    order: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    smooth: int,
+    out: NDArray[np.float64],
 ) -> None:
-    """Fill out [U, N] with x [U, N] in the given order, each class centred, then averaged over `smooth` neighbours.
+    """Fill rows of out [U, N] with those of x [U, N] in the given order, each class centred, then averaged over `smooth` neighbours.
 
     order: the images sorted by class; starts [K + 1]: where each class begins in it. At the edges the window shrinks.
     A row whose values differ from their class means by rounding alone becomes exactly zero.
     """
-    U, N = x.shape
+    N = x.shape[1]
     behind = smooth // 2
     ahead = smooth - behind - 1
-    for u in prange(U):
+    for u in range(first_row, last_row):
         centred = np.empty(N)
         peak = 0.0
         finite = True
