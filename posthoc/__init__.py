@@ -22,6 +22,7 @@ _HOMES = {
     "kuramoto": "posthoc.analysis.kuramoto",
     "load_metrics": "posthoc.analysis.metrics",
     "open_activations": "posthoc.store",
+    "phase_locking": "posthoc.analysis.kuramoto",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import scipy.signal
 from numpy.typing import NDArray
 
 from posthoc.analysis.dfa import dfa, published_scales
-from posthoc.analysis.kernels import in_threads, thread_count
+from posthoc.analysis.kernels import thread_count
 from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.series import image_series
 
@@ -53,7 +54,16 @@ def row(what: str, ours: Call, reference: str, theirs: Call, budget: str = "", r
 
 def alone(call: Call) -> Call:
     """The call on one thread."""
-    return lambda: in_threads(lambda first, last: call(), 1)
+
+    def on_one() -> None:
+        config: Any = numba.config
+        before, config.NUMBA_NUM_THREADS = config.NUMBA_NUM_THREADS, 1
+        try:
+            call()
+        finally:
+            config.NUMBA_NUM_THREADS = before
+
+    return on_one
 
 
 def polyfit_dfa(x: NDArray[np.float64], scales: NDArray[np.int64]) -> list[float]:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from posthoc import __version__
 from posthoc.analysis.dfa import default_scales, dfa, published_scales
-from posthoc.analysis.kuramoto import kuramoto
+from posthoc.analysis.kuramoto import kuramoto, phase_locking
 from posthoc.analysis.series import image_series
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
@@ -96,7 +96,11 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """All measures of one run. channels: layer, channel and Hurst exponent per epoch [E] of every unit."""
+    """All measures of one run.
+
+    channels: layer, channel and Hurst exponent per epoch [E] of every unit; phase_locking: the layers, and the mean
+    phase-locking value (plv) and pairwise phase consistency (ppc) between their channels, [E, L, L] each.
+    """
 
     protocol: Protocol
     scales: tuple[int, ...]
@@ -104,6 +108,7 @@ class RunMetrics:
     epochs: tuple[EpochMetrics, ...]
     summary: dict[str, Any]
     channels: tuple[dict[str, Any], ...]
+    phase_locking: dict[str, Any]
     versions: dict[str, str] = field(default_factory=dict)
 
     def column(self, name: str) -> FloatArray:
@@ -238,6 +243,8 @@ def compute_metrics(
         )
     hurst = np.empty((len(activations), len(activations.units)))
     m, synchrony = np.empty((2, len(activations)))
+    layers = [layer for layer, _ in activations.units]
+    plv, ppc = np.empty((2, len(activations), len(activations.layers), len(activations.layers)))
     reasons: list[Counter[str]] = []
     for e in range(len(activations)):
         series = image_series(activations.read(protocol.signal, e), activations.labels, protocol.smooth)
@@ -246,6 +253,8 @@ def compute_metrics(
         reasons.append(Counter(reason for reason in result.reason if reason))
         phases = kuramoto(series)
         m[e], synchrony[e] = phases.metastability, phases.synchrony
+        locking = phase_locking(series, layers)
+        plv[e], ppc[e] = locking.plv, locking.ppc
         if progress:
             progress(e + 1, len(activations), activations.checkpoints[e])
     accuracy, accuracy_source = _accuracy(activations)
@@ -265,6 +274,7 @@ def compute_metrics(
             {"layer": layer, "channel": channel, "hurst": hurst[:, u].round(6).tolist()}
             for u, (layer, channel) in enumerate(activations.units)
         ),
+        phase_locking={"layers": activations.layers, "plv": plv.round(6).tolist(), "ppc": ppc.round(6).tolist()},
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
     )

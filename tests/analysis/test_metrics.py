@@ -105,6 +105,7 @@ def test_measures_of_a_real_file_are_those_of_the_formulas(activations_file):
         metrics = compute_metrics(activations, protocol)
         signals = [activations.read("mean", e) for e in range(len(activations))]
         labels = activations.labels
+        layers = [layer for layer, _ in activations.units]
     scales = published_scales(len(labels))
     for e, signal in enumerate(signals):
         series = naive.image_series(signal[np.ptp(signal, axis=1) > 0], labels, 3)
@@ -118,6 +119,10 @@ def test_measures_of_a_real_file_are_those_of_the_formulas(activations_file):
         assert epoch.metastability == pytest.approx(R.std(), abs=1e-9)
         assert epoch.synchrony == pytest.approx(R.mean(), abs=1e-9)
         assert epoch.n_dead == 128 - len(series) + sum(flat)
+        plv, _ = naive.phase_locking(
+            series, [layer for layer, row in zip(layers, signal, strict=True) if np.ptp(row) > 0]
+        )
+        np.testing.assert_allclose(metrics.phase_locking["plv"][e], plv, atol=1e-6)
     assert metrics.epochs[0].untrained
     assert [epoch.epoch for epoch in metrics.epochs] == [0, 1, 2, 3, 4]
     assert math.isnan(metrics.epochs[0].stability_index)

@@ -5,6 +5,7 @@ others; instead they let go of the interpreter and `in_threads` spreads their ro
 """
 
 import functools
+import itertools
 import os
 import platform
 import threading
@@ -66,32 +67,37 @@ def thread_count() -> int:
 
 
 def in_threads(work: Callable[[int, int], Any], count: int, block: int = 1) -> None:
-    """Call work(first, last) for spans that cover range(count), cut at multiples of `block`, one span a thread.
+    """Call work(first, last) for spans that cover range(count), cut at multiples of `block`, on several threads.
 
-    Called from within such a span it does all its work where it is.
+    Threads take the next span when they are done with one, so that one which wakes late costs little. Called from
+    within a span it does all its work where it is.
     """
+    blocks = -(-count // block)
+    threads = 1 if getattr(_here, "inside", False) else min(thread_count(), blocks)
+    if threads <= 1:
+        work(0, count)
+        return
+    spans = min(blocks, SPANS * threads)
+    edges = [min(count, block * (blocks * k // spans)) for k in range(spans + 1)]
+    following = itertools.count()
 
-    def span(first: int, last: int) -> None:
+    def take_spans() -> None:
         _here.inside = True
         try:
-            work(first, last)
+            while (k := next(following)) < spans:
+                work(edges[k], edges[k + 1])
         finally:
             _here.inside = False
 
-    blocks = -(-count // block)
-    threads = min(thread_count(), blocks)
-    if getattr(_here, "inside", False):
-        work(0, count)
-    elif threads <= 1:
-        span(0, count)
-    else:
-        edges = [min(count, block * (blocks * k // threads)) for k in range(threads + 1)]
-        others = [_pool().submit(span, edges[k], edges[k + 1]) for k in range(1, threads)]
-        span(0, edges[1])
-        for other in others:
+    others = [_pool().submit(take_spans) for _ in range(threads - 1)]
+    take_spans()
+    for other in others:
+        if not other.cancel():
             other.result()
 
 
+SPANS = 8
+"""Spans a thread, if all threads were equally fast."""
 _here = threading.local()
 
 
