@@ -1,7 +1,7 @@
 """Detrended fluctuation analysis: the Hurst exponent of one series or of a batch."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ class DFA:
     """Result of `dfa`. For a batch of U series alpha, intercept and r2 are [U], fluctuation [U, S]; else scalars, [S].
 
     reason: why an exponent is NaN (`constant`, `non-finite`, `no fluctuation`), None where there is one.
+    debiased, low, high: if asked for, the exponent freed of the bias of short series and its 95 % interval.
     """
 
     alpha: NDArray[np.float64]
@@ -30,6 +31,9 @@ class DFA:
     scales: NDArray[np.int64]
     fluctuation: NDArray[np.float64]
     reason: tuple[str | None, ...]
+    debiased: NDArray[np.float64] | None = None
+    low: NDArray[np.float64] | None = None
+    high: NDArray[np.float64] | None = None
 
 
 def published_scales(T: int) -> NDArray[np.int64]:
@@ -65,6 +69,7 @@ def dfa(
     fluctuation: str = "peng",
     overlap: float = 0.0,
     two_sided: bool = False,
+    calibrate: bool = False,
 ) -> DFA:
     """Detrended fluctuation analysis (Peng et al. 1994).
 
@@ -75,7 +80,9 @@ def dfa(
 
     x: [T] or [U, T]; scales: integers from order + 2 to T // 2 (default: `default_scales`); order: 1 to 3; overlap:
     share of a window that the next one repeats, from 0 to below 1; two_sided: cut the profile from its end, too, so
-    that no point is left over. A constant or non-finite series has no exponent: NaN, with the reason.
+    that no point is left over; calibrate: debias each exponent by simulated noise of known exponent and give its
+    interval (`posthoc.analysis.calibration`; no overlap, one side). A constant or non-finite series has no exponent:
+    NaN, with the reason.
 
     Raises UsageError where an argument is out of range, there are fewer than two scales or x has no such shape.
 
@@ -113,9 +120,19 @@ def dfa(
     for numbers in (alpha, intercept, r2):
         numbers[state != kernel.LIVE] = np.nan
     reason = tuple(REASONS.get(code) for code in state.tolist())
+    result = DFA(alpha, intercept, r2, chosen, F, reason)
+    if calibrate:
+        from posthoc.analysis.calibration import calibration  # which simulates by this very function
+
+        if overlap or two_sided:
+            raise UsageError("calibrate goes with windows that do not overlap, from one side.")
+        known = calibration(T, tuple(chosen.tolist()), order, fluctuation)
+        low, high = known.interval(alpha)
+        result = replace(result, debiased=known.debias(alpha), low=low, high=high)
     if x.ndim == 1:
-        return DFA(alpha[0], intercept[0], r2[0], chosen, F[0], reason)
-    return DFA(alpha, intercept, r2, chosen, F, reason)
+        first = {name: value[0] for name, value in vars(result).items() if isinstance(value, np.ndarray)}
+        result = replace(result, **first | {"scales": chosen})
+    return result
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.kernels import in_threads
@@ -91,11 +90,7 @@ def phase_locking(
     if member.shape != live.shape:
         raise UsageError(f"{len(member)} groups for {len(live)} units; give one for each.")
     U, T = real.shape
-    z = np.empty((U, T), np.complex128)
-    z.real, z.imag = real, imaginary
-    length = np.hypot(real, imaginary)
-    z[length == 0] = 1  # the angle of 0 is 0
-    z /= np.where(length == 0, 1, length)
+    z = _phasors(real, imaginary)
     square = np.abs(z @ z.conj().T) ** 2
     inside = np.eye(len(names))[member[live]]
     pairs = inside.T @ (1 - np.eye(U)) @ inside
@@ -106,6 +101,19 @@ def phase_locking(
             return np.asarray(inside.T @ values @ inside / np.where(pairs > 0, pairs, np.nan))
 
     return PhaseLocking(mean_over_pairs(np.sqrt(square) / T), mean_over_pairs((square - T) / (T * (T - 1))))
+
+
+def unit_phasors(x: ArrayLike) -> NDArray[np.complex128]:
+    """exp(i phi_u(t)) of the live units of x [U, T]."""
+    real, imaginary, _ = _analytic(x, None)
+    return _phasors(real, imaginary)
+
+
+def _phasors(real: NDArray[np.float64], imaginary: NDArray[np.float64]) -> NDArray[np.complex128]:
+    z = real + 1j * imaginary
+    length = np.abs(z)
+    z[length == 0] = 1  # the angle of 0 is 0
+    return np.asarray(z / np.where(length == 0, 1, length))
 
 
 def _analytic(
@@ -127,6 +135,8 @@ def _analytic(
         low, high = band
         if not 0 < low < high < 0.5:
             raise UsageError(f"band is {band}; give two rising frequencies between 0 and 0.5 cycles per point.")
+        import scipy.signal  # here, for it takes long to import
+
         sections = scipy.signal.butter(BUTTERWORTH_ORDER, band, "bandpass", fs=1, output="sos")
         try:
             real = np.ascontiguousarray(scipy.signal.sosfiltfilt(sections, real, axis=1))

@@ -1,4 +1,10 @@
-"""What plays the part of time: the recorded signals A -> the series S handed to the kernels."""
+"""What plays the part of time: the recorded signals A -> the series S handed to the kernels.
+
+Each axis knows its series and how every null that applies to it redraws them; what follows is one path for all.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,9 +33,126 @@ def image_series(x: ArrayLike, labels: ArrayLike, smooth: int = 5) -> NDArray[np
         raise UsageError(f"smooth is {smooth}; give a width from 1 to the number of images, {x.shape[1]}.")
     if x.dtype != np.float32:
         x = x.astype(np.float64, copy=False)
+    return _centred(x, *_by_class(labels), smooth)
+
+
+def _centred(
+    x: NDArray[np.floating], order: NDArray[np.int64], starts: NDArray[np.int64], smooth: int
+) -> NDArray[np.float64]:
+    x, out = np.ascontiguousarray(x), np.empty(x.shape)
+    in_threads(lambda first, last: kernel.centre_and_smooth(first, last, x, order, starts, smooth, out), len(x))
+    return out
+
+
+def _by_class(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The images sorted by class (stable) [N], and where each class begins in that order, and N at the end [K + 1]."""
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=labels[order[0]] - 1))
-    out = np.empty(x.shape)
-    options = (np.ascontiguousarray(x), order, np.append(starts, len(order)), smooth, out)
-    in_threads(lambda first, last: kernel.centre_and_smooth(first, last, *options), len(x))
-    return out
+    return order, np.append(starts, len(order))
+
+
+def depth_series(x: ArrayLike) -> NDArray[np.float64]:
+    """Series over the layers: units are images, time is depth.
+
+    x: [L, N], the channel mean of each layer for each image; returns [N, L], standardised over the images, a layer
+    without variation being zero.
+    """
+    x = np.asarray(x, dtype=np.float64)
+    centred = x - x.mean(axis=1, keepdims=True)
+    spread = centred.std(axis=1, keepdims=True)
+    return np.ascontiguousarray((centred / np.where(spread > 0, spread, 1)).T)
+
+
+class Axis(Protocol):
+    """The material of one epoch. nulls: which measures (H, M) each applicable null is for."""
+
+    nulls: ClassVar[dict[str, str]]
+
+    def series(self) -> NDArray[np.float64]:
+        """The observed series [U, T]."""
+
+    def redraw(self, null: str, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The series of the `live` units [U] with what the null redraws drawn anew."""
+
+
+@dataclass(frozen=True)
+class ImageAxis:
+    """Signals x [U, N] over labelled images. split: pseudo-classes per class of the null of that name."""
+
+    nulls: ClassVar[dict[str, str]] = {"white": "HM", "label": "HM", "order": "H", "split": "H", "channel": "M"}
+    x: NDArray[np.floating]
+    labels: NDArray[np.int64]
+    smooth: int
+    split: int = 10
+
+    def series(self) -> NDArray[np.float64]:
+        return image_series(self.x, self.labels, self.smooth)
+
+    def redraw(self, null: str, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.float64]:
+        x, labels = self.x if live.all() else self.x[live], self.labels
+        if null == "label":
+            labels = random.permutation(labels)
+        elif null == "split":
+            labels = labels * self.split + self._parts(random)
+        order, starts = _by_class(labels)
+        if null == "white":
+            x = random.standard_normal(x.shape, dtype=np.float32)
+        elif null == "order":  # the stable sort of shuffled images permutes them within their class
+            shuffled = random.permutation(len(labels))
+            order = shuffled[_by_class(labels[shuffled])[0]]
+        elif null == "channel":
+            x, order = x[:, order], np.arange(len(labels))
+            kernel.shuffle_within(x, starts, random.random(x.shape))
+        return _centred(x, order, starts, self.smooth)
+
+    def _parts(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """For each image one of `split` parts of its class, the parts of a class being equally large."""
+        parts = np.empty(len(self.labels), np.int64)
+        for label in np.unique(self.labels):
+            members = np.flatnonzero(self.labels == label)
+            parts[random.permutation(members)] = np.arange(len(members)) % self.split
+        return parts
+
+
+@dataclass(frozen=True)
+class DepthAxis:
+    """Channel means x [L, N] of the layers for each image."""
+
+    nulls: ClassVar[dict[str, str]] = {"white": "HM", "time": "H", "phase": "M"}
+    x: NDArray[np.float64]
+
+    def series(self) -> NDArray[np.float64]:
+        return depth_series(self.x)
+
+    def redraw(self, null: str, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.float64]:
+        if null == "white":
+            return replace(self, x=random.standard_normal(self.x.shape)).series()[live]
+        return _redraw_in_time(self.series()[live], null, random)
+
+
+@dataclass(frozen=True)
+class EpochAxis:
+    """Image means x [U, E] of the channels over the checkpoints of a window."""
+
+    nulls: ClassVar[dict[str, str]] = DepthAxis.nulls
+    x: NDArray[np.float64]
+
+    def series(self) -> NDArray[np.float64]:
+        return self.x
+
+    def redraw(self, null: str, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.float64]:
+        if null == "white":
+            return random.standard_normal((int(live.sum()), self.x.shape[1]))
+        return _redraw_in_time(self.x[live], null, random)
+
+
+def _redraw_in_time(x: NDArray[np.float64], null: str, random: np.random.Generator) -> NDArray[np.float64]:
+    """Time points permuted, the same for all units (`time`), or Fourier phases randomised for each (`phase`)."""
+    if null == "time":
+        return x[:, random.permutation(x.shape[1])]
+    spectrum = np.fft.rfft(x, axis=1)
+    turned = spectrum * np.exp(2j * np.pi * random.random(spectrum.shape))
+    turned[:, 0] = spectrum[:, 0]
+    if x.shape[1] % 2 == 0:  # real by definition: it can only change its sign
+        turned[:, -1] = spectrum[:, -1] * random.choice([-1.0, 1.0], len(x))
+    return np.fft.irfft(turned, n=x.shape[1], axis=1)

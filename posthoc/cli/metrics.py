@@ -1,5 +1,7 @@
 """posthoc metrics: activations.h5 -> metrics.json."""
 
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,16 @@ from posthoc.cli.output import notes, progress_on_stderr, table
 @click.option(
     "--protocol",
     type=click.Choice(["published", "default"]),
-    default="published",
-    help="published: as arXiv 2604.09716; default: no smoothing, usual scales and fluctuation.",
+    help="published: as arXiv 2604.09716, on the image axis only, where it is the default; "
+    "default: no smoothing, usual scales and fluctuation.",
 )
+@click.option(
+    "--axis",
+    type=click.Choice(["image", "depth", "epoch"]),
+    default="image",
+    help="What plays the part of time: the probe's images, the layers, or the checkpoints.",
+)
+@click.option("--span", type=int, help="On the epoch axis: checkpoints in a window (default: all so far).")
 @click.option("--signal", type=click.Choice(["mean", "var"]), default="mean", help="Which recorded signal.")
 @click.option(
     "--smooth", type=click.IntRange(min=1), help="Width of the moving mean (default: the protocol's, 5 or 1)."
@@ -27,21 +36,32 @@ from posthoc.cli.output import notes, progress_on_stderr, table
 @click.option("--w-h", type=float, default=0.5, help="Weight of integration in the stability index.")
 @click.option("--window", type=click.IntRange(min=2), default=3, help="Epochs over which volatility is taken.")
 @click.option("--threshold", type=float, default=0.35, help="Volatility below which training counts as settled.")
+@click.option("--nulls", type=click.IntRange(min=0), default=99, help="Draws of each null for each epoch; 0: none.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers of nulls and intervals.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
-def command(activations: Path, output: Path | None, csv: bool, protocol: str, force: bool, **changes: Any) -> None:
+def command(
+    activations: Path,
+    output: Path | None,
+    csv: bool,
+    protocol: str | None,
+    nulls: int,
+    seed: int,
+    force: bool,
+    **changes: Any,
+) -> None:
     """Integration, metastability and stability index of every checkpoint in ACTIVATIONS, and of the run."""
     from posthoc.analysis.metrics import Protocol, compute_metrics
     from posthoc.files import refuse_existing
     from posthoc.store import open_activations
 
-    chosen = Protocol.named(protocol, **changes)
+    chosen = Protocol.named(protocol or ("published" if changes["axis"] == "image" else "default"), **changes)
     output = output or activations.with_name("metrics.json")
     outputs = [output, output.with_suffix(".csv")] if csv else [output]
     with open_activations(activations) as opened:
         for path in outputs:
             refuse_existing(path, force)
         with progress_on_stderr("measuring") as progress:
-            metrics = compute_metrics(opened, chosen, progress)
+            metrics = compute_metrics(opened, chosen, nulls, seed, progress)
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))
@@ -54,23 +74,36 @@ def command(activations: Path, output: Path | None, csv: bool, protocol: str, fo
 
 
 def epoch_table(content: dict[str, Any]) -> None:
-    """One line per epoch."""
-    columns = {
-        "epoch": "epoch",
-        "H": "hurst",
-        "H_eff": "integration",
-        "M": "metastability",
-        "synchrony": "synchrony",
-        "Psi": "stability_index",
-        "volatility": "volatility",
-        "causal": "volatility_causal",
-        "accuracy": "accuracy",
-        "dead": "n_dead",
+    """One line per epoch; H_eff and M beside their white-noise null."""
+    columns: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "epoch": itemgetter("epoch"),
+        "H": itemgetter("hurst"),
+        "H_eff": itemgetter("integration"),
+        "noise": lambda epoch: epoch["nulls"]["white"]["integration"]["mean"],
+        "p ": lambda epoch: epoch["nulls"]["white"]["integration"]["p"],
+        "M": itemgetter("metastability"),
+        "noise ": lambda epoch: epoch["nulls"]["white"]["metastability"]["mean"],
+        "p": lambda epoch: epoch["nulls"]["white"]["metastability"]["p"],
+        "synchrony": itemgetter("synchrony"),
+        "Psi": itemgetter("stability_index"),
+        "volatility": itemgetter("volatility"),
+        "causal": itemgetter("volatility_causal"),
+        "accuracy": itemgetter("accuracy"),
+        "dead": itemgetter("n_dead"),
     }
     epochs = content["epochs"]
     if epochs[0]["epoch"] is None:
-        columns = {"step": "step"} | {title: key for title, key in columns.items() if key != "epoch"}
-    table(list(columns), [[epoch[key] for key in columns.values()] for epoch in epochs])
+        columns = {"step": itemgetter("step")} | {title: get for title, get in columns.items() if title != "epoch"}
+    if not any(epoch["nulls"] for epoch in epochs):
+        columns = {title: get for title, get in columns.items() if title.strip() not in ("noise", "p")}
+
+    def value(get: Callable[[dict[str, Any]], Any], epoch: dict[str, Any]) -> Any:
+        try:
+            return get(epoch)
+        except KeyError:  # an epoch without nulls
+            return None
+
+    table(list(columns), [[value(get, epoch) for get in columns.values()] for epoch in epochs])
 
 
 def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -82,31 +115,60 @@ def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
             reasons[why] = reasons.get(why, 0) + count
     unit = "epoch" if epochs[0]["epoch"] is not None else "step"
     signals = {name: "never" if at is None else f"{unit} {at}" for name, at in summary["convergence"].items()}
-    dead = ", ".join(f"{count} {why}" for why, count in reasons.items())
+    settings = (
+        f"{protocol['name']}, {protocol['axis']} axis, smoothing {protocol['smooth']}, scales {content['scales']}"
+    )
+    best = f"{_text(summary['best_accuracy'])} ({summary['accuracy_source']}) at {unit} {summary['best_epoch']}"
+    settled = f"retrospective: {signals['retrospective']}; causal: {signals['causal']}"
+
+    def with_interval(name: str) -> str:
+        low, high = summary[f"{name}_interval"]
+        return f"{_text(summary[name])}, 95 % interval {_text(low)} to {_text(high)} over epochs"
+
     lines = [
-        (
-            "protocol",
-            f"{protocol['name']}, {protocol['axis']} axis, smoothing {protocol['smooth']}, scales {content['scales']}",
-        ),
+        ("protocol", settings + (", calibrated" if protocol["calibrate"] else "")),
         ("epochs", f"{summary['epochs']}, {summary['epochs_with_integration']} of them with an integration"),
-        (
-            "best accuracy",
-            f"{_text(summary['best_accuracy'])} ({summary['accuracy_source']}) at {unit} {summary['best_epoch']}",
-        ),
+        ("best accuracy", best),
         ("H_eff", f"{_text(summary['integration_mean'])} +- {_text(summary['integration_sd'])}"),
         ("M", f"{_text(summary['metastability_mean'])} +- {_text(summary['metastability_sd'])}"),
         ("Psi", f"{_text(summary['stability_index_mean'])}, sd {_text(summary['stability_index_sd'])}"),
-        ("r(Hz, Mz)", _text(summary["r_integration_metastability"])),
-        ("r(Psi, acc)", _text(summary["r_stability_index_accuracy"])),
-        (
-            "settled",
-            f"retrospective: {signals['retrospective']}; causal: {signals['causal']} (volatility < {protocol['threshold']})",
-        ),
+        ("r(Hz, Mz)", with_interval("r_integration_metastability")),
+        ("r(Psi, acc)", with_interval("r_stability_index_accuracy")),
+        ("settled", f"{settled} (volatility < {protocol['threshold']})"),
     ]
-    if dead:
-        lines.append(("dead channels", f"{dead} (channels x epochs), left out"))
+    if reasons:
+        dead = ", ".join(f"{count} {why}" for why, count in reasons.items())
+        lines.append(("dead units", f"{dead} (units x epochs), left out"))
     if any(epoch["untrained"] for epoch in epochs):
         lines.append(("untrained", "the checkpoint of step 0 is a control and not part of these figures"))
+    return lines + null_notes(summary)
+
+
+NULLS = {
+    "white": "pure noise through the same protocol",
+    "label": "labels permuted",
+    "order": "images reordered within their class",
+    "split": "each class split in ten at random",
+    "channel": "images reordered within their class, each channel by itself",
+    "time": "points in time permuted",
+    "phase": "spectral phases randomised",
+}
+MEASURES = {"integration": "H_eff", "metastability": "M"}
+
+
+def null_notes(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """In words, what can be told from what, at a false discovery rate of 5 % over the epochs."""
+    lines = []
+    for null, measures in summary["nulls"].items():
+        for measure, title in MEASURES.items():
+            if found := measures.get(measure):
+                told, epochs = found["epochs_told_apart"], found["epochs"]
+                verdict = (
+                    f"told apart in {told} of {epochs} epochs" if told else f"not told apart in any of {epochs} epochs"
+                )
+                value = _text(summary[f"{measure}_mean"])
+                text = f"{title} {value} against {_text(found['null_mean'])} with {NULLS[null]}: {verdict}"
+                lines.append((f"null: {null}", text))
     return lines
 
 

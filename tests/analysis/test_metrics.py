@@ -13,18 +13,16 @@ import pytest
 
 import posthoc
 from posthoc.analysis.dfa import published_scales
-from posthoc.analysis.metrics import (
-    Protocol,
-    compute_metrics,
+from posthoc.analysis.measures import (
     convergence,
     correlation,
     expanding,
     integration,
-    load_metrics,
     stability_index,
     volatility,
     z_scores,
 )
+from posthoc.analysis.metrics import Protocol, compute_metrics, load_metrics
 from posthoc.errors import PosthocError, UsageError
 from posthoc.store import Frame, Plan, open_activations, write
 

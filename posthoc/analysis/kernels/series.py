@@ -1,4 +1,4 @@
-"""Label sort, class centring and centred moving mean of the image axis, in one pass over each row."""
+"""The image axis, a row at a time: label sort, class centring and moving mean in one pass; shuffling within classes."""
 
 import math
 
@@ -53,3 +53,18 @@ def centre_and_smooth(
             highest = max(highest, abs(out[u, t]))
         if finite and highest <= ROUNDING * peak:
             out[u] = 0.0
+
+
+@jit()
+def shuffle_within(x: NDArray[np.floating], starts: NDArray[np.int64], uniform: NDArray[np.float64]) -> None:
+    """Permute each row of x [U, N] in place within starts[k] .. starts[k + 1], by the random numbers uniform [U, N].
+
+    Fisher and Yates's shuffle: uniform, in 0..1, says which of the values not yet placed comes next.
+    """
+    for u in range(len(x)):
+        row, chance = x[u], uniform[u]
+        for k in range(len(starts) - 1):
+            first = starts[k]
+            for t in range(starts[k + 1] - 1, first, -1):
+                s = first + int(chance[t] * (t - first + 1))
+                row[s], row[t] = row[t], row[s]

@@ -1,0 +1,95 @@
+"""The measures themselves: from exponents and metastability to stability index, volatility and convergence."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+CONSECUTIVE = 3
+"""Epochs in a row for which volatility must stay below its threshold."""
+CAUSAL_EPOCHS = 5
+"""Epochs before which an expanding z-score is undefined."""
+
+
+def integration(hurst: ArrayLike, h_opt: float = 0.7, sigma_h: float = 0.15) -> FloatArray:
+    """H_eff = exp(-(H - H_opt)^2 / (2 sigma_H^2)), the nearness of the Hurst exponent to its optimum.
+
+    >>> float(integration(0.7))
+    1.0
+    """
+    hurst = np.asarray(hurst, dtype=float)
+    return np.asarray(np.exp(-((hurst - h_opt) ** 2) / (2 * sigma_h**2)))
+
+
+def z_scores(values: ArrayLike) -> FloatArray:
+    """Z-scores (ddof 1) over the values that are there; all NaN where fewer than two are or they do not vary.
+
+    >>> z_scores([1.0, np.nan, 3.0]).round(4).tolist()
+    [-0.7071, nan, 0.7071]
+    """
+    values = np.asarray(values, dtype=float)
+    there = values[np.isfinite(values)]
+    if len(there) < 2 or np.ptp(there) == 0:
+        return np.full(values.shape, np.nan)
+    return np.asarray((values - there.mean()) / there.std(ddof=1))
+
+
+def stability_index(h_eff: ArrayLike, m: ArrayLike, w_h: float = 0.5) -> FloatArray:
+    """Psi = w_H z(H_eff) + (1 - w_H) z(M) over the epochs of a run [E]; NaN where either is."""
+    return np.asarray(w_h * z_scores(h_eff) + (1 - w_h) * z_scores(m))
+
+
+def expanding(z: Callable[..., FloatArray], *values: ArrayLike) -> FloatArray:
+    """The causal replay of a function of a run's epochs: its last value on epochs 0..e, for every e.
+
+    NaN before there are five epochs with all values.
+
+    >>> expanding(z_scores, [1.0, 2, 3, 4, 5, 5]).round(3).tolist()
+    [nan, nan, nan, nan, 1.265, 1.021]
+    """
+    columns = [np.asarray(column, dtype=float) for column in values]
+    there = np.cumsum(np.isfinite(np.array(columns)).all(axis=0))
+    result = np.full(len(columns[0]), np.nan)
+    for e in np.flatnonzero(there >= CAUSAL_EPOCHS):
+        result[e] = z(*(column[: e + 1] for column in columns))[-1]
+    return result
+
+
+def volatility(psi: ArrayLike, window: int = 3) -> FloatArray:
+    """Trailing rolling standard deviation (ddof 1) of Psi [E]; NaN unless the whole window is there.
+
+    >>> volatility([1, 2, 3, 3, 3]).tolist()
+    [nan, nan, 1.0, 0.5773502691896258, 0.0]
+    """
+    psi = np.asarray(psi, dtype=float)
+    result = np.full(len(psi), np.nan)
+    if len(psi) >= window:
+        result[window - 1 :] = np.lib.stride_tricks.sliding_window_view(psi, window).std(axis=1, ddof=1)
+    return result
+
+
+def convergence(volatility: ArrayLike, threshold: float, consecutive: int = CONSECUTIVE) -> int | None:
+    """Index of the first epoch at which volatility has been below `threshold` for `consecutive` epochs, or None.
+
+    An epoch without volatility starts the count anew.
+
+    >>> convergence([np.nan, 0.1, 0.1, np.nan, 0.1, 0.1, 0.1], threshold=0.35)
+    6
+    """
+    count = 0
+    for e, value in enumerate(np.asarray(volatility, dtype=float)):
+        count = count + 1 if value < threshold else 0
+        if count == consecutive:
+            return e
+    return None
+
+
+def correlation(a: ArrayLike, b: ArrayLike) -> float:
+    """Pearson r over the epochs at which both are there; NaN with fewer than three of them, or without variation."""
+    pair = np.array([a, b], dtype=float)
+    pair = pair[:, np.isfinite(pair).all(axis=0)]
+    if pair.shape[1] < 3 or (np.ptp(pair, axis=1) == 0).any():
+        return math.nan
+    return float(np.corrcoef(pair)[0, 1])
