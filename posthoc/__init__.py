@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "PosthocError": "posthoc.errors",
     "Protocol": "posthoc.analysis.metrics",
+    "audit": "posthoc.analysis.audit",
     "compute_metrics": "posthoc.analysis.metrics",
     "dfa": "posthoc.analysis.dfa",
     "extract": "posthoc.replay.run",

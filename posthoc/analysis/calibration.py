@@ -3,7 +3,8 @@
 DFA of a short series is biased. Fractional Gaussian noise (alpha = H) and fractional Brownian motion (alpha = H + 1)
 of the same length, analysed with the same scales and order, give the mean and the quantiles of alpha for every true
 exponent; the inverted mean curve gives the debiased exponent, the inverted quantile curves its confidence interval
-(Neyman). Nothing is clipped: what lies outside the simulated exponents has none.
+(Neyman). Fractional Brownian motion of H below 0.3 is left out, for in short series it passes for noise; between the
+two families the curves are interpolated. Nothing is clipped: what lies outside the simulated exponents has none.
 """
 
 import functools
@@ -21,7 +22,9 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
 
 FloatArray = NDArray[np.float64]
-GRID = np.round(np.concatenate([np.arange(0.02, 1, 0.04), np.arange(1.02, 2, 0.04)]), 2)
+NOISE = np.round(np.arange(0.02, 1, 0.04), 2)
+MOTION = np.round(np.arange(1.30, 2, 0.04), 2)
+GRID = np.concatenate([NOISE, MOTION])
 LEVEL = 0.95
 
 
@@ -101,12 +104,14 @@ def _simulate(T: int, scales: tuple[int, ...], order: int, fluctuation: str) -> 
     return Calibration(GRID, *(_rising(curve) for curve in (alpha.mean(axis=1), low, high)))
 
 
+def _rising(curve: FloatArray) -> FloatArray:
+    """The curve [G] freed of its sampling noise, by a polynomial for each family, and never falling, to be inverted."""
+    parts = []
+    for exponents, values in ((NOISE, curve[: len(NOISE)]), (MOTION, curve[len(NOISE) :])):
+        parts.append(np.polynomial.Chebyshev.fit(exponents, values, 5)(exponents))
+    return np.asarray(np.maximum.accumulate(np.concatenate(parts)))
+
+
 def _series(T: int) -> int:
     """How many to simulate for each exponent: the longer, the less they scatter."""
-    return int(np.clip(2**19 // T, 400, 6000))
-
-
-def _rising(curve: FloatArray) -> FloatArray:
-    """The curve smoothed of its sampling noise by a polynomial of degree 7, and never falling, so that it can be inverted."""
-    smooth = np.polynomial.Chebyshev.fit(GRID, curve, 7)(GRID)
-    return np.asarray(np.maximum.accumulate(smooth))
+    return int(np.clip(2**20 // T, 400, 20_000))

@@ -163,8 +163,8 @@ class RunMetrics:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             **asdict(self),
         }
-        plain: dict[str, Any] = _plain(content)
-        return plain
+        values: dict[str, Any] = plain(content)
+        return values
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write metrics.json."""
@@ -173,7 +173,7 @@ class RunMetrics:
 
     def save_csv(self, path: str | PathLike[str]) -> None:
         """Write one row per epoch, with an empty field where a measure is undefined."""
-        rows = [_flat(_plain(asdict(epoch))) for epoch in self.epochs]
+        rows = [_flat(plain(asdict(epoch))) for epoch in self.epochs]
         with replacing(Path(path)) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), restval="")
             writer.writeheader()
@@ -278,9 +278,9 @@ def _measure(
         key = (int(live.sum()), T)
         options = (live, scales, protocol.fluctuation, nulls, seed)
         if key not in white:
-            white[key] = draws(axis, *options, epoch=0, nulls=["white"])
-        others = draws(axis, *options, epoch=epoch, nulls=[null for null in axis.nulls if null != "white"])
-        for null, drawn in {**white[key], **others}.items():
+            white[key] = draws(axis, *options, epoch=0, nulls={"white": axis.nulls["white"]})
+        others = {null: measures for null, measures in axis.nulls.items() if null != "white"}
+        for null, drawn in {**white[key], **draws(axis, *options, epoch=epoch, nulls=others)}.items():
             found = comparisons[null] = {}
             if "H" in drawn:
                 exponents = np.asarray(finish(drawn["H"]))
@@ -508,11 +508,12 @@ def _sd(values: FloatArray) -> float:
     return float(there.std(ddof=1)) if len(there) > 1 else math.nan
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Nested values as JSON has them: tuples as lists, numbers that are not finite as None."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,6 +1,6 @@
 """Is there anything in the number? Every measure against redrawn data, and the intervals of what is left."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,13 +55,13 @@ def draws(
     count: int,
     seed: int,
     epoch: int,
-    nulls: Sequence[str] | None = None,
+    nulls: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, FloatArray]]:
     """For each null the mean alpha over units (H) and the metastability (M) of `count` draws, [count] each.
 
-    live: [U], the units to draw for. Each null gives the measures it is for.
+    live: [U], the units to draw for; nulls: which, and for which measures (default: all of the axis, for theirs).
     """
-    chosen = {null: axis.nulls[null] for null in (axis.nulls if nulls is None else nulls)}
+    chosen = axis.nulls if nulls is None else nulls
     found = {null: {measure: np.full(count, np.nan) for measure in measures} for null, measures in chosen.items()}
     if not live.any():
         return found

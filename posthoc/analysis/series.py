@@ -127,7 +127,8 @@ class DepthAxis:
     def redraw(self, null: str, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.float64]:
         if null == "white":
             return replace(self, x=random.standard_normal(self.x.shape)).series()[live]
-        return _redraw_in_time(self.series()[live], null, random)
+        # Standardised again, for that alone makes the images sum to zero in every layer.
+        return replace(self, x=_redraw_in_time(self.series(), null, random).T).series()[live]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,13 @@ def test_the_two_commands(run_folder, probe_file, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["activations.h5", "metrics.csv", "metrics.json"]
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert [epoch["epoch"] for epoch in content["epochs"]] == [0, 1, 2, 3, 4]
+    assert content["epochs"][4]["nulls"]["white"]["integration"]["p"] >= 0.01
+    assert "M " in measured.stdout
+    assert "with pure noise through the same protocol" in measured.stdout
     assert "H_eff" in posthoc("inspect", "metrics.json", cwd=tmp_path).stdout
+    audited = posthoc("audit", "activations.h5", "--draws", "10", cwd=tmp_path)
+    assert "H_eff responds to" in audited.stdout
+    assert (tmp_path / "audit.json").exists()
 
 
 def test_help_waits_for_nothing_heavy():
@@ -120,6 +126,9 @@ PROBE = ("--probe", "npz:probe.npz")
         (("metrics", "none.h5"), 1, "none.h5 does not exist"),
         (("metrics", "replayed.h5", "-o", "there.h5"), 1, "there.h5 exists already"),
         (("metrics", "replayed.h5", "--sigma-h", "0"), 2, "sigma_h"),
+        (("metrics", "replayed.h5", "--axis", "depth"), 1, "4 layers are too few"),
+        (("metrics", "replayed.h5", "--axis", "depth", "--protocol", "published"), 2, "No protocol 'published'"),
+        (("audit", "replayed.h5", "-o", "there.h5"), 1, "there.h5 exists already"),
         (("metrics", "torn.h5"), 1, "damaged or cut short"),
         (("inspect", "probe.npz/x.json"), 1, "No such file"),
         (("inspect", "list.json"), 1, "not a metrics file"),
@@ -144,9 +153,9 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(broken, activations_file, 
 def test_force_replaces(run_folder, probe_file, here):
     (here / "a.h5").write_text("old")
     assert run("extract", run_folder, "--probe", f"npz:{probe_file}", "-o", "a.h5", "--force").exit_code == 0
-    assert run("metrics", "a.h5").exit_code == 0
-    assert run("metrics", "a.h5").exit_code == 1
-    assert run("metrics", "a.h5", "--force", "--protocol", "default", "--smooth", "2").exit_code == 0
+    assert run("metrics", "a.h5", "--nulls", "0").exit_code == 0
+    assert run("metrics", "a.h5", "--nulls", "0").exit_code == 1
+    assert run("metrics", "a.h5", "--nulls", "5", "--force", "--protocol", "default", "--smooth", "2").exit_code == 0
     assert np.isfinite(json.loads((here / "metrics.json").read_text())["epochs"][1]["hurst"])
 
 

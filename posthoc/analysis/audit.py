@@ -1,0 +1,233 @@
+"""What do the measures of a run respond to? Every control of the image axis, and a verdict for each measure.
+
+Each control changes one thing and measures again: what training did, the labels, the number of classes, the smoothing,
+the number of images, the choice of channels, the order of images within their class. What a control moves by more than
+the arbitrary order of images does, the measure responds to.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.analysis.dfa import default_scales, dfa, published_scales
+from posthoc.analysis.kuramoto import kuramoto
+from posthoc.analysis.measures import integration
+from posthoc.analysis.metrics import Protocol, plain
+from posthoc.analysis.nulls import draws, mean_alive, stream
+from posthoc.analysis.series import ImageAxis
+from posthoc.errors import PosthocError, UsageError
+from posthoc.files import replacing
+from posthoc.store import Activations
+
+FORMAT = "posthoc-audit"
+FORMAT_VERSION = 1
+MEASURES = {"integration": "H_eff", "metastability": "M"}
+SMOOTHINGS = (1, 5, 15)
+REPEATED = "HM"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A measure under a control: mean over its draws, their standard deviation, and the range of 95 % of them."""
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> "Spread":
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return cls(np.nan, np.nan, np.nan, np.nan)
+        low, high = np.quantile(values, [0.025, 0.975])
+        return cls(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Control:
+    """One row of the audit. changes: what it alters, None for the run as it is and for mere references."""
+
+    name: str
+    changes: str | None
+    measures: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All controls of a run, and for each measure what it responds to, what it does not, and what follows."""
+
+    path: str
+    probe: dict[str, Any]
+    protocol: Protocol
+    draws: int
+    seed: int
+    controls: tuple[Control, ...]
+    verdicts: dict[str, dict[str, Any]]
+    conclusions: tuple[str, ...]
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write audit.json."""
+        content = plain({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)})
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def audit(activations: Activations, protocol: Protocol | None = None, count: int = 50, seed: int = 0) -> Audit:
+    """Audit the last checkpoint of a run, and the untrained one where there is one.
+
+    count: draws of each control that redraws. Raises UsageError for another axis than the image axis, PosthocError
+    where there are too few images.
+    """
+    protocol = protocol or Protocol()
+    if protocol.axis != "image":
+        raise UsageError(f"The audit's controls are those of the image axis, not of the {protocol.axis} axis.")
+    if len(_scales(protocol, len(activations.labels) // 2)) < 2:
+        raise PosthocError(
+            f"{activations.path}: {len(activations.labels)} images are too few for an audit, which also measures half "
+            f"of them; extract with more --images."
+        )
+    last = len(activations) - 1
+    trained = _axis(activations, protocol, last)
+    name = f"epoch {activations.epochs[last]}" if activations.epochs[last] >= 0 else f"step {activations.steps[last]}"
+
+    def drawn(axis: ImageAxis, null: str, epoch: int) -> dict[str, Spread]:
+        live = np.ones(len(axis.x), np.bool_) if null == "white" else _live(axis, protocol)
+        scales = _scales(protocol, len(axis.labels))
+        found = draws(axis, live, scales, protocol.fluctuation, count, seed, epoch, {null: REPEATED})[null]
+        h_eff = integration(found["H"], protocol.h_opt, protocol.sigma_h)
+        return {"integration": Spread.of(h_eff), "metastability": Spread.of(found["M"])}
+
+    controls = [
+        Control(f"as it is ({name})", None, _measure(trained, protocol)),
+        Control("images of each class in another order", "order within class", drawn(trained, "order", last)),
+        Control("labels permuted", "labels", drawn(trained, "label", last)),
+        Control("each class split in ten", "number of classes", drawn(trained, "split", last)),
+    ]
+    for e in np.flatnonzero(activations.steps == 0)[:1].tolist():
+        untrained = _axis(activations, protocol, e)
+        controls.append(Control("untrained weights", "training", _measure(untrained, protocol)))
+        controls.append(Control("untrained weights, each class split in ten", None, drawn(untrained, "split", e)))
+    for smooth in SMOOTHINGS:
+        if smooth != protocol.smooth:
+            measures = _measure(replace(trained, smooth=smooth), protocol)
+            controls.append(Control(f"smoothing {smooth} instead of {protocol.smooth}", "smoothing", measures))
+    half = len(activations.labels) // 2
+    fewer = replace(trained, x=trained.x[:, :half], labels=trained.labels[:half])
+    controls.append(Control(f"the first {half} images", "number of images", _measure(fewer, protocol)))
+    controls.append(
+        Control("half of the channels", "number and choice of channels", _halves(trained, protocol, count, seed, last))
+    )
+    controls.append(Control("each channel's images in its own order", None, drawn(trained, "channel", last)))
+    controls.append(Control("pure noise", None, drawn(trained, "white", last)))
+    verdicts = {measure: _verdict(controls, measure) for measure in MEASURES}
+    return Audit(
+        path=str(activations.path),
+        probe=activations.config["probe"],
+        protocol=protocol,
+        draws=count,
+        seed=seed,
+        controls=tuple(controls),
+        verdicts=verdicts,
+        conclusions=_conclusions(controls, verdicts),
+    )
+
+
+def _axis(activations: Activations, protocol: Protocol, row: int) -> ImageAxis:
+    return ImageAxis(activations.read(protocol.signal, row), activations.labels, protocol.smooth)
+
+
+def _scales(protocol: Protocol, N: int) -> NDArray[np.int64]:
+    return published_scales(N) if protocol.scales == "published" else default_scales(N)
+
+
+def _alpha(axis: ImageAxis, protocol: Protocol) -> NDArray[np.float64]:
+    return dfa(axis.series(), _scales(protocol, len(axis.labels)), fluctuation=protocol.fluctuation).alpha
+
+
+def _live(axis: ImageAxis, protocol: Protocol) -> NDArray[np.bool_]:
+    return np.isfinite(_alpha(axis, protocol))
+
+
+def _values(axis: ImageAxis, protocol: Protocol) -> tuple[float, float]:
+    h_eff = integration(mean_alive(_alpha(axis, protocol)), protocol.h_opt, protocol.sigma_h)
+    return float(h_eff), kuramoto(axis.series()).metastability
+
+
+def _measure(axis: ImageAxis, protocol: Protocol) -> dict[str, Spread]:
+    return {name: Spread.of(np.array([value])) for name, value in zip(MEASURES, _values(axis, protocol), strict=True)}
+
+
+def _halves(axis: ImageAxis, protocol: Protocol, count: int, seed: int, epoch: int) -> dict[str, Spread]:
+    """Random halves of the channels, as if others had been recorded."""
+    values = []
+    for draw in range(count):
+        chosen = stream(seed, epoch, "white", 2**31 + draw).permutation(len(axis.x))[: len(axis.x) // 2]
+        values.append(_values(replace(axis, x=axis.x[np.sort(chosen)]), protocol))
+    return {name: Spread.of(column) for name, column in zip(MEASURES, np.array(values).T, strict=True)}
+
+
+def _verdict(controls: list[Control], measure: str) -> dict[str, Any]:
+    """What moves the measure by more than twice the spread that comes from the arbitrary order of images."""
+    value = controls[0].measures[measure].mean
+    yardstick = next(control for control in controls if control.changes == "order within class").measures[measure].sd
+    responds: dict[str, dict[str, float]] = {}
+    indifferent: dict[str, dict[str, float]] = {}
+    for control in controls:
+        if control.changes and control.changes != "order within class":
+            under = control.measures[measure]
+            error = 1.96 * float(np.hypot(yardstick, under.sd))
+            effect = under.mean - value
+            found = {"effect": effect, "low": effect - error, "high": effect + error}
+            moved = abs(effect) > error
+            key = control.changes if control.changes not in responds else f"{control.changes} ({control.name})"
+            (responds if moved else indifferent)[key] = found
+    indifferent = {key: found for key, found in indifferent.items() if key not in responds}
+    return {"value": value, "spread_by_order": yardstick, "responds": responds, "indifferent": indifferent}
+
+
+def _conclusions(controls: list[Control], verdicts: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """In sentences, what follows for the use of the numbers."""
+    by_name = {control.name: control.measures for control in controls}
+    said = []
+    for measure, title in MEASURES.items():
+        verdict = verdicts[measure]
+        value, noise = verdict["value"], by_name["pure noise"][measure]
+        if "number of classes" in verdict["responds"]:
+            split = by_name["each class split in ten"][measure].mean
+            said.append(
+                f"{title} goes from {value:.3f} to {split:.3f} when each class is split in ten at random, which changes "
+                f"nothing about the network or the images: values from data sets with different numbers of classes "
+                f"cannot be compared."
+            )
+        settings = [what for what in ("smoothing", "number of images") if what in verdict["responds"]]
+        if settings:
+            said.append(f"{title} depends on {' and '.join(settings)}: compare only runs in which these are equal.")
+        if "labels" not in verdict["responds"]:
+            said.append(f"{title} stays as it is when the labels are permuted: it says nothing about the classes.")
+        if "training" in verdict["responds"]:
+            said.append(f"{title} tells the trained from the untrained network: {_effect(verdict, 'training')}.")
+        elif "training" in verdict["indifferent"]:
+            said.append(
+                f"{title} does not tell the trained from the untrained network: {_effect(verdict, 'training')}."
+            )
+        within = noise.low <= value <= noise.high
+        said.append(
+            f"{title} of pure noise is {noise.mean:.3f} ({noise.low:.3f} to {noise.high:.3f}); "
+            f"this run's {value:.3f} {'lies within that range' if within else 'lies outside that range'}."
+        )
+    return tuple(said)
+
+
+def _effect(verdict: dict[str, Any], what: str) -> str:
+    found = {**verdict["indifferent"], **verdict["responds"]}[what]
+    return (
+        f"untrained weights differ by {found['effect']:+.3f}, {found['low']:+.3f} to {found['high']:+.3f} "
+        f"with the order of images"
+    )

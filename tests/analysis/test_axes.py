@@ -1,0 +1,146 @@
+"""The three axes through one path, beside their nulls: from a real activations file and from made ones."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+
+import posthoc
+from posthoc.analysis.calibration import calibration
+from posthoc.analysis.dfa import default_scales, dfa
+from posthoc.analysis.metrics import Protocol, compute_metrics, plain
+from posthoc.analysis.series import depth_series
+from posthoc.errors import PosthocError, UsageError
+from posthoc.store import Frame, Plan, open_activations, write
+
+pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
+
+
+def make(path, layers=2, channels=3, images=80, epochs=24, seed=0, classes=4):
+    """Noise activations, the first epoch saved at step 0."""
+    random = np.random.default_rng(seed)
+    names = [f"layer{k}" for k in range(layers)]
+    probe = {"sha256": "0", "name": "noise", "images": images}
+    config = {"layers": [{"name": name} for name in names], "signals": ["mean"], "probe": probe}
+    kept = {name: np.arange(channels) for name in names}
+    frames = [
+        Frame(f"{e}.pt", "0", e, 10 * e, 1.0, 0.1 * (e % 7), {}, {
+            "mean": {name: random.standard_normal((channels, images), "f4") for name in names}
+        })
+        for e in range(epochs)
+    ]  # fmt: skip
+    write(path, Plan(config, np.arange(images), np.arange(images) % classes, kept), frames)
+    return path
+
+
+def measured(path, axis, nulls=0, seed=0, **changes):
+    name = changes.pop("name", "default")
+    with open_activations(path) as activations:
+        return compute_metrics(activations, Protocol.named(name, axis=axis, **changes), nulls, seed)
+
+
+def test_depth_series_are_standardised_over_the_images():
+    x = np.random.default_rng(0).standard_normal((3, 50)) * [[1], [5], [0]] + 2
+    series = depth_series(x)
+    assert series.shape == (50, 3)
+    np.testing.assert_allclose(series.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(series.std(axis=0), [1, 1, 0], atol=1e-12)
+
+
+def test_the_depth_axis_runs_over_the_layers(tmp_path):
+    path = make(tmp_path / "a.h5", layers=24, epochs=3)
+    metrics = measured(path, "depth", nulls=9)
+    assert metrics.protocol.calibrate
+    assert metrics.scales == tuple(default_scales(24).tolist())
+    with open_activations(path) as activations:
+        x = activations.read("mean", 1).reshape(24, 3, 80).mean(axis=1)
+    alpha = dfa(depth_series(x), metrics.scales).alpha.mean()
+    expected = float(calibration(24, metrics.scales).debias(alpha))
+    assert metrics.epochs[1].hurst == pytest.approx(expected, abs=1e-6)
+    assert metrics.epochs[1].nulls.keys() == {"white", "time", "phase"}
+    assert metrics.channels == ()
+    json.dumps(plain(metrics.to_dict()), allow_nan=False)
+
+
+def test_the_epoch_axis_runs_over_the_checkpoints_so_far(tmp_path):
+    path = make(tmp_path / "a.h5", epochs=24)
+    metrics = measured(path, "epoch", nulls=5)
+    assert [math.isfinite(epoch.metastability) for epoch in metrics.epochs] == [False] * 19 + [True] * 5
+    assert metrics.epochs[0].reasons == {"fewer than 20 points in time": 6}
+    with open_activations(path) as activations:
+        x = np.stack([activations.read("mean", e).mean(axis=1) for e in range(22)], axis=1)
+    np.testing.assert_allclose(
+        [channel["hurst"][21] for channel in metrics.channels], dfa(x, default_scales(22)).alpha, atol=1e-5
+    )
+    windowed = measured(path, "epoch", span=20)
+    np.testing.assert_allclose(
+        [channel["hurst"][21] for channel in windowed.channels], dfa(x[:, 2:], default_scales(20)).alpha, atol=1e-5
+    )
+
+
+def test_every_measure_stands_beside_its_nulls(activations_file):
+    metrics = measured(activations_file, "image", nulls=19, name="published")
+    for epoch in metrics.epochs:
+        assert epoch.nulls.keys() == {"white", "label", "order", "split", "channel"}
+        for null, measures in epoch.nulls.items():
+            assert ("metastability" in measures) == (null in ("white", "label", "channel"))
+            assert ("hurst" in measures) == (null != "channel")
+            for comparison in measures.values():
+                assert 1 / 20 <= comparison.p <= 1
+        low, high = epoch.hurst_interval
+        assert low <= epoch.hurst <= high
+        low, high = epoch.integration_interval
+        assert 0 <= low <= epoch.integration <= high <= 1
+    told = metrics.summary["nulls"]["white"]["metastability"]
+    assert told["epochs"] == 4
+    assert 0 <= told["epochs_told_apart"] <= 4
+    low, high = metrics.summary["r_integration_metastability_interval"]
+    assert math.isnan(low)  # four epochs are too few for blocks
+
+
+def test_the_same_seed_gives_the_same_draws_and_another_does_not(activations_file):
+    first, again, other = (measured(activations_file, "image", 5, seed, name="published") for seed in (1, 1, 2))
+    assert [epoch.nulls for epoch in first.epochs] == [epoch.nulls for epoch in again.epochs]
+    assert first.epochs[2].nulls != other.epochs[2].nulls
+
+
+def test_too_few_layers_or_checkpoints_are_refused_with_the_number_needed(activations_file):
+    with pytest.raises(PosthocError, match=r"4 layers are too few .* needs 20; extract with --layers all"):
+        measured(activations_file, "depth")
+    with pytest.raises(PosthocError, match=r"5 checkpoints are too few .* needs 20"):
+        measured(activations_file, "epoch")
+
+
+@pytest.mark.parametrize("changes", [{"axis": "depth"}, {"axis": "time"}, {"axis": "epoch", "span": 19}])
+def test_impossible_axes_are_refused(changes):
+    with pytest.raises(UsageError):
+        Protocol.named("published" if changes["axis"] == "depth" else "default", **changes)
+
+
+def test_the_audit_finds_that_integration_follows_the_number_of_classes(tmp_path):
+    """On noise: nothing but the protocol can respond."""
+    path = make(tmp_path / "a.h5", layers=4, channels=12, images=1024, epochs=2, classes=10)
+    with open_activations(path) as activations:
+        found = posthoc.audit(activations, count=20)
+    split = found.verdicts["integration"]["responds"]["number of classes"]
+    assert split["high"] < -0.3
+    assert "training" in found.verdicts["integration"]["indifferent"]
+    assert "training" in found.verdicts["metastability"]["indifferent"]
+    assert "labels" in found.verdicts["integration"]["indifferent"]
+    assert any("each class is split in ten" in sentence for sentence in found.conclusions)
+    assert any("does not tell the trained from the untrained" in sentence for sentence in found.conclusions)
+    found.save(tmp_path / "audit.json")
+    content = json.loads((tmp_path / "audit.json").read_text())
+    assert content["format"] == "posthoc-audit"
+    names = [control["name"] for control in content["controls"]]
+    assert {"untrained weights", "pure noise", "labels permuted", "the first 512 images"} <= set(names)
+
+
+def test_the_audit_refuses_what_it_cannot_do(activations_file, tmp_path):
+    with open_activations(activations_file) as activations, pytest.raises(UsageError, match="image axis"):
+        posthoc.audit(activations, Protocol.named("default", axis="depth"))
+    small = make(tmp_path / "a.h5", images=100, epochs=1)
+    with open_activations(small) as activations, pytest.raises(PosthocError, match="100 images are too few"):
+        posthoc.audit(activations)

@@ -1,0 +1,203 @@
+"""Nulls: each redraws what it says and keeps the rest, p-values are uniform where there is nothing, M is found where."""
+
+import os
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from posthoc.analysis.dfa import default_scales, dfa, published_scales
+from posthoc.analysis.kuramoto import kuramoto
+from posthoc.analysis.measures import correlation, integration
+from posthoc.analysis.nulls import (
+    block_bootstrap,
+    compare,
+    draws,
+    hurst_interval,
+    mean_alive,
+    metastability_interval,
+    stream,
+)
+from posthoc.analysis.series import DepthAxis, EpochAxis, ImageAxis, image_series
+
+compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
+LABELS = np.arange(96) % 4
+
+
+def image_axis(seed, U=6, smooth=1):
+    return ImageAxis(np.random.default_rng(seed).standard_normal((U, 96)), LABELS, smooth)
+
+
+def depth_axis(seed, N=40, L=32):
+    return DepthAxis(np.random.default_rng(seed).standard_normal((L, N)))
+
+
+def epoch_axis(seed, U=10, E=40):
+    return EpochAxis(np.random.default_rng(seed).standard_normal((U, E)))
+
+
+def everything(axis):
+    return np.ones(len(axis.series()), np.bool_)
+
+
+def sorted_within(series):
+    return np.sort(series.reshape(len(series), 4, 24), axis=2)
+
+
+@pytest.mark.parametrize("null", ["order", "channel"])
+def test_reordering_within_classes_keeps_each_class_of_each_channel(null):
+    axis = image_axis(0)
+    redrawn = axis.redraw(null, stream(0, 0, null, 0), everything(axis))
+    np.testing.assert_allclose(sorted_within(redrawn), sorted_within(axis.series()), atol=1e-12)
+    assert not np.allclose(redrawn, axis.series())
+    rank = np.argsort(np.argsort(redrawn[:, :24], axis=1), axis=1)
+    original = np.argsort(np.argsort(axis.series()[:, :24], axis=1), axis=1)
+    moved = [[original[u].tolist().index(r) for r in rank[u]] for u in range(len(rank))]
+    assert all(row == moved[0] for row in moved) == (null == "order")
+
+
+def test_splitting_centres_every_part_of_every_class():
+    axis = ImageAxis(np.random.default_rng(1).standard_normal((3, 96)), LABELS, 1, split=3)
+    redrawn = axis.redraw("split", stream(0, 0, "split", 0), everything(axis))
+    np.testing.assert_allclose(redrawn.reshape(3, 12, 8).mean(axis=2), 0, atol=1e-12)
+
+
+def test_permuted_labels_keep_their_counts_and_the_values():
+    axis = image_axis(2)
+    redrawn = axis.redraw("label", stream(0, 0, "label", 0), everything(axis))
+    np.testing.assert_allclose(redrawn.reshape(6, 4, 24).mean(axis=2), 0, atol=1e-12)
+    assert not np.allclose(sorted_within(redrawn), sorted_within(axis.series()))
+
+
+def test_white_noise_is_of_the_same_size_and_nothing_else():
+    axis = image_axis(3)
+    live = np.array([True, False, True, True, True, True])
+    first, second = (axis.redraw("white", stream(0, 0, "white", k), live) for k in (0, 1))
+    assert first.shape == (5, 96)
+    assert not np.allclose(first, second)
+    other = ImageAxis(1e6 * axis.x, LABELS, 1)
+    np.testing.assert_array_equal(other.redraw("white", stream(0, 0, "white", 0), live), first)
+
+
+@pytest.mark.parametrize("T", [31, 32])
+def test_phase_randomisation_keeps_every_spectrum(T):
+    axis = EpochAxis(np.random.default_rng(4).standard_normal((5, T)) + 3)
+    redrawn = axis.redraw("phase", stream(0, 0, "phase", 0), everything(axis))
+    np.testing.assert_allclose(np.abs(np.fft.rfft(redrawn)), np.abs(np.fft.rfft(axis.x)), atol=1e-10)
+    assert not np.allclose(redrawn, axis.x)
+
+
+@pytest.mark.parametrize("axis", [epoch_axis(5), depth_axis(5)])
+def test_permuting_time_keeps_the_values_and_their_partners(axis):
+    redrawn = axis.redraw("time", stream(0, 0, "time", 0), everything(axis))
+    np.testing.assert_allclose(np.corrcoef(redrawn), np.corrcoef(axis.series()))
+    np.testing.assert_allclose(np.sort(redrawn), np.sort(axis.series()))
+
+
+def test_any_draw_can_be_had_alone():
+    axis = image_axis(6)
+    options = (everything(axis), default_scales(96), "peng")
+    whole = draws(axis, *options, count=9, seed=3, epoch=2)
+    fewer = draws(axis, *options, count=4, seed=3, epoch=2, nulls={"channel": "M", "order": "H"})
+    np.testing.assert_array_equal(whole["channel"]["M"][:4], fewer["channel"]["M"])
+    np.testing.assert_array_equal(whole["order"]["H"][:4], fewer["order"]["H"])
+    series = axis.redraw("order", stream(3, 2, "order", 7), everything(axis))
+    assert whole["order"]["H"][7] == mean_alive(dfa(series, default_scales(96)).alpha)
+    assert whole.keys() == {"white", "label", "order", "split", "channel"}
+    assert whole["channel"].keys() == {"M"}
+
+
+def test_without_live_units_nothing_is_drawn():
+    axis = image_axis(7)
+    found = draws(axis, np.zeros(6, np.bool_), default_scales(96), "peng", 3, 0, 0)
+    assert np.isnan(found["white"]["H"]).all()
+    assert np.isnan(compare(np.nan, found["white"]["H"]).p)
+
+
+CASES = [
+    *(
+        (image_axis, null, measure)
+        for null, measures in ImageAxis.nulls.items()
+        if null != "split"
+        for measure in measures
+    ),
+    *((depth_axis, null, measure) for null, measures in DepthAxis.nulls.items() for measure in measures),
+    *((epoch_axis, null, measure) for null, measures in EpochAxis.nulls.items() for measure in measures),
+]
+
+
+@compiled
+@pytest.mark.parametrize(("make", "null", "measure"), CASES)
+def test_p_values_of_noise_are_uniform(make, null, measure):
+    """500 replicates; p is one of B + 1 values, so it is spread evenly below its step before it is tested.
+
+    Not for `split`, which changes H of noise, too: that is what it shows.
+    """
+    count, random = 39, np.random.default_rng(0)
+    p = []
+    for replicate in range(500):
+        axis = make(1000 + replicate)
+        series = axis.series()
+        scales = default_scales(series.shape[1])
+        value = mean_alive(dfa(series, scales).alpha) if measure == "H" else kuramoto(series).metastability
+        drawn = draws(axis, everything(axis), scales, "peng", count, replicate, 0, {null: measure})[null][measure]
+        p.append(compare(value, drawn).p - random.random() / (count + 1))
+    assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
+
+
+@compiled
+@pytest.mark.parametrize("null", ["white", "channel", "phase"])
+def test_coupling_is_found(null):
+    """A common oscillation in a third of the units."""
+    found = 0
+    for replicate in range(100):
+        random = np.random.default_rng(replicate)
+        x = random.standard_normal((24, 512))
+        x[:8] += 2 * np.sin(0.3 * np.arange(512) + random.uniform(0, 6))
+        axis = EpochAxis(x) if null == "phase" else ImageAxis(x, np.arange(512) // 128, 1)
+        value = kuramoto(axis.series()).metastability
+        drawn = draws(axis, everything(axis), default_scales(512), "peng", 39, replicate, 0, {null: "M"})[null]["M"]
+        found += compare(value, drawn).p < 0.05
+    assert found > 95
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("N", "classes", "smooth", "published"),
+    [(4096, 100, 15, 0.310), (4096, 10, 15, 0.948), (4096, 100, 5, 0.03), (2048, 10, 5, 0.687)],
+)
+def test_noise_through_the_published_protocol(N, classes, smooth, published):
+    """What pure noise gives, mean of 20 seeds; the last figure is this test's own, the others are known elsewhere."""
+    found = []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        series = image_series(random.standard_normal((128, N)), random.integers(0, classes, N), smooth)
+        found.append(mean_alive(dfa(series, published_scales(N), fluctuation="published").alpha))
+    assert integration(found).mean() == pytest.approx(published, abs=0.01)
+
+
+def test_intervals_hold_what_they_are_for():
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        alpha, strata = random.normal(0.6, 0.1, 60), np.arange(60) // 15
+        low, high = hurst_interval(alpha, strata, random, 300)
+        hits += low <= 0.6 <= high
+    assert 0.85 < hits / 200 < 0.99
+    series = random.standard_normal((40, 300))
+    value = kuramoto(series).metastability
+    low, high = metastability_interval(series, value)
+    assert low < value < high < 2 * value
+    assert np.isnan(hurst_interval(np.full(5, np.nan), np.zeros(5, int), random)).all()
+    assert np.isnan(metastability_interval(series[:2], 0.1)).all()
+
+
+def test_block_bootstrap_allows_for_autocorrelation():
+    random = np.random.default_rng(1)
+    a, b = np.cumsum(random.standard_normal((2, 40)), axis=1)
+    low, high = block_bootstrap(correlation, (a, b), random)
+    assert low < correlation(a, b) < high
+    independent = random.standard_normal((2, 40))
+    narrow = block_bootstrap(correlation, tuple(independent), random)
+    assert -1 <= narrow[0] < narrow[1] <= 1
+    assert np.isnan(block_bootstrap(correlation, (a[:5], b[:5]), random)).all()
