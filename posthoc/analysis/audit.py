@@ -182,7 +182,8 @@ def _verdict(controls: list[Control], measure: str) -> dict[str, Any]:
     for control in controls:
         if control.changes and control.changes != "order within class":
             under = control.measures[measure]
-            error = 1.96 * float(np.hypot(yardstick, under.sd))
+            # A control measured once is subject to the order of images as the run itself is.
+            error = 1.96 * float(np.hypot(yardstick, under.sd or yardstick))
             effect = under.mean - value
             found = {"effect": effect, "low": effect - error, "high": effect + error}
             moved = abs(effect) > error
