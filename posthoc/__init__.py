@@ -15,13 +15,13 @@ __version__ = "0.1.0"
 # Imported on first use: `posthoc --help` waits for neither torch nor numba, and the analysis never needs torch.
 _HOMES = {
     "PosthocError": "posthoc.errors",
-    "Protocol": "posthoc.analysis.metrics",
+    "Protocol": "posthoc.analysis.records",
     "audit": "posthoc.analysis.audit",
     "compute_metrics": "posthoc.analysis.metrics",
     "dfa": "posthoc.analysis.dfa",
     "extract": "posthoc.replay.run",
     "kuramoto": "posthoc.analysis.kuramoto",
-    "load_metrics": "posthoc.analysis.metrics",
+    "load_metrics": "posthoc.analysis.records",
     "open_activations": "posthoc.store",
     "phase_locking": "posthoc.analysis.kuramoto",
 }

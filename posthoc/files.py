@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, UsageError
 
 
 @contextlib.contextmanager
@@ -31,7 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def refuse_existing(path: Path, force: bool) -> None:
-    """Raise where `path` exists and `force` was not given."""
+def refuse_existing(path: Path, force: bool, source: Path | None = None) -> None:
+    """Raise where `path` exists and `force` was not given, or where it is what is read from."""
+    if source is not None and path.resolve() == source.resolve():
+        raise UsageError(f"{path} is the input; choose another output.")
     if path.exists() and not force:
         raise PosthocError(f"{path} exists already; pass --force to replace it, or -o to write elsewhere.")

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.replay.probes import NORMALIZATIONS, Images, load_images
+from posthoc.replay.run import find_device
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def claim(out: Path, run: dict[str, Any]) -> None:
 
 
 def train(name: str, recipe: Recipe, args: argparse.Namespace) -> None:
-    device = torch.device(args.device)
+    device = find_device(args.device)
     spec = args.data or recipe.dataset
     options = {"root": args.data_root, "download": args.download, "size": recipe.image_size}
     data = {split: load_images(spec, split, **options) for split in ("train", "test")}
@@ -254,16 +255,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
     parser.add_argument("--epochs", type=int, help="at most so many (default: the recipe's)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     args = parser.parse_args()
     recipe = RECIPES[args.recipe]
-    args.epochs = args.epochs or recipe.epochs
+    args.epochs = recipe.epochs if args.epochs is None else args.epochs
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     try:
         train(args.recipe, recipe, args)
     except PosthocError as error:
-        sys.exit(f"train.py: {error}")
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

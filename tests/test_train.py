@@ -89,3 +89,13 @@ def test_missing_data_and_weights_say_how_to_get_them(data, tmp_path):
     done = train("vit_b_16-cifar10", "--data", f"npz:{data}", "--out", tmp_path / "run", check=False)
     assert "starts from ImageNet weights" in done.stderr
     assert done.returncode == 1
+
+
+def test_an_absent_device_leaves_nothing_and_no_epoch_is_the_untrained_network(data, tmp_path):
+    recipe = ("digits", "--data", f"npz:{data}", "--out", tmp_path / "run")
+    done = train(*recipe, "--device", "cuda:99", check=False)
+    assert done.returncode == 1
+    assert "no such device" in done.stderr
+    assert not (tmp_path / "run").exists()
+    train(*recipe, "--device", "cpu", "--epochs", 0)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["epoch-000.safetensors", "run.json"]

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.dfa import default_scales, dfa, published_scales
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.measures import integration
-from posthoc.analysis.metrics import Protocol, plain
 from posthoc.analysis.nulls import draws, mean_alive, stream
+from posthoc.analysis.records import Protocol, plain
 from posthoc.analysis.series import ImageAxis
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
@@ -88,7 +88,7 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     protocol = protocol or Protocol()
     if protocol.axis != "image":
         raise UsageError(f"The audit's controls are those of the image axis, not of the {protocol.axis} axis.")
-    if len(_scales(protocol, len(activations.labels) // 2)) < 2:
+    if len(protocol.scales_for(len(activations.labels) // 2)) < 2:
         raise PosthocError(
             f"{activations.path}: {len(activations.labels)} images are too few for an audit, which also measures half "
             f"of them; extract with more --images."
@@ -99,7 +99,7 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
 
     def drawn(axis: ImageAxis, null: str, epoch: int) -> dict[str, Spread]:
         live = np.ones(len(axis.x), np.bool_) if null == "white" else _live(axis, protocol)
-        scales = _scales(protocol, len(axis.labels))
+        scales = protocol.scales_for(len(axis.labels))
         found = draws(axis, live, scales, protocol.fluctuation, count, seed, epoch, {null: REPEATED})[null]
         h_eff = integration(found["H"], protocol.h_opt, protocol.sigma_h)
         return {"integration": Spread.of(h_eff), "metastability": Spread.of(found["M"])}
@@ -110,7 +110,7 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
         Control("labels permuted", "labels", drawn(trained, "label", last)),
         Control("each class split in ten", "number of classes", drawn(trained, "split", last)),
     ]
-    for e in np.flatnonzero(activations.steps == 0)[:1].tolist():
+    for e in np.flatnonzero(activations.steps[:last] == 0)[:1].tolist():
         untrained = _axis(activations, protocol, e)
         controls.append(Control("untrained weights", "training", _measure(untrained, protocol)))
         controls.append(Control("untrained weights, each class split in ten", None, drawn(untrained, "split", e)))
@@ -143,12 +143,8 @@ def _axis(activations: Activations, protocol: Protocol, row: int) -> ImageAxis:
     return ImageAxis(activations.read(protocol.signal, row), activations.labels, protocol.smooth)
 
 
-def _scales(protocol: Protocol, N: int) -> NDArray[np.int64]:
-    return published_scales(N) if protocol.scales == "published" else default_scales(N)
-
-
 def _alpha(axis: ImageAxis, protocol: Protocol) -> NDArray[np.float64]:
-    return dfa(axis.series(), _scales(protocol, len(axis.labels)), fluctuation=protocol.fluctuation).alpha
+    return dfa(axis.series(), protocol.scales_for(len(axis.labels)), fluctuation=protocol.fluctuation).alpha
 
 
 def _live(axis: ImageAxis, protocol: Protocol) -> NDArray[np.bool_]:
@@ -168,7 +164,7 @@ def _halves(axis: ImageAxis, protocol: Protocol, count: int, seed: int, epoch: i
     """Random halves of the channels, as if others had been recorded."""
     values = []
     for draw in range(count):
-        chosen = stream(seed, epoch, "white", 2**31 + draw).permutation(len(axis.x))[: len(axis.x) // 2]
+        chosen = stream(seed, epoch, "white", 2**31 + draw).permutation(len(axis.x))[: max(1, len(axis.x) // 2)]
         values.append(_values(replace(axis, x=axis.x[np.sort(chosen)]), protocol))
     return {name: Spread.of(column) for name, column in zip(MEASURES, np.array(values).T, strict=True)}
 
@@ -179,18 +175,28 @@ def _verdict(controls: list[Control], measure: str) -> dict[str, Any]:
     yardstick = next(control for control in controls if control.changes == "order within class").measures[measure].sd
     responds: dict[str, dict[str, float]] = {}
     indifferent: dict[str, dict[str, float]] = {}
+    undefined: list[str] = []
     for control in controls:
         if control.changes and control.changes != "order within class":
             under = control.measures[measure]
             # A control measured once is subject to the order of images as the run itself is.
             error = 1.96 * float(np.hypot(yardstick, under.sd or yardstick))
             effect = under.mean - value
+            if not np.isfinite(effect):
+                undefined.append(control.changes)
+                continue
             found = {"effect": effect, "low": effect - error, "high": effect + error}
             moved = abs(effect) > error
             key = control.changes if control.changes not in responds else f"{control.changes} ({control.name})"
             (responds if moved else indifferent)[key] = found
     indifferent = {key: found for key, found in indifferent.items() if key not in responds}
-    return {"value": value, "spread_by_order": yardstick, "responds": responds, "indifferent": indifferent}
+    return {
+        "value": value,
+        "spread_by_order": yardstick,
+        "responds": responds,
+        "indifferent": indifferent,
+        "undefined": undefined,
+    }
 
 
 def _conclusions(controls: list[Control], verdicts: dict[str, dict[str, Any]]) -> tuple[str, ...]:
@@ -200,6 +206,9 @@ def _conclusions(controls: list[Control], verdicts: dict[str, dict[str, Any]]) -
     for measure, title in MEASURES.items():
         verdict = verdicts[measure]
         value, noise = verdict["value"], by_name["pure noise"][measure]
+        if not np.isfinite(value):
+            said.append(f"{title} of the last checkpoint is undefined: no channel has one.")
+            continue
         if "number of classes" in verdict["responds"]:
             split = by_name["each class split in ten"][measure].mean
             said.append(
@@ -210,7 +219,7 @@ def _conclusions(controls: list[Control], verdicts: dict[str, dict[str, Any]]) -
         settings = [what for what in ("smoothing", "number of images") if what in verdict["responds"]]
         if settings:
             said.append(f"{title} depends on {' and '.join(settings)}: compare only runs in which these are equal.")
-        if "labels" not in verdict["responds"]:
+        if "labels" in verdict["indifferent"]:
             said.append(f"{title} stays as it is when the labels are permuted: it says nothing about the classes.")
         if "training" in verdict["responds"]:
             said.append(f"{title} tells the trained from the untrained network: {_effect(verdict, 'training')}.")

@@ -55,9 +55,9 @@ class Calibration:
     low: FloatArray
     high: FloatArray
 
-    def debias(self, alpha: ArrayLike) -> FloatArray:
-        """The exponents whose mean alpha is `alpha`; NaN beyond the simulated ones."""
-        return np.asarray(np.interp(np.asarray(alpha, float), self.mean, self.exponent, left=np.nan, right=np.nan))
+    def debias(self, alpha: ArrayLike, beyond: float = np.nan) -> FloatArray:
+        """The exponents whose mean alpha is `alpha`; beyond the simulated ones `beyond`, and below them its negative."""
+        return np.asarray(np.interp(np.asarray(alpha, float), self.mean, self.exponent, left=-beyond, right=beyond))
 
     def interval(self, alpha: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """The 95 % confidence interval of one series' exponent; an end beyond the simulated exponents is infinite."""
@@ -97,9 +97,12 @@ def _simulate(T: int, scales: tuple[int, ...], order: int, fluctuation: str) -> 
     alpha = np.empty((len(GRID), _series(T)))
     for g, exponent in enumerate(GRID):
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([T, g])))
-        noise = fractional_gaussian_noise(exponent % 1, T, _series(T), random)
-        series = np.cumsum(noise, axis=1) if exponent > 1 else noise
-        alpha[g] = dfa(series, scales, order=order, fluctuation=fluctuation).alpha
+        step = max(1, 2**22 // T)  # no more in memory at once
+        for first in range(0, _series(T), step):
+            some = slice(first, min(first + step, _series(T)))
+            noise = fractional_gaussian_noise(exponent % 1, T, some.stop - first, random)
+            series = np.cumsum(noise, axis=1) if exponent > 1 else noise
+            alpha[g, some] = dfa(series, scales, order=order, fluctuation=fluctuation).alpha
     low, high = np.quantile(alpha, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     return Calibration(GRID, *(_rising(curve) for curve in (alpha.mean(axis=1), low, high)))
 
@@ -114,4 +117,4 @@ def _rising(curve: FloatArray) -> FloatArray:
 
 def _series(T: int) -> int:
     """How many to simulate for each exponent: the longer, the less they scatter."""
-    return int(np.clip(2**20 // T, 400, 20_000))
+    return int(np.clip(2**20 // T, 100, 20_000))

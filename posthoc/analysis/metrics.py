@@ -1,18 +1,14 @@
 """A run's measures: every epoch of an activations file by itself, beside its nulls, and in relation to the others."""
 
-import csv
 import hashlib
 import itertools
-import json
 import math
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from numpy.typing import NDArray
 
 from posthoc import __version__
 from posthoc.analysis.calibration import calibration
-from posthoc.analysis.dfa import default_scales, dfa, published_scales
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import Kuramoto, PhaseLocking, kuramoto, phase_locking
 from posthoc.analysis.measures import (
     convergence,
@@ -42,142 +38,13 @@ from posthoc.analysis.nulls import (
     metastability_interval,
     stream,
 )
+from posthoc.analysis.records import LEAST_POINTS, EpochMetrics, Protocol, RunMetrics
 from posthoc.analysis.series import Axis, DepthAxis, EpochAxis, ImageAxis
-from posthoc.errors import PosthocError, UsageError
-from posthoc.files import replacing
+from posthoc.errors import PosthocError
 from posthoc.store import Activations
 
-FORMAT = "posthoc-metrics"
-FORMAT_VERSION = 1
-AXES = ("image", "depth", "epoch")
 FALSE_DISCOVERIES = 0.05
-LEAST_POINTS = 20
-"""Points in time that the default scales, 4 to a quarter of them, need for a slope."""
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Every choice that turns signals into measures.
-
-    `published` is that of arXiv 2604.09716: smoothing over 5 images (its DenseNet, MobileNet and VGG runs: 15), ten
-    scales from 16 to N // 4, fluctuation averaged over windows. `default` does not smooth, which by itself shapes
-    F(s), and uses twelve log-spaced scales up to a quarter of the series and the usual root-mean-square fluctuation.
-    calibrate: debias exponents by simulated noise of the same length. axis: what plays the part of time, `image`,
-    `depth` or `epoch`; span: checkpoints in an epoch's window on the epoch axis (None: all so far).
-    """
-
-    name: str = "published"
-    axis: str = "image"
-    signal: str = "mean"
-    smooth: int = 5
-    scales: str = "published"
-    fluctuation: str = "published"
-    h_opt: float = 0.7
-    sigma_h: float = 0.15
-    w_h: float = 0.5
-    window: int = 3
-    threshold: float = 0.35
-    calibrate: bool = False
-    span: int | None = None
-
-    @classmethod
-    def named(cls, name: str, **changes: Any) -> "Protocol":
-        """The protocol `published` or `default`, with the given fields changed (those that are None are not)."""
-        axis = changes.get("axis") or "image"
-        if axis not in AXES:
-            raise UsageError(f"Unknown axis {axis!r}; give {', '.join(AXES)}.")
-        if name not in ("published", "default") or (name == "published" and axis != "image"):
-            raise UsageError(
-                f"No protocol {name!r} for the {axis} axis; give default{' or published' * (axis == 'image')}."
-            )
-        start = cls() if name == "published" else cls(name="default", smooth=1, scales="default", fluctuation="peng")
-        if axis != "image":
-            start = replace(start, calibrate=True)
-        protocol = replace(start, **{key: value for key, value in changes.items() if value is not None})
-        if protocol.sigma_h <= 0 or not 0 <= protocol.w_h <= 1 or protocol.window < 2:
-            raise UsageError("sigma_h must be above 0, w_h in 0..1 and window 2 or more.")
-        if protocol.span is not None and protocol.span < LEAST_POINTS:
-            raise UsageError(f"span is {protocol.span}; an exponent needs at least {LEAST_POINTS} points in time.")
-        return protocol
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """One checkpoint's measures; NaN where undefined, `reasons` counting why channels have no exponent.
-
-    Intervals are 95 %: of hurst and integration by the bootstrap over units, of metastability by the jackknife. nulls:
-    null -> measure -> comparison. untrained: saved at step 0; such a checkpoint is a control and takes no part in the run's z-scores and summary.
-    """
-
-    epoch: int | None
-    step: int | None
-    untrained: bool
-    hurst: float
-    hurst_sd: float
-    hurst_interval: tuple[float, float]
-    integration: float
-    integration_interval: tuple[float, float]
-    metastability: float
-    metastability_interval: tuple[float, float]
-    synchrony: float
-    integration_z: float
-    metastability_z: float
-    stability_index: float
-    volatility: float
-    stability_index_causal: float
-    volatility_causal: float
-    accuracy: float
-    n_dead: int
-    reasons: dict[str, int]
-    nulls: dict[str, dict[str, Comparison]]
-
-
-@dataclass(frozen=True)
-class RunMetrics:
-    """All measures of one run.
-
-    channels: layer, channel and Hurst exponent per epoch [E] of every unit; phase_locking: the layers, and the mean
-    phase-locking value (plv) and pairwise phase consistency (ppc) between their channels, [E, L, L] each.
-    """
-
-    protocol: Protocol
-    scales: tuple[int, ...]
-    input: dict[str, Any]
-    epochs: tuple[EpochMetrics, ...]
-    summary: dict[str, Any]
-    channels: tuple[dict[str, Any], ...]
-    phase_locking: dict[str, Any]
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def column(self, name: str) -> FloatArray:
-        """One field over all epochs, [E]."""
-        return np.array([getattr(epoch, name) for epoch in self.epochs], dtype=float)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of metrics.json: plain values, NaN as None."""
-        content = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "created_by": f"posthoc {__version__}",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            **asdict(self),
-        }
-        values: dict[str, Any] = plain(content)
-        return values
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write metrics.json."""
-        with replacing(Path(path)) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-
-    def save_csv(self, path: str | PathLike[str]) -> None:
-        """Write one row per epoch, with an empty field where a measure is undefined."""
-        rows = [_flat(plain(asdict(epoch))) for epoch in self.epochs]
-        with replacing(Path(path)) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), restval="")
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 @dataclass(frozen=True)
@@ -186,6 +53,7 @@ class Measured:
 
     alpha: FloatArray
     hurst: float
+    h_eff: float
     interval: tuple[float, float]
     phases: Kuramoto
     phases_interval: tuple[float, float]
@@ -209,20 +77,23 @@ def compute_metrics(
     """
     protocol = protocol or Protocol()
     _refuse_too_few(activations, protocol)
-    strata = np.repeat(np.arange(len(activations.layers)), [len(rows) for rows in activations.channels.values()])
+    layers = None  # of each unit; on the depth axis units are images
+    if protocol.axis != "depth":
+        layers = np.repeat(np.arange(len(activations.layers)), [len(rows) for rows in activations.channels.values()])
     white: WhiteDraws = {}
     measured = []
     for e, axis in enumerate(_axes(activations, protocol)):
-        measured.append(_measure(axis, protocol, strata, nulls, seed, e, white))
+        measured.append(_measure(axis, protocol, layers, nulls, seed, e, white))
         if progress:
             progress(e + 1, len(activations), activations.checkpoints[e])
     accuracy, accuracy_source = _accuracy(activations)
     epochs = _epochs(activations, protocol, measured, accuracy)
-    units = [] if protocol.axis == "depth" else activations.units  # there units are images
-    locking = [one.locking for one in measured if one.locking]
+    units = [] if layers is None else activations.units
+    nothing = np.full((len(activations.layers),) * 2, np.nan)
+    locking = [one.locking or PhaseLocking(nothing, nothing) for one in measured] if layers is not None else []
     return RunMetrics(
         protocol=protocol,
-        scales=tuple(_scales(protocol, _length(activations, protocol)).tolist()),
+        scales=tuple(protocol.scales_for(_length(activations, protocol)).tolist()),
         input={
             "path": str(activations.path),
             "sha256": _sha256(activations.path),
@@ -250,29 +121,41 @@ WhiteDraws = dict[tuple[int, int], dict[str, dict[str, FloatArray]]]
 
 
 def _measure(
-    axis: Axis, protocol: Protocol, strata: NDArray[np.int64], nulls: int, seed: int, epoch: int, white: WhiteDraws
+    axis: Axis,
+    protocol: Protocol,
+    layers: NDArray[np.int64] | None,
+    nulls: int,
+    seed: int,
+    epoch: int,
+    white: WhiteDraws,
 ) -> Measured:
     series = axis.series()
     U, T = series.shape
-    scales = _scales(protocol, T)
+    scales = protocol.scales_for(T)
     if len(scales) < 2:  # the first epochs of the epoch axis
         nothing = Kuramoto(np.full(T, np.nan), np.nan, np.nan, 0)
         reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
-        return Measured(np.full(U, np.nan), np.nan, NOWHERE, nothing, NOWHERE, None, reasons, {})
+        return Measured(np.full(U, np.nan), np.nan, np.nan, NOWHERE, nothing, NOWHERE, None, reasons, {})
     result = dfa(series, scales, fluctuation=protocol.fluctuation)
-    live = np.isfinite(result.alpha)
+    live = np.array([reason not in ("constant", "non-finite") for reason in result.reason])
     phases = kuramoto(series)
 
-    def finish(alpha: Any) -> Any:
+    def finish(alpha: Any, beyond: float = math.nan) -> Any:
         """Debiased, where the protocol says so."""
         if not protocol.calibrate:
             return alpha
-        return calibration(T, tuple(scales.tolist()), fluctuation=protocol.fluctuation).debias(alpha)
+        return calibration(T, tuple(scales.tolist()), fluctuation=protocol.fluctuation).debias(alpha, beyond)
 
     alpha = mean_alive(result.alpha)
     hurst = float(finish(alpha))
-    groups = strata if len(strata) == U else np.zeros(U, np.int64)
-    low, high = hurst_interval(result.alpha, groups, stream(seed, epoch, "white", 2**32 - 1))
+    reasons = Counter(reason for reason in result.reason if reason)
+    if math.isfinite(alpha) and not math.isfinite(hurst):
+        reasons["mean exponent beyond the calibration"] = 1
+    if isinstance(axis, DepthAxis) and axis.left_out:
+        reasons["channels non-finite, left out of their layer's mean"] = axis.left_out
+    h_eff = float(_h_eff(finish(alpha, math.inf), protocol))  # 0, to four digits, beyond the calibration
+    strata = np.zeros(U, np.int64) if layers is None else layers
+    low, high = hurst_interval(result.alpha, strata, stream(seed, epoch, "white", 2**32 - 1))
     comparisons: dict[str, dict[str, Comparison]] = {}
     if nulls:
         key = (int(live.sum()), T)
@@ -283,19 +166,21 @@ def _measure(
         for null, drawn in {**white[key], **draws(axis, *options, epoch=epoch, nulls=others)}.items():
             found = comparisons[null] = {}
             if "H" in drawn:
-                exponents = np.asarray(finish(drawn["H"]))
-                found["hurst"] = compare(hurst, exponents)
-                found["integration"] = compare(_h_eff(hurst, protocol), _h_eff(exponents, protocol))
+                # By alpha as measured: debiasing keeps its order, but ends where the calibration does.
+                by_alpha = compare(alpha, drawn["H"])
+                found["hurst"] = replace(by_alpha, mean=float(finish(by_alpha.mean)))
+                found["integration"] = compare(h_eff, np.asarray(_h_eff(finish(drawn["H"], math.inf), protocol)))
             if "M" in drawn:
                 found["metastability"] = compare(phases.metastability, drawn["M"])
     return Measured(
         alpha=result.alpha,
         hurst=hurst,
+        h_eff=h_eff,
         interval=(float(finish(low)), float(finish(high))),
         phases=phases,
         phases_interval=metastability_interval(series, phases.metastability),
-        locking=phase_locking(series, strata) if len(strata) == U else None,
-        reasons=Counter(reason for reason in result.reason if reason),
+        locking=None if layers is None else phase_locking(series, layers),
+        reasons=reasons,
         nulls=comparisons,
     )
 
@@ -304,17 +189,23 @@ NOWHERE = (math.nan, math.nan)
 
 
 def _axes(activations: Activations, protocol: Protocol) -> Iterator[Axis]:
-    """The axis of every epoch, one after another."""
+    """The axis of every epoch, one after another; on the epoch axis an untrained checkpoint has no past, nor is one."""
     if protocol.axis == "epoch":
-        means = np.stack([activations.read(protocol.signal, e).mean(axis=1) for e in range(len(activations))], axis=1)
+        trained = np.flatnonzero(activations.steps != 0)
+        rows = (activations.read(protocol.signal, e).mean(axis=1, dtype=np.float64) for e in trained.tolist())
+        means = np.stack(list(rows), axis=1)
     sizes = np.cumsum([0, *(len(rows) for rows in activations.channels.values())])
     for e in range(len(activations)):
         if protocol.axis == "epoch":
-            first = 0 if protocol.span is None else max(0, e + 1 - protocol.span)
-            yield EpochAxis(means[:, first : e + 1].astype(np.float64))
+            last = int(np.searchsorted(trained, e, side="right")) if e in trained else 0
+            first = 0 if protocol.span is None else max(0, last - protocol.span)
+            yield EpochAxis(np.ascontiguousarray(means[:, first:last]))
         elif protocol.axis == "depth":
-            x = activations.read(protocol.signal, e)
-            yield DepthAxis(np.stack([x[a:b].mean(axis=0, dtype=np.float64) for a, b in itertools.pairwise(sizes)]))
+            x = activations.read(protocol.signal, e).astype(np.float64)
+            finite = np.asarray(np.isfinite(x).all(axis=1))
+            layers = [x[a:b][finite[a:b]] for a, b in itertools.pairwise(sizes)]
+            means = np.stack([layer.mean(axis=0) if len(layer) else np.zeros(x.shape[1]) for layer in layers])
+            yield DepthAxis(means, int((~finite).sum()))
         else:
             yield ImageAxis(activations.read(protocol.signal, e), activations.labels, protocol.smooth)
 
@@ -322,19 +213,16 @@ def _axes(activations: Activations, protocol: Protocol) -> Iterator[Axis]:
 def _length(activations: Activations, protocol: Protocol) -> int:
     """The most points in time that a series has."""
     if protocol.axis == "epoch":
-        return min(len(activations), protocol.span or len(activations))
+        trained = int((activations.steps != 0).sum())
+        return min(trained, protocol.span or trained)
     return len(activations.layers) if protocol.axis == "depth" else len(activations.labels)
-
-
-def _scales(protocol: Protocol, T: int) -> NDArray[np.int64]:
-    return published_scales(T) if protocol.scales == "published" else default_scales(T)
 
 
 def _refuse_too_few(activations: Activations, protocol: Protocol) -> None:
     T = _length(activations, protocol)
-    if len(_scales(protocol, T)) >= 2:
+    if len(protocol.scales_for(T)) >= 2:
         return
-    least = 68 if protocol.scales == "published" else LEAST_POINTS
+    least = 72 if protocol.scales == "published" else LEAST_POINTS
     what, remedy = {
         "image": ("images", "extract with more --images"),
         "depth": ("layers", "extract with --layers all"),
@@ -352,6 +240,8 @@ def _h_eff(hurst: Any, protocol: Protocol) -> Any:
 
 def _integration_interval(low: float, high: float, protocol: Protocol) -> tuple[float, float]:
     """What integration can be while the exponent is in its interval: up to 1 where that holds the optimum."""
+    if math.isnan(low) or math.isnan(high):
+        return NOWHERE
     ends = sorted(float(_h_eff(end, protocol)) for end in (low, high))
     return (ends[0], 1.0) if low <= protocol.h_opt <= high else (ends[0], ends[1])
 
@@ -360,7 +250,7 @@ def _epochs(
     activations: Activations, protocol: Protocol, measured: list[Measured], accuracy: FloatArray
 ) -> tuple[EpochMetrics, ...]:
     """Everything that relates one epoch to the others."""
-    h_eff = np.array([float(_h_eff(one.hurst, protocol)) for one in measured])
+    h_eff = np.array([one.h_eff for one in measured])
     m = np.array([one.phases.metastability for one in measured])
     untrained = activations.steps == 0
     trained = ~untrained
@@ -469,23 +359,6 @@ def _told_apart(epochs: Sequence[EpochMetrics]) -> dict[str, dict[str, dict[str,
     return found
 
 
-def load_metrics(path: str | PathLike[str]) -> dict[str, Any]:
-    """The content of a metrics.json. Raises PosthocError where it is absent or not one."""
-    try:
-        content = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise PosthocError(f"{path} is not valid JSON ({error}); give what `posthoc metrics` wrote.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise PosthocError(f"{path} is not a metrics file; give what `posthoc metrics` wrote.")
-    if content["format_version"] > FORMAT_VERSION:
-        raise PosthocError(
-            f"{path} is of format version {content['format_version']}, newer than this posthoc reads; upgrade it."
-        )
-    return content
-
-
 def _accuracy(activations: Activations) -> tuple[FloatArray, str]:
     """What the checkpoints say of their validation accuracy if all do, else what the replay measured on the probe."""
     recorded = activations.recorded.get("val_acc")
@@ -506,32 +379,6 @@ def _mean(values: FloatArray) -> float:
 def _sd(values: FloatArray) -> float:
     there = values[np.isfinite(values)]
     return float(there.std(ddof=1)) if len(there) > 1 else math.nan
-
-
-def plain(value: Any) -> Any:
-    """Nested values as JSON has them: tuples as lists, numbers that are not finite as None."""
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """One epoch's record with a column for each number."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if name == "reasons":
-            flat[name] = "; ".join(f"{count} {why}" for why, count in value.items())
-        elif name == "nulls":
-            for null, measures in value.items():
-                for measure, comparison in measures.items():
-                    flat |= {f"{measure}_{null}_{key}": number for key, number in comparison.items()}
-        elif name.endswith("_interval"):
-            flat |= {name.replace("_interval", "_low"): value[0], name.replace("_interval", "_high"): value[1]}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _sha256(path: Path) -> str:

@@ -60,7 +60,8 @@ def depth_series(x: ArrayLike) -> NDArray[np.float64]:
     x = np.asarray(x, dtype=np.float64)
     centred = x - x.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1, keepdims=True)
-    return np.ascontiguousarray((centred / np.where(spread > 0, spread, 1)).T)
+    varies = spread > kernel.ROUNDING * np.abs(x).max(axis=1, keepdims=True)
+    return np.ascontiguousarray(np.where(varies, centred / np.where(varies, spread, 1), 0).T)
 
 
 class Axis(Protocol):
@@ -116,10 +117,11 @@ class ImageAxis:
 
 @dataclass(frozen=True)
 class DepthAxis:
-    """Channel means x [L, N] of the layers for each image."""
+    """Channel means x [L, N] of the layers for each image; left_out: non-finite channels that are not in them."""
 
     nulls: ClassVar[dict[str, str]] = {"white": "HM", "time": "H", "phase": "M"}
     x: NDArray[np.float64]
+    left_out: int = 0
 
     def series(self) -> NDArray[np.float64]:
         return depth_series(self.x)

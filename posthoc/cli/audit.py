@@ -20,13 +20,13 @@ def command(
 ) -> None:
     """Measure the last checkpoint of ACTIVATIONS again with one thing changed at a time, and say what moved."""
     from posthoc.analysis.audit import MEASURES, audit
-    from posthoc.analysis.metrics import Protocol
+    from posthoc.analysis.records import Protocol
     from posthoc.files import refuse_existing
     from posthoc.store import open_activations
 
     output = output or activations.with_name("audit.json")
     with open_activations(activations) as opened:
-        refuse_existing(output, force)
+        refuse_existing(output, force, activations)
         found = audit(opened, Protocol.named("published", smooth=smooth, signal=signal), draws, seed)
     found.save(output)
     rows = []
@@ -44,6 +44,8 @@ def command(
         for label, key in (("responds to", "responds"), ("does not respond to", "indifferent")):
             effects = [f"{what} ({effect['effect']:+.3f})" for what, effect in verdict[key].items()]
             lines.append((f"{title} {label}", ", ".join(effects) or "nothing"))
+        if verdict["undefined"]:
+            lines.append((f"{title} is undefined for", ", ".join(verdict["undefined"])))
         notes([*lines, (f"{title} varies by", f"{verdict['spread_by_order']:.4f} (sd) with the order of images")])
     click.echo()
     for sentence in found.conclusions:

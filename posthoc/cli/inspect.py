@@ -20,10 +20,16 @@ def command(path: Path, layers: bool, model: str | None, select: str | None) -> 
     """Say what PATH holds: a checkpoint folder, a checkpoint, an activations file or a metrics file."""
     if path.suffix == ".json" and path.is_file():
         _metrics(path)
-    elif path.suffix in (".h5", ".hdf5"):
+    elif path.suffix in (".h5", ".hdf5") or _is_hdf5(path):
         _activations(path)
     else:
         _checkpoints(path, layers, model, select)
+
+
+def _is_hdf5(path: Path) -> bool:
+    import h5py
+
+    return path.is_file() and bool(h5py.is_hdf5(path))
 
 
 def _checkpoints(path: Path, layers: bool, given: str | None, select: str | None) -> None:
@@ -100,7 +106,7 @@ def _activations(path: Path) -> None:
 
 
 def _metrics(path: Path) -> None:
-    from posthoc.analysis.metrics import load_metrics
+    from posthoc.analysis.records import load_metrics
 
     content = load_metrics(path)
     config: dict[str, Any] = content["input"]["config"]

@@ -50,16 +50,20 @@ def command(
     **changes: Any,
 ) -> None:
     """Integration, metastability and stability index of every checkpoint in ACTIVATIONS, and of the run."""
-    from posthoc.analysis.metrics import Protocol, compute_metrics
+    from posthoc.analysis.metrics import compute_metrics
+    from posthoc.analysis.records import Protocol
+    from posthoc.errors import UsageError
     from posthoc.files import refuse_existing
     from posthoc.store import open_activations
 
     chosen = Protocol.named(protocol or ("published" if changes["axis"] == "image" else "default"), **changes)
     output = output or activations.with_name("metrics.json")
     outputs = [output, output.with_suffix(".csv")] if csv else [output]
+    if csv and outputs[0] == outputs[1]:
+        raise UsageError(f"{output}: with --csv the output is the JSON file; give it another ending.")
     with open_activations(activations) as opened:
         for path in outputs:
-            refuse_existing(path, force)
+            refuse_existing(path, force, activations)
         with progress_on_stderr("measuring") as progress:
             metrics = compute_metrics(opened, chosen, nulls, seed, progress)
     metrics.save(output)

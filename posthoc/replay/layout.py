@@ -1,6 +1,7 @@
 """Which files make one training run, and in which order."""
 
 import fnmatch
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -22,11 +23,14 @@ class Checkpoint:
     header: Header
 
     @property
-    def position(self) -> int:
-        """Its place in training: the epoch, or the step where there is none."""
-        position = self.epoch if self.epoch is not None else self.step
-        assert position is not None
-        return position
+    def position(self) -> tuple[int, int]:
+        """Its place in training, unique within the run: epoch and step, -1 where unknown."""
+        return (-1 if self.epoch is None else self.epoch, -1 if self.step is None else self.step)
+
+    @property
+    def when(self) -> str:
+        """Epoch, or step where there is none, in words."""
+        return f"step {self.step}" if self.epoch is None else f"epoch {self.epoch}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def find_run(place: Path, select: str | None = None) -> Run:
         which = f" matching {select!r}" if select else ""
         raise PosthocError(f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in SUFFIXES)}).")
     _refuse_several(place, _groups_by_name(paths), "files named alike")
+    if len(paths) == 1 and len(re.findall(r"\d+", paths[0].stem)) != 1:
+        return find_run(paths[0])
     headers = {path: read_header(path) for path in paths}
     shapes = defaultdict(list)
     for path in paths:
@@ -95,19 +101,15 @@ def _ordered(headers: dict[Path, Header]) -> tuple[Checkpoint, ...]:
         epochs = dict.fromkeys(paths)
     if None in steps.values():
         steps = dict.fromkeys(paths)
-    keys = epochs if None not in epochs.values() else steps
-    by_key = defaultdict(list)
-    for path in paths:
-        by_key[keys[path]].append(path.name)
-    tie = next((names for names in by_key.values() if len(names) > 1), None)
-    if tie:
-        what = "epoch" if keys is epochs else "step"
-        raise PosthocError(
-            f"{paths[0].parent} holds more than one run, or copies: {' and '.join(tie)} are both of "
-            f"{what} {keys[paths[0].parent / tie[0]]}; choose with --select GLOB."
-        )
     checkpoints = [Checkpoint(path, epochs[path], steps[path], headers[path]) for path in paths]
-    return tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.position))
+    checkpoints.sort(key=lambda checkpoint: checkpoint.position)
+    for first, second in itertools.pairwise(checkpoints):
+        if first.position == second.position:
+            raise PosthocError(
+                f"{paths[0].parent} holds more than one run, or copies: {first.path.name} and {second.path.name} are "
+                f"both of {first.when}; choose with --select GLOB."
+            )
+    return tuple(checkpoints)
 
 
 def _numbers_in_names(paths: list[Path]) -> tuple[dict[Path, int | None], dict[Path, int | None]]:

@@ -69,7 +69,9 @@ def build(name: str, shapes: Shapes) -> nn.Module:
     position = shapes.get("encoder.pos_embedding")
     patch = shapes.get("conv_proj.weight")
     if name.startswith("vit") and position and patch:
-        options["image_size"] = patch[-1] * math.isqrt(position[1] - 1)
+        size = patch[-1] * math.isqrt(position[1] - 1)
+        if size % int(name.rpartition("_")[2]) == 0:  # the name ends in the model's own patch size
+            options["image_size"] = size
     model = _build(name, **options)
     head = shapes.get(list(dict(model.named_parameters()))[-1])
     if head and head[0] != 1000:

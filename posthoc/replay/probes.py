@@ -3,6 +3,7 @@
 import hashlib
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,11 +37,19 @@ class Normalization(NamedTuple):
             mean, std = (tuple(float(number) for number in part.split(",")) for part in text.split("/"))
         except ValueError:
             mean = std = ()
-        if {len(mean), len(std)} - {1, 3} or min(std, default=0.0) <= 0:
+        try:
+            return cls.of(mean, std)
+        except ValueError:
             names = ", ".join(NORMALIZATIONS)
             raise UsageError(
                 f"Unknown normalisation {text!r}; give one of {names}, or MEAN/STD such as 0.5,0.5,0.5/0.25."
-            )
+            ) from None
+
+    @classmethod
+    def of(cls, mean: tuple[float, ...], std: tuple[float, ...]) -> "Normalization":
+        """One or three numbers each, widened to three; ValueError for others or a deviation that is not above 0."""
+        if {len(mean), len(std)} - {1, 3} or not all(value > 0 for value in std):
+            raise ValueError(f"mean {mean}, std {std}")
         return cls(mean * (3 // len(mean)), std * (3 // len(std)))
 
 
@@ -87,7 +96,7 @@ class Images:
 
 def data_root(given: Path | None = None) -> Path:
     """Where data sets are looked for: the option, else POSTHOC_DATA, else ./data."""
-    return given or Path(os.environ.get("POSTHOC_DATA", "data"))
+    return Path(given) if given else Path(os.environ.get("POSTHOC_DATA", "data"))
 
 
 def load_images(
@@ -177,7 +186,9 @@ def _npz(path: Path, split: str) -> Images:
         ValueError,
         EOFError,
         AttributeError,
+        TypeError,
         zipfile.BadZipFile,
+        zlib.error,
     ) as error:  # numpy: not an archive, torn, or pickled objects
         raise PosthocError(f"{path} is not a readable .npz archive of arrays ({error}).") from error
     return _images(f"npz:{path.name}", images, labels, index=index)
@@ -187,8 +198,11 @@ def _image_folder(folder: Path, split: str, size: int | None) -> Images:
     import torchvision
     from torchvision.transforms import v2
 
-    if (folder / split).is_dir() or split == "train":
-        folder = folder / split
+    parts = [folder / name for name in (("train",) if split == "train" else ("test", "val", "valid"))]
+    part = next((part for part in parts if part.is_dir()), None)
+    if part is None and (split == "train" or (folder / "train").is_dir()):
+        raise PosthocError(f"{folder} has no folder {' or '.join(part.name for part in parts)}; name the one to use.")
+    folder = part or folder
     try:
         listing = torchvision.datasets.ImageFolder(str(folder))
     except OSError as error:

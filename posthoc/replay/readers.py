@@ -55,7 +55,10 @@ def read_header(path: Path) -> Header:
     else:
         said = _load(path, "meta")
         shapes = {name: tuple(tensor.shape) for name, tensor in _weights(said, path).items()}
-    numbers = {name: number for name, value in said.items() if (number := _number(value)) is not None}
+    # A slash would be a path in the activations file.
+    numbers = {
+        str(name).replace("/", "."): number for name, value in said.items() if (number := _number(value)) is not None
+    }
     epoch = numbers.pop("epoch", None)
     step = next((numbers.pop(key) for key in STEP_KEYS if key in numbers), None)
     return Header(_integer(epoch), _integer(step), strip_prefixes(shapes), numbers)

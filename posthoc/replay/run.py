@@ -51,9 +51,8 @@ class Extraction:
         config, checkpoints = self.stored.config, self.run.checkpoints
         first, last = checkpoints[0], checkpoints[-1]
         signal_bytes = 4 * len(self.probe) * sum(map(len, self.stored.channels.values())) * len(config["signals"])
-        unit = "epoch" if first.epoch is not None else "step"
         return [
-            ("run", f"{self.run.folder}, {len(checkpoints)} checkpoints, {unit} {first.position} to {last.position}"),
+            ("run", f"{self.run.folder}, {len(checkpoints)} checkpoints, {first.when} to {last.when}"),
             ("model", f"{config['model']['name']} ({config['model']['source']}), {config['model']['outputs']} outputs"),
             ("probe", f"{self.probe.name}, {len(self.probe)} images at {self.image_size} x {self.image_size}"),
             ("normalisation", f"mean {self.normalization.mean}, std {self.normalization.std}"),
@@ -90,14 +89,20 @@ def plan_extraction(
     `channels` None records all of each layer; otherwise so many, drawn once per run and layer from `seed`.
     Raises PosthocError for whatever does not fit.
     """
+    if not layers:
+        raise UsageError("No layers asked for; give default, all, or globs.")
+    signals = list(dict.fromkeys(signals))
     unknown = set(signals) - set(SIGNALS)
     if unknown or not signals:
         raise UsageError(f"Unknown signal {', '.join(sorted(unknown)) or '(none)'}; give {' or '.join(SIGNALS)}.")
-    chosen_device = _device(device)
+    chosen_device = find_device(device)
     run = find_run(checkpoints, select)
     shapes = run.checkpoints[0].header.shapes
     recorded = run.about.get("model")
     name, network = resolve_model(model, recorded, shapes)
+    recorded_size = run.about.get("image_size")
+    if recorded_size is not None and not (isinstance(recorded_size, int) and recorded_size > 0):
+        raise PosthocError(f"run.json: image_size {recorded_size!r} is not a number of pixels.")
     size = image_size or run.about.get("image_size") or getattr(network, "image_size", None)
     pictures = load_probe(probe, images, root=data_root, download=download, size=size)
     normalization = _normalization(normalize, run.about.get("normalization"), probe)
@@ -152,16 +157,25 @@ def run_extraction(plan: Extraction, output: Path, *, force: bool = False, progr
     `progress` is called with done, total and the checkpoint's file name after each checkpoint.
     """
     refuse_existing(output, force)
+    if output.resolve() in [checkpoint.path.resolve() for checkpoint in plan.run.checkpoints]:
+        raise UsageError(f"{output} is one of the checkpoints; choose another output.")
     parts_folder = output.with_name(output.name + ".parts")
     if force and parts_folder.exists():
         shutil.rmtree(parts_folder)
     x, labels = _batches(plan)
     parts = []
     for done, checkpoint in enumerate(plan.run.checkpoints, start=1):
-        part = parts_folder / f"{checkpoint.position:09d}.h5"
+        part = parts_folder / f"epoch{checkpoint.position[0]}-step{checkpoint.position[1]}.h5"
         sha256 = _sha256(checkpoint.path)
         if not (part.exists() and store.read_part(part, plan.stored) == sha256):
-            store.write(part, plan.stored, [_replay(plan, checkpoint, sha256, x, labels)])
+            try:
+                frame = _replay(plan, checkpoint, sha256, x, labels)
+            except torch.OutOfMemoryError as error:
+                reason = str(error).split("\n")[0]
+                raise PosthocError(
+                    f"Out of memory at {checkpoint.path} ({reason}); pass a smaller --batch-size."
+                ) from error
+            store.write(part, plan.stored, [frame])
         parts.append(part)
         if progress:
             progress(done, len(plan.run.checkpoints), checkpoint.path.name)
@@ -264,7 +278,7 @@ def _normalization(given: str | None, recorded: Any, probe: str) -> Normalizatio
         return Normalization.parse(given)
     if recorded:
         try:
-            return Normalization(tuple(map(float, recorded["mean"])), tuple(map(float, recorded["std"])))
+            return Normalization.of(tuple(map(float, recorded["mean"])), tuple(map(float, recorded["std"])))
         except (KeyError, TypeError, ValueError) as error:
             raise PosthocError(f"run.json: normalization {recorded!r} is not {{mean: [...], std: [...]}}.") from error
     if probe in NORMALIZATIONS:
@@ -275,7 +289,8 @@ def _normalization(given: str | None, recorded: Any, probe: str) -> Normalizatio
     )
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name, `auto` being the GPU where there is one; raises PosthocError where it is absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -10,7 +10,8 @@ import pytest
 import posthoc
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import default_scales, dfa
-from posthoc.analysis.metrics import Protocol, compute_metrics, plain
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.records import Protocol, plain
 from posthoc.analysis.series import depth_series
 from posthoc.errors import PosthocError, UsageError
 from posthoc.store import Frame, Plan, open_activations, write
@@ -67,17 +68,67 @@ def test_the_depth_axis_runs_over_the_layers(tmp_path):
 def test_the_epoch_axis_runs_over_the_checkpoints_so_far(tmp_path):
     path = make(tmp_path / "a.h5", epochs=24)
     metrics = measured(path, "epoch", nulls=5)
-    assert [math.isfinite(epoch.metastability) for epoch in metrics.epochs] == [False] * 19 + [True] * 5
+    assert [math.isfinite(epoch.metastability) for epoch in metrics.epochs] == [False] * 20 + [True] * 4
     assert metrics.epochs[0].reasons == {"fewer than 20 points in time": 6}
+    assert np.array(metrics.phase_locking["plv"]).shape == (24, 2, 2)
     with open_activations(path) as activations:
-        x = np.stack([activations.read("mean", e).mean(axis=1) for e in range(22)], axis=1)
+        x = np.stack([activations.read("mean", e).mean(axis=1, dtype=float) for e in range(1, 23)], axis=1)
     np.testing.assert_allclose(
-        [channel["hurst"][21] for channel in metrics.channels], dfa(x, default_scales(22)).alpha, atol=1e-5
+        [channel["hurst"][22] for channel in metrics.channels], dfa(x, default_scales(22)).alpha, atol=1e-5
     )
     windowed = measured(path, "epoch", span=20)
     np.testing.assert_allclose(
-        [channel["hurst"][21] for channel in windowed.channels], dfa(x[:, 2:], default_scales(20)).alpha, atol=1e-5
+        [channel["hurst"][22] for channel in windowed.channels], dfa(x[:, 2:], default_scales(20)).alpha, atol=1e-5
     )
+
+
+def frames(signals, epochs):
+    return [Frame(f"{e}.pt", "0", e, 10 * e, 1.0, 0.5, {}, {"mean": signals(e)}) for e in range(epochs)]
+
+
+def plan(layers, channels, images):
+    config = {"layers": [{"name": layer} for layer in layers], "signals": ["mean"], "probe": {"sha256": "0"}}
+    return Plan(config, np.arange(images), np.arange(images) % 4, {layer: np.arange(channels) for layer in layers})
+
+
+def test_one_bad_channel_does_not_take_its_layer_on_the_depth_axis(tmp_path):
+    random = np.random.default_rng(0)
+    layers = [f"l{k}" for k in range(24)]
+    signals = {layer: random.standard_normal((3, 60), "f4") for layer in layers}
+    signals["l5"][1, 7] = np.inf
+    signals["l6"][:] = 0.1
+    write(tmp_path / "a.h5", plan(layers, 3, 60), frames(lambda e: signals, 2))
+    (_, epoch) = measured(tmp_path / "a.h5", "depth").epochs
+    assert epoch.n_dead == 0
+    assert epoch.reasons == {"channels non-finite, left out of their layer's mean": 1}
+    assert math.isfinite(epoch.hurst)
+
+
+def test_exponents_beyond_the_calibration_are_named_and_still_compared(tmp_path):
+    """Channels that all decay smoothly: a stronger trend than any simulated motion has."""
+    decay = np.arange(1.0, 9)[:, None] * np.ones(60)
+    write(tmp_path / "a.h5", plan(["a"], 8, 60), frames(lambda e: {"a": (decay * np.exp(-e / 8)).astype("f4")}, 31))
+    epoch = measured(tmp_path / "a.h5", "epoch", nulls=19).epochs[-1]
+    assert math.isnan(epoch.hurst)
+    assert "mean exponent beyond the calibration" in epoch.reasons
+    assert epoch.integration == 0
+    assert epoch.nulls["white"]["hurst"].p == 1 / 20
+
+
+def test_the_audit_of_a_collapsed_network_says_so(tmp_path):
+    good = np.random.default_rng(0).standard_normal((8, 400)).astype("f4")
+    write(
+        tmp_path / "a.h5",
+        plan(["a"], 8, 400),
+        frames(lambda e: {"a": good if e == 0 else np.full_like(good, np.nan)}, 2),
+    )
+    with open_activations(tmp_path / "a.h5") as activations:
+        found = posthoc.audit(activations, count=10)
+    assert found.conclusions == (
+        "H_eff of the last checkpoint is undefined: no channel has one.",
+        "M of the last checkpoint is undefined: no channel has one.",
+    )
+    assert "training" in found.verdicts["integration"]["undefined"]
 
 
 def test_every_measure_stands_beside_its_nulls(activations_file):
@@ -109,7 +160,7 @@ def test_the_same_seed_gives_the_same_draws_and_another_does_not(activations_fil
 def test_too_few_layers_or_checkpoints_are_refused_with_the_number_needed(activations_file):
     with pytest.raises(PosthocError, match=r"4 layers are too few .* needs 20; extract with --layers all"):
         measured(activations_file, "depth")
-    with pytest.raises(PosthocError, match=r"5 checkpoints are too few .* needs 20"):
+    with pytest.raises(PosthocError, match=r"4 checkpoints are too few .* needs 20"):
         measured(activations_file, "epoch")
 
 

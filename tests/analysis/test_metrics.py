@@ -22,7 +22,8 @@ from posthoc.analysis.measures import (
     volatility,
     z_scores,
 )
-from posthoc.analysis.metrics import Protocol, compute_metrics, load_metrics
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.records import Protocol, load_metrics
 from posthoc.errors import PosthocError, UsageError
 from posthoc.store import Frame, Plan, open_activations, write
 

@@ -116,3 +116,19 @@ def test_a_damaged_run_json_is_refused(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(PosthocError, match=r"run\.json"):
         find_run(tmp_path)
+
+
+def test_several_checkpoints_of_one_epoch_are_ordered_by_step(tmp_path):
+    for epoch, step in ((1, 300), (0, 1000), (0, 200)):
+        save(tmp_path, f"save_{step}.pt", epoch=epoch, step=step)
+    assert order(tmp_path) == ["save_200.pt", "save_1000.pt", "save_300.pt"]
+
+
+def test_a_folder_of_one_file_needs_no_number(tmp_path):
+    save(tmp_path, "model.pt")
+    assert order(tmp_path) == ["model.pt"]
+
+
+def test_names_of_recorded_numbers_hold_no_slash(tmp_path):
+    save(tmp_path, "1.pt", **{"val/acc": 0.5})
+    assert find_run(tmp_path).checkpoints[0].header.recorded == {"val.acc": 0.5}

@@ -129,3 +129,13 @@ def test_all_means_every_distinct_output_once():
     assert choose(find_hook_points(model, 32), ["layer?.0.conv1", "layer4"], "resnet18")[-1].name == "layer4"
     with pytest.raises(UsageError, match="no such hook point"):
         choose(find_hook_points(model, 32), ["layer9"], "resnet18")
+
+
+def test_large_vision_transformers_of_another_image_size():
+    shapes = {key: tuple(tensor.shape) for key, tensor in build("vit_l_16", {}).state_dict().items()}
+    shapes["encoder.pos_embedding"] = (1, 1 + 32 * 32, 1024)
+    name, model = recognise(dict(shapes))
+    assert (name, model.image_size) == ("vit_l_16", 512)
+    shapes["extra"] = (1,)
+    with pytest.raises(PosthocError, match=r"Nearest.*vit_l_16"):
+        recognise(shapes)

@@ -116,3 +116,22 @@ def test_normalisation():
     for text in ("imagnet", "1/2/3", "0.5", "0.5/0", "1,2/3", "a/b"):
         with pytest.raises(UsageError, match="Unknown normalisation"):
             Normalization.parse(text)
+
+
+def test_image_folder_with_splits_uses_the_one_for_testing(tmp_path):
+    for split, shade in (("train", 0), ("val", 255)):
+        for label in ("cat", "dog"):
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / split / label / "0.png")
+    probe = load_probe(f"imagefolder:{tmp_path}")
+    assert probe.images.min() == 255
+    np.testing.assert_array_equal(probe.labels, [0, 1])
+    (tmp_path / "val").rename(tmp_path / "other")
+    with pytest.raises(PosthocError, match="no folder test or val or valid"):
+        load_probe(f"imagefolder:{tmp_path}")
+
+
+def test_a_single_array_file_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES)
+    with pytest.raises(PosthocError, match="not a readable"):
+        load_probe(f"npz:{tmp_path / 'a.npy'}")

@@ -104,7 +104,7 @@ def test_interrupted_it_goes_on_and_ends_in_the_same_file(run_folder, activation
         posthoc.extract(run_folder, f"npz:{probe_file}", output, progress=interrupt)
     assert not output.exists()
     parts = sorted((tmp_path / "a.h5.parts").iterdir())
-    assert [part.name for part in parts] == ["000000000.h5", "000000001.h5", "000000002.h5"]
+    assert [part.name for part in parts] == ["epoch0-step0.h5", "epoch1-step7.h5", "epoch2-step14.h5"]
     written = [part.stat().st_mtime_ns for part in parts]
     seen = []
     posthoc.extract(run_folder, f"npz:{probe_file}", output, progress=lambda *row: seen.append(

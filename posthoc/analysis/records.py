@@ -1,0 +1,201 @@
+"""What travels between the analysis and its readers: the protocol, a run's measures, and metrics.json."""
+
+import csv
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc import __version__
+from posthoc.analysis.dfa import default_scales, published_scales
+from posthoc.analysis.nulls import Comparison
+from posthoc.errors import PosthocError, UsageError
+from posthoc.files import replacing
+
+FORMAT = "posthoc-metrics"
+FORMAT_VERSION = 1
+AXES = ("image", "depth", "epoch")
+LEAST_POINTS = 20
+"""Points in time that the default scales, 4 to a quarter of them, need for a slope."""
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Every choice that turns signals into measures.
+
+    `published` is that of arXiv 2604.09716: smoothing over 5 images (its DenseNet, MobileNet and VGG runs: 15), ten
+    scales from 16 to N // 4, fluctuation averaged over windows. `default` does not smooth, which by itself shapes
+    F(s), and uses twelve log-spaced scales up to a quarter of the series and the usual root-mean-square fluctuation.
+    calibrate: debias exponents by simulated noise of the same length. axis: what plays the part of time, `image`,
+    `depth` or `epoch`; span: checkpoints in an epoch's window on the epoch axis (None: all so far).
+    """
+
+    name: str = "published"
+    axis: str = "image"
+    signal: str = "mean"
+    smooth: int = 5
+    scales: str = "published"
+    fluctuation: str = "published"
+    h_opt: float = 0.7
+    sigma_h: float = 0.15
+    w_h: float = 0.5
+    window: int = 3
+    threshold: float = 0.35
+    calibrate: bool = False
+    span: int | None = None
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> "Protocol":
+        """The protocol `published` or `default`, with the given fields changed (those that are None are not)."""
+        axis = changes.get("axis") or "image"
+        if axis not in AXES:
+            raise UsageError(f"Unknown axis {axis!r}; give {', '.join(AXES)}.")
+        if name not in ("published", "default") or (name == "published" and axis != "image"):
+            raise UsageError(
+                f"No protocol {name!r} for the {axis} axis; give default{' or published' * (axis == 'image')}."
+            )
+        start = cls() if name == "published" else cls(name="default", smooth=1, scales="default", fluctuation="peng")
+        if axis != "image":
+            start = replace(start, calibrate=True)
+        protocol = replace(start, **{key: value for key, value in changes.items() if value is not None})
+        numbers = (protocol.h_opt, protocol.sigma_h, protocol.threshold)
+        if not all(map(math.isfinite, numbers)) or protocol.sigma_h <= 0:
+            raise UsageError("h_opt, sigma_h and threshold must be finite, sigma_h above 0.")
+        if not 0 <= protocol.w_h <= 1 or protocol.window < 2:
+            raise UsageError("w_h must be in 0..1 and window 2 or more.")
+        if protocol.span is not None and protocol.span < LEAST_POINTS:
+            raise UsageError(f"span is {protocol.span}; an exponent needs at least {LEAST_POINTS} points in time.")
+        return protocol
+
+    def scales_for(self, T: int) -> NDArray[np.int64]:
+        """The scales for series of T points; none where they are too short."""
+        return published_scales(T) if self.scales == "published" else default_scales(T)
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One checkpoint's measures; NaN where undefined, `reasons` counting why channels have no exponent.
+
+    Intervals are 95 %: of hurst and integration by the bootstrap over units, of metastability by the jackknife. nulls:
+    null -> measure -> comparison. hurst_sd: of the exponents of the units as measured, before calibration. untrained: saved at step 0; such a checkpoint is a control and takes no part in the
+    run's z-scores and summary.
+    """
+
+    epoch: int | None
+    step: int | None
+    untrained: bool
+    hurst: float
+    hurst_sd: float
+    hurst_interval: tuple[float, float]
+    integration: float
+    integration_interval: tuple[float, float]
+    metastability: float
+    metastability_interval: tuple[float, float]
+    synchrony: float
+    integration_z: float
+    metastability_z: float
+    stability_index: float
+    volatility: float
+    stability_index_causal: float
+    volatility_causal: float
+    accuracy: float
+    n_dead: int
+    reasons: dict[str, int]
+    nulls: dict[str, dict[str, Comparison]]
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """All measures of one run.
+
+    channels: layer, channel and Hurst exponent, as measured, per epoch [E] of every unit; phase_locking: the layers, and the mean
+    phase-locking value (plv) and pairwise phase consistency (ppc) between their channels, [E, L, L] each.
+    """
+
+    protocol: Protocol
+    scales: tuple[int, ...]
+    input: dict[str, Any]
+    epochs: tuple[EpochMetrics, ...]
+    summary: dict[str, Any]
+    channels: tuple[dict[str, Any], ...]
+    phase_locking: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def column(self, name: str) -> FloatArray:
+        """One field over all epochs, [E]."""
+        return np.array([getattr(epoch, name) for epoch in self.epochs], dtype=float)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of metrics.json: plain values, NaN as None."""
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "created_by": f"posthoc {__version__}",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **asdict(self),
+        }
+        values: dict[str, Any] = plain(content)
+        return values
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write metrics.json."""
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+
+    def save_csv(self, path: str | PathLike[str]) -> None:
+        """Write one row per epoch, with an empty field where a measure is undefined."""
+        rows = [_flat(plain(asdict(epoch))) for epoch in self.epochs]
+        with replacing(Path(path)) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def load_metrics(path: str | PathLike[str]) -> dict[str, Any]:
+    """The content of a metrics.json. Raises PosthocError where it is absent or not one."""
+    try:
+        content = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise PosthocError(f"{path} is not valid JSON ({error}); give what `posthoc metrics` wrote.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PosthocError(f"{path} is not a metrics file; give what `posthoc metrics` wrote.")
+    if not isinstance(content.get("format_version"), int) or content["format_version"] > FORMAT_VERSION:
+        raise PosthocError(
+            f"{path} is of format version {content.get('format_version')}, newer than this posthoc reads; upgrade it."
+        )
+    return content
+
+
+def plain(value: Any) -> Any:
+    """Nested values as JSON has them: tuples as lists, numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """One epoch's record with a column for each number."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "reasons":
+            flat[name] = "; ".join(f"{count} {why}" for why, count in value.items())
+        elif name == "nulls":
+            for null, measures in value.items():
+                for measure, comparison in measures.items():
+                    flat |= {f"{measure}_{null}_{key}": number for key, number in comparison.items()}
+        elif name.endswith("_interval"):
+            flat |= {name.replace("_interval", "_low"): value[0], name.replace("_interval", "_high"): value[1]}
+        else:
+            flat[name] = value
+    return flat
