@@ -105,12 +105,13 @@ def library_rows(x: NDArray[np.float64], scales: NDArray[np.int64], ours: Call) 
         return lambda: [analyse(series) for series in x]
 
     def load(name: str) -> Any:
-        if importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
             print(f"| | | {name} | not installed | | |")
             return None
         if name == "nolds":  # its data module does not import on every Python; its measures do
             package = types.ModuleType(name)
-            package.__path__ = list(importlib.util.find_spec(name).submodule_search_locations or [])  # type: ignore[union-attr]
+            package.__path__ = list(spec.submodule_search_locations or [])
             sys.modules[name] = package
             return importlib.import_module("nolds.measures")
         return importlib.import_module(name)

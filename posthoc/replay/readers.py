@@ -51,7 +51,8 @@ def read_header(path: Path) -> Header:
     if path.suffix == ".safetensors":
         with _readable(path), safe_open(path, "pt") as file:
             said: Mapping[str, Any] = file.metadata() or {}
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     else:
         said = _load(path, "meta")
         shapes = {name: tuple(tensor.shape) for name, tensor in _weights(said, path).items()}

@@ -103,7 +103,7 @@ def plan_extraction(
     recorded_size = run.about.get("image_size")
     if recorded_size is not None and not (isinstance(recorded_size, int) and recorded_size > 0):
         raise PosthocError(f"run.json: image_size {recorded_size!r} is not a number of pixels.")
-    size = image_size or run.about.get("image_size") or getattr(network, "image_size", None)
+    size = image_size or recorded_size or getattr(network, "image_size", None)
     pictures = load_probe(probe, images, root=data_root, download=download, size=size)
     normalization = _normalization(normalize, run.about.get("normalization"), probe)
     size, points = fit_images(network, name, size, *pictures.images.shape[1:3])
