@@ -177,4 +177,4 @@ def null_notes(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _text(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+    return "undefined" if value is None else f"{round(value, 4) + 0.0:.4f}"  # no -0.0000
