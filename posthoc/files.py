@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and their digests."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,3 +38,12 @@ def refuse_existing(path: Path, force: bool, source: Path | None = None) -> None
         raise UsageError(f"{path} is the input; choose another output.")
     if path.exists() and not force:
         raise PosthocError(f"{path} exists already; pass --force to replace it, or -o to write elsewhere.")
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's content."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error

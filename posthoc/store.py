@@ -8,7 +8,6 @@ Both wings read and write this format (version 1) and nothing else of each other
     /signals/<signal>/<layer> [E, C, N] f4     /channel/<layer> [C]
 """
 
-import hashlib
 import json
 import math
 import os
@@ -59,11 +58,6 @@ class Plan:
     image: NDArray[np.int64]
     label: NDArray[np.int64]
     channels: dict[str, NDArray[np.int64]]
-
-    @property
-    def digest(self) -> str:
-        """Digest of the configuration."""
-        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
 
 class Activations:

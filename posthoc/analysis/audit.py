@@ -143,17 +143,18 @@ def _axis(activations: Activations, protocol: Protocol, row: int) -> ImageAxis:
     return ImageAxis(activations.read(protocol.signal, row), activations.labels, protocol.smooth)
 
 
-def _alpha(axis: ImageAxis, protocol: Protocol) -> NDArray[np.float64]:
-    return dfa(axis.series(), protocol.scales_for(len(axis.labels)), fluctuation=protocol.fluctuation).alpha
+def _alpha(series: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
+    return dfa(series, protocol.scales_for(series.shape[1]), fluctuation=protocol.fluctuation).alpha
 
 
 def _live(axis: ImageAxis, protocol: Protocol) -> NDArray[np.bool_]:
-    return np.isfinite(_alpha(axis, protocol))
+    return np.isfinite(_alpha(axis.series(), protocol))
 
 
 def _values(axis: ImageAxis, protocol: Protocol) -> tuple[float, float]:
-    h_eff = integration(mean_alive(_alpha(axis, protocol)), protocol.h_opt, protocol.sigma_h)
-    return float(h_eff), kuramoto(axis.series()).metastability
+    series = axis.series()
+    h_eff = integration(mean_alive(_alpha(series, protocol)), protocol.h_opt, protocol.sigma_h)
+    return float(h_eff), kuramoto(series).metastability
 
 
 def _measure(axis: ImageAxis, protocol: Protocol) -> dict[str, Spread]:

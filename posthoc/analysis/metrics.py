@@ -1,6 +1,5 @@
 """A run's measures: every epoch of an activations file by itself, beside its nulls, and in relation to the others."""
 
-import hashlib
 import itertools
 import math
 import platform
@@ -9,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +39,7 @@ from posthoc.analysis.nulls import (
 from posthoc.analysis.records import LEAST_POINTS, EpochMetrics, Protocol, RunMetrics
 from posthoc.analysis.series import Axis, DepthAxis, EpochAxis, ImageAxis
 from posthoc.errors import PosthocError
+from posthoc.files import sha256
 from posthoc.store import Activations
 
 FALSE_DISCOVERIES = 0.05
@@ -96,7 +95,7 @@ def compute_metrics(
         scales=tuple(protocol.scales_for(_length(activations, protocol)).tolist()),
         input={
             "path": str(activations.path),
-            "sha256": _sha256(activations.path),
+            "sha256": sha256(activations.path),
             "probe_sha256": activations.probe_sha256,
             "config": activations.config,
         },
@@ -379,8 +378,3 @@ def _mean(values: FloatArray) -> float:
 def _sd(values: FloatArray) -> float:
     there = values[np.isfinite(values)]
     return float(there.std(ddof=1)) if len(there) > 1 else math.nan
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -54,10 +54,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         column.justify = "left" if isinstance(first, str) else "right"
     for row in rows:
         grid.add_row(*map(cell, row))
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000
-    console.print(grid, soft_wrap=False)
+    console.print(grid)
 
 
 def cell(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Checkpoints -> activations.h5: everything is resolved first, then a short loop replays one checkpoint after another."""
 
-import hashlib
 import json
 import shutil
 import zlib
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 
 from posthoc import __version__, store
 from posthoc.errors import PosthocError, UsageError
-from posthoc.files import refuse_existing
+from posthoc.files import refuse_existing, sha256
 from posthoc.replay.hooks import SIGNALS, HookPoint, Recorder, choose, find_hook_points
 from posthoc.replay.layout import Checkpoint, Run, find_run
 from posthoc.replay.models import resolve_model
@@ -166,10 +165,10 @@ def run_extraction(plan: Extraction, output: Path, *, force: bool = False, progr
     parts = []
     for done, checkpoint in enumerate(plan.run.checkpoints, start=1):
         part = parts_folder / f"epoch{checkpoint.position[0]}-step{checkpoint.position[1]}.h5"
-        sha256 = _sha256(checkpoint.path)
-        if not (part.exists() and store.read_part(part, plan.stored) == sha256):
+        digest = sha256(checkpoint.path)
+        if not (part.exists() and store.read_part(part, plan.stored) == digest):
             try:
-                frame = _replay(plan, checkpoint, sha256, x, labels)
+                frame = _replay(plan, checkpoint, digest, x, labels)
             except torch.OutOfMemoryError as error:
                 reason = str(error).split("\n")[0]
                 raise PosthocError(
@@ -195,7 +194,7 @@ def extract(checkpoints: str | Path, probe: str, output: str | Path = "activatio
     return run_extraction(plan_extraction(Path(checkpoints), probe, **options), output, **writing)
 
 
-def _replay(plan: Extraction, checkpoint: Checkpoint, sha256: str, x: Tensor, labels: Tensor) -> store.Frame:
+def _replay(plan: Extraction, checkpoint: Checkpoint, digest: str, x: Tensor, labels: Tensor) -> store.Frame:
     model = plan.model
     weights = {name: _as_float32(tensor).to(plan.device) for name, tensor in read_weights(checkpoint.path).items()}
     try:
@@ -219,7 +218,7 @@ def _replay(plan: Extraction, checkpoint: Checkpoint, sha256: str, x: Tensor, la
         signals.setdefault(signal, {})[layer] = torch.cat(batches).T.cpu().numpy()
     return store.Frame(
         path=checkpoint.path.relative_to(plan.run.folder).as_posix(),
-        sha256=sha256,
+        sha256=digest,
         epoch=checkpoint.epoch,
         step=checkpoint.step,
         loss=loss,
@@ -331,11 +330,3 @@ def _full_precision() -> Iterator[None]:
 
 def _as_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
