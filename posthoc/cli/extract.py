@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from posthoc.cli.output import checkpoint_table, notes, progress_on_stderr
+from posthoc.cli.output import checkpoint_table, model_options, notes, progress_on_stderr
 
 
 def _count(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -24,8 +24,10 @@ def _list(context: click.Context, parameter: click.Parameter, value: str) -> lis
 @click.argument("checkpoints", type=click.Path(path_type=Path))
 @click.option("--probe", required=True, metavar="NAME", help="cifar10, cifar100, digits, npz:FILE or imagefolder:DIR.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("activations.h5"), help="File to write.")
-@click.option("--select", metavar="GLOB", help="Only the files whose names match.")
-@click.option("--model", metavar="NAME", help="torchvision:NAME (default: from run.json, else recognised).")
+@click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number.")
+@click.option("--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder.")
+@click.option("--ema", is_flag=True, help="Replay the moving average of the weights that the checkpoints hold.")
+@model_options
 @click.option("--layers", default="default", callback=_list, help="default, all, or globs separated by commas.")
 @click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all.")
 @click.option("--signals", default="mean,var", callback=_list, help="mean, var or both.")

@@ -1,29 +1,32 @@
 """posthoc inspect: what is this file or folder?"""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from posthoc.cli.metrics import epoch_table, summary_notes
-from posthoc.cli.output import checkpoint_table, notes, table
+from posthoc.cli.output import checkpoint_table, model_options, notes, table
 from posthoc.errors import PosthocError
 
 
 @click.command(name="inspect")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--layers", is_flag=True, help="List the hook points of the checkpoints' model.")
-@click.option("--model", metavar="NAME", help="torchvision:NAME (default: from run.json, else recognised).")
-@click.option("--select", metavar="GLOB", help="Of a folder, only the files whose names match.")
-def command(path: Path, layers: bool, model: str | None, select: str | None) -> None:
+@click.option("--select", metavar="GLOB", help="Of a folder, only names that match; # stands for a number.")
+@click.option("--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder.")
+@click.option("--ema", is_flag=True, help="Of the moving average of the weights.")
+@model_options
+def command(path: Path, layers: bool, **options: Any) -> None:
     """Say what PATH holds: a checkpoint folder, a checkpoint, an activations file or a metrics file."""
     if path.suffix == ".json" and path.is_file():
         _metrics(path)
     elif path.suffix in (".h5", ".hdf5") or _is_hdf5(path):
         _activations(path)
     else:
-        _checkpoints(path, layers, model, select)
+        _checkpoints(path, layers, **options)
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -32,24 +35,33 @@ def _is_hdf5(path: Path) -> bool:
     return path.is_file() and bool(h5py.is_hdf5(path))
 
 
-def _checkpoints(path: Path, layers: bool, given: str | None, select: str | None) -> None:
+def _checkpoints(
+    path: Path,
+    layers: bool,
+    *,
+    select: str | None,
+    weights_key: str | None,
+    ema: bool,
+    model: str | None,
+    model_arg: Sequence[str],
+) -> None:
     from posthoc.replay.layout import find_run
-    from posthoc.replay.models import resolve_model
-    from posthoc.replay.run import fit_images
+    from posthoc.replay.models import parse_arguments, resolve_model
+    from posthoc.replay.readers import Pick
+    from posthoc.replay.run import aside, fit_images, usual_size
 
-    run = find_run(path, select)
+    run = find_run(path, select, Pick(weights_key, ema))
     header = run.checkpoints[0].header
     try:
-        name, network = resolve_model(given, run.about.get("model"), header.shapes)
+        network = resolve_model(header, model, run.about.get("model"), parse_arguments(model_arg))
+        name = network.title
     except PosthocError as error:
-        if layers:
+        if layers or model:
             raise
         name = f"unknown. {error}"
     if layers:
-        size, points = fit_images(
-            network, name, run.about.get("image_size") or getattr(network, "image_size", None), 32
-        )
-        click.echo(f"{name}, images of {size} x {size}; a name in brackets: hands on the same output")
+        size, channels, anatomy = fit_images(network, run.about.get("image_size") or usual_size(network.module), 32)
+        click.echo(f"{name}, images of {size} x {size} x {channels}; a name in brackets: hands on the same output")
         rows = [
             [
                 p.name,
@@ -57,14 +69,16 @@ def _checkpoints(path: Path, layers: bool, given: str | None, select: str | None
                 "x".join(map(str, p.shape)),
                 p.channels,
                 p.parameters,
+                p.calls,
                 f"({p.same_as})" if p.same_as else "",
             ]
-            for p in points
+            for p in anatomy.points
         ]
-        table(["hook point", "type", "output", "channels", "parameters", ""], rows)
+        table(["hook point", "type", "output", "channels", "parameters", "calls", ""], rows)
         return
     values = sum(math.prod(shape) for shape in header.shapes.values())
     listing = [("run", f"{path}, {len(run.checkpoints)} checkpoint{'s' * (len(run.checkpoints) > 1)}"), ("model", name)]
+    listing += aside(run)
     listing.append(("tensors", f"{len(header.shapes)}, {values:,} values"))
     listing += [
         (key, str(run.about[key])) for key in ("recipe", "dataset", "normalization", "seed") if key in run.about

@@ -10,6 +10,15 @@ from typing import Any
 import click
 
 
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options by which a user says what network the checkpoints are of."""
+    names = (
+        "torchvision:NAME, timm:NAME, FILE.py[:FACTORY] or package.module:FACTORY (default: recorded or recognised)."
+    )
+    command = click.option("--model-arg", multiple=True, metavar="KEY=VALUE", help="Argument of the factory.")(command)
+    return click.option("--model", metavar="MODEL", help=names)(command)
+
+
 @contextmanager
 def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """Yield a callback (done, total, name): a bar with ETA on a terminal, plain lines in a log."""

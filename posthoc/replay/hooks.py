@@ -3,7 +3,7 @@
 import copy
 import fnmatch
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,22 +18,43 @@ SIGNALS = ("mean", "var")
 
 @dataclass(frozen=True)
 class HookPoint:
-    """A module whose output is a feature map [B, C, H, W] (or [B, H, W, C]) or tokens [B, T, C].
+    """A module whose output is a feature map [B, C, H, W] (or [B, H, W, C]), a sequence [B, T, C] or a vector [B, C].
 
-    shape: of the output for one image, batch left out; channel_axis: which axis of the batched output holds channels;
-    parameters: how many the module holds; same_as: the outermost module that hands on the very same output, if any.
+    shape: of the output for one image, batch left out; batch_axis: where the batch is; channel_axis: which axis holds
+    the channels once the batch is first; parameters: how many the module holds; calls: how often it is called for one
+    batch (the last call counts); same_as: the outermost module that hands on the very same output, if any.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
+    batch_axis: int
     channel_axis: int
     parameters: int
+    calls: int
     same_as: str | None
 
     @property
     def channels(self) -> int:
         return self.shape[self.channel_axis - 1]
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether each channel is one number per image, with nothing to take a mean or variance over."""
+        return len(self.shape) == 1
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What one small forward pass shows of a model: its hook points in the order they finish, and its output's shape."""
+
+    points: tuple[HookPoint, ...]
+    output: tuple[int, ...]
+
+    @property
+    def outputs(self) -> int | None:
+        """Scores per image, None where the output is no vector of scores."""
+        return self.output[1] if len(self.output) == 2 else None
 
 
 # The layers of arXiv 2604.09716, by the model's name.
@@ -46,84 +67,131 @@ PUBLISHED = (
 )
 
 
-def find_hook_points(model: nn.Module, image_size: int) -> list[HookPoint]:
-    """All modules of a meta-device model with a feature map or tokens as output, in the order they finish.
+def dissect(model: nn.Module, image_size: int, image_channels: int = 3) -> Anatomy:
+    """Find all modules whose output is a feature map, a sequence or a vector for each image.
 
-    Which axis holds the channels is seen from a second pass with larger images: channels are what does not grow.
+    Which axis holds the batch and which the channels is seen from a second pass with a larger batch of larger images:
+    the batch grows from 2 to 3, and channels do not grow. Of a tuple or dictionary the first tensor counts.
 
-    Raises RuntimeError or AssertionError where the model cannot take images of this size.
+    Raises RuntimeError, AssertionError, ValueError or TypeError where the model cannot take images of this size.
     """
-    outputs = _outputs(model, image_size)
+    outputs, output = _outputs(model, 2, image_size, image_channels)
     try:
-        grown = {name: tuple(output.shape) for name, output, _ in _outputs(model, 2 * image_size)}
-    except (RuntimeError, AssertionError):  # a fixed input size: nothing grows
-        grown = {}
-    last_with = {(id(output), version): name for name, output, version in outputs}
+        second, _ = _outputs(model, 3, 2 * image_size, image_channels)
+    except (RuntimeError, AssertionError, ValueError, TypeError):  # a fixed input size: only the batch grows
+        second, _ = _outputs(model, 3, image_size, image_channels)
+    last_with = {(id(seen.output), seen.version): name for name, seen in outputs.items()}
     points = []
-    for name, output, version in outputs:
-        shape = tuple(output.shape)
-        if len(shape) in (3, 4) and shape[0] == 2:
-            module = model.get_submodule(name)
-            outermost = last_with[id(output), version]
-            points.append(
-                HookPoint(
-                    name=name,
-                    kind=type(module).__name__,
-                    shape=shape[1:],
-                    channel_axis=_channel_axis(shape, grown.get(name, shape)),
-                    parameters=sum(parameter.numel() for parameter in module.parameters()),
-                    same_as=None if outermost == name else outermost,
-                )
+    for name, seen in outputs.items():
+        shape, grown = tuple(seen.output.shape), tuple(second[name].output.shape) if name in second else ()
+        batch = [axis for axis in range(len(shape)) if shape[axis] == 2 and grown[axis : axis + 1] == (3,)]
+        if not (2 <= len(shape) <= 5 and len(grown) == len(shape) and batch and seen.output.is_floating_point()):
+            continue
+        module = model.get_submodule(name)
+        outermost = last_with[id(seen.output), seen.version]
+        rest, larger = (sides[: batch[0]] + sides[batch[0] + 1 :] for sides in (shape, grown))
+        points.append(
+            HookPoint(
+                name=name,
+                kind=type(module).__name__,
+                shape=rest,
+                batch_axis=batch[0],
+                channel_axis=_channel_axis(rest, larger),
+                parameters=sum(parameter.numel() for parameter in module.parameters()),
+                calls=seen.calls,
+                same_as=None if outermost == name else outermost,
             )
-    return points
+        )
+    return Anatomy(tuple(points), tuple(output.shape))
 
 
 def _channel_axis(shape: tuple[int, ...], grown: tuple[int, ...]) -> int:
-    if len(shape) == 3:
-        return 2
-    constant = [axis for axis in (1, 2, 3) if shape[axis] == grown[axis]]
-    return 3 if constant == [3] else 1
+    """Counted from 1: the only axis that did not grow where that is the first or last, else the usual one."""
+    constant = [axis for axis, (before, after) in enumerate(zip(shape, grown, strict=True), 1) if before == after]
+    if constant in ([1], [len(shape)]):
+        return constant[0]
+    return 2 if len(shape) == 2 else 1
 
 
-def _outputs(model: nn.Module, image_size: int) -> list[tuple[str, Tensor, int]]:
-    """Name, output and in-place version of every module in one meta forward pass; the last call of each counts."""
-    seen: dict[str, tuple[str, Tensor, int]] = {}
+@dataclass
+class _Seen:
+    output: Tensor
+    version: int
+    calls: int
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The output itself, `logits` where it has them, or the first tensor of a tuple, list or dictionary."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits  # type: ignore[no-any-return]
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+    return next((value for value in values if isinstance(value, Tensor)), None)
+
+
+def _outputs(model: nn.Module, batch: int, image_size: int, image_channels: int) -> tuple[dict[str, _Seen], Tensor]:
+    """What every module gives in one forward pass, and the whole model; the last call of each counts.
+
+    On the meta device, where nothing is computed; where a model needs real numbers to find its way, on the CPU.
+    """
+    try:
+        return _pass(copy.deepcopy(model).to("meta"), batch, image_size, image_channels, "meta")
+    except (RuntimeError, NotImplementedError, ValueError, TypeError):
+        if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+            raise
+        return _pass(model, batch, image_size, image_channels, "cpu")
+
+
+def _pass(
+    model: nn.Module, batch: int, image_size: int, image_channels: int, device: str
+) -> tuple[dict[str, _Seen], Tensor]:
+    seen: dict[str, _Seen] = {}
 
     def remember(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            seen.pop(name, None)
-            if isinstance(output, Tensor):
-                seen[name] = (name, output, output._version)
+            calls = seen.pop(name).calls if name in seen else 0
+            tensor = first_tensor(output)
+            if tensor is not None:
+                seen[name] = _Seen(tensor, tensor._version, calls + 1)
 
         return hook
 
-    model = copy.deepcopy(model).to("meta")
-    for name, module in model.named_modules():
-        if name:
-            module.register_forward_hook(remember(name))
-    # Without inference mode, which keeps no version by which an in-place ReLU is told from what it overwrites.
-    with torch.no_grad(), torch.device("meta"):
-        model(torch.empty(2, 3, image_size, image_size))
-    return list(seen.values())
+    handles = [part.register_forward_hook(remember(name)) for name, part in model.named_modules() if name]
+    try:
+        # Without inference mode, which keeps no version by which an in-place ReLU is told from what it overwrites.
+        with torch.no_grad(), torch.device(device):
+            output = first_tensor(model(torch.zeros(batch, image_channels, image_size, image_size)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if output is None:
+        raise TypeError("its output holds no tensor")
+    return seen, output
 
 
-def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) -> list[HookPoint]:
-    """The hook points asked for, in the order of the network.
+def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) -> tuple[list[HookPoint], str]:
+    """The hook points asked for, in the order of the network, and how they were chosen, in words.
 
     `default`: the published layers where the model is of a published family, else four evenly spaced blocks;
-    `all`: every distinct output; otherwise globs over the names.
+    `all`: every distinct feature map or sequence (vectors where there is none of these); otherwise globs over the names.
     """
-    if not points:
-        raise PosthocError(f"{model_name} has no module with a feature map or tokens as output: nothing to record.")
+    maps = [point for point in points if not point.is_vector] or list(points)
+    if not maps:
+        raise PosthocError(f"{model_name} has no module with an output for each image: nothing to record.")
     if list(layers) == ["all"]:
-        return [point for point in points if point.same_as is None]
+        return [point for point in maps if point.same_as is None], "all"
     if list(layers) == ["default"]:
-        names = next((names for pattern, names in PUBLISHED if re.match(pattern, model_name)), None)
-        return [point for point in points if point.name in names] if names else _evenly_spaced(_blocks(points))
+        names = next((names for pattern, names in PUBLISHED if re.match(pattern, model_name)), [])
+        published = [point for point in maps if point.name in names]
+        if published and len(published) == len(names):
+            return published, "as published"
+        spaced = _evenly_spaced(_blocks(maps))
+        return spaced, "evenly spaced blocks"
     unmatched = [glob for glob in layers if not fnmatch.filter([point.name for point in points], glob)]
     if unmatched:
         raise UsageError(f"--layers {unmatched[0]}: no such hook point; `posthoc inspect --layers` lists them.")
-    return [point for point in points if any(fnmatch.fnmatchcase(point.name, glob) for glob in layers)]
+    return [point for point in points if any(fnmatch.fnmatchcase(point.name, glob) for glob in layers)], "asked for"
 
 
 def _evenly_spaced(blocks: Sequence[HookPoint]) -> list[HookPoint]:
@@ -133,7 +201,7 @@ def _evenly_spaced(blocks: Sequence[HookPoint]) -> list[HookPoint]:
 
 def _blocks(points: Sequence[HookPoint]) -> list[HookPoint]:
     """The outermost modules with parameters, inside the part that holds most modules while there are fewer than four."""
-    trunk = [point for point in points if point.parameters]
+    trunk = [point for point in points if point.parameters] or list(points)
     while True:
         names = {point.name for point in trunk}
         blocks = [point for point in trunk if not any(parent in names for parent in _parents(point.name))]
@@ -178,10 +246,19 @@ class Recorder:
     def _hook(self, point: HookPoint) -> Callable[..., None]:
         axes = [axis for axis in range(1, len(point.shape) + 1) if axis != point.channel_axis]
 
-        def reduce(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def reduce(module: nn.Module, inputs: Any, output: Any) -> None:
             # At once: the next module may overwrite its input in place.
-            kept = output.index_select(point.channel_axis, self.channels[point.name]).float()
-            if "var" in self.signals:
+            tensor = first_tensor(output)
+            if tensor is None:
+                raise TypeError(f"{point.name} gave no tensor")
+            kept = (
+                tensor.movedim(point.batch_axis, 0).index_select(point.channel_axis, self.channels[point.name]).float()
+            )
+            if point.is_vector:
+                mean, var = kept, torch.zeros_like(kept)
+                if "var" in self.signals:
+                    self.signals["var"][point.name] = var
+            elif "var" in self.signals:
                 var, mean = torch.var_mean(kept, dim=axes, correction=0)
                 self.signals["var"][point.name] = var
             else:

@@ -1,16 +1,32 @@
-"""Which files make one training run, and in which order."""
+"""Which checkpoints make one training run, and in which order."""
 
 import fnmatch
 import itertools
 import json
+import math
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from posthoc.errors import PosthocError
-from posthoc.replay.readers import SUFFIXES, Header, read_header
+from posthoc.replay.naming import UNUSED, canonical
+from posthoc.replay.readers import (
+    MAIN,
+    SUFFIXES,
+    Header,
+    NoWeightsError,
+    Pick,
+    files_of,
+    is_checkpoint_folder,
+    is_indivisible,
+    read_header,
+    read_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -35,60 +51,202 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Run:
-    """The checkpoints of one training run in training order, and its run.json where there is one."""
+    """The checkpoints of one training run in training order, and its run.json where there is one.
+
+    copies: what was dropped because it holds the same weights as another checkpoint, and which; apart: what holds no
+    network's weights.
+    """
 
     folder: Path
     checkpoints: tuple[Checkpoint, ...]
     about: dict[str, Any] = field(default_factory=dict)
+    copies: tuple[tuple[Path, Path], ...] = ()
+    apart: tuple[Path, ...] = ()
 
 
-def find_run(place: Path, select: str | None = None) -> Run:
-    """Find the one run in folder `place` (or the one checkpoint file `place`).
+def find_run(place: Path, select: str | None = None, pick: Pick = MAIN) -> Run:
+    """Find the one run in folder `place` (or the one checkpoint `place`).
 
-    Order: the epoch or step recorded inside the files, else the number in their names; never the names' alphabet or
-    the files' dates. Raises PosthocError where there is no checkpoint, more than one run, or no certain order.
+    Order: the epoch or step recorded inside the checkpoints, else the number in their names; never the names' alphabet
+    or the files' dates. A checkpoint with the weights of another is dropped. `select` is a glob over the names, in
+    which # also stands for a number. Raises PosthocError where there is no checkpoint, more than one run, or no certain
+    order.
     """
-    if place.is_file():
-        header = read_header(place)
-        epoch = header.epoch if header.epoch is not None or header.step is not None else 0
-        return Run(place.parent, (Checkpoint(place, epoch, header.step, header),), _about(place.parent))
+    if place.is_file() or (place.is_dir() and is_indivisible(place)):
+        return _single(place, pick)
     if not place.is_dir():
         raise PosthocError(f"No such file or folder: {place}.")
-    paths = sorted(path for path in place.iterdir() if path.suffix in SUFFIXES and not path.name.startswith("."))
-    paths = [path for path in paths if select is None or fnmatch.fnmatch(path.name, select)]
+    paths = _listed(place)
+    if select is not None:
+        pattern = re.compile(fnmatch.translate(select).replace("\\#", r"(?:\d+|\#)"))
+        paths = [path for path in paths if pattern.match(path.name)]
     if not paths:
-        which = f" matching {select!r}" if select else ""
-        raise PosthocError(f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in SUFFIXES)}).")
-    _refuse_several(place, _groups_by_name(paths), "files named alike")
-    if len(paths) == 1 and len(re.findall(r"\d+", paths[0].stem)) != 1:
-        return find_run(paths[0])
-    headers = {path: read_header(path) for path in paths}
-    shapes = defaultdict(list)
+        raise PosthocError(_nothing(place, select))
+    headers, apart = {}, []
     for path in paths:
-        shapes[tuple(sorted(headers[path].shapes.items()))].append(path)
-    _refuse_several(place, list(shapes.values()), "networks of different shape")
-    return Run(place, _ordered(headers), _about(place))
+        try:
+            headers[path] = read_header(path, pick)
+        except NoWeightsError as error:
+            apart.append(path)
+            reason = error
+    if not headers:
+        raise reason
+    if is_checkpoint_folder(place) and headers.keys() <= set(files_of(place)):
+        return _single(place, pick)
+    groups, copies = _without_copies(_grouped(headers), headers, pick)
+    if len(groups) > 1 and not (select and _are_one(groups, headers)):
+        raise PosthocError(_several(place, groups, headers))
+    paths = [path for group in groups for path in group]
+    if len(paths) == 1 and len(re.findall(r"\d+", _stem(paths[0]))) != 1:
+        single = _single(paths[0], pick)
+        return Run(place, single.checkpoints, single.about, tuple(copies), tuple(apart))
+    checkpoints = _ordered({path: headers[path] for path in paths})
+    return Run(place, checkpoints, _about(place), tuple(copies), tuple(apart))
 
 
-def _groups_by_name(paths: list[Path]) -> list[list[Path]]:
-    """Files whose names are equal but for their numbers.
+def _single(place: Path, pick: Pick) -> Run:
+    header = read_header(place, pick)
+    epoch = header.epoch if header.epoch is not None or header.step is not None else 0
+    return Run(place.parent, (Checkpoint(place, epoch, header.step, header),), _about(place.parent))
 
-    >>> [len(group) for group in _groups_by_name([Path("a_1.pt"), Path("a_10.pt"), Path("a_2_gpu.pt")])]
-    [2, 1]
+
+def _listed(folder: Path) -> list[Path]:
+    """Checkpoints in `folder`, shards of an index left out."""
+    children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = [
+        path
+        for path in children
+        if (path.name.endswith(SUFFIXES) if path.is_file() else path.is_dir() and is_checkpoint_folder(path))
+    ]
+    shards = {shard for path in paths if path.name.endswith(".index.json") for shard in files_of(path)[1:]}
+    return [path for path in paths if path not in shards]
+
+
+def _nothing(place: Path, select: str | None) -> str:
+    which = f" matching {select!r}" if select else ""
+    said = f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in SUFFIXES)})"
+    inside = [child for child in sorted(place.iterdir()) if child.is_dir() and _holds_some(child)]
+    if inside and not select:
+        names = ", ".join(str(child) for child in inside[:5])
+        return f"{said}; there are some in {names}{', ...' if len(inside) > 5 else ''}: give one of these."
+    return f"{said}."
+
+
+def _holds_some(folder: Path) -> bool:
+    try:
+        return any(path.name.endswith(SUFFIXES) for path in folder.rglob("*"))
+    except OSError:
+        return False
+
+
+def _stem(path: Path) -> str:
+    """The name without the endings of checkpoints.
+
+    >>> _stem(Path("checkpoint-12.pth.tar")), _stem(Path("epoch=3-step=400-v1.ckpt")), _stem(Path("v0.5"))
+    ('checkpoint-12', 'epoch=3-step=400', 'v0.5')
     """
+    name = path.name
+    while (end := next((end for end in SUFFIXES if name.lower().endswith(end)), None)) and name != end:
+        name = name[: -len(end)]
+    # Lightning's mark of a second file of the same name.
+    return re.sub(r"-v\d+$", "", name) if path.suffix == ".ckpt" else name
+
+
+def _form(path: Path) -> str:
+    """The name with # for each number, which --select takes.
+
+    >>> _form(Path("tudui_29_gpu.pth"))
+    'tudui_#_gpu.pth'
+    """
+    ending = path.name[path.name.rfind(".") :] if path.suffix == ".ckpt" else path.name[len(_stem(path)) :]
+    return re.sub(r"\d+", "#", _stem(path)) + ending
+
+
+def _shape(header: Header) -> frozenset[tuple[str, tuple[int, ...]]]:
+    names = canonical(header.shapes)
+    return frozenset((short, header.shapes[name]) for name, short in names.items() if not short.endswith(UNUSED))
+
+
+def _grouped(headers: dict[Path, Header]) -> list[list[Path]]:
+    """Checkpoints of one network whose names are equal but for their numbers."""
     groups = defaultdict(list)
-    for path in paths:
-        groups[re.sub(r"\d+", "#", path.name)].append(path)
+    for path, header in headers.items():
+        groups[_shape(header), _form(path)].append(path)
     return list(groups.values())
 
 
-def _refuse_several(place: Path, groups: list[list[Path]], what: str) -> None:
-    if len(groups) > 1:
-        listing = "; ".join(f"{group[0].name}{f' and {len(group) - 1} more' * (len(group) > 1)}" for group in groups)
-        raise PosthocError(
-            f"{place} holds more than one run: {what} fall into {len(groups)} groups ({listing}); "
-            f"choose one with --select GLOB."
+def _without_copies(
+    groups: list[list[Path]], headers: dict[Path, Header], pick: Pick
+) -> tuple[list[list[Path]], list[tuple[Path, Path]]]:
+    """Drop what holds the same weights as another checkpoint of the same network: copies of the best and the last.
+
+    Weights are compared where a copy is likely: between groups of names, and where two say the same of themselves.
+    """
+    kept: list[list[Path]] = []
+    copies = []
+    for group in sorted(groups, key=lambda group: (-len(group), group)):
+        shape = _shape(headers[group[0]])
+        larger = [path for other in kept if _shape(headers[other[0]]) == shape for path in other]
+        left: list[Path] = []
+        for path in group:
+            said = (headers[path].epoch, headers[path].step)
+            twins = [other for other in left if said == (headers[other].epoch, headers[other].step) != (None, None)]
+            original = next((other for other in larger + twins if _same_weights(path, other, headers, pick)), None)
+            if original is None:
+                left.append(path)
+            else:
+                copies.append((path, original))
+        if left:
+            kept.append(left)
+    return sorted(kept), copies
+
+
+def _same_weights(first: Path, second: Path, headers: dict[Path, Header], pick: Pick) -> bool:
+    positions = [(headers[path].epoch, headers[path].step) for path in (first, second)]
+    if None not in itertools.chain(*positions) and positions[0] != positions[1]:
+        return False
+    short = [canonical(headers[path].shapes) for path in (first, second)]
+    names = [{short[name]: name for name in short} for short in short]
+    shapes = headers[first].shapes
+    by_size = sorted(names[0], key=lambda name: math.prod(shapes[names[0][name]]))
+    # A few small tensors tell most checkpoints apart; only what agrees in them is read to the end.
+    for some in ([name for name in by_size if shapes[names[0][name]]][:4], by_size):
+        a, b = (
+            read_weights(path, pick, [full[name] for name in some if name in full])
+            for path, full in zip((first, second), names, strict=True)
         )
+        if not all(
+            name in names[1]
+            and a[names[0][name]].dtype == b[names[1][name]].dtype
+            and torch.equal(a[names[0][name]], b[names[1][name]])
+            for name in some
+            if not name.endswith(UNUSED)
+        ):
+            return False
+    return True
+
+
+def _are_one(groups: Sequence[Sequence[Path]], headers: dict[Path, Header]) -> bool:
+    """Whether files named in several ways may be one run: of one network, and all say their epoch or step."""
+    paths = [path for group in groups for path in group]
+    said = [headers[path].epoch is not None or headers[path].step is not None for path in paths]
+    return len({_shape(headers[path]) for path in paths}) == 1 and all(said)
+
+
+def _several(place: Path, groups: list[list[Path]], headers: dict[Path, Header]) -> str:
+    lines = []
+    for group in groups:
+        shapes = headers[group[0]].shapes
+        values = sum(map(math.prod, shapes.values()))
+        name = group[0].name if len(group) == 1 else f"{_form(group[0])} ({len(group)} files)"
+        lines.append(f"{name}: {len(shapes)} tensors, {values:,} values")
+    forms = [{_form(path) for path in group} for group in groups]
+    largest = max(groups, key=len)[0]
+    if len(set.union(*forms)) == len(groups):
+        what, advice = "checkpoints named alike", f"choose one with --select GLOB, such as --select '{_form(largest)}'"
+    else:
+        what, advice = "networks of different shape", "choose one with --select GLOB, or move the others elsewhere"
+    return f"{place} holds more than one run: {what} fall into {len(groups)} groups ({'; '.join(lines)}); {advice}."
 
 
 def _ordered(headers: dict[Path, Header]) -> tuple[Checkpoint, ...]:
@@ -106,15 +264,15 @@ def _ordered(headers: dict[Path, Header]) -> tuple[Checkpoint, ...]:
     for first, second in itertools.pairwise(checkpoints):
         if first.position == second.position:
             raise PosthocError(
-                f"{paths[0].parent} holds more than one run, or copies: {first.path.name} and {second.path.name} are "
-                f"both of {first.when}; choose with --select GLOB."
+                f"{paths[0].parent} holds more than one run: {first.path.name} and {second.path.name} are both of "
+                f"{first.when} and hold different weights; choose with --select GLOB."
             )
     return tuple(checkpoints)
 
 
 def _numbers_in_names(paths: list[Path]) -> tuple[dict[Path, int | None], dict[Path, int | None]]:
     """Epochs and steps by the numbers that differ among names of one form; one unlabelled number counts epochs."""
-    pieces = [re.split(r"(\d+)", path.stem.lower()) for path in paths]
+    pieces = [re.split(r"(\d+)", _stem(path).lower()) for path in paths]
     varying = [k for k in range(1, len(pieces[0]), 2) if len(pieces) == 1 or len({row[k] for row in pieces}) > 1]
     epochs = [k for k in varying if re.search(r"(epoch|(^|[^a-z])(ep|e))[^a-z]*$", pieces[0][k - 1])]
     steps = [k for k in varying if re.search(r"(step|iter|iteration|(^|[^a-z])it)[^a-z]*$", pieces[0][k - 1])]

@@ -1,131 +1,388 @@
-"""One checkpoint file -> its state dict, and what the file says of itself."""
+"""One checkpoint, in whatever form -> its state dict, and what it says of itself.
 
+A checkpoint is a file (safetensors, torch.save in its three forms, an index of shards) or a folder (of
+torch.distributed.checkpoint, or of a trainer that keeps model and optimizer apart).
+"""
+
+import hashlib
+import json
 import math
 import pickle
+import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, UsageError
+from posthoc.files import sha256
+from posthoc.replay.distributed import Scattered, read_distributed
+from posthoc.replay.pickles import Record
+from posthoc.replay.torchfiles import Stored, is_module, mapping, module_tensors, numpy_array, read_torch
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
-WRAPPERS = ("state_dict", "model", "model_state_dict")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".th", ".bin", ".tar", ".pkl", ".pickle", ".index.json")
+IN_FOLDERS = (
+    "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json",
+    "pytorch_model_fsdp_0",
+)  # fmt: skip
+"""What holds the weights in a folder of Transformers' Trainer or of Accelerate."""
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
 """Keys under which training scripts put the weights beside their own bookkeeping."""
-PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put in front of every name."""
-STEP_KEYS = ("step", "global_step", "iteration")
+EMA = (
+    "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema", "model_ema_state_dict",
+)  # fmt: skip
+"""Keys of exponential moving averages of the weights: another network than the one that trained."""
+STEP_KEYS = ("step", "global_step", "iteration", "iter", "global_steps", "num_updates")
 
 # What the libraries raise when a file is not what it should be; an unpickler fed with noise stumbles anywhere.
 DAMAGE = (
     SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError,
-    LookupError, TypeError, AttributeError, AssertionError, OverflowError, MemoryError,
+    LookupError, TypeError, AttributeError, AssertionError, OverflowError, MemoryError, NotImplementedError,
 )  # fmt: skip
 
-Value = TypeVar("Value")
+
+class NoWeightsError(PosthocError):
+    """The file is sound and holds no network's weights."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Which weights of a checkpoint: under `key` (nested keys, then a prefix of names, joined by dots), or the EMA."""
+
+    key: str | None = None
+    ema: bool = False
+
+
+MAIN = Pick()
+"""The weights that trained."""
 
 
 @dataclass(frozen=True)
 class Header:
     """What a checkpoint holds, without its weights.
 
-    shapes: name -> shape of every tensor, prefixes stripped, in the file's order; recorded: every other number in it.
+    shapes: name -> shape of every tensor, as in the file and in its order; recorded: every other number in it;
+    arch: the architecture it names; kind: the class of a whole pickled module.
     """
 
     epoch: int | None
     step: int | None
     shapes: dict[str, tuple[int, ...]]
     recorded: dict[str, float] = field(default_factory=dict)
+    arch: str | None = None
+    kind: str | None = None
 
 
-def read_header(path: Path) -> Header:
-    """Read names, shapes, epoch, step and recorded numbers of `path`."""
-    if path.suffix == ".safetensors":
-        with _readable(path), safe_open(path, "pt") as file:
-            said: Mapping[str, Any] = file.metadata() or {}
-            names = file.keys()
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    else:
-        said = _load(path, "meta")
-        shapes = {name: tuple(tensor.shape) for name, tensor in _weights(said, path).items()}
-    # A slash would be a path in the activations file.
-    numbers = {
-        str(name).replace("/", "."): number for name, value in said.items() if (number := _number(value)) is not None
-    }
-    epoch = numbers.pop("epoch", None)
-    step = next((numbers.pop(key) for key in STEP_KEYS if key in numbers), None)
-    return Header(_integer(epoch), _integer(step), strip_prefixes(shapes), numbers)
+@dataclass(frozen=True)
+class Slice:
+    """A tensor of a safetensors file."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of `path` on the CPU, prefixes stripped; raises where it is no state dict."""
-    if path.suffix == ".safetensors":
-        with _readable(path):
-            return strip_prefixes(load_file(path))
-    return strip_prefixes(_weights(_load(path, "cpu"), path))
+Leaf = Stored | Scattered | Slice | Tensor
 
 
-def strip_prefixes(tensors: dict[str, Value]) -> dict[str, Value]:
-    """Drop `module.` and `_orig_mod.` from the front of the names, as often as every name has them.
+@dataclass(frozen=True)
+class Content:
+    """An opened checkpoint: its values and not yet read tensors, nested as saved, and how to read some of them."""
 
-    >>> strip_prefixes({"module._orig_mod.fc.weight": 1, "module._orig_mod.module.bias": 2})
-    {'fc.weight': 1, 'module.bias': 2}
+    tree: Any
+    said: Mapping[Any, Any]
+    read: Callable[[dict[str, Any]], dict[str, Tensor]]
+
+
+def read_header(path: Path, pick: Pick = MAIN) -> Header:
+    """Read names, shapes, epoch, step and recorded numbers of `path`.
+
+    Raises NoWeightsError where there are none, PosthocError where it is damaged or `pick` is not in it.
     """
-    while tensors:
-        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), None)
-        if prefix is None:
-            break
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
-
-
-def _load(path: Path, device: str) -> Mapping[str, Any]:
     with _readable(path):
-        try:
-            found = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
-        except pickle.UnpicklingError as error:
-            if "weights_only" not in str(error).lower():
-                raise
-            raise PosthocError(
-                f"{path} holds Python objects beside tensors (a whole pickled module, perhaps), which are not loaded "
-                f"because loading would run code from the file; save model.state_dict() instead."
-            ) from None
-    if not isinstance(found, Mapping):
-        raise PosthocError(f"{path} holds a {type(found).__name__}, not a state dict.")
-    return found
+        content = _open(path)
+        weights = _weights(content.tree, pick, path)
+        numbers = _numbers(content)
+    epoch = next((numbers.pop(key) for key in ("epoch", "current_epoch") if _is_whole(numbers.get(key))), None)
+    step = next((numbers.pop(key) for key in STEP_KEYS if _is_whole(numbers.get(key))), None)
+    arch = content.said.get("arch")
+    module = next((value for value in (content.tree, *mapping(content.tree).values()) if is_module(value)), None)
+    return Header(
+        None if epoch is None else int(epoch),
+        None if step is None else int(step),
+        {name: tuple(leaf.shape) for name, leaf in weights.items()},
+        numbers,
+        arch if isinstance(arch, str) else None,
+        None if module is None else str(module.kind),
+    )
 
 
-def _weights(found: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    inner = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), found)
-    weights = {name: value for name, value in inner.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not weights:
-        keys = ", ".join(str(key) for key in list(found)[:8])
+def read_weights(path: Path, pick: Pick = MAIN, only: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Read the state dict of `path` on the CPU, names as in the file (`only` some of them); raises as `read_header`."""
+    with _readable(path):
+        content = _open(path)
+        weights = _weights(content.tree, pick, path)
+        return content.read({name: leaf for name, leaf in weights.items() if only is None or name in only})
+
+
+def is_checkpoint_folder(folder: Path) -> bool:
+    """Whether `folder` is one checkpoint in several files."""
+    names = {path.name for path in folder.iterdir()}
+    return bool(".metadata" in names or names & set(IN_FOLDERS) or _of_deepspeed(names))
+
+
+def is_indivisible(folder: Path) -> bool:
+    """Whether the files in `folder` are parts of one checkpoint and none is a checkpoint of its own."""
+    names = {path.name for path in folder.iterdir()}
+    return ".metadata" in names or _of_deepspeed(names)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold the weights of a checkpoint."""
+    if path.is_dir():
+        inside = _in_folder(path)
+        return [path / ".metadata", *sorted(path.glob("*.distcp"))] if inside == path else files_of(inside)
+    if path.name.endswith(".index.json"):
+        return [path, *sorted({path.parent / str(name) for name in _weight_map(path).values()})]
+    return [path]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a checkpoint: of its file, or of the names and digests of its files."""
+    files = files_of(path)
+    if files == [path]:
+        return sha256(path)
+    lines = "".join(f"{sha256(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _open(path: Path) -> Content:
+    if path.is_dir():
+        inside = _in_folder(path)
+        content = _distributed(path) if inside == path else _open(inside)
+        return Content(content.tree, {**content.said, **_trainer_state(path)}, content.read)
+    if path.name.endswith(".index.json"):
+        return _sharded(path)
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    file = read_torch(path)
+    said = {**mapping(mapping(file.content).get("meta")), **mapping(file.content)}
+
+    def read(weights: dict[str, Any]) -> dict[str, Tensor]:
+        stored = {name: leaf for name, leaf in weights.items() if isinstance(leaf, Stored)}
+        tensors = file.tensors(stored)
+        return {name: tensors.get(name, leaf) for name, leaf in weights.items()}
+
+    return Content(file.content, said, read)
+
+
+def _safetensors(path: Path) -> Content:
+    with safe_open(path, "pt") as file:
+        said = file.metadata() or {}
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        tree = {name: Slice(path, tuple(piece.get_shape()), piece.get_dtype()) for name, piece in slices.items()}
+    return Content(tree, said, _read_slices)
+
+
+def _read_slices(weights: dict[str, Any]) -> dict[str, Tensor]:
+    found = {}
+    for path in {leaf.path for leaf in weights.values()}:
+        with safe_open(path, "pt") as file:
+            found.update({name: file.get_tensor(name) for name, leaf in weights.items() if leaf.path == path})
+    return {name: found[name] for name in weights}
+
+
+def _sharded(path: Path) -> Content:
+    tree: dict[str, Any] = {}
+    contents = {}
+    weight_map = _weight_map(path)
+    for shard in dict.fromkeys(weight_map.values()):
+        contents[shard] = _open(path.parent / shard)
+        tree.update(mapping(contents[shard].tree))
+    missing = [name for name in weight_map if name not in tree]
+    if missing:
+        raise ValueError(f"no shard holds {missing[0]}")
+
+    def read(weights: dict[str, Any]) -> dict[str, Tensor]:
+        found = {}
+        for shard, content in contents.items():
+            found.update(content.read({name: leaf for name, leaf in weights.items() if weight_map.get(name) == shard}))
+        return {name: found[name] for name in weights}
+
+    return Content({name: tree[name] for name in weight_map}, {}, read)
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    try:
+        index = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise PosthocError(f"{path} is not valid JSON ({error}).") from error
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise NoWeightsError(f"{path} lists no shards of a network's weights.")
+    for shard in shards.values():
+        if not isinstance(shard, str) or Path(shard).name != shard or shard.endswith(".json"):
+            raise PosthocError(f"{path} names {shard!r}, which is no file beside it.")
+        if not (path.parent / shard).is_file():
+            raise PosthocError(f"{path} names {shard}, which is missing; copy it there.")
+    return shards
+
+
+def _distributed(path: Path) -> Content:
+    tree = read_distributed(path)
+    return Content(tree, tree, lambda weights: {name: leaf.read() for name, leaf in weights.items()})
+
+
+def _in_folder(folder: Path) -> Path:
+    """The file or folder within a checkpoint's folder that holds the weights; itself where all of it does."""
+    names = {path.name for path in folder.iterdir()}
+    if ".metadata" in names:
+        return folder
+    inside = next((name for name in IN_FOLDERS if name in names), None)
+    if inside is not None:
+        return folder / inside
+    if _of_deepspeed(names):
+        place = folder if "zero_to_fp32.py" in names or "latest" in names else folder.parent
         raise PosthocError(
-            f"{path} holds no state dict, plain or under {', '.join(WRAPPERS)} (found: {keys or 'nothing'})."
+            f"{folder} is a checkpoint of DeepSpeed, its weights split over processes; put them together with "
+            f"`python {place / 'zero_to_fp32.py'} {place} {place / 'fp32'}` and give {place / 'fp32'}."
         )
+    raise NoWeightsError(f"{folder} holds no weights (looked for {', '.join(IN_FOLDERS)}, .metadata).")
+
+
+def _of_deepspeed(names: set[str]) -> bool:
+    return "zero_to_fp32.py" in names or any(name.endswith(("_model_states.pt", "_optim_states.pt")) for name in names)
+
+
+def _trainer_state(folder: Path) -> dict[str, Any]:
+    """Step, epoch and last evaluation that Transformers' Trainer wrote beside the weights; the step is in the name."""
+    said: dict[str, Any] = {}
+    step = re.fullmatch(r".*\D(\d+)", folder.name)
+    if folder.name.startswith("checkpoint-") and step:
+        said["global_step"] = int(step[1])
+    path = folder / "trainer_state.json"
+    if not path.is_file():
+        return said
+    try:
+        state = json.loads(path.read_text())
+        said |= {key: state[key] for key in ("epoch", "global_step") if key in state}
+        for row in state.get("log_history", []):
+            if row.get("step") == state.get("global_step"):
+                said |= {key: value for key, value in row.items() if key.startswith("eval_") or key == "loss"}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise PosthocError(f"{path} is not what Transformers' Trainer writes ({error}); mend or remove it.") from error
+    return said
+
+
+def _weights(tree: Any, pick: Pick, path: Path) -> dict[str, Any]:
+    """The state dict within what was saved."""
+    if pick.key:
+        weights = _at(tree, pick.key, path)
+    elif pick.ema:
+        key = next((key for key in EMA if _state_dict(mapping(tree).get(key))), None)
+        if key is None:
+            raise PosthocError(f"{path} holds no moving average of the weights; found {_keys(tree)}.")
+        weights = _state_dict(mapping(tree)[key])
+    else:
+        weights = _main(tree, path)
     return weights
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what the libraries raise for damaged files into one sentence."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise PosthocError(f"No such file: {path}.") from None
-    except DAMAGE as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise PosthocError(f"{path} is damaged or cut short ({reason}); remove it or copy it again.") from error
-    except OSError as error:
-        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
+def _main(tree: Any, path: Path) -> dict[str, Any]:
+    """The weights that trained: of a whole module, under one of the usual keys, the dictionary itself, or the only ones."""
+    if is_module(tree):
+        return _state_dict(tree)
+    inner = {key: _state_dict(value) for key, value in mapping(tree).items() if isinstance(key, str)}
+    inner = {key: weights for key, weights in inner.items() if weights}
+    for key in WRAPPERS:
+        if key in inner:
+            return inner[key]
+    own = _state_dict(tree, nested=False)
+    if any(len(leaf.shape) for leaf in own.values()):
+        return own
+    others = [key for key in inner if key not in EMA]
+    if len(others) > 1:
+        raise PosthocError(f"{path} holds several networks; choose with --weights-key {' or '.join(others)}.")
+    if others:
+        return inner[others[0]]
+    if inner:
+        raise PosthocError(f"{path} holds only a moving average of the weights; pass --ema to replay it.")
+    raise NoWeightsError(f"{path} holds no state dict ({_keys(tree)}).")
+
+
+def _state_dict(value: Any, nested: bool = True) -> dict[str, Any]:
+    """The named tensors of a module or dictionary, floating ones among them; empty for anything else."""
+    if is_module(value):
+        return module_tensors(value)
+    items = mapping(value)
+    if nested and not any(_leaf(item) is not None for item in items.values()):
+        for key in WRAPPERS:
+            if _is_group(items.get(key)):
+                return _state_dict(items[key], nested=False)
+    found = {name: leaf for name, item in items.items() if isinstance(name, str) and (leaf := _leaf(item)) is not None}
+    strange = [item for item in items.values() if isinstance(item, Record) and "_rebuild_" in str(item.kind)]
+    if found and strange:
+        raise PosthocError(f"Tensors made by {strange[0].kind} are not read; convert them to plain tensors.")
+    return found if any(_is_floating(leaf) for leaf in found.values()) else {}
+
+
+def _at(tree: Any, key: str, path: Path) -> dict[str, Any]:
+    """Follow `key` through nested dictionaries as far as it goes; the rest is what names of tensors begin with."""
+    parts, here = key.split("."), tree
+    while parts and not is_module(here):
+        inside = mapping(here)
+        taken = next((n for n in range(len(parts), 0, -1) if _is_group(inside.get(".".join(parts[:n])))), None)
+        if taken is None:
+            break
+        here, parts = inside[".".join(parts[:taken])], parts[taken:]
+    prefix = "".join(f"{part}." for part in parts)
+    found = {name.removeprefix(prefix): leaf for name, leaf in _state_dict(here).items() if name.startswith(prefix)}
+    if not found:
+        raise UsageError(f"--weights-key {key}: {path} has no weights there; found {_keys(tree)}.")
+    return found
+
+
+def _is_group(value: Any) -> bool:
+    return is_module(value) or bool(mapping(value))
+
+
+def _leaf(value: Any) -> Any:
+    if isinstance(value, (Stored, Scattered, Slice)):
+        return value
+    return numpy_array(value)
+
+
+def _is_floating(leaf: Any) -> bool:
+    if isinstance(leaf, Slice):
+        return leaf.dtype.startswith(("F", "BF"))
+    return bool(leaf.dtype.is_floating_point)
+
+
+def _keys(tree: Any) -> str:
+    items = mapping(tree)
+    if not items:
+        return f"a {tree.kind if isinstance(tree, Record) else type(tree).__name__.lower()}"
+    names = [str(key)[:60] for key in list(items)[:8]]
+    return ", ".join(names) + (", ..." if len(items) > 8 else "")
+
+
+def _numbers(content: Content) -> dict[str, float]:
+    """Every number that was saved beside the weights; a slash would be a path in the activations file."""
+    said = {str(name): value for name, value in content.said.items() if isinstance(name, str)}
+    single = {
+        name: value
+        for name, value in said.items()
+        if isinstance(value, (Stored, Scattered)) and math.prod(value.shape) == 1
+    }
+    said |= {name: tensor.item() for name, tensor in content.read(single).items() if not tensor.is_complex()}
+    numbers = {name.replace("/", "."): _number(value) for name, value in said.items()}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _number(value: Any) -> float | None:
@@ -133,9 +390,25 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
-def _integer(value: float | None) -> int | None:
-    return int(value) if value is not None and math.isfinite(value) and value == int(value) else None
+def _is_whole(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value == int(value)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise for damaged files into one sentence."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PosthocError(f"No such file: {error.filename or path}.") from None
+    except PosthocError:
+        raise
+    except DAMAGE as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise PosthocError(f"{path} is damaged or cut short ({reason}); remove it or copy it again.") from error
+    except OSError as error:
+        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error

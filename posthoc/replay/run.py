@@ -1,5 +1,6 @@
 """Checkpoints -> activations.h5: everything is resolved first, then a short loop replays one checkpoint after another."""
 
+import itertools
 import json
 import shutil
 import zlib
@@ -18,24 +19,28 @@ from torch.nn import functional as F
 
 from posthoc import __version__, store
 from posthoc.errors import PosthocError, UsageError
-from posthoc.files import refuse_existing, sha256
-from posthoc.replay.hooks import SIGNALS, HookPoint, Recorder, choose, find_hook_points
+from posthoc.files import refuse_existing
+from posthoc.replay.hooks import SIGNALS, Anatomy, HookPoint, Recorder, choose, dissect, first_tensor
 from posthoc.replay.layout import Checkpoint, Run, find_run
-from posthoc.replay.models import resolve_model
+from posthoc.replay.models import Model, name_tensors, parse_arguments, resolve_model
 from posthoc.replay.probes import NORMALIZATIONS, Images, Normalization, load_probe
-from posthoc.replay.readers import read_weights
+from posthoc.replay.readers import Pick, digest, read_weights
+from posthoc.replay.recognition import first_convolution
 
 FALLBACK_SIZES = (224, 299)
 """Image sides tried, in turn, where a model cannot take the probe's own."""
+LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction will do, decided down to the last shape; `model` is still on the meta device."""
+    """What an extraction will do, decided down to the last shape."""
 
     run: Run
-    model: nn.Module
+    pick: Pick
+    model: Model
     probe: Images
     normalization: Normalization
     image_size: int
@@ -52,12 +57,18 @@ class Extraction:
         signal_bytes = 4 * len(self.probe) * sum(map(len, self.stored.channels.values())) * len(config["signals"])
         return [
             ("run", f"{self.run.folder}, {len(checkpoints)} checkpoints, {first.when} to {last.when}"),
-            ("model", f"{config['model']['name']} ({config['model']['source']}), {config['model']['outputs']} outputs"),
-            ("probe", f"{self.probe.name}, {len(self.probe)} images at {self.image_size} x {self.image_size}"),
+            *aside(self.run),
+            ("model", f"{self.model.title}, {config['model']['outputs'] or 'no'} outputs"),
+            (
+                "probe",
+                f"{self.probe.name}, {len(self.probe)} images at {self.image_size} x {self.image_size}"
+                + (", grey" if config["probe"]["channels"] == 1 else ""),
+            ),
             ("normalisation", f"mean {self.normalization.mean}, std {self.normalization.std}"),
             (
                 "layers",
-                ", ".join(f"{p.name} ({len(self.stored.channels[p.name])} of {p.channels})" for p in self.points),
+                ", ".join(f"{p.name} ({len(self.stored.channels[p.name])} of {p.channels})" for p in self.points)
+                + f"; {config['layers_chosen']}",
             ),
             ("signals", ", ".join(config["signals"])),
             ("device", f"{config['device']}, batches of {self.batch_size}, {config['dtype']}"),
@@ -70,7 +81,10 @@ def plan_extraction(
     probe: str,
     *,
     select: str | None = None,
+    weights_key: str | None = None,
+    ema: bool = False,
     model: str | None = None,
+    model_arg: Sequence[str] = (),
     layers: Sequence[str] = ("default",),
     channels: int | None = 32,
     signals: Sequence[str] = SIGNALS,
@@ -95,37 +109,42 @@ def plan_extraction(
     if unknown or not signals:
         raise UsageError(f"Unknown signal {', '.join(sorted(unknown)) or '(none)'}; give {' or '.join(SIGNALS)}.")
     chosen_device = find_device(device)
-    run = find_run(checkpoints, select)
-    shapes = run.checkpoints[0].header.shapes
+    pick = Pick(weights_key, ema)
+    run = find_run(checkpoints, select, pick)
     recorded = run.about.get("model")
-    name, network = resolve_model(model, recorded, shapes)
+    network = resolve_model(run.checkpoints[0].header, model, recorded, parse_arguments(model_arg))
     recorded_size = run.about.get("image_size")
     if recorded_size is not None and not (isinstance(recorded_size, int) and recorded_size > 0):
         raise PosthocError(f"run.json: image_size {recorded_size!r} is not a number of pixels.")
-    size = image_size or recorded_size or getattr(network, "image_size", None)
+    size = image_size or recorded_size or usual_size(network.module)
     pictures = load_probe(probe, images, root=data_root, download=download, size=size)
     normalization = _normalization(normalize, run.about.get("normalization"), probe)
-    size, points = fit_images(network, name, size, *pictures.images.shape[1:3])
-    hooks = choose(points, layers, name)
+    size, image_channels, anatomy = fit_images(network, size, *pictures.images.shape[1:3])
+    hooks, chosen = choose(anatomy.points, layers, network.name)
     kept = {point.name: _draw_channels(point, channels, seed) for point in hooks}
     batch_size = batch_size or (256 if size <= 64 else 32)
     config = {
         "model": {
-            "name": name,
-            "source": "given" if model else "from run.json" if recorded else "recognised",
-            "outputs": int(list(network.parameters())[-1].shape[0]),
+            "name": network.name,
+            "source": network.source,
+            "arguments": parse_arguments(model_arg),
+            "code": network.code,
+            "outputs": anatomy.outputs,
         },
+        "weights": {"key": weights_key, "ema": ema},
         "probe": {
             "name": pictures.name,
             "images": len(pictures),
             "classes": int(np.unique(pictures.labels).size),
             "image_size": size,
+            "channels": image_channels,
             "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
             "sha256": pictures.sha256,
         },
         "layers": [
             {"name": p.name, "type": p.kind, "shape": list(p.shape), "channels": len(kept[p.name])} for p in hooks
         ],
+        "layers_chosen": chosen,
         "channels": "all" if channels is None else channels,
         "signals": list(signals),
         "seed": seed,
@@ -139,6 +158,7 @@ def plan_extraction(
     }
     return Extraction(
         run=run,
+        pick=pick,
         model=network,
         probe=pictures,
         normalization=normalization,
@@ -165,10 +185,10 @@ def run_extraction(plan: Extraction, output: Path, *, force: bool = False, progr
     parts = []
     for done, checkpoint in enumerate(plan.run.checkpoints, start=1):
         part = parts_folder / f"epoch{checkpoint.position[0]}-step{checkpoint.position[1]}.h5"
-        digest = sha256(checkpoint.path)
-        if not (part.exists() and store.read_part(part, plan.stored) == digest):
+        found = digest(checkpoint.path)
+        if not (part.exists() and store.read_part(part, plan.stored) == found):
             try:
-                frame = _replay(plan, checkpoint, digest, x, labels)
+                frame = _replay(plan, checkpoint, found, x, labels)
             except torch.OutOfMemoryError as error:
                 reason = str(error).split("\n")[0]
                 raise PosthocError(
@@ -194,13 +214,22 @@ def extract(checkpoints: str | Path, probe: str, output: str | Path = "activatio
     return run_extraction(plan_extraction(Path(checkpoints), probe, **options), output, **writing)
 
 
-def _replay(plan: Extraction, checkpoint: Checkpoint, digest: str, x: Tensor, labels: Tensor) -> store.Frame:
-    model = plan.model
-    weights = {name: _as_float32(tensor).to(plan.device) for name, tensor in read_weights(checkpoint.path).items()}
+def aside(run: Run) -> list[tuple[str, str]]:
+    """What was found beside the run and is no part of it."""
+    said = [f"{copy.name} (same weights as {original.name})" for copy, original in run.copies]
+    said += [f"{path.name} (no network's weights)" for path in run.apart]
+    return [("set apart", ", ".join(said))] if said else []
+
+
+def _replay(plan: Extraction, checkpoint: Checkpoint, found: str, x: Tensor, labels: Tensor) -> store.Frame:
+    model = plan.model.module
     try:
+        names = name_tensors(model, checkpoint.header.shapes)
+        tensors = read_weights(checkpoint.path, plan.pick, set(names.values()))
+        weights = {name: _as_float32(tensors[theirs]).to(plan.device) for name, theirs in names.items()}
         model.load_state_dict(weights, strict=False, assign=True)  # the plan has compared names and shapes
         model.to(plan.device)
-    except (RuntimeError, NotImplementedError) as error:
+    except (KeyError, StopIteration, RuntimeError, NotImplementedError) as error:
         raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with ({error}).") from error
     channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
     recorder = Recorder(plan.points, channels, plan.stored.config["signals"])
@@ -208,7 +237,7 @@ def _replay(plan: Extraction, checkpoint: Checkpoint, digest: str, x: Tensor, la
     scores = []
     with torch.inference_mode(), _full_precision(), recorder.attached(model):
         for batch in x.split(plan.batch_size):
-            scores.append(model(batch).float())
+            scores.append(first_tensor(model(batch)).float())  # type: ignore[union-attr]
             for signal, layers in recorder.signals.items():
                 for layer, values in layers.items():
                     collected.setdefault((signal, layer), []).append(values)
@@ -218,7 +247,7 @@ def _replay(plan: Extraction, checkpoint: Checkpoint, digest: str, x: Tensor, la
         signals.setdefault(signal, {})[layer] = torch.cat(batches).T.cpu().numpy()
     return store.Frame(
         path=checkpoint.path.relative_to(plan.run.folder).as_posix(),
-        sha256=digest,
+        sha256=found,
         epoch=checkpoint.epoch,
         step=checkpoint.step,
         loss=loss,
@@ -229,8 +258,8 @@ def _replay(plan: Extraction, checkpoint: Checkpoint, digest: str, x: Tensor, la
 
 
 def _score(scores: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy; NaN where the network has fewer outputs than the probe has classes."""
-    if int(labels.max()) >= scores.shape[1]:
+    """Mean cross-entropy and accuracy; NaN where the outputs are no scores, or fewer than the probe has classes."""
+    if scores.ndim != 2 or int(labels.max()) >= scores.shape[1]:
         return float("nan"), float("nan")
     return F.cross_entropy(scores, labels).item(), (scores.argmax(1) == labels).double().mean().item()
 
@@ -244,23 +273,37 @@ def _batches(plan: Extraction) -> tuple[Tensor, Tensor]:
         piece = (piece.float() / 255 - mean) / std
         if piece.shape[2:] != (plan.image_size, plan.image_size):
             piece = F.interpolate(piece, size=(plan.image_size,) * 2, mode="bilinear", antialias=True)
+        if plan.stored.config["probe"]["channels"] == 1:
+            piece = (piece * LUMA.to(plan.device)).sum(1, keepdim=True)
         pieces.append(piece)
     return torch.cat(pieces), torch.from_numpy(plan.probe.labels).to(plan.device)
 
 
-def fit_images(
-    network: nn.Module, name: str, wanted: int | None, height: int, width: int | None = None
-) -> tuple[int, list[HookPoint]]:
-    """The image side to use and the hook points found at it: as wanted, else the probe's own, else a usual one."""
+def usual_size(network: nn.Module) -> int | None:
+    """The image side a network says it was made for."""
+    said = getattr(network, "image_size", None)
+    if said is None and isinstance(config := getattr(network, "default_cfg", None), dict):  # timm
+        said = config.get("input_size", (None,))[-1] if config.get("fixed_input_size") else None
+        patches = getattr(getattr(network, "patch_embed", None), "img_size", None)
+        said = patches[0] if patches else said
+    return said if isinstance(said, int) else None
+
+
+def fit_images(model: Model, wanted: int | None, height: int, width: int | None = None) -> tuple[int, int, Anatomy]:
+    """The image side and channels to use and what is found at them: as wanted, else the probe's own, else a usual one."""
+    first = first_convolution(model.module)
+    channels = [first[1].in_channels] if first else [3, 1]
+    if not {1, 3} & set(channels):
+        raise PosthocError(f"{model.name} takes images of {channels[0]} channels; probes have 3, or 1 as grey.")
     own = [height] if width in (height, None) else []
     tried = [wanted] if wanted else [*own, *FALLBACK_SIZES]
-    for side in tried:
+    for side, count in itertools.product(tried, channels):
         try:
-            return side, find_hook_points(network, side)
-        except (RuntimeError, AssertionError, ValueError) as error:
+            return side, count, dissect(model.module, side, count)
+        except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
             reason = error
     raise PosthocError(
-        f"{name} cannot take images of {' or '.join(map(str, tried))} pixels a side ({reason}); pass --image-size."
+        f"{model.name} cannot take images of {' or '.join(map(str, tried))} pixels a side ({reason}); pass --image-size."
     )
 
 
