@@ -25,6 +25,24 @@ def published():
 
 
 @pytest.fixture(scope="session")
+def checkpoints():
+    """Checkpoints that other people trained and published."""
+    folder = SHARED / "checkpoints"
+    if not folder.is_dir():
+        pytest.skip(f"other people's checkpoints are not at {folder}; set POSTHOC_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exact_probe(tmp_path_factory):
+    """CIFAR-10 test images with exact pixels, as a probe's name."""
+    path = SHARED / "cifar10" / "exact.npz"
+    if not path.is_file():
+        pytest.skip(f"CIFAR-10 images are not at {path}; set POSTHOC_TEST_DATA")
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="session")
 def states():
     """State dicts of five moments of a small network's training, in order; the first is untrained."""
     import torch

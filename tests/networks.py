@@ -76,12 +76,12 @@ def resnet56():
 
 
 class Autoencoder(nn.Module):
-    """Linear, 784 to 64 to 784 pixels."""
+    """784 pixels to 64 numbers and back."""
 
-    def __init__(self, width=64, inner=3):
+    def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(784, width), nn.ReLU(), nn.Linear(width, inner))
-        self.decoder = nn.Sequential(nn.Linear(inner, width), nn.ReLU(), nn.Linear(width, 784))
+        self.encoder = nn.Sequential(nn.Linear(784, 64), nn.ReLU())
+        self.decoder = nn.Sequential(nn.Linear(64, 784), nn.Sigmoid())
 
     def forward(self, x):
         return self.decoder(self.encoder(torch.flatten(x, 1)))

@@ -188,7 +188,7 @@ def _without_copies(
         shape = _shape(headers[group[0]])
         larger = [path for other in kept if _shape(headers[other[0]]) == shape for path in other]
         left: list[Path] = []
-        for path in group:
+        for path in sorted(group, key=lambda path: (len(path.name), path.name)):
             said = (headers[path].epoch, headers[path].step)
             twins = [other for other in left if said == (headers[other].epoch, headers[other].step) != (None, None)]
             original = next((other for other in larger + twins if _same_weights(path, other, headers, pick)), None)

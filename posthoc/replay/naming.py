@@ -21,7 +21,7 @@ def canonical(names: Iterable[str]) -> dict[str, str]:
     bare = {name: [part for part in row[:-1] if part not in WRAPPERS] + row[-1:] for name, row in parts.items()}
     if len(set(map(tuple, bare.values()))) == len(bare):
         parts = bare
-    used = [row for name, row in parts.items() if not name.endswith(UNUSED)] or list(parts.values())
+    used = [row for row in parts.values() if row[0] not in UNUSED]
     shared = 0
     while used and all(len(row) > shared + 1 and row[shared] == used[0][shared] for row in used):
         shared += 1

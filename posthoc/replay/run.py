@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -291,19 +292,23 @@ def usual_size(network: nn.Module) -> int | None:
 
 def fit_images(model: Model, wanted: int | None, height: int, width: int | None = None) -> tuple[int, int, Anatomy]:
     """The image side and channels to use and what is found at them: as wanted, else the probe's own, else a usual one."""
+    own = [height] if width in (height, None) else []
+    sides = [wanted] if wanted else [*own, *FALLBACK_SIZES]
     first = first_convolution(model.module)
     channels = [first[1].in_channels] if first else [3, 1]
     if not {1, 3} & set(channels):
         raise PosthocError(f"{model.name} takes images of {channels[0]} channels; probes have 3, or 1 as grey.")
-    own = [height] if width in (height, None) else []
-    tried = [wanted] if wanted else [*own, *FALLBACK_SIZES]
-    for side, count in itertools.product(tried, channels):
+    tried = list(itertools.product(sides, channels))
+    flat = next((part.in_features for part in model.module.modules() if isinstance(part, nn.Linear)), 0)
+    if not first and not wanted:  # one that takes the pixels in a row says how many
+        tried = [(side, c) for c in channels if (side := math.isqrt(flat // c)) ** 2 * c == flat] + tried
+    for side, count in tried:
         try:
             return side, count, dissect(model.module, side, count)
         except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
             reason = error
     raise PosthocError(
-        f"{model.name} cannot take images of {' or '.join(map(str, tried))} pixels a side ({reason}); pass --image-size."
+        f"{model.name} cannot take images of {' or '.join(map(str, sides))} pixels a side ({reason}); pass --image-size."
     )
 
 

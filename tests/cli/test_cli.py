@@ -83,8 +83,8 @@ def broken(run_folder, probe_file, states, here):
     """Folders and files that are wrong, each in its own way."""
     (here / "empty").mkdir()
     (here / "two").mkdir()
-    for name in ("a_1.pt", "a_2.pt", "b_1.pt"):
-        torch.save(states[0], here / "two" / name)
+    for name, state in zip(("a_1.pt", "a_2.pt", "b_1.pt"), states, strict=False):
+        torch.save(state, here / "two" / name)
     shutil.copytree(run_folder, here / "truncated")
     whole = (here / "truncated" / "epoch-002.safetensors").read_bytes()
     (here / "truncated" / "epoch-002.safetensors").write_bytes(whole[: len(whole) // 2])

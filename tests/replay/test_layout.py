@@ -1,6 +1,7 @@
 """Which files make a run, in which order; real files, named as people name them."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from posthoc.errors import PosthocError
 from posthoc.replay.layout import find_run
 
 TENSORS = {"fc.weight": torch.zeros(2, 3)}
+OTHER = {"fc.weight": torch.ones(2, 3)}
 
 
 def save(folder, name, tensors=TENSORS, **said):
@@ -72,11 +74,14 @@ def test_run_json_is_read_and_hidden_files_are_not(tmp_path):
 def test_two_runs_by_name_are_listed_and_one_can_be_chosen(tmp_path):
     for epoch in (1, 2):
         save(tmp_path, f"a_{epoch}.pt")
-        save(tmp_path, f"b_{epoch}.pt")
-    save(tmp_path, "a_29_gpu.pt")
-    with pytest.raises(PosthocError, match=r"3 groups .*a_1\.pt and 1 more.*a_29_gpu\.pt.*b_1\.pt and 1 more"):
+        save(tmp_path, f"b_{epoch}.pt", OTHER)
+    save(tmp_path, "a_29_gpu.pt", {"fc.weight": torch.eye(3)[:2]})
+    with pytest.raises(PosthocError, match=r"3 groups \(a_#\.pt \(2 files\).*a_29_gpu\.pt.*b_#\.pt \(2 files\)"):
         find_run(tmp_path)
     assert order(tmp_path, select="b_*") == ["b_1.pt", "b_2.pt"]
+    assert order(tmp_path, select="a_#.pt") == ["a_1.pt", "a_2.pt"]
+    with pytest.raises(PosthocError, match="2 groups"):  # which of the names count epochs is anybody's guess
+        find_run(tmp_path, select="a_*")
 
 
 def test_two_architectures_are_refused(tmp_path):
@@ -88,7 +93,7 @@ def test_two_architectures_are_refused(tmp_path):
 
 def test_ties_are_refused(tmp_path):
     for k in (1, 2):
-        save(tmp_path, f"save_{k}.pt", epoch=7)
+        save(tmp_path, f"save_{k}.pt", {"fc.weight": torch.full((2, 3), float(k))}, epoch=7)
     with pytest.raises(PosthocError, match=r"save_1\.pt and save_2\.pt are both of epoch 7"):
         find_run(tmp_path)
 
@@ -108,6 +113,10 @@ def test_places_without_checkpoints_are_refused(tmp_path):
     save(tmp_path, "1.pt")
     with pytest.raises(PosthocError, match=r"matching '\*\.ckpt'"):
         find_run(tmp_path, select="*.ckpt")
+    (tmp_path / "above" / "below").mkdir(parents=True)
+    save(tmp_path / "above" / "below", "1.pt")
+    with pytest.raises(PosthocError, match=r"there are some in .*above/below: give one"):
+        find_run(tmp_path / "above")
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
@@ -132,3 +141,40 @@ def test_a_folder_of_one_file_needs_no_number(tmp_path):
 def test_names_of_recorded_numbers_hold_no_slash(tmp_path):
     save(tmp_path, "1.pt", **{"val/acc": 0.5})
     assert find_run(tmp_path).checkpoints[0].header.recorded == {"val.acc": 0.5}
+
+
+def test_copies_of_best_and_last_are_dropped_and_named(tmp_path):
+    for epoch in (1, 2, 3):
+        save(tmp_path, f"epoch_{epoch}.pth", {"fc.weight": torch.full((2, 3), float(epoch))})
+    shutil.copy(tmp_path / "epoch_2.pth", tmp_path / "best.pth")
+    save(tmp_path, "last.pth", {"module.fc.weight": torch.full((2, 3), 3.0)}, loss=0.5)  # the same weights, no more
+    run = find_run(tmp_path)
+    assert [checkpoint.path.name for checkpoint in run.checkpoints] == [f"epoch_{epoch}.pth" for epoch in (1, 2, 3)]
+    assert {copy.name: original.name for copy, original in run.copies} == {
+        "best.pth": "epoch_2.pth",
+        "last.pth": "epoch_3.pth",
+    }
+    save(tmp_path, "last.pth", {"fc.weight": torch.full((2, 3), 4.0)})
+    with pytest.raises(PosthocError, match=r"2 groups \(epoch_#\.pth \(3 files\).*last\.pth"):
+        find_run(tmp_path)
+
+
+def test_equal_weights_at_other_epochs_stay(tmp_path):
+    for epoch in (1, 2):
+        save(tmp_path, f"a{epoch}.pt")
+        save(tmp_path, f"epoch_{epoch}.pt", epoch=epoch + 2, step=epoch)
+    assert order(tmp_path, select="epoch_*") == ["epoch_1.pt", "epoch_2.pt"]
+
+
+def test_files_named_in_several_ways_are_one_run_where_they_are_chosen_and_say_so(tmp_path):
+    for epoch, name in ((5, "final.pt"), (1, "epoch_1.pt"), (2, "epoch_2.pt")):
+        save(tmp_path, name, {"fc.weight": torch.full((2, 3), float(epoch))}, epoch=epoch)
+    with pytest.raises(PosthocError, match="2 groups"):
+        find_run(tmp_path)
+    assert order(tmp_path, select="*") == ["epoch_1.pt", "epoch_2.pt", "final.pt"]
+
+
+def test_wrapped_and_plain_names_are_one_network(tmp_path):
+    for epoch, prefix in ((1, ""), (2, "module."), (3, "_orig_mod.")):
+        save(tmp_path, f"{epoch}.pt", {f"{prefix}fc.weight": torch.full((2, 3), float(epoch))})
+    assert order(tmp_path) == ["1.pt", "2.pt", "3.pt"]

@@ -1,16 +1,20 @@
 """Every torchvision classification model is recognised from its shapes, and its hook points make sense."""
 
 import math
+import sys
 
 import pytest
 import torch
 import torchvision
+from torch import nn
 from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.hooks import Recorder, choose, find_hook_points
-from posthoc.replay.models import build, recognise, resolve_model
-from posthoc.replay.run import fit_images
+from posthoc.replay.hooks import Recorder, choose, dissect
+from posthoc.replay.models import Model, resolve_model
+from posthoc.replay.readers import Header
+from posthoc.replay.recognition import build, recognise
+from posthoc.replay.run import fit_images, usual_size
 
 NAMES = zoo.list_models(module=zoo)
 SMALL = [
@@ -40,7 +44,9 @@ def test_recognised_with_four_layers_to_record(name):
     assert found == name
     assert {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes
     assert all(parameter.is_meta for parameter in model.parameters())
-    points = choose(fit_images(model, name, getattr(model, "image_size", None), 32)[1], ["default"], name)
+    _, channels, anatomy = fit_images(Model(name, "recognised", model), usual_size(model), 32)
+    assert channels == 3
+    points, _ = choose(anatomy.points, ["default"], name)
     assert len(points) == 4
     assert all(point.channels >= 8 for point in points)
     areas = [math.prod(point.shape) // point.channels for point in points]
@@ -60,8 +66,9 @@ def test_recognised_with_four_layers_to_record(name):
 )
 def test_published_hook_points(name, layers):
     _, model = recognise(shapes_of(name))
-    points = find_hook_points(model, 224 if name == "vit_b_16" else 32)
-    assert [point.name for point in choose(points, ["default"], name)] == layers
+    points, chosen = choose(dissect(model, 224 if name == "vit_b_16" else 32).points, ["default"], name)
+    assert [point.name for point in points] == layers
+    assert chosen == "as published"
 
 
 def test_a_vision_transformer_of_another_image_size():
@@ -70,23 +77,177 @@ def test_a_vision_transformer_of_another_image_size():
     assert (found, built.image_size) == ("vit_b_16", 64)
 
 
+def header(shapes, **said):
+    return Header(None, None, shapes, **said)
+
+
 def test_a_foreign_network_is_refused_with_the_nearest():
-    shapes = shapes_of("resnet18") | {"conv1.weight": (64, 3, 3, 3), "extra.weight": (1,)}
+    shapes = shapes_of("resnet18") | {"conv1.weight": (64, 3, 5, 5), "extra.weight": (1,)}
     with pytest.raises(
-        PosthocError, match=r"Nearest.*resnet18.*unexpected: extra\.weight.*conv1\.weight \[64, 3, 3, 3\]"
+        PosthocError, match=r"Nearest.*resnet18.*unexpected: extra\.weight.*conv1\.weight \[64, 3, 5, 5\]"
     ):
-        recognise(shapes)
+        resolve_model(header(shapes))
     with pytest.raises(PosthocError, match="No torchvision classification model shares"):
-        recognise({"model.0.weight": (3, 3)})
+        resolve_model(header({"model.0.weight": (3, 3)}))
 
 
 def test_a_named_model_must_fit():
     shapes = shapes_of("resnet18")
-    assert resolve_model("torchvision:resnet18", None, shapes)[0] == "resnet18"
-    with pytest.raises(PosthocError, match=r"do not fit resnet34: missing: layer1\.2"):
-        resolve_model("torchvision:resnet34", "resnet18", shapes)
+    assert resolve_model(header(shapes), "torchvision:resnet18").name == "resnet18"
+    with pytest.raises(PosthocError, match=r"do not fit resnet34: missing: layer1\.2.*Nearest"):
+        resolve_model(header(shapes), "torchvision:resnet34", "resnet18")
     with pytest.raises(UsageError, match="Unknown model 'resnet19'"):
-        resolve_model(None, "resnet19", shapes)
+        resolve_model(header(shapes), None, "resnet19")
+    assert resolve_model(header(shapes, arch="resnet18")).source == "named in the checkpoints"
+    assert resolve_model(header(shapes, arch="mine")).source == "recognised"
+
+
+def test_heads_and_first_convolutions_are_taken_from_the_shapes():
+    """A small-image stem and a grey one, and what was assumed is said."""
+    shapes = shapes_of("resnet18") | {"conv1.weight": (64, 3, 3, 3)}
+    model = resolve_model(header(shapes))
+    assert model.title.startswith("resnet18 (recognised; conv1 of 3 x 3, for which stride 1 and no max pooling")
+    assert dict((p.name, p.shape) for p in dissect(model.module, 32).points)["layer1"] == (64, 32, 32)
+    grey = resolve_model(header(shapes_of("resnet18") | {"conv1.weight": (64, 1, 7, 7)}))
+    assert "1 input channel" in grey.title
+    assert fit_images(grey, None, 32)[1] == 1
+    sonar = resolve_model(header(shapes_of("resnet18") | {"conv1.weight": (64, 5, 7, 7)}))
+    with pytest.raises(PosthocError, match="takes images of 5 channels"):
+        fit_images(sonar, None, 32)
+
+
+USERS_FILE = """
+import torch
+from torch import nn
+import beside
+
+class Deep(nn.Module):
+    def __init__(self, width, depth=2):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 if k == 0 else width, width, 3) for k in range(depth))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x):
+        for conv in self.convs:
+            x = conv(x).relu_()
+        return self.head(x.mean((2, 3)))
+
+def deep8():
+    return Deep(8)
+
+def deep16():
+    return Deep(16)
+
+def needless(argument):
+    raise ValueError
+
+def not_a_model():
+    return beside.NUMBER
+
+class Stub:
+    pass
+"""
+
+
+@pytest.fixture
+def users_file(tmp_path):
+    (tmp_path / "mynet.py").write_text(USERS_FILE)
+    (tmp_path / "beside.py").write_text("NUMBER = 3")
+    return tmp_path / "mynet.py"
+
+
+def test_models_of_the_users_own(users_file, monkeypatch):
+    def shapes(width, depth=2):
+        rows = {f"convs.{k}.weight": (width, width if k else 3, 3, 3) for k in range(depth)}
+        rows |= {f"convs.{k}.bias": (width,) for k in range(depth)}
+        return rows | {"head.weight": (10, width), "head.bias": (10,)}
+
+    assert resolve_model(header(shapes(16)), str(users_file)).name == "mynet.py:deep16"
+    assert resolve_model(header(shapes(8), arch="deep8"), str(users_file)).name == "mynet.py:deep8"
+    given = resolve_model(header(shapes(4, 3)), f"{users_file}:Deep", None, {"width": 4, "depth": 3})
+    assert (given.name, given.source, len(given.code)) == ("mynet.py:Deep", "given", 64)
+    wrapped = {f"model.module.{name}": shape for name, shape in shapes(8).items()}
+    assert resolve_model(header(wrapped), f"{users_file}:deep8").left_out == ()
+    monkeypatch.syspath_prepend(users_file.parent)
+    assert resolve_model(header(shapes(8)), "mynet:deep8").name == "mynet:deep8"
+    for said, arguments, message in (
+        ("", {}, r"fit no model of .*mynet\.py \(tried: deep8, deep16, not_a_model\); from deep16 they differ in"),
+        (":Deep", {}, r"Deep failed \(TypeError: .*width"),
+        (":Deep", {"width": 5}, r"do not fit mynet\.py:Deep: of another shape: convs\.0\.weight \[4, 3, 3, 3\]"),
+        (":deep7", {}, r"defines no model 'deep7' \(found: deep8, deep16, not_a_model\)"),
+        (":not_a_model", {}, "gives a int, not a torch.nn.Module"),
+    ):
+        with pytest.raises(PosthocError, match=message):
+            resolve_model(header(shapes(4)), f"{users_file}{said}", None, arguments)
+    with pytest.raises(PosthocError, match=r"No such file: none\.py"):
+        resolve_model(header(shapes(4)), "none.py:Deep")
+    (users_file.parent / "beside.py").write_text("1 / 0")
+    sys.modules.pop("beside", None)
+    with pytest.raises(PosthocError, match=r"cannot be imported \(ZeroDivisionError"):
+        resolve_model(header(shapes(4)), str(users_file))
+    with pytest.raises(PosthocError, match="cannot be imported"):
+        resolve_model(header(shapes(4)), "no.such.package:factory")
+    with pytest.raises(UsageError, match="needs --model"):
+        resolve_model(header(shapes(4)), arguments={"width": 4})
+
+
+class Odd(nn.Module):
+    """Tuples, sequences of either order, a layer called three times, and a path that depends on the numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 4, 4)
+        self.flat = nn.Flatten(2)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.recurrent = nn.GRU(6, 5)
+        self.again = nn.Linear(5, 5)
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Linear(5, 10)
+
+    def forward(self, x):
+        tokens = self.flat(self.stem(x)).transpose(1, 2)
+        tokens, _ = self.attention(tokens, tokens, tokens)
+        states, _ = self.recurrent(tokens.transpose(0, 1))
+        x = states.mean(0)
+        for _ in range(3):
+            x = self.again(x)
+        if float(x.sum()) > 1e9:
+            return x, {}
+        return {"loss": None, "logits": self.head(self.act(x))}
+
+
+def test_any_module_has_hook_points():
+    torch.manual_seed(0)
+    model = Odd().eval()
+    anatomy = dissect(model, 32)
+    points = {point.name: point for point in anatomy.points}
+    assert anatomy.outputs == 10
+    assert {name: (p.shape, p.batch_axis, p.channels, p.calls) for name, p in points.items()} == {
+        "stem": ((6, 8, 8), 0, 6, 1),
+        "flat": ((6, 64), 0, 6, 1),
+        "attention": ((64, 6), 0, 6, 1),
+        "recurrent": ((64, 5), 1, 5, 1),
+        "again": ((5,), 0, 5, 3),
+        "act": ((5,), 0, 5, 1),
+        "head": ((10,), 0, 10, 1),
+    }
+    chosen, how = choose(anatomy.points, ["default"], "mine")
+    assert ([point.name for point in chosen], how) == (["stem", "attention", "recurrent"], "evenly spaced blocks")
+    x = torch.randn(4, 3, 32, 32)
+    recorder = Recorder(anatomy.points, {p.name: torch.arange(p.channels) for p in anatomy.points}, ["mean", "var"])
+    with torch.inference_mode(), recorder.attached(model):
+        model(x)
+    with torch.inference_mode():
+        tokens = model.flat(model.stem(x)).transpose(1, 2)
+        tokens, _ = model.attention(tokens, tokens, tokens)
+        states, _ = model.recurrent(tokens.transpose(0, 1))
+        y = model.again(model.again(model.again(states.mean(0))))
+    for name, values in {
+        "attention": tokens.mean(1), "recurrent": states.mean(0), "again": y, "act": y.relu(),
+    }.items():  # fmt: skip
+        torch.testing.assert_close(recorder.signals["mean"][name], values)
+    torch.testing.assert_close(recorder.signals["var"]["recurrent"], states.var(0, correction=0))
+    assert not recorder.signals["var"]["again"].any()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -95,7 +256,7 @@ def test_recorded_signals_are_those_of_the_kept_feature_maps(name):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, num_classes=10).eval()
     meta = build(name, {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
-    points = find_hook_points(meta, 64)
+    points = [point for point in dissect(meta, 64).points if not point.is_vector]
     kept = {}
     handles = [
         model.get_submodule(point.name).register_forward_hook(
@@ -122,13 +283,15 @@ def test_recorded_signals_are_those_of_the_kept_feature_maps(name):
 
 def test_all_means_every_distinct_output_once():
     _, model = recognise(shapes_of("resnet18"))
-    names = [point.name for point in choose(find_hook_points(model, 32), ["all"], "resnet18")]
+    points = dissect(model, 32).points
+    names = [point.name for point in choose(points, ["all"], "resnet18")[0]]
+    assert "fc" not in names  # scores, not a map
     assert "layer1" in names
     assert "layer1.1" not in names  # hands on what layer1 does
     assert "bn1" in names  # overwritten in place by relu, but seen before
-    assert choose(find_hook_points(model, 32), ["layer?.0.conv1", "layer4"], "resnet18")[-1].name == "layer4"
+    assert choose(points, ["layer?.0.conv1", "layer4"], "resnet18")[0][-1].name == "layer4"
     with pytest.raises(UsageError, match="no such hook point"):
-        choose(find_hook_points(model, 32), ["layer9"], "resnet18")
+        choose(points, ["layer9"], "resnet18")
 
 
 def test_large_vision_transformers_of_another_image_size():
@@ -138,4 +301,4 @@ def test_large_vision_transformers_of_another_image_size():
     assert (name, model.image_size) == ("vit_l_16", 512)
     shapes["extra"] = (1,)
     with pytest.raises(PosthocError, match=r"Nearest.*vit_l_16"):
-        recognise(shapes)
+        resolve_model(header(shapes))

@@ -77,7 +77,9 @@ def test_recognised_without_run_json_from_pt_files(states, activations_file, pro
         )
     path = posthoc.extract(tmp_path, f"npz:{probe_file}", tmp_path / "a.h5", normalize="0.5/0.25")
     with posthoc.open_activations(path) as ours, posthoc.open_activations(activations_file) as theirs:
-        assert ours.config["model"] == {"name": "shufflenet_v2_x0_5", "source": "recognised", "outputs": 10}
+        assert ours.config["model"] == {
+            "name": "shufflenet_v2_x0_5", "source": "recognised", "arguments": {}, "code": None, "outputs": 10,
+        }  # fmt: skip
         for e in range(5):
             np.testing.assert_array_equal(ours.read("mean", e), theirs.read("mean", e))
 
