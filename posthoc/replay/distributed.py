@@ -64,15 +64,15 @@ def read_distributed(folder: Path) -> dict[str, Any]:
         key, place = _state(index), _state(info)
         name, start, length = place["relative_path"], place["offset"], place["length"]
         if place.get("transform_descriptors"):
-            raise ValueError(f"its tensors were transformed ({place['transform_descriptors']}) when they were saved")
-        if not all(type(number) is int and number >= 0 for number in (start, length)):
+            raise ValueError("its tensors were transformed when they were saved")
+        if not (isinstance(name, str) and all(type(number) is int and number >= 0 for number in (start, length))):
             raise ValueError("a block has no valid place")
         if name not in sizes:
-            raise FileNotFoundError(2, "a file of it is missing", str(folder / str(name)))
+            raise FileNotFoundError(2, "a file of it is missing", str(folder / name))
         if start + length > sizes[name]:
             raise EOFError(f"{name} is shorter than said")
         offsets = key.get("offset")
-        places.setdefault(key["fqn"], []).append(
+        places.setdefault(_text(key["fqn"]), []).append(
             Piece(tuple(offsets) if offsets is not None else (), folder / name, start, start + length)
         )
     found: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def read_distributed(folder: Path) -> dict[str, Any]:
         pieces = places.get(name, [])
         said = entry.state if isinstance(entry, Record) and isinstance(entry.state, Mapping) else {}
         value = _scattered(said, pieces, sum(sizes.values())) if "chunks" in said else _value(pieces)
-        _put(found, paths.get(name, (name,)), value)
+        _put(found, paths.get(_text(name), (name,)), value)
     return found
 
 
@@ -104,12 +104,20 @@ def _value(pieces: list[Piece]) -> Any:
 
 def _put(tree: dict[Any, Any], path: Any, value: Any) -> None:
     """Set tree[a][b][c], dictionaries in between made as needed; list positions are keys like any other."""
-    *above, last = path if isinstance(path, tuple) and path else (str(path),)
+    if not (isinstance(path, tuple) and path and all(isinstance(part, (str, int)) for part in path)):
+        raise TypeError("a name has no valid parts")
+    *above, last = path
     for key in above:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
             raise TypeError("a name stands for a value and for a group of values")
     tree[last] = value
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError("a tensor has no valid name")
+    return name
 
 
 def _state(record: Any) -> Mapping[str, Any]:

@@ -34,15 +34,23 @@ class Global(NamedTuple):
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Record:
-    """What an unknown class or function would have made: its name, arguments and state."""
+    """What an unknown class or function would have made: its name, arguments and state.
+
+    It has no representation of its content: tuples that hold each other twice take for ever to write down.
+    """
 
     kind: Any
     args: tuple[Any, ...] = ()
     state: Any = None
     items: list[Any] = field(default_factory=list)
     pairs: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of its class or function."""
+        return str(self.kind) if isinstance(self.kind, Global) else "something without a name"
 
 
 class Readable(Protocol):

@@ -108,7 +108,7 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
     with _readable(path):
         content = _open(path)
         weights = _weights(content.tree, pick, path)
-        numbers = _numbers(content)
+        numbers = _numbers(content, weights)
     epoch = next((numbers.pop(key) for key in ("epoch", "current_epoch") if _is_whole(numbers.get(key))), None)
     step = next((numbers.pop(key) for key in STEP_KEYS if _is_whole(numbers.get(key))), None)
     arch = content.said.get("arch")
@@ -119,7 +119,7 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
         {name: tuple(leaf.shape) for name, leaf in weights.items()},
         numbers,
         arch if isinstance(arch, str) else None,
-        None if module is None else str(module.kind),
+        None if module is None else module.name,
     )
 
 
@@ -326,9 +326,9 @@ def _state_dict(value: Any, nested: bool = True) -> dict[str, Any]:
             if _is_group(items.get(key)):
                 return _state_dict(items[key], nested=False)
     found = {name: leaf for name, item in items.items() if isinstance(name, str) and (leaf := _leaf(item)) is not None}
-    strange = [item for item in items.values() if isinstance(item, Record) and "_rebuild_" in str(item.kind)]
+    strange = [item for item in items.values() if isinstance(item, Record) and "_rebuild_" in item.name]
     if found and strange:
-        raise PosthocError(f"Tensors made by {strange[0].kind} are not read; convert them to plain tensors.")
+        raise PosthocError(f"Tensors made by {strange[0].name} are not read; convert them to plain tensors.")
     return found if any(_is_floating(leaf) for leaf in found.values()) else {}
 
 
@@ -367,14 +367,14 @@ def _is_floating(leaf: Any) -> bool:
 def _keys(tree: Any) -> str:
     items = mapping(tree)
     if not items:
-        return f"a {tree.kind if isinstance(tree, Record) else type(tree).__name__.lower()}"
+        return f"a {tree.name if isinstance(tree, Record) else type(tree).__name__.lower()}"
     names = [str(key)[:60] for key in list(items)[:8]]
     return ", ".join(names) + (", ..." if len(items) > 8 else "")
 
 
-def _numbers(content: Content) -> dict[str, float]:
+def _numbers(content: Content, weights: Collection[str]) -> dict[str, float]:
     """Every number that was saved beside the weights; a slash would be a path in the activations file."""
-    said = {str(name): value for name, value in content.said.items() if isinstance(name, str)}
+    said = {name: value for name, value in content.said.items() if isinstance(name, str) and name not in weights}
     single = {
         name: value
         for name, value in said.items()

@@ -278,7 +278,7 @@ def torch_dtype(name: Any) -> torch.dtype:
     """torch's dtype of that recorded name."""
     dtype = getattr(torch, name.name, None) if isinstance(name, Global) and name.module == "torch" else None
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{name} is no type of numbers")
+        raise ValueError("a tensor is of no type of numbers")
     return dtype
 
 
@@ -287,7 +287,8 @@ def _parameter(data: Any, *rest: Any) -> Any:
 
 
 def _from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
-    return CONSTRUCT[function](*arguments) if function in CONSTRUCT else Record(function, arguments, state)
+    known = isinstance(function, Global) and function in CONSTRUCT
+    return CONSTRUCT[function](*arguments) if known else Record(function, arguments, state)
 
 
 def _storage_from_bytes(data: Any) -> Any:
@@ -316,7 +317,7 @@ def _scalar(dtype: Any, data: Any = None, *rest: Any) -> Any:
 
 def _numpy_dtype(record: Any) -> np.dtype[Any] | None:
     """The number type that a pickled NumPy dtype names, in the byte order of its state; None for any other."""
-    if not (isinstance(record, Record) and record.kind in _NUMPY_DTYPES and record.args):
+    if not (isinstance(record, Record) and record.name == "numpy.dtype" and record.args):
         return None
     code, state = record.args[0], record.state
     order = state[1] if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">") else "<"
@@ -327,7 +328,7 @@ def _numpy_dtype(record: Any) -> np.dtype[Any] | None:
 
 def numpy_array(record: Any) -> Tensor | None:
     """The tensor of a pickled NumPy array of numbers; None for anything else."""
-    if not (isinstance(record, Record) and record.kind in _NUMPY_ARRAYS and isinstance(record.state, tuple)):
+    if not (isinstance(record, Record) and record.name in _NUMPY_ARRAYS and isinstance(record.state, tuple)):
         return None
     _, shape, dtype, fortran, data = record.state
     kind = _numpy_dtype(dtype)
@@ -346,8 +347,7 @@ def _globals(names: Mapping[str, Callable[..., Any]]) -> dict[Global, Callable[.
     return {Global(*name.rsplit(".", 1)): function for name, function in names.items()}
 
 
-_NUMPY_DTYPES = frozenset({Global("numpy", "dtype")})
-_NUMPY_ARRAYS = frozenset(Global(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core"))
+_NUMPY_ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 
 
 def _dictionary(*arguments: Any) -> dict[Any, Any]:

@@ -31,6 +31,7 @@ def test_torch_files(tmp_path, content, zipped):
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     header, weights = read_header(path), read_weights(path)
     assert header.epoch == (3 if "epoch" in content else None)
+    assert header.recorded == {}
     short = canonical(header.shapes)
     assert {short[name]: shape for name, shape in header.shapes.items()} == {
         "conv.weight": (2, 3),
