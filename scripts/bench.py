@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Speed as ratios: each row times posthoc and a reference in turn in one process and prints medians and their ratio.
 
-scripts/bench.py kernels    DFA, phase and series kernels against other libraries (extra `bench`)
+scripts/bench.py kernels             DFA, phase and series kernels against other libraries (extra `bench`)
+scripts/bench.py extract [--cuda]    extraction against bare forward passes and the obvious loops
 """
 
 import argparse
@@ -21,6 +22,8 @@ from typing import Any
 import numba
 import numpy as np
 import scipy.signal
+import torch
+from bench_extract import MODELS, extract_table
 from numpy.typing import NDArray
 
 from posthoc.analysis.dfa import dfa, published_scales
@@ -195,10 +198,18 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kernels"])
-    parser.add_argument("--fast", action="store_true", help="leave out the slow references")
+    parser.add_argument("what", choices=["kernels", "extract"])
+    parser.add_argument("--fast", action="store_true", help="kernels: leave out the slow references")
+    parser.add_argument("--cuda", action="store_true", help="extract: on the GPU")
+    parser.add_argument("--images", type=int, default=2048, help="extract: images in the probe")
+    parser.add_argument("--models", default=",".join(MODELS), help="extract: torchvision's names")
+    parser.add_argument("--repeats", type=int, default=3, help="extract: turns")
     args = parser.parse_args()
-    kernels(args.fast)
+    if args.what == "kernels":
+        kernels(args.fast)
+    else:
+        print(f"{torch.cuda.get_device_name() if args.cuda else _processor()}, torch {torch.__version__}\n")
+        extract_table(args.models.split(","), args.images, args.cuda, args.repeats)
 
 
 if __name__ == "__main__":

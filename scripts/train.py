@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
+from posthoc.replay.plan import find_device
 from posthoc.replay.probes import NORMALIZATIONS, Images, load_images
-from posthoc.replay.run import find_device
 
 
 @dataclass(frozen=True)

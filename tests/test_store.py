@@ -1,12 +1,14 @@
 """activations.h5: what is written is read; what is torn is refused."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
 import xarray
 
 from posthoc.errors import PosthocError
-from posthoc.store import Frame, Plan, merge, open_activations, read_part, write
+from posthoc.store import Frame, Plan, merge, open_activations, write
 
 
 def plan(**config):
@@ -49,7 +51,7 @@ def test_merged_parts_equal_the_file_written_at_once(tmp_path):
     parts = [tmp_path / f"{k}.h5" for k in range(3)]
     for part, one in zip(parts, frames, strict=True):
         write(part, plan(), [one])
-    merge(tmp_path / "merged.h5", plan(), parts)
+    merge(tmp_path / "merged.h5", parts)
     found = {}
     for name in ("whole", "merged"):
         with h5py.File(tmp_path / f"{name}.h5") as file:
@@ -68,11 +70,18 @@ def test_xarray_sees_named_dimensions(tmp_path):
         assert dataset["layer1"].shape == (2, 3, 50)
 
 
-def test_parts_of_another_configuration_are_refused_with_the_difference(tmp_path):
-    write(tmp_path / "1.h5", plan(seed=0), [frame(1)])
-    assert read_part(tmp_path / "1.h5", plan(seed=0)) == "sha1"
-    with pytest.raises(PosthocError, match="seed: 0 there, 1 now"):
-        read_part(tmp_path / "1.h5", plan(seed=1))
+def test_what_is_not_finite_is_counted_and_what_was_skipped_is_kept(tmp_path):
+    bad = frame(2)
+    bad.signals["mean"]["layer1"][0, :3] = np.nan
+    bad.signals["var"]["layer1"][1, 0] = np.inf
+    for k, one in enumerate((frame(1), replace(bad, nonfinite=7))):
+        write(tmp_path / f"{k}.h5", plan(), [one])
+    merge(tmp_path / "a.h5", [tmp_path / "0.h5", tmp_path / "1.h5"], [("e3.pt", "it is damaged")])
+    with open_activations(tmp_path / "a.h5") as activations:
+        np.testing.assert_array_equal(activations.nonfinite_weights, [0, 7])
+        np.testing.assert_array_equal(activations.nonfinite["layer1"], [0, 4])
+        np.testing.assert_array_equal(activations.nonfinite["block.2"], [0, 0])
+        assert activations.skipped == (("e3.pt", "it is damaged"),)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

@@ -11,6 +11,7 @@ from posthoc.errors import PosthocError
 
 COMMANDS = {
     "extract": "Replay every checkpoint of a run over a fixed probe batch.",
+    "merge": "Put the parts that the shards of an extraction made together.",
     "metrics": "Integration, metastability and stability index, epoch by epoch.",
     "audit": "Say what the measures of a run respond to: labels, classes, smoothing, training.",
     "inspect": "Say what a checkpoint folder, a checkpoint, an activations or a metrics file holds.",

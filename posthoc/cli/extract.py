@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-from posthoc.cli.output import checkpoint_table, model_options, notes, progress_on_stderr
+from posthoc.cli.output import (
+    checkpoint_table,
+    flag_nonfinite,
+    model_options,
+    notes,
+    progress_on_stderr,
+    report_skipped,
+    stop_on_sigterm,
+)
+from posthoc.errors import UsageError
 
 
 def _count(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -41,26 +50,65 @@ def _list(context: click.Context, parameter: click.Parameter, value: str) -> lis
 )
 @click.option("--download", is_flag=True, help="Fetch the probe's data set if it is absent.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--dtype", default="float32", help="float32, or bfloat16 (autocast).")
+@click.option("--tf32", is_flag=True, help="Allow TF32 on CUDA: faster, and different in the fourth digit.")
+@click.option("--compile", is_flag=True, help="Run the network through torch.compile.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Default: 256 for images up to 64 pixels, else 32.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels.")
+@click.option("--shard", metavar="i/n", help="Only every n-th checkpoint from the i-th; auto in a Slurm array.")
+@click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", help="With a bad checkpoint.")
+@click.option("--follow", is_flag=True, help="Keep watching a growing folder.")
+@click.option("--until-epoch", type=int, help="Follow until this epoch's checkpoint is there.")
+@click.option("--quiet", type=float, default=600.0, help="Follow until so many seconds pass without a new checkpoint.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what was found and would be done; write nothing.")
-def command(checkpoints: Path, output: Path, force: bool, dry_run: bool, **options: Any) -> None:
+def command(
+    checkpoints: Path,
+    output: Path,
+    shard: str | None,
+    on_error: str,
+    follow: bool,
+    until_epoch: int | None,
+    quiet: float,
+    force: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
     """Replay every checkpoint in CHECKPOINTS over a fixed probe batch and store each layer's signals.
 
     Interrupted, the same command goes on where it stopped.
     """
     from posthoc.files import refuse_existing
-    from posthoc.replay.run import plan_extraction, run_extraction
+    from posthoc.replay.plan import plan_extraction
+    from posthoc.replay.run import Shard, follow_extraction, run_extraction
 
+    share = Shard.parse(shard) if shard else None
+    if follow and share:
+        raise UsageError("--follow and --shard exclude each other: a shard of a growing run is not known.")
+    if until_epoch is not None and not follow:
+        raise UsageError("--until-epoch needs --follow.")
     if not dry_run:
         refuse_existing(output, force)
-    plan = plan_extraction(checkpoints, **options)
-    notes(plan.notes, err=not dry_run)
-    if dry_run:
-        click.echo()
-        checkpoint_table(plan.run.checkpoints)
-        return
-    with progress_on_stderr("replaying") as progress:
-        run_extraction(plan, output, force=force, progress=progress)
-    click.echo(output)
+    writing: dict[str, Any] = {"force": force, "skip_errors": on_error == "skip"}
+
+    def replan() -> Any:
+        return plan_extraction(checkpoints, skip_damaged=on_error == "skip", **options)
+
+    if follow and not dry_run:
+        with stop_on_sigterm() as stop, progress_on_stderr("replaying") as progress:
+            result = follow_extraction(
+                replan, output, progress=progress, stop=stop, until_epoch=until_epoch, quiet=quiet, **writing
+            )
+    else:
+        plan = replan()
+        notes(plan.notes, err=not dry_run)
+        if dry_run:
+            click.echo()
+            checkpoint_table(plan.run.checkpoints)
+            return
+        with stop_on_sigterm() as stop, progress_on_stderr("replaying") as progress:
+            result = run_extraction(plan, output, progress=progress, stop=stop, shard=share, **writing)
+    if share is None:
+        flag_nonfinite(output)
+    click.echo(result.path)
+    report_skipped(result.skipped)

@@ -47,8 +47,8 @@ def _checkpoints(
 ) -> None:
     from posthoc.replay.layout import find_run
     from posthoc.replay.models import parse_arguments, resolve_model
+    from posthoc.replay.plan import aside, fit_images, usual_size
     from posthoc.replay.readers import Pick
-    from posthoc.replay.run import aside, fit_images, usual_size
 
     run = find_run(path, select, Pick(weights_key, ema))
     header = run.checkpoints[0].header

@@ -1,10 +1,13 @@
 """What the commands share: tables and notes on stdout, progress on stderr."""
 
 import math
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -44,6 +47,37 @@ def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM sets, in place of ending the program at once."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def flag_nonfinite(path: Path) -> None:
+    """Say on stderr which checkpoints of an activations file have weights or activations that are not finite."""
+    from posthoc.store import open_activations
+
+    with open_activations(path) as file:
+        for row, name in enumerate(file.checkpoints):
+            said = [f"{file.nonfinite_weights[row]} weights"] if file.nonfinite_weights[row] else []
+            said += [f"{count[row]} values of {layer}" for layer, count in file.nonfinite.items() if count[row]]
+            if said:
+                click.echo(f"{name}: not finite: {', '.join(said)}", err=True)
+
+
+def report_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    """Name on stderr what was skipped and end with exit code 3; nothing where nothing was."""
+    for name, reason in skipped:
+        click.echo(f"skipped {name}: {reason}", err=True)
+    if skipped:
+        sys.exit(3)
 
 
 def notes(lines: Sequence[tuple[str, str]], err: bool = False) -> None:

@@ -7,7 +7,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Run:
     """The checkpoints of one training run in training order, and its run.json where there is one.
 
     copies: what was dropped because it holds the same weights as another checkpoint, and which; apart: what holds no
-    network's weights.
+    network's weights; damaged: what could not be read, and why.
     """
 
     folder: Path
@@ -62,9 +62,10 @@ class Run:
     about: dict[str, Any] = field(default_factory=dict)
     copies: tuple[tuple[Path, Path], ...] = ()
     apart: tuple[Path, ...] = ()
+    damaged: tuple[tuple[Path, str], ...] = ()
 
 
-def find_run(place: Path, select: str | None = None, pick: Pick = MAIN) -> Run:
+def find_run(place: Path, select: str | None = None, pick: Pick = MAIN, skip_damaged: bool = False) -> Run:
     """Find the one run in folder `place` (or the one checkpoint `place`).
 
     Order: the epoch or step recorded inside the checkpoints, else the number in their names; never the names' alphabet
@@ -82,13 +83,21 @@ def find_run(place: Path, select: str | None = None, pick: Pick = MAIN) -> Run:
         paths = [path for path in paths if pattern.match(path.name)]
     if not paths:
         raise PosthocError(_nothing(place, select))
-    headers, apart = {}, []
+    headers, apart, damaged = {}, [], []
+    known: dict[tuple[tuple[str, tuple[int, ...]], ...], dict[str, tuple[int, ...]]] = {}
     for path in paths:
         try:
-            headers[path] = read_header(path, pick)
+            header = read_header(path, pick)
         except NoWeightsError as error:
             apart.append(path)
+            reason: PosthocError = error
+        except PosthocError as error:
+            if not skip_damaged:
+                raise
+            damaged.append((path, str(error)))
             reason = error
+        else:  # a thousand checkpoints name the same tensors
+            headers[path] = replace(header, shapes=known.setdefault(tuple(header.shapes.items()), header.shapes))
     if not headers:
         raise reason
     if is_checkpoint_folder(place) and headers.keys() <= set(files_of(place)):
@@ -99,9 +108,9 @@ def find_run(place: Path, select: str | None = None, pick: Pick = MAIN) -> Run:
     paths = [path for group in groups for path in group]
     if len(paths) == 1 and len(re.findall(r"\d+", _stem(paths[0]))) != 1:
         single = _single(paths[0], pick)
-        return Run(place, single.checkpoints, single.about, tuple(copies), tuple(apart))
+        return replace(single, folder=place, copies=tuple(copies), apart=tuple(apart), damaged=tuple(damaged))
     checkpoints = _ordered({path: headers[path] for path in paths})
-    return Run(place, checkpoints, _about(place), tuple(copies), tuple(apart))
+    return Run(place, checkpoints, _about(place), tuple(copies), tuple(apart), tuple(damaged))
 
 
 def _single(place: Path, pick: Pick) -> Run:

@@ -17,14 +17,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
 from posthoc.replay.distributed import Scattered, read_distributed
 from posthoc.replay.pickles import Record
-from posthoc.replay.torchfiles import Stored, is_module, mapping, module_tensors, numpy_array, read_torch
+from posthoc.replay.torchfiles import (
+    Stored,
+    is_module,
+    mapping,
+    module_tensors,
+    numpy_array,
+    read_safetensors,
+    read_torch,
+)
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".th", ".bin", ".tar", ".pkl", ".pickle", ".index.json")
 IN_FOLDERS = (
@@ -42,7 +49,7 @@ STEP_KEYS = ("step", "global_step", "iteration", "iter", "global_steps", "num_up
 
 # What the libraries raise when a file is not what it should be; an unpickler fed with noise stumbles anywhere.
 DAMAGE = (
-    SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError,
+    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError,
     LookupError, TypeError, AttributeError, AssertionError, OverflowError, MemoryError, NotImplementedError,
 )  # fmt: skip
 
@@ -80,24 +87,13 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A tensor of a safetensors file."""
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-
-Leaf = Stored | Scattered | Slice | Tensor
-
-
-@dataclass(frozen=True)
 class Content:
-    """An opened checkpoint: its values and not yet read tensors, nested as saved, and how to read some of them."""
+    """An opened checkpoint: its values and not yet read tensors, nested as saved, and how to read some of them (into
+    pinned memory or not)."""
 
     tree: Any
     said: Mapping[Any, Any]
-    read: Callable[[dict[str, Any]], dict[str, Tensor]]
+    read: Callable[[dict[str, Any], bool], dict[str, Tensor]]
 
 
 def read_header(path: Path, pick: Pick = MAIN) -> Header:
@@ -123,12 +119,17 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
     )
 
 
-def read_weights(path: Path, pick: Pick = MAIN, only: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Read the state dict of `path` on the CPU, names as in the file (`only` some of them); raises as `read_header`."""
+def read_weights(
+    path: Path, pick: Pick = MAIN, only: Collection[str] | None = None, pin: bool = False
+) -> dict[str, Tensor]:
+    """Read the state dict of `path` on the CPU, names as in the file (`only` some of them); raises as `read_header`.
+
+    `pin`: into pinned memory, from which a copy to a CUDA device need not be waited for.
+    """
     with _readable(path):
         content = _open(path)
         weights = _weights(content.tree, pick, path)
-        return content.read({name: leaf for name, leaf in weights.items() if only is None or name in only})
+        return content.read({name: leaf for name, leaf in weights.items() if only is None or name in only}, pin)
 
 
 def is_checkpoint_folder(folder: Path) -> bool:
@@ -174,28 +175,17 @@ def _open(path: Path) -> Content:
     file = read_torch(path)
     said = {**mapping(mapping(file.content).get("meta")), **mapping(file.content)}
 
-    def read(weights: dict[str, Any]) -> dict[str, Tensor]:
+    def read(weights: dict[str, Any], pin: bool) -> dict[str, Tensor]:
         stored = {name: leaf for name, leaf in weights.items() if isinstance(leaf, Stored)}
-        tensors = file.tensors(stored)
+        tensors = file.tensors(stored, pin)
         return {name: tensors.get(name, leaf) for name, leaf in weights.items()}
 
     return Content(file.content, said, read)
 
 
 def _safetensors(path: Path) -> Content:
-    with safe_open(path, "pt") as file:
-        said = file.metadata() or {}
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        tree = {name: Slice(path, tuple(piece.get_shape()), piece.get_dtype()) for name, piece in slices.items()}
-    return Content(tree, said, _read_slices)
-
-
-def _read_slices(weights: dict[str, Any]) -> dict[str, Tensor]:
-    found = {}
-    for path in {leaf.path for leaf in weights.values()}:
-        with safe_open(path, "pt") as file:
-            found.update({name: file.get_tensor(name) for name, leaf in weights.items() if leaf.path == path})
-    return {name: found[name] for name in weights}
+    file, said = read_safetensors(path)
+    return Content(file.content, said, file.tensors)
 
 
 def _sharded(path: Path) -> Content:
@@ -209,10 +199,11 @@ def _sharded(path: Path) -> Content:
     if missing:
         raise ValueError(f"no shard holds {missing[0]}")
 
-    def read(weights: dict[str, Any]) -> dict[str, Tensor]:
+    def read(weights: dict[str, Any], pin: bool) -> dict[str, Tensor]:
         found = {}
         for shard, content in contents.items():
-            found.update(content.read({name: leaf for name, leaf in weights.items() if weight_map.get(name) == shard}))
+            here = {name: leaf for name, leaf in weights.items() if weight_map.get(name) == shard}
+            found.update(content.read(here, pin))
         return {name: found[name] for name in weights}
 
     return Content({name: tree[name] for name in weight_map}, {}, read)
@@ -236,7 +227,7 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 def _distributed(path: Path) -> Content:
     tree = read_distributed(path)
-    return Content(tree, tree, lambda weights: {name: leaf.read() for name, leaf in weights.items()})
+    return Content(tree, tree, lambda weights, pin: {name: leaf.read() for name, leaf in weights.items()})
 
 
 def _in_folder(folder: Path) -> Path:
@@ -329,7 +320,7 @@ def _state_dict(value: Any, nested: bool = True) -> dict[str, Any]:
     strange = [item for item in items.values() if isinstance(item, Record) and "_rebuild_" in item.name]
     if found and strange:
         raise PosthocError(f"Tensors made by {strange[0].name} are not read; convert them to plain tensors.")
-    return found if any(_is_floating(leaf) for leaf in found.values()) else {}
+    return found if any(leaf.dtype.is_floating_point for leaf in found.values()) else {}
 
 
 def _at(tree: Any, key: str, path: Path) -> dict[str, Any]:
@@ -353,15 +344,9 @@ def _is_group(value: Any) -> bool:
 
 
 def _leaf(value: Any) -> Any:
-    if isinstance(value, (Stored, Scattered, Slice)):
+    if isinstance(value, (Stored, Scattered)):
         return value
     return numpy_array(value)
-
-
-def _is_floating(leaf: Any) -> bool:
-    if isinstance(leaf, Slice):
-        return leaf.dtype.startswith(("F", "BF"))
-    return bool(leaf.dtype.is_floating_point)
 
 
 def _keys(tree: Any) -> str:
@@ -380,7 +365,7 @@ def _numbers(content: Content, weights: Collection[str]) -> dict[str, float]:
         for name, value in said.items()
         if isinstance(value, (Stored, Scattered)) and math.prod(value.shape) == 1
     }
-    said |= {name: tensor.item() for name, tensor in content.read(single).items() if not tensor.is_complex()}
+    said |= {name: tensor.item() for name, tensor in content.read(single, False).items() if not tensor.is_complex()}
     numbers = {name.replace("/", "."): _number(value) for name, value in said.items()}
     return {name: number for name, number in numbers.items() if number is not None}
 

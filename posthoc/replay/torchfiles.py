@@ -1,10 +1,12 @@
-"""Files of torch.save, and plain pickles, read without torch.load: their content, with tensors as places in the file.
+"""Files of torch.save, plain pickles and safetensors: their content, with tensors as places in the file.
 
-Three forms: the zip archive of torch 1.6 and later, the older sequence of pickles, and `pickle.dump` of an object that
-holds tensors. Nothing in them is imported or run (see `pickles`), and a tensor is read only when it is asked for.
+torch.save has three forms: the zip archive of torch 1.6 and later, the older sequence of pickles, and `pickle.dump` of
+an object that holds tensors. Nothing in them is imported or run (see `pickles`), and a tensor is read only when it is
+asked for.
 """
 
 import io
+import json
 import math
 import struct
 import zipfile
@@ -23,6 +25,8 @@ from posthoc.replay.pickles import Bounded, Global, Record, unpickle
 MAGIC = 0x1950A86A20F9469CFC6C
 """What the older form begins with, as a pickled number."""
 MAX_PICKLE = 1 << 30
+MAX_HEADER = 100_000_000
+"""Bytes of a safetensors header, the library's own limit."""
 MAX_EXPANDED = 1 << 24
 """Elements of a tensor that repeats its storage (a stride of 0); no other may have more than its storage holds."""
 MAX_MODULES, MAX_DEPTH = 100_000, 200
@@ -42,6 +46,15 @@ STORAGES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
+
+
+SAFETENSORS = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+"""Types of numbers by their names in safetensors files."""
 
 
 @dataclass(eq=False)
@@ -75,9 +88,9 @@ class Stored:
             return 0
         return 1 + sum((count - 1) * step for count, step in zip(self.shape, self.stride, strict=True))
 
-    def read(self, file: io.BufferedIOBase) -> Tensor:
-        """Its values, from the file in which it lies."""
-        buffer = torch.empty(self.extent * self.dtype.itemsize, dtype=torch.uint8)
+    def read(self, file: io.BufferedIOBase, pin: bool = False) -> Tensor:
+        """Its values, from the file in which it lies; into pinned memory on request."""
+        buffer = torch.empty(self.extent * self.dtype.itemsize, dtype=torch.uint8, pin_memory=pin)
         start = self.offset * self.dtype.itemsize
         if self.storage.data is not None:
             piece = np.frombuffer(self.storage.data, np.uint8, buffer.numel(), start)
@@ -98,10 +111,10 @@ class TorchFile:
     start: int = 0
     end: int | None = None
 
-    def tensors(self, wanted: Mapping[str, Stored]) -> dict[str, Tensor]:
+    def tensors(self, wanted: Mapping[str, Stored], pin: bool = False) -> dict[str, Tensor]:
         """Read these tensors."""
         with _opened(self.path, self.start, self.end) as (file, _):
-            return {name: stored.read(file) for name, stored in wanted.items()}
+            return {name: stored.read(file, pin) for name, stored in wanted.items()}
 
 
 def read_torch(path: Path, start: int = 0, end: int | None = None) -> TorchFile:
@@ -116,6 +129,35 @@ def read_torch(path: Path, start: int = 0, end: int | None = None) -> TorchFile:
             file.seek(0)
             content = _sequence(file, size)
     return TorchFile(path, content, start, end)
+
+
+def read_safetensors(path: Path) -> tuple[TorchFile, dict[str, str]]:
+    """The tensors of a safetensors file by name, left there, and its metadata; raises as `read_torch` does.
+
+    Not through the library's memory map: a file that another process cuts short would end this one.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER, size - 8):
+            raise EOFError("it ends inside its header")
+        header = json.loads(file.read(length))
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            dtype, shape, (start, end) = SAFETENSORS[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+            count = math.prod(shape)
+            if not all(type(side) is int and side >= 0 for side in (start, end, *shape)):
+                raise ValueError("a tensor has no valid shape")
+            if end - start != count * dtype.itemsize or 8 + length + end > size:
+                raise EOFError("it ends inside a tensor")
+            strides = tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
+            found[name] = Stored(Storage(dtype, count, 8 + length + start), dtype, 0, shape, strides)
+    said = header.get("__metadata__") or {}
+    if not all(isinstance(text, str) for text in said.values()):
+        raise ValueError("its metadata are no texts")
+    return TorchFile(path, found), said
 
 
 @contextmanager

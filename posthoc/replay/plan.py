@@ -1,0 +1,278 @@
+"""What an extraction will do: run, model, probe, hook points and shapes, all resolved before anything is computed."""
+
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import nn
+
+from posthoc import __version__, store
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.hooks import SIGNALS, Anatomy, HookPoint, choose, dissect
+from posthoc.replay.layout import Run, find_run
+from posthoc.replay.models import Model, parse_arguments, resolve_model
+from posthoc.replay.probes import NORMALIZATIONS, Images, Normalization, load_probe
+from posthoc.replay.readers import Pick
+from posthoc.replay.recognition import first_convolution
+
+FALLBACK_SIZES = (224, 299)
+"""Image sides tried, in turn, where a model cannot take the probe's own."""
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction will do, decided down to the last shape."""
+
+    run: Run
+    pick: Pick
+    model: Model
+    probe: Images
+    normalization: Normalization
+    image_size: int
+    points: tuple[HookPoint, ...]
+    device: torch.device
+    batch_size: int
+    stored: store.Plan
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """What was found and decided, as label and text."""
+        config, checkpoints = self.stored.config, self.run.checkpoints
+        first, last = checkpoints[0], checkpoints[-1]
+        signal_bytes = 4 * len(self.probe) * sum(map(len, self.stored.channels.values())) * len(config["signals"])
+        return [
+            ("run", f"{self.run.folder}, {len(checkpoints)} checkpoints, {first.when} to {last.when}"),
+            *aside(self.run),
+            ("model", f"{self.model.title}, {config['model']['outputs'] or 'no'} outputs"),
+            (
+                "probe",
+                f"{self.probe.name}, {len(self.probe)} images at {self.image_size} x {self.image_size}"
+                + (", grey" if config["probe"]["channels"] == 1 else ""),
+            ),
+            ("normalisation", f"mean {self.normalization.mean}, std {self.normalization.std}"),
+            (
+                "layers",
+                ", ".join(f"{p.name} ({len(self.stored.channels[p.name])} of {p.channels})" for p in self.points)
+                + f"; {config['layers_chosen']}",
+            ),
+            ("signals", ", ".join(config["signals"])),
+            ("device", f"{config['device']}, batches of {self.batch_size}, {_precision(config)}"),
+            ("output", f"{len(checkpoints) * signal_bytes / 1e6:.1f} MB before compression"),
+        ]
+
+
+def plan_extraction(
+    checkpoints: Path,
+    probe: str,
+    *,
+    select: str | None = None,
+    weights_key: str | None = None,
+    ema: bool = False,
+    model: str | None = None,
+    model_arg: Sequence[str] = (),
+    layers: Sequence[str] = ("default",),
+    channels: int | None = 32,
+    signals: Sequence[str] = SIGNALS,
+    images: int | None = None,
+    image_size: int | None = None,
+    normalize: str | None = None,
+    data_root: Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    dtype: str = "float32",
+    tf32: bool = False,
+    compile: bool = False,
+    batch_size: int | None = None,
+    seed: int = 0,
+    skip_damaged: bool = False,
+) -> Extraction:
+    """Find the run, its model, the probe and the hook points; nothing is written and no weight is read.
+
+    `channels` None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. `dtype`
+    bfloat16 replays under autocast; `tf32` allows it on CUDA; `compile` runs the network through torch.compile.
+    `skip_damaged` sets checkpoints apart whose headers cannot be read.
+    Raises PosthocError for whatever does not fit.
+    """
+    if not layers:
+        raise UsageError("No layers asked for; give default, all, or globs.")
+    signals = list(dict.fromkeys(signals))
+    unknown = set(signals) - set(SIGNALS)
+    if unknown or not signals:
+        raise UsageError(f"Unknown signal {', '.join(sorted(unknown)) or '(none)'}; give {' or '.join(SIGNALS)}.")
+    if dtype not in DTYPES:
+        raise UsageError(f"Unknown --dtype {dtype!r}; give {' or '.join(DTYPES)}.")
+    chosen_device = find_device(device)
+    pick = Pick(weights_key, ema)
+    run = find_run(checkpoints, select, pick, skip_damaged)
+    recorded = run.about.get("model")
+    network = resolve_model(run.checkpoints[0].header, model, recorded, parse_arguments(model_arg))
+    recorded_size = run.about.get("image_size")
+    if recorded_size is not None and not (isinstance(recorded_size, int) and recorded_size > 0):
+        raise PosthocError(f"run.json: image_size {recorded_size!r} is not a number of pixels.")
+    size = image_size or recorded_size or usual_size(network.module)
+    pictures = load_probe(probe, images, root=data_root, download=download, size=size)
+    normalization = _normalization(normalize, run.about.get("normalization"), probe)
+    size, image_channels, anatomy = fit_images(network, size, *pictures.images.shape[1:3])
+    hooks, chosen = choose(anatomy.points, layers, network.name)
+    kept = {point.name: _draw_channels(point, channels, seed) for point in hooks}
+    batch_size = batch_size or (256 if size <= 64 else 32)
+    config = {
+        "model": {
+            "name": network.name,
+            "source": network.source,
+            "arguments": parse_arguments(model_arg),
+            "code": network.code,
+            "outputs": anatomy.outputs,
+        },
+        "weights": {"key": weights_key, "ema": ema},
+        "probe": {
+            "name": pictures.name,
+            "images": len(pictures),
+            "classes": int(np.unique(pictures.labels).size),
+            "image_size": size,
+            "channels": image_channels,
+            "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
+            "sha256": pictures.sha256,
+        },
+        "layers": [
+            {"name": p.name, "type": p.kind, "shape": list(p.shape), "channels": len(kept[p.name])} for p in hooks
+        ],
+        "layers_chosen": chosen,
+        "channels": "all" if channels is None else channels,
+        "signals": list(signals),
+        "seed": seed,
+        "device": chosen_device.type,
+        "dtype": dtype,
+        "tf32": tf32,
+        "compile": compile,
+        "memory_format": _memory_format(network.module, chosen_device, dtype, tf32),
+        "batch_size": batch_size,
+        "recipe": run.about.get("recipe"),
+        "dataset": run.about.get("dataset"),
+        "versions": _versions(chosen_device),
+    }
+    return Extraction(
+        run=run,
+        pick=pick,
+        model=network,
+        probe=pictures,
+        normalization=normalization,
+        image_size=size,
+        points=tuple(hooks),
+        device=chosen_device,
+        batch_size=batch_size,
+        stored=store.Plan(json.loads(json.dumps(config)), pictures.index, pictures.labels, kept),
+    )
+
+
+def _memory_format(network: nn.Module, device: torch.device, dtype: str, tf32: bool) -> str:
+    """Channels last for convolutions wherever it is the faster: everywhere but in full single precision on CUDA."""
+    helps = device.type != "cuda" or tf32 or dtype != "float32"
+    return "channels_last" if helps and first_convolution(network) else "contiguous"
+
+
+def _precision(config: dict[str, Any]) -> str:
+    tf32 = ("with TF32" if config["tf32"] else "without TF32",) if config["device"] == "cuda" else ()
+    return ", ".join(
+        [config["dtype"], *tf32, config["memory_format"].replace("_", " "), *["compiled"] * config["compile"]]
+    )
+
+
+def aside(run: Run) -> list[tuple[str, str]]:
+    """What was found beside the run and is no part of it."""
+    said = [f"{copy.name} (same weights as {original.name})" for copy, original in run.copies]
+    said += [f"{path.name} (no network's weights)" for path in run.apart]
+    said += [f"{path.name} (damaged)" for path, _ in run.damaged]
+    return [("set apart", ", ".join(said))] if said else []
+
+
+def usual_size(network: nn.Module) -> int | None:
+    """The image side a network says it was made for."""
+    said = getattr(network, "image_size", None)
+    if said is None and isinstance(config := getattr(network, "default_cfg", None), dict):  # timm
+        said = config.get("input_size", (None,))[-1] if config.get("fixed_input_size") else None
+        patches = getattr(getattr(network, "patch_embed", None), "img_size", None)
+        said = patches[0] if patches else said
+    return said if isinstance(said, int) else None
+
+
+def fit_images(model: Model, wanted: int | None, height: int, width: int | None = None) -> tuple[int, int, Anatomy]:
+    """The image side and channels to use and what is found at them: as wanted, else the probe's own, else a usual one."""
+    own = [height] if width in (height, None) else []
+    sides = [wanted] if wanted else [*own, *FALLBACK_SIZES]
+    first = first_convolution(model.module)
+    channels = [first[1].in_channels] if first else [3, 1]
+    if not {1, 3} & set(channels):
+        raise PosthocError(f"{model.name} takes images of {channels[0]} channels; probes have 3, or 1 as grey.")
+    tried = list(itertools.product(sides, channels))
+    flat = next((part.in_features for part in model.module.modules() if isinstance(part, nn.Linear)), 0)
+    if not first and not wanted:  # one that takes the pixels in a row says how many
+        tried = [(side, c) for c in channels if (side := math.isqrt(flat // c)) ** 2 * c == flat] + tried
+    for side, count in tried:
+        try:
+            return side, count, dissect(model.module, side, count)
+        except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
+            reason = error
+    raise PosthocError(
+        f"{model.name} cannot take images of {' or '.join(map(str, sides))} pixels a side ({reason}); pass --image-size."
+    )
+
+
+def _draw_channels(point: HookPoint, count: int | None, seed: int) -> NDArray[np.int64]:
+    """All channels, or `count` of them drawn from a stream of the layer's own, in ascending order."""
+    if count is None or count >= point.channels:
+        return np.arange(point.channels)
+    stream = np.random.Generator(np.random.Philox(key=np.array([seed, zlib.crc32(point.name.encode())], np.uint64)))
+    return np.sort(stream.choice(point.channels, count, replace=False))
+
+
+def _normalization(given: str | None, recorded: Any, probe: str) -> Normalization:
+    if given:
+        return Normalization.parse(given)
+    if recorded:
+        try:
+            return Normalization.of(tuple(map(float, recorded["mean"])), tuple(map(float, recorded["std"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PosthocError(f"run.json: normalization {recorded!r} is not {{mean: [...], std: [...]}}.") from error
+    if probe in NORMALIZATIONS:
+        return NORMALIZATIONS[probe]
+    raise UsageError(
+        f"How the images of {probe} were normalised in training is not recorded; "
+        f"pass --normalize {'|'.join(NORMALIZATIONS)} or MEAN/STD."
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, `auto` being the GPU where there is one; raises PosthocError where it is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise PosthocError(
+            f"--device {name}: this machine has no such device ({reason}); pass --device cpu."
+        ) from error
+    return device
+
+
+def _versions(device: torch.device) -> dict[str, str | None]:
+    on_gpu = device.type == "cuda"
+    return {
+        "posthoc": __version__,
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
+    }

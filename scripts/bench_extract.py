@@ -1,0 +1,160 @@
+"""Extraction against the bare forward passes, against reading the files, and against the obvious ways to write it."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from posthoc.replay.pipeline import _batches
+from posthoc.replay.plan import Extraction, plan_extraction
+from posthoc.replay.run import run_extraction
+
+MODELS = ("resnet18", "resnet152", "densenet121", "mobilenet_v2", "vit_b_16")
+CHECKPOINTS = 4
+
+
+def write_run(folder: Path, name: str, size: int) -> None:
+    """Four checkpoints of a network, each with a little noise added to the one before."""
+    options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, num_classes=10, **options)
+    for epoch in range(CHECKPOINTS):
+        save_file(model.state_dict(), folder / f"epoch-{epoch}.safetensors", {"epoch": str(epoch)})
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.01 * torch.randn_like(parameter)
+
+
+def bare_passes(plan: Extraction, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], None]:
+    """The forward passes of the same batches, nothing loaded, nothing recorded."""
+    x = _batches(plan)[0].contiguous(memory_format=memory_format)
+    module = module.to(plan.device).to(memory_format=memory_format)  # type: ignore[call-overload]
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in plan.run.checkpoints:
+                for batch in x.split(plan.batch_size):
+                    module(batch)
+            _wait(plan)
+
+    return run
+
+
+def read_files(plan: Extraction) -> None:
+    """Every byte of every checkpoint."""
+    for checkpoint in plan.run.checkpoints:
+        with checkpoint.path.open("rb") as file:
+            while file.read(1 << 24):
+                pass
+
+
+def keep_everything(plan: Extraction, fresh: Callable[[], nn.Module]) -> None:
+    """The obvious loop: load, hooks that keep whole feature maps, bring them to the CPU, reduce them there."""
+    x, _ = _batches(plan)
+    for checkpoint in plan.run.checkpoints:
+        model = fresh()
+        model.load_state_dict(load_file(checkpoint.path))
+        model = model.to(plan.device).eval()
+        kept: dict[str, list[torch.Tensor]] = {point.name: [] for point in plan.points}
+        for point in plan.points:
+            model.get_submodule(point.name).register_forward_hook(
+                lambda module, inputs, output, key=point.name: kept[key].append(output.cpu())
+            )
+        with torch.no_grad():
+            for batch in x.split(plan.batch_size):
+                model(batch)
+        for point in plan.points:
+            _reduced(torch.cat(kept[point.name]), plan, point.name).numpy()
+
+
+def extract_features(plan: Extraction, fresh: Callable[[], nn.Module]) -> None:
+    """torchvision's feature extractor, reduced batch by batch."""
+    x, _ = _batches(plan)
+    names = {point.name: point.name for point in plan.points}
+    for checkpoint in plan.run.checkpoints:
+        model = fresh()
+        model.load_state_dict(load_file(checkpoint.path))
+        extractor = create_feature_extractor(model.to(plan.device).eval(), names)
+        kept: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        with torch.no_grad():
+            for batch in x.split(plan.batch_size):
+                for name, maps in extractor(batch).items():
+                    kept[name].append(_reduced(maps, plan, name).cpu())
+        for rows in kept.values():
+            torch.cat(rows).numpy()
+
+
+def _reduced(maps: torch.Tensor, plan: Extraction, layer: str) -> torch.Tensor:
+    point = next(point for point in plan.points if point.name == layer)
+    axes = [axis for axis in range(1, maps.ndim) if axis != point.channel_axis]
+    mean, var = maps.mean(axes), maps.var(axes, correction=0)
+    rows = torch.from_numpy(plan.stored.channels[layer]).to(maps.device)
+    return torch.stack([mean[:, rows], var[:, rows]])
+
+
+def _wait(plan: Extraction) -> None:
+    if plan.device.type == "cuda":
+        torch.cuda.synchronize(plan.device)
+
+
+def seconds_in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each call, the calls taking turns."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, own in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            own.append(time.perf_counter() - start)
+    return [float(np.median(own)) for own in times]
+
+
+def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int) -> None:
+    """One row per model: seconds per checkpoint, and how many times as fast as each reference."""
+    print(
+        "| model | size | posthoc, s per checkpoint | of bare passes | of reading | times as fast as keeping maps | as a feature extractor |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    folder = Path(tempfile.mkdtemp(prefix="posthoc-bench-"))
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    np.savez(folder / "probe.npz", images=pixels, labels=random.integers(0, 10, images))
+    for name in models:
+        size = 224 if cuda and name.startswith("vit") else 32
+        run = folder / name
+        run.mkdir()
+        write_run(run, name, size)
+        plan = plan_extraction(
+            run, f"npz:{folder / 'probe.npz'}", images=images, normalize="cifar10", device="cuda" if cuda else "cpu"
+        )
+        options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
+
+        def fresh(name: str = name, options: dict[str, Any] = options) -> nn.Module:
+            model: nn.Module = torchvision.models.get_model(name, num_classes=10, **options)
+            return model
+
+        def ours(plan: Extraction = plan) -> None:
+            run_extraction(plan, folder / "activations.h5", force=True)
+
+        calls: list[Callable[[], Any]] = [ours]
+        calls += [bare_passes(plan, fresh().eval(), form) for form in (torch.contiguous_format, torch.channels_last)]
+        calls += [lambda plan=plan: read_files(plan), lambda plan=plan, fresh=fresh: keep_everything(plan, fresh)]
+        calls += [lambda plan=plan, fresh=fresh: extract_features(plan, fresh)]
+        seconds_in_turn(calls[:3], 1)
+        own, contiguous, last, reading, keeping, extractor = seconds_in_turn(calls, repeats)
+        bare = min(contiguous, last)
+        print(
+            f"| {name} | {size} | {own / CHECKPOINTS:.3g} | {bare / own:.3f} ({'channels last' if last < contiguous else 'contiguous'}) "
+            f"| {reading / own:.3f} | {keeping / own:.2f} | {extractor / own:.2f} |",
+            flush=True,
+        )
+        shutil.rmtree(run)
+    shutil.rmtree(folder)
