@@ -149,7 +149,7 @@ class Parts:
         skipped = self._skipped()
         done, missing = [], []
         for k, entry in enumerate(entries):
-            if self.digest(entry) is not None:
+            if self.path(entry).exists():
                 done.append(self.path(entry))
                 skipped.pop(entry.path, None)
             elif entry.path not in skipped:

@@ -13,6 +13,8 @@ Both wings read and write this format (version 1) and nothing else of each other
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +34,6 @@ from posthoc.files import replacing
 FORMAT = "posthoc-activations"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 2**20
-GZIP = 1
-"""Level of compression: 4 takes a sixth longer and saves one percent more of an activation's noisy digits."""
 MEANING = {
     "mean": "spatial mean of the feature map, per channel and image",
     "var": "spatial variance (population) of the feature map, per channel and image",
@@ -152,10 +152,20 @@ def open_activations(path: str | os.PathLike[str]) -> Activations:
 
 
 def write(path: Path, plan: Plan, frames: Sequence[Frame]) -> None:
-    """Write a whole file, or a part of one checkpoint; it appears at `path` complete or not at all."""
-    with _created(path, plan, len(frames), {name for frame in frames for name in frame.recorded}) as file:
-        for row, frame in enumerate(frames):
-            _fill(file, row, frame)
+    """Write a whole file, or a part of one checkpoint; it appears at `path` complete or not at all.
+
+    It is put together in memory: HDF5 does not come back in order from a disk that fills up under it.
+    """
+    recorded = {name for frame in frames for name in frame.recorded}
+    with replacing(path) as temporary:
+        with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+            _lay_out(file, plan, len(frames), sorted(recorded))
+            for row, frame in enumerate(frames):
+                _fill(file, row, frame)
+            file.attrs["complete"] = 1
+            file.flush()
+            image = file.id.get_file_image()
+        temporary.write_bytes(image)
 
 
 def merge(path: Path, parts: Sequence[Path], skipped: Sequence[tuple[str, str]] = ()) -> None:
@@ -164,10 +174,14 @@ def merge(path: Path, parts: Sequence[Path], skipped: Sequence[tuple[str, str]] 
     `skipped`: path and reason of the checkpoints that have no part.
     """
     names: set[str] = set()
+    size = 0
     for part in parts:
+        size += part.stat().st_size
         with Activations(part) as one:
             names |= set(one.recorded)
             plan = Plan(one.config, one.images, one.labels, one.channels)
+    if shutil.disk_usage(path.parent).free < size:
+        raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
     with _created(path, plan, len(parts), names) as file:
         for row, part in enumerate(parts):
             with Activations(part) as one:
@@ -197,12 +211,16 @@ def _copy(file: h5py.File, row: int, one: Activations) -> None:
 @contextmanager
 def _created(path: Path, plan: Plan, length: int, recorded: set[str]) -> Iterator[h5py.File]:
     """A new file with every dataset in place and its rows empty, moved to `path` once they are filled."""
-    # No lock: the name is this process's own, and some network file systems have none.
-    with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
-        _lay_out(file, plan, length, sorted(recorded))
-        yield file
-        file.flush()
-        file.attrs["complete"] = 1
+    try:
+        # No lock: the name is this process's own, and some network file systems have none.
+        with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+            _lay_out(file, plan, length, sorted(recorded))
+            yield file
+            file.flush()
+            file.attrs["complete"] = 1
+    except RuntimeError as error:  # HDF5's, on closing a file that it could not write
+        said = re.search(r"error message = '([^']+)'", str(error))
+        raise PosthocError(f"Cannot write {path}: {said[1] if said else error}.") from error
 
 
 def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) -> None:
@@ -255,9 +273,6 @@ def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) 
                 shape,
                 "f4",
                 chunks=chunk,
-                shuffle=True,
-                compression="gzip",
-                compression_opts=GZIP,
             )
             _describe(block, MEANING[signal], "1")
             for axis, scale in enumerate((file["epoch"], file[f"signals/channel.{layer}"], file["image"])):

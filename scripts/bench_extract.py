@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from posthoc.replay.plan import Extraction, plan_extraction
 from posthoc.replay.run import run_extraction
 
 MODELS = ("resnet18", "resnet152", "densenet121", "mobilenet_v2", "vit_b_16")
-CHECKPOINTS = 4
+CHECKPOINTS = 8
 
 
 def write_run(folder: Path, name: str, size: int) -> None:
-    """Four checkpoints of a network, each with a little noise added to the one before."""
+    """Checkpoints of a network, each with a little noise added to the one before."""
     options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, num_classes=10, **options)
@@ -37,7 +38,7 @@ def write_run(folder: Path, name: str, size: int) -> None:
 def bare_passes(plan: Extraction, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], None]:
     """The forward passes of the same batches, nothing loaded, nothing recorded."""
     x = _batches(plan)[0].contiguous(memory_format=memory_format)
-    module = module.to(plan.device).to(memory_format=memory_format)  # type: ignore[call-overload]
+    module = module.to(plan.device).to(memory_format=memory_format)
 
     def run() -> None:
         with torch.inference_mode():
@@ -65,9 +66,9 @@ def keep_everything(plan: Extraction, fresh: Callable[[], nn.Module]) -> None:
         model.load_state_dict(load_file(checkpoint.path))
         model = model.to(plan.device).eval()
         kept: dict[str, list[torch.Tensor]] = {point.name: [] for point in plan.points}
-        for point in plan.points:
-            model.get_submodule(point.name).register_forward_hook(
-                lambda module, inputs, output, key=point.name: kept[key].append(output.cpu())
+        for name, maps in kept.items():
+            model.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, maps=maps: maps.append(output.cpu())
             )
         with torch.no_grad():
             for batch in x.split(plan.batch_size):
@@ -137,17 +138,15 @@ def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int) 
         )
         options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
 
-        def fresh(name: str = name, options: dict[str, Any] = options) -> nn.Module:
-            model: nn.Module = torchvision.models.get_model(name, num_classes=10, **options)
-            return model
-
-        def ours(plan: Extraction = plan) -> None:
-            run_extraction(plan, folder / "activations.h5", force=True)
-
+        fresh = partial(torchvision.models.get_model, name, num_classes=10, **options)
+        ours = partial(run_extraction, plan, folder / "activations.h5", force=True)
         calls: list[Callable[[], Any]] = [ours]
         calls += [bare_passes(plan, fresh().eval(), form) for form in (torch.contiguous_format, torch.channels_last)]
-        calls += [lambda plan=plan: read_files(plan), lambda plan=plan, fresh=fresh: keep_everything(plan, fresh)]
-        calls += [lambda plan=plan, fresh=fresh: extract_features(plan, fresh)]
+        calls += [
+            partial(read_files, plan),
+            partial(keep_everything, plan, fresh),
+            partial(extract_features, plan, fresh),
+        ]
         seconds_in_turn(calls[:3], 1)
         own, contiguous, last, reading, keeping, extractor = seconds_in_turn(calls, repeats)
         bare = min(contiguous, last)

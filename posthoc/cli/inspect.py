@@ -117,6 +117,9 @@ def _activations(path: Path) -> None:
         notes(listing)
         click.echo()
         table(["file", "epoch", "step", "probe loss", "probe accuracy", *file.recorded], rows)
+        if file.skipped:
+            click.echo()
+            table(["skipped", "why"], file.skipped)
 
 
 def _metrics(path: Path) -> None:

@@ -251,19 +251,13 @@ class Recorder:
             tensor = first_tensor(output)
             if tensor is None:
                 raise TypeError(f"{point.name} gave no tensor")
-            kept = (
-                tensor.movedim(point.batch_axis, 0).index_select(point.channel_axis, self.channels[point.name]).float()
-            )
-            if point.is_vector:
-                mean, var = kept, torch.zeros_like(kept)
-                if "var" in self.signals:
-                    self.signals["var"][point.name] = var
-            elif "var" in self.signals:
-                var, mean = torch.var_mean(kept, dim=axes, correction=0)
-                self.signals["var"][point.name] = var
-            else:
-                mean = kept.mean(dim=axes)
+            kept = tensor.movedim(point.batch_axis, 0)
+            kept = kept.index_select(point.channel_axis, self.channels[point.name]).float()
+            mean = kept.mean(dim=axes, keepdim=True) if axes else kept
+            if "var" in self.signals:  # in two passes: as exact as torch.var, and several times as fast
+                squares = (kept - mean).square_()
+                self.signals["var"][point.name] = (squares.mean(dim=axes) if axes else squares).flatten(1)
             if "mean" in self.signals:
-                self.signals["mean"][point.name] = mean
+                self.signals["mean"][point.name] = mean.flatten(1)
 
         return reduce

@@ -55,17 +55,17 @@ def replay(
     """
     source = iter(checkpoints)
 
-    def read_next() -> Loaded | Failed | None:
+    def read_next(into: dict[str, Tensor]) -> Loaded | Failed | None:
         checkpoint = next(source, None)
         if checkpoint is None:
             return None
         try:
-            return load(plan, checkpoint, known(checkpoint))
+            return load(plan, checkpoint, known(checkpoint), into)
         except PosthocError as error:
             return Failed(checkpoint, error)
 
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer, ExitStack() as stack:
-        ahead = reader.submit(read_next)
+        ahead = reader.submit(read_next, {})
         written: tuple[Checkpoint, Future[None]] | None = None
         network: Network | None = None
         running: Loaded | None = None
@@ -73,12 +73,11 @@ def replay(
             item = ahead.result()  # read while the network ran
             while isinstance(item, Failed) or (item and item.tensors is None):
                 yield item.checkpoint, item.error if isinstance(item, Failed) else None
-                item = reader.submit(read_next).result()
+                item = reader.submit(read_next, {}).result()
             try:
                 if item and item.tensors is not None:
                     network = network or stack.enter_context(_network(plan))
                     network.stage(item.tensors)
-                    item.tensors = None  # in memory: the network, and the one checkpoint that comes next
                 if running and network:
                     frame = _frame(plan, running, *network.results())
                     if written:
@@ -88,8 +87,7 @@ def replay(
                 if not item or not network:
                     break
                 running = item
-                network.swap()
-                ahead = reader.submit(read_next)
+                ahead = reader.submit(read_next, network.swap())
                 network.launch()
             except torch.OutOfMemoryError as error:
                 reason = str(error).split("\n")[0]
@@ -100,14 +98,17 @@ def replay(
             yield written[0], None
 
 
-def load(plan: Extraction, checkpoint: Checkpoint, known: str | None = None) -> Loaded:
+def load(
+    plan: Extraction, checkpoint: Checkpoint, known: str | None = None, into: dict[str, Tensor] | None = None
+) -> Loaded:
     """Read a checkpoint's tensors, unless its digest is `known`; raises PosthocError where it is not as planned."""
     before = _stamp(checkpoint.path)
     found = digest(checkpoint.path)
     if found == known:
         return Loaded(checkpoint, found, None)
     names = name_tensors(plan.model.module, checkpoint.header.shapes)
-    theirs = read_weights(checkpoint.path, plan.pick, set(names.values()), pin=plan.device.type == "cuda")
+    memory = {names[name]: tensor for name, tensor in (into or {}).items() if name in names}
+    theirs = read_weights(checkpoint.path, plan.pick, set(names.values()), memory, plan.device.type == "cuda")
     if _stamp(checkpoint.path) != before:
         raise PosthocError(f"{checkpoint.path} changed while it was being read; run again when it is complete.")
     planned = checkpoint.header.shapes
@@ -150,17 +151,18 @@ class Network:
             lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
         )
         if config["memory_format"] == "channels_last":
-            self.module = self.module.to(memory_format=torch.channels_last)
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
         self.recorder = Recorder(plan.points, channels, config["signals"])
         self.columns = [(signal, point.name) for signal in config["signals"] for point in plan.points]
-        self.state = dict(self.module.state_dict())
+        self.state = self.module.state_dict(keep_vars=True)
         self.step: Callable[[Tensor], tuple[Tensor, Tensor]] = (
             torch.compile(self._step) if config["compile"] else self._step
         )
         self.outputs: list[tuple[Tensor, Tensor]] = []
         self.staged: dict[str, Tensor] = {}
+        self.next: dict[str, Tensor] = {}
+        self.current: dict[str, Tensor] = {}
         self.side = torch.cuda.Stream(plan.device) if plan.device.type == "cuda" else None
 
     def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,25 +173,31 @@ class Network:
 
     def stage(self, tensors: dict[str, Tensor]) -> None:
         """Bring a checkpoint's weights to the device; on CUDA beside what is running, on a stream of their own."""
-        self.staged = tensors
+        self.next = self.staged = tensors
         if self.side is not None:
             with torch.cuda.stream(self.side):
                 self.staged = {name: tensor.to(self.plan.device, non_blocking=True) for name, tensor in tensors.items()}
 
-    def swap(self) -> None:
-        """Copy the staged weights into the module, in single precision whatever their own."""
+    def swap(self) -> dict[str, Tensor]:
+        """Give the module the staged weights, in single precision whatever their own; memory that is free again."""
         if self.side is not None:
             main = torch.cuda.current_stream(self.plan.device)
             main.wait_stream(self.side)
             for tensor in self.staged.values():
                 tensor.record_stream(main)
         for name, tensor in self.staged.items():
-            self.state[name].copy_(tensor)
-        self.staged = {}
+            resident = self.state[name]
+            if self.side is None and tensor.dtype == resident.dtype:
+                resident.data = tensor  # as it lies in memory; on the CPU there is nothing to copy
+            else:
+                resident.data.copy_(tensor)
+        self.staged, self.current, free = {}, self.next, self.current
+        return free
 
     def launch(self) -> None:
         """Run the probe; on CUDA this returns before the device has finished."""
-        with torch.autocast(self.plan.device.type, torch.bfloat16, self.plan.stored.config["dtype"] == "bfloat16"):
+        reduced = self.plan.stored.config["dtype"] == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self.plan.device.type, torch.bfloat16, reduced):
             self.outputs = [self.step(batch) for batch in self.x.split(self.plan.batch_size)]
 
     def results(self) -> tuple[Tensor, float, float]:
@@ -201,7 +209,7 @@ class Network:
 
 @contextmanager
 def _network(plan: Extraction) -> Iterator[Network]:
-    with torch.inference_mode(), _precision(plan.stored.config["tf32"]):
+    with torch.no_grad(), _precision(plan.stored.config["tf32"]):
         network = Network(plan)
         with network.recorder.attached(network.module):
             yield network

@@ -89,11 +89,11 @@ class Header:
 @dataclass(frozen=True)
 class Content:
     """An opened checkpoint: its values and not yet read tensors, nested as saved, and how to read some of them (into
-    pinned memory or not)."""
+    memory used before, or new and perhaps pinned)."""
 
     tree: Any
     said: Mapping[Any, Any]
-    read: Callable[[dict[str, Any], bool], dict[str, Tensor]]
+    read: Callable[[dict[str, Any], Mapping[str, Tensor] | None, bool], dict[str, Tensor]]
 
 
 def read_header(path: Path, pick: Pick = MAIN) -> Header:
@@ -120,16 +120,22 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
 
 
 def read_weights(
-    path: Path, pick: Pick = MAIN, only: Collection[str] | None = None, pin: bool = False
+    path: Path,
+    pick: Pick = MAIN,
+    only: Collection[str] | None = None,
+    into: Mapping[str, Tensor] | None = None,
+    pin: bool = False,
 ) -> dict[str, Tensor]:
     """Read the state dict of `path` on the CPU, names as in the file (`only` some of them); raises as `read_header`.
 
-    `pin`: into pinned memory, from which a copy to a CUDA device need not be waited for.
+    `into`: tensors whose memory may be used again; `pin`: new memory is pinned, from which a copy to a CUDA device
+    need not be waited for.
     """
     with _readable(path):
         content = _open(path)
         weights = _weights(content.tree, pick, path)
-        return content.read({name: leaf for name, leaf in weights.items() if only is None or name in only}, pin)
+        weights = {name: leaf for name, leaf in weights.items() if only is None or name in only}
+        return content.read(weights, into, pin)
 
 
 def is_checkpoint_folder(folder: Path) -> bool:
@@ -175,9 +181,9 @@ def _open(path: Path) -> Content:
     file = read_torch(path)
     said = {**mapping(mapping(file.content).get("meta")), **mapping(file.content)}
 
-    def read(weights: dict[str, Any], pin: bool) -> dict[str, Tensor]:
+    def read(weights: dict[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
         stored = {name: leaf for name, leaf in weights.items() if isinstance(leaf, Stored)}
-        tensors = file.tensors(stored, pin)
+        tensors = file.tensors(stored, into, pin)
         return {name: tensors.get(name, leaf) for name, leaf in weights.items()}
 
     return Content(file.content, said, read)
@@ -199,11 +205,11 @@ def _sharded(path: Path) -> Content:
     if missing:
         raise ValueError(f"no shard holds {missing[0]}")
 
-    def read(weights: dict[str, Any], pin: bool) -> dict[str, Tensor]:
+    def read(weights: dict[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
         found = {}
         for shard, content in contents.items():
             here = {name: leaf for name, leaf in weights.items() if weight_map.get(name) == shard}
-            found.update(content.read(here, pin))
+            found.update(content.read(here, into, pin))
         return {name: found[name] for name in weights}
 
     return Content({name: tree[name] for name in weight_map}, {}, read)
@@ -227,7 +233,7 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 def _distributed(path: Path) -> Content:
     tree = read_distributed(path)
-    return Content(tree, tree, lambda weights, pin: {name: leaf.read() for name, leaf in weights.items()})
+    return Content(tree, tree, lambda weights, into, pin: {name: leaf.read() for name, leaf in weights.items()})
 
 
 def _in_folder(folder: Path) -> Path:
@@ -365,7 +371,9 @@ def _numbers(content: Content, weights: Collection[str]) -> dict[str, float]:
         for name, value in said.items()
         if isinstance(value, (Stored, Scattered)) and math.prod(value.shape) == 1
     }
-    said |= {name: tensor.item() for name, tensor in content.read(single, False).items() if not tensor.is_complex()}
+    said |= {
+        name: tensor.item() for name, tensor in content.read(single, None, False).items() if not tensor.is_complex()
+    }
     numbers = {name.replace("/", "."): _number(value) for name, value in said.items()}
     return {name: number for name, number in numbers.items() if number is not None}
 

@@ -1,5 +1,6 @@
 """Tensor shapes -> which of torchvision's classification models has them, built without computing its weights."""
 
+import functools
 import math
 import re
 import warnings
@@ -183,13 +184,18 @@ def nearest(shapes: Shapes) -> str:
     """The three models that share most names and shapes, and how the first differs, in words."""
     near = []
     for name in zoo.list_models(module=zoo):
-        model = build(name, shapes)
-        wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+        wanted = _own_shapes(name)
         shared = sum(shapes.get(key) == shape for key, shape in wanted.items())
-        near.append((shared / len(wanted.keys() | shapes.keys()), name, model))
+        near.append((shared / len(wanted.keys() | shapes.keys()), name))
     near.sort(key=lambda row: -row[0])
-    names = ", ".join(f"{name} ({share:.0%})" for share, name, _ in near[:3] if share > 0)
+    names = ", ".join(f"{name} ({share:.0%})" for share, name in near[:3] if share > 0)
     if not names:
         return "No torchvision classification model shares a tensor with them."
-    _, first, model = near[0]
-    return f"Nearest of torchvision's: {names}; from {first} they differ in {sentence(differing(model, shapes))}."
+    first = near[0][1]
+    differences = sentence(differing(build(first, shapes), shapes))
+    return f"Nearest of torchvision's: {names}; from {first} they differ in {differences}."
+
+
+@functools.cache
+def _own_shapes(name: str) -> Shapes:
+    return {key: tuple(tensor.shape) for key, tensor in _build(name).state_dict().items()}

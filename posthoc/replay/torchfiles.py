@@ -88,16 +88,20 @@ class Stored:
             return 0
         return 1 + sum((count - 1) * step for count, step in zip(self.shape, self.stride, strict=True))
 
-    def read(self, file: io.BufferedIOBase, pin: bool = False) -> Tensor:
-        """Its values, from the file in which it lies; into pinned memory on request."""
-        buffer = torch.empty(self.extent * self.dtype.itemsize, dtype=torch.uint8, pin_memory=pin)
+    def read(self, file: io.BufferedIOBase, into: Tensor | None = None, pin: bool = False) -> Tensor:
+        """Its values, from the file in which it lies; `into` a tensor that fits them, else into new memory."""
+        size = self.extent * self.dtype.itemsize
+        if into is not None and (into.dtype, into.shape, into.stride()) == (self.dtype, self.shape, self.stride):
+            buffer = into.as_strided((self.extent,), (1,)).view(torch.uint8)
+        else:
+            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
         start = self.offset * self.dtype.itemsize
         if self.storage.data is not None:
             piece = np.frombuffer(self.storage.data, np.uint8, buffer.numel(), start)
             buffer.copy_(torch.from_numpy(piece.copy()))
         elif buffer.numel():
             file.seek(self.storage.start + start)
-            if file.readinto(buffer.numpy().data) != buffer.numel():
+            if file.readinto(buffer.numpy().data) != size:
                 raise EOFError("it ends inside a tensor")
         return buffer.view(self.dtype).as_strided(self.shape, self.stride).contiguous()
 
@@ -111,10 +115,13 @@ class TorchFile:
     start: int = 0
     end: int | None = None
 
-    def tensors(self, wanted: Mapping[str, Stored], pin: bool = False) -> dict[str, Tensor]:
-        """Read these tensors."""
+    def tensors(
+        self, wanted: Mapping[str, Stored], into: Mapping[str, Tensor] | None = None, pin: bool = False
+    ) -> dict[str, Tensor]:
+        """Read these tensors, into the memory of those of the same name where they fit, else into new (pinned) memory."""
+        into = into or {}
         with _opened(self.path, self.start, self.end) as (file, _):
-            return {name: stored.read(file, pin) for name, stored in wanted.items()}
+            return {name: stored.read(file, into.get(name), pin) for name, stored in wanted.items()}
 
 
 def read_torch(path: Path, start: int = 0, end: int | None = None) -> TorchFile:
