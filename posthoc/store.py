@@ -158,7 +158,9 @@ def write(path: Path, plan: Plan, frames: Sequence[Frame]) -> None:
     """
     recorded = {name for frame in frames for name in frame.recorded}
     with replacing(path) as temporary:
-        with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        blocks = [block for frame in frames for layers in frame.signals.values() for block in layers.values()]
+        room = sum(block.nbytes for block in blocks) + 2**18  # at once, for it grows by copying
+        with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=room) as file:
             _lay_out(file, plan, len(frames), sorted(recorded))
             for row, frame in enumerate(frames):
                 _fill(file, row, frame)

@@ -204,12 +204,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2048, help="extract: images in the probe")
     parser.add_argument("--models", default=",".join(MODELS), help="extract: torchvision's names")
     parser.add_argument("--repeats", type=int, default=3, help="extract: turns")
+    parser.add_argument("--checkpoints", type=int, default=8, help="extract: in each run")
     args = parser.parse_args()
     if args.what == "kernels":
         kernels(args.fast)
     else:
         print(f"{torch.cuda.get_device_name() if args.cuda else _processor()}, torch {torch.__version__}\n")
-        extract_table(args.models.split(","), args.images, args.cuda, args.repeats)
+        extract_table(args.models.split(","), args.images, args.cuda, args.repeats, args.checkpoints)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,14 @@ from posthoc.replay.plan import Extraction, plan_extraction
 from posthoc.replay.run import run_extraction
 
 MODELS = ("resnet18", "resnet152", "densenet121", "mobilenet_v2", "vit_b_16")
-CHECKPOINTS = 8
 
 
-def write_run(folder: Path, name: str, size: int) -> None:
+def write_run(folder: Path, name: str, size: int, checkpoints: int) -> None:
     """Checkpoints of a network, each with a little noise added to the one before."""
     options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, num_classes=10, **options)
-    for epoch in range(CHECKPOINTS):
+    for epoch in range(checkpoints):
         save_file(model.state_dict(), folder / f"epoch-{epoch}.safetensors", {"epoch": str(epoch)})
         with torch.no_grad():
             for parameter in model.parameters():
@@ -118,7 +117,7 @@ def seconds_in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> list[fl
     return [float(np.median(own)) for own in times]
 
 
-def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int) -> None:
+def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int, checkpoints: int) -> None:
     """One row per model: seconds per checkpoint, and how many times as fast as each reference."""
     print(
         "| model | size | posthoc, s per checkpoint | of bare passes | of reading | times as fast as keeping maps | as a feature extractor |"
@@ -132,7 +131,7 @@ def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int) 
         size = 224 if cuda and name.startswith("vit") else 32
         run = folder / name
         run.mkdir()
-        write_run(run, name, size)
+        write_run(run, name, size, checkpoints)
         plan = plan_extraction(
             run, f"npz:{folder / 'probe.npz'}", images=images, normalize="cifar10", device="cuda" if cuda else "cpu"
         )
@@ -151,7 +150,7 @@ def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int) 
         own, contiguous, last, reading, keeping, extractor = seconds_in_turn(calls, repeats)
         bare = min(contiguous, last)
         print(
-            f"| {name} | {size} | {own / CHECKPOINTS:.3g} | {bare / own:.3f} ({'channels last' if last < contiguous else 'contiguous'}) "
+            f"| {name} | {size} | {own / checkpoints:.3g} | {bare / own:.3f} ({'channels last' if last < contiguous else 'contiguous'}) "
             f"| {reading / own:.3f} | {keeping / own:.2f} | {extractor / own:.2f} |",
             flush=True,
         )

@@ -54,13 +54,17 @@ def replay(
     written is the same as without them. A frame has been written when its checkpoint is yielded.
     """
     source = iter(checkpoints)
+    names: dict[int, dict[str, str]] = {}  # by the identity of the shapes, which the checkpoints of a run share
 
     def read_next(into: dict[str, Tensor]) -> Loaded | Failed | None:
         checkpoint = next(source, None)
         if checkpoint is None:
             return None
         try:
-            return load(plan, checkpoint, known(checkpoint), into)
+            shapes = checkpoint.header.shapes
+            if id(shapes) not in names:
+                names[id(shapes)] = name_tensors(plan.model.module, shapes)
+            return load(plan, checkpoint, names[id(shapes)], known(checkpoint), into)
         except PosthocError as error:
             return Failed(checkpoint, error)
 
@@ -99,15 +103,17 @@ def replay(
 
 
 def load(
-    plan: Extraction, checkpoint: Checkpoint, known: str | None = None, into: dict[str, Tensor] | None = None
+    plan: Extraction, checkpoint: Checkpoint, names: dict[str, str], known: str | None, into: dict[str, Tensor]
 ) -> Loaded:
-    """Read a checkpoint's tensors, unless its digest is `known`; raises PosthocError where it is not as planned."""
+    """Read a checkpoint's tensors, unless its digest is `known`; raises PosthocError where it is not as planned.
+
+    names: of each tensor in the model, and in the checkpoint; into: tensors whose memory may be used again.
+    """
     before = _stamp(checkpoint.path)
     found = digest(checkpoint.path)
     if found == known:
         return Loaded(checkpoint, found, None)
-    names = name_tensors(plan.model.module, checkpoint.header.shapes)
-    memory = {names[name]: tensor for name, tensor in (into or {}).items() if name in names}
+    memory = {names[name]: tensor for name, tensor in into.items() if name in names}
     theirs = read_weights(checkpoint.path, plan.pick, set(names.values()), memory, plan.device.type == "cuda")
     if _stamp(checkpoint.path) != before:
         raise PosthocError(f"{checkpoint.path} changed while it was being read; run again when it is complete.")

@@ -295,7 +295,8 @@ def _main(tree: Any, path: Path) -> dict[str, Any]:
     """The weights that trained: of a whole module, under one of the usual keys, the dictionary itself, or the only ones."""
     if is_module(tree):
         return _state_dict(tree)
-    inner = {key: _state_dict(value) for key, value in mapping(tree).items() if isinstance(key, str)}
+    groups = {key: value for key, value in mapping(tree).items() if isinstance(key, str) and _is_group(value)}
+    inner = {key: _state_dict(value) for key, value in groups.items()}
     inner = {key: weights for key, weights in inner.items() if weights}
     for key in WRAPPERS:
         if key in inner:
