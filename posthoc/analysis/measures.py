@@ -93,3 +93,15 @@ def correlation(a: ArrayLike, b: ArrayLike) -> float:
     if pair.shape[1] < 3 or (np.ptp(pair, axis=1) == 0).any():
         return math.nan
     return float(np.corrcoef(pair)[0, 1])
+
+
+def mean_finite(values: FloatArray) -> float:
+    """Mean of what is finite; NaN where nothing is."""
+    there = values[np.isfinite(values)]
+    return float(there.mean()) if len(there) else math.nan
+
+
+def sd_finite(values: FloatArray) -> float:
+    """Standard deviation (ddof 1) of what is finite; NaN where fewer than two are."""
+    there = values[np.isfinite(values)]
+    return float(there.std(ddof=1)) if len(there) > 1 else math.nan

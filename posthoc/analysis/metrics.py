@@ -22,6 +22,8 @@ from posthoc.analysis.measures import (
     correlation,
     expanding,
     integration,
+    mean_finite,
+    sd_finite,
     stability_index,
     volatility,
     z_scores,
@@ -273,7 +275,7 @@ def _epochs(
             step=_known(activations.steps[e]),
             untrained=bool(untrained[e]),
             hurst=one.hurst,
-            hurst_sd=_sd(one.alpha),
+            hurst_sd=sd_finite(one.alpha),
             hurst_interval=one.interval,
             integration=float(h_eff[e]),
             integration_interval=_integration_interval(*one.interval, protocol),
@@ -320,14 +322,14 @@ def summarise(epochs: tuple[EpochMetrics, ...], protocol: Protocol, seed: int = 
         "epochs_with_integration": int(there.sum()),
         "best_accuracy": None if best is None else float(accuracy[best]),
         "best_epoch": None if best is None else when[best],
-        "hurst_mean": _mean(column("hurst")),
-        "integration_mean": _mean(column("integration")),
-        "integration_sd": _sd(column("integration")),
-        "metastability_mean": _mean(column("metastability")),
-        "metastability_sd": _sd(column("metastability")),
-        "synchrony_mean": _mean(column("synchrony")),
-        "stability_index_mean": _mean(column("stability_index")),
-        "stability_index_sd": _sd(column("stability_index")),
+        "hurst_mean": mean_finite(column("hurst")),
+        "integration_mean": mean_finite(column("integration")),
+        "integration_sd": sd_finite(column("integration")),
+        "metastability_mean": mean_finite(column("metastability")),
+        "metastability_sd": sd_finite(column("metastability")),
+        "synchrony_mean": mean_finite(column("synchrony")),
+        "stability_index_mean": mean_finite(column("stability_index")),
+        "stability_index_sd": sd_finite(column("stability_index")),
         **{name: correlation(*pair) for name, pair in pairs.items()},
         **{
             f"{name}_interval": block_bootstrap(correlation, pair, stream(seed, 0, "white", 2**32 - 2))
@@ -351,7 +353,7 @@ def _told_apart(epochs: Sequence[EpochMetrics]) -> dict[str, dict[str, dict[str,
             p = np.array([one.p for one in compared if math.isfinite(one.p)])
             rejected = false_discovery_control(p) <= FALSE_DISCOVERIES if len(p) else p
             found[null][measure] = {
-                "null_mean": _mean(np.array([one.mean for one in compared])),
+                "null_mean": mean_finite(np.array([one.mean for one in compared])),
                 "epochs_told_apart": int(rejected.sum()),
                 "epochs": len(p),
             }
@@ -368,13 +370,3 @@ def _accuracy(activations: Activations) -> tuple[FloatArray, str]:
 
 def _known(value: np.int64) -> int | None:
     return None if value < 0 else int(value)
-
-
-def _mean(values: FloatArray) -> float:
-    there = values[np.isfinite(values)]
-    return float(there.mean()) if len(there) else math.nan
-
-
-def _sd(values: FloatArray) -> float:
-    there = values[np.isfinite(values)]
-    return float(there.std(ddof=1)) if len(there) > 1 else math.nan

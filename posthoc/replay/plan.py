@@ -158,6 +158,7 @@ def plan_extraction(
         "memory_format": _memory_format(network.module, chosen_device, dtype, tf32),
         "batch_size": batch_size,
         "recipe": run.about.get("recipe"),
+        "training_seed": run.about.get("seed"),
         "dataset": run.about.get("dataset"),
         "versions": _versions(chosen_device),
     }

@@ -1,0 +1,227 @@
+"""Runs side by side: the columns of a metrics.json or of a published table of epochs, brought into one form."""
+
+import csv
+import glob
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stability_index, z_scores
+from posthoc.analysis.nulls import block_bootstrap, stream
+from posthoc.analysis.records import load_metrics
+from posthoc.errors import PosthocError, UsageError
+
+FloatArray = NDArray[np.float64]
+COLUMNS = {"epoch": "epoch", "accuracy": "val_acc", "loss": "val_loss", "hurst": "H_raw", "h_eff": "Heff", "m": "M"}
+"""What is read of a CSV, and the names of the columns in the files published with arXiv 2604.09716."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's epochs, the untrained left out, [E] each, NaN where unknown.
+
+    about: what was recorded of it (model, dataset, seed, images, classes, smooth, ...); nulls: null -> measure -> its
+    mean over epochs and in how many of them the measure can be told from it; white: H_eff and M of pure noise.
+    """
+
+    name: str
+    about: dict[str, Any]
+    when: tuple[int, ...]
+    accuracy: FloatArray
+    loss: FloatArray
+    hurst: FloatArray
+    h_eff: FloatArray
+    m: FloatArray
+    w_h: float = 0.5
+    window: int = 3
+    nulls: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def psi(self) -> FloatArray:
+        """The stability index with z-scores over the whole run."""
+        return stability_index(self.h_eff, self.m, self.w_h)
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The published table's columns, over the epochs with an integration; M over all epochs."""
+        best = int(np.nanargmax(self.accuracy)) if np.isfinite(self.accuracy).any() else None
+        psi = self.psi
+        return {
+            "epochs": len(self.when),
+            "best_accuracy": math.nan if best is None else float(self.accuracy[best]),
+            "best_epoch": math.nan if best is None else self.when[best],
+            "h_eff": mean_finite(self.h_eff),
+            "h_eff_sd": sd_finite(self.h_eff),
+            "m": mean_finite(self.m),
+            "psi": mean_finite(psi),
+            "psi_sd": sd_finite(psi),
+            "r_fields": correlation(z_scores(self.h_eff), z_scores(self.m)),
+            "r_accuracy": correlation(psi, self.accuracy),
+        }
+
+    def interval(self, name: str, seed: int = 0) -> tuple[float, float]:
+        """95 % interval of `h_eff`, `m` (means), `r_fields` or `r_accuracy`, by the block bootstrap over epochs."""
+        draws = stream(seed, 0, "white", 2**32 - 3)
+        if name in ("h_eff", "m"):
+            values = self.h_eff if name == "h_eff" else self.m
+            return block_bootstrap(lambda one, _: mean_finite(one), (values, values), draws)
+        pairs = {
+            "r_fields": (z_scores(self.h_eff), z_scores(self.m)),
+            "r_accuracy": (self.psi, self.accuracy),
+        }
+        return block_bootstrap(correlation, pairs[name], draws)
+
+    @property
+    def told_apart(self) -> bool | None:
+        """Whether H or M can be told from pure noise in most epochs; None without nulls."""
+        found = [
+            self.nulls["white"][measure]["epochs_told_apart"] * 2 > self.nulls["white"][measure]["epochs"]
+            for measure in ("hurst", "metastability")
+            if measure in self.nulls.get("white", {})
+        ]
+        return any(found) if found else None
+
+    def noise(self, measure: str) -> float:
+        """Mean of `integration` or `metastability` of pure noise through the same protocol; NaN without nulls."""
+        value = self.nulls.get("white", {}).get(measure, {}).get("null_mean")
+        return math.nan if value is None else float(value)
+
+
+def load_runs(places: Sequence[str]) -> list[Run]:
+    """Read metrics files: paths, globs, or folders that hold them at any depth; named by what tells their paths apart.
+
+    Raises PosthocError for a place without any.
+    """
+    paths: list[Path] = []
+    for place in places:
+        found = _matching(place)
+        for path in found:
+            inside = sorted(path.rglob("*metrics*.json")) if path.is_dir() else [path]
+            if not inside:
+                raise PosthocError(f"{path} holds no metrics.json; give what `posthoc metrics` wrote.")
+            paths += [one for one in inside if one not in paths]
+    names = _distinct(paths)
+    return [_from_metrics(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> list[Run]:
+    """Read one run per CSV file of epochs; `columns` maps our names (see COLUMNS) to the file's.
+
+    Integration and metastability are needed; an empty field is NaN. What a file's name says of model, data set and
+    seed is recorded.
+    """
+    columns = {**COLUMNS, **(columns or {})}
+    unknown = set(columns) - set(COLUMNS)
+    if unknown:
+        raise UsageError(f"No column is called {', '.join(sorted(unknown))}; map {', '.join(COLUMNS)}.")
+    files = [match for place in paths for match in _matching(place)]
+    return [_from_csv(path, columns, name) for path, name in zip(files, _distinct(files), strict=True)]
+
+
+def _from_metrics(path: Path, name: str) -> Run:
+    content = load_metrics(path)
+    config, protocol = content["input"]["config"], content["protocol"]
+    epochs = [epoch for epoch in content["epochs"] if not epoch["untrained"]]
+
+    def column(key: str) -> FloatArray:
+        return np.array([math.nan if epoch.get(key) is None else epoch[key] for epoch in epochs], dtype=float)
+
+    about = {
+        "model": config["model"]["name"],
+        "dataset": config.get("dataset") or config["probe"]["name"],
+        "probe": config["probe"]["name"],
+        "images": config["probe"]["images"],
+        "classes": config["probe"]["classes"],
+        "smooth": protocol["smooth"],
+        "protocol": protocol["name"],
+        "axis": protocol["axis"],
+    }
+    about |= {name: config[key] for name, key in (("recipe", "recipe"), ("seed", "training_seed")) if config.get(key)}
+    return Run(
+        name=name,
+        about=about,
+        when=tuple(
+            epoch["epoch"] if epoch["epoch"] is not None else epoch["step"] or k for k, epoch in enumerate(epochs)
+        ),
+        accuracy=column("accuracy"),
+        loss=column("loss"),
+        hurst=column("hurst"),
+        h_eff=column("integration"),
+        m=column("metastability"),
+        w_h=protocol["w_h"],
+        window=protocol["window"],
+        nulls=content["summary"].get("nulls", {}),
+    )
+
+
+def _from_csv(path: Path, columns: Mapping[str, str], name: str) -> Run:
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise PosthocError(f"{path} is not a CSV file ({error}).") from error
+    there = list(rows[0]) if rows else []
+    missing = [f"{ours} ({theirs})" for ours, theirs in columns.items() if theirs not in there]
+    needed = [f"{ours} ({columns[ours]})" for ours in ("epoch", "h_eff", "m")]
+    if not rows or set(missing) & set(needed):
+        raise PosthocError(
+            f"{path} lacks the columns {', '.join(one for one in missing if one in needed) or 'of epochs'}; "
+            f"it has {', '.join(map(str, there)) or 'no rows'}. Map them with --column h_eff=NAME."
+        )
+
+    def column(key: str) -> FloatArray:
+        values = []
+        for number, row in enumerate(rows, start=2):
+            text = (row.get(columns[key]) or "").strip()
+            try:
+                values.append(float(text) if text else math.nan)
+            except ValueError:
+                raise PosthocError(f"{path}, line {number}: {columns[key]} is {text!r}, not a number.") from None
+        return np.array(values)
+
+    said = re.fullmatch(r"(.+?)_(cifar\d+|[a-z]+\d*)(?:_seed(\d+))?(?:_.*)?", path.stem)
+    about: dict[str, Any] = {"model": said[1], "dataset": said[2]} if said else {"model": path.stem}
+    if said and said[3]:
+        about["seed"] = int(said[3])
+    epochs = column("epoch")
+    if not np.isfinite(epochs).all():
+        raise PosthocError(f"{path}: an epoch has no number.")
+    return Run(
+        name=name,
+        about=about,
+        when=tuple(int(epoch) for epoch in epochs),
+        accuracy=column("accuracy"),
+        loss=column("loss"),
+        hurst=column("hurst"),
+        h_eff=column("h_eff"),
+        m=column("m"),
+    )
+
+
+def _matching(place: str) -> list[Path]:
+    """The paths of a glob, or the path itself."""
+    return sorted(Path(match) for match in glob.glob(place, recursive=True)) or [Path(place)]  # noqa: PTH207 - absolute too
+
+
+def _distinct(paths: Sequence[Path]) -> list[str]:
+    """Each path's parts that not all share, without the ending; a lone file's own folder or name.
+
+    >>> _distinct([Path("runs/a/metrics.json"), Path("runs/b/metrics.json")])
+    ['a', 'b']
+    """
+    parts = [list(path.with_suffix("").parts) for path in paths]
+    if len(parts) > 1:
+        while all(len(row) > 1 for row in parts) and len({row[-1] for row in parts}) == 1:
+            parts = [row[:-1] for row in parts]
+        while all(len(row) > 1 for row in parts) and len({row[0] for row in parts}) == 1:
+            parts = [row[1:] for row in parts]
+        return ["/".join(row) for row in parts]
+    return [row[-2] if row[-1] == "metrics" and len(row) > 1 else row[-1] for row in parts]
