@@ -72,3 +72,18 @@ def image_series(x, labels, smooth):
         first, last = max(0, t - smooth // 2), min(x.shape[1], t - smooth // 2 + smooth)
         result[:, t] = x[:, first:last].mean(axis=1)
     return result
+
+
+def debiased_cka(x, y):
+    """Through N x N Gram matrices with their diagonals set to zero (Song et al. 2012, equation 5)."""
+
+    def hsic(a, b):
+        n = a.shape[1]
+        K, L = a.T @ a, b.T @ b
+        np.fill_diagonal(K, 0)
+        np.fill_diagonal(L, 0)
+        one = np.ones(n)
+        sums = (one @ K @ one) * (one @ L @ one) / ((n - 1) * (n - 2))
+        return (np.trace(K @ L) + sums - 2 / (n - 2) * one @ K @ L @ one) / (n * (n - 3))
+
+    return hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc import __version__
+from posthoc.analysis import representation as representations
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import Kuramoto, PhaseLocking, kuramoto, phase_locking
@@ -79,7 +80,10 @@ def compute_metrics(
     protocol = protocol or Protocol()
     _refuse_too_few(activations, protocol)
     layers = None  # of each unit; on the depth axis units are images
-    if protocol.axis != "depth":
+    spectral = protocol.signal in representations.SIGNALS
+    if spectral:
+        layers = np.arange(len(activations.layers))
+    elif protocol.axis != "depth":
         layers = np.repeat(np.arange(len(activations.layers)), [len(rows) for rows in activations.channels.values()])
     white: WhiteDraws = {}
     measured = []
@@ -87,9 +91,12 @@ def compute_metrics(
         measured.append(_measure(axis, protocol, layers, nulls, seed, e, white))
         if progress:
             progress(e + 1, len(activations), activations.checkpoints[e])
-    accuracy, accuracy_source = _accuracy(activations)
-    epochs = _epochs(activations, protocol, measured, accuracy)
-    units = [] if layers is None else activations.units
+    accuracy, accuracy_source = _recorded(activations, "val_acc", activations.accuracy)
+    epochs = _epochs(activations, protocol, measured, accuracy, _recorded(activations, "val_loss", activations.loss)[0])
+    units: list[tuple[str, int | None]] = [] if layers is None else list(activations.units)
+    if spectral:
+        units = [(layer, None) for layer in activations.layers]
+    geometry = representations.representation(activations, activations.signals[0])
     nothing = np.full((len(activations.layers),) * 2, np.nan)
     locking = [one.locking or PhaseLocking(nothing, nothing) for one in measured] if layers is not None else []
     return RunMetrics(
@@ -111,6 +118,9 @@ def compute_metrics(
             "layers": activations.layers,
             "plv": [one.plv.round(6).tolist() for one in locking],
             "ppc": [one.ppc.round(6).tolist() for one in locking],
+        },
+        representation={
+            name: value if name == "layers" else np.round(value, 6).tolist() for name, value in vars(geometry).items()
         },
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
@@ -193,8 +203,11 @@ def _axes(activations: Activations, protocol: Protocol) -> Iterator[Axis]:
     """The axis of every epoch, one after another; on the epoch axis an untrained checkpoint has no past, nor is one."""
     if protocol.axis == "epoch":
         trained = np.flatnonzero(activations.steps != 0)
-        rows = (activations.read(protocol.signal, e).mean(axis=1, dtype=np.float64) for e in trained.tolist())
-        means = np.stack(list(rows), axis=1)
+        if protocol.signal in representations.SIGNALS:
+            means = representations.spectral_signal(activations, protocol.signal, trained.tolist())
+        else:
+            rows = (activations.read(protocol.signal, e).mean(axis=1, dtype=np.float64) for e in trained.tolist())
+            means = np.stack(list(rows), axis=1)
     sizes = np.cumsum([0, *(len(rows) for rows in activations.channels.values())])
     for e in range(len(activations)):
         if protocol.axis == "epoch":
@@ -248,7 +261,7 @@ def _integration_interval(low: float, high: float, protocol: Protocol) -> tuple[
 
 
 def _epochs(
-    activations: Activations, protocol: Protocol, measured: list[Measured], accuracy: FloatArray
+    activations: Activations, protocol: Protocol, measured: list[Measured], accuracy: FloatArray, loss: FloatArray
 ) -> tuple[EpochMetrics, ...]:
     """Everything that relates one epoch to the others."""
     h_eff = np.array([one.h_eff for one in measured])
@@ -283,6 +296,7 @@ def _epochs(
             metastability_interval=one.phases_interval,
             synchrony=one.phases.synchrony,
             accuracy=float(accuracy[e]),
+            loss=float(loss[e]),
             n_dead=int((~np.isfinite(one.alpha)).sum()),
             reasons=dict(one.reasons),
             nulls=one.nulls,
@@ -360,12 +374,12 @@ def _told_apart(epochs: Sequence[EpochMetrics]) -> dict[str, dict[str, dict[str,
     return found
 
 
-def _accuracy(activations: Activations) -> tuple[FloatArray, str]:
-    """What the checkpoints say of their validation accuracy if all do, else what the replay measured on the probe."""
-    recorded = activations.recorded.get("val_acc")
+def _recorded(activations: Activations, name: str, replayed: FloatArray) -> tuple[FloatArray, str]:
+    """What the checkpoints say of themselves if all do, else what the replay measured on the probe; and which it is."""
+    recorded = activations.recorded.get(name)
     if recorded is not None and np.isfinite(recorded).all():
-        return recorded, "recorded val_acc"
-    return activations.accuracy, "probe"
+        return recorded, f"recorded {name}"
+    return replayed, "probe"
 
 
 def _known(value: np.int64) -> int | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from posthoc import __version__
 from posthoc.analysis.dfa import default_scales, published_scales
 from posthoc.analysis.nulls import Comparison
+from posthoc.analysis.representation import SIGNALS as SPECTRAL
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
 
@@ -70,6 +71,8 @@ class Protocol:
             raise UsageError("h_opt, sigma_h and threshold must be finite, sigma_h above 0.")
         if not 0 <= protocol.w_h <= 1 or protocol.window < 2:
             raise UsageError("w_h must be in 0..1 and window 2 or more.")
+        if protocol.signal in SPECTRAL and axis != "epoch":
+            raise UsageError(f"The signal {protocol.signal} is one number per checkpoint and layer: use --axis epoch.")
         if protocol.span is not None and protocol.span < LEAST_POINTS:
             raise UsageError(f"span is {protocol.span}; an exponent needs at least {LEAST_POINTS} points in time.")
         return protocol
@@ -106,6 +109,7 @@ class EpochMetrics:
     stability_index_causal: float
     volatility_causal: float
     accuracy: float
+    loss: float
     n_dead: int
     reasons: dict[str, int]
     nulls: dict[str, dict[str, Comparison]]
@@ -116,7 +120,8 @@ class RunMetrics:
     """All measures of one run.
 
     channels: layer, channel and Hurst exponent, as measured, per epoch [E] of every unit; phase_locking: the layers, and the mean
-    phase-locking value (plv) and pairwise phase consistency (ppc) between their channels, [E, L, L] each.
+    phase-locking value (plv) and pairwise phase consistency (ppc) between their channels, [E, L, L] each;
+    representation: effective rank, participation ratio and debiased CKA of the layers (see `representation`).
     """
 
     protocol: Protocol
@@ -126,6 +131,7 @@ class RunMetrics:
     summary: dict[str, Any]
     channels: tuple[dict[str, Any], ...]
     phase_locking: dict[str, Any]
+    representation: dict[str, Any]
     versions: dict[str, str] = field(default_factory=dict)
 
     def column(self, name: str) -> FloatArray:
@@ -151,7 +157,13 @@ class RunMetrics:
 
     def save_csv(self, path: str | PathLike[str]) -> None:
         """Write one row per epoch, with an empty field where a measure is undefined."""
-        rows = [_flat(plain(asdict(epoch))) for epoch in self.epochs]
+        per_layer = ("effective_rank", "participation_ratio", "cka_previous", "cka_last")
+        rows = [
+            _flat(plain(asdict(epoch)))
+            | {f"{name}_{layer}": plain(self.representation[name][e][k]) for name in per_layer
+               for k, layer in enumerate(self.representation["layers"])}
+            for e, epoch in enumerate(self.epochs)
+        ]  # fmt: skip
         with replacing(Path(path)) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), restval="")
             writer.writeheader()

@@ -187,7 +187,7 @@ def _from_csv(path: Path, columns: Mapping[str, str], name: str) -> Run:
                 raise PosthocError(f"{path}, line {number}: {columns[key]} is {text!r}, not a number.") from None
         return np.array(values)
 
-    said = re.fullmatch(r"(.+?)_(cifar\d+|[a-z]+\d*)(?:_seed(\d+))?(?:_.*)?", path.stem)
+    said = re.fullmatch(r"(.+?)_(cifar\d+|imagenet\w*?|mnist|svhn)(?:_seed(\d+))?(?:_.*)?", path.stem)
     about: dict[str, Any] = {"model": said[1], "dataset": said[2]} if said else {"model": path.stem}
     if said and said[3]:
         about["seed"] = int(said[3])

@@ -14,6 +14,7 @@ COMMANDS = {
     "merge": "Put the parts that the shards of an extraction made together.",
     "metrics": "Integration, metastability and stability index, epoch by epoch.",
     "audit": "Say what the measures of a run respond to: labels, classes, smoothing, training.",
+    "compare": "Runs side by side: groups, stopping rules, sensitivity.",
     "inspect": "Say what a checkpoint folder, a checkpoint, an activations or a metrics file holds.",
 }
 
