@@ -33,7 +33,10 @@ Table = tuple[str, list[str], list[list[Any]], list[str]]
 @click.option("--by", metavar="FIELDS", help="Group runs by recorded fields, such as dataset or dataset,model.")
 @click.option("--stopping", is_flag=True, help="Replay stopping rules over the runs.")
 @click.option("--sensitivity", is_flag=True, help="Vary H_opt, sigma_H and w_H.")
-@click.option("--format", "form", type=click.Choice(["text", "csv", "json", "latex", "markdown"]), default="text")
+@click.option("--csv", "form", flag_value="csv", help="Print the tables as CSV.")
+@click.option("--json", "form", flag_value="json", help="Print everything as JSON.")
+@click.option("--latex", "form", flag_value="latex", help="Print the tables for LaTeX (booktabs).")
+@click.option("--markdown", "form", flag_value="markdown", help="Print the tables in Markdown.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of bootstraps and permutations.")
 def command(
     metrics: tuple[str, ...],
@@ -42,7 +45,7 @@ def command(
     by: str | None,
     stopping: bool,
     sensitivity: bool,
-    form: str,
+    form: str | None,
     seed: int,
 ) -> None:
     """Put runs side by side: METRICS are metrics.json files, folders that hold some, or globs.
@@ -190,9 +193,9 @@ def _plain(
     return found
 
 
-def _print(tables: Sequence[Table], form: str) -> None:
+def _print(tables: Sequence[Table], form: str | None) -> None:
     for number, (title, header, lines, notes) in enumerate(tables):
-        if form == "text":
+        if form is None:
             click.echo(f"{'' if not number else chr(10)}{title}")
             table(header, lines)
         elif form == "csv":

@@ -27,7 +27,12 @@ from posthoc.cli.output import notes, progress_on_stderr, table
     help="What plays the part of time: the probe's images, the layers, or the checkpoints.",
 )
 @click.option("--span", type=int, help="On the epoch axis: checkpoints in a window (default: all so far).")
-@click.option("--signal", type=click.Choice(["mean", "var"]), default="mean", help="Which recorded signal.")
+@click.option(
+    "--signal",
+    type=click.Choice(["mean", "var", "effective-rank", "participation-ratio"]),
+    default="mean",
+    help="Which signal; the last two, one number per layer, on the epoch axis only.",
+)
 @click.option(
     "--smooth", type=click.IntRange(min=1), help="Width of the moving mean (default: the protocol's, 5 or 1)."
 )

@@ -276,14 +276,14 @@ def test_the_command_on_metrics_files(metrics_files):
         "indeterminate",
     ):
         assert said in done.stdout
-    content = json.loads(cli("compare", metrics_files, "--by", "smooth", "--format", "json").stdout)
+    content = json.loads(cli("compare", metrics_files, "--by", "smooth", "--json").stdout)
     assert content["runs"][0]["noise"]["h_eff"] == pytest.approx(runs[0].noise("integration"))
     assert len(content["differences"]) == 4
 
 
 @pytest.mark.parametrize(("form", "begins"), [("csv", "run,model,"), ("latex", "% Runs"), ("markdown", "**Runs**")])
 def test_other_forms_of_the_table(metrics_files, form, begins):
-    done = cli("compare", metrics_files, "--format", form)
+    done = cli("compare", metrics_files, f"--{form}")
     assert done.exit_code == 0
     assert done.stdout.startswith(begins)
     assert "run1" in done.stdout
