@@ -5,7 +5,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-import xarray
+from contents import assert_same
 
 from posthoc.errors import PosthocError
 from posthoc.store import Frame, Plan, merge, open_activations, write
@@ -52,22 +52,7 @@ def test_merged_parts_equal_the_file_written_at_once(tmp_path):
     for part, one in zip(parts, frames, strict=True):
         write(part, plan(), [one])
     merge(tmp_path / "merged.h5", parts)
-    found = {}
-    for name in ("whole", "merged"):
-        with h5py.File(tmp_path / f"{name}.h5") as file:
-            items = {}
-            file.visititems(lambda path, item, items=items: items.update({path: item}))
-            found[name] = {path: item[()] for path, item in items.items() if isinstance(item, h5py.Dataset)}
-    assert found["whole"].keys() == found["merged"].keys()
-    for path, values in found["whole"].items():
-        np.testing.assert_array_equal(values, found["merged"][path])
-
-
-def test_xarray_sees_named_dimensions(tmp_path):
-    write(tmp_path / "a.h5", plan(), [frame(1), frame(2)])
-    with xarray.open_dataset(tmp_path / "a.h5", engine="h5netcdf", group="signals/mean") as dataset:
-        assert dataset["layer1"].dims == ("epoch", "channel.layer1", "image")
-        assert dataset["layer1"].shape == (2, 3, 50)
+    assert_same(tmp_path / "whole.h5", tmp_path / "merged.h5")
 
 
 def test_what_is_not_finite_is_counted_and_what_was_skipped_is_kept(tmp_path):

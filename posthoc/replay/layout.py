@@ -121,7 +121,10 @@ def _single(place: Path, pick: Pick) -> Run:
 
 def _listed(folder: Path) -> list[Path]:
     """Checkpoints in `folder`, shards of an index left out."""
-    children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    try:
+        children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise PosthocError(f"Cannot read {folder}: {error.strerror or error}.") from error
     paths = [
         path
         for path in children
@@ -179,8 +182,11 @@ def _shape(header: Header) -> frozenset[tuple[str, tuple[int, ...]]]:
 def _grouped(headers: dict[Path, Header]) -> list[list[Path]]:
     """Checkpoints of one network whose names are equal but for their numbers."""
     groups = defaultdict(list)
+    shapes: dict[int, frozenset[tuple[str, tuple[int, ...]]]] = {}  # by identity: most checkpoints share one
     for path, header in headers.items():
-        groups[_shape(header), _form(path)].append(path)
+        if id(header.shapes) not in shapes:
+            shapes[id(header.shapes)] = _shape(header)
+        groups[shapes[id(header.shapes)], _form(path)].append(path)
     return list(groups.values())
 
 

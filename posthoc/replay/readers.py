@@ -139,13 +139,18 @@ def read_weights(
 
 
 def is_checkpoint_folder(folder: Path) -> bool:
-    """Whether `folder` is one checkpoint in several files."""
-    names = {path.name for path in folder.iterdir()}
+    """Whether `folder` is one checkpoint in several files; one that may not be looked into is none."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError:
+        return False
     return bool(".metadata" in names or names & set(IN_FOLDERS) or _of_deepspeed(names))
 
 
 def is_indivisible(folder: Path) -> bool:
     """Whether the files in `folder` are parts of one checkpoint and none is a checkpoint of its own."""
+    if not is_checkpoint_folder(folder):
+        return False
     names = {path.name for path in folder.iterdir()}
     return ".metadata" in names or _of_deepspeed(names)
 

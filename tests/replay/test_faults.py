@@ -12,11 +12,11 @@ import threading
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from contents import assert_same
 from safetensors.torch import save_file
 
 import posthoc
@@ -28,20 +28,6 @@ from posthoc.replay.run import Shard, follow_extraction, run_extraction
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from posthoc.cli import main; main()"]
-
-
-def datasets(path):
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
-    return found
-
-
-def assert_same(first, second):
-    a, b = datasets(first), datasets(second)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 @pytest.fixture

@@ -2,31 +2,17 @@
 
 import shutil
 
-import h5py
 import numpy as np
 import pytest
 import torch
 import torchvision
+from contents import assert_same
 
 import posthoc
 from posthoc.errors import PosthocError
 from posthoc.replay.plan import plan_extraction
 
 REDUCTIONS = {"mean": lambda maps: maps.mean(2), "var": lambda maps: maps.var(2, correction=0)}
-
-
-def datasets(path):
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
-    return found
-
-
-def assert_same(first, second):
-    a, b = datasets(first), datasets(second)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def replay_and_keep(model, layers, x):
