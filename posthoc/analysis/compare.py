@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,12 @@ from posthoc.errors import UsageError
 
 MEASURES = ("best_accuracy", "h_eff", "m", "psi_sd", "r_fields", "r_accuracy")
 """Columns of a run's summary that groups are compared by."""
-RESPONDS_TO = ("classes", "images", "smooth", "protocol", "axis")
+RESPONDS_TO = (
+    "classes", "images", "smooth", "axis", "signal", "scales", "fluctuation", "h_opt", "sigma_h", "w_h", "calibrate",
+    "span",
+)  # fmt: skip
 """What the protocol itself responds to, whatever the network."""
+MUST_BE_KNOWN = ("classes", "images", "smooth")
 PERMUTATIONS = 10_000
 
 
@@ -74,6 +79,9 @@ def tabulate(runs: Sequence[Run], taxonomy: Taxonomy | None = None, seed: int = 
             run.told_apart,
             taxonomy,
         )
+        if 0 < summary["epochs_with_h_eff"] < summary["epochs"]:
+            share = f"{summary['epochs_with_h_eff']:.0f} of {summary['epochs']:.0f} epochs"
+            state = State(state.name, f"{state.reason}, from {share} that have an H_eff")
         noise = {"h_eff": run.noise("integration"), "m": run.noise("metastability")}
         rows.append(Row(run, summary, intervals, noise, state))
     return rows
@@ -150,7 +158,7 @@ def permutation_p(x: Any, y: Any, seed: int = 0) -> float:
     if not len(x) or not len(y):
         return math.nan
     pool = np.concatenate([x, y])
-    observed = abs(x.mean() - y.mean())
+    pool = pool - pool.mean()
     total = pool.sum()
     if math.comb(len(pool), len(x)) <= PERMUTATIONS:
         chosen = np.array(list(itertools.combinations(range(len(pool)), len(x))))
@@ -159,20 +167,27 @@ def permutation_p(x: Any, y: Any, seed: int = 0) -> float:
         random = stream(seed, 0, "white", 2**32 - 5)
         chosen = np.array([random.permutation(len(pool))[: len(x)] for _ in range(PERMUTATIONS)])
         extra = 1
-    sums = pool[chosen].sum(axis=1)
-    gaps = np.abs(sums / len(x) - (total - sums) / len(y))
-    return float((np.count_nonzero(gaps >= observed * (1 - 1e-12)) + extra) / (len(chosen) + extra))
+
+    def gap(rows: Any) -> Any:
+        sums = pool[rows].sum(axis=1)
+        return np.abs(sums / len(x) - (total - sums) / len(y))
+
+    # Equal but for rounding counts as equal, the arrangement observed among the first.
+    least = gap(np.arange(len(x))[None])[0] - 1e-9 * np.abs(pool).max()
+    return float((np.count_nonzero(gap(chosen) >= least) + extra) / (len(chosen) + extra))
 
 
 def _confounded(a: Sequence[Row], b: Sequence[Row]) -> str:
     """What two groups differ in that the protocol itself responds to, in words."""
     said = []
     for field in RESPONDS_TO:
-        first, second = ({row.run.about.get(field) for row in group} - {None} for group in (a, b))
-        if first and second and first != second:
+        first, second = (Counter(row.run.about.get(field) for row in group) for group in (a, b))
+        shares = [{value: count / total.total() for value, count in total.items()} for total in (first, second)]
+        if None not in first | second and shares[0] != shares[1]:
             said.append(f"{field} {_values(first)} against {_values(second)}")
-    return ", ".join(said)
+    unknown = [name for name in MUST_BE_KNOWN if any(row.run.about.get(name) is None for row in (*a, *b))]
+    return ", ".join(said + ([f"not recorded: {', '.join(unknown)}"] if unknown else []))
 
 
-def _values(values: set[Any]) -> str:
-    return "/".join(map(str, sorted(values, key=str)))
+def _values(values: Counter[Any]) -> str:
+    return "/".join(f"{value} ({count} x)" if len(values) > 1 else str(value) for value, count in values.items())

@@ -69,6 +69,8 @@ class _Side:
 def _hsic(a: _Side, b: _Side) -> float:
     """The unbiased estimator of HSIC with linear kernels (Song et al. 2012, eq. 5), without forming an N x N matrix."""
     n = a.x.shape[1]
+    if n < 4:
+        return math.nan
     trace = ((a.x @ b.x.T) ** 2).sum() - a.diagonal @ b.diagonal
     product = trace + a.total * b.total / ((n - 1) * (n - 2)) - 2 / (n - 2) * (a.rows @ b.rows)
     return float(product / (n * (n - 3)))

@@ -5,7 +5,7 @@ import glob
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ from posthoc.errors import PosthocError, UsageError
 FloatArray = NDArray[np.float64]
 COLUMNS = {"epoch": "epoch", "accuracy": "val_acc", "loss": "val_loss", "hurst": "H_raw", "h_eff": "Heff", "m": "M"}
 """What is read of a CSV, and the names of the columns in the files published with arXiv 2604.09716."""
+
+
+LEAST_DRAWS = 19
+"""With fewer draws of a null no p can be 0.05 or less."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Run:
     w_h: float = 0.5
     window: int = 3
     nulls: dict[str, Any] = field(default_factory=dict)
+    draws: int = 0
 
     @property
     def psi(self) -> FloatArray:
@@ -54,6 +59,7 @@ class Run:
         psi = self.psi
         return {
             "epochs": len(self.when),
+            "epochs_with_h_eff": int(np.isfinite(self.h_eff).sum()),
             "best_accuracy": math.nan if best is None else float(self.accuracy[best]),
             "best_epoch": math.nan if best is None else self.when[best],
             "h_eff": mean_finite(self.h_eff),
@@ -79,11 +85,12 @@ class Run:
 
     @property
     def told_apart(self) -> bool | None:
-        """Whether H or M can be told from pure noise in most epochs; None without nulls."""
+        """Whether H or M can be told from pure noise in most epochs; None without enough draws to tell."""
+        white = self.nulls.get("white", {}) if self.draws >= LEAST_DRAWS else {}
         found = [
-            self.nulls["white"][measure]["epochs_told_apart"] * 2 > self.nulls["white"][measure]["epochs"]
+            white[measure]["epochs_told_apart"] * 2 > white[measure]["epochs"]
             for measure in ("hurst", "metastability")
-            if measure in self.nulls.get("white", {})
+            if white.get(measure, {}).get("epochs")
         ]
         return any(found) if found else None
 
@@ -105,7 +112,8 @@ def load_runs(places: Sequence[str]) -> list[Run]:
             inside = sorted(path.rglob("*metrics*.json")) if path.is_dir() else [path]
             if not inside:
                 raise PosthocError(f"{path} holds no metrics.json; give what `posthoc metrics` wrote.")
-            paths += [one for one in inside if one not in paths]
+            paths += inside
+    paths = _once(paths)
     names = _distinct(paths)
     return [_from_metrics(path, name) for path, name in zip(paths, names, strict=True)]
 
@@ -116,12 +124,13 @@ def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> 
     Integration and metastability are needed; an empty field is NaN. What a file's name says of model, data set and
     seed is recorded.
     """
+    asked = set(columns or ())
     columns = {**COLUMNS, **(columns or {})}
-    unknown = set(columns) - set(COLUMNS)
+    unknown = asked - set(COLUMNS)
     if unknown:
         raise UsageError(f"No column is called {', '.join(sorted(unknown))}; map {', '.join(COLUMNS)}.")
-    files = [match for place in paths for match in _matching(place)]
-    return [_from_csv(path, columns, name) for path, name in zip(files, _distinct(files), strict=True)]
+    files = _once([match for place in paths for match in _matching(place)])
+    return [_from_csv(path, columns, asked, name) for path, name in zip(files, _distinct(files), strict=True)]
 
 
 def _from_metrics(path: Path, name: str) -> Run:
@@ -138,11 +147,12 @@ def _from_metrics(path: Path, name: str) -> Run:
         "probe": config["probe"]["name"],
         "images": config["probe"]["images"],
         "classes": config["probe"]["classes"],
-        "smooth": protocol["smooth"],
         "protocol": protocol["name"],
-        "axis": protocol["axis"],
+        **{key: value for key, value in protocol.items() if key != "name"},
+        "accuracy_source": content["summary"].get("accuracy_source"),
     }
-    about |= {name: config[key] for name, key in (("recipe", "recipe"), ("seed", "training_seed")) if config.get(key)}
+    said = {"recipe": config.get("recipe"), "seed": config.get("training_seed")}
+    about |= {name: value for name, value in said.items() if value is not None}
     return Run(
         name=name,
         about=about,
@@ -157,10 +167,11 @@ def _from_metrics(path: Path, name: str) -> Run:
         w_h=protocol["w_h"],
         window=protocol["window"],
         nulls=content["summary"].get("nulls", {}),
+        draws=content["summary"].get("draws", 0),
     )
 
 
-def _from_csv(path: Path, columns: Mapping[str, str], name: str) -> Run:
+def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str) -> Run:
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -170,7 +181,9 @@ def _from_csv(path: Path, columns: Mapping[str, str], name: str) -> Run:
         raise PosthocError(f"{path} is not a CSV file ({error}).") from error
     there = list(rows[0]) if rows else []
     missing = [f"{ours} ({theirs})" for ours, theirs in columns.items() if theirs not in there]
-    needed = [f"{ours} ({columns[ours]})" for ours in ("epoch", "h_eff", "m")]
+    needed = [
+        f"{ours} ({columns[ours]})" for ours in {"epoch": 0, "h_eff": 0, "m": 0} | dict.fromkeys(sorted(asked), 0)
+    ]
     if not rows or set(missing) & set(needed):
         raise PosthocError(
             f"{path} lacks the columns {', '.join(one for one in missing if one in needed) or 'of epochs'}; "
@@ -187,10 +200,12 @@ def _from_csv(path: Path, columns: Mapping[str, str], name: str) -> Run:
                 raise PosthocError(f"{path}, line {number}: {columns[key]} is {text!r}, not a number.") from None
         return np.array(values)
 
-    said = re.fullmatch(r"(.+?)_(cifar\d+|imagenet\w*?|mnist|svhn)(?:_seed(\d+))?(?:_.*)?", path.stem)
+    said = re.fullmatch(r"(.+?)_(cifar\d+|imagenet\w*?|mnist|svhn)(?:_seed(\d+))?(?:_(.*))?", path.stem)
     about: dict[str, Any] = {"model": said[1], "dataset": said[2]} if said else {"model": path.stem}
     if said and said[3]:
         about["seed"] = int(said[3])
+    if said and said[4]:
+        about["version"] = said[4]
     epochs = column("epoch")
     if not np.isfinite(epochs).all():
         raise PosthocError(f"{path}: an epoch has no number.")
@@ -204,6 +219,34 @@ def _from_csv(path: Path, columns: Mapping[str, str], name: str) -> Run:
         h_eff=column("h_eff"),
         m=column("m"),
     )
+
+
+def in_one_unit(runs: Sequence[Run]) -> list[Run]:
+    """The runs with accuracies as shares of 1 where some have them so and others in percent; else as they are."""
+    percent = [bool(np.nanmax(run.accuracy, initial=0.0) > 1.5) for run in runs]
+    if all(percent) or not any(percent):
+        return list(runs)
+    return [
+        replace(run, accuracy=run.accuracy / 100) if large else run for run, large in zip(runs, percent, strict=True)
+    ]
+
+
+def same_training(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Names of runs that say they are of one model, data set and seed."""
+    known: dict[tuple[Any, ...], str] = {}
+    pairs = []
+    for run in runs:
+        key = tuple(run.about.get(name) for name in ("model", "dataset", "seed", "recipe"))
+        if run.about.get("seed") is not None:
+            if key in known:
+                pairs.append((known[key], run.name))
+            known.setdefault(key, run.name)
+    return pairs
+
+
+def _once(paths: Sequence[Path]) -> list[Path]:
+    """Each file once, however often and by whatever name it was given."""
+    return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
 
 
 def _matching(place: str) -> list[Path]:

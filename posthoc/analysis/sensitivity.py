@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posthoc.analysis.measures import correlation, integration, mean_finite, stability_index
 from posthoc.analysis.runs import Run
+from posthoc.errors import UsageError
 
 H_OPT = (0.5, 0.6, 0.7, 0.8)
 SIGMA_H = (0.05, 0.10, 0.15, 0.20, 0.25)
@@ -31,11 +33,17 @@ class Cell:
 
 
 def sensitivity(runs: Sequence[Run], groups: Sequence[str] = ()) -> list[Cell]:
-    """H_eff from each run's exponents at every point of the grid; groups: a name for each run, or none."""
+    """H_eff from each run's exponents at every point of the grid; groups: a name for each run, or none.
+
+    Raises UsageError where a run has no exponents.
+    """
+    for run in runs:
+        if not np.isfinite(run.hurst).any():
+            raise UsageError(f"{run.name} has no exponents (hurst), from which H_eff could be computed anew.")
     names = list(dict.fromkeys(groups))
     cells = []
     for h_opt, sigma_h, w_h in itertools.product(H_OPT, SIGMA_H, W_H):
-        columns = [integration(run.hurst, h_opt, sigma_h) for run in runs]
+        columns = [_integration(run, h_opt, sigma_h) for run in runs]
         means = [mean_finite(column) for column in columns]
         gap = math.nan
         if len(names) == 2:
@@ -50,3 +58,8 @@ def sensitivity(runs: Sequence[Run], groups: Sequence[str] = ()) -> list[Cell]:
         ]
         cells.append(Cell(h_opt, sigma_h, w_h, tuple(means), tuple(correlations), gap))
     return cells
+
+
+def _integration(run: Run, h_opt: float, sigma_h: float) -> NDArray[np.float64]:
+    """H_eff anew; an exponent beyond its calibration is not known, and H_eff is as good as 0 whatever the constants."""
+    return np.where(np.isnan(run.hurst) & np.isfinite(run.h_eff), 0.0, integration(run.hurst, h_opt, sigma_h))

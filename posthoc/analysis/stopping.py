@@ -21,12 +21,15 @@ BUDGETS = (10, 20, 30)
 TOLERANCE = 0.01
 """Share of the best accuracy that a threshold may lose on average on the runs it is chosen on."""
 
+HINDSIGHT, LOOKS_AHEAD = "best in hindsight", ", whole run known"
+"""What no one who is still training can follow; out of the Pareto set."""
+
 Rule = Callable[[Run], int | None]
 
 
 @dataclass(frozen=True)
 class Stop:
-    """What a rule does to one run: index and name of the last epoch trained, whether it fired, what it saves and loses.
+    """What a rule does to one run: the last checkpoint's index and epoch, whether it fired, what it saves and loses.
 
     lost: accuracy of the run's best checkpoint less that of the best one kept until the stop; lost_at_stop: less that
     of the checkpoint at the stop, as published.
@@ -66,7 +69,12 @@ def by_volatility(run: Run, threshold: float, causal: bool = True) -> int | None
 
 
 def by_patience(run: Run, patience: int, min_delta: float = 0.0) -> int | None:
-    """The epoch at which validation loss has not fallen by more than `min_delta` for `patience` epochs."""
+    """The checkpoint at which validation loss has not fallen by more than `min_delta` for `patience` checkpoints.
+
+    One without a loss is waited through like one that did not fall; without any loss the rule never fires.
+    """
+    if not np.isfinite(run.loss).any():
+        return None
     best, waited = math.inf, 0
     for e, loss in enumerate(run.loss):
         if loss < best - min_delta:
@@ -78,9 +86,9 @@ def by_patience(run: Run, patience: int, min_delta: float = 0.0) -> int | None:
     return None
 
 
-def by_budget(run: Run, epochs: int) -> int | None:
-    """After so many epochs."""
-    return epochs - 1 if epochs <= len(run.when) else None
+def by_budget(run: Run, checkpoints: int) -> int | None:
+    """After so many checkpoints."""
+    return checkpoints - 1 if checkpoints <= len(run.when) else None
 
 
 def by_hindsight(run: Run) -> int | None:
@@ -105,27 +113,27 @@ def apply(rule: Rule, run: Run) -> Stop:
     )
 
 
-def rules() -> dict[str, Rule]:
-    """All rules that look at nothing but the run itself, by name."""
+def rules(patience: bool = True) -> dict[str, Rule]:
+    """All rules that look at nothing but the run itself, by name; `patience` those too that need a validation loss."""
     found: dict[str, Rule] = {}
     for threshold in THRESHOLDS:
         found[f"volatility < {threshold}"] = partial(by_volatility, threshold=threshold)
-    for threshold in (0.35, 0.4):
-        found[f"volatility < {threshold}, whole run known"] = partial(by_volatility, threshold=threshold, causal=False)
-    for patience in PATIENCE:
+    for threshold in (0.2, 0.35, 0.4):
+        found[f"volatility < {threshold}{LOOKS_AHEAD}"] = partial(by_volatility, threshold=threshold, causal=False)
+    for wait in PATIENCE if patience else ():
         for delta in MIN_DELTAS:
-            name = f"patience {patience}" + (f", min_delta {delta}" if delta else "")
-            found[name] = partial(by_patience, patience=patience, min_delta=delta)
+            name = f"patience {wait}" + (f", min_delta {delta}" if delta else "")
+            found[name] = partial(by_patience, patience=wait, min_delta=delta)
     for budget in BUDGETS:
-        found[f"{budget} epochs"] = partial(by_budget, epochs=budget)
-    found["best in hindsight"] = by_hindsight
+        found[f"budget {budget}"] = partial(by_budget, checkpoints=budget)
+    found[HINDSIGHT] = by_hindsight
     return found
 
 
 def chosen_elsewhere(runs: Sequence[Run]) -> list[Stop]:
     """The volatility rule with, for each run, the threshold that does best on the others.
 
-    Best: most epochs saved among those that lose at most 1 % of the best accuracy on average; else least lost.
+    Best: most checkpoints saved among those that lose at most 1 % of the best accuracy on average; else least lost.
     """
     table = [[apply(partial(by_volatility, threshold=threshold), run) for run in runs] for threshold in THRESHOLDS]
     best = np.array([float(np.nanmax(run.accuracy)) for run in runs])
@@ -134,8 +142,10 @@ def chosen_elsewhere(runs: Sequence[Run]) -> list[Stop]:
         others = [r for r in range(len(runs)) if r != held_out]
 
         def worth(row: int, others: list[int] = others) -> tuple[bool, float]:
-            lost = float(np.mean([table[row][r].lost / best[r] for r in others]))
+            lost = float(np.mean([table[row][r].lost / best[r] if best[r] > 0 else 0.0 for r in others]))
             saved = float(np.mean([table[row][r].saved for r in others]))
+            if math.isnan(lost):
+                return False, -math.inf
             return (True, saved) if lost <= TOLERANCE else (False, -lost)
 
         stops.append(table[max(range(len(THRESHOLDS)), key=worth)][held_out])
@@ -144,7 +154,7 @@ def chosen_elsewhere(runs: Sequence[Run]) -> list[Stop]:
 
 def random_epoch(run: Run) -> Stop:
     """Stopping at an epoch drawn at random: the expectation over all epochs."""
-    stops = [apply(partial(by_budget, epochs=e + 1), run) for e in range(len(run.when))]
+    stops = [apply(partial(by_budget, checkpoints=e + 1), run) for e in range(len(run.when))]
     middle = len(stops) // 2
     return Stop(
         index=middle,
@@ -157,14 +167,16 @@ def random_epoch(run: Run) -> Stop:
 
 
 def compare_rules(runs: Sequence[Run], reference: str = "patience 10", seed: int = 0) -> list[Score]:
-    """Every rule over the same runs, most epochs saved first.
+    """Every rule over the same runs, most checkpoints saved first.
 
-    Raises UsageError where a run has no accuracy. Without validation loss, patience never fires.
+    Raises UsageError where a run has no accuracy. Patience is left out, and with it the differences from it, unless
+    all runs have a validation loss.
     """
     for run in runs:
         if not np.isfinite(run.accuracy).any():
             raise UsageError(f"{run.name} has no accuracy, by which stopping rules are judged.")
-    table = {name: [apply(rule, run) for run in runs] for name, rule in rules().items()}
+    with_loss = all(np.isfinite(run.loss).any() for run in runs)
+    table = {name: [apply(rule, run) for run in runs] for name, rule in rules(with_loss).items()}
     if len(runs) > 2:
         table["volatility, threshold chosen on the other runs"] = chosen_elsewhere(runs)
     table["random epoch"] = [random_epoch(run) for run in runs]
@@ -173,10 +185,14 @@ def compare_rules(runs: Sequence[Run], reference: str = "patience 10", seed: int
                float(np.mean([stop.lost for stop in stops])))
         for name, stops in table.items()
     }  # fmt: skip
+    kept = [name for name in table if name != HINDSIGHT and not name.endswith(LOOKS_AHEAD)]
+    followed = [means[name] for name in kept]
+    nothing = [Stop(0, 0, False, 0, math.nan, math.nan)] * len(runs)
+    others = table.get(reference, nothing)
     scores = []
     for name, stops in table.items():
         share, lost = means[name]
-        beaten = any(s >= share and o <= lost and (s, o) != (share, lost) for s, o in means.values())
+        beaten = any(s >= share and o <= lost and (s, o) != (share, lost) for s, o in followed)
         scores.append(
             Score(
                 rule=name,
@@ -185,9 +201,11 @@ def compare_rules(runs: Sequence[Run], reference: str = "patience 10", seed: int
                 saved_share=share,
                 lost=lost,
                 never=float(np.mean([not stop.fired for stop in stops])),
-                saved_difference=_paired([s.saved for s in stops], [s.saved for s in table[reference]], seed),
-                lost_difference=_paired([s.lost for s in stops], [s.lost for s in table[reference]], seed),
-                pareto=not beaten,
+                saved_difference=_paired(
+                    [s.saved for s in stops], [s.saved if with_loss else math.nan for s in others], seed
+                ),
+                lost_difference=_paired([s.lost for s in stops], [s.lost for s in others], seed),
+                pareto=name in kept and not math.isnan(lost) and not beaten,
             )
         )
     return sorted(scores, key=lambda score: (-score.saved_share, score.lost))
@@ -197,7 +215,7 @@ def _paired(ours: Sequence[float], theirs: Sequence[float], seed: int) -> tuple[
     """Mean difference and its 95 % interval by the bootstrap over runs; no interval with fewer than three."""
     difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     mean = float(difference.mean())
-    if len(difference) < 3:
+    if len(difference) < 3 or math.isnan(mean):
         return mean, math.nan, math.nan
     rows = stream(seed, 0, "white", 2**32 - 4).integers(0, len(difference), (2000, len(difference)))
     low, high = np.quantile(difference[rows].mean(axis=1), [0.025, 0.975])

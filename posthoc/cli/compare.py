@@ -53,13 +53,14 @@ def command(
     Each measure stands beside its 95 % interval and what pure noise gives.
     """
     from posthoc.analysis.compare import differences, group_names, grouped, tabulate
-    from posthoc.analysis.runs import load_csv, load_runs
+    from posthoc.analysis.runs import in_one_unit, load_csv, load_runs, same_training
     from posthoc.analysis.sensitivity import sensitivity as vary
     from posthoc.analysis.stopping import compare_rules
 
     if column and not from_csv:
         raise UsageError("--column needs --from-csv.")
     runs = load_csv(metrics, dict(map(_mapping, column))) if from_csv else load_runs(metrics)
+    runs = in_one_unit(runs)
     rows = tabulate(runs, seed=seed)
     names = group_names(runs, [field.strip() for field in by.split(",")]) if by else []
     groups = grouped(rows, names) if by else []
@@ -69,7 +70,7 @@ def command(
     if form == "json":
         click.echo(json.dumps(_plain(rows, groups, gaps, scores, cells), indent=1))
         return
-    tables = [_runs_table(rows)]
+    tables = [_runs_table(rows, same_training(runs))]
     tables += [_groups_table(groups), _differences_table(gaps)] if by else []
     tables += [_stopping_table(scores)] if stopping else []
     tables += [_sensitivity_table(cells, runs, names)] if sensitivity else []
@@ -83,7 +84,7 @@ def _mapping(text: str) -> tuple[str, str]:
     return ours, theirs
 
 
-def _runs_table(rows: "Sequence[Row]") -> Table:
+def _runs_table(rows: "Sequence[Row]", twins: Sequence[tuple[str, str]]) -> Table:
     header = ["run", "model", "dataset", "epochs", "best accuracy", "at", "H_eff", "sd", "95 %", "noise", "M", "95 %",
               "noise", "Psi", "sd", "r(Hz,Mz)", "95 %", "r(Psi,acc)", "95 %", "state"]  # fmt: skip
     lines = []
@@ -97,6 +98,7 @@ def _runs_table(rows: "Sequence[Row]") -> Table:
             row.state.name,
         ])  # fmt: skip
     notes = [f"{row.run.name}: {row.state.name}, for {row.state.reason}." for row in rows]
+    notes += [f"{a} and {b} say they are of the same model, data set and seed." for a, b in twins]
     return "Runs", header, lines, notes
 
 
@@ -125,7 +127,7 @@ def _differences_table(gaps: "Sequence[Difference]") -> Table:
 
 
 def _stopping_table(scores: "Sequence[Score]") -> Table:
-    header = ["rule", "epochs saved", "share", "accuracy lost", "never fires", "saved, against patience 10",
+    header = ["rule", "saved", "share", "accuracy lost", "never fires", "saved, against patience 10",
               "lost, against patience 10", "Pareto"]  # fmt: skip
     lines = [
         [s.rule, s.saved, s.saved_share, s.lost, s.never, _difference(s.saved_difference),
@@ -133,8 +135,9 @@ def _stopping_table(scores: "Sequence[Score]") -> Table:
         for s in scores
     ]  # fmt: skip
     notes = [
-        "Accuracy lost: of the run's best checkpoint less that of the best one kept until the stop, means over runs; "
-        "differences with 95 % intervals, paired by run. *: no other rule saves more and loses less.",
+        "Patience, budgets and what is saved count checkpoints. Accuracy lost: of the run's best checkpoint less that of the best one kept until the stop, means over runs; "
+        "differences with 95 % intervals, paired by run. *: no other rule that can be followed saves a larger share and "
+        "loses less.",
         "Rules see what was known at each epoch, but for those marked 'whole run known', whose z-scores look ahead.",
     ]
     return "Stopping rules", header, lines, notes
@@ -150,9 +153,14 @@ def _sensitivity_table(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Se
     notes = []
     groups = list(dict.fromkeys(names))
     if len(groups) == 2:
+        known = [c.gap for c in cells if math.isfinite(c.gap)]
         below = sorted({(c.h_opt, c.sigma_h) for c in cells if c.gap < 0})
         reversed_at = ", ".join(f"H_opt {h} with sigma_H {s}" for h, s in below) or "nowhere"
-        notes.append(f"gap: H_eff of {groups[0]} less that of {groups[1]}; below 0: {reversed_at}.")
+        notes.append(
+            "No gap: a group has no H_eff."
+            if not known
+            else f"gap: mean H_eff of {groups[0]} less that of {groups[1]}; below 0: {reversed_at}."
+        )
     return "Sensitivity", header, lines, notes
 
 
@@ -207,7 +215,7 @@ def _print(tables: Sequence[Table], form: str | None) -> None:
             click.echo((_latex if form == "latex" else _markdown)(title, header, cells))
         if form != "csv":
             for note in notes:
-                click.echo(note)
+                click.echo(f"% {note}" if form == "latex" else note)
 
 
 def _exact(value: Any) -> Any:

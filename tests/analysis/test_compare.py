@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from posthoc.analysis.compare import differences, group_names, grouped, permutation_p, tabulate
-from posthoc.analysis.runs import Run, load_csv, load_runs
+from posthoc.analysis.runs import Run, in_one_unit, load_csv, load_runs, same_training
 from posthoc.analysis.sensitivity import sensitivity
 from posthoc.analysis.stopping import (
     apply,
@@ -165,7 +166,7 @@ def test_patience_and_budgets_by_hand():
     assert by_budget(one, 3) == 2
     assert by_budget(one, 7) is None
     assert by_hindsight(one) == 4
-    stop = apply(partial(by_budget, epochs=4), one)
+    stop = apply(partial(by_budget, checkpoints=4), one)
     assert (stop.index, stop.when, stop.fired, stop.saved) == (3, 4, True, 2)
     assert stop.lost == pytest.approx(0.1)
     assert stop.lost_at_stop == pytest.approx(0.2)
@@ -195,10 +196,11 @@ def test_rules_are_compared_on_the_same_runs():
     scores = {score.rule: score for score in compare_rules(random_runs(6))}
     hindsight, last = scores["best in hindsight"], scores["patience 10"]
     assert hindsight.lost == 0
-    assert hindsight.pareto
+    assert not hindsight.pareto  # no one can follow it
+    assert any(score.pareto for score in scores.values())
     assert last.saved_difference[0] == 0
-    assert scores["10 epochs"].saved == 30
-    assert scores["10 epochs"].saved_difference[1] <= scores["10 epochs"].saved_difference[2]
+    assert scores["budget 10"].saved == 30
+    assert scores["budget 10"].saved_difference[1] <= scores["budget 10"].saved_difference[2]
     assert 0 < scores["random epoch"].lost < scores["patience 1"].lost + 1
     assert "volatility, threshold chosen on the other runs" in scores
     shares = [score.saved_share for score in compare_rules(random_runs(6))]
@@ -239,7 +241,7 @@ def test_groups_that_the_protocol_itself_tells_apart_carry_a_warning():
         one.nulls.update({"white": {"integration": {"null_mean": 0.31}}})
     rows = tabulate([*few, *many])
     gaps = {gap.column: gap for gap in differences(rows, group_names([*few, *many], ["classes"]))}
-    assert gaps["h_eff"].warning == "classes 10 against 100"
+    assert gaps["h_eff"].warning == "classes 10 against 100, not recorded: images, smooth"
     assert gaps["h_eff"].noise == pytest.approx(0.64)
     assert gaps["h_eff"].p == pytest.approx(0.1)
     with pytest.raises(UsageError, match=r"--by dataset: not recorded for f0; recorded: classes"):
@@ -252,7 +254,7 @@ def metrics_files(activations_file, tmp_path_factory):
     for k, smooth in enumerate((1, 5)):
         (folder / f"run{k}").mkdir()
         done = cli(
-            "metrics", activations_file, "-o", folder / f"run{k}" / "metrics.json", "--nulls", "9", "--smooth", smooth
+            "metrics", activations_file, "-o", folder / f"run{k}" / "metrics.json", "--nulls", "19", "--smooth", smooth
         )
         assert done.exit_code == 0, done.output
     return folder
@@ -271,7 +273,6 @@ def test_the_command_on_metrics_files(metrics_files):
         "Groups",
         "Differences",
         "smooth 1 against 5",
-        "Stopping rules",
         "Sensitivity",
         "indeterminate",
     ):
@@ -303,6 +304,8 @@ def test_columns_of_other_names_and_bad_files(tmp_path):
         PosthocError, match=r"lacks the columns epoch \(epoch\), h_eff \(Heff\), m \(M\); it has ep, acc"
     ):
         load_csv([str(tmp_path / "a_cifar10.csv")])
+    with pytest.raises(PosthocError, match=r"lacks the columns loss \(typo\)"):
+        load_csv([str(tmp_path / "a_cifar10.csv")], {**mapping, "loss": "typo"})
     with pytest.raises(UsageError, match="No column is called speed"):
         load_csv([str(tmp_path / "a_cifar10.csv")], {"speed": "x"})
     (tmp_path / "b.csv").write_text("epoch,Heff,M\n1,high,0.1\n")
@@ -314,3 +317,58 @@ def test_columns_of_other_names_and_bad_files(tmp_path):
     assert "holds no metrics.json" in cli("compare", tmp_path / "empty").stderr
     assert cli("compare", tmp_path, "--column", "m=M").exit_code == 2
     assert cli("compare", "--from-csv", tmp_path / "b.csv", "--column", "m").exit_code == 2
+
+
+def test_without_a_validation_loss_there_is_no_patience():
+    runs = [run(f"r{k}", accuracy=np.linspace(0, 1, 30), h_eff=np.random.default_rng(k).random(30),
+                m=np.random.default_rng(k + 9).random(30)) for k in range(3)]  # fmt: skip
+    assert by_patience(runs[0], 1) is None
+    scores = compare_rules(runs)
+    assert not any(score.rule.startswith("patience") for score in scores)
+    assert all(np.isnan(score.saved_difference[0]) for score in scores)
+
+
+def test_what_cannot_be_judged_is_not_the_best():
+    accuracy = np.where(np.arange(30) < 15, np.nan, np.linspace(0, 1, 30))
+    runs = [run(f"r{k}", accuracy=accuracy, loss=np.linspace(1, 0, 30), h_eff=np.random.default_rng(k).random(30),
+                m=np.random.default_rng(k + 9).random(30)) for k in range(3)]  # fmt: skip
+    early = next(score for score in compare_rules(runs) if score.rule == "budget 10")
+    assert np.isnan(early.lost)
+    assert not early.pareto
+
+
+def test_p_counts_the_arrangement_observed():
+    assert permutation_p(np.array([0.950012, 0.949893, 0.9499, 0.949936]), np.array([0.950073])) == pytest.approx(0.2)
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        x, y = 0.9 + 1e-4 * random.standard_normal(4), 0.9 + 1e-4 * random.standard_normal(2)
+        assert permutation_p(x, y) >= 1 / 15 - 1e-12
+
+
+def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
+    path = published / "resnet18_cifar10.csv"
+    (tmp_path / "link.csv").symlink_to(path)
+    (percent,) = load_csv([str(path), str(path), str(tmp_path / "link.csv")])
+    share = replace(percent, name="b", accuracy=percent.accuracy / 100)
+    a, b = in_one_unit([percent, share])
+    np.testing.assert_allclose(a.accuracy, b.accuracy)
+    assert in_one_unit([percent])[0] is percent
+    twins = [replace(percent, name=name, about={**percent.about, "seed": 0}) for name in "ab"]
+    assert same_training(twins) == [("a", "b")]
+    assert same_training([percent, share]) == []
+
+
+def test_few_epochs_and_few_draws_are_said(published):
+    (one,) = load_csv([str(published / "resnet152_cifar10.csv")])
+    assert tabulate([one])[0].state.reason.endswith("from 3 of 38 epochs that have an H_eff")
+    nulls = {"white": {key: {"epochs_told_apart": 0, "epochs": 38} for key in ("hurst", "metastability")}}
+    assert replace(one, nulls=nulls, draws=9).told_apart is None
+    assert replace(one, nulls=nulls, draws=99).told_apart is False
+
+
+def test_exponents_beyond_the_calibration_stay_without_integration():
+    one = run(accuracy=[1, 2, 3], h_eff=[0.9, 0.0, np.nan], m=[1, 2, 1], hurst=[0.7, np.nan, np.nan])
+    cell = next(c for c in sensitivity([one]) if (c.h_opt, c.sigma_h) == (0.7, 0.15))
+    assert cell.h_eff == pytest.approx((0.5,))
+    with pytest.raises(UsageError, match="has no exponents"):
+        sensitivity([run(accuracy=[1, 2], h_eff=[0.5, 0.5], m=[1, 2])])

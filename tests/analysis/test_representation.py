@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol
 from posthoc.analysis.representation import (
+    _alignment,
+    _Side,
     debiased_cka,
     effective_rank,
     participation_ratio,
@@ -48,6 +50,7 @@ def test_what_does_not_vary_or_is_not_finite_has_no_similarity():
     with_nan = np.vstack([x, np.full((1, 50), np.nan)])
     assert debiased_cka(with_nan, x) == pytest.approx(1)
     assert np.isnan(debiased_cka(with_nan[3:], x))
+    assert np.isnan(_alignment(_Side.of(x[:, :3]), _Side.of(x[:, :3])))
     with pytest.raises(UsageError, match="same 4 or more images"):
         debiased_cka(x, x[:, :20])
 
