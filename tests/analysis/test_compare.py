@@ -268,14 +268,7 @@ def test_the_command_on_metrics_files(metrics_files):
     assert np.isfinite(runs[0].loss).all()
     done = cli("compare", metrics_files / "*" / "metrics.json", "--by", "smooth", "--stopping", "--sensitivity")
     assert done.exit_code == 0
-    for said in (
-        "Runs",
-        "Groups",
-        "Differences",
-        "smooth 1 against 5",
-        "Sensitivity",
-        "indeterminate",
-    ):
+    for said in ("Runs", "Groups", "Differences", "smooth 1 against 5", "Stopping rules", "Sensitivity"):
         assert said in done.stdout
     content = json.loads(cli("compare", metrics_files, "--by", "smooth", "--json").stdout)
     assert content["runs"][0]["noise"]["h_eff"] == pytest.approx(runs[0].noise("integration"))
