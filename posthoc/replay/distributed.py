@@ -38,18 +38,18 @@ class Scattered:
     def read(self) -> Tensor:
         """Put the blocks together; ValueError or EOFError where they do not make up the tensor."""
         whole = torch.empty(self.shape, dtype=self.dtype)
-        filled = 0
+        seen = torch.zeros(self.shape, dtype=torch.bool)
         for piece in self.pieces:
             file = read_torch(piece.path, piece.start, piece.end)
             if not isinstance(file.content, Stored):
                 raise ValueError("a block of a tensor holds something else")
             block = file.tensors({"": file.content})[""]
             where = tuple(slice(at, at + count) for at, count in zip(piece.offsets, block.shape, strict=True))
-            if whole[where].shape != block.shape:
+            if whole[where].shape != block.shape or block.dtype != self.dtype:
                 raise ValueError("a block of a tensor lies outside of it")
             whole[where] = block
-            filled += block.numel()
-        if filled != whole.numel():
+            seen[where] = True
+        if not seen.all():
             raise EOFError("blocks of a tensor are missing")
         return whole
 
@@ -87,6 +87,8 @@ def read_distributed(folder: Path) -> dict[str, Any]:
 
 def _scattered(said: Mapping[str, Any], pieces: list[Piece], limit: int) -> Scattered:
     shape = tuple(said["size"])
+    if len(shape) > 64:
+        raise ValueError("a tensor has no valid shape")
     dtype = torch_dtype(said["properties"].state[0])
     if not all(type(side) is int and side >= 0 for side in shape):
         raise ValueError("a tensor has no valid shape")

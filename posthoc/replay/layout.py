@@ -1,5 +1,6 @@
 """Which checkpoints make one training run, and in which order."""
 
+import contextlib
 import fnmatch
 import itertools
 import json
@@ -27,6 +28,9 @@ from posthoc.replay.readers import (
     read_header,
     read_weights,
 )
+
+NO_EPOCH = re.compile(r"(fold|seed|rank|shard|part|stage|trial|run|lr|rep|split|consolidated|gpu|worker)[^a-z]*$")
+"""What stands before a number that counts something else than epochs."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,11 @@ def _listed(folder: Path) -> list[Path]:
         for path in children
         if (path.name.endswith(SUFFIXES) if path.is_file() else path.is_dir() and is_checkpoint_folder(path))
     ]
-    shards = {shard for path in paths if path.name.endswith(".index.json") for shard in files_of(path)[1:]}
+    shards: set[Path] = set()
+    for path in paths:
+        if path.name.endswith(".index.json"):
+            with contextlib.suppress(PosthocError, OSError):  # one that is none is met again when it is read
+                shards.update(files_of(path)[1:])
     return [path for path in paths if path not in shards]
 
 
@@ -217,9 +225,10 @@ def _without_copies(
 
 
 def _same_weights(first: Path, second: Path, headers: dict[Path, Header], pick: Pick) -> bool:
-    positions = [(headers[path].epoch, headers[path].step) for path in (first, second)]
-    if None not in itertools.chain(*positions) and positions[0] != positions[1]:
-        return False
+    for name in ("epoch", "step"):
+        said = {getattr(headers[path], name) for path in (first, second)}
+        if len(said - {None}) > 1:
+            return False
     short = [canonical(headers[path].shapes) for path in (first, second)]
     names = [{short[name]: name for name in short} for short in short]
     shapes = headers[first].shapes
@@ -233,7 +242,7 @@ def _same_weights(first: Path, second: Path, headers: dict[Path, Header], pick: 
         if not all(
             name in names[1]
             and a[names[0][name]].dtype == b[names[1][name]].dtype
-            and torch.equal(a[names[0][name]], b[names[1][name]])
+            and _same_bytes(a[names[0][name]], b[names[1][name]])
             for name in some
             if not name.endswith(UNUSED)
         ):
@@ -241,11 +250,16 @@ def _same_weights(first: Path, second: Path, headers: dict[Path, Header], pick: 
     return True
 
 
+def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal to the bit, NaN included."""
+    return a.shape == b.shape and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+
+
 def _are_one(groups: Sequence[Sequence[Path]], headers: dict[Path, Header]) -> bool:
     """Whether files named in several ways may be one run: of one network, and all say their epoch or step."""
     paths = [path for group in groups for path in group]
-    said = [headers[path].epoch is not None or headers[path].step is not None for path in paths]
-    return len({_shape(headers[path]) for path in paths}) == 1 and all(said)
+    said = [all(getattr(headers[path], name) is not None for path in paths) for name in ("epoch", "step")]
+    return len({_shape(headers[path]) for path in paths}) == 1 and any(said)
 
 
 def _several(place: Path, groups: list[list[Path]], headers: dict[Path, Header]) -> str:
@@ -291,7 +305,7 @@ def _numbers_in_names(paths: list[Path]) -> tuple[dict[Path, int | None], dict[P
     varying = [k for k in range(1, len(pieces[0]), 2) if len(pieces) == 1 or len({row[k] for row in pieces}) > 1]
     epochs = [k for k in varying if re.search(r"(epoch|(^|[^a-z])(ep|e))[^a-z]*$", pieces[0][k - 1])]
     steps = [k for k in varying if re.search(r"(step|iter|iteration|(^|[^a-z])it)[^a-z]*$", pieces[0][k - 1])]
-    if len(varying) == 1 and not steps:
+    if len(varying) == 1 and not steps and not NO_EPOCH.search(pieces[0][varying[0] - 1]):
         epochs = varying
     if len(epochs) > 1 or len(steps) > 1 or not (epochs or steps):
         raise PosthocError(
@@ -311,8 +325,10 @@ def _about(folder: Path) -> dict[str, Any]:
         return {}
     try:
         about = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PosthocError(f"{path} is not valid JSON ({error}); mend or remove it.") from error
+    except OSError as error:
+        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
     if not isinstance(about, dict):
         raise PosthocError(f"{path} holds a {type(about).__name__}; expected an object with model, normalization, ...")
     return about

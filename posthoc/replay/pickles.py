@@ -304,4 +304,5 @@ def _key(value: Any) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (str, float, bytes)) or (isinstance(value, int) and abs(value) < 1 << 64)
+    """None, texts and small whole numbers: others can be made by the thousand to fall into one place of a dictionary."""
+    return value is None or isinstance(value, (str, bytes)) or (isinstance(value, int) and abs(value) < 1 << 60)

@@ -105,8 +105,9 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
         content = _open(path)
         weights = _weights(content.tree, pick, path)
         numbers = _numbers(content, weights)
-    epoch = next((numbers.pop(key) for key in ("epoch", "current_epoch") if _is_whole(numbers.get(key))), None)
-    step = next((numbers.pop(key) for key in STEP_KEYS if _is_whole(numbers.get(key))), None)
+    # A negative epoch is what some trainers leave in a finished run's last checkpoint.
+    epoch = next((numbers.pop(key) for key in ("epoch", "current_epoch") if _counts(numbers.get(key))), None)
+    step = next((numbers.pop(key) for key in STEP_KEYS if _counts(numbers.get(key))), None)
     arch = content.said.get("arch")
     module = next((value for value in (content.tree, *mapping(content.tree).values()) if is_module(value)), None)
     return Header(
@@ -303,13 +304,20 @@ def _main(tree: Any, path: Path) -> dict[str, Any]:
     groups = {key: value for key, value in mapping(tree).items() if isinstance(key, str) and _is_group(value)}
     inner = {key: _state_dict(value) for key, value in groups.items()}
     inner = {key: weights for key, weights in inner.items() if weights}
-    for key in WRAPPERS:
-        if key in inner:
-            return inner[key]
+    wrapped = [key for key in WRAPPERS if key in inner]
+    if len(wrapped) > 1:
+        raise PosthocError(f"{path} holds several networks; choose with --weights-key {' or '.join(wrapped)}.")
+    if wrapped:
+        return inner[wrapped[0]]
     own = _state_dict(tree, nested=False)
-    if any(len(leaf.shape) for leaf in own.values()):
-        return own
     others = [key for key in inner if key not in EMA]
+    loose, inside = _values(own), sum(_values(inner[key]) for key in others)
+    if loose and loose > 10 * inside:
+        return own
+    if loose and inside <= 10 * loose:
+        raise PosthocError(
+            f"{path} holds tensors both by themselves and under {', '.join(others)}; choose with --weights-key."
+        )
     if len(others) > 1:
         raise PosthocError(f"{path} holds several networks; choose with --weights-key {' or '.join(others)}.")
     if others:
@@ -325,14 +333,22 @@ def _state_dict(value: Any, nested: bool = True) -> dict[str, Any]:
         return module_tensors(value)
     items = mapping(value)
     if nested and not any(_leaf(item) is not None for item in items.values()):
-        for key in WRAPPERS:
-            if _is_group(items.get(key)):
-                return _state_dict(items[key], nested=False)
+        groups = {key: _state_dict(item, nested=False) for key, item in items.items() if isinstance(key, str)}
+        groups = {key: weights for key, weights in groups.items() if weights}
+        if len(groups) == 1:
+            return next(iter(groups.values()))
+        # Several parts of one network, or several networks: by their names, of which a model takes what fits.
+        return {f"{key}.{name}": leaf for key, weights in groups.items() for name, leaf in weights.items()}
     found = {name: leaf for name, item in items.items() if isinstance(name, str) and (leaf := _leaf(item)) is not None}
     strange = [item for item in items.values() if isinstance(item, Record) and "_rebuild_" in item.name]
     if found and strange:
         raise PosthocError(f"Tensors made by {strange[0].name} are not read; convert them to plain tensors.")
     return found if any(leaf.dtype.is_floating_point for leaf in found.values()) else {}
+
+
+def _values(weights: Mapping[str, Any]) -> int:
+    """How many numbers they hold, single ones apart."""
+    return sum(math.prod(leaf.shape) for leaf in weights.values() if len(leaf.shape))
 
 
 def _at(tree: Any, key: str, path: Path) -> dict[str, Any]:
@@ -393,8 +409,8 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _is_whole(value: float | None) -> bool:
-    return value is not None and math.isfinite(value) and value == int(value)
+def _counts(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value >= 0 and value == int(value)
 
 
 @contextmanager

@@ -48,6 +48,8 @@ STORAGES = {
 }
 
 
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+"""torch's types of numbers by name: looked up here, for an attribute of torch may import half of it."""
 SAFETENSORS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -120,7 +122,16 @@ class TorchFile:
     ) -> dict[str, Tensor]:
         """Read these tensors, into the memory of those of the same name where they fit, else into new (pinned) memory."""
         into = into or {}
-        with _opened(self.path, self.start, self.end) as (file, _):
+        repeated = sum(
+            math.prod(stored.shape)
+            for stored in wanted.values()
+            if math.prod(stored.shape) * stored.dtype.itemsize > stored.storage.bytes
+        )
+        if repeated > MAX_EXPANDED:
+            raise ValueError("its tensors repeat their storage too often")
+        with _opened(self.path, self.start, self.end) as (file, size):
+            if sum(stored.extent * stored.dtype.itemsize for stored in wanted.values()) > 4 * size + (1 << 26):
+                raise ValueError("its tensors are much larger than the file")
             return {name: stored.read(file, into.get(name), pin) for name, stored in wanted.items()}
 
 
@@ -154,9 +165,9 @@ def read_safetensors(path: Path) -> tuple[TorchFile, dict[str, str]]:
     for name, entry in header.items():
         if name != "__metadata__":
             dtype, shape, (start, end) = SAFETENSORS[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
-            count = math.prod(shape)
-            if not all(type(side) is int and side >= 0 for side in (start, end, *shape)):
+            if len(shape) > 64 or not all(type(side) is int and 0 <= side < 1 << 60 for side in (start, end, *shape)):
                 raise ValueError("a tensor has no valid shape")
+            count = math.prod(shape)
             if end - start != count * dtype.itemsize or 8 + length + end > size:
                 raise EOFError("it ends inside a tensor")
             strides = tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
@@ -241,10 +252,8 @@ def _sequence(file: io.BufferedIOBase, size: int) -> Any:
             return _source(key)
         dtype, name, length = _persistent(key)
         whole = storages.setdefault(name, Storage(dtype, length))
-        view = key[5] if len(key) > 5 else None
-        if view is not None:
-            _, offset, count = view
-            raise ValueError(f"a storage is a view ({offset}, {count}), which torch stopped writing in version 0.4")
+        if len(key) > 5 and key[5] is not None:
+            raise ValueError("a storage is a view of another, which torch stopped writing in version 0.4")
         return _seen_as(whole, dtype, length)
 
     stream = Bounded(file, size)
@@ -256,7 +265,8 @@ def _sequence(file: io.BufferedIOBase, size: int) -> Any:
     if isinstance(system, dict) and not system.get("little_endian", True):
         raise ValueError("written by a big-endian machine")
     content = unpickle(stream, CONSTRUCT, storage)
-    for name in map(str, unpickle(stream, CONSTRUCT, storage)):
+    for key in unpickle(stream, CONSTRUCT, storage):
+        name = _storage_name(key)
         length = struct.unpack("<q", stream.read(8))[0]
         dtype = storages[name].dtype
         storages[name].start = file.tell()
@@ -282,11 +292,17 @@ def _persistent(key: Any) -> tuple[torch.dtype, str, int]:
     if not (isinstance(key, tuple) and len(key) >= 5 and key[0] == "storage" and isinstance(key[1], Global)):
         raise ValueError("it refers to something that is no storage")
     name, size = key[2], key[4]
-    if not isinstance(size, int) or not 0 <= size < 1 << 60 or not isinstance(name, (str, int)):
-        raise ValueError("a storage has no valid name or size")
+    if not isinstance(size, int) or not 0 <= size < 1 << 60:
+        raise ValueError("a storage has no valid size")
     if key[1].name not in STORAGES:
         raise ValueError(f"storages of type {key[1]} are not read")
-    return STORAGES[key[1].name], str(name), size
+    return STORAGES[key[1].name], _storage_name(name), size
+
+
+def _storage_name(name: Any) -> str:
+    if not (isinstance(name, str) or (isinstance(name, int) and abs(name) < 1 << 64)):
+        raise ValueError("a storage has no valid name")
+    return str(name)
 
 
 def _seen_as(storage: Storage, dtype: torch.dtype, size: int) -> Storage:
@@ -299,6 +315,8 @@ def _seen_as(storage: Storage, dtype: torch.dtype, size: int) -> Storage:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Stored:
+    if len(rest) > 2 and rest[2]:
+        raise ValueError("a tensor is a conjugate or negative view, which is not read")
     if not isinstance(storage, Storage):
         raise TypeError("a tensor lies in what is no storage")
     return _checked(storage, storage.dtype, offset, size, stride)
@@ -312,8 +330,10 @@ def _typed_tensor(
 
 def _checked(storage: Storage, dtype: torch.dtype, offset: Any, size: Any, stride: Any) -> Stored:
     shape, steps = tuple(size), tuple(stride)
+    if len(shape) > 64 or len(steps) > 64:
+        raise ValueError("a tensor has no valid shape")
     numbers = (offset, *shape, *steps)
-    if len(shape) != len(steps) or not all(type(n) is int and 0 <= n < 1 << 60 for n in numbers) or len(shape) > 64:
+    if len(shape) != len(steps) or not all(type(n) is int and 0 <= n < 1 << 60 for n in numbers):
         raise ValueError("a tensor has no valid shape")
     stored = Stored(storage, dtype, offset, shape, steps)
     if (offset + stored.extent) * dtype.itemsize > storage.bytes:
@@ -325,10 +345,9 @@ def _checked(storage: Storage, dtype: torch.dtype, offset: Any, size: Any, strid
 
 def torch_dtype(name: Any) -> torch.dtype:
     """torch's dtype of that recorded name."""
-    dtype = getattr(torch, name.name, None) if isinstance(name, Global) and name.module == "torch" else None
-    if not isinstance(dtype, torch.dtype):
+    if not (isinstance(name, Global) and name.module == "torch" and name.name in DTYPES):
         raise ValueError("a tensor is of no type of numbers")
-    return dtype
+    return DTYPES[name.name]
 
 
 def _parameter(data: Any, *rest: Any) -> Any:
@@ -342,6 +361,8 @@ def _from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
 
 def _storage_from_bytes(data: Any) -> Any:
     """A storage in a plain pickle: the older form of torch.save within its bytes."""
+    if not isinstance(data, bytes):
+        raise TypeError("a storage is none")
     file = io.BytesIO(data)
     storage = _sequence(file, len(data))
     if not isinstance(storage, Storage):
@@ -377,10 +398,16 @@ def _numpy_dtype(record: Any) -> np.dtype[Any] | None:
 
 def numpy_array(record: Any) -> Tensor | None:
     """The tensor of a pickled NumPy array of numbers; None for anything else."""
-    if not (isinstance(record, Record) and record.name in _NUMPY_ARRAYS and isinstance(record.state, tuple)):
+    if isinstance(record, Record) and record.name in _NUMPY_BUFFERS and len(record.args) == 4:
+        data, dtype, shape, order = record.args
+        fortran = order == "F"
+    elif isinstance(record, Record) and record.name in _NUMPY_ARRAYS and isinstance(record.state, tuple):
+        _, shape, dtype, fortran, data = record.state
+    else:
         return None
-    _, shape, dtype, fortran, data = record.state
     kind = _numpy_dtype(dtype)
+    if isinstance(data, str):  # Python 2 had no other bytes
+        data = data.encode("latin-1")
     if kind is None or not isinstance(data, (bytes, bytearray)) or not isinstance(shape, tuple):
         return None
     array = np.frombuffer(data, kind).astype(kind.newbyteorder("="))
@@ -396,13 +423,14 @@ def _globals(names: Mapping[str, Callable[..., Any]]) -> dict[Global, Callable[.
     return {Global(*name.rsplit(".", 1)): function for name, function in names.items()}
 
 
+_NUMPY_BUFFERS = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 _NUMPY_ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 
 
 def _dictionary(*arguments: Any) -> dict[Any, Any]:
     """An ordered, default or counting dictionary; the oldest protocols pass the items as lists of two."""
     pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
-    return {key: value for key, value in pairs if isinstance(key, (str, int))}
+    return {key: value for key, value in pairs if isinstance(key, str)}
 
 
 def _sequence_of(*arguments: Any) -> list[Any]:
@@ -441,7 +469,7 @@ def module_tensors(module: Record) -> dict[str, Any]:
     found: dict[str, Any] = {}
     waiting = [("", module)]
     for visited, (prefix, record) in enumerate(iter_waiting(waiting)):
-        if visited > MAX_MODULES or prefix.count(".") > MAX_DEPTH:
+        if visited > MAX_MODULES or prefix.count(".") > MAX_DEPTH or len(found) + len(waiting) > MAX_MODULES:
             raise ValueError("its modules hold each other without end")
         state = record.state if isinstance(record.state, Mapping) else {}
         scripted = isinstance(record.kind, Global) and record.kind.module.startswith("__torch__")

@@ -321,6 +321,11 @@ def test_which_weights_of_several(tmp_path):
         "only_ema.pt": {"ema": first.state_dict(), "epoch": 2},
         "two.pt": {"generator": first.state_dict(), "critic": second.state_dict()},
         "nested.pt": {"epoch": 1, "trainer": {"model": {"state_dict": first.state_dict()}}},
+        "loose.pt": {"class_weights": torch.ones(5), "encoder": first.state_dict()},
+        "both.pt": {"memory": torch.ones(40_000), "encoder": first.state_dict()},
+        "parts.pt": {"state_dict": {"model": first.state_dict(), "head": {"w": torch.ones(3)}}},
+        "alone.pt": {"state_dict": {"backbone": first.state_dict()}},
+        "twice.pt": {"net": first.state_dict(), "module": second.state_dict()},
         "one.pt": {"backbone": first.state_dict(), "optimizer": torch.optim.Adam(first.parameters()).state_dict()},
         "student.pt": {f"{who}.{name}": tensor for who, net in (("teacher", first), ("student", second))
                        for name, tensor in net.state_dict().items()},
@@ -336,7 +341,13 @@ def test_which_weights_of_several(tmp_path):
         read_header(tmp_path / "two.pt")
     assert_loads(tmp_path / "two.pt", second, Pick("critic"))
     assert_loads(tmp_path / "nested.pt", first, Pick("trainer.model"))
-    assert_loads(tmp_path / "one.pt", first)
+    for name in ("one.pt", "loose.pt", "parts.pt", "alone.pt"):
+        assert_loads(tmp_path / name, first)
+    with pytest.raises(PosthocError, match="both by themselves and under encoder"):
+        read_header(tmp_path / "both.pt")
+    assert_loads(tmp_path / "both.pt", first, Pick("encoder"))
+    with pytest.raises(PosthocError, match="--weights-key net or module"):
+        read_header(tmp_path / "twice.pt")
     with pytest.raises(PosthocError, match=r"--weights-key teacher\.net or student\.net"):
         resolve_model(read_header(tmp_path / "student.pt"), f"{__file__}:Small")
     assert_loads(tmp_path / "student.pt", second, Pick("student"))

@@ -178,3 +178,34 @@ def test_wrapped_and_plain_names_are_one_network(tmp_path):
     for epoch, prefix in ((1, ""), (2, "module."), (3, "_orig_mod.")):
         save(tmp_path, f"{epoch}.pt", {f"{prefix}fc.weight": torch.full((2, 3), float(epoch))})
     assert order(tmp_path) == ["1.pt", "2.pt", "3.pt"]
+
+
+def test_copies_of_a_diverged_checkpoint_are_copies(tmp_path):
+    for epoch in (1, 2):
+        save(tmp_path, f"epoch_{epoch}.pt", {"fc.weight": torch.full((2, 3), float("nan") if epoch == 2 else 1.0)})
+    shutil.copy(tmp_path / "epoch_2.pt", tmp_path / "last.pt")
+    assert [copy.name for copy, _ in find_run(tmp_path).copies] == ["last.pt"]
+
+
+def test_a_finished_run_s_last_checkpoint_without_an_epoch_is_not_the_first(tmp_path):
+    for name, epoch in (("epoch0.pt", 0), ("epoch5.pt", 5), ("last.pt", -1)):
+        save(tmp_path, name, {"fc.weight": torch.full((2, 3), float(epoch))}, epoch=epoch)
+    with pytest.raises(PosthocError, match="more than one run"):
+        find_run(tmp_path, select="*")
+
+
+@pytest.mark.parametrize("form", ["fold_{}.pth", "seed{}.pt", "rank{}.pt", "consolidated.0{}.pth"])
+def test_numbers_that_count_something_else_are_no_epochs(tmp_path, form):
+    for k in range(3):
+        save(tmp_path, form.format(k), {"fc.weight": torch.full((2, 3), float(k))})
+    with pytest.raises(PosthocError, match="not certain"):
+        find_run(tmp_path)
+
+
+def test_an_index_that_is_none_and_a_broken_run_json(tmp_path):
+    save(tmp_path, "epoch_1.pt")
+    (tmp_path / "x.index.json").write_text("{}")
+    assert [path.name for path in find_run(tmp_path).apart] == ["x.index.json"]
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    with pytest.raises(PosthocError, match=r"run\.json is not valid JSON"):
+        find_run(tmp_path)

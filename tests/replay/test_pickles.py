@@ -140,6 +140,59 @@ def absurd():
         yield name, b"\x80\x02}X\x01\x00\x00\x00a" + body + b"s."
 
 
+def nested(depth):
+    """A tuple of twice the one before, `depth` times, as opcodes of protocol 2."""
+    return b")" + b"2\x86" * depth
+
+
+def storage_key(name, *rest):
+    return (
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        + name
+        + b"X\x03\x00\x00\x00cpuK\x01"
+        + b"".join(rest)
+        + b"tQ"
+    )
+
+
+def test_names_from_the_file_are_not_looked_up_in_torch(tmp_path):
+    """torch imports half of itself, or calls what is deprecated, when asked for some of its attributes."""
+    for name in (b"_inductor", b"onnx", b"has_mps", b"load"):
+        tensor = b"ctorch._utils\n_rebuild_tensor_v3\n(" + storage_key(b"X\x01\x00\x00\x000")
+        tensor += b"K\x00K\x01\x85K\x01\x85\x89Nctorch\n" + name + b"\ntR"
+        (tmp_path / "a.pkl").write_bytes(b"\x80\x02}X\x01\x00\x00\x00a" + tensor + b"s.")
+        loaded = set(sys.modules)
+        with pytest.raises(PosthocError, match="no type of numbers"):
+            read_weights(tmp_path / "a.pkl")
+        assert set(sys.modules) == loaded
+
+
+def test_nothing_nested_is_written_down(tmp_path):
+    start = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
+    view = storage_key(b"X\x01\x00\x00\x000", b"(K\x00" + nested(60) + b"K\x00t")
+    for name, rest in (
+        ("view", view + b"."),
+        ("keys", b"}.\x80\x02](" + nested(60) + b"e."),
+        ("name", storage_key(nested(60)) + b"."),
+    ):
+        (tmp_path / f"{name}.pt").write_bytes(start + b"\x80\x02" + rest)
+        with pytest.raises(PosthocError, match="damaged"):
+            read_header(tmp_path / f"{name}.pt")
+
+
+def test_views_that_torch_computes_on_reading_are_refused(tmp_path):
+    x = torch.randn(4, dtype=torch.complex64)
+    torch.save({"a": x.conj(), "b": torch.ones(3)}, tmp_path / "a.pt")
+    with pytest.raises(PosthocError, match="conjugate"):
+        read_weights(tmp_path / "a.pt")
+
+
+def test_many_small_tensors_that_repeat_their_storage_are_refused(tmp_path):
+    torch.save({f"{k}": torch.ones(1).expand(1 << 23) for k in range(5)}, tmp_path / "a.pt")
+    with pytest.raises(PosthocError, match="repeat their storage"):
+        read_weights(tmp_path / "a.pt")
+
+
 def in_zip(data, path, compressed=False):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", data)
@@ -251,7 +304,9 @@ def test_numbers_of_numpy_and_torch_are_recorded(tmp_path):
         torch.save(content, tmp_path / "a.pt", pickle_protocol=protocol)
         header = read_header(tmp_path / "a.pt")
         assert (header.epoch, header.recorded) == (4, {"best_acc1": 0.5, "acc": 0.25})
-    (tmp_path / "arrays.pkl").write_bytes(pickle.dumps({"w": np.arange(6.0).reshape(2, 3).T, "b": np.float32([1, 2])}))
-    weights = read_weights(tmp_path / "arrays.pkl")
-    assert torch.equal(weights["w"], torch.arange(6.0).double().reshape(2, 3).T)
-    assert torch.equal(weights["b"], torch.tensor([1.0, 2.0]))
+    arrays = {"w": np.arange(6.0).reshape(2, 3).T, "b": np.float32([1, 2])}
+    for protocol in (2, 4, 5):
+        (tmp_path / "arrays.pkl").write_bytes(pickle.dumps(arrays, protocol))
+        weights = read_weights(tmp_path / "arrays.pkl")
+        assert torch.equal(weights["w"], torch.arange(6.0).double().reshape(2, 3).T)
+        assert torch.equal(weights["b"], torch.tensor([1.0, 2.0]))
