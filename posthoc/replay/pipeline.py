@@ -193,8 +193,8 @@ class Network:
                 tensor.record_stream(main)
         for name, tensor in self.staged.items():
             resident = self.state[name]
-            if self.side is None and tensor.dtype == resident.dtype:
-                resident.data = tensor  # as it lies in memory; on the CPU there is nothing to copy
+            if self.side is None:  # as it lies in memory, never into it: that of the last one is being read into
+                resident.data = tensor.to(resident.dtype)
             else:
                 resident.data.copy_(tensor)
         self.staged, self.current, free = {}, self.next, self.current

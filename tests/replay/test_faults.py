@@ -368,6 +368,23 @@ def test_memory_does_not_grow_with_the_number_of_checkpoints(probe_file, tmp_pat
     assert late <= merged
 
 
+def test_checkpoints_of_changing_precision(states, run, probe, tmp_path):
+    """Memory is used again for the next checkpoint only where nothing still lies in it."""
+    for epoch, state in enumerate(states):
+        kind = (torch.float32, torch.float16, torch.float32, torch.bfloat16, torch.float64)[epoch]
+        path = run / f"epoch-{epoch:03d}.safetensors"
+        save_file(
+            {name: t.to(kind) if t.is_floating_point() else t for name, t in state.items()}, path, {"epoch": str(epoch)}
+        )
+    posthoc.extract(run, probe, tmp_path / "a.h5")
+    with posthoc.open_activations(tmp_path / "a.h5") as together:
+        for epoch in range(5):
+            options = {"select": f"epoch-00{epoch}*"}
+            alone_path = posthoc.extract(run, probe, tmp_path / f"{epoch}.h5", **options)
+            with posthoc.open_activations(alone_path) as alone:
+                np.testing.assert_array_equal(together.read("mean", epoch), alone.read("mean", 0))
+
+
 def test_plans_are_readable(run, probe, tmp_path):
     """What belongs to an unfinished file can be read by other programs."""
     run_extraction(plan_extraction(run, probe), tmp_path / "a.h5", shard=Shard(2, 2))
