@@ -80,8 +80,13 @@ class Parts:
         finally:
             file.close()
 
-    def start(self, config: dict[str, Any], entries: Sequence[Entry], shards: int | None = None) -> None:
-        """Write down what belongs here; refuses parts that were made with another configuration."""
+    def start(
+        self, config: dict[str, Any], entries: Sequence[Entry], damaged: Sequence[str] = (), shards: int | None = None
+    ) -> None:
+        """Write down what belongs here; refuses parts that were made with another configuration.
+
+        What was skipped before and is neither of the run nor `damaged` any more is forgotten.
+        """
         path = self.folder / "plan.json"
         before = self._plan()
         if before is not None and before["config"] != config:
@@ -93,6 +98,8 @@ class Parts:
                 f"finish it with its own options, or pass --force to start anew."
             )
         plan = {"config": config, "checkpoints": [vars(entry) for entry in entries], "shards": shards}
+        for gone in self._skipped().keys() - {entry.path for entry in entries} - set(damaged):
+            self.unskip(gone)
         if plan != before:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(plan))
@@ -108,11 +115,12 @@ class Parts:
         """Where the part of a checkpoint is, or will be."""
         return self.folder / entry.part
 
-    def digest(self, entry: Entry) -> str | None:
-        """SHA-256 of the checkpoint that a part was made from; None where there is no part, or a damaged one."""
+    def digest(self, entry: Entry, config: dict[str, Any]) -> str | None:
+        """SHA-256 of the checkpoint that a part was made from; None where there is none of this configuration."""
         try:
             with store.open_activations(self.path(entry)) as one:
-                return one.checkpoint_sha256[0] if len(one) == 1 else None
+                same = len(one) == 1 and one.config == config and one.checkpoints[0] == entry.path
+                return one.checkpoint_sha256[0] if same else None
         except PosthocError:
             return None
 
@@ -149,7 +157,7 @@ class Parts:
         skipped = self._skipped()
         done, missing = [], []
         for k, entry in enumerate(entries):
-            if self.path(entry).exists():
+            if self.digest(entry, plan["config"]) is not None:
                 done.append(self.path(entry))
                 skipped.pop(entry.path, None)
             elif entry.path not in skipped:
@@ -170,8 +178,8 @@ class Parts:
         return list(skipped.items())
 
     def clear(self) -> None:
-        """Remove all parts; the lock stays."""
-        for path in self.folder.iterdir():
+        """Remove all parts, and then the plan that says what they are; the lock stays."""
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == "plan.json"):
             if path.name != ".lock":
                 path.unlink(missing_ok=True)
 

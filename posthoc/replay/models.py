@@ -278,6 +278,7 @@ def _made(factory: Callable[..., Any], name: str, arguments: Mapping[str, Any]) 
     """Call the factory; its random initialisation leaves the program's random numbers as they were."""
     try:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             module = factory(**arguments) if not isinstance(factory, nn.Module) else factory
     except Exception as error:  # whatever the user's code raises
         raise PosthocError(f"{name} failed ({type(error).__name__}: {error}); see --model-arg.") from error

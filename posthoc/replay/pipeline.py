@@ -18,7 +18,7 @@ from posthoc.replay.hooks import Recorder, first_tensor
 from posthoc.replay.layout import Checkpoint
 from posthoc.replay.models import name_tensors
 from posthoc.replay.plan import Extraction
-from posthoc.replay.readers import digest, files_of, read_weights
+from posthoc.replay.readers import digest, files_of, read_header, read_weights
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
@@ -117,11 +117,18 @@ def load(
     theirs = read_weights(checkpoint.path, plan.pick, set(names.values()), memory, plan.device.type == "cuda")
     if _stamp(checkpoint.path) != before:
         raise PosthocError(f"{checkpoint.path} changed while it was being read; run again when it is complete.")
-    planned = checkpoint.header.shapes
+    now, planned = read_header(checkpoint.path, plan.pick), checkpoint.header.shapes
+    if (now.epoch, now.step, repr(now.recorded)) != _said(checkpoint):
+        raise PosthocError(f"{checkpoint.path} no longer says of itself what it was planned with; run again.")
     if any(name not in theirs or tuple(theirs[name].shape) != planned[name] for name in names.values()):
         raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
     tensors = {name: theirs[source] for name, source in names.items()}
     return Loaded(checkpoint, found, tensors, sum(map(_nonfinite, tensors.values())))
+
+
+def _said(checkpoint: Checkpoint) -> tuple[int | None, int | None, str]:
+    header = checkpoint.header
+    return header.epoch, header.step, repr(header.recorded)
 
 
 def _stamp(path: Path) -> list[tuple[int, int]]:
@@ -161,7 +168,6 @@ class Network:
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
         self.recorder = Recorder(plan.points, channels, config["signals"])
         self.columns = [(signal, point.name) for signal in config["signals"] for point in plan.points]
-        self.state = self.module.state_dict(keep_vars=True)
         self.step: Callable[[Tensor], tuple[Tensor, Tensor]] = (
             torch.compile(self._step) if config["compile"] else self._step
         )
@@ -172,9 +178,14 @@ class Network:
         self.side = torch.cuda.Stream(plan.device) if plan.device.type == "cuda" else None
 
     def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        scores = first_tensor(self.module(batch))
-        assert scores is not None  # the plan has seen one
         signals = self.recorder.signals
+        for layers in signals.values():
+            layers.clear()
+        scores = first_tensor(self.module(batch))
+        if scores is None or any(layer not in signals[signal] for signal, layer in self.columns):
+            raise PosthocError(
+                f"{self.plan.model.name} took another path than it was planned with: a layer was not reached."
+            )
         return scores.float(), torch.cat([signals[signal][layer] for signal, layer in self.columns], dim=1)
 
     def stage(self, tensors: dict[str, Tensor]) -> None:
@@ -191,9 +202,12 @@ class Network:
             main.wait_stream(self.side)
             for tensor in self.staged.values():
                 tensor.record_stream(main)
+        state = self.module.state_dict(keep_vars=True)  # anew: a forward pass may have put other buffers in place
         for name, tensor in self.staged.items():
-            resident = self.state[name]
-            if self.side is None:  # as it lies in memory, never into it: that of the last one is being read into
+            resident = state[name]
+            if (
+                self.plan.device.type == "cpu"
+            ):  # as it lies in memory, never into it: that of the last one is being read into
                 resident.data = tensor.to(resident.dtype)
             else:
                 resident.data.copy_(tensor)

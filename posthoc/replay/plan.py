@@ -265,6 +265,8 @@ def find_device(name: str) -> torch.device:
         raise PosthocError(
             f"--device {name}: this machine has no such device ({reason}); pass --device cpu."
         ) from error
+    if device.type == "meta":
+        raise PosthocError("--device meta computes nothing; pass --device cpu.")
     return device
 
 

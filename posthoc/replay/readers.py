@@ -396,6 +396,7 @@ def _numbers(content: Content, weights: Collection[str]) -> dict[str, float]:
     said |= {
         name: tensor.item() for name, tensor in content.read(single, None, False).items() if not tensor.is_complex()
     }
+    said = {name: value for name, value in said.items() if name.strip(".") and name.isprintable()}
     numbers = {name.replace("/", "."): _number(value) for name, value in said.items()}
     return {name: number for name, number in numbers.items() if number is not None}
 

@@ -158,7 +158,8 @@ def differing(model: nn.Module, shapes: Shapes) -> dict[str, list[str]]:
     `shapes` has canonical names, and so have the differences.
     """
     state = model.state_dict()
-    wanted = {short: tuple(state[name].shape) for name, short in canonical(state).items()}
+    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    wanted = {short: tuple(tensors[name].shape) for name, short in canonical(tensors).items()}
     kinds = {
         "missing": [name for name in wanted if name not in shapes and not name.endswith(UNUSED)],
         "unexpected": [name for name in shapes if name not in wanted and not name.endswith(UNUSED)],

@@ -106,20 +106,22 @@ def follow_extraction(
     """
     plan = _wait_for_first(replan, stop, quiet)
     with _working(plan, output, force, None) as parts:
-        seen, since = len(plan.run.checkpoints), time.monotonic()
+        newest, since = plan.run.checkpoints[-1].position, time.monotonic()
         finished: set[Path] = set()
         while True:
             last = plan.run.checkpoints[-1].epoch
             over = time.monotonic() - since > quiet or (
                 until_epoch is not None and last is not None and last >= until_epoch
             )
+            if over:  # what cannot be read now never will be
+                plan = replan()
             _replay_into(parts, plan, progress, skip_errors or not over, None, stop, None if over else finished)
             if over:
                 return Result(output, tuple(parts.merge()))
             _pause(stop, POLL_SECONDS)
             plan = _grown(plan, replan)
-            if len(plan.run.checkpoints) > seen:
-                seen, since = len(plan.run.checkpoints), time.monotonic()
+            if plan.run.checkpoints[-1].position != newest:
+                newest, since = plan.run.checkpoints[-1].position, time.monotonic()
 
 
 def extract(checkpoints: str | Path, probe: str, output: str | Path = "activations.h5", **options: Any) -> Path:
@@ -161,7 +163,8 @@ def _replay_into(
         checkpoint.path: Entry(_relative(plan, checkpoint.path), *checkpoint.position)
         for checkpoint in plan.run.checkpoints
     }
-    parts.start(plan.stored.config, list(entries.values()), shard.count if shard else None)
+    damaged = [_relative(plan, path) for path, _ in plan.run.damaged]
+    parts.start(plan.stored.config, list(entries.values()), damaged, shard.count if shard else None)
     skipped = [(_relative(plan, path), reason) for path, reason in plan.run.damaged]
     for path, reason in skipped:
         parts.skip(path, reason)
@@ -175,13 +178,14 @@ def _replay_into(
         store.write(parts.path(entries[checkpoint.path]), plan.stored, [frame])
         parts.unskip(entries[checkpoint.path].path)
 
-    done = 0
-    for checkpoint, error in replay(plan, todo, lambda one: parts.digest(entries[one.path]), write):
+    done, config = 0, plan.stored.config
+    for checkpoint, error in replay(plan, todo, lambda one: parts.digest(entries[one.path], config), write):
         done += 1
         if error is not None:
             if not skip_errors:
                 raise error
             skipped.append((entries[checkpoint.path].path, str(error)))
+            parts.path(entries[checkpoint.path]).unlink(missing_ok=True)  # of the file as it once was
             parts.skip(entries[checkpoint.path].path, str(error))
         else:
             finished.add(checkpoint.path)

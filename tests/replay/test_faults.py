@@ -385,6 +385,29 @@ def test_checkpoints_of_changing_precision(states, run, probe, tmp_path):
                 np.testing.assert_array_equal(together.read("mean", epoch), alone.read("mean", 0))
 
 
+def test_parts_without_their_plan_are_of_no_other_configuration(run, probe, tmp_path):
+    run_extraction(plan_extraction(run, probe, seed=1), tmp_path / "a.h5", shard=Shard(1, 1))
+    (tmp_path / "a.h5.parts" / "plan.json").unlink()
+    posthoc.extract(run, probe, tmp_path / "a.h5")
+    posthoc.extract(run, probe, tmp_path / "b.h5")
+    assert_same(tmp_path / "a.h5", tmp_path / "b.h5")
+
+
+def test_a_checkpoint_that_became_one_of_another_epoch(run, probe, states, tmp_path):
+    plan = plan_extraction(run, probe)
+    save_file(states[3], run / "epoch-003.safetensors", {"epoch": "7", "step": "21"})
+    with pytest.raises(PosthocError, match="no longer says of itself"):
+        run_extraction(plan, tmp_path / "a.h5")
+
+
+def test_what_was_skipped_and_then_removed_is_forgotten(run, probe, tmp_path):
+    shrink(run / "epoch-001.safetensors")
+    plan = plan_extraction(run, probe, skip_damaged=True)
+    run_extraction(plan, tmp_path / "a.h5", skip_errors=True, shard=Shard(1, 1))
+    vanish(run / "epoch-001.safetensors")
+    assert run_extraction(plan_extraction(run, probe), tmp_path / "a.h5").skipped == ()
+
+
 def test_plans_are_readable(run, probe, tmp_path):
     """What belongs to an unfinished file can be read by other programs."""
     run_extraction(plan_extraction(run, probe), tmp_path / "a.h5", shard=Shard(2, 2))
