@@ -171,7 +171,7 @@ def write(path: Path, plan: Plan, frames: Sequence[Frame]) -> None:
 
 
 def merge(path: Path, parts: Sequence[Path], skipped: Sequence[tuple[str, str]] = ()) -> None:
-    """Write the rows of `parts`, in their order, as one file; blocks are copied as they are, compressed.
+    """Write the rows of `parts`, in their order, as one file; blocks are copied byte for byte.
 
     `skipped`: path and reason of the checkpoints that have no part.
     """

@@ -15,31 +15,30 @@ if os.environ.get("CI"):  # a change lands or not for what it holds; new example
 SHARED = Path(os.environ.get("POSTHOC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def shared(name, what):
+    """A file or folder of the shared data; the test is skipped where it is absent."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{what} are not at {path}; set POSTHOC_TEST_DATA")
+    return path
+
+
 @pytest.fixture(scope="session")
 def published():
     """The per-epoch numbers published with arXiv 2604.09716."""
-    folder = SHARED / "published"
-    if not folder.is_dir():
-        pytest.skip(f"the published per-epoch numbers are not at {folder}; set POSTHOC_TEST_DATA")
-    return folder
+    return shared("published", "the published per-epoch numbers")
 
 
 @pytest.fixture(scope="session")
 def checkpoints():
     """Checkpoints that other people trained and published."""
-    folder = SHARED / "checkpoints"
-    if not folder.is_dir():
-        pytest.skip(f"other people's checkpoints are not at {folder}; set POSTHOC_TEST_DATA")
-    return folder
+    return shared("checkpoints", "other people's checkpoints")
 
 
 @pytest.fixture(scope="session")
-def exact_probe(tmp_path_factory):
+def exact_probe():
     """CIFAR-10 test images with exact pixels, as a probe's name."""
-    path = SHARED / "cifar10" / "exact.npz"
-    if not path.is_file():
-        pytest.skip(f"CIFAR-10 images are not at {path}; set POSTHOC_TEST_DATA")
-    return f"npz:{path}"
+    return f"npz:{shared('cifar10/exact.npz', 'CIFAR-10 images')}"
 
 
 @pytest.fixture(scope="session")

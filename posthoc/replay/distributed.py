@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posthoc.replay.modules import mapping
 from posthoc.replay.pickles import Bounded, Record, unpickle
-from posthoc.replay.torchfiles import CONSTRUCT, Stored, mapping, read_torch, torch_dtype
+from posthoc.replay.torchfiles import CONSTRUCT, Stored, read_torch, torch_dtype
 
 MAX_VALUE = 1 << 16
 """Bytes of a recorded value that is read; larger ones are no epoch or accuracy."""

@@ -18,7 +18,7 @@ from posthoc.replay.hooks import Recorder, first_tensor
 from posthoc.replay.layout import Checkpoint
 from posthoc.replay.models import name_tensors
 from posthoc.replay.plan import Extraction
-from posthoc.replay.readers import digest, files_of, read_header, read_weights
+from posthoc.replay.readers import Header, digest, files_of, read_checkpoint
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
@@ -114,11 +114,12 @@ def load(
     if found == known:
         return Loaded(checkpoint, found, None)
     memory = {names[name]: tensor for name, tensor in into.items() if name in names}
-    theirs = read_weights(checkpoint.path, plan.pick, set(names.values()), memory, plan.device.type == "cuda")
+    pin = plan.device.type == "cuda"
+    now, theirs = read_checkpoint(checkpoint.path, plan.pick, set(names.values()), memory, pin)
     if _stamp(checkpoint.path) != before:
         raise PosthocError(f"{checkpoint.path} changed while it was being read; run again when it is complete.")
-    now, planned = read_header(checkpoint.path, plan.pick), checkpoint.header.shapes
-    if (now.epoch, now.step, repr(now.recorded)) != _said(checkpoint):
+    planned = checkpoint.header.shapes
+    if _said(now) != _said(checkpoint.header):
         raise PosthocError(f"{checkpoint.path} no longer says of itself what it was planned with; run again.")
     if any(name not in theirs or tuple(theirs[name].shape) != planned[name] for name in names.values()):
         raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
@@ -126,8 +127,8 @@ def load(
     return Loaded(checkpoint, found, tensors, sum(map(_nonfinite, tensors.values())))
 
 
-def _said(checkpoint: Checkpoint) -> tuple[int | None, int | None, str]:
-    header = checkpoint.header
+def _said(header: Header) -> tuple[int | None, int | None, str]:
+    """What a checkpoint says of itself; as text, in which a NaN is equal to itself."""
     return header.epoch, header.step, repr(header.recorded)
 
 
@@ -205,9 +206,8 @@ class Network:
         state = self.module.state_dict(keep_vars=True)  # anew: a forward pass may have put other buffers in place
         for name, tensor in self.staged.items():
             resident = state[name]
-            if (
-                self.plan.device.type == "cpu"
-            ):  # as it lies in memory, never into it: that of the last one is being read into
+            if self.plan.device.type == "cpu":
+                # As it lies in memory, and never copied into what is there: that is about to be read into.
                 resident.data = tensor.to(resident.dtype)
             else:
                 resident.data.copy_(tensor)

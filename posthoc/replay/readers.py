@@ -22,16 +22,9 @@ from torch import Tensor
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
 from posthoc.replay.distributed import Scattered, read_distributed
+from posthoc.replay.modules import is_module, mapping, module_tensors
 from posthoc.replay.pickles import Record
-from posthoc.replay.torchfiles import (
-    Stored,
-    is_module,
-    mapping,
-    module_tensors,
-    numpy_array,
-    read_safetensors,
-    read_torch,
-)
+from posthoc.replay.torchfiles import Stored, numpy_array, read_safetensors, read_torch
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".th", ".bin", ".tar", ".pkl", ".pickle", ".index.json")
 IN_FOLDERS = (
@@ -103,8 +96,35 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
     """
     with _readable(path):
         content = _open(path)
+        return _header(content, _weights(content.tree, pick, path))
+
+
+def read_weights(path: Path, pick: Pick = MAIN, only: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Read the state dict of `path` on the CPU, names as in the file (`only` some of them); raises as `read_header`."""
+    return read_checkpoint(path, pick, only)[1]
+
+
+def read_checkpoint(
+    path: Path,
+    pick: Pick = MAIN,
+    only: Collection[str] | None = None,
+    into: Mapping[str, Tensor] | None = None,
+    pin: bool = False,
+) -> tuple[Header, dict[str, Tensor]]:
+    """Header and state dict of `path` from one opening.
+
+    `into`: tensors whose memory may be used again; `pin`: new memory is pinned, from which a copy to a CUDA device
+    need not be waited for.
+    """
+    with _readable(path):
+        content = _open(path)
         weights = _weights(content.tree, pick, path)
-        numbers = _numbers(content, weights)
+        wanted = {name: leaf for name, leaf in weights.items() if only is None or name in only}
+        return _header(content, weights), content.read(wanted, into, pin)
+
+
+def _header(content: Content, weights: Mapping[str, Any]) -> Header:
+    numbers = _numbers(content, weights)
     # A negative epoch is what some trainers leave in a finished run's last checkpoint.
     epoch = next((numbers.pop(key) for key in ("epoch", "current_epoch") if _counts(numbers.get(key))), None)
     step = next((numbers.pop(key) for key in STEP_KEYS if _counts(numbers.get(key))), None)
@@ -120,39 +140,25 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
     )
 
 
-def read_weights(
-    path: Path,
-    pick: Pick = MAIN,
-    only: Collection[str] | None = None,
-    into: Mapping[str, Tensor] | None = None,
-    pin: bool = False,
-) -> dict[str, Tensor]:
-    """Read the state dict of `path` on the CPU, names as in the file (`only` some of them); raises as `read_header`.
-
-    `into`: tensors whose memory may be used again; `pin`: new memory is pinned, from which a copy to a CUDA device
-    need not be waited for.
-    """
-    with _readable(path):
-        content = _open(path)
-        weights = _weights(content.tree, pick, path)
-        weights = {name: leaf for name, leaf in weights.items() if only is None or name in only}
-        return content.read(weights, into, pin)
-
-
 def is_checkpoint_folder(folder: Path) -> bool:
     """Whether `folder` is one checkpoint in several files; one that may not be looked into is none."""
-    try:
-        names = {path.name for path in folder.iterdir()}
-    except OSError:
-        return False
-    return bool(".metadata" in names or names & set(IN_FOLDERS) or _of_deepspeed(names))
+    names = _names(folder)
+    return bool(names & set(IN_FOLDERS)) or _is_split(names)
 
 
 def is_indivisible(folder: Path) -> bool:
     """Whether the files in `folder` are parts of one checkpoint and none is a checkpoint of its own."""
-    if not is_checkpoint_folder(folder):
-        return False
-    names = {path.name for path in folder.iterdir()}
+    return _is_split(_names(folder))
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {path.name for path in folder.iterdir()}
+    except OSError:
+        return set()
+
+
+def _is_split(names: set[str]) -> bool:
     return ".metadata" in names or _of_deepspeed(names)
 
 

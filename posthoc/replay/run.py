@@ -163,9 +163,9 @@ def _replay_into(
         checkpoint.path: Entry(_relative(plan, checkpoint.path), *checkpoint.position)
         for checkpoint in plan.run.checkpoints
     }
-    damaged = [_relative(plan, path) for path, _ in plan.run.damaged]
-    parts.start(plan.stored.config, list(entries.values()), damaged, shard.count if shard else None)
+    config = plan.stored.config
     skipped = [(_relative(plan, path), reason) for path, reason in plan.run.damaged]
+    parts.start(config, list(entries.values()), [path for path, _ in skipped], shard.count if shard else None)
     for path, reason in skipped:
         parts.skip(path, reason)
     finished = set() if finished is None else finished
@@ -178,7 +178,7 @@ def _replay_into(
         store.write(parts.path(entries[checkpoint.path]), plan.stored, [frame])
         parts.unskip(entries[checkpoint.path].path)
 
-    done, config = 0, plan.stored.config
+    done = 0
     for checkpoint, error in replay(plan, todo, lambda one: parts.digest(entries[one.path], config), write):
         done += 1
         if error is not None:

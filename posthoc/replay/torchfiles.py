@@ -29,7 +29,6 @@ MAX_HEADER = 100_000_000
 """Bytes of a safetensors header, the library's own limit."""
 MAX_EXPANDED = 1 << 24
 """Elements of a tensor that repeats its storage (a stride of 0); no other may have more than its storage holds."""
-MAX_MODULES, MAX_DEPTH = 100_000, 200
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -459,48 +458,3 @@ CONSTRUCT: dict[Global, Callable[..., Any]] = _globals({
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
 })  # fmt: skip
-
-
-def module_tensors(module: Record) -> dict[str, Any]:
-    """The state dict of a pickled module tree: parameters and persistent buffers, named as torch names them.
-
-    Also of a TorchScript module, whose parameters and submodules are attributes.
-    """
-    found: dict[str, Any] = {}
-    waiting = [("", module)]
-    for visited, (prefix, record) in enumerate(iter_waiting(waiting)):
-        if visited > MAX_MODULES or prefix.count(".") > MAX_DEPTH or len(found) + len(waiting) > MAX_MODULES:
-            raise ValueError("its modules hold each other without end")
-        state = record.state if isinstance(record.state, Mapping) else {}
-        scripted = isinstance(record.kind, Global) and record.kind.module.startswith("__torch__")
-        volatile = state.get("_non_persistent_buffers_set") or ()
-        for group in [state] if scripted else [mapping(state.get("_parameters")), mapping(state.get("_buffers"))]:
-            for name, value in group.items():
-                if isinstance(value, Stored) and name not in volatile:
-                    found[f"{prefix}{name}"] = value
-        children = state if scripted else mapping(state.get("_modules"))
-        for name, child in reversed(list(children.items())):
-            if isinstance(child, Record):
-                waiting.append((f"{prefix}{name}.", child))
-    return found
-
-
-def iter_waiting(waiting: list[Any]) -> Iterator[Any]:
-    """Pop until nothing waits, while more may be added."""
-    while waiting:
-        yield waiting.pop()
-
-
-def is_module(value: Any) -> bool:
-    """Whether a record is that of a pickled module."""
-    if not isinstance(value, Record) or not isinstance(value.state, Mapping):
-        return False
-    scripted = isinstance(value.kind, Global) and value.kind.module.startswith("__torch__")
-    return scripted or {"_parameters", "_modules"} <= value.state.keys()
-
-
-def mapping(value: Any) -> Mapping[Any, Any]:
-    """The items of a dictionary, or of a record of some class of dictionaries; empty for anything else."""
-    if isinstance(value, Mapping):
-        return value
-    return value.pairs if isinstance(value, Record) else {}
