@@ -22,7 +22,7 @@ from posthoc.analysis.nulls import draws, mean_alive, stream
 from posthoc.analysis.records import Protocol, plain
 from posthoc.analysis.series import ImageAxis
 from posthoc.errors import PosthocError, UsageError
-from posthoc.files import replacing
+from posthoc.files import replacing, sha256
 from posthoc.store import Activations
 
 FORMAT = "posthoc-audit"
@@ -64,6 +64,7 @@ class Audit:
     """All controls of a run, and for each measure what it responds to, what it does not, and what follows."""
 
     path: str
+    sha256: str
     probe: dict[str, Any]
     protocol: Protocol
     draws: int
@@ -129,6 +130,7 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     verdicts = {measure: _verdict(controls, measure) for measure in MEASURES}
     return Audit(
         path=str(activations.path),
+        sha256=sha256(activations.path),
         probe=activations.config["probe"],
         protocol=protocol,
         draws=count,

@@ -35,6 +35,15 @@ class DFA:
     low: NDArray[np.float64] | None = None
     high: NDArray[np.float64] | None = None
 
+    def relative_log_fluctuation(self) -> NDArray[np.float64]:
+        """Of a batch, log F(s) less its mean over the scales, of the series that have an exponent [live, S].
+
+        The least-squares line through their mean has the mean of their alpha for its slope.
+        """
+        log_F = np.log(self.fluctuation[np.isfinite(self.alpha)])
+        relative: NDArray[np.float64] = log_F - log_F.mean(axis=1, keepdims=True)
+        return relative
+
 
 def published_scales(T: int) -> NDArray[np.int64]:
     """The scales of arXiv 2604.09716: ten from 16 to T // 4, log-spaced, truncated, those with two windows or more.

@@ -5,7 +5,7 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -37,6 +37,7 @@ from posthoc.analysis.nulls import (
     hurst_interval,
     mean_alive,
     metastability_interval,
+    middle,
     stream,
 )
 from posthoc.analysis.records import LEAST_POINTS, EpochMetrics, Protocol, RunMetrics
@@ -51,7 +52,11 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """One epoch by itself: exponents and dead units' reasons, phases, and the draws of its nulls."""
+    """One epoch by itself: exponents and dead units' reasons, phases, and what its nulls gave.
+
+    layer_hurst, layer_metastability: of each layer's units by themselves [L]; curves: relative log F(s), mean and the
+    ends of the middle 95 % of the units (under "units") or of a null's draws (under its name), [3, S] over the scales.
+    """
 
     alpha: FloatArray
     hurst: float
@@ -59,9 +64,13 @@ class Measured:
     interval: tuple[float, float]
     phases: Kuramoto
     phases_interval: tuple[float, float]
-    locking: PhaseLocking | None
     reasons: Counter[str]
-    nulls: dict[str, dict[str, Comparison]]
+    locking: PhaseLocking | None = None
+    layer_hurst: FloatArray | None = None
+    layer_metastability: FloatArray | None = None
+    nulls: dict[str, dict[str, Comparison]] = field(default_factory=dict)
+    scales: list[int] = field(default_factory=list)
+    curves: dict[str, FloatArray] = field(default_factory=dict)
 
 
 def compute_metrics(
@@ -97,8 +106,8 @@ def compute_metrics(
     if spectral:
         units = [(layer, None) for layer in activations.layers]
     geometry = representations.representation(activations, activations.signals[0])
-    nothing = np.full((len(activations.layers),) * 2, np.nan)
-    locking = [one.locking or PhaseLocking(nothing, nothing) for one in measured] if layers is not None else []
+    of_layers = measured if layers is not None else []
+    L = len(activations.layers)
     return RunMetrics(
         protocol=protocol,
         scales=tuple(protocol.scales_for(_length(activations, protocol)).tolist()),
@@ -116,15 +125,36 @@ def compute_metrics(
         ),
         phase_locking={
             "layers": activations.layers,
-            "plv": [one.plv.round(6).tolist() for one in locking],
-            "ppc": [one.ppc.round(6).tolist() for one in locking],
+            "plv": _table(L, [one.locking.plv if one.locking else None for one in of_layers]),
+            "ppc": _table(L, [one.locking.ppc if one.locking else None for one in of_layers]),
         },
+        layers={
+            "layers": activations.layers,
+            "hurst": _table(L, [one.layer_hurst for one in of_layers]),
+            "metastability": _table(L, [one.layer_metastability for one in of_layers]),
+        },
+        fluctuation=tuple(
+            {
+                "scales": one.scales,
+                "curves": {
+                    name: dict(zip(("mean", "low", "high"), curve.round(6).tolist(), strict=True))
+                    for name, curve in one.curves.items()
+                },
+            }
+            for one in measured
+        ),
         representation={
             name: value if name == "layers" else np.round(value, 6).tolist() for name, value in vars(geometry).items()
         },
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
     )
+
+
+def _table(L: int, rows: Sequence[FloatArray | None]) -> list[Any]:
+    """Values by layer, or by pair of layers, of every epoch as JSON has them; NaN at the epochs that have none."""
+    shape = next((row.shape for row in rows if row is not None), (L,))
+    return [(np.full(shape, np.nan) if row is None else row).round(6).tolist() for row in rows]
 
 
 WhiteDraws = dict[tuple[int, int], dict[str, dict[str, FloatArray]]]
@@ -146,7 +176,7 @@ def _measure(
     if len(scales) < 2:  # the first epochs of the epoch axis
         nothing = Kuramoto(np.full(T, np.nan), np.nan, np.nan, 0)
         reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
-        return Measured(np.full(U, np.nan), np.nan, np.nan, NOWHERE, nothing, NOWHERE, None, reasons, {})
+        return Measured(np.full(U, np.nan), np.nan, np.nan, NOWHERE, nothing, NOWHERE, reasons)
     result = dfa(series, scales, fluctuation=protocol.fluctuation)
     live = np.array([reason not in ("constant", "non-finite") for reason in result.reason])
     phases = kuramoto(series)
@@ -168,6 +198,7 @@ def _measure(
     strata = np.zeros(U, np.int64) if layers is None else layers
     low, high = hurst_interval(result.alpha, strata, stream(seed, epoch, "white", 2**32 - 1))
     comparisons: dict[str, dict[str, Comparison]] = {}
+    curves = {"units": middle(result.relative_log_fluctuation())}
     if nulls:
         key = (int(live.sum()), T)
         options = (live, scales, protocol.fluctuation, nulls, seed)
@@ -179,8 +210,11 @@ def _measure(
             if "H" in drawn:
                 # By alpha as measured: debiasing keeps its order, but ends where the calibration does.
                 by_alpha = compare(alpha, drawn["H"])
-                found["hurst"] = replace(by_alpha, mean=float(finish(by_alpha.mean)))
+                found["hurst"] = replace(
+                    by_alpha, **{name: float(finish(getattr(by_alpha, name))) for name in ("mean", "low", "high")}
+                )
                 found["integration"] = compare(h_eff, np.asarray(_h_eff(finish(drawn["H"], math.inf), protocol)))
+                curves[null] = middle(drawn["F"])
             if "M" in drawn:
                 found["metastability"] = compare(phases.metastability, drawn["M"])
     return Measured(
@@ -190,10 +224,22 @@ def _measure(
         interval=(float(finish(low)), float(finish(high))),
         phases=phases,
         phases_interval=metastability_interval(series, phases.metastability),
-        locking=None if layers is None else phase_locking(series, layers),
         reasons=reasons,
         nulls=comparisons,
+        scales=scales.tolist(),
+        curves=curves,
+        **({} if layers is None else _by_layer(series, finish(result.alpha), layers)),
     )
+
+
+def _by_layer(series: FloatArray, hurst: FloatArray, layers: NDArray[np.int64]) -> dict[str, Any]:
+    """Exponent and metastability of each layer by itself, and the phase locking between the layers."""
+    members = [layers == layer for layer in range(layers[-1] + 1)]
+    return {
+        "locking": phase_locking(series, layers),
+        "layer_hurst": np.array([mean_alive(hurst[own]) for own in members]),
+        "layer_metastability": np.array([kuramoto(series[own]).metastability for own in members]),
+    }
 
 
 NOWHERE = (math.nan, math.nan)

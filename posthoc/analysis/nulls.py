@@ -1,5 +1,6 @@
 """Is there anything in the number? Every measure against redrawn data, and the intervals of what is left."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,13 +20,16 @@ NAMES = ("white", "label", "order", "split", "channel", "time", "phase")
 class Comparison:
     """A value beside its null: mean and standard deviation of B draws, z = (value - mean) / sd, two-sided p.
 
-    p = (1 + number of draws as far from the null's mean as the value) / (B + 1); NaN where nothing can be compared.
+    p = (1 + number of draws as far from the null's mean as the value) / (B + 1); low, high: the range of the middle
+    95 % of the draws. NaN where nothing can be compared.
     """
 
     mean: float
     sd: float
     z: float
     p: float
+    low: float = math.nan
+    high: float = math.nan
 
 
 def compare(value: float, drawn: FloatArray) -> Comparison:
@@ -36,10 +40,12 @@ def compare(value: float, drawn: FloatArray) -> Comparison:
     """
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) < 2 or not np.isfinite(value):
-        return Comparison(np.nan, np.nan, np.nan, np.nan)
+        return Comparison(math.nan, math.nan, math.nan, math.nan)
     mean, sd = float(drawn.mean()), float(drawn.std(ddof=1))
     as_far = int((np.abs(drawn - mean) >= abs(value - mean)).sum())
-    return Comparison(mean, sd, float((value - mean) / sd) if sd > 0 else np.nan, (1 + as_far) / (len(drawn) + 1))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    z = float((value - mean) / sd) if sd > 0 else math.nan
+    return Comparison(mean, sd, z, (1 + as_far) / (len(drawn) + 1), float(low), float(high))
 
 
 def stream(seed: int, epoch: int, null: str, draw: int) -> np.random.Generator:
@@ -59,10 +65,14 @@ def draws(
 ) -> dict[str, dict[str, FloatArray]]:
     """For each null the mean alpha over units (H) and the metastability (M) of `count` draws, [count] each.
 
-    live: [U], the units to draw for; nulls: which, and for which measures (default: all of the axis, for theirs).
+    With H come the curves behind it (F), [count, S]: of each draw the relative log F(s), averaged over units. live: [U],
+    the units to draw for; nulls: which, and for which measures (default: all of the axis, for theirs).
     """
     chosen = axis.nulls if nulls is None else nulls
     found = {null: {measure: np.full(count, np.nan) for measure in measures} for null, measures in chosen.items()}
+    for null, measures in chosen.items():
+        if "H" in measures:
+            found[null]["F"] = np.full((count, len(scales)), np.nan)
     if not live.any():
         return found
     tasks = [(null, draw) for null in chosen for draw in range(count)]
@@ -71,7 +81,9 @@ def draws(
         for null, draw in tasks[first:last]:
             series = axis.redraw(null, stream(seed, epoch, null, draw), live)
             if "H" in chosen[null]:
-                found[null]["H"][draw] = mean_alive(dfa(series, scales, fluctuation=fluctuation).alpha)
+                result = dfa(series, scales, fluctuation=fluctuation)
+                found[null]["H"][draw] = mean_alive(result.alpha)
+                found[null]["F"][draw] = middle(result.relative_log_fluctuation())[0]
             if "M" in chosen[null]:
                 found[null]["M"][draw] = kuramoto(series).metastability
 
@@ -83,6 +95,14 @@ def mean_alive(alpha: FloatArray) -> float:
     """Mean over the units that have an exponent; NaN where none has."""
     alive = alpha[np.isfinite(alpha)]
     return float(alive.mean()) if len(alive) else np.nan
+
+
+def middle(values: FloatArray) -> FloatArray:
+    """Mean of curves [n, S] and the ends of the middle 95 % of them at each point, [3, S]; NaN where there is none."""
+    values = values[np.isfinite(values).all(axis=1)]
+    if not len(values):
+        return np.full((3, values.shape[1]), np.nan)
+    return np.array([values.mean(axis=0), *np.quantile(values, [0.025, 0.975], axis=0)])
 
 
 def hurst_interval(

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
@@ -119,9 +119,12 @@ class EpochMetrics:
 class RunMetrics:
     """All measures of one run.
 
-    channels: layer, channel and Hurst exponent, as measured, per epoch [E] of every unit; phase_locking: the layers, and the mean
-    phase-locking value (plv) and pairwise phase consistency (ppc) between their channels, [E, L, L] each;
-    representation: effective rank, participation ratio and debiased CKA of the layers (see `representation`).
+    channels: layer, channel and Hurst exponent, as measured, per epoch [E] of every unit; phase_locking: the layers, and
+    the mean phase-locking value (plv) and pairwise phase consistency (ppc) between their channels, [E, L, L] each;
+    layers: exponent and metastability of each layer by itself, [E, L] each (neither on the depth axis, whose units are
+    images); fluctuation: for each epoch its scales and the curves log F(s), each less its mean over the scales, of the
+    units and of every null of H: mean and the ends of the middle 95 % of the units, or draws; representation: effective
+    rank, participation ratio and debiased CKA of the layers (see `representation`).
     """
 
     protocol: Protocol
@@ -132,22 +135,37 @@ class RunMetrics:
     channels: tuple[dict[str, Any], ...]
     phase_locking: dict[str, Any]
     representation: dict[str, Any]
+    layers: dict[str, Any] = field(default_factory=dict)
+    fluctuation: tuple[dict[str, Any], ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def column(self, name: str) -> FloatArray:
         """One field over all epochs, [E]."""
         return np.array([getattr(epoch, name) for epoch in self.epochs], dtype=float)
 
+    def null(self, null: str, measure: str, name: str = "mean") -> FloatArray:
+        """One number of a measure's comparison with a null over all epochs, [E]; NaN where there is none."""
+        found = (epoch.nulls.get(null, {}).get(measure) for epoch in self.epochs)
+        return np.array([math.nan if one is None else getattr(one, name) for one in found])
+
+    def chart(self, name: str, epoch: int | None = None) -> Any:
+        """A figure of the report as an Altair chart (extra `report`); epoch: of figures of one epoch (default: last).
+
+        Raises UsageError for a name that `posthoc report --list` does not know.
+        """
+        from posthoc.report.figures import chart
+
+        return chart(self, name, epoch)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of metrics.json: plain values, NaN as None."""
-        content = {
+        header = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "created_by": f"posthoc {__version__}",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            **asdict(self),
+            "created_by": f"posthoc {self.versions.get('posthoc', __version__)}",
         }
-        values: dict[str, Any] = plain(content)
+        values: dict[str, Any] = plain(header | asdict(self))
         return values
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -170,8 +188,8 @@ class RunMetrics:
             writer.writerows(rows)
 
 
-def load_metrics(path: str | PathLike[str]) -> dict[str, Any]:
-    """The content of a metrics.json. Raises PosthocError where it is absent or not one."""
+def load_metrics(path: str | PathLike[str]) -> RunMetrics:
+    """Read a metrics.json. Raises PosthocError where it is absent, damaged or not one."""
     try:
         content = json.loads(Path(path).read_text())
     except OSError as error:
@@ -184,7 +202,39 @@ def load_metrics(path: str | PathLike[str]) -> dict[str, Any]:
         raise PosthocError(
             f"{path} is of format version {content.get('format_version')}, newer than this posthoc reads; upgrade it."
         )
-    return content
+    try:
+        return _run(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PosthocError(f"{path} is damaged ({error!r}); write it again with `posthoc metrics`.") from error
+
+
+def _run(content: dict[str, Any]) -> RunMetrics:
+    epochs = []
+    for values in content["epochs"]:
+        epoch = {"loss": math.nan, **_record(EpochMetrics, values)}
+        epoch["nulls"] = {
+            null: {measure: Comparison(**_record(Comparison, found)) for measure, found in measures.items()}
+            for null, measures in values["nulls"].items()
+        }
+        epochs.append(EpochMetrics(**epoch))
+    run = _record(RunMetrics, content)
+    run["protocol"] = Protocol(**_record(Protocol, content["protocol"]))
+    return RunMetrics(**run | {"epochs": tuple(epochs)})
+
+
+def _record(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """What a dataclass has fields for, its numbers NaN where JSON has null and its tuples as such."""
+    found: dict[str, Any] = {}
+    for one in fields(kind):
+        if one.name in values:
+            value = values[one.name]
+            if one.type is float and value is None:
+                value = math.nan
+            elif isinstance(value, list) and one.type is not list:
+                pair = one.type == tuple[float, float]
+                value = tuple(math.nan if pair and item is None else item for item in value)
+            found[one.name] = value
+    return found
 
 
 def plain(value: Any) -> Any:

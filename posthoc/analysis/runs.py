@@ -5,7 +5,7 @@ import glob
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stability_index, z_scores
 from posthoc.analysis.nulls import block_bootstrap, stream
-from posthoc.analysis.records import load_metrics
+from posthoc.analysis.records import RunMetrics, load_metrics
 from posthoc.errors import PosthocError, UsageError
 
 FloatArray = NDArray[np.float64]
@@ -134,40 +134,39 @@ def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> 
 
 
 def _from_metrics(path: Path, name: str) -> Run:
-    content = load_metrics(path)
-    config, protocol = content["input"]["config"], content["protocol"]
-    epochs = [epoch for epoch in content["epochs"] if not epoch["untrained"]]
+    return as_run(load_metrics(path), name)
 
-    def column(key: str) -> FloatArray:
-        return np.array([math.nan if epoch.get(key) is None else epoch[key] for epoch in epochs], dtype=float)
 
+def as_run(metrics: RunMetrics, name: str) -> Run:
+    """A run's measures as one row of a comparison has them."""
+    config, protocol = metrics.input["config"], metrics.protocol
+    trained = ~metrics.column("untrained").astype(bool)
+    epochs = [epoch for epoch in metrics.epochs if not epoch.untrained]
     about = {
         "model": config["model"]["name"],
         "dataset": config.get("dataset") or config["probe"]["name"],
         "probe": config["probe"]["name"],
         "images": config["probe"]["images"],
         "classes": config["probe"]["classes"],
-        "protocol": protocol["name"],
-        **{key: value for key, value in protocol.items() if key != "name"},
-        "accuracy_source": content["summary"].get("accuracy_source"),
+        "protocol": protocol.name,
+        **{key: value for key, value in asdict(protocol).items() if key != "name"},
+        "accuracy_source": metrics.summary.get("accuracy_source"),
     }
     said = {"recipe": config.get("recipe"), "seed": config.get("training_seed")}
     about |= {name: value for name, value in said.items() if value is not None}
     return Run(
         name=name,
         about=about,
-        when=tuple(
-            epoch["epoch"] if epoch["epoch"] is not None else epoch["step"] or k for k, epoch in enumerate(epochs)
-        ),
-        accuracy=column("accuracy"),
-        loss=column("loss"),
-        hurst=column("hurst"),
-        h_eff=column("integration"),
-        m=column("metastability"),
-        w_h=protocol["w_h"],
-        window=protocol["window"],
-        nulls=content["summary"].get("nulls", {}),
-        draws=content["summary"].get("draws", 0),
+        when=tuple(epoch.epoch if epoch.epoch is not None else epoch.step or k for k, epoch in enumerate(epochs)),
+        accuracy=metrics.column("accuracy")[trained],
+        loss=metrics.column("loss")[trained],
+        hurst=metrics.column("hurst")[trained],
+        h_eff=metrics.column("integration")[trained],
+        m=metrics.column("metastability")[trained],
+        w_h=protocol.w_h,
+        window=protocol.window,
+        nulls=metrics.summary.get("nulls", {}),
+        draws=metrics.summary.get("draws", 0),
     )
 
 

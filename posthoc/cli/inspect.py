@@ -125,7 +125,7 @@ def _activations(path: Path) -> None:
 def _metrics(path: Path) -> None:
     from posthoc.analysis.records import load_metrics
 
-    content = load_metrics(path)
+    content = load_metrics(path).to_dict()
     config: dict[str, Any] = content["input"]["config"]
     notes([
         ("metrics", f"{path}, {content['created']}"),

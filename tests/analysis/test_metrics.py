@@ -122,6 +122,18 @@ def test_measures_of_a_real_file_are_those_of_the_formulas(activations_file):
             series, [layer for layer, row in zip(layers, signal, strict=True) if np.ptp(row) > 0]
         )
         np.testing.assert_allclose(metrics.phase_locking["plv"][e], plv, atol=1e-6)
+        of_layer = np.array([layer == layers[-1] for layer, row in zip(layers, signal, strict=True) if np.ptp(row) > 0])
+        alive = of_layer & ~np.array(flat)
+        assert metrics.layers["hurst"][e][-1] == pytest.approx(np.mean(np.array(alphas)[alive]), abs=1e-6)
+        R_layer = naive.order_parameter(series[of_layer])
+        assert metrics.layers["metastability"][e][-1] == pytest.approx(R_layer.std(), abs=1e-6)
+        log_F = np.log([naive.fluctuation(row, scales, "published") for row in series[~np.array(flat)]])
+        curves = metrics.fluctuation[e]
+        assert curves["scales"] == list(scales)
+        expected = (log_F - log_F.mean(axis=1, keepdims=True)).mean(axis=0)
+        np.testing.assert_allclose(curves["curves"]["units"]["mean"], expected, atol=1e-6)
+        slope = np.polyfit(np.log(scales), curves["curves"]["units"]["mean"], 1)[0]
+        assert slope == pytest.approx(hurst, abs=1e-5)
     assert metrics.epochs[0].untrained
     assert [epoch.epoch for epoch in metrics.epochs] == [0, 1, 2, 3, 4]
     assert math.isnan(metrics.epochs[0].stability_index)
@@ -136,10 +148,15 @@ def test_measures_of_a_real_file_are_those_of_the_formulas(activations_file):
 
 def test_the_saved_file_reads_back(activations_file, tmp_path):
     with open_activations(activations_file) as activations:
-        metrics = compute_metrics(activations)
+        metrics = compute_metrics(activations, nulls=3)
     metrics.save(tmp_path / "metrics.json")
     metrics.save_csv(tmp_path / "metrics.csv")
-    content = load_metrics(tmp_path / "metrics.json")
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    again = load_metrics(tmp_path / "metrics.json")
+    assert again.to_dict() == metrics.to_dict() == content
+    assert again.protocol == metrics.protocol
+    np.testing.assert_array_equal(again.column("volatility"), metrics.column("volatility"))
+    np.testing.assert_array_equal(again.null("white", "hurst"), metrics.null("white", "hurst"))
     assert content["format_version"] == 1
     assert content["protocol"]["smooth"] == 5
     assert content["epochs"][2]["integration"] == metrics.epochs[2].integration
