@@ -80,6 +80,17 @@ class Audit:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def load_audit(path: str | PathLike[str]) -> dict[str, Any]:
+    """The content of an audit.json. Raises PosthocError where it is absent or not one."""
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise PosthocError(f"Cannot read {path} ({error}); give what `posthoc audit` wrote.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PosthocError(f"{path} is not an audit; give what `posthoc audit` wrote.")
+    return content
+
+
 def audit(activations: Activations, protocol: Protocol | None = None, count: int = 50, seed: int = 0) -> Audit:
     """Audit the last checkpoint of a run, and the untrained one where there is one.
 

@@ -13,7 +13,17 @@ from posthoc.analysis.kuramoto import kuramoto, unit_phasors
 from posthoc.analysis.series import Axis
 
 FloatArray = NDArray[np.float64]
-NAMES = ("white", "label", "order", "split", "channel", "time", "phase")
+DESCRIPTIONS = {
+    "white": "pure noise through the same protocol",
+    "label": "labels permuted",
+    "order": "images reordered within their class",
+    "split": "each class split in ten at random",
+    "channel": "images reordered within their class, each channel by itself",
+    "time": "points in time permuted",
+    "phase": "spectral phases randomised",
+}
+NAMES = tuple(DESCRIPTIONS)
+"""In an order that stays: streams of random numbers are keyed by it."""
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,11 @@ def load_runs(places: Sequence[str]) -> list[Run]:
 
     Raises PosthocError for a place without any.
     """
+    return [as_run(load_metrics(path), name) for path, name in find_metrics(places)]
+
+
+def find_metrics(places: Sequence[str]) -> list[tuple[Path, str]]:
+    """The metrics files at these places, each once, with the name of its run; see `load_runs`."""
     paths: list[Path] = []
     for place in places:
         found = _matching(place)
@@ -114,8 +119,7 @@ def load_runs(places: Sequence[str]) -> list[Run]:
                 raise PosthocError(f"{path} holds no metrics.json; give what `posthoc metrics` wrote.")
             paths += inside
     paths = _once(paths)
-    names = _distinct(paths)
-    return [_from_metrics(path, name) for path, name in zip(paths, names, strict=True)]
+    return list(zip(paths, _distinct(paths), strict=True))
 
 
 def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> list[Run]:
@@ -131,10 +135,6 @@ def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> 
         raise UsageError(f"No column is called {', '.join(sorted(unknown))}; map {', '.join(COLUMNS)}.")
     files = _once([match for place in paths for match in _matching(place)])
     return [_from_csv(path, columns, asked, name) for path, name in zip(files, _distinct(files), strict=True)]
-
-
-def _from_metrics(path: Path, name: str) -> Run:
-    return as_run(load_metrics(path), name)
 
 
 def as_run(metrics: RunMetrics, name: str) -> Run:

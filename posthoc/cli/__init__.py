@@ -15,6 +15,7 @@ COMMANDS = {
     "metrics": "Integration, metastability and stability index, epoch by epoch.",
     "audit": "Say what the measures of a run respond to: labels, classes, smoothing, training.",
     "compare": "Runs side by side: groups, stopping rules, sensitivity.",
+    "report": "One page of pictures about runs, or one figure of it.",
     "inspect": "Say what a checkpoint folder, a checkpoint, an activations or a metrics file holds.",
 }
 

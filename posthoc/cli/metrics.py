@@ -153,20 +153,13 @@ def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
     return lines + null_notes(summary)
 
 
-NULLS = {
-    "white": "pure noise through the same protocol",
-    "label": "labels permuted",
-    "order": "images reordered within their class",
-    "split": "each class split in ten at random",
-    "channel": "images reordered within their class, each channel by itself",
-    "time": "points in time permuted",
-    "phase": "spectral phases randomised",
-}
 MEASURES = {"integration": "H_eff", "metastability": "M"}
 
 
 def null_notes(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """In words, what can be told from what, at a false discovery rate of 5 % over the epochs."""
+    from posthoc.analysis.nulls import DESCRIPTIONS
+
     lines = []
     for null, measures in summary["nulls"].items():
         for measure, title in MEASURES.items():
@@ -176,7 +169,7 @@ def null_notes(summary: dict[str, Any]) -> list[tuple[str, str]]:
                     f"told apart in {told} of {epochs} epochs" if told else f"not told apart in any of {epochs} epochs"
                 )
                 value = _text(summary[f"{measure}_mean"])
-                text = f"{title} {value} against {_text(found['null_mean'])} with {NULLS[null]}: {verdict}"
+                text = f"{title} {value} against {_text(found['null_mean'])} with {DESCRIPTIONS[null]}: {verdict}"
                 lines.append((f"null: {null}", text))
     return lines
 

@@ -1,0 +1,165 @@
+"""posthoc report: metrics.json -> a page, a figure, or scalars."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from posthoc.errors import PosthocError, UsageError
+
+if TYPE_CHECKING:
+    from posthoc.report.page import Source
+
+
+@click.command(name="report")
+@click.argument("metrics", nargs=-1)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Default: report.html beside METRICS, or here for several runs.",
+)
+@click.option("--figure", metavar="NAME", help="Save one figure instead, as .svg, .png or .pdf.")
+@click.option("--list", "listing", is_flag=True, help="Name the figures.")
+@click.option("--epoch", type=int, help="Of a figure of one epoch: which (default: the last).")
+@click.option("--width", type=click.IntRange(min=100), default=480, help="Of a saved figure, in points (1/72 inch).")
+@click.option("--font", help="Of a saved figure (default: Helvetica or the like).")
+@click.option("--dpi", type=click.IntRange(min=30), default=300, help="Of a saved .png.")
+@click.option(
+    "--audit",
+    "audit_file",
+    type=click.Path(path_type=Path),
+    help="Default: audit.json beside METRICS, if it is of the same activations.",
+)
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the epochs as scalars under DIR/RUN instead.",
+)
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+def command(
+    metrics: tuple[str, ...],
+    output: Path | None,
+    figure: str | None,
+    listing: bool,
+    epoch: int | None,
+    width: int,
+    font: str | None,
+    dpi: int,
+    audit_file: Path | None,
+    tensorboard: Path | None,
+    show: bool,
+    force: bool,
+) -> None:
+    """One self-contained page about the runs in METRICS: metrics.json files, folders that hold some, or globs."""
+    from posthoc.files import refuse_existing, replacing
+
+    if tensorboard is None:
+        _require_extra()
+    if listing:
+        _list()
+        return
+    if not metrics:
+        raise UsageError("Which runs? Give metrics.json files, or folders that hold some.")
+    sources = _sources(metrics, audit_file)
+    if tensorboard is not None:
+        from posthoc.report.scalars import write_scalars
+
+        for source in sources:
+            click.echo(write_scalars(source.metrics, tensorboard / source.name, force))
+        return
+    if figure is not None:
+        if output is None:
+            raise UsageError(f"Where to? Give -o {figure}.pdf, .svg or .png.")
+        refuse_existing(output, force)
+        _save(figure, sources, output, epoch, width, dpi, font)
+        return
+    from posthoc.report.page import page
+
+    if output is None:
+        output = Path("report.html") if len(sources) > 1 else Path(sources[0].path).with_name("report.html")
+    refuse_existing(output, force)
+    content = page(sources)
+    with replacing(output) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+    click.echo(output)
+    if show:
+        import webbrowser
+
+        webbrowser.open(output.resolve().as_uri())
+
+
+def _require_extra() -> None:
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise PosthocError("Figures need the extra report: pip install 'posthoc[report]'.") from error
+
+
+def _list() -> None:
+    from posthoc.report import comparisons, figures
+
+    for title, functions in (("of one run", figures.FIGURES), ("of an audit", {"audit": comparisons.audit}),
+                             ("of several runs", comparisons.FIGURES)):  # fmt: skip
+        for name, function in functions.items():
+            click.echo(f"{name:12s}  {(function.__doc__ or '').splitlines()[0]} ({title})")
+
+
+def _sources(places: tuple[str, ...], audit_file: Path | None) -> "list[Source]":
+    from posthoc.analysis.audit import load_audit
+    from posthoc.analysis.records import load_metrics
+    from posthoc.analysis.runs import find_metrics
+    from posthoc.report.page import Source
+
+    found = find_metrics(places)
+    if audit_file is not None and len(found) > 1:
+        raise UsageError("--audit goes with one run; of several, the audit.json beside each is taken.")
+    sources = []
+    for path, name in found:
+        metrics = load_metrics(path)
+        beside = audit_file or path.with_name("audit.json")
+        audit = load_audit(beside) if audit_file or beside.exists() else None
+        if audit is not None and audit.get("sha256") != metrics.input["sha256"]:
+            if audit_file:
+                raise PosthocError(f"{audit_file} is the audit of other activations than those of {path}.")
+            audit = None
+        sources.append(Source(name, str(path), metrics, audit))
+    return sources
+
+
+def _save(
+    name: str, sources: "list[Source]", output: Path, epoch: int | None, width: int, dpi: int, font: str | None
+) -> None:
+    """Write one figure and print what to say of it."""
+    from posthoc.analysis.runs import as_run, in_one_unit
+    from posthoc.report import comparisons, figures
+    from posthoc.report.export import FONT, export
+
+    build: Any
+    if name in comparisons.FIGURES:
+        if len(sources) < 2:
+            raise UsageError(f"The figure {name} compares runs; give more than one metrics file.")
+        runs = in_one_unit([as_run(source.metrics, source.name) for source in sources])
+        build = lambda wide: comparisons.FIGURES[name](runs, wide)  # noqa: E731
+    elif len(sources) > 1:
+        raise UsageError(f"The figure {name} is of one run, and these are {len(sources)}.")
+    elif name == "audit":
+        audit = sources[0].audit
+        if audit is None:
+            raise PosthocError(
+                f"No audit.json of these activations lies beside {sources[0].path}; run `posthoc audit`."
+            )
+        build = lambda wide: comparisons.audit(audit, wide)  # noqa: E731
+    elif name in figures.FIGURES:
+        build = lambda wide: figures.FIGURES[name](sources[0].metrics, epoch, wide)  # noqa: E731
+    else:
+        known = ", ".join([*figures.FIGURES, "audit", *comparisons.FIGURES])
+        raise UsageError(f"No figure is called {name!r}; there are {known}.")
+    figure = export(build, output, width, font or FONT, dpi / 72)
+    for text in (figure.title + ".", figure.explanation, figure.caution):
+        if text:
+            click.echo(text)
+    click.echo(output, err=True)

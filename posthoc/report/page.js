@@ -1,0 +1,86 @@
+"use strict";
+{
+  const { charts, ats } = JSON.parse(document.getElementById("data").textContent);
+  const unit = document.querySelector("nav label").textContent;
+  const slider = document.getElementById("slider");
+  const views = new Map();
+  let chosen = ats[ats.length - 1];
+
+  // What a figure of one epoch shows: it may keep only some of them.
+  const shown = (epochs, at) => (epochs.length ? epochs.filter((own) => own <= at).pop() ?? epochs[0] : at);
+
+  const show = (at) => {
+    for (const [id, view] of views) {
+      if (charts[id].hasEpoch) view.signal("epoch", shown(charts[id].epochs, at)).runAsync();
+    }
+    for (const output of document.querySelectorAll("output.at")) {
+      const own = output.closest("figure")?.querySelector(".chart").id;
+      output.textContent = own ? `(${unit} ${shown(charts[own].epochs, at)})` : `${at}`;
+    }
+  };
+  const choose = (at) => {
+    chosen = at;
+    slider.value = ats.indexOf(at);
+    slider.setAttribute("aria-valuetext", `${unit} ${at}`);
+    show(at);
+  };
+
+  // Panels grow or shrink by what the drawing, with its axes and legends, is off from the room there is.
+  const fit = (id) => {
+    const view = views.get(id), box = document.getElementById(id), { columns, widest } = charts[id];
+    const svg = box.querySelector("svg");
+    if (!svg || widest === 0 || !box.clientWidth) return;
+    const room = Math.min(box.clientWidth, widest ?? Infinity);
+    const excess = (svg.width.baseVal.value - room) / columns;
+    if (Math.abs(excess) < 1) return;
+    const { signals } = view.getState({ signals: (name) => /^(width|childWidth|(\w+_)?(child_)?width)$/.test(name ?? ""), data: () => false });
+    for (const [name, value] of Object.entries(signals)) {
+      if (typeof value === "number") view.signal(name, Math.max(90, value - excess));
+    }
+    return view.resize().runAsync();
+  };
+
+  const draw = async (box) => {
+    const own = charts[box.id];
+    if (box.clientWidth < 480) {
+      own.columns = 1;
+      own.spec.config.legend.columns = 2;
+      own.spec.config.axis.labelLimit = 0.35 * box.clientWidth;
+      for (const panel of own.spec.vconcat ?? []) if (panel.facet) panel.columns = 1;
+    }
+    const { view } = await vegaEmbed(box, own.spec, { renderer: "svg", actions: false, mode: "vega-lite", logLevel: 1 });
+    own.hasEpoch = (own.spec.params ?? []).some((parameter) => parameter.name === "epoch");
+    views.set(box.id, view);
+    await fit(box.id);
+    await fit(box.id); // labels that came or went with the new width
+    for (const { name } of own.spec.params ?? []) {
+      if (!name.startsWith("hover_")) continue;
+      view.addSignalListener(name, (_, value) => show(value.at?.[0] ?? chosen));
+    }
+    box.addEventListener("click", () => {
+      for (const { name } of own.spec.params ?? []) {
+        const at = name.startsWith("hover_") ? view.signal(name).at?.[0] : undefined;
+        if (at !== undefined) choose(at);
+      }
+    });
+    new ResizeObserver(() => fit(box.id)).observe(box);
+  };
+  const drawn = new Set();
+  const drawAll = async (root) => {
+    for (const box of root.querySelectorAll(".chart")) {
+      if (drawn.has(box.id) || !box.checkVisibility()) continue;
+      drawn.add(box.id);
+      await draw(box);
+    }
+    show(chosen);
+  };
+
+  slider.addEventListener("input", () => choose(ats[slider.value]));
+  for (const run of document.querySelectorAll("details.run")) run.addEventListener("toggle", () => drawAll(run));
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  document.getElementById("theme").addEventListener("click", () => {
+    const now = document.documentElement.style.colorScheme || (dark.matches ? "dark" : "light");
+    document.documentElement.style.colorScheme = now === "dark" ? "light" : "dark";
+  });
+  drawAll(document).then(() => document.documentElement.setAttribute("data-drawn", ""));
+}

@@ -1,0 +1,181 @@
+"""The report: one page of HTML that needs nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from posthoc import __version__
+from posthoc.analysis.compare import Row, tabulate
+from posthoc.analysis.nulls import DESCRIPTIONS
+from posthoc.analysis.records import RunMetrics
+from posthoc.analysis.runs import Run, as_run, in_one_unit
+from posthoc.analysis.stopping import compare_rules
+from posthoc.errors import PosthocError
+from posthoc.report import comparisons
+from posthoc.report.figures import FIGURES, Figure, unit, when
+from posthoc.report.theme import COLOURS, config, on_page
+
+FONT = "system-ui, sans-serif"
+WIDTH = 600
+"""Pixels of a panel before the page fits it to its place."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run to report on: its name, its file, its measures, and its audit if there is one."""
+
+    name: str
+    path: str
+    metrics: RunMetrics
+    audit: Mapping[str, Any] | None = None
+
+
+def page(sources: Sequence[Source]) -> str:
+    """The report on one run, or on several: first all beside each other, then each by itself."""
+    runs = in_one_unit([as_run(source.metrics, source.name) for source in sources])
+    rows = tabulate(runs)
+    charts: dict[str, Any] = {}
+    overview = _overview(runs, rows, charts) if len(sources) > 1 else None
+    sections = [_run(source, row, charts, f"run{k}") for k, (source, row) in enumerate(zip(sources, rows, strict=True))]
+    ats = sorted({at for source in sources for at in when(source.metrics)})
+    units = {unit(source.metrics) for source in sources}
+    folder = files("posthoc.report")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _number
+    template = environment.from_string((folder / "page.html").read_text())
+    return template.render(
+        title=f"{sources[0].name}: posthoc report" if len(sources) == 1 else f"{len(sources)} runs: posthoc report",
+        overview=overview,
+        runs=sections,
+        unit=units.pop() if len(units) == 1 else "epoch or step",
+        ats=ats,
+        charts=charts,
+        colours=list(COLOURS),
+        version=__version__,
+        style=Markup((folder / "page.css").read_text()),
+        script=Markup((folder / "page.js").read_text()),
+        vega=Markup(_vega()),
+    )
+
+
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed for a script element."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle.replace("</script", "<\\/script")
+
+
+def _place(figure: Figure, charts: dict[str, Any], run: str) -> dict[str, Any]:
+    """What the template shows of a figure; its specification goes to `charts`."""
+    key = f"{run}-{figure.name}"
+    spec = on_page(figure.specification)
+    spec["config"] = on_page({**spec.get("config", {}), **config(FONT, 12), "background": "transparent"})
+    for parameter in spec.get("params", []):
+        parameter.pop("bind", None)  # the page's own slider
+    charts[key] = {"spec": spec, "epochs": figure.epochs, "columns": figure.columns, "widest": figure.widest}
+    return {"id": key, "title": figure.title, "explanation": figure.explanation, "caution": figure.caution,
+            "chosen": bool(figure.epochs)}  # fmt: skip
+
+
+def _overview(runs: Sequence[Run], rows: Sequence[Row], charts: dict[str, Any]) -> dict[str, Any]:
+    figures = [
+        _place(comparisons.comparison(runs, WIDTH), charts, "all"),
+        _place(comparisons.runs(runs, WIDTH), charts, "all"),
+    ]
+    scores = []
+    if all(run.summary["best_accuracy"] == run.summary["best_accuracy"] for run in runs):
+        figures.append(_place(comparisons.stopping(runs, WIDTH), charts, "all"))
+        scores = compare_rules(runs)
+    return {"figures": figures, "rows": rows, "scores": scores}
+
+
+def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str, Any]:
+    """Everything the template says of one run."""
+    metrics = source.metrics
+    figures, missing = [], []
+    for name, build in FIGURES.items():
+        try:
+            figures.append(_place(build(metrics, None, WIDTH), charts, key))
+        except PosthocError as error:
+            missing.append(f"{name}: {error}")
+    if source.audit:
+        figures.append(_place(comparisons.audit(source.audit, WIDTH), charts, key))
+    else:
+        missing.append("audit: no audit.json of these activations lies beside the metrics; run `posthoc audit`.")
+    epochs = [
+        {"at": at, "untrained": own.untrained, "h": own.hurst, "h_eff": own.integration, "m": own.metastability,
+         "noise": own.nulls["white"]["integration"].mean if "white" in own.nulls else None,
+         "m_noise": own.nulls["white"]["metastability"].mean if "white" in own.nulls else None,
+         "psi": own.stability_index, "volatility": own.volatility, "accuracy": own.accuracy, "dead": own.n_dead}
+        for at, own in zip(when(metrics), metrics.epochs, strict=True)
+    ]  # fmt: skip
+    return {
+        "key": key,
+        "name": source.name,
+        "unit": unit(metrics),
+        "state": row.state,
+        "summary": metrics.summary,
+        "findings": _findings(metrics),
+        "conclusions": source.audit["conclusions"] if source.audit else [],
+        "figures": figures,
+        "missing": missing,
+        "about": _about(metrics),
+        "epochs": epochs,
+    }
+
+
+def _findings(metrics: RunMetrics) -> list[str]:
+    """What can be told from what, one sentence for each null and measure."""
+    said = []
+    for null, measures in metrics.summary.get("nulls", {}).items():
+        for measure, symbol in (("integration", "H_eff"), ("metastability", "M")):
+            if found := measures.get(measure):
+                told, of = found["epochs_told_apart"], found["epochs"]
+                how = (
+                    f"is told in {told} of {of} {unit(metrics)}s"
+                    if told
+                    else f"cannot be told in any of {of} {unit(metrics)}s"
+                )
+                said.append(f"{symbol} {how} from that of {DESCRIPTIONS[null]} (mean {_number(found['null_mean'])}).")
+    return said or ["No nulls were drawn: nothing here can be told from noise. Run `posthoc metrics` with --nulls 99."]
+
+
+def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
+    """What was analysed, in labelled lines."""
+    config, protocol = metrics.input["config"], metrics.protocol
+    probe, model = config["probe"], config["model"]
+    layers = ", ".join(str(layer["name"]) for layer in config.get("layers", []))
+    versions = {**config.get("versions", {}), **metrics.versions}
+    lines = [
+        ("activations", metrics.input["path"]),
+        ("sha256", metrics.input["sha256"]),
+        ("checkpoints", f"{len(metrics.epochs)}, {unit(metrics)} {when(metrics)[0]} to {when(metrics)[-1]}"),
+        ("model", f"{model['name']} ({model.get('source', 'given')})"),
+        ("layers", layers),
+        ("probe", f"{probe['name']}, {probe['images']} images, {probe['classes']} classes"),
+        ("probe sha256", metrics.input["probe_sha256"]),
+        ("device", f"{config.get('device')}, {config.get('dtype')}, batches of {config.get('batch_size')}"),
+        ("protocol", f"{protocol.name}, {protocol.axis} axis, signal {protocol.signal}, smoothing {protocol.smooth}, "
+                     f"scales {', '.join(map(str, metrics.scales))}, fluctuation {protocol.fluctuation}"
+                     + (", calibrated" if protocol.calibrate else "")),
+        ("constants", f"H_opt {protocol.h_opt}, sigma_H {protocol.sigma_h}, w_H {protocol.w_h}, window {protocol.window}, "
+                      f"threshold {protocol.threshold}"),
+        ("nulls", f"{metrics.summary.get('draws', 0)} draws each, seed {metrics.summary.get('seed', 0)}"),
+        ("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value)),
+        ("measured", metrics.created),
+    ]  # fmt: skip
+    said = {
+        "recipe": config.get("recipe"),
+        "data set": config.get("dataset"),
+        "training seed": config.get("training_seed"),
+    }
+    return lines + [(name, str(value)) for name, value in said.items() if value is not None]
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    """A number as the page shows it; a dash where it is absent or NaN."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
