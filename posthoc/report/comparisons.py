@@ -9,7 +9,7 @@ import altair as alt
 from posthoc.analysis.compare import tabulate
 from posthoc.analysis.runs import Run
 from posthoc.analysis.stopping import HINDSIGHT, LOOKS_AHEAD, compare_rules
-from posthoc.report.figures import Figure, data, hover, number, with_epoch
+from posthoc.report.figures import Figure, data, hover, named, names_of, number, with_epoch
 from posthoc.report.theme import INK, MARK, MUTED, NOISE, OTHER, SECOND, THIRD, VALUE
 
 COLUMNS = 3
@@ -20,15 +20,15 @@ def comparison(runs: Sequence[Run], width: int) -> Figure:
     """Mean H_eff and M of every run with their intervals, beside pure noise."""
     titles = {"h_eff": "mean integration H_eff", "m": "mean metastability M"}
     rows, table = [], tabulate(runs)
-    for row in table:
+    for place, row in enumerate(table):
         for key in titles:
             low, high = row.intervals[key]
-            rows.append({"run": row.run.name, "measure": key, "value": number(row.summary[key]), "low": number(low),
+            rows.append({"run": row.run.name, "place": place, "measure": key, "value": number(row.summary[key]), "low": number(low),
                          "high": number(high), "noise": number(row.noise[key]), "state": row.state.name})  # fmt: skip
     panels = []
     for key, title in titles.items():
         base = alt.Chart(data([row for row in rows if row["measure"] == key])).encode(
-            y=alt.Y("run:N", title=None, sort=[run.name for run in runs])
+            y=alt.Y("place:O", title=None, axis=named("runs"))
         )
         x = alt.X(
             "value:Q", title=None, scale=alt.Scale(zero=key == "m", **({"domain": [0, 1]} if key == "h_eff" else {}))
@@ -55,7 +55,7 @@ def comparison(runs: Sequence[Run], width: int) -> Figure:
         "A point is a run's mean over its epochs, the bar its 95 % interval (block bootstrap over epochs), the diamond what "
         "pure noise gives through the same protocol.",
         _confounded(runs),
-        alt.vconcat(*panels, spacing=14),
+        alt.vconcat(*panels, spacing=14).add_params(names_of("runs", [run.name for run in runs])),
     )
 
 
@@ -63,10 +63,10 @@ def runs(several: Sequence[Run], width: int) -> Figure:
     """Integration, metastability and accuracy of every run over its epochs, as small multiples."""
     titles = {"integration": "integration H_eff", "metastability": "metastability M", "accuracy": "accuracy"}
     rows = [
-        {"run": run.name, "at": at, "integration": number(run.h_eff[e]), "metastability": number(run.m[e]),
+        {"run": run.name, "place": place, "at": at, "integration": number(run.h_eff[e]), "metastability": number(run.m[e]),
          "accuracy": number(run.accuracy[e]), "integration_noise": number(run.noise("integration")),
          "metastability_noise": number(run.noise("metastability")), "accuracy_noise": None}
-        for run in several for e, at in enumerate(run.when)
+        for place, run in enumerate(several) for e, at in enumerate(run.when)
     ]  # fmt: skip
     columns = min(COLUMNS, len(several))
     panels = []
@@ -86,7 +86,7 @@ def runs(several: Sequence[Run], width: int) -> Figure:
             data=data(rows),
         ).properties(width=(width - 50 * (columns - 1)) // columns, height=90)  # fmt: skip
         facets = picture.facet(
-            facet=alt.Facet("run:N", title=None, sort=[run.name for run in several], header=alt.Header(labelLimit=200)),
+            facet=alt.Facet("place:O", title=None, header=alt.Header(labelExpr="runs[datum.value]", labelLimit=200)),
             columns=columns,
         ).properties(title=title)
         panels.append(facets)
@@ -95,7 +95,7 @@ def runs(several: Sequence[Run], width: int) -> Figure:
         f"{len(several)} runs side by side, epoch by epoch",
         "All panels of a measure share their scale; the dashed line is the mean of pure noise through the run's protocol.",
         _confounded(several),
-        with_epoch(alt.vconcat(*panels, spacing=18), None),
+        with_epoch(alt.vconcat(*panels, spacing=18), None).add_params(names_of("runs", [run.name for run in several])),
         columns=columns,
     )
 
@@ -111,7 +111,7 @@ def stopping(several: Sequence[Run], width: int) -> Figure:
         "fixed budget": THIRD,
         "reference": MUTED,
     }
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"rule": score.rule, "kind": _kind(score.rule), "saved": number(score.saved_share), "epochs": number(score.saved),
          "lost": number(score.lost), "never": number(score.never), "pareto": score.pareto}
         for score in scores if math.isfinite(score.lost)

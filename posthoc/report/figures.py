@@ -319,13 +319,13 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
             "run `posthoc metrics` again on the image axis."
         )
     rows = [
-        {"at": at, "layer": name, **{key: number(_float(metrics.layers[key][e][k])) for key in ("hurst", "metastability")}}
+        {"at": at, "k": k, "layer": name, **{key: number(_float(metrics.layers[key][e][k])) for key in ("hurst", "metastability")}}
         for e, at in enumerate(when(metrics)) for k, name in enumerate(names)
     ]  # fmt: skip
     height = max(80, min(14 * len(names), 600) if len(names) > 8 else 24 * len(names))
     base = alt.Chart(data(rows)).encode(
         x=alt.X("at:O", title=unit(metrics), axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("layer:N", title="layer", sort=list(names)),
+        y=alt.Y("k:O", title="layer", axis=named("layers")),
         tooltip=[alt.Tooltip("layer:N"), alt.Tooltip("at:Q", title=unit(metrics)),
                  *(alt.Tooltip(f"{key}:Q", title=TITLES[key], format=".4f") for key in ("hurst", "metastability"))],
     )  # fmt: skip
@@ -355,7 +355,9 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         title,
         "Each cell is one layer's channels by themselves at one checkpoint; × marks what is undefined.",
         f"Fewer channels alone make M larger: independent ones would give about {expected}." if expected else "",
-        with_epoch(alt.vconcat(*panels, spacing=14).resolve_scale(color="independent"), None),
+        with_epoch(alt.vconcat(*panels, spacing=14).resolve_scale(color="independent"), None).add_params(
+            names_of("layers", names)
+        ),
     )
 
 
@@ -466,13 +468,14 @@ def _matrix(
         alt.Chart(data(rows))
         .transform_filter("datum.at === epoch")
         .transform_flatten(["v"])
-        .transform_window(j="row_number()", groupby=["i"])
-        .transform_calculate(a="layers[datum.i]", b="layers[datum.j - 1]")
+        .transform_window(row="row_number()", groupby=["i"])
+        .transform_calculate(j="datum.row - 1")
+        .transform_calculate(a="layers[datum.i]", b="layers[datum.j]")
     )
     step = max(1, min(28, 280 // L))
     base = cells.encode(
-        x=alt.X("b:N", sort=list(names), title=None, axis=alt.Axis(labelAngle=-45, labelLimit=LONGEST // 2)),
-        y=alt.Y("a:N", sort=list(names), title=None, axis=alt.Axis(labelLimit=LONGEST // 2)),
+        x=alt.X("j:O", title=None, axis=named("layers", labelAngle=-45, labelLimit=LONGEST // 2)),
+        y=alt.Y("i:O", title=None, axis=named("layers", labelLimit=LONGEST // 2)),
         tooltip=[alt.Tooltip("a:N", title="layer"), alt.Tooltip("b:N", title="and layer"), alt.Tooltip("v:Q", title=what, format=".3f")],
     )  # fmt: skip
     colour = alt.Color("v:Q", scale=alt.Scale(scheme=SEQUENCE, domain=[0, 1], clamp=True), legend=alt.Legend(
@@ -484,11 +487,7 @@ def _matrix(
         readable = alt.when("datum.v < 0.6").then(alt.value("white")).otherwise(alt.value("black"))
         marks.append(written.encode(text=alt.Text("v:Q", format=".2f"), color=readable))
         step = 44
-    picture = (
-        alt.layer(*marks)
-        .properties(width=step * L, height=step * L)
-        .add_params(alt.param(name="layers", value=list(names)))
-    )
+    picture = alt.layer(*marks).properties(width=step * L, height=step * L).add_params(names_of("layers", names))
     return Figure(
         name,
         f"{title} at one {unit(metrics)}",
@@ -509,6 +508,16 @@ def _rows(metrics: RunMetrics) -> list[dict[str, Any]]:
 def data(rows: list[dict[str, Any]]) -> alt.InlineData:
     """Rows that travel with the chart."""
     return alt.Data(values=rows)
+
+
+def names_of(parameter: str, names: Sequence[str]) -> alt.Parameter:
+    """The names that an axis made by `named` shows: data, which nothing takes for a part of an expression."""
+    return alt.param(name=parameter, value=list(names))
+
+
+def named(parameter: str, **settings: Any) -> alt.Axis:
+    """An axis over 0, 1, 2, ... labelled with names."""
+    return alt.Axis(labelExpr=f"{parameter}[datum.value]", **settings)
 
 
 def _time(metrics: RunMetrics) -> alt.X:

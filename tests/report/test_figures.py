@@ -1,0 +1,237 @@
+"""Figures: what they draw is what was measured, nothing is empty, and they come out as the files asked for."""
+
+import dataclasses
+import json
+import math
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from noise import make
+
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.records import Protocol, load_metrics
+from posthoc.analysis.runs import as_run
+from posthoc.cli import main
+from posthoc.errors import UsageError
+from posthoc.report import comparisons
+from posthoc.report.export import export
+from posthoc.report.figures import FIGURES
+from posthoc.store import open_activations
+
+HOSTILE = "</script><script>alert(1)</script>\"'`\\ ${x} \u202e" + "long" * 60
+
+
+@pytest.fixture(scope="module")
+def metrics(activations_file):
+    with open_activations(activations_file) as activations:
+        return compute_metrics(activations, nulls=19)
+
+
+def run(*words):
+    return CliRunner().invoke(main, list(map(str, words)))
+
+
+def texts(path):
+    return [element.text for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def without(metrics):
+    """The same run with nothing measured in any epoch."""
+    nan = {"hurst": math.nan, "integration": math.nan, "metastability": math.nan, "stability_index": math.nan,
+           "volatility": math.nan, "accuracy": math.nan, "hurst_interval": (math.nan, math.nan),
+           "stability_index_causal": math.nan, "volatility_causal": math.nan, "nulls": {}, "reasons": {"constant": 128}}  # fmt: skip
+    blank = np.full(np.shape(metrics.phase_locking["ppc"]), math.nan).tolist()
+    rows = np.full(np.shape(metrics.layers["hurst"]), math.nan).tolist()
+    curves = tuple({"scales": one["scales"], "curves": {}} for one in metrics.fluctuation)
+    return dataclasses.replace(
+        metrics,
+        epochs=tuple(dataclasses.replace(epoch, **nan) for epoch in metrics.epochs),
+        phase_locking={**metrics.phase_locking, "ppc": blank},
+        layers={**metrics.layers, "hurst": rows, "metastability": rows},
+        fluctuation=curves,
+        summary={**metrics.summary, "nulls": {}, "integration_mean": None, "best_epoch": None,
+                 "convergence": {"retrospective": None, "causal": None}},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_of_a_run_says_what_it_shows(metrics, name, tmp_path):
+    figure = export(lambda width: FIGURES[name](metrics, None, width), tmp_path / "a.svg", 400)
+    assert figure.title
+    assert figure.explanation.endswith(".")
+    root = ElementTree.parse(tmp_path / "a.svg").getroot()
+    if figure.widest != 0:
+        assert abs(float(root.get("width")) - 400) <= 12
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 5
+    spec = figure.specification
+    assert figure.explanation in spec["description"]
+    assert "values" not in json.dumps(spec["params"])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_without_values_a_figure_says_so_instead_of_being_empty(metrics, name, tmp_path):
+    export(lambda width: FIGURES[name](without(metrics), None, width), tmp_path / "a.svg", 400)
+    said = texts(tmp_path / "a.svg")
+    if name == "similarity":
+        assert "1.00" in said
+    elif name in ("layers", "locking"):
+        assert "×" in said
+    else:
+        assert "undefined at every checkpoint: constant" in said
+
+
+def test_measures_draw_the_values_and_the_nulls(metrics):
+    spec = FIGURES["measures"](metrics, None, 400).specification
+    (rows,) = [rows for rows in spec["datasets"].values() if "integration" in rows[0]]
+    np.testing.assert_allclose([row["integration"] for row in rows], metrics.column("integration"), rtol=1e-5)
+    np.testing.assert_allclose(
+        [row["metastability_white_low"] for row in rows], metrics.null("white", "metastability", "low"), rtol=1e-5
+    )
+    assert [row["untrained"] for row in rows] == [True, False, False, False, False]
+
+
+def test_a_null_not_rejected_is_a_caution(metrics):
+    nulls = {null: {m: {**found, "epochs_told_apart": 1} for m, found in measures.items()}
+             for null, measures in metrics.summary["nulls"].items()}  # fmt: skip
+    doubtful = dataclasses.replace(metrics, summary={**metrics.summary, "nulls": nulls})
+    assert "M cannot be told from that of pure noise through the same protocol in 3 of 4 epochs." in (
+        FIGURES["measures"](doubtful, None, 400).caution
+    )
+
+
+def test_the_epoch_of_a_figure_can_be_chosen(metrics, tmp_path):
+    shown = {}
+    for epoch in (1, 4):
+        export(lambda width, epoch=epoch: FIGURES["similarity"](metrics, epoch, width), tmp_path / "a.svg", 400)
+        shown[epoch] = [text for text in texts(tmp_path / "a.svg") if text and text.replace(".", "").isdigit()]
+        expected = {f"{round(value, 3):.2f}" for row in metrics.representation["cka_layers"][epoch] for value in row}
+        assert expected <= set(shown[epoch])
+    assert shown[1] != shown[4]
+    with pytest.raises(UsageError, match="No epoch 9 here; there are 0, 1, 2, 3, 4"):
+        FIGURES["similarity"](metrics, 9, 400)
+
+
+def test_long_runs_keep_some_epochs_of_what_is_shown_one_at_a_time(metrics):
+    many = dataclasses.replace(
+        metrics,
+        epochs=tuple(dataclasses.replace(metrics.epochs[k % 5], epoch=k) for k in range(400)),
+        phase_locking={"layers": [f"l{k}" for k in range(40)], "ppc": np.zeros((400, 40, 40)).tolist()},
+    )
+    figure = FIGURES["locking"](many, None, 400)
+    assert figure.epochs[-1] == 399
+    assert len(figure.epochs) == 400 // 7 + 1
+    assert len(json.dumps(figure.specification)) < 1_000_000
+
+
+def test_a_notebook_gets_the_same_chart(metrics, tmp_path):
+    metrics.save(tmp_path / "metrics.json")
+    chart = load_metrics(tmp_path / "metrics.json").chart("trajectory")
+    spec = chart.to_dict()
+    assert spec["title"]["text"].startswith("The run moves through the plane")
+    assert metrics.chart("similarity", epoch=2).to_dict()["params"][-1]["value"] == 2
+    with pytest.raises(UsageError, match="there are measures, stability"):
+        metrics.chart("nonsense")
+
+
+@pytest.mark.parametrize("axis", ["depth", "epoch"])
+def test_the_other_axes_have_figures_too(axis, tmp_path):
+    path = make(tmp_path / "a.h5", layers=24, channels=2, epochs=24)
+    with open_activations(path) as activations:
+        metrics = compute_metrics(activations, Protocol.named("default", axis=axis), nulls=5)
+    for name in ("measures", "stability", "trajectory", "fluctuation"):
+        export(lambda width, name=name: FIGURES[name](metrics, None, width), tmp_path / f"{name}.svg", 400)
+        assert len(ElementTree.tostring(ElementTree.parse(tmp_path / f"{name}.svg").getroot())) > 5000
+
+
+def several(metrics):
+    scaled = [
+        dataclasses.replace(
+            metrics,
+            epochs=tuple(
+                dataclasses.replace(epoch, accuracy=epoch.accuracy * (1 - 0.1 * k), loss=2 - epoch.accuracy)
+                for epoch in metrics.epochs
+            ),
+        )
+        for k in range(3)
+    ]
+    return [as_run(one, name) for one, name in zip(scaled, ("a", "b", HOSTILE), strict=True)]
+
+
+@pytest.mark.parametrize("name", comparisons.FIGURES)
+def test_figures_of_several_runs(metrics, name, tmp_path):
+    figure = export(lambda width: comparisons.FIGURES[name](several(metrics), width), tmp_path / "a.svg", 480)
+    assert figure.explanation
+    if name != "stopping":
+        assert {"a", "b"} <= set(texts(tmp_path / "a.svg"))
+
+
+def test_hostile_layer_names_come_out_as_text(metrics, tmp_path):
+    names = ['"', "'", "</svg>", HOSTILE]
+    renamed = dataclasses.replace(metrics, phase_locking={**metrics.phase_locking, "layers": names})
+    export(lambda width: FIGURES["locking"](renamed, None, width), tmp_path / "a.svg", 400)
+    assert {'"', "'", "</svg>"} <= set(texts(tmp_path / "a.svg"))
+
+
+@pytest.fixture
+def saved(metrics, tmp_path):
+    metrics.save(tmp_path / "metrics.json")
+    return tmp_path / "metrics.json"
+
+
+def test_the_command_saves_figures(saved, tmp_path):
+    for form, start in (("svg", b"<svg"), ("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        done = run("report", saved, "--figure", "trajectory", "-o", tmp_path / f"a.{form}", "--width", 252)
+        assert done.exit_code == 0, done.output
+        assert "One point per checkpoint" in done.output
+        assert (tmp_path / f"a.{form}").read_bytes().startswith(start)
+    assert run("report", saved, "--figure", "trajectory", "-o", tmp_path / "a.pdf").exit_code == 1
+    assert run("report", saved, "--figure", "trajectory", "-o", tmp_path / "b.svg", "--font", "Courier").exit_code == 0
+    assert "Courier" in (tmp_path / "b.svg").read_text()
+    if shutil.which("pdfinfo"):
+        info = subprocess.run(["pdfinfo", tmp_path / "a.pdf"], capture_output=True, text=True, check=True).stdout
+        assert "252 x" in info
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "Which runs?"),
+        (("metrics.json", "--figure", "nonsense", "-o", "a.svg"), "No figure is called 'nonsense'; there are measures"),
+        (("metrics.json", "--figure", "trajectory"), "Where to? Give -o trajectory.pdf"),
+        (("metrics.json", "--figure", "trajectory", "-o", "a.jpg"), "a.jpg: a figure is saved as svg, png, pdf"),
+        (("metrics.json", "--figure", "trajectory", "-o", "a.svg", "--width", "100"), "leaves no room"),
+        (("metrics.json", "--figure", "runs", "-o", "a.svg"), "compares runs; give more than one"),
+        (("metrics.json", "--figure", "audit", "-o", "a.svg"), "run `posthoc audit`"),
+        (("metrics.json", "--figure", "similarity", "--epoch", "9", "-o", "a.svg"), "No epoch 9 here"),
+        (("metrics.json", "--audit", "other.json"), "other.json is the audit of other activations"),
+    ],
+)
+def test_bad_input_is_one_sentence(saved, words, message, monkeypatch):
+    monkeypatch.chdir(saved.parent)
+    (saved.parent / "other.json").write_text('{"format": "posthoc-audit", "sha256": "0"}')
+    done = run("report", *words)
+    assert done.exit_code in (1, 2)
+    assert message in done.output
+    assert not list(saved.parent.glob("a.*"))
+
+
+def test_scalars_for_tensorboard(saved, metrics, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(2):  # written again, it replaces what was written
+        done = run("report", saved, "--tensorboard", tmp_path / "tb", "--force")
+        assert done.exit_code == 0, done.output
+    assert run("report", saved, "--tensorboard", tmp_path / "tb").exit_code == 1
+    (folder,) = (tmp_path / "tb").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    scalars = events.Tensors("posthoc/metastability")
+    assert [one.step for one in scalars] == [0, 7, 14, 21, 28]
+    values = [one.tensor_proto.float_val[0] for one in scalars]
+    np.testing.assert_allclose(values, metrics.column("metastability"), rtol=1e-6)
+    assert [one.step for one in events.Tensors("posthoc/volatility")] == [21, 28]
+    assert len(events.Tensors("posthoc_noise/integration")) == 5
+    assert events.SummaryMetadata("posthoc/volatility").plugin_data.plugin_name == "scalars"

@@ -1,0 +1,252 @@
+"""The report in a real browser: marks move, nothing is fetched, nothing hostile runs."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from posthoc.analysis.audit import audit
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.cli import main
+from posthoc.report.page import Source, page
+from posthoc.store import open_activations
+
+HOSTILE = (
+    "</script><script>window.harm = 1</script><img src=x onerror=window.harm=1>\"'`${harm} \u202e\u2028" + "long" * 60
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        assert not os.environ.get("CI"), "Chromium must be installed here"
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-background-networking"]
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file and return its page; at the end nothing must have failed or gone out."""
+    opened, complaints = [], []
+
+    def open_page(path, width=1000, scheme="light"):
+        shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        opened.append(shown)
+        shown.on("console", lambda message: complaints.append(message.text))
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.on("request", lambda request: request.url == path.as_uri() or complaints.append(request.url))
+        shown.goto(path.as_uri())
+        shown.wait_for_selector("html[data-drawn]", state="attached")
+        return shown
+
+    yield open_page
+    for shown in opened:
+        shown.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def run_of(activations_file):
+    with open_activations(activations_file) as activations:
+        metrics = compute_metrics(activations, nulls=19)
+        return metrics, json.loads(json.dumps(dataclasses.asdict(audit(activations, count=10)), default=str))
+
+
+@pytest.fixture(scope="module")
+def one(run_of, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "one.html"
+    path.write_text(page([Source("run", "metrics.json", *run_of)]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def three(run_of, tmp_path_factory):
+    metrics, verdicts = run_of
+    sources = [
+        Source(name, "metrics.json", dataclasses.replace(metrics, epochs=tuple(
+            dataclasses.replace(epoch, accuracy=epoch.accuracy - 0.01 * k) for epoch in metrics.epochs
+        )), verdicts)
+        for k, name in enumerate(("a", "b", HOSTILE))
+    ]  # fmt: skip
+    path = tmp_path_factory.mktemp("report") / "three.html"
+    path.write_text(page(sources), encoding="utf-8")
+    return path
+
+
+def marked(shown, figure):
+    """Where the marks of the chosen epoch are: x of every rule and ring in its colour."""
+    return shown.evaluate(
+        """id => [...document.querySelectorAll(`#${id} svg [aria-roledescription]`)]
+            .filter(mark => getComputedStyle(mark).stroke === getComputedStyle(
+                document.querySelector('nav input')).accentColor)
+            .map(mark => Math.round(mark.getBoundingClientRect().x))""",
+        figure,
+    )
+
+
+def point(shown, figure, x, y):
+    """Move the pointer to a place in a chart, in shares of its width and height."""
+    chart = shown.locator(f"#{figure} svg")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    shown.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
+def shot(shown, figure):
+    return shown.locator(f"#{figure}").screenshot()
+
+
+def test_hovering_marks_the_epoch_in_every_chart(visit, one):
+    shown = visit(one)
+    before = {name: marked(shown, f"run0-{name}") for name in ("measures", "stability", "trajectory", "layers")}
+    assert all(before.values())
+    assert shown.locator("nav output").inner_text() == "4"
+    point(shown, "run0-measures", 0.45, 0.3)
+    shown.wait_for_function("document.querySelector('nav output').textContent !== '4'")
+    at = shown.locator("nav output").inner_text()
+    assert at in ("1", "2")
+    after = {name: marked(shown, f"run0-{name}") for name in before}
+    assert all(after[name] != before[name] for name in before)
+    assert f"(epoch {at})" in shown.locator("#run0-locking-title").inner_text()
+    shown.mouse.move(5, 5)
+    shown.wait_for_function("document.querySelector('nav output').textContent === '4'")
+    assert {name: marked(shown, f"run0-{name}") for name in before} == before
+
+
+def test_a_click_keeps_the_epoch(visit, one):
+    shown = visit(one)
+    point(shown, "run0-stability", 0.5, 0.2)
+    shown.wait_for_function("document.querySelector('nav output').textContent !== '4'")
+    at = shown.locator("nav output").inner_text()
+    shown.mouse.down()
+    shown.mouse.up()
+    shown.mouse.move(5, 5)
+    shown.wait_for_timeout(200)
+    assert shown.locator("nav output").inner_text() == at
+    assert shown.locator("#slider").input_value() == at
+
+
+def test_the_slider_moves_through_the_epochs(visit, one, run_of):
+    shown = visit(one)
+    pictures = {name: shot(shown, f"run0-{name}") for name in ("locking", "similarity", "fluctuation")}
+    places = marked(shown, "run0-measures")
+    shown.locator("#slider").focus()
+    shown.keyboard.press("ArrowLeft")
+    shown.keyboard.press("ArrowLeft")
+    shown.wait_for_function("document.querySelector('nav output').textContent === '2'")
+    shown.wait_for_timeout(200)
+    assert shown.locator("#slider").get_attribute("aria-valuetext") == "epoch 2"
+    for name, picture in pictures.items():
+        assert shot(shown, f"run0-{name}") != picture
+    assert marked(shown, "run0-measures") != places
+    written = shown.locator("#run0-similarity svg text").all_text_contents()
+    assert {f"{round(v, 3):.2f}" for row in run_of[0].representation["cka_layers"][2] for v in row} <= set(written)
+
+
+def test_dark_mode_by_preference_and_by_button(visit, one):
+    def ground(shown):
+        return shown.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    def line(shown):
+        return shown.evaluate("getComputedStyle(document.querySelector('#run0-measures .mark-line path')).stroke")
+
+    light, dark = visit(one), visit(one, scheme="dark")
+    assert ground(light) == "rgb(255, 255, 255)"
+    assert ground(dark) == "rgb(20, 23, 27)"
+    assert line(light) != line(dark)
+    light.locator("#theme").click()
+    assert (ground(light), line(light)) == (ground(dark), line(dark))
+    dark.locator("#theme").click()
+    assert ground(dark) == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("width", [360, 700, 1200])
+def test_charts_fit_the_screen(visit, one, width):
+    shown = visit(one, width)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    for chart in shown.locator(".chart").all():
+        room, used = chart.bounding_box()["width"], chart.locator("svg").bounding_box()["width"]
+        assert used <= room + 1
+    assert shown.locator("#run0-measures svg").bounding_box()["width"] > 0.9 * min(width, 864) - 40
+
+
+def test_charts_fit_again_when_the_window_changes(visit, one):
+    shown = visit(one, 1200)
+    wide = shown.locator("#run0-measures svg").bounding_box()["width"]
+    shown.set_viewport_size({"width": 500, "height": 900})
+    shown.wait_for_function("document.querySelector('#run0-measures svg').getBoundingClientRect().width < 480")
+    assert wide > 800
+
+
+def test_several_runs_and_hostile_names(visit, three):
+    shown = visit(three)
+    assert shown.locator("details.run").count() == 3
+    assert shown.locator("tbody th").first.inner_text() == "a"
+    assert HOSTILE in shown.locator("details.run h2").nth(2).text_content()
+    assert shown.locator("#run1-measures svg").count() == 0
+    shown.locator("details.run > summary").nth(1).click()
+    shown.wait_for_selector("#run1-audit svg")
+    assert shown.evaluate("window.harm") is None
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 1000
+    shown.locator("#slider").fill("1")
+    shown.wait_for_timeout(200)
+    assert len(marked(shown, "all-runs")) == 18  # a rule and a ring in each of nine panels
+    point(shown, "all-runs", 0.27, 0.12)
+    shown.wait_for_function("document.querySelector('nav output').textContent !== '1'")
+    assert shown.locator("#all-stopping svg").count() == 1
+
+
+def test_screen_readers_are_told_what_each_chart_shows(visit, one):
+    shown = visit(one)
+    for chart in shown.locator(".chart").all():
+        assert chart.get_attribute("role") == "graphics-document"
+        assert len(chart.get_attribute("aria-label")) > 80
+
+
+def test_a_report_is_one_small_file(one, three):
+    assert one.stat().st_size < 1_500_000
+    content = one.read_text()
+    assert "src=" not in content.split("<script>")[0]
+    assert HOSTILE not in three.read_text()
+
+
+def test_sixty_epochs_stay_below_three_megabytes(run_of):
+    metrics, verdicts = run_of
+
+    def longer(values):
+        return type(values)(values[k % 5] for k in range(60))
+
+    long = dataclasses.replace(
+        metrics,
+        epochs=tuple(dataclasses.replace(epoch, epoch=k) for k, epoch in enumerate(longer(metrics.epochs))),
+        fluctuation=longer(metrics.fluctuation),
+        layers={**metrics.layers, **{name: longer(metrics.layers[name]) for name in ("hurst", "metastability")}},
+        phase_locking={**metrics.phase_locking, "ppc": longer(metrics.phase_locking["ppc"])},
+        representation={**metrics.representation, "cka_layers": longer(metrics.representation["cka_layers"])},
+    )
+    assert len(page([Source("run", "metrics.json", long, verdicts)]).encode()) < 3_000_000
+
+
+def test_the_command_finds_the_audit_beside_the_metrics(run_of, activations_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_of[0].save("metrics.json")
+    done = CliRunner().invoke(main, ["report", "metrics.json"])
+    assert done.exit_code == 0, done.output
+    assert "no audit.json of these activations" in (tmp_path / "report.html").read_text()
+    with open_activations(activations_file) as activations:
+        audit(activations, count=10).save("audit.json")
+    assert CliRunner().invoke(main, ["report", "metrics.json"]).exit_code == 1
+    done = CliRunner().invoke(main, ["report", "metrics.json", "--force"])
+    assert done.output == "report.html\n"
+    assert "H_eff of pure noise is" in (tmp_path / "report.html").read_text()
