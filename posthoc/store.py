@@ -311,8 +311,10 @@ def _open(path: Path) -> h5py.File:
     if not h5py.is_hdf5(path):
         raise PosthocError(f"{path} is not an HDF5 file (or its beginning is lost); give what `posthoc extract` wrote.")
     try:
-        # No lock: a file at its final name is never written to again.
-        file = h5py.File(path, "r", locking=False)
+        try:  # no lock: a file at its final name is never written to again
+            file = h5py.File(path, "r", locking=False)
+        except OSError:  # open in this process already with a lock, as in a notebook by xarray
+            file = h5py.File(path, "r")
     except OSError as error:
         raise PosthocError(f"{path} is damaged or cut short ({error}); extract it again.") from error
     attributes = dict(file.attrs)

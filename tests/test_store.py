@@ -126,3 +126,18 @@ def test_absent_files_and_folders_are_refused(tmp_path):
         open_activations(tmp_path / "none.h5")
     with pytest.raises(PosthocError, match="is a folder"):
         open_activations(tmp_path)
+
+
+def test_xarray_sees_named_dimensions(activations_file):
+    import xarray
+
+    with (
+        xarray.open_dataset(activations_file, engine="h5netcdf", group="signals/mean") as signals,
+        open_activations(activations_file) as activations,
+    ):
+        layer = activations.layers[1]
+        assert signals[layer].dims == ("epoch", f"channel.{layer}", "image")
+        assert signals.sizes["image"] == 300
+        np.testing.assert_array_equal(
+            signals[layer].isel(epoch=2), activations.read("mean", 2)[[name == layer for name, _ in activations.units]]
+        )

@@ -69,7 +69,7 @@ def runs(several: Sequence[Run], width: int) -> Figure:
         for place, run in enumerate(several) for e, at in enumerate(run.when)
     ]  # fmt: skip
     columns = min(COLUMNS, len(several))
-    panels = []
+    panels, each = [], (width - 50 * (columns - 1)) // columns
     for key, title in titles.items():
         if all(row[key] is None for row in rows):
             continue
@@ -84,9 +84,9 @@ def runs(several: Sequence[Run], width: int) -> Figure:
             base.transform_filter("datum.at === epoch").mark_rule(color=MARK, strokeWidth=1.5).encode(x=x),
             base.transform_filter("datum.at === epoch").mark_point(size=90, color=MARK, strokeWidth=2.5).encode(x=x, y=y),
             data=data(rows),
-        ).properties(width=(width - 50 * (columns - 1)) // columns, height=90)  # fmt: skip
+        ).properties(width=each, height=90)  # fmt: skip
         facets = picture.facet(
-            facet=alt.Facet("place:O", title=None, header=alt.Header(labelExpr="runs[datum.value]", labelLimit=200)),
+            facet=alt.Facet("place:O", title=None, header=alt.Header(labelExpr="runs[datum.value]", labelLimit=each)),
             columns=columns,
         ).properties(title=title)
         panels.append(facets)

@@ -28,11 +28,11 @@ def export(build: Callable[[int], Figure], path: Path, width: int, font: str = F
         raise UsageError(f"{path}: a figure is saved as {', '.join(FORMATS)}; give one of these endings.")
     figure = build(width)
     if figure.widest != 0:  # axes and legends take their share: measure it, and take it off
-        excess = -(-(_width(figure, font) - width) // figure.columns)
+        excess = -(-(_width(figure, font, width) - width) // figure.columns)
         if width - excess < LEAST:
             raise UsageError(f"A width of {width} points leaves no room for the figure beside its labels; give more.")
         figure = build(width - excess)
-    spec = dressed(figure, font)
+    spec = _dressed(figure, font, width)
     with replacing(path) as temporary:
         if form == "svg":
             temporary.write_text(vl_convert.vegalite_to_svg(spec))
@@ -43,12 +43,12 @@ def export(build: Callable[[int], Figure], path: Path, width: int, font: str = F
     return figure
 
 
-def dressed(figure: Figure, font: str) -> dict[str, Any]:
+def _dressed(figure: Figure, font: str, width: int) -> dict[str, Any]:
     """A figure's specification with its settings."""
     spec = figure.specification
-    return {**spec, "config": {**spec.get("config", {}), **config(font)}}
+    return {**spec, "config": {**spec.get("config", {}), **config(font, width=width)}}
 
 
-def _width(figure: Figure, font: str) -> int:
-    svg = vl_convert.vegalite_to_svg(dressed(figure, font))
+def _width(figure: Figure, font: str, width: int) -> int:
+    svg = vl_convert.vegalite_to_svg(_dressed(figure, font, width))
     return int(float(svg.split('width="', 1)[1].split('"', 1)[0]))

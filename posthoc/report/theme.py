@@ -22,16 +22,16 @@ LONGEST = 280
 """Pixels of a label; what is longer is cut, and whole in the tooltip."""
 
 
-def config(font: str, size: float = 11) -> dict[str, Any]:
-    """Vega-Lite's settings for a figure in this font."""
+def config(font: str, size: float = 11, width: int = 600) -> dict[str, Any]:
+    """Vega-Lite's settings for a figure in this font, so wide in all."""
     text = {"labelFont": font, "titleFont": font, "labelFontSize": size, "titleFontSize": size,
-            "labelColor": MUTED, "titleColor": INK, "titleFontWeight": "normal", "labelLimit": LONGEST}  # fmt: skip
+            "labelColor": MUTED, "titleColor": INK, "titleFontWeight": "normal", "labelLimit": min(LONGEST, 0.4 * width)}  # fmt: skip
     return {
         "background": PAPER,
         "font": font,
         "view": {"stroke": None},
         "axis": {**text, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "labelOverlap": True, "labelSeparation": 5},
-        "legend": {**text, "orient": "top", "title": None, "symbolType": "square", "columns": 3, "offset": 6,
+        "legend": {**text, "labelLimit": LONGEST, "orient": "top", "title": None, "symbolType": "square", "columns": 3 if width >= 400 else 2, "offset": 6,
                    "symbolOpacity": 1},
         "header": {**text, "labelFontWeight": "bold", "labelColor": INK},
         "title": {"font": font, "fontSize": size + 1, "color": INK, "anchor": "start", "fontWeight": "bold",

@@ -166,6 +166,8 @@ def test_the_saved_file_reads_back(activations_file, tmp_path):
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert float(rows[3]["metastability"]) == metrics.epochs[3].metastability
     assert rows[0]["volatility"] == ""
+    table = pandas.read_csv(tmp_path / "metrics.csv", index_col="epoch")
+    np.testing.assert_allclose(table["integration_white_mean"], metrics.null("white", "integration"))
 
 
 @pytest.fixture
