@@ -271,11 +271,13 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
             mark = alt.Chart(data([{**row, "text": text}])).mark_text(dy=dy, align=align, fontSize=10, **halo)
             labels.append(mark.encode(x=X, y=Y, text="text:N"))
     mean, bounds = metrics.summary["integration_mean"], _regions(x)
-    areas = alt.Chart(data(bounds)).encode(x=alt.X("from:Q", scale=alt.Scale(domain=x, nice=False)), x2="to:Q")
+    areas = alt.Chart(data(bounds)).encode(
+        x=alt.X("from:Q", title="integration H_eff", scale=alt.Scale(domain=x, nice=False)), x2="to:Q"
+    )
     layers = [areas.mark_rect(color=REGION).transform_filter("datum.shaded")]
     layers.append(
         alt.Chart(data(bounds)).mark_text(baseline="top", color=MUTED, fontSize=10, lineBreak="|").encode(
-            x=alt.X("middle:Q"), y=alt.value(4), text="name:N"
+            x=alt.X("middle:Q", title="integration H_eff"), y=alt.value(4), text="name:N"
         )
     )  # fmt: skip
     if noise:

@@ -49,7 +49,7 @@ def page(sources: Sequence[Source]) -> str:
     environment.filters["number"] = _number
     template = environment.from_string((folder / "page.html").read_text())
     return template.render(
-        title=f"{sources[0].name}: posthoc report" if len(sources) == 1 else f"{len(sources)} runs: posthoc report",
+        name=sources[0].name if len(sources) == 1 else f"{len(sources)} runs",
         overview=overview,
         runs=sections,
         unit=units.pop() if len(units) == 1 else "epoch or step",
