@@ -9,7 +9,7 @@ import altair as alt
 from posthoc.analysis.compare import tabulate
 from posthoc.analysis.runs import Run
 from posthoc.analysis.stopping import HINDSIGHT, LOOKS_AHEAD, compare_rules
-from posthoc.report.figures import Figure, data, hover, named, names_of, number, with_epoch
+from posthoc.report.figure import Figure, data, hover, named, names_of, number, with_epoch
 from posthoc.report.theme import INK, MARK, MUTED, NOISE, OTHER, SECOND, THIRD, VALUE
 
 COLUMNS = 3

@@ -1,9 +1,7 @@
 """The figures of one run: what the report shows and `posthoc report --figure` saves."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -13,6 +11,7 @@ from posthoc.analysis.nulls import DESCRIPTIONS
 from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.taxonomy import Taxonomy
 from posthoc.errors import PosthocError, UsageError
+from posthoc.report.figure import Figure, data, hover, hovering, keyed, named, names_of, number, with_epoch, y_axis
 from posthoc.report.theme import (
     INK,
     LONGEST,
@@ -28,55 +27,11 @@ from posthoc.report.theme import (
     VALUE,
     config,
 )
+from posthoc.report.words import beside_noise, caution, short, stricter, told_apart, unit, when
 
 MOST_CELLS = 100_000
 """Cells of a matrix that a figure keeps over all epochs; of longer runs it keeps every second epoch, or third."""
-STRICTER = {"image": ("order", "channel"), "depth": ("time", "phase"), "epoch": ("time", "phase")}
-"""Of each axis, the nulls of H and of M that keep more of the data than pure noise does."""
 TITLES = {"hurst": "Hurst exponent H", "integration": "integration H_eff", "metastability": "metastability M"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart and what is said of it.
-
-    title: what is seen; explanation: how to read it, in a sentence; caution: where the null was not rejected, or empty;
-    epochs: those a figure of one epoch can show; columns: panels side by side; widest: pixels beyond which it does not
-    grow.
-    """
-
-    name: str
-    title: str
-    explanation: str
-    caution: str
-    chart: Any
-    epochs: tuple[int, ...] = ()
-    columns: int = 1
-    widest: int | None = None
-
-    @property
-    def specification(self) -> dict[str, Any]:
-        """The chart as Vega-Lite, with its title and explanation for screen readers."""
-        words = f"{self.title}. {self.explanation} {self.caution}".strip()
-        spec: dict[str, Any] = self.chart.properties(description=words).to_dict()
-        datasets: dict[str, Any] = {}
-        _share(spec, datasets, {})
-        return spec | {"datasets": datasets}
-
-
-def _share(node: Any, datasets: dict[str, Any], names: dict[str, str]) -> None:
-    """Move the rows that layers bring along into `datasets`, equal ones once."""
-    if isinstance(node, list):
-        for inner in node:
-            _share(inner, datasets, names)
-    elif isinstance(node, dict):
-        rows = node.get("data", {}).get("values") if isinstance(node.get("data"), dict) else None
-        if rows is not None:
-            name = names.setdefault(json.dumps(rows), f"rows{len(names)}")
-            datasets[name] = rows
-            node["data"] = {"name": name}
-        for inner in node.values():
-            _share(inner, datasets, names)
 
 
 def chart(metrics: RunMetrics, name: str, epoch: int | None = None) -> Any:
@@ -90,25 +45,9 @@ def chart(metrics: RunMetrics, name: str, epoch: int | None = None) -> Any:
     return titled.configure(**config("sans-serif"))
 
 
-def unit(metrics: RunMetrics) -> str:
-    """What the checkpoints are counted in: `epoch`, or `step` where an epoch is not known."""
-    return "epoch" if all(epoch.epoch is not None for epoch in metrics.epochs) else "step"
-
-
-def when(metrics: RunMetrics) -> list[int]:
-    """The epoch, or step, of every checkpoint; its place in the order where neither is known."""
-    found = [getattr(epoch, unit(metrics)) for epoch in metrics.epochs]
-    return [int(one) for one in found] if None not in found else list(range(len(found)))
-
-
-def number(value: float | None) -> float | None:
-    """A number as JSON has it, to six digits."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
-
-
 def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     """H, H_eff and M at every epoch, each with its interval, beside pure noise and the stricter null."""
-    strict = dict(zip(("hurst", "integration", "metastability"), _strict(metrics), strict=True))
+    strict = dict(zip(("hurst", "integration", "metastability"), stricter(metrics), strict=True))
     rows = _rows(metrics)
     for measure, null in strict.items():
         values = metrics.column(measure)
@@ -120,28 +59,28 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
                 for end in ("low", "high"):
                     row[f"{measure}_{kind}_{end}"] = number(getattr(found, end)) if found else None
     kinds = {"measured": VALUE, "95 % interval": VALUE, "pure noise": NOISE}
-    keys = [*kinds, *dict.fromkeys(_short(null) for null in strict.values())]
+    keys = [*kinds, *dict.fromkeys(short(null) for null in strict.values())]
     colours = [*kinds.values(), OTHER, SECOND][: len(keys)]
     if not any(row["integration_white_low"] is not None for row in rows):
         keys, colours = keys[:2], colours[:2]
     panels = []
     for measure, null in strict.items():
         base = alt.Chart(data(rows)).transform_filter("!datum.untrained")
-        named = _short(null)
+        named = short(null)
         layers = []
         for kind, key, opacity in (("white", "pure noise", 0.45), ("strict", named, 0.3), ("", "95 % interval", 0.25)):
             if key in keys:
                 stem = f"{measure}_{kind}_" if kind else f"{measure}_"
                 band = base.transform_filter(f"isValid(datum.{stem}low)").mark_area(opacity=opacity, line=False)
-                band = band.encode(x=_time(metrics), y=_y(f"{stem}low"), y2=f"{stem}high:Q")
-                layers.append(_keyed(band, key, keys, colours))
+                band = band.encode(x=_time(metrics), y=y_axis(f"{stem}low"), y2=f"{stem}high:Q")
+                layers.append(keyed(band, key, keys, colours))
         line = base.mark_line(point={"size": 22, "filled": True})
-        line = _keyed(line.encode(x=_time(metrics), y=_y(measure)), "measured", keys, colours)
+        line = keyed(line.encode(x=_time(metrics), y=y_axis(measure)), "measured", keys, colours)
         panels.append(_panel(rows, metrics, [*layers, line], measure, width, 130, TITLES[measure]))
-    told = [_told(metrics, measure, "white") for measure in ("hurst", "metastability")]
+    told = [told_apart(metrics, measure, "white") for measure in ("hurst", "metastability")]
     cautions = [
         text for name in ("white", "strict") for measure, null in strict.items()
-        if (text := _caution(metrics, measure, null if name == "strict" else name))
+        if (text := caution(metrics, measure, null if name == "strict" else name))
     ]  # fmt: skip
     return Figure(
         "measures",
@@ -171,10 +110,10 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
 
     def curves(stem: str) -> list[Any]:
         return [
-            _keyed(
+            keyed(
                 alt.Chart(data(rows))
                 .mark_line(point={"size": 22, "filled": True}, strokeDash=[1, 0] if way == "retrospective" else [5, 3])
-                .encode(x=_time(metrics), y=_y(f"{stem}_{way}")),
+                .encode(x=_time(metrics), y=y_axis(f"{stem}_{way}")),
                 way,
                 keys,
                 colours,
@@ -190,7 +129,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     limit = (
         alt.Chart(data([{"y": metrics.protocol.threshold}]))
         .mark_rule(color=MUTED, strokeDash=[2, 2])
-        .encode(y=_y("y"), tooltip=alt.Tooltip("y:Q", title="threshold"))
+        .encode(y=y_axis("y"), tooltip=alt.Tooltip("y:Q", title="threshold"))
     )
     vertical = [flags.mark_rule(strokeWidth=1.5)] if signals else []
     names = [
@@ -203,7 +142,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     ]  # fmt: skip
     accuracy = alt.Chart(data(rows)).transform_filter("!datum.untrained").mark_line(
         color=THIRD, point={"size": 22, "filled": True, "color": THIRD}
-    ).encode(x=_time(metrics), y=_y("accuracy"))  # fmt: skip
+    ).encode(x=_time(metrics), y=y_axis("accuracy"))  # fmt: skip
     panels = [
         _panel(rows, metrics, curves("psi"), "psi_retrospective", width, 130, "stability index Psi", 0),
         _panel(rows, metrics, [limit, *curves("volatility"), *vertical, *names], "volatility_retrospective",
@@ -213,7 +152,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     said = [f"{way}: {unit(metrics)} {settled[way]}" if settled[way] is not None else f"{way}: never" for way in ways]
     best = metrics.summary["best_epoch"]
     title = f"Volatility settles below {metrics.protocol.threshold} ({'; '.join(said)})"
-    caution = (
+    looks_ahead = (
         "The retrospective curve uses z-scores over the whole run, so at every epoch it knows the future; only the causal "
         "one could have stopped the training."
     )
@@ -222,7 +161,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         title + (f"; accuracy is best at {unit(metrics)} {best}" if best is not None else ""),
         "Psi is the weighted mean of the z-scores of H_eff and M, volatility its rolling standard deviation; training "
         "counts as settled after three epochs below the dashed threshold.",
-        " ".join([caution, *_beside_noise(metrics)]),
+        " ".join([looks_ahead, *beside_noise(metrics)]),
         alt.vconcat(*panels, spacing=14),
     )
 
@@ -307,7 +246,7 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         "One point per checkpoint, from dark to light; the shaded bands are those in which the taxonomy puts a run's mean "
         f"H_eff ({'undefined' if mean is None else f'here {mean:.3f}'}), stable convergent being a run above 0.6 with "
         "r(Hz, Mz) < 0 < r(Psi, accuracy); the grey box is where pure noise lies.",
-        " ".join(_beside_noise(metrics)),
+        " ".join(beside_noise(metrics)),
         with_epoch(alt.layer(*layers).properties(width=width, height=320), None),
     )
 
@@ -338,7 +277,7 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         cells = base.transform_filter(f"isValid(datum.{key})").mark_rect().encode(color=colour)
         empty = base.transform_filter(f"!isValid(datum.{key})").mark_text(text="×", color=MUTED)
         chosen = base.transform_filter("datum.at === epoch").mark_rect(fill=None, stroke=MARK, strokeWidth=2)
-        pointed = base.mark_rect(opacity=0).add_params(_hovering(key, nearest=False))
+        pointed = base.mark_rect(opacity=0).add_params(hovering(key, nearest=False))
         panels.append(
             alt.layer(cells, empty, chosen, pointed).resolve_scale(color="independent")
             .properties(width=width, height=height, title=f"{TITLES[key]} by layer")
@@ -388,8 +327,8 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     """The fluctuation function behind the exponent at one epoch."""
     if not metrics.fluctuation:
         raise PosthocError("This metrics file holds no fluctuation functions; run `posthoc metrics` again.")
-    strict = _strict(metrics)[0]
-    shown = {"units": "measured", "white": "pure noise", strict: _short(strict)}
+    strict = stricter(metrics)[0]
+    shown = {"units": "measured", "white": "pure noise", strict: short(strict)}
     kept = _kept(metrics, 40 * len(metrics.scales))
     ats, rows, slopes = when(metrics), [], []
     for e in kept:
@@ -435,7 +374,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         f"The fluctuation function whose slope is H, at one {unit(metrics)}",
         "Mean over channels of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
         "measured holds 95 % of the channels, those of redrawn data 95 % of the draws." + calibrated,
-        " ".join(text for null in ("white", strict) if (text := _caution(metrics, "hurst", null))),
+        " ".join(text for null in ("white", strict) if (text := caution(metrics, "hurst", null))),
         with_epoch(alt.layer(*marks).properties(width=width, height=300), _pick(metrics, kept, epoch), [ats[e] for e in kept]),
         epochs=tuple(ats[e] for e in kept),
         widest=640,
@@ -507,34 +446,8 @@ def _rows(metrics: RunMetrics) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def data(rows: list[dict[str, Any]]) -> alt.InlineData:
-    """Rows that travel with the chart."""
-    return alt.Data(values=rows)
-
-
-def names_of(parameter: str, names: Sequence[str]) -> alt.Parameter:
-    """The names that an axis made by `named` shows: data, which nothing takes for a part of an expression."""
-    return alt.param(name=parameter, value=list(names))
-
-
-def named(parameter: str, **settings: Any) -> alt.Axis:
-    """An axis over 0, 1, 2, ... labelled with names."""
-    return alt.Axis(labelExpr=f"{parameter}[datum.value]", **settings)
-
-
 def _time(metrics: RunMetrics) -> alt.X:
     return alt.X("at:Q", title=unit(metrics), axis=alt.Axis(tickMinStep=1, format="d", grid=False))
-
-
-def _y(field: str) -> alt.Y:
-    """The panel's title says what it is."""
-    return alt.Y(f"{field}:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
-
-
-def _keyed(marks: Any, key: str, keys: list[str], colours: list[str]) -> Any:
-    """Marks in the colour of what they stand for, which the legend names."""
-    colour = alt.Color("key:N", scale=alt.Scale(domain=keys, range=colours), legend=alt.Legend(title=None))
-    return marks.transform_calculate(key=repr(key)).encode(color=colour)
 
 
 def _panel(
@@ -546,9 +459,11 @@ def _panel(
         picture = alt.layer(_nothing(metrics))
     else:
         base = alt.Chart(data(rows)).transform_filter(f"isValid(datum.{field})")
-        spot = base.encode(x=_time(metrics), y=_y(field))
+        spot = base.encode(x=_time(metrics), y=y_axis(field))
         ground = (
-            [] if baseline is None else [alt.Chart(data([{"y": baseline}])).mark_rule(color=NOISE).encode(y=_y("y"))]
+            []
+            if baseline is None
+            else [alt.Chart(data([{"y": baseline}])).mark_rule(color=NOISE).encode(y=y_axis("y"))]
         )
         picture = alt.layer(
             *ground,
@@ -559,24 +474,6 @@ def _panel(
             hover(spot, unit(metrics), [field]),
         )
     return with_epoch(picture.properties(width=width, height=height, title=title), None)
-
-
-def hover(base: Any, title: str, fields: list[str]) -> Any:
-    """Invisible points, of which the nearest to the pointer is the epoch looked at."""
-    shown = [alt.Tooltip("at:Q", title=title)] + [alt.Tooltip(f"{field}:Q", format=".4f") for field in fields]
-    return base.mark_point(opacity=0, size=200).encode(tooltip=shown).add_params(_hovering(fields[-1]))
-
-
-def _hovering(name: str, nearest: bool = True) -> alt.Parameter:
-    return alt.selection_point(
-        name=f"hover_{name}", on="pointerover", clear="pointerout", nearest=nearest, fields=["at"], empty=False
-    )
-
-
-def with_epoch(picture: Any, value: int | None, options: list[int] | None = None) -> Any:
-    """With the parameter `epoch`, the epoch looked at; in a notebook it is chosen from `options`."""
-    bind = {} if options is None else {"bind": alt.binding_select(options=options, name="epoch ")}
-    return picture.add_params(alt.param(name="epoch", value=value, **bind))
 
 
 def _nothing(metrics: RunMetrics) -> Any:
@@ -600,43 +497,6 @@ def _pick(metrics: RunMetrics, kept: list[int], epoch: int | None) -> int:
     if epoch not in ats:
         raise UsageError(f"No {unit(metrics)} {epoch} here; there are {', '.join(map(str, ats))}.")
     return epoch
-
-
-def _strict(metrics: RunMetrics) -> tuple[str, str, str]:
-    hurst, phases = STRICTER[metrics.protocol.axis]
-    return hurst, hurst, phases
-
-
-def _short(null: str) -> str:
-    return {"order": "images reordered", "channel": "each channel reordered", "time": "time permuted",
-            "phase": "phases randomised"}[null]  # fmt: skip
-
-
-def _found(metrics: RunMetrics, measure: str, null: str) -> tuple[int, int]:
-    """In how many epochs a measure is told from a null, and of how many."""
-    found = metrics.summary.get("nulls", {}).get(null, {}).get(measure, {})
-    return found.get("epochs_told_apart", 0), found.get("epochs", 0)
-
-
-def _told(metrics: RunMetrics, measure: str, null: str) -> str:
-    told, epochs = _found(metrics, measure, null)
-    return f"in {told} of {epochs} {unit(metrics)}s" if epochs else ""
-
-
-def _caution(metrics: RunMetrics, measure: str, null: str) -> str:
-    """A sentence where a measure cannot be told from a null in every epoch; empty where it can."""
-    told, epochs = _found(metrics, measure, null)
-    if told == epochs:
-        return ""
-    how = f"in {epochs - told} of {epochs} {unit(metrics)}s" if told else f"in any of {epochs} {unit(metrics)}s"
-    symbol = {"hurst": "H", "integration": "H_eff", "metastability": "M"}[measure]
-    return f"{symbol} cannot be told from that of {DESCRIPTIONS[null]} {how}."
-
-
-def _beside_noise(metrics: RunMetrics) -> list[str]:
-    """Cautions of both measures against the strictest null there is."""
-    hurst, _, phases = _strict(metrics)
-    return [text for text in (_caution(metrics, "hurst", hurst), _caution(metrics, "metastability", phases)) if text]
 
 
 def _source(metrics: RunMetrics) -> str:

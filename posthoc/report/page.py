@@ -17,8 +17,10 @@ from posthoc.analysis.runs import Run, as_run, in_one_unit
 from posthoc.analysis.stopping import compare_rules
 from posthoc.errors import PosthocError
 from posthoc.report import comparisons
-from posthoc.report.figures import FIGURES, Figure, unit, when
+from posthoc.report.figure import Figure
+from posthoc.report.figures import FIGURES
 from posthoc.report.theme import COLOURS, config, on_page
+from posthoc.report.words import unit, when
 
 FONT = "system-ui, sans-serif"
 WIDTH = 600

@@ -148,7 +148,7 @@ def test_measures_of_a_real_file_are_those_of_the_formulas(activations_file):
 
 def test_the_saved_file_reads_back(activations_file, tmp_path):
     with open_activations(activations_file) as activations:
-        metrics = compute_metrics(activations, nulls=3)
+        metrics = compute_metrics(activations, nulls=2)
     metrics.save(tmp_path / "metrics.json")
     metrics.save_csv(tmp_path / "metrics.csv")
     content = json.loads((tmp_path / "metrics.json").read_text())

@@ -1,0 +1,102 @@
+"""What a figure is, and the pieces that figures are made of."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart and what is said of it.
+
+    title: what is seen; explanation: how to read it, in a sentence; caution: where the null was not rejected, or empty;
+    epochs: those a figure of one epoch can show; columns: panels side by side; widest: pixels beyond which it does not
+    grow.
+    """
+
+    name: str
+    title: str
+    explanation: str
+    caution: str
+    chart: Any
+    epochs: tuple[int, ...] = ()
+    columns: int = 1
+    widest: int | None = None
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """The chart as Vega-Lite, with its title and explanation for screen readers."""
+        words = f"{self.title}. {self.explanation} {self.caution}".strip()
+        spec: dict[str, Any] = self.chart.properties(description=words).to_dict()
+        datasets: dict[str, Any] = {}
+        _share(spec, datasets, {})
+        return spec | {"datasets": datasets}
+
+
+def _share(node: Any, datasets: dict[str, Any], names: dict[str, str]) -> None:
+    """Move the rows that layers bring along into `datasets`, equal ones once."""
+    if isinstance(node, list):
+        for inner in node:
+            _share(inner, datasets, names)
+    elif isinstance(node, dict):
+        rows = node.get("data", {}).get("values") if isinstance(node.get("data"), dict) else None
+        if rows is not None:
+            name = names.setdefault(json.dumps(rows), f"rows{len(names)}")
+            datasets[name] = rows
+            node["data"] = {"name": name}
+        for inner in node.values():
+            _share(inner, datasets, names)
+
+
+def data(rows: list[dict[str, Any]]) -> alt.InlineData:
+    """Rows that travel with the chart."""
+    return alt.Data(values=rows)
+
+
+def number(value: float | None) -> float | None:
+    """A number as JSON has it, to six digits."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def names_of(parameter: str, names: Sequence[str]) -> alt.Parameter:
+    """The names that an axis made by `named` shows: data, which nothing takes for a part of an expression."""
+    return alt.param(name=parameter, value=list(names))
+
+
+def named(parameter: str, **settings: Any) -> alt.Axis:
+    """An axis over 0, 1, 2, ... labelled with names."""
+    return alt.Axis(labelExpr=f"{parameter}[datum.value]", **settings)
+
+
+def y_axis(field: str) -> alt.Y:
+    """An axis without a title, for the panel's says what it is."""
+    return alt.Y(f"{field}:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+
+
+def keyed(marks: Any, key: str, keys: list[str], colours: list[str]) -> Any:
+    """Marks in the colour of what they stand for, which the legend names."""
+    colour = alt.Color("key:N", scale=alt.Scale(domain=keys, range=colours), legend=alt.Legend(title=None))
+    return marks.transform_calculate(key=repr(key)).encode(color=colour)
+
+
+def hover(base: Any, title: str, fields: list[str]) -> Any:
+    """Invisible points, of which the nearest to the pointer is the epoch looked at."""
+    shown = [alt.Tooltip("at:Q", title=title)] + [alt.Tooltip(f"{field}:Q", format=".4f") for field in fields]
+    return base.mark_point(opacity=0, size=200).encode(tooltip=shown).add_params(hovering(fields[-1]))
+
+
+def hovering(name: str, nearest: bool = True) -> alt.Parameter:
+    """What points out an epoch; no two panels of a page may call it the same."""
+    return alt.selection_point(
+        name=f"hover_{name}", on="pointerover", clear="pointerout", nearest=nearest, fields=["at"], empty=False
+    )
+
+
+def with_epoch(picture: Any, value: int | None, options: list[int] | None = None) -> Any:
+    """With the parameter `epoch`, the epoch looked at; in a notebook it is chosen from `options`."""
+    bind = {} if options is None else {"bind": alt.binding_select(options=options, name="epoch ")}
+    return picture.add_params(alt.param(name="epoch", value=value, **bind))
