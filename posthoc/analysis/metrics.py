@@ -40,7 +40,7 @@ from posthoc.analysis.nulls import (
     middle,
     stream,
 )
-from posthoc.analysis.records import LEAST_POINTS, EpochMetrics, Protocol, RunMetrics
+from posthoc.analysis.records import LEAST_POINTS, EpochMetrics, Protocol, RunMetrics, counted
 from posthoc.analysis.series import Axis, DepthAxis, EpochAxis, ImageAxis
 from posthoc.errors import PosthocError
 from posthoc.files import sha256
@@ -366,7 +366,8 @@ def summarise(epochs: tuple[EpochMetrics, ...], protocol: Protocol, seed: int = 
         return np.array([getattr(epoch, name) for epoch in trained], dtype=float)
 
     there = np.isfinite(column("integration"))
-    when = [epoch.epoch if epoch.epoch is not None else epoch.step for epoch in trained]
+    unit, numbers = counted(epochs)
+    when = [at for at, epoch in zip(numbers, epochs, strict=True) if not epoch.untrained]
     accuracy = column("accuracy")
     best = int(np.nanargmax(accuracy)) if np.isfinite(accuracy).any() else None
     pairs = {
@@ -378,6 +379,7 @@ def summarise(epochs: tuple[EpochMetrics, ...], protocol: Protocol, seed: int = 
         for name, key in (("retrospective", "volatility"), ("causal", "volatility_causal"))
     }
     return {
+        "unit": unit,
         "epochs": len(trained),
         "epochs_with_integration": int(there.sum()),
         "best_accuracy": None if best is None else float(accuracy[best]),

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from os import PathLike
@@ -113,6 +114,18 @@ class EpochMetrics:
     n_dead: int
     reasons: dict[str, int]
     nulls: dict[str, dict[str, Comparison]]
+
+
+def counted(epochs: Sequence[EpochMetrics]) -> tuple[str, list[int]]:
+    """What a run's checkpoints are counted in, and the number of each: epochs, or steps, or places in their order.
+
+    Epochs and steps only where all are known and no two are the same.
+    """
+    for unit in ("epoch", "step"):
+        found = [getattr(epoch, unit) for epoch in epochs]
+        if None not in found and len(set(found)) == len(found):
+            return unit, found
+    return "checkpoint", list(range(len(epochs)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import csv
 import glob
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stability_index, z_scores
 from posthoc.analysis.nulls import block_bootstrap, stream
-from posthoc.analysis.records import RunMetrics, load_metrics
+from posthoc.analysis.records import RunMetrics, counted, load_metrics
 from posthoc.errors import PosthocError, UsageError
 
 FloatArray = NDArray[np.float64]
@@ -30,7 +31,7 @@ LEAST_DRAWS = 19
 class Run:
     """One run's epochs, the untrained left out, [E] each, NaN where unknown.
 
-    about: what was recorded of it (model, dataset, seed, images, classes, smooth, ...); nulls: null -> measure -> its
+    when: the number of each, in `unit`; about: what was recorded of it (model, dataset, seed, images, classes, smooth, ...); nulls: null -> measure -> its
     mean over epochs and in how many of them the measure can be told from it; white: H_eff and M of pure noise.
     """
 
@@ -46,6 +47,7 @@ class Run:
     window: int = 3
     nulls: dict[str, Any] = field(default_factory=dict)
     draws: int = 0
+    unit: str = "epoch"
 
     @property
     def psi(self) -> FloatArray:
@@ -119,7 +121,8 @@ def find_metrics(places: Sequence[str]) -> list[tuple[Path, str]]:
                 raise PosthocError(f"{path} holds no metrics.json; give what `posthoc metrics` wrote.")
             paths += inside
     paths = _once(paths)
-    return list(zip(paths, _distinct(paths), strict=True))
+    names = _distinct([Path(os.path.normpath(path.absolute())) for path in paths])
+    return list(zip(paths, names, strict=True))
 
 
 def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> list[Run]:
@@ -141,7 +144,7 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
     """A run's measures as one row of a comparison has them."""
     config, protocol = metrics.input["config"], metrics.protocol
     trained = ~metrics.column("untrained").astype(bool)
-    epochs = [epoch for epoch in metrics.epochs if not epoch.untrained]
+    unit, when = counted(metrics.epochs)
     about = {
         "model": config["model"]["name"],
         "dataset": config.get("dataset") or config["probe"]["name"],
@@ -157,7 +160,8 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
     return Run(
         name=name,
         about=about,
-        when=tuple(epoch.epoch if epoch.epoch is not None else epoch.step or k for k, epoch in enumerate(epochs)),
+        when=tuple(at for at, own in zip(when, trained, strict=True) if own),
+        unit=unit,
         accuracy=metrics.column("accuracy")[trained],
         loss=metrics.column("loss")[trained],
         hurst=metrics.column("hurst")[trained],

@@ -122,7 +122,7 @@ def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
     for epoch in epochs:
         for why, count in epoch["reasons"].items():
             reasons[why] = reasons.get(why, 0) + count
-    unit = "epoch" if epochs[0]["epoch"] is not None else "step"
+    unit = summary.get("unit", "epoch" if epochs[0]["epoch"] is not None else "step")
     signals = {name: "never" if at is None else f"{unit} {at}" for name, at in summary["convergence"].items()}
     settings = (
         f"{protocol['name']}, {protocol['axis']} axis, smoothing {protocol['smooth']}, scales {content['scales']}"

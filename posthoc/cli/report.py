@@ -54,7 +54,7 @@ def command(
     force: bool,
 ) -> None:
     """One self-contained page about the runs in METRICS: metrics.json files, folders that hold some, or globs."""
-    from posthoc.files import refuse_existing, replacing
+    from posthoc.files import replacing
 
     if tensorboard is None:
         _require_extra()
@@ -65,22 +65,29 @@ def command(
         raise UsageError("Which runs? Give metrics.json files, or folders that hold some.")
     sources = _sources(metrics, audit_file)
     if tensorboard is not None:
-        from posthoc.report.scalars import write_scalars
+        from posthoc.report.scalars import NAME, write_scalars
 
-        for source in sources:
-            click.echo(write_scalars(source.metrics, tensorboard / source.name, force))
+        paths = [
+            tensorboard.joinpath(*Path(source.name).relative_to(Path(source.name).anchor).parts, NAME)
+            for source in sources
+        ]
+        if not force and (there := [path for path in paths if path.exists()]):
+            raise PosthocError(f"{there[0]} exists already; pass --force to replace it, or another folder.")
+        for source, path in zip(sources, paths, strict=True):
+            write_scalars(source.metrics, path)
+            click.echo(path)
         return
     if figure is not None:
         if output is None:
             raise UsageError(f"Where to? Give -o {figure}.pdf, .svg or .png.")
-        refuse_existing(output, force)
+        _refuse(output, sources, force)
         _save(figure, sources, output, epoch, width, dpi, font)
         return
     from posthoc.report.page import page
 
     if output is None:
         output = Path("report.html") if len(sources) > 1 else Path(sources[0].path).with_name("report.html")
-    refuse_existing(output, force)
+    _refuse(output, sources, force)
     content = page(sources)
     with replacing(output) as temporary:
         temporary.write_text(content, encoding="utf-8")
@@ -89,6 +96,14 @@ def command(
         import webbrowser
 
         webbrowser.open(output.resolve().as_uri())
+
+
+def _refuse(output: Path, sources: "list[Source]", force: bool) -> None:
+    """Raise where the output exists and is not to be replaced, or is what is read from."""
+    from posthoc.files import refuse_existing
+
+    for source in sources:
+        refuse_existing(output, force, Path(source.path))
 
 
 def _require_extra() -> None:
@@ -158,6 +173,8 @@ def _save(
     else:
         known = ", ".join([*figures.FIGURES, "audit", *comparisons.FIGURES])
         raise UsageError(f"No figure is called {name!r}; there are {known}.")
+    if epoch is not None and not build(width).epochs:
+        raise UsageError(f"The figure {name} shows all epochs; --epoch goes with those of one.")
     figure = export(build, output, width, font or FONT, dpi / 72)
     for text in (figure.title + ".", figure.explanation, figure.caution):
         if text:

@@ -69,16 +69,17 @@ def runs(several: Sequence[Run], width: int) -> Figure:
         for place, run in enumerate(several) for e, at in enumerate(run.when)
     ]  # fmt: skip
     columns = min(COLUMNS, len(several))
+    unit = " or ".join(dict.fromkeys(run.unit for run in several))
     panels, each = [], (width - 50 * (columns - 1)) // columns
     for key, title in titles.items():
         if all(row[key] is None for row in rows):
             continue
         base = alt.Chart().transform_filter(f"isValid(datum.{key})")
-        x = alt.X("at:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+        x = alt.X("at:Q", title=unit, axis=alt.Axis(tickMinStep=1, format="d", grid=False))
         y = alt.Y(f"{key}:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
         picture = alt.layer(
             # First, and named, for Altair puts what points out a facet's epoch there.
-            hover(base.encode(x=x, y=y), "epoch", [key]).properties(name=f"points_{key}"),
+            hover(base.encode(x=x, y=y), unit, [key]).properties(name=f"points_{key}"),
             base.transform_filter(f"isValid(datum.{key}_noise)").mark_line(color=NOISE, strokeDash=[4, 3]).encode(x=x, y=f"{key}_noise:Q"),
             base.mark_line(color=THIRD if key == "accuracy" else VALUE).encode(x=x, y=y),
             base.transform_filter("datum.at === epoch").mark_rule(color=MARK, strokeWidth=1.5).encode(x=x),
@@ -92,7 +93,7 @@ def runs(several: Sequence[Run], width: int) -> Figure:
         panels.append(facets)
     return Figure(
         "runs",
-        f"{len(several)} runs side by side, epoch by epoch",
+        f"{len(several)} runs side by side, {unit} by {unit}",
         "All panels of a measure share their scale; the dashed line is the mean of pure noise through the run's protocol.",
         _confounded(several),
         with_epoch(alt.vconcat(*panels, spacing=18), None).add_params(names_of("runs", [run.name for run in several])),
@@ -144,14 +145,15 @@ def stopping(several: Sequence[Run], width: int) -> Figure:
         alt.Chart(data(labels)).mark_text(align="right", dx=-6, dy=-8, fontSize=10).encode(x=x, y=y, text="text:N").transform_filter("datum.saved > 0.5"),
         alt.Chart(data(labels)).mark_text(align="left", dx=6, dy=-8, fontSize=10).encode(x=x, y=y, text="text:N").transform_filter("datum.saved <= 0.5"),
     ).properties(width=width, height=320)  # fmt: skip
-    best = [row["rule"] for row in front if row["kind"].startswith("volatility")]
+    useful = [row for row in front if row["kind"] != "reference" and row["never"] < 1]
+    best = [row["rule"] for row in useful if row["kind"] == "volatility"]
     return Figure(
         "stopping",
-        f"{len(best)} of the {len(front)} undominated stopping rules use{'s' if len(best) == 1 else ''} volatility",
+        f"Of the {len(useful)} rules that fire and that no other beats, {len(best)} use{'s' if len(best) == 1 else ''} volatility",
         "Each point is a rule, its mean over the runs: right is more training saved, down is less accuracy lost; the line "
         "joins those that no other rule beats in both.",
-        "Rules marked 'whole run known' look into the future, and thresholds were not chosen on other runs"
-        + (f"; {len(several)} runs are few." if len(several) < 10 else "."),
+        "Rules marked 'whole run known' look into the future; a fixed threshold that does well here was found here"
+        + (f", and {len(several)} runs are few." if len(several) < 10 else "."),
         picture,
         widest=760,
     )

@@ -77,6 +77,9 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         line = base.mark_line(point={"size": 22, "filled": True})
         line = keyed(line.encode(x=_time(metrics), y=y_axis(measure)), "measured", keys, colours)
         panels.append(_panel(rows, metrics, [*layers, line], measure, width, 130, TITLES[measure]))
+    redrawn = (
+        f"{DESCRIPTIONS['white']}, {DESCRIPTIONS[strict['hurst']]} (H) and {DESCRIPTIONS[strict['metastability']]} (M)"
+    )
     told = [told_apart(metrics, measure, "white") for measure in ("hurst", "metastability")]
     cautions = [
         text for name in ("white", "strict") for measure, null in strict.items()
@@ -87,10 +90,8 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         f"H is told from pure noise {told[0]}, metastability {told[1]}"
         if all(told)
         else "Integration and metastability, epoch by epoch",
-        "The line is what was measured, its band the 95 % interval; the other bands hold the middle 95 % of the same "
-        f"measure of redrawn data: {DESCRIPTIONS['white']}, "
-        + " and ".join(f"{DESCRIPTIONS[null]} ({symbol})" for symbol, null in (("H", strict["hurst"]), ("M", strict["metastability"])))
-        + ". The hollow diamond is the untrained network.",
+        "The line is what was measured, its band the 95 % interval; the hollow diamond is the untrained network"
+        + (f"; the other bands hold the middle 95 % of the same measure of redrawn data: {redrawn}." if len(keys) > 2 else "."),
         " ".join(cautions),
         alt.vconcat(*panels, spacing=14),
     )  # fmt: skip
@@ -229,8 +230,8 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         ]
     if there:
         layers += [
-            path, points, base.transform_filter("datum.untrained").mark_point(shape="diamond", size=90, color=INK).encode(x=X, y=Y),
-            *labels,
+            path, *labels[::2], points, base.transform_filter("datum.untrained").mark_point(shape="diamond", size=90, color=INK).encode(x=X, y=Y),
+            *labels[1::2],
             base.transform_filter("datum.at === epoch").mark_point(size=220, color=MARK, strokeWidth=2.5).encode(x=X, y=Y),
             hover(base.encode(x=X, y=Y), unit(metrics), ["integration", "metastability"]),
         ]  # fmt: skip
@@ -242,10 +243,12 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     )  # fmt: skip
     return Figure(
         "trajectory",
-        f"The run moves through the plane of integration and metastability{moved}",
+        f"The run moves through the plane of integration and metastability{moved}"
+        if moved
+        else "Integration and metastability of the run in one plane",
         "One point per checkpoint, from dark to light; the shaded bands are those in which the taxonomy puts a run's mean "
         f"H_eff ({'undefined' if mean is None else f'here {mean:.3f}'}), stable convergent being a run above 0.6 with "
-        "r(Hz, Mz) < 0 < r(Psi, accuracy); the grey box is where pure noise lies.",
+        "r(Hz, Mz) < 0 < r(Psi, accuracy)" + ("; the grey box is where pure noise lies." if noise else "."),
         " ".join(beside_noise(metrics)),
         with_epoch(alt.layer(*layers).properties(width=width, height=320), None),
     )
@@ -308,7 +311,8 @@ def locking(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         metrics, "locking", metrics.phase_locking.get("ppc"), metrics.phase_locking.get("layers", ()), epoch, width,
         "Phase locking between layers", "pairwise phase consistency",
         "Mean pairwise phase consistency of the channels of two layers: 0 for independent ones, 1 in step.",
-        "The order of images, which all channels share, puts them in step too: read it beside M's null.",
+        "The order of images, which all channels share, puts them in step too: read it beside M's null."
+        if metrics.protocol.axis == "image" else "",
     )  # fmt: skip
 
 
@@ -329,7 +333,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         raise PosthocError("This metrics file holds no fluctuation functions; run `posthoc metrics` again.")
     strict = stricter(metrics)[0]
     shown = {"units": "measured", "white": "pure noise", strict: short(strict)}
-    kept = _kept(metrics, 40 * len(metrics.scales))
+    kept, shown_first = _kept(metrics, 40 * len(metrics.scales), epoch)
     ats, rows, slopes = when(metrics), [], []
     for e in kept:
         own = metrics.fluctuation[e]
@@ -375,7 +379,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         "Mean over channels of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
         "measured holds 95 % of the channels, those of redrawn data 95 % of the draws." + calibrated,
         " ".join(text for null in ("white", strict) if (text := caution(metrics, "hurst", null))),
-        with_epoch(alt.layer(*marks).properties(width=width, height=300), _pick(metrics, kept, epoch), [ats[e] for e in kept]),
+        with_epoch(alt.layer(*marks).properties(width=width, height=300), shown_first, [ats[e] for e in kept]),
         epochs=tuple(ats[e] for e in kept),
         widest=640,
     )  # fmt: skip
@@ -400,7 +404,7 @@ def _matrix(
     if not values:
         raise PosthocError(f"There is no {what} between layers on the {metrics.protocol.axis} axis.")
     L, ats = len(names), when(metrics)
-    kept = _kept(metrics, L * L)
+    kept, shown = _kept(metrics, L * L, epoch)
     rows = [
         {"at": ats[e], "i": i, "v": [None if _float(v) != _float(v) else round(_float(v), 3) for v in line]}
         for e in kept for i, line in enumerate(values[e])
@@ -434,7 +438,7 @@ def _matrix(
         f"{title} at one {unit(metrics)}",
         explanation,
         caution,
-        with_epoch(picture, _pick(metrics, kept, epoch), [ats[e] for e in kept]),
+        with_epoch(picture, shown, [ats[e] for e in kept]),
         epochs=tuple(ats[e] for e in kept),
         widest=0,
     )
@@ -483,20 +487,18 @@ def _nothing(metrics: RunMetrics) -> Any:
     return alt.Chart(data([{"text": text}])).mark_text(color=MUTED).encode(text="text:N")
 
 
-def _kept(metrics: RunMetrics, cells: int) -> list[int]:
-    """The checkpoints that a figure of one epoch keeps, counted from the last."""
-    stride = -(-len(metrics.epochs) * cells // MOST_CELLS)
-    return list(range(len(metrics.epochs) - 1, -1, -stride))[::-1]
+def _kept(metrics: RunMetrics, cells: int, epoch: int | None) -> tuple[list[int], int]:
+    """The checkpoints that a figure of one epoch keeps, and which is shown first: the epoch asked for, or the last.
 
-
-def _pick(metrics: RunMetrics, kept: list[int], epoch: int | None) -> int:
-    """The epoch asked for, or the last. Raises UsageError where there is no such checkpoint."""
-    ats = [when(metrics)[e] for e in kept]
-    if epoch is None:
-        return ats[-1]
-    if epoch not in ats:
+    Raises UsageError where there is no such epoch.
+    """
+    ats = when(metrics)
+    if epoch is not None and epoch not in ats:
         raise UsageError(f"No {unit(metrics)} {epoch} here; there are {', '.join(map(str, ats))}.")
-    return epoch
+    last = len(ats) - 1
+    stride = -(-len(ats) * cells // MOST_CELLS)
+    shown = last if epoch is None else ats.index(epoch)
+    return sorted({*range(last, -1, -stride), shown}), ats[shown]
 
 
 def _source(metrics: RunMetrics) -> str:
@@ -508,7 +510,7 @@ def _range(values: Sequence[float | None], least: float, limits: tuple[float, fl
     there = [value for value in values if value is not None]
     low, high = (min(there), max(there)) if there else (0.0, 1.0)
     margin = max(0.08 * (high - low), (least - (high - low)) / 2, 0)
-    low, high = max(limits[0], low - margin), min(limits[1], high + 1.6 * margin)
+    low, high = max(limits[0], low - margin), min(limits[1], high + 2.4 * margin)
     return [round(low, 4), round(high, 4)]
 
 

@@ -54,7 +54,7 @@ def page(sources: Sequence[Source]) -> str:
         name=sources[0].name if len(sources) == 1 else f"{len(sources)} runs",
         overview=overview,
         runs=sections,
-        unit=units.pop() if len(units) == 1 else "epoch or step",
+        unit=" or ".join(sorted(units)),
         ats=ats,
         charts=charts,
         colours=list(COLOURS),

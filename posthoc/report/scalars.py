@@ -7,7 +7,7 @@ import numpy as np
 
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import PosthocError
-from posthoc.files import refuse_existing, replacing
+from posthoc.files import replacing
 
 SERIES = ("hurst", "integration", "metastability", "synchrony", "stability_index", "stability_index_causal", "volatility",
           "volatility_causal", "accuracy", "loss")  # fmt: skip
@@ -15,18 +15,16 @@ NAME = "events.out.tfevents.0000000000.posthoc"
 """The same each time, so that writing again replaces what was written."""
 
 
-def write_scalars(metrics: RunMetrics, folder: Path, force: bool = False) -> Path:
-    """Write the series of a run, and pure noise's, to an events file in `folder`, and return its path.
+def write_scalars(metrics: RunMetrics, path: Path) -> None:
+    """Write the series of a run, and pure noise's, to an events file.
 
     A scalar's step is the training step where all checkpoints have one, else the epoch. Raises PosthocError without
-    the package tensorboard, or where the file exists and `force` is not given.
+    the package tensorboard.
     """
     try:
         from tensorboard.summary import Writer
     except ImportError as error:
         raise PosthocError("--tensorboard needs the extra tensorboard: pip install 'posthoc[tensorboard]'.") from error
-    path = folder / NAME
-    refuse_existing(path, force)
     steps = [epoch.step for epoch in metrics.epochs]
     if None in steps:
         steps = [epoch.epoch for epoch in metrics.epochs]
@@ -41,4 +39,3 @@ def write_scalars(metrics: RunMetrics, folder: Path, force: bool = False) -> Pat
         content = b"".join(one.read_bytes() for one in sorted(Path(place).iterdir()))
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-    return path

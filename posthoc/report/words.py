@@ -1,21 +1,20 @@
 """What is said of a run below its figures."""
 
 from posthoc.analysis.nulls import DESCRIPTIONS
-from posthoc.analysis.records import RunMetrics
+from posthoc.analysis.records import RunMetrics, counted
 
 STRICTER = {"image": ("order", "channel"), "depth": ("time", "phase"), "epoch": ("time", "phase")}
 """Of each axis, the nulls of H and of M that keep more of the data than pure noise does."""
 
 
 def unit(metrics: RunMetrics) -> str:
-    """What the checkpoints are counted in: `epoch`, or `step` where an epoch is not known."""
-    return "epoch" if all(epoch.epoch is not None for epoch in metrics.epochs) else "step"
+    """What the checkpoints are counted in: `epoch`, `step` or `checkpoint`."""
+    return counted(metrics.epochs)[0]
 
 
 def when(metrics: RunMetrics) -> list[int]:
-    """The epoch, or step, of every checkpoint; its place in the order where neither is known."""
-    found = [getattr(epoch, unit(metrics)) for epoch in metrics.epochs]
-    return [int(one) for one in found] if None not in found else list(range(len(found)))
+    """The number of every checkpoint in that unit."""
+    return counted(metrics.epochs)[1]
 
 
 def stricter(metrics: RunMetrics) -> tuple[str, str, str]:
@@ -54,5 +53,5 @@ def caution(metrics: RunMetrics, measure: str, null: str) -> str:
 
 def beside_noise(metrics: RunMetrics) -> list[str]:
     """Cautions of both measures against the strictest null there is."""
-    hurst, _, phases = stricter(metrics)
-    return [text for text in (caution(metrics, "hurst", hurst), caution(metrics, "metastability", phases)) if text]
+    _, null, phases = stricter(metrics)
+    return [text for text in (caution(metrics, "integration", null), caution(metrics, "metastability", phases)) if text]

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from noise import make
 
-from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.metrics import compute_metrics, summarise
 from posthoc.analysis.records import Protocol, load_metrics
 from posthoc.analysis.runs import as_run
 from posthoc.cli import main
@@ -125,6 +125,29 @@ def test_long_runs_keep_some_epochs_of_what_is_shown_one_at_a_time(metrics):
     assert figure.epochs[-1] == 399
     assert len(figure.epochs) == 400 // 7 + 1
     assert len(json.dumps(figure.specification)) < 1_000_000
+    assert 398 not in figure.epochs
+    assert 398 in FIGURES["locking"](many, 398, 400).epochs
+
+
+def test_checkpoints_of_one_epoch_are_counted_in_steps(metrics):
+    twice = dataclasses.replace(
+        metrics, epochs=tuple(dataclasses.replace(own, epoch=k // 2) for k, own in enumerate(metrics.epochs))
+    )
+    assert FIGURES["locking"](twice, None, 400).epochs == (0, 7, 14, 21, 28)
+    partly = (*metrics.epochs[:2], dataclasses.replace(metrics.epochs[2], epoch=None), *metrics.epochs[3:])
+    summary = summarise(partly, metrics.protocol)
+    assert (summary["unit"], summary["best_epoch"]) == ("step", 28)
+    assert as_run(dataclasses.replace(metrics, epochs=partly), "a").when == (7, 14, 21, 28)
+
+
+def test_what_is_not_drawn_is_not_explained(metrics):
+    bare = dataclasses.replace(
+        metrics,
+        epochs=tuple(dataclasses.replace(own, nulls={}) for own in metrics.epochs),
+        summary={**metrics.summary, "nulls": {}},
+    )
+    assert "noise" not in FIGURES["measures"](bare, None, 400).explanation
+    assert "noise" not in FIGURES["trajectory"](bare, None, 400).explanation
 
 
 def test_a_notebook_gets_the_same_chart(metrics, tmp_path):
@@ -207,6 +230,8 @@ def test_the_command_saves_figures(saved, tmp_path):
         (("metrics.json", "--figure", "runs", "-o", "a.svg"), "compares runs; give more than one"),
         (("metrics.json", "--figure", "audit", "-o", "a.svg"), "run `posthoc audit`"),
         (("metrics.json", "--figure", "similarity", "--epoch", "9", "-o", "a.svg"), "No epoch 9 here"),
+        (("metrics.json", "--figure", "trajectory", "--epoch", "2", "-o", "a.svg"), "trajectory shows all epochs"),
+        (("metrics.json", "-o", "metrics.json", "--force"), "metrics.json is the input"),
         (("metrics.json", "--audit", "other.json"), "other.json is the audit of other activations"),
     ],
 )
@@ -225,7 +250,9 @@ def test_scalars_for_tensorboard(saved, metrics, tmp_path):
     for _ in range(2):  # written again, it replaces what was written
         done = run("report", saved, "--tensorboard", tmp_path / "tb", "--force")
         assert done.exit_code == 0, done.output
-    assert run("report", saved, "--tensorboard", tmp_path / "tb").exit_code == 1
+    refused = run("report", saved, "--tensorboard", tmp_path / "tb")
+    assert refused.exit_code == 1
+    assert "--force to replace it, or another folder" in refused.output
     (folder,) = (tmp_path / "tb").iterdir()
     events = EventAccumulator(str(folder)).Reload()
     scalars = events.Tensors("posthoc/metastability")
