@@ -1,5 +1,6 @@
 """posthoc report: metrics.json -> a page, a figure, or scalars."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,7 @@ def _save(
         if len(sources) < 2:
             raise UsageError(f"The figure {name} compares runs; give more than one metrics file.")
         runs = in_one_unit([as_run(source.metrics, source.name) for source in sources])
-        build = lambda wide: comparisons.FIGURES[name](runs, wide)  # noqa: E731
+        build = partial(comparisons.FIGURES[name], runs)
     elif len(sources) > 1:
         raise UsageError(f"The figure {name} is of one run, and these are {len(sources)}.")
     elif name == "audit":
@@ -167,9 +168,9 @@ def _save(
             raise PosthocError(
                 f"No audit.json of these activations lies beside {sources[0].path}; run `posthoc audit`."
             )
-        build = lambda wide: comparisons.audit(audit, wide)  # noqa: E731
+        build = partial(comparisons.audit, audit)
     elif name in figures.FIGURES:
-        build = lambda wide: figures.FIGURES[name](sources[0].metrics, epoch, wide)  # noqa: E731
+        build = partial(figures.FIGURES[name], sources[0].metrics, epoch)
     else:
         known = ", ".join([*figures.FIGURES, "audit", *comparisons.FIGURES])
         raise UsageError(f"No figure is called {name!r}; there are {known}.")
