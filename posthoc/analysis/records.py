@@ -243,7 +243,7 @@ def _record(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
             value = values[one.name]
             if one.type is float and value is None:
                 value = math.nan
-            elif isinstance(value, list) and one.type is not list:
+            elif isinstance(value, list):
                 pair = one.type == tuple[float, float]
                 value = tuple(math.nan if pair and item is None else item for item in value)
             found[one.name] = value

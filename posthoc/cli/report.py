@@ -9,7 +9,7 @@ import click
 from posthoc.errors import PosthocError, UsageError
 
 if TYPE_CHECKING:
-    from posthoc.report.page import Source
+    from posthoc.report.sources import Source
 
 
 @click.command(name="report")
@@ -56,6 +56,7 @@ def command(
 ) -> None:
     """One self-contained page about the runs in METRICS: metrics.json files, folders that hold some, or globs."""
     from posthoc.files import replacing
+    from posthoc.report.sources import load_sources
 
     if tensorboard is None:
         _require_extra()
@@ -64,7 +65,7 @@ def command(
         return
     if not metrics:
         raise UsageError("Which runs? Give metrics.json files, or folders that hold some.")
-    sources = _sources(metrics, audit_file)
+    sources = load_sources(metrics, audit_file)
     if tensorboard is not None:
         from posthoc.report.scalars import NAME, write_scalars
 
@@ -124,42 +125,19 @@ def _list() -> None:
             click.echo(f"{name:12s}  {(function.__doc__ or '').splitlines()[0]} ({title})")
 
 
-def _sources(places: tuple[str, ...], audit_file: Path | None) -> "list[Source]":
-    from posthoc.analysis.audit import load_audit
-    from posthoc.analysis.records import load_metrics
-    from posthoc.analysis.runs import find_metrics
-    from posthoc.report.page import Source
-
-    found = find_metrics(places)
-    if audit_file is not None and len(found) > 1:
-        raise UsageError("--audit goes with one run; of several, the audit.json beside each is taken.")
-    sources = []
-    for path, name in found:
-        metrics = load_metrics(path)
-        beside = audit_file or path.with_name("audit.json")
-        audit = load_audit(beside) if audit_file or beside.exists() else None
-        if audit is not None and audit.get("sha256") != metrics.input["sha256"]:
-            if audit_file:
-                raise PosthocError(f"{audit_file} is the audit of other activations than those of {path}.")
-            audit = None
-        sources.append(Source(name, str(path), metrics, audit))
-    return sources
-
-
 def _save(
     name: str, sources: "list[Source]", output: Path, epoch: int | None, width: int, dpi: int, font: str | None
 ) -> None:
     """Write one figure and print what to say of it."""
-    from posthoc.analysis.runs import as_run, in_one_unit
     from posthoc.report import comparisons, figures
     from posthoc.report.export import FONT, export
+    from posthoc.report.sources import as_runs
 
     build: Any
     if name in comparisons.FIGURES:
         if len(sources) < 2:
             raise UsageError(f"The figure {name} compares runs; give more than one metrics file.")
-        runs = in_one_unit([as_run(source.metrics, source.name) for source in sources])
-        build = partial(comparisons.FIGURES[name], runs)
+        build = partial(comparisons.FIGURES[name], comparisons.Several(as_runs(sources)))
     elif len(sources) > 1:
         raise UsageError(f"The figure {name} is of one run, and these are {len(sources)}.")
     elif name == "audit":

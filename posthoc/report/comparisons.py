@@ -2,24 +2,45 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import altair as alt
 
-from posthoc.analysis.compare import tabulate
+from posthoc.analysis.audit import MEASURES as AUDITED
+from posthoc.analysis.compare import MUST_BE_KNOWN, Row, tabulate
 from posthoc.analysis.runs import Run
-from posthoc.analysis.stopping import HINDSIGHT, LOOKS_AHEAD, compare_rules
+from posthoc.analysis.stopping import HINDSIGHT, LOOKS_AHEAD, Score, compare_rules
 from posthoc.report.figure import Figure, data, hover, named, names_of, number, with_epoch
 from posthoc.report.theme import INK, MARK, MUTED, NOISE, OTHER, SECOND, THIRD, VALUE
+from posthoc.report.words import TITLES
 
 COLUMNS = 3
 """Small multiples side by side."""
 
 
-def comparison(runs: Sequence[Run], width: int) -> Figure:
+@dataclass(frozen=True)
+class Several:
+    """Runs to compare. Their table and their stopping rules take bootstraps, done once for all figures of them."""
+
+    runs: Sequence[Run]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """One row per run."""
+        return tabulate(self.runs)
+
+    @cached_property
+    def scores(self) -> list[Score]:
+        """Every stopping rule over the runs; raises UsageError where one has no accuracy."""
+        return compare_rules(self.runs)
+
+
+def comparison(several: Several, width: int) -> Figure:
     """Mean H_eff and M of every run with their intervals, beside pure noise."""
     titles = {"h_eff": "mean integration H_eff", "m": "mean metastability M"}
-    rows, table = [], tabulate(runs)
+    rows, table = [], several.rows
     for place, row in enumerate(table):
         for key in titles:
             low, high = row.intervals[key]
@@ -40,7 +61,7 @@ def comparison(runs: Sequence[Run], width: int) -> Figure:
                 _keyed(base.transform_filter("isValid(datum.noise)"), "pure noise").encode(x="noise:Q", tooltip=shown),
                 base.transform_filter("isValid(datum.low)").mark_rule(color=VALUE, strokeWidth=2).encode(x="low:Q", x2="high:Q"),
                 _keyed(base.transform_filter("isValid(datum.value)"), "mean over epochs").encode(x=x, tooltip=shown),
-            ).properties(width=width, height=max(40, 20 * len(runs)), title=title)
+            ).properties(width=width, height=max(40, 20 * len(table)), title=title)
         )  # fmt: skip
     near = sum(
         low <= row.noise["h_eff"] <= high for row in table for low, high in [row.intervals["h_eff"]]
@@ -54,22 +75,22 @@ def comparison(runs: Sequence[Run], width: int) -> Figure:
         else "Mean H_eff and M of every run",
         "A point is a run's mean over its epochs, the bar its 95 % interval (block bootstrap over epochs), the diamond what "
         "pure noise gives through the same protocol.",
-        _confounded(runs),
-        alt.vconcat(*panels, spacing=14).add_params(names_of("runs", [run.name for run in runs])),
+        _confounded(several.runs),
+        alt.vconcat(*panels, spacing=14).add_params(names_of("runs", [run.name for run in several.runs])),
     )
 
 
-def runs(several: Sequence[Run], width: int) -> Figure:
+def runs(several: Several, width: int) -> Figure:
     """Integration, metastability and accuracy of every run over its epochs, as small multiples."""
-    titles = {"integration": "integration H_eff", "metastability": "metastability M", "accuracy": "accuracy"}
+    titles = {key: TITLES[key] for key in ("integration", "metastability")} | {"accuracy": "accuracy"}
     rows = [
         {"run": run.name, "place": place, "at": at, "integration": number(run.h_eff[e]), "metastability": number(run.m[e]),
          "accuracy": number(run.accuracy[e]), "integration_noise": number(run.noise("integration")),
          "metastability_noise": number(run.noise("metastability")), "accuracy_noise": None}
-        for place, run in enumerate(several) for e, at in enumerate(run.when)
+        for place, run in enumerate(several.runs) for e, at in enumerate(run.when)
     ]  # fmt: skip
-    columns = min(COLUMNS, len(several))
-    unit = " or ".join(dict.fromkeys(run.unit for run in several))
+    columns = min(COLUMNS, len(several.runs))
+    unit = " or ".join(dict.fromkeys(run.unit for run in several.runs))
     panels, each = [], (width - 50 * (columns - 1)) // columns
     for key, title in titles.items():
         if all(row[key] is None for row in rows):
@@ -93,18 +114,19 @@ def runs(several: Sequence[Run], width: int) -> Figure:
         panels.append(facets)
     return Figure(
         "runs",
-        f"{len(several)} runs side by side, {unit} by {unit}",
+        f"{len(several.runs)} runs side by side, {unit} by {unit}",
         "All panels of a measure share their scale; the dashed line is the mean of pure noise through the run's protocol.",
-        _confounded(several),
-        with_epoch(alt.vconcat(*panels, spacing=18), None).add_params(names_of("runs", [run.name for run in several])),
+        _confounded(several.runs),
+        with_epoch(alt.vconcat(*panels, spacing=18), None).add_params(
+            names_of("runs", [run.name for run in several.runs])
+        ),
         columns=columns,
     )
 
 
-def stopping(several: Sequence[Run], width: int) -> Figure:
+def stopping(several: Several, width: int) -> Figure:
     """Every stopping rule: training saved against accuracy lost."""
-    scores = compare_rules(several)
-    percent = any(float(run.summary["best_accuracy"]) > 1.5 for run in several)
+    percent = any(float(run.summary["best_accuracy"]) > 1.5 for run in several.runs)
     kinds = {
         "volatility": SECOND,
         "volatility, whole run known": OTHER,
@@ -115,7 +137,7 @@ def stopping(several: Sequence[Run], width: int) -> Figure:
     rows: list[dict[str, Any]] = [
         {"rule": score.rule, "kind": _kind(score.rule), "saved": number(score.saved_share), "epochs": number(score.saved),
          "lost": number(score.lost), "never": number(score.never), "pareto": score.pareto}
-        for score in scores if math.isfinite(score.lost)
+        for score in several.scores if math.isfinite(score.lost)
     ]  # fmt: skip
     front = sorted((row for row in rows if row["pareto"]), key=lambda row: (row["saved"], row["lost"]))
     names: dict[tuple[float, float], dict[str, Any]] = {}
@@ -153,7 +175,7 @@ def stopping(several: Sequence[Run], width: int) -> Figure:
         "Each point is a rule, its mean over the runs: right is more training saved, down is less accuracy lost; the line "
         "joins those that no other rule beats in both.",
         "Rules marked 'whole run known' look into the future; a fixed threshold that does well here was found here"
-        + (f", and {len(several)} runs are few." if len(several) < 10 else "."),
+        + (f", and {len(several.runs)} runs are few." if len(several.runs) < 10 else "."),
         picture,
         widest=760,
     )
@@ -161,10 +183,9 @@ def stopping(several: Sequence[Run], width: int) -> Figure:
 
 def audit(content: Mapping[str, Any], width: int) -> Figure:
     """Every control of an audit: H_eff and M with one thing changed at a time."""
-    titles = {"integration": "integration H_eff", "metastability": "metastability M"}
     names = [control["name"] for control in content["controls"]]
     panels = []
-    for key, title in titles.items():
+    for key in AUDITED:
         rows = [
             {"control": control["name"], **{name: number(control["measures"][key][name]) for name in ("mean", "low", "high")}}
             for control in content["controls"]
@@ -184,12 +205,12 @@ def audit(content: Mapping[str, Any], width: int) -> Figure:
                     x=alt.X("mean:Q", title=None, scale=alt.Scale(zero=True)), tooltip=shown,
                     color=alt.condition(f"datum.control === {names[0]!r}", alt.value(VALUE), alt.value(INK)),
                 ),
-            ).properties(width=width, height=17 * len(names), title=title)
+            ).properties(width=width, height=17 * len(names), title=TITLES[key])
         )  # fmt: skip
     verdicts = content["verdicts"]
     said = [
         f"{symbol} responds to {', '.join(verdicts[key]['responds']) or 'nothing'}"
-        for key, symbol in (("integration", "H_eff"), ("metastability", "M")) if key in verdicts
+        for key, symbol in AUDITED.items() if key in verdicts
     ]  # fmt: skip
     return Figure(
         "audit",
@@ -201,7 +222,7 @@ def audit(content: Mapping[str, Any], width: int) -> Figure:
     )
 
 
-FIGURES: dict[str, Callable[[Sequence[Run], int], Figure]] = {
+FIGURES: dict[str, Callable[[Several, int], Figure]] = {
     "comparison": comparison,
     "runs": runs,
     "stopping": stopping,
@@ -224,7 +245,7 @@ def _keyed(base: Any, key: str) -> Any:
 def _confounded(several: Sequence[Run]) -> str:
     """A warning where runs differ in what the protocol itself responds to."""
     differ = [
-        name for name in ("classes", "images", "smooth")
+        name for name in MUST_BE_KNOWN
         if len({run.about.get(name) for run in several}) > 1
     ]  # fmt: skip
     if not differ:

@@ -27,11 +27,10 @@ from posthoc.report.theme import (
     VALUE,
     config,
 )
-from posthoc.report.words import beside_noise, caution, short, stricter, told_apart, unit, when
+from posthoc.report.words import TITLES, beside_noise, caution, short, stricter, told_apart, unit, when
 
 MOST_CELLS = 100_000
 """Cells of a matrix that a figure keeps over all epochs; of longer runs it keeps every second epoch, or third."""
-TITLES = {"hurst": "Hurst exponent H", "integration": "integration H_eff", "metastability": "metastability M"}
 
 
 def chart(metrics: RunMetrics, name: str, epoch: int | None = None) -> Any:

@@ -1,7 +1,7 @@
 """The report: one page of HTML that needs nothing else."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -10,16 +10,15 @@ import vl_convert
 from markupsafe import Markup
 
 from posthoc import __version__
-from posthoc.analysis.compare import Row, tabulate
+from posthoc.analysis.compare import Row
 from posthoc.analysis.nulls import DESCRIPTIONS
 from posthoc.analysis.records import RunMetrics
-from posthoc.analysis.runs import Run, as_run, in_one_unit
-from posthoc.analysis.stopping import compare_rules
 from posthoc.errors import PosthocError
 from posthoc.report import comparisons
 from posthoc.report.figure import Figure
 from posthoc.report.figures import FIGURES
-from posthoc.report.theme import COLOURS, config, on_page
+from posthoc.report.sources import Source, as_runs
+from posthoc.report.theme import config, on_page
 from posthoc.report.words import unit, when
 
 FONT = "system-ui, sans-serif"
@@ -27,23 +26,14 @@ WIDTH = 600
 """Pixels of a panel before the page fits it to its place."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A run to report on: its name, its file, its measures, and its audit if there is one."""
-
-    name: str
-    path: str
-    metrics: RunMetrics
-    audit: Mapping[str, Any] | None = None
-
-
 def page(sources: Sequence[Source]) -> str:
     """The report on one run, or on several: first all beside each other, then each by itself."""
-    runs = in_one_unit([as_run(source.metrics, source.name) for source in sources])
-    rows = tabulate(runs)
+    several = comparisons.Several(as_runs(sources))
     charts: dict[str, Any] = {}
-    overview = _overview(runs, rows, charts) if len(sources) > 1 else None
-    sections = [_run(source, row, charts, f"run{k}") for k, (source, row) in enumerate(zip(sources, rows, strict=True))]
+    overview = _overview(several, charts) if len(sources) > 1 else None
+    sections = [
+        _run(source, row, charts, f"run{k}") for k, (source, row) in enumerate(zip(sources, several.rows, strict=True))
+    ]
     ats = sorted({at for source in sources for at in when(source.metrics)})
     units = {unit(source.metrics) for source in sources}
     folder = files("posthoc.report")
@@ -57,7 +47,6 @@ def page(sources: Sequence[Source]) -> str:
         unit=" or ".join(sorted(units)),
         ats=ats,
         charts=charts,
-        colours=list(COLOURS),
         version=__version__,
         style=Markup((folder / "page.css").read_text()),
         script=Markup((folder / "page.js").read_text()),
@@ -83,16 +72,14 @@ def _place(figure: Figure, charts: dict[str, Any], run: str) -> dict[str, Any]:
             "chosen": bool(figure.epochs)}  # fmt: skip
 
 
-def _overview(runs: Sequence[Run], rows: Sequence[Row], charts: dict[str, Any]) -> dict[str, Any]:
+def _overview(several: comparisons.Several, charts: dict[str, Any]) -> dict[str, Any]:
+    judged = all(math.isfinite(run.summary["best_accuracy"]) for run in several.runs)  # without accuracy, no rule is
     figures = [
-        _place(comparisons.comparison(runs, WIDTH), charts, "all"),
-        _place(comparisons.runs(runs, WIDTH), charts, "all"),
+        _place(build(several, WIDTH), charts, "all")
+        for name, build in comparisons.FIGURES.items()
+        if judged or name != "stopping"
     ]
-    scores = []
-    if all(run.summary["best_accuracy"] == run.summary["best_accuracy"] for run in runs):
-        figures.append(_place(comparisons.stopping(runs, WIDTH), charts, "all"))
-        scores = compare_rules(runs)
-    return {"figures": figures, "rows": rows, "scores": scores}
+    return {"figures": figures, "rows": several.rows, "scores": several.scores if judged else []}
 
 
 def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str, Any]:
@@ -116,7 +103,6 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
         for at, own in zip(when(metrics), metrics.epochs, strict=True)
     ]  # fmt: skip
     return {
-        "key": key,
         "name": source.name,
         "unit": unit(metrics),
         "state": row.state,

@@ -17,6 +17,7 @@ COLOURS = {
     "paper": "#ffffff",
 }
 INK, MUTED, GRID, VALUE, SECOND, THIRD, NOISE, OTHER, MARK, REGION, PAPER = COLOURS.values()
+NAMES = {colour: name for name, colour in COLOURS.items()}
 SEQUENCE = "viridis"
 LONGEST = 280
 """Pixels of a label; what is longer is cut, and whole in the tooltip."""
@@ -46,5 +47,4 @@ def on_page(value: Any) -> Any:
         return {key: on_page(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [on_page(inner) for inner in value]
-    names = {colour: name for name, colour in COLOURS.items()}
-    return f"var(--{names[value]})" if isinstance(value, str) and value in names else value
+    return f"var(--{NAMES[value]})" if isinstance(value, str) and value in NAMES else value

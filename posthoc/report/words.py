@@ -3,6 +3,7 @@
 from posthoc.analysis.nulls import DESCRIPTIONS
 from posthoc.analysis.records import RunMetrics, counted
 
+TITLES = {"hurst": "Hurst exponent H", "integration": "integration H_eff", "metastability": "metastability M"}
 STRICTER = {"image": ("order", "channel"), "depth": ("time", "phase"), "epoch": ("time", "phase")}
 """Of each axis, the nulls of H and of M that keep more of the data than pure noise does."""
 

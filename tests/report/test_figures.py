@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -186,7 +187,9 @@ def several(metrics):
 
 @pytest.mark.parametrize("name", comparisons.FIGURES)
 def test_figures_of_several_runs(metrics, name, tmp_path):
-    figure = export(lambda width: comparisons.FIGURES[name](several(metrics), width), tmp_path / "a.svg", 480)
+    figure = export(
+        lambda width: comparisons.FIGURES[name](comparisons.Several(several(metrics)), width), tmp_path / "a.svg", 480
+    )
     assert figure.explanation
     if name != "stopping":
         assert {"a", "b"} <= set(texts(tmp_path / "a.svg"))
@@ -262,3 +265,18 @@ def test_scalars_for_tensorboard(saved, metrics, tmp_path):
     assert [one.step for one in events.Tensors("posthoc/volatility")] == [21, 28]
     assert len(events.Tensors("posthoc_noise/integration")) == 5
     assert events.SummaryMetadata("posthoc/volatility").plugin_data.plugin_name == "scalars"
+
+
+def test_scalars_need_nothing_of_the_figures(saved, tmp_path):
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('altair', 'vl_convert', 'jinja2'))\n"
+        f"from posthoc.cli import main; main(['report', {str(saved)!r}, '--tensorboard', {str(tmp_path / 'tb')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(".posthoc\n")
+    code = code.replace("'--tensorboard'", "'-o'")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "posthoc: Figures need the extra report: pip install 'posthoc[report]'.\n",
+    )

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from posthoc.analysis.audit import audit
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.cli import main
-from posthoc.report.page import Source, page
+from posthoc.report.page import page
+from posthoc.report.sources import Source
 from posthoc.store import open_activations
 
 HOSTILE = (
