@@ -1,20 +1,27 @@
 """Numba kernels: arrays in, arrays out, nothing else.
 
 They are compiled without Numba's own threads, which take seconds to compile and, between calls, processor time from
-others; instead they let go of the interpreter and `in_threads` spreads their rows.
+others; instead they let go of the interpreter and `in_threads` spreads their rows. Those that kernels call are compiled
+into them (`forceinline`): left to the linker, the process that compiles would call another copy of them than one that
+loads the kernel from the cache, and the two would differ in the last digit.
 """
 
+import contextlib
+import fcntl
 import functools
 import itertools
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numba
+
+from posthoc.cpus import cpu_count
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -26,8 +33,7 @@ def cache_folder() -> Path | None:
     """Where compiled kernels are kept, or None where that cannot be written or POSTHOC_KERNEL_CACHE is `off`.
 
     NUMBA_CACHE_DIR, else a folder of this host's in the user's cache: homes are shared and processors differ. Never
-    beside the installed package, which may be read-only or on a network disk. Numba moves finished files into place,
-    so processes that compile at the same time do not disturb each other.
+    beside the installed package, which may be read-only or on a network disk.
     """
     if os.environ.get("POSTHOC_KERNEL_CACHE") == "off":
         return None
@@ -55,15 +61,50 @@ def jit(**options: Any) -> Callable[[Kernel], Kernel]:
             compiled: Kernel = numba.njit(cache=CACHE is not None, error_model="numpy", nogil=True, **options)(function)
         finally:
             config.CACHE_DIR = before
+        if CACHE:
+            compiled.compile = functools.partial(_one_at_a_time, compiled.compile)  # type: ignore[attr-defined]
         return compiled
 
     return decorate
 
 
+PATIENCE = 120.0
+"""Seconds to wait for another process that compiles."""
+_compiling = threading.RLock()
+_holding = threading.local()
+
+
+def _one_at_a_time(compile: Callable[..., Any], *signature: Any) -> Any:
+    """Compile, or load what is compiled, while no other process does.
+
+    Of many first calls at once one compiles and the others load. Without this Numba's cache is not safe: it writes the
+    index and what the index names one after the other, and numbers new entries by an index that another process may
+    just have replaced, so that one could be handed the code of another signature.
+    """
+    with _compiling, contextlib.ExitStack() as stack:
+        outermost = not getattr(_holding, "lock", False)
+        if outermost and CACHE:
+            _holding.lock = True
+            stack.callback(setattr, _holding, "lock", False)
+            with contextlib.suppress(OSError):  # a file system without locks: as safe as Numba itself
+                _wait_for(stack.enter_context((CACHE / ".lock").open("a")))
+        return compile(*signature)
+
+
+def _wait_for(file: IO[str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:  # one that was suspended while it compiled must not hold up the others for ever
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+
+
 def thread_count() -> int:
-    """How many threads kernels use: NUMBA_NUM_THREADS, else the processors that this process may run on."""
+    """How many threads kernels use: NUMBA_NUM_THREADS, else the processors that this process may use."""
     config: Any = numba.config
-    return int(config.NUMBA_NUM_THREADS)
+    threads = int(config.NUMBA_NUM_THREADS)
+    return threads if "NUMBA_NUM_THREADS" in os.environ else min(threads, cpu_count())
 
 
 def in_threads(work: Callable[[int, int], Any], count: int, block: int = 1) -> None:

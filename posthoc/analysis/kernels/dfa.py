@@ -22,14 +22,14 @@ CANCELLED = 1e-5
 ROUNDING = 8 * np.finfo(np.float64).eps
 
 
-@jit()
+@jit(forceinline=True)
 def _power_of_two(peak: float) -> float:
     """The power of two that brings `peak` near 1, bounded so that it and its product stay finite."""
     exponent = math.frexp(peak)[1]
     return math.ldexp(1.0, max(-1000, min(1000, -exponent)))
 
 
-@jit(fastmath=set(REORDER))
+@jit(forceinline=True, fastmath=set(REORDER))
 def _is_finite(x: NDArray[np.floating]) -> bool:
     """Whether no value is NaN or infinite; 0 * x is NaN for those, and the sum is SIMD."""
     total = 0.0
@@ -38,7 +38,7 @@ def _is_finite(x: NDArray[np.floating]) -> bool:
     return total == 0.0
 
 
-@jit()
+@jit(forceinline=True)
 def _extremes(x: NDArray[np.floating]) -> tuple[float, float]:
     """Smallest and largest value of a finite series; four of each at once, for each comparison waits for the last."""
     quarter = len(x) // 4
@@ -62,7 +62,7 @@ def _extremes(x: NDArray[np.floating]) -> tuple[float, float]:
     return min(low, a, b, c, d), max(high, e, f, g, h)
 
 
-@jit(fastmath=set(REORDER))
+@jit(forceinline=True, fastmath=set(REORDER))
 def centre(x: NDArray[np.floating], out: NDArray[np.float64]) -> tuple[int, float]:
     """Write the series x [T], scaled and nearly centred, to `out`; LIVE, CONSTANT or NON_FINITE, and what mean is left.
 
@@ -85,7 +85,7 @@ def centre(x: NDArray[np.floating], out: NDArray[np.float64]) -> tuple[int, floa
     return LIVE, total / len(x)
 
 
-@jit(fastmath=set(REORDER))
+@jit(forceinline=True, fastmath=set(REORDER))
 def profile(x: NDArray[np.floating], y: NDArray[np.float64]) -> int:
     """Write the cumulative sum of the centred, scaled series x [T] to y [T]; LIVE, CONSTANT or NON_FINITE."""
     T = len(x)
@@ -116,7 +116,7 @@ def profile(x: NDArray[np.floating], y: NDArray[np.float64]) -> int:
     return LIVE
 
 
-@jit(fastmath=set(REORDER))
+@jit(forceinline=True, fastmath=set(REORDER))
 def line_residuals(windows: NDArray[np.float64], ramp: NDArray[np.float64], left: NDArray[np.float64]) -> None:
     """Fill left [n] with the sum of squares of each window [n, s] about its least-squares line.
 
@@ -140,7 +140,7 @@ def line_residuals(windows: NDArray[np.float64], ramp: NDArray[np.float64], left
                 left[w] += value * value
 
 
-@jit(fastmath=set(REORDER))
+@jit(forceinline=True, fastmath=set(REORDER))
 def polynomial_residuals(windows: NDArray[np.float64], basis: NDArray[np.float64], left: NDArray[np.float64]) -> None:
     """Fill left [n] with the sum of squares of each window [n, s] about its least-squares polynomial.
 
@@ -168,7 +168,7 @@ def polynomial_residuals(windows: NDArray[np.float64], basis: NDArray[np.float64
             left[w] += residual[k] * residual[k]
 
 
-@jit()
+@jit(forceinline=True)
 def cut(y: NDArray[np.float64], s: int, step: int) -> NDArray[np.float64]:
     """The windows [n, s] of y that start at 0, step, 2 step, ...: a view where they tile it, else a copy."""
     n = (len(y) - s) // step + 1
