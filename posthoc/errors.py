@@ -7,6 +7,12 @@ class PosthocError(Exception):
     exit_code = 1
 
 
+class StoppedError(PosthocError):
+    """Asked to stop, by a signal; what was in hand is written."""
+
+    exit_code = 143
+
+
 class UsageError(PosthocError):
     """The request itself is wrong (an option's value, an impossible combination), whatever the input holds."""
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from posthoc.errors import PosthocError, UsageError
@@ -32,6 +32,22 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def names_apart(paths: Sequence[Path]) -> list[str]:
+    """Of several paths the parts that not all of them share; of a lone one its last.
+
+    >>> names_apart([Path("runs/a/metrics"), Path("runs/b/metrics")])
+    ['a', 'b']
+    """
+    parts = [list(path.parts) for path in paths]
+    if len(parts) == 1:
+        return [parts[0][-1]]
+    for end in (-1, 0):
+        while all(len(row) > 1 for row in parts) and len({row[end] for row in parts}) == 1:
+            for row in parts:
+                del row[end]
+    return ["/".join(row) for row in parts]
 
 
 def refuse_existing(path: Path, force: bool, source: Path | None = None) -> None:

@@ -98,7 +98,7 @@ class Parts:
                 f"finish it with its own options, or pass --force to start anew."
             )
         plan = {"config": config, "checkpoints": [vars(entry) for entry in entries], "shards": shards}
-        for gone in self._skipped().keys() - {entry.path for entry in entries} - set(damaged):
+        for gone in self.skipped().keys() - {entry.path for entry in entries} - set(damaged):
             self.unskip(gone)
         if plan != before:
             with replacing(path) as temporary:
@@ -114,6 +114,15 @@ class Parts:
     def path(self, entry: Entry) -> Path:
         """Where the part of a checkpoint is, or will be."""
         return self.folder / entry.part
+
+    def settled(self, entry: Entry) -> bool:
+        """Whether a checkpoint has a part, or was skipped; parts are not looked into."""
+        return self.path(entry).exists() or self._skip(entry.path).exists()
+
+    def entries(self) -> list[Entry]:
+        """The checkpoints that belong here; none before a task has begun."""
+        plan = self._plan()
+        return [Entry(**entry) for entry in plan["checkpoints"]] if plan else []
 
     def digest(self, entry: Entry, config: dict[str, Any]) -> str | None:
         """SHA-256 of the checkpoint that a part was made from; None where there is none of this configuration."""
@@ -136,7 +145,7 @@ class Parts:
     def _skip(self, path: str) -> Path:
         return self.folder / f"skipped-{hashlib.sha256(path.encode()).hexdigest()[:16]}.json"
 
-    def _skipped(self) -> dict[str, str]:
+    def skipped(self) -> dict[str, str]:
         """Path and reason of what was skipped."""
         found = {}
         for file in sorted(self.folder.glob("skipped-*.json")):
@@ -154,7 +163,7 @@ class Parts:
         if plan is None:
             raise PosthocError(f"{self.folder} holds no parts of an extraction; run posthoc extract first.")
         entries = [Entry(**entry) for entry in plan["checkpoints"]]
-        skipped = self._skipped()
+        skipped = self.skipped()
         done, missing = [], []
         for k, entry in enumerate(entries):
             if self.digest(entry, plan["config"]) is not None:

@@ -17,6 +17,7 @@ from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stabi
 from posthoc.analysis.nulls import block_bootstrap, stream
 from posthoc.analysis.records import RunMetrics, counted, load_metrics
 from posthoc.errors import PosthocError, UsageError
+from posthoc.files import names_apart
 
 FloatArray = NDArray[np.float64]
 COLUMNS = {"epoch": "epoch", "accuracy": "val_acc", "loss": "val_loss", "hurst": "H_raw", "h_eff": "Heff", "m": "M"}
@@ -258,16 +259,8 @@ def _matching(place: str) -> list[Path]:
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:
-    """Each path's parts that not all share, without the ending; a lone file's own folder or name.
-
-    >>> _distinct([Path("runs/a/metrics.json"), Path("runs/b/metrics.json")])
-    ['a', 'b']
-    """
-    parts = [list(path.with_suffix("").parts) for path in paths]
-    if len(parts) > 1:
-        while all(len(row) > 1 for row in parts) and len({row[-1] for row in parts}) == 1:
-            parts = [row[:-1] for row in parts]
-        while all(len(row) > 1 for row in parts) and len({row[0] for row in parts}) == 1:
-            parts = [row[1:] for row in parts]
-        return ["/".join(row) for row in parts]
-    return [row[-2] if row[-1] == "metrics" and len(row) > 1 else row[-1] for row in parts]
+    """What tells the paths apart, without their endings; a lone file's own folder or name."""
+    plain = [path.with_suffix("") for path in paths]
+    if len(plain) == 1 and plain[0].name == "metrics" and plain[0].parent.name:
+        plain = [plain[0].parent]
+    return names_apart(plain)

@@ -12,6 +12,8 @@ from posthoc.errors import PosthocError
 COMMANDS = {
     "extract": "Replay every checkpoint of a run over a fixed probe batch.",
     "merge": "Put the parts that the shards of an extraction made together.",
+    "submit": "The same, and what is made of it, as batch jobs on a Slurm cluster.",
+    "status": "Say what has become of submitted jobs.",
     "metrics": "Integration, metastability and stability index, epoch by epoch.",
     "audit": "Say what the measures of a run respond to: labels, classes, smoothing, training.",
     "compare": "Runs side by side: groups, stopping rules, sensitivity.",

@@ -1,5 +1,7 @@
 """posthoc extract: checkpoints -> activations.h5."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from posthoc.cli.output import (
     notes,
     progress_on_stderr,
     report_skipped,
-    stop_on_sigterm,
+    stop_on_signal,
 )
-from posthoc.errors import UsageError
+from posthoc.errors import PosthocError, StoppedError, UsageError
 
 
 def _count(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -29,42 +31,74 @@ def _list(context: click.Context, parameter: click.Parameter, value: str) -> lis
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is replayed, and how: those of `plan_extraction`."""
+    for option in reversed((
+        click.option(
+            "--probe", required=True, metavar="NAME", help="cifar10, cifar100, digits, npz:FILE or imagefolder:DIR."
+        ),
+        click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number."),
+        click.option(
+            "--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder."
+        ),
+        click.option("--ema", is_flag=True, help="Replay the moving average of the weights that the checkpoints hold."),
+        model_options,
+        click.option(
+            "--layers", default="default", callback=_list, help="default, all, or globs separated by commas."
+        ),
+        click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all."),
+        click.option("--signals", default="mean,var", callback=_list, help="mean, var or both."),
+        click.option(
+            "--images", type=click.IntRange(min=1), help="Images in the probe (default: 2048, or all if fewer)."
+        ),
+        click.option(
+            "--image-size", type=click.IntRange(min=1), help="Side to scale images to (default: what the model takes)."
+        ),
+        click.option("--normalize", metavar="NAME|MEAN/STD|none", help="Default: from run.json, else the data set's."),
+        click.option(
+            "--data-root",
+            type=click.Path(path_type=Path),
+            help="Where data sets lie (default: POSTHOC_DATA, else data).",
+        ),
+        click.option("--download", is_flag=True, help="Fetch the probe's data set if it is absent."),
+        click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
+        click.option("--dtype", default="float32", help="float32, or bfloat16 (autocast)."),
+        click.option("--tf32", is_flag=True, help="Allow TF32 on CUDA: faster, and different in the fourth digit."),
+        click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
+        click.option(
+            "--batch-size", type=click.IntRange(min=1), help="Default: 256 for images up to 64 pixels, else 32."
+        ),
+        click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def on_error_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--on-error", type=click.Choice(["fail", "skip"]), default="fail", help="With a bad checkpoint or run."
+    )(command)
+
+
 @click.command(name="extract")
-@click.argument("checkpoints", type=click.Path(path_type=Path))
-@click.option("--probe", required=True, metavar="NAME", help="cifar10, cifar100, digits, npz:FILE or imagefolder:DIR.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("activations.h5"), help="File to write.")
-@click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number.")
-@click.option("--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder.")
-@click.option("--ema", is_flag=True, help="Replay the moving average of the weights that the checkpoints hold.")
-@model_options
-@click.option("--layers", default="default", callback=_list, help="default, all, or globs separated by commas.")
-@click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all.")
-@click.option("--signals", default="mean,var", callback=_list, help="mean, var or both.")
-@click.option("--images", type=click.IntRange(min=1), help="Images in the probe (default: 2048, or all if fewer).")
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--image-size", type=click.IntRange(min=1), help="Side to scale images to (default: what the model takes)."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write (default: activations.h5); of several runs the folder for NAME/activations.h5 (default: posthoc-runs).",
 )
-@click.option("--normalize", metavar="NAME|MEAN/STD|none", help="Default: from run.json, else the data set's.")
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Where data sets lie (default: POSTHOC_DATA, else data)."
-)
-@click.option("--download", is_flag=True, help="Fetch the probe's data set if it is absent.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option("--dtype", default="float32", help="float32, or bfloat16 (autocast).")
-@click.option("--tf32", is_flag=True, help="Allow TF32 on CUDA: faster, and different in the fourth digit.")
-@click.option("--compile", is_flag=True, help="Run the network through torch.compile.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Default: 256 for images up to 64 pixels, else 32.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels.")
+@extraction_options
 @click.option("--shard", metavar="i/n", help="Only every n-th checkpoint from the i-th; auto in a Slurm array.")
-@click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", help="With a bad checkpoint.")
+@on_error_option
 @click.option("--follow", is_flag=True, help="Keep watching a growing folder.")
 @click.option("--until-epoch", type=int, help="Follow until this epoch's checkpoint is there.")
 @click.option("--quiet", type=float, default=600.0, help="Follow until so many seconds pass without a new checkpoint.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what was found and would be done; write nothing.")
 def command(
-    checkpoints: Path,
-    output: Path,
+    checkpoints: tuple[Path, ...],
+    output: Path | None,
     shard: str | None,
     on_error: str,
     follow: bool,
@@ -74,11 +108,12 @@ def command(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Replay every checkpoint in CHECKPOINTS over a fixed probe batch and store each layer's signals.
+    """Replay every checkpoint in the folder CHECKPOINTS over a fixed probe batch and store each layer's signals.
 
-    Interrupted, the same command goes on where it stopped.
+    Several folders are a run each. Interrupted, the same command goes on where it stopped.
     """
     from posthoc.files import refuse_existing
+    from posthoc.replay.layout import run_folders
     from posthoc.replay.plan import plan_extraction
     from posthoc.replay.run import Shard, follow_extraction, run_extraction
 
@@ -87,28 +122,53 @@ def command(
         raise UsageError("--follow and --shard exclude each other: a shard of a growing run is not known.")
     if until_epoch is not None and not follow:
         raise UsageError("--until-epoch needs --follow.")
-    if not dry_run:
-        refuse_existing(output, force)
+    if follow and len(checkpoints) > 1:
+        raise UsageError("--follow watches one folder; give one.")
     writing: dict[str, Any] = {"force": force, "skip_errors": on_error == "skip"}
 
-    def replan() -> Any:
-        return plan_extraction(checkpoints, skip_damaged=on_error == "skip", **options)
+    def one(folder: Path, path: Path, stop: threading.Event) -> tuple[tuple[str, str], ...]:
+        """Replay one run; what was skipped of it, and why."""
+        if not dry_run:
+            refuse_existing(path, force)
 
-    if follow and not dry_run:
-        with stop_on_sigterm() as stop, progress_on_stderr("replaying") as progress:
-            result = follow_extraction(
-                replan, output, progress=progress, stop=stop, until_epoch=until_epoch, quiet=quiet, **writing
-            )
-    else:
-        plan = replan()
-        notes(plan.notes, err=not dry_run)
-        if dry_run:
-            click.echo()
-            checkpoint_table(plan.run.checkpoints)
-            return
-        with stop_on_sigterm() as stop, progress_on_stderr("replaying") as progress:
-            result = run_extraction(plan, output, progress=progress, stop=stop, shard=share, **writing)
-    if share is None:
-        flag_nonfinite(output)
-    click.echo(result.path)
-    report_skipped(result.skipped)
+        def replan() -> Any:
+            return plan_extraction(folder, skip_damaged=on_error == "skip", **options)
+
+        if follow and not dry_run:
+            with progress_on_stderr("replaying") as progress:
+                result = follow_extraction(
+                    replan, path, progress=progress, stop=stop, until_epoch=until_epoch, quiet=quiet, **writing
+                )
+        else:
+            plan = replan()
+            notes(plan.notes, err=not dry_run)
+            if dry_run:
+                click.echo()
+                checkpoint_table(plan.run.checkpoints)
+                return ()
+            with progress_on_stderr("replaying") as progress:
+                result = run_extraction(plan, path, progress=progress, stop=stop, shard=share, **writing)
+        if share is None:
+            flag_nonfinite(path)
+        click.echo(result.path)
+        return result.skipped
+
+    with stop_on_signal() as stop:
+        if len(checkpoints) == 1:
+            skipped = list(one(checkpoints[0], output or Path("activations.h5"), stop))
+        else:
+            skipped = []
+            for name, folder in run_folders(checkpoints):
+                path = (output or Path("posthoc-runs")) / name / "activations.h5"
+                if path.exists() and not (force or dry_run):
+                    click.echo(f"{path} is there already", err=True)
+                    continue
+                try:
+                    skipped += [(f"{name}/{checkpoint}", reason) for checkpoint, reason in one(folder, path, stop)]
+                except (StoppedError, UsageError):
+                    raise
+                except PosthocError as error:
+                    if on_error == "fail":
+                        raise
+                    skipped.append((name, str(error)))
+    report_skipped(skipped)

@@ -5,16 +5,26 @@ from pathlib import Path
 import click
 
 from posthoc.cli.output import flag_nonfinite, report_skipped
+from posthoc.errors import PosthocError
 
 
 @click.command(name="merge")
 @click.argument("activations", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(activations: Path, force: bool) -> None:
-    """Put the parts that `extract --shard` left beside ACTIVATIONS together."""
+    """Put the parts that `extract --shard` left beside ACTIVATIONS, or anywhere in the folder ACTIVATIONS, together."""
     from posthoc.parts import merge
 
-    skipped = merge(activations, force)
-    flag_nonfinite(activations)
-    click.echo(activations)
+    paths = [activations]
+    if activations.is_dir():
+        paths = sorted(folder.with_suffix("") for folder in activations.rglob("*.h5.parts"))
+        if not paths:
+            raise PosthocError(f"{activations} holds no parts; run posthoc extract --shard first.")
+    skipped = []
+    for path in paths:
+        left_out = merge(path, force)
+        name = "" if path == activations else f"{path.parent.relative_to(activations)}/"
+        skipped += [(f"{name}{checkpoint}", reason) for checkpoint, reason in left_out]
+        flag_nonfinite(path)
+        click.echo(path)
     report_skipped(skipped)

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from posthoc.errors import StoppedError
+
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options by which a user says what network the checkpoints are of."""
@@ -50,14 +52,27 @@ def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM sets, in place of ending the program at once."""
-    stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+def stop_on_signal() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM or SIGUSR1 sets, in place of ending the program at once.
+
+    Batch systems send them when a task is preempted or its time is nearly over. What is stopped so exits as the signal
+    itself would have made it: with 128 and the signal's number.
+    """
+    stop, got = threading.Event(), []
+
+    def note(number: int, frame: Any) -> None:
+        got.append(number)
+        stop.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield stop
+    except StoppedError as error:
+        error.exit_code = 128 + got[0]
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def flag_nonfinite(path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, UsageError
+from posthoc.files import names_apart
 from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.readers import (
     MAIN,
@@ -67,6 +68,24 @@ class Run:
     copies: tuple[tuple[Path, Path], ...] = ()
     apart: tuple[Path, ...] = ()
     damaged: tuple[tuple[Path, str], ...] = ()
+
+
+def run_folders(places: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Several folders, each that of a run, with the names that tell them apart; files beside them are no run.
+
+    Raises UsageError for a checkpoint, PosthocError for what is not there.
+    """
+    folders = []
+    for place in places:
+        if is_checkpoint_folder(place) or (place.is_file() and place.suffix in SUFFIXES):
+            raise UsageError(f"{place} is a checkpoint; of several runs give the folders, of one run its folder alone.")
+        if not place.exists():
+            raise PosthocError(f"{place} does not exist.")
+        folders += [place] if place.is_dir() else []
+    folders = list({folder.resolve(): folder for folder in folders}.values())
+    if not folders:
+        raise UsageError(f"{', '.join(map(str, places))}: none is a folder.")
+    return list(zip(names_apart([folder.absolute() for folder in folders]), folders, strict=True))
 
 
 def find_run(place: Path, select: str | None = None, pick: Pick = MAIN, skip_damaged: bool = False) -> Run:

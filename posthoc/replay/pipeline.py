@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from posthoc import store
+from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
 from posthoc.replay.hooks import Recorder, first_tensor
 from posthoc.replay.layout import Checkpoint
@@ -47,8 +48,8 @@ def replay(
     checkpoints: Iterable[Checkpoint],
     known: Callable[[Checkpoint], str | None],
     write: Callable[[Checkpoint, store.Frame], None],
-) -> Iterator[tuple[Checkpoint, PosthocError | None]]:
-    """Replay the checkpoints and write each one's frame; yields each with None, or with what was wrong with it.
+) -> Iterator[tuple[Checkpoint, PosthocError | None, bool]]:
+    """Replay the checkpoints and write each one's frame; yields each, what was wrong with it, and whether it was replayed.
 
     A checkpoint whose digest `known` returns is left alone. Reading and writing go on in a thread each; what is
     written is the same as without them. A frame has been written when its checkpoint is yielded.
@@ -76,7 +77,7 @@ def replay(
         while True:
             item = ahead.result()  # read while the network ran
             while isinstance(item, Failed) or (item and item.tensors is None):
-                yield item.checkpoint, item.error if isinstance(item, Failed) else None
+                yield item.checkpoint, item.error if isinstance(item, Failed) else None, False
                 item = reader.submit(read_next, {}).result()
             try:
                 if item and item.tensors is not None:
@@ -86,7 +87,7 @@ def replay(
                     frame = _frame(plan, running, *network.results())
                     if written:
                         written[1].result()
-                        yield written[0], None
+                        yield written[0], None, True
                     written = running.checkpoint, writer.submit(write, running.checkpoint, frame)
                 if not item or not network:
                     break
@@ -99,7 +100,7 @@ def replay(
                 raise PosthocError(f"Out of memory at {where} ({reason}); pass a smaller --batch-size.") from error
         if written:
             written[1].result()
-            yield written[0], None
+            yield written[0], None, True
 
 
 def load(
@@ -229,7 +230,7 @@ class Network:
 
 @contextmanager
 def _network(plan: Extraction) -> Iterator[Network]:
-    with torch.no_grad(), _precision(plan.stored.config["tf32"]):
+    with torch.no_grad(), _precision(plan.stored.config["tf32"]), _threads():
         network = Network(plan)
         with network.recorder.attached(network.module):
             yield network
@@ -277,6 +278,17 @@ def _batches(plan: Extraction) -> tuple[Tensor, Tensor]:
             piece = (piece * LUMA.to(plan.device)).sum(1, keepdim=True)
         pieces.append(piece)
     return torch.cat(pieces), torch.from_numpy(plan.probe.labels).to(plan.device)
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """No more threads than this process has processors, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, cpu_count()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Checkpoints -> activations.h5: plan, replay, merge; in shards, beside a training run, and after any interruption."""
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from posthoc import store
-from posthoc.errors import PosthocError, UsageError
+from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import refuse_existing
 from posthoc.parts import Entry, Parts
 from posthoc.replay.layout import Checkpoint
@@ -19,12 +20,6 @@ from posthoc.replay.plan import Extraction, plan_extraction
 
 Progress = Callable[[int, int, str], None]
 POLL_SECONDS = 2.0
-
-
-class StoppedError(PosthocError):
-    """Asked to stop; what was in hand is written."""
-
-    exit_code = 143
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def run_extraction(
 ) -> Result:
     """Replay every checkpoint and write `output`; parts of an interrupted run of the same plan are kept and used.
 
-    `progress` is called with done, total and the checkpoint's file name after each checkpoint. `skip_errors` records a
+    `progress` is called after each checkpoint with done, total and its file name, which says if the part was kept. `skip_errors` records a
     checkpoint that cannot be replayed, with the reason, and goes on. `shard`: only its checkpoints, left as parts for
     `posthoc merge`. Once `stop` is set the checkpoint in hand is finished and StoppedError raised.
     """
@@ -122,6 +117,17 @@ def follow_extraction(
             plan = _grown(plan, replan)
             if plan.run.checkpoints[-1].position != newest:
                 newest, since = plan.run.checkpoints[-1].position, time.monotonic()
+
+
+def time_checkpoint(checkpoints: str, probe: str, **options: Any) -> float:
+    """Seconds that the first checkpoint of a run takes; nothing is kept. Options are those of `plan_extraction`."""
+    if options.get("data_root"):
+        options["data_root"] = Path(options["data_root"])
+    plan = plan_extraction(Path(checkpoints), probe, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        run_extraction(plan, Path(folder) / "a.h5", shard=Shard(1, len(plan.run.checkpoints)))
+        return time.monotonic() - start
 
 
 def extract(checkpoints: str | Path, probe: str, output: str | Path = "activations.h5", **options: Any) -> Path:
@@ -179,8 +185,9 @@ def _replay_into(
         parts.unskip(entries[checkpoint.path].path)
 
     done = 0
-    for checkpoint, error in replay(plan, todo, lambda one: parts.digest(entries[one.path], config), write):
+    for checkpoint, error, fresh in replay(plan, todo, lambda one: parts.digest(entries[one.path], config), write):
         done += 1
+        how = "" if fresh else ", skipped" if error else ", kept"
         if error is not None:
             if not skip_errors:
                 raise error
@@ -190,7 +197,7 @@ def _replay_into(
         else:
             finished.add(checkpoint.path)
         if progress:
-            progress(done, len(mine), checkpoint.path.name)
+            progress(done, len(mine), checkpoint.path.name + how)
     if stop and stop.is_set() and done < len(mine):
         raise StoppedError(f"stopped after {done} of {len(mine)} checkpoints; the same command goes on from there.")
     return skipped

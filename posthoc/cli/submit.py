@@ -1,0 +1,122 @@
+"""posthoc submit: checkpoints -> batch jobs on Slurm."""
+
+import inspect
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from posthoc.cli.extract import extraction_options, on_error_option
+from posthoc.cli.status import show_status
+from posthoc.errors import UsageError
+
+WAIT_SECONDS = 5.0
+
+
+def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    pairs = [value.removeprefix("--").partition("=") for value in values]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise click.BadParameter("give NAME=VALUE, such as account=vision")
+    return tuple((name, value) for name, _, value in pairs)
+
+
+@click.command(name="submit")
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("posthoc-runs"),
+    help="Folder of the results: activations.h5 and metrics.json, of several runs in a folder each; scripts and logs.",
+)
+@extraction_options
+@on_error_option
+@click.option(
+    "--metrics", "measuring", default="", metavar="OPTIONS", help="Of posthoc metrics, in one word: '--smooth 15'."
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=16, help="Tasks in a run's array, at the most.")
+@click.option("--minutes-per-task", type=float, default=10.0, help="Fewer tasks where they would take less; 0: all.")
+@click.option("--seconds-per-checkpoint", type=float, help="Default: one is timed; without a GPU here, in the cluster.")
+@click.option("--partition", help="Where arrays run.")
+@click.option("--metrics-partition", help="Where merging and measuring run, which need no GPU (default: the same).")
+@click.option("--gpus-per-node", type=click.IntRange(min=1), help="GPUs of a task.")
+@click.option("--cpus-per-task", type=click.IntRange(min=1), default=4, help="Processors of a task.")
+@click.option("--mem-gb", type=float, help="Memory of a task.")
+@click.option("--timeout-min", type=click.IntRange(min=1), default=60, help="Minutes after which a task is ended.")
+@click.option(
+    "--array-parallelism", type=click.IntRange(min=1), default=256, help="Tasks of an array at the same time."
+)
+@click.option(
+    "--setup", multiple=True, metavar="LINE", help="Shell to run before the work, such as 'module load cuda'."
+)
+@click.option("--slurm", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="Any other option of sbatch.")
+@click.option("--wait", is_flag=True, help="Return when all is done; 1 if something failed.")
+@click.option("--force", is_flag=True, help="Remove what is there and start anew.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print what would be done and the batch scripts; write and submit nothing."
+)
+def command(
+    checkpoints: tuple[Path, ...],
+    output: Path,
+    on_error: str,
+    measuring: str,
+    jobs: int,
+    minutes_per_task: float,
+    seconds_per_checkpoint: float | None,
+    wait: bool,
+    force: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Replay and measure the run in each folder CHECKPOINTS on a Slurm cluster, and compare them.
+
+    The same command again submits what is missing, and nothing that is done or in the queue.
+    """
+    from posthoc.cluster.scripts import Resources
+    from posthoc.cluster.submission import queue
+    from posthoc.cluster.submit import Work, submit
+    from posthoc.replay.layout import run_folders
+    from posthoc.replay.plan import plan_extraction
+
+    context = click.get_current_context()
+    replayed = inspect.signature(plan_extraction).parameters.keys() & options.keys()
+    extraction = {parameter.name: parameter for parameter in context.command.params if parameter.name in replayed}
+    resources = Resources(**{name: value for name, value in options.items() if name not in extraction})
+    if minutes_per_task < 0 or (seconds_per_checkpoint or 0) < 0:
+        raise UsageError("--minutes-per-task and --seconds-per-checkpoint are 0 or more.")
+    work = Work(
+        extraction={name: options[name] for name in replayed},
+        words=tuple(word for name, parameter in extraction.items() for word in _typed(context, parameter)),
+        measuring=tuple(shlex.split(measuring)),
+        skip_errors=on_error == "skip",
+        jobs=jobs,
+        minutes_per_task=minutes_per_task,
+        seconds_per_checkpoint=seconds_per_checkpoint,
+    )
+    folders = run_folders(checkpoints) if len(checkpoints) > 1 else [("", checkpoints[0])]
+    submission = submit(folders, output, work, resources, force=force, dry_run=dry_run, say=click.echo)
+    if dry_run:
+        return
+    click.echo(f"\nposthoc status {shlex.quote(str(output))}")
+    click.echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *sys.argv[1:]])}")
+    if wait:
+        while {task.split("_")[0] for task in queue()} & submission.jobs():
+            time.sleep(WAIT_SECONDS)
+        sys.exit(0 if show_status(output).done else 1)
+
+
+def _typed(context: click.Context, parameter: click.Parameter) -> list[str]:
+    """An option as it was typed; nothing where it was not."""
+    name, value = parameter.name or "", context.params.get(parameter.name or "")
+    if context.get_parameter_source(name) != ParameterSource.COMMANDLINE:
+        return []
+    option = parameter.opts[0]
+    if value is True:
+        return [option]
+    if isinstance(value, tuple):
+        return [word for one in value for word in (option, str(one))]
+    return [option, ",".join(value) if isinstance(value, list) else "all" if value is None else str(value)]

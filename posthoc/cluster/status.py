@@ -1,0 +1,126 @@
+"""What has become of a submission: from its parts, the queue and the logs."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from posthoc.cluster.submission import Submission, Target, queue
+from posthoc.errors import PosthocError
+from posthoc.parts import Parts
+from posthoc.store import open_activations
+
+TELLING = re.compile(r"posthoc: |CANCELLED|Killed|oom|error|Error")
+"""What stands in the line of a log that says why a task ended."""
+Queue = dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that has not done all it had to; state: waiting, running, failed or unknown."""
+
+    run: str
+    id: str
+    what: str
+    state: str
+    reason: str
+    log: Path
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run: how many checkpoints it has and of how many there are parts, which were skipped and why, and its tasks."""
+
+    name: str
+    count: int
+    replayed: int
+    skipped: tuple[tuple[str, str], ...]
+    measured: bool
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """All runs of a submission, and the comparison's task where there is one that is not done."""
+
+    runs: tuple[RunStatus, ...]
+    comparison: Task | None
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All tasks that have not done all they had to."""
+        return [task for run in self.runs for task in run.tasks] + [self.comparison] * bool(self.comparison)  # type: ignore[list-item]
+
+    @property
+    def done(self) -> bool:
+        """Whether every run is measured, and compared if there are several."""
+        return all(run.measured for run in self.runs) and self.comparison is None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a task ended before its work was done."""
+        return any(task.state == "failed" for task in self.tasks)
+
+
+def read_status(out: Path) -> Status:
+    """What has become of what was submitted into the folder `out`; raises PosthocError where nothing was."""
+    submission = Submission.load(out.absolute())
+    if submission is None:
+        raise PosthocError(f"{out} holds no submission; give the folder that posthoc submit -o was given.")
+    live: Queue | None
+    try:
+        live = queue()
+    except PosthocError:
+        live = None
+    comparison = None
+    if submission.compare and not (submission.out / "comparison.txt").exists():
+        comparison = _task(submission, None, submission.compare, "compare", live)
+    return Status(tuple(_run_status(submission, target, live) for target in submission.targets), comparison)
+
+
+def _run_status(submission: Submission, target: Target, live: Queue | None) -> RunStatus:
+    home = submission.home(target)
+    parts = Parts(home / "activations.h5")
+    measured = (home / "metrics.json").exists()
+    tasks = []
+    if parts.output.exists():
+        with open_activations(parts.output) as file:
+            count, replayed, skipped = target.count, len(file), file.skipped
+    else:
+        entries = parts.entries()
+        count, skipped = target.count, tuple(parts.skipped().items())
+        missing = {k for k in range(count) if k >= len(entries) or not parts.settled(entries[k])}
+        replayed = sum(parts.path(entry).exists() for entry in entries)
+        for array in reversed(target.arrays):  # what was submitted last is answerable for what is missing
+            for shard in array.shards:
+                share = {k for k in missing if k % array.count + 1 == shard}
+                if share:
+                    what = f"replay {shard}/{array.count}, {len(share)} left"
+                    tasks.append(_task(submission, target, array.task(shard), what, live))
+                missing -= share
+    if not measured and target.finish:
+        tasks.append(_task(submission, target, target.finish, "measure", live))
+    return RunStatus(target.name or Path(target.checkpoints).name, count, replayed, skipped, measured, tuple(tasks))
+
+
+def _task(submission: Submission, target: Target | None, id: str, what: str, live: Queue | None) -> Task:
+    log = submission.log(target, id)
+    name = (target.name or Path(target.checkpoints).name) if target else "all"
+    if live is None:
+        return Task(name, id, what, "unknown", "the queue cannot be asked here", log)
+    if id in live:
+        state, reason = live[id]
+        waits = state == "PENDING"
+        return Task(name, id, what, "waiting" if waits else "running", reason if waits else "", log)
+    return Task(name, id, what, "failed", _last_words(log), log)
+
+
+def _last_words(log: Path) -> str:
+    """The line of a log that says why its task ended; the last one if none does."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 20_000))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "it left no log: cancelled before it began, or its node cannot write there"
+    telling = [line for line in lines if TELLING.search(line)]
+    return (telling or lines or ["its log is empty"])[-1]
