@@ -9,8 +9,8 @@ from posthoc.errors import PosthocError
 from posthoc.parts import Parts
 from posthoc.store import open_activations
 
-TELLING = re.compile(r"posthoc: |CANCELLED|Killed|oom|error|Error")
-"""What stands in the line of a log that says why a task ended."""
+TELLING = ("posthoc: (?!stopped)", "CANCELLED|[Oo]ut [Oo]f [Mm]emory|oom|Killed", "[Ee]rror")
+"""What stands in the line of a log that says why a task ended, the most telling first."""
 Queue = dict[str, tuple[str, str]]
 
 
@@ -88,6 +88,8 @@ def _run_status(submission: Submission, target: Target, live: Queue | None) -> R
     else:
         entries = parts.entries()
         count, skipped = target.count, tuple(parts.skipped().items())
+        if target.left_out:
+            skipped += (("all checkpoints", target.left_out),)
         missing = {k for k in range(count) if k >= len(entries) or not parts.settled(entries[k])}
         replayed = sum(parts.path(entry).exists() for entry in entries)
         for array in reversed(target.arrays):  # what was submitted last is answerable for what is missing
@@ -99,12 +101,12 @@ def _run_status(submission: Submission, target: Target, live: Queue | None) -> R
                 missing -= share
     if not measured and target.finish:
         tasks.append(_task(submission, target, target.finish, "measure", live))
-    return RunStatus(target.name or Path(target.checkpoints).name, count, replayed, skipped, measured, tuple(tasks))
+    return RunStatus(target.title, count, replayed, skipped, measured, tuple(tasks))
 
 
 def _task(submission: Submission, target: Target | None, id: str, what: str, live: Queue | None) -> Task:
     log = submission.log(target, id)
-    name = (target.name or Path(target.checkpoints).name) if target else "all"
+    name = target.title if target else "all"
     if live is None:
         return Task(name, id, what, "unknown", "the queue cannot be asked here", log)
     if id in live:
@@ -122,5 +124,7 @@ def _last_words(log: Path) -> str:
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return "it left no log: cancelled before it began, or its node cannot write there"
-    telling = [line for line in lines if TELLING.search(line)]
-    return (telling or lines or ["its log is empty"])[-1]
+    for pattern in TELLING:
+        if telling := [line for line in lines[-8:] if re.search(pattern, line)]:
+            return telling[-1]
+    return lines[-1] if lines else "its log is empty"

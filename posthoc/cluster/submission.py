@@ -28,13 +28,22 @@ class Array:
 
 @dataclass
 class Target:
-    """A run, where its results go (relative to OUT), its number of checkpoints, and the jobs that were submitted for it."""
+    """A run, where its results go (relative to OUT), its number of checkpoints, and the jobs that were submitted for it.
+
+    left_out: why it could not be planned, where such runs are skipped.
+    """
 
     name: str
     checkpoints: str
     count: int = 0
     arrays: list[Array] = field(default_factory=list)
     finish: str | None = None
+    left_out: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its name; of a lone run that of its checkpoints."""
+        return self.name or Path(self.checkpoints).name
 
 
 @dataclass

@@ -66,12 +66,21 @@ def submit(
     with contextlib.suppress(*[PosthocError] * dry_run):  # a dry run needs no Slurm
         desk.live |= queue().keys()
     targets = [desk.target(name, folder.absolute()) for name, folder in folders]
+    planned = [desk.plan(target, force) for target in targets]  # all of them before anything is done
     if force:
         desk.start_anew(targets)
-    submitted = [desk.submit_run(target, force) for target in targets]
+    submitted = [desk.submit_run(target, plan, force) for target, plan in zip(targets, planned, strict=True) if plan]
     if len(submission.targets) > 1 and (any(submitted) or not (out / "comparison.txt").exists()):
         desk.submit_comparison()
     return submission
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A run's checkpoints, and of what kind they are: those of one kind take equally long."""
+
+    entries: list[Entry]
+    kind: str
 
 
 @dataclass
@@ -113,34 +122,45 @@ class _Desk:
                 (home / name).unlink(missing_ok=True)
             target.arrays, target.finish = [], None
 
-    def submit_run(self, target: Target, anew: bool) -> bool:
-        """Submit a run's shards that lack parts, then the job that waits for them; whether anything was."""
-        home = self.submission.home(target)
-        title = target.name or Path(target.checkpoints).name
-        if (home / "metrics.json").exists() and not anew:
-            self.say(f"{title}: done")
-            return False
+    def plan(self, target: Target, anew: bool) -> "_Planned | None":
+        """What a run has to do; None where that is done, or where it cannot be planned and such runs are skipped."""
+        if (self.submission.home(target) / "metrics.json").exists() and not anew:
+            self.say(f"{target.title}: done")
+            return None
+        from posthoc.replay.plan import plan_extraction
+
+        asked = dict(self.work.extraction)
+        if self._away:
+            asked["device"] = "cpu"  # only what there is to do is planned here
+        target.left_out = ""
         try:
-            plan = self._plan(target)
-        except UsageError:
-            raise
+            plan = plan_extraction(Path(target.checkpoints), skip_damaged=self.work.skip_errors, **asked)
         except PosthocError as error:
-            if not self.work.skip_errors:
+            if not self.work.skip_errors or isinstance(error, UsageError):
                 raise
-            self.say(f"{title}: left out: {error}")
-            return False
-        entries = [
-            Entry(checkpoint.path.relative_to(plan.run.folder).as_posix(), *checkpoint.position)
-            for checkpoint in plan.run.checkpoints
-        ]
-        target.count = len(entries)
+            target.left_out = str(error)
+            self.say(f"{target.title}: left out: {error}")
+            return None
+        target.count = len(plan.run.checkpoints)
+        probe = plan.stored.config["probe"]
+        return _Planned(
+            [
+                Entry(checkpoint.path.relative_to(plan.run.folder).as_posix(), *checkpoint.position)
+                for checkpoint in plan.run.checkpoints
+            ],
+            f"{plan.model.name}, {probe['images']} images of {probe['image_size']} pixels",
+        )
+
+    def submit_run(self, target: Target, planned: "_Planned", anew: bool) -> bool:
+        """Submit a run's shards that lack parts, then the job that waits for them; whether anything was."""
+        home, entries = self.submission.home(target), planned.entries
         parts = Parts(home / "activations.h5")
         merged = parts.output.exists() and not anew
         missing = [] if merged else [k for k, entry in enumerate(entries) if anew or not parts.settled(entry)]
         waiting = [
             (array, shard) for array in target.arrays for shard in array.shards if array.task(shard) in self.live
         ]
-        seconds = self._seconds(plan, target) if missing and not waiting else None
+        seconds = self._seconds(planned.kind, target) if missing and not waiting else None
         # While tasks wait, the run stays cut as it was for them: no checkpoint may belong to two.
         count = waiting[0][0].count if waiting else self._tasks(len(missing), seconds)
         shards = sorted({k % count + 1 for k in missing} - {shard for _, shard in waiting})
@@ -148,7 +168,7 @@ class _Desk:
         said += [f"{len(entries) - len(missing)} of them replayed"] if len(missing) < len(entries) else []
         said += [f"about {seconds:.2g} s each"] if seconds else []
         said += [f"{len(waiting)} tasks in the queue"] if waiting else []
-        self.say(f"{title}: {', '.join(said)}; tasks to submit: {len(shards)}")
+        self.say(f"{target.title}: {', '.join(said)}; tasks to submit: {len(shards)}")
         after = {array.job for array, _ in waiting}
         size = _max_array_size(self.dry_run) - 1
         for group in _split(shards, size):
@@ -178,17 +198,10 @@ class _Desk:
         text = compare_script(self.submission.out, self.resources)
         job = self._sbatch(self.submission.out / "compare.sh", text, {str(job) for job in after})
         if not self.dry_run:
+            (self.submission.out / "comparison.txt").unlink(missing_ok=True)  # of fewer runs
             self.submission.compare = job
             self.submission.save()
             self.say(f"job {job}: compares the runs, log {self.submission.log(None, job)}")
-
-    def _plan(self, target: Target) -> Any:
-        from posthoc.replay.plan import plan_extraction
-
-        asked = dict(self.work.extraction)
-        if self._away:
-            asked["device"] = "cpu"  # only what there is to do is planned here
-        return plan_extraction(Path(target.checkpoints), skip_damaged=self.work.skip_errors, **asked)
 
     def _words(self) -> list[str]:
         words = [*self.work.words, *(["--on-error", "skip"] if self.work.skip_errors else [])]
@@ -202,28 +215,26 @@ class _Desk:
         needed = math.ceil(checkpoints * seconds / least) if seconds is not None and least else checkpoints
         return max(1, min(self.work.jobs, needed))
 
-    def _seconds(self, plan: Any, target: Target) -> float | None:
-        """How long a checkpoint takes, timed once for each network and probe; None where that is of no use or unknown."""
+    def _seconds(self, kind: str, target: Target) -> float | None:
+        """How long a checkpoint takes, timed once for each kind; None where that is of no use or unknown."""
         if self.work.seconds_per_checkpoint is not None or self.work.jobs == 1 or not self.work.minutes_per_task:
             return self.work.seconds_per_checkpoint
-        probe = plan.stored.config["probe"]
-        key = f"{plan.model.name}, {probe['images']} images of {probe['image_size']} pixels"
-        if key not in self.submission.seconds:
+        if kind not in self.submission.seconds:
             command = [sys.executable, "-c", TIMING]
             command += [json.dumps({"checkpoints": target.checkpoints, **self.work.extraction}, default=str)]
             if self._away and self.dry_run:
-                self.say(f"{key}: not timed, for there is no GPU here; at the most --jobs tasks are used")
+                self.say(f"{kind}: not timed, for there is no GPU here; at the most --jobs tasks are used")
                 return None
             if self._away:
-                self.say(f"{key}: timing a checkpoint in the cluster (--seconds-per-checkpoint does without)")
+                self.say(f"{kind}: timing a checkpoint in the cluster (--seconds-per-checkpoint does without)")
                 command = [*self.resources.srun(), *command]
             environment = {**os.environ, "SLURM_CPUS_PER_TASK": str(self.resources.cpus_per_task)}
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
                 raise PosthocError(f"A checkpoint of {target.checkpoints} could not be timed: {reason}")
-            self.submission.seconds[key] = float(done.stdout.split()[-1])
-        return self.submission.seconds[key]
+            self.submission.seconds[kind] = float(done.stdout.split()[-1])
+        return self.submission.seconds[kind]
 
     @property
     def _away(self) -> bool:

@@ -1,5 +1,7 @@
 """The loop that replays: the next checkpoint is read while this one runs and the last one's part is written."""
 
+import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -48,13 +50,15 @@ def replay(
     checkpoints: Iterable[Checkpoint],
     known: Callable[[Checkpoint], str | None],
     write: Callable[[Checkpoint, store.Frame], None],
+    stop: threading.Event | None = None,
 ) -> Iterator[tuple[Checkpoint, PosthocError | None, bool]]:
     """Replay the checkpoints and write each one's frame; yields each, what was wrong with it, and whether it was replayed.
 
     A checkpoint whose digest `known` returns is left alone. Reading and writing go on in a thread each; what is
-    written is the same as without them. A frame has been written when its checkpoint is yielded.
+    written is the same as without them. A frame has been written when its checkpoint is yielded. Once `stop` is
+    set no other checkpoint is begun.
     """
-    source = iter(checkpoints)
+    source = itertools.takewhile(lambda _: not (stop and stop.is_set()), checkpoints)
     names: dict[int, dict[str, str]] = {}  # by the identity of the shapes, which the checkpoints of a run share
 
     def read_next(into: dict[str, Tensor]) -> Loaded | Failed | None:
@@ -89,7 +93,7 @@ def replay(
                         written[1].result()
                         yield written[0], None, True
                     written = running.checkpoint, writer.submit(write, running.checkpoint, frame)
-                if not item or not network:
+                if not item or not network or (stop and stop.is_set()):
                     break
                 running = item
                 ahead = reader.submit(read_next, network.swap())

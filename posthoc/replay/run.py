@@ -178,14 +178,16 @@ def _replay_into(
     mine = list(plan.run.checkpoints)
     mine = mine[shard.index - 1 :: shard.count] if shard else mine
     mine = [checkpoint for checkpoint in mine if checkpoint.path not in finished]
-    todo = (checkpoint for checkpoint in mine if not (stop and stop.is_set()))
 
     def write(checkpoint: Checkpoint, frame: store.Frame) -> None:
         store.write(parts.path(entries[checkpoint.path]), plan.stored, [frame])
         parts.unskip(entries[checkpoint.path].path)
 
+    def known(checkpoint: Checkpoint) -> str | None:
+        return parts.digest(entries[checkpoint.path], config)
+
     done = 0
-    for checkpoint, error, fresh in replay(plan, todo, lambda one: parts.digest(entries[one.path], config), write):
+    for checkpoint, error, fresh in replay(plan, mine, known, write, stop):
         done += 1
         how = "" if fresh else ", skipped" if error else ", kept"
         if error is not None:

@@ -285,6 +285,27 @@ def test_bad_checkpoints_are_skipped_on_request(run, probe, activations_file, tm
     assert_same(tmp_path / "b.h5", activations_file)
 
 
+def test_several_runs_each_in_shards_then_merged_together(run, probe, tmp_path):
+    runs = [tmp_path / "runs" / name for name in ("lr.1", "lr.2", "bad")]
+    for folder in runs:
+        shutil.copytree(run, folder)
+    for path in runs[2].glob("*.safetensors"):
+        path.write_bytes(b"")
+    words = ["extract", *runs, "--probe", probe, "-o", tmp_path / "out"]
+    for shard in ("1/2", "2/2"):
+        done = cli(*words, "--shard", shard, "--on-error", "skip")
+        assert done.exit_code == 3
+        assert "skipped bad: " in done.output
+    merged = cli("merge", tmp_path / "out")
+    assert merged.exit_code == 0, merged.output
+    assert [path.parent.name for path in sorted((tmp_path / "out").rglob("activations.h5"))] == ["lr.1", "lr.2"]
+    assert_same(*sorted((tmp_path / "out").rglob("activations.h5")))
+    again = cli(*words)
+    assert again.exit_code == 1  # bad
+    assert "lr.1/activations.h5 is there already" in again.output
+    assert "is a checkpoint" in cli("extract", *sorted(runs[0].glob("*")), "--probe", probe).output
+
+
 def test_nothing_left_to_merge(run, probe, tmp_path):
     plan = plan_extraction(run, probe)
     for path in run.glob("*.safetensors"):
