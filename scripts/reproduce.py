@@ -1,71 +1,178 @@
 #!/usr/bin/env python3
-"""Carry out the study of arXiv 2604.09716 run by run: train, replay, measure beside the nulls, audit.
+"""Carry out the study of arXiv 2604.09716 and write one page of results.
 
-Checkpoints and activations go to OUT/RUN/seed-S; the measures of each run, metrics.json and audit.json, are kept in
-KEEP/RUN/seed-S. Whatever is there already is not done again.
+Each run is trained (checkpoints only), replayed, measured beside its nulls and audited, in OUT/RUN/seed-S; then all runs
+are compared, and the page is written from what is kept of them in KEEP: metrics.json, audit.json and the exponents along
+the other two axes. Whatever is there already is not done again. A run whose measures are kept is done, though its
+checkpoints be gone.
 """
 
 import argparse
-import shutil
+import json
+import math
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
-# Of each run the images of the probe, the smoothing, and the epochs it was published with.
+import numpy as np
+import results_page
+import torch
+
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.records import Protocol
+from posthoc.files import replacing
+from posthoc.store import Frame, Plan, open_activations, write
+
+# Of each run the images of the probe, the smoothing, the classes, and the epochs it was published with.
 PROTOCOLS = {
-    "resnet18-cifar10": (2048, 5, 25),
-    "resnet34-cifar10": (2048, 5, 27),
-    "resnet152-cifar10": (2048, 5, 38),
-    "densenet121-cifar10": (4096, 15, 25),
-    "mobilenet_v2-cifar10": (4096, 15, 27),
-    "vit_b_16-cifar10": (256, 5, 30),
-    "resnet50-cifar100": (4096, 5, 56),
-    "resnet101-cifar100": (4096, 5, 58),
-    "vgg16_bn-cifar100": (4096, 15, 55),
+    "resnet18-cifar10": (2048, 5, 10, 25),
+    "resnet34-cifar10": (2048, 5, 10, 27),
+    "resnet152-cifar10": (2048, 5, 10, 38),
+    "densenet121-cifar10": (4096, 15, 10, 25),
+    "mobilenet_v2-cifar10": (4096, 15, 10, 27),
+    "vit_b_16-cifar10": (256, 5, 10, 30),
+    "resnet50-cifar100": (4096, 5, 100, 56),
+    "resnet101-cifar100": (4096, 5, 100, 58),
+    "vgg16_bn-cifar100": (4096, 15, 100, 55),
 }
 SEEDS = (42, 123, 1000, 1337, 2026)
 """Those of the published runs over several seeds, the first being that of the single ones."""
 HERE = Path(__file__).parent
+POSTHOC = (sys.executable, "-m", "posthoc")
+NOISE_SEEDS = 20
+DEPTH_IMAGES = 512
+DEPTH_LAYERS = {"densenet121": "*.conv2", "resnet50": "*.conv?", "resnet101": "*.conv?", "resnet152": "*.conv3"}
+"""The hook points that are a series in depth, where there are hundreds; elsewhere all."""
 
 
 def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
     """All stages of one run that are not done yet."""
-    images, smooth, epochs = PROTOCOLS[run]
+    images, smooth, _, epochs = PROTOCOLS[run]
+    images, epochs = min(images, args.images or images), min(epochs, args.epochs or epochs)
     folder, kept = args.out / run / f"seed-{seed}", args.keep / run / f"seed-{seed}"
-    if (kept / "audit.json").exists():
+    activations, depth = folder / "activations.h5", folder / "depth.h5"
+    if (kept / "audit.json").exists() and not activations.exists():
         print(f"{kept}: done", flush=True)
         return
     data = args.data or run.rpartition("-")[2]
-    activations = folder / "activations.h5"
-    posthoc = [sys.executable, "-c", "from posthoc.cli import main; main()"]
-    train = [
-        sys.executable,
-        HERE / "train.py",
-        run,
-        "--data",
-        data,
-        "--seed",
-        seed,
-        "--epochs",
-        epochs,
-        "--out",
-        folder,
-    ]
-    extract = [*posthoc, "extract", folder, "--probe", data, "--images", images, "-o", activations]
-    smoothing = ["--smooth", smooth, "-o"]
     if not activations.exists():
-        _call(*train, "--device", args.device)
-        _call(*extract, "--device", args.device)
-    for command, name in (("metrics", "metrics.json"), ("audit", "audit.json")):
-        if not (folder / name).exists():
-            _call(*posthoc, command, activations, *smoothing, folder / name)
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.json", "audit.json"):  # the audit last: with it the run counts as done
-        shutil.copyfile(folder / name, kept / name)
+        train = [sys.executable, HERE / "train.py", run, "--data", data, "--seed", seed, "--epochs", epochs]
+        train += ["--out", folder, "--device", args.device]
+        train += ["--bfloat16"] if torch.cuda.is_available() and args.device != "cpu" else []
+        train += ["--weights", args.weights] if args.weights and run.startswith("vit") else []
+        _call(*train)
+    extract = [*POSTHOC, "extract", folder, "--probe", data, "--device", args.device]
+    if not activations.exists():
+        _call(*extract, "--images", images, "-o", activations)
+    if not depth.exists():  # the four layers of the probe are no series
+        few = [
+            "--layers",
+            DEPTH_LAYERS.get(run.split("-")[0], "all"),
+            "--channels",
+            8,
+            "--signals",
+            "mean",
+            "--images",
+            min(images, DEPTH_IMAGES),
+        ]
+        _call(*extract, *few, "-o", depth)
+    measures = {
+        "metrics.json": ["metrics", activations, "--smooth", smooth],
+        "epoch.json": ["metrics", activations, "--axis", "epoch"],
+        "depth.json": ["metrics", depth, "--axis", "depth"],
+        "audit.json": ["audit", activations, "--smooth", smooth],  # the last: with it the run counts as done
+    }
+    if epochs < LEAST_POINTS:
+        del measures["epoch.json"]
+    for name, words in measures.items():
+        if not (kept / name).exists():
+            kept.mkdir(parents=True, exist_ok=True)
+            _call(*POSTHOC, *words, "-o", kept / name)
 
 
-def _call(*words: object) -> None:
-    subprocess.run([str(word) for word in words], check=True)
+LEAST_POINTS = 20
+"""Checkpoints without which there is no exponent along the epochs."""
+
+
+def noise(keep: Path) -> None:
+    """What pure noise gives through each of the nine protocols, 128 series at a time, over many seeds."""
+    found = {}
+    for images, smooth, classes in sorted({(N, s, K) for N, s, K, _ in PROTOCOLS.values()}):
+        random = np.random.default_rng(0)
+        layers = [f"layer{k}" for k in range(4)]
+        config = {"layers": [{"name": name} for name in layers], "signals": ["mean"]}
+        config |= {"probe": {"sha256": "0", "name": "noise", "images": images}}
+        plan = Plan(config, np.arange(images), np.arange(images) % classes, {name: np.arange(32) for name in layers})
+        frames = [
+            Frame(str(k), "0", k, k + 1, 0.0, 0.0, {}, {
+                "mean": {name: random.standard_normal((32, images), "f4") for name in layers}
+            })
+            for k in range(NOISE_SEEDS)
+        ]  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "noise.h5"
+            write(path, plan, frames)
+            with open_activations(path) as opened:
+                metrics = compute_metrics(opened, Protocol.named("published", smooth=smooth), nulls=0)
+        found[f"{images}/{classes}/{smooth}"] = {
+            name: metrics.column(name).tolist() for name in ("integration", "metastability")
+        }
+    _save(keep / "noise.json", json.dumps(found, indent=1))
+
+
+def compare(keep: Path, out: Path) -> None:
+    """The comparison of all kept runs, as JSON."""
+    _save(out, _call(*POSTHOC, "compare", keep, "--by", "model", "--stopping", "--sensitivity", "--json"))
+
+
+def draw(keep: Path) -> None:
+    """The figures of the page."""
+    for name, (figure, places, more) in results_page.figures(keep).items():
+        (keep / "figures").mkdir(exist_ok=True)
+        words = ["--figure", figure, "-o", keep / "figures" / name, "--width", 500, "--force", *more]
+        _call(*POSTHOC, "report", *places, *words)
+
+
+def check(keep: Path) -> list[str]:
+    """What of the page and the comparison is not what the kept measures give; nothing if all is."""
+    wrong = []
+    with tempfile.TemporaryDirectory() as folder:
+        compare(keep, Path(folder) / "comparison.json")
+        if not _alike(*(json.loads((place / "comparison.json").read_text()) for place in (Path(folder), keep))):
+            wrong.append(f"{keep / 'comparison.json'} is not what the kept runs give")
+    there = (keep / "README.md").read_text().splitlines()
+    ours = results_page.page(keep).splitlines()
+    for number in range(max(len(ours), len(there))):
+        a, b = (lines[number] if number < len(lines) else "" for lines in (there, ours))
+        if a != b:
+            wrong.append(f"{keep / 'README.md'}, line {number + 1}: {a!r} there, {b!r} from the files")
+    return wrong
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two contents of JSON files are equal, numbers but for rounding, which processors do differently."""
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+def _call(*words: object) -> str:
+    """Run a command; what it prints, which is shown where it is no JSON."""
+    done = subprocess.run([str(word) for word in words], check=True, stdout=subprocess.PIPE, text=True)
+    if not done.stdout.startswith("{"):
+        print(done.stdout, end="", flush=True)
+    return done.stdout
+
+
+def _save(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text.rstrip() + "\n")
 
 
 def main() -> None:
@@ -73,19 +180,50 @@ def main() -> None:
     parser.add_argument("--runs", default=",".join(PROTOCOLS), help="which, separated by commas (default: all nine)")
     parser.add_argument("--seeds", type=int, default=1, help=f"how many of {SEEDS} (default: 1)")
     parser.add_argument("--data", help="npz:FILE or imagefolder:DIR instead of the run's own data set")
+    parser.add_argument("--data-note", help="what is to be said of these images on the page")
+    parser.add_argument("--weights", help="file of the weights that the ViT starts from (default: torchvision's)")
+    parser.add_argument("--published", type=Path, help="folder of CSV files of epochs published with the paper")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduction"), help="default: runs/reproduction")
     parser.add_argument("--keep", type=Path, default=Path("data/reproduction"), help="default: data/reproduction")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--epochs", type=int, help="at the most so many, for a rehearsal")
+    parser.add_argument("--images", type=int, help="at the most so many in the probe, for a rehearsal")
+    parser.add_argument("--page", action="store_true", help="train nothing; write the page of what is kept")
+    parser.add_argument("--check", action="store_true", help="only say whether the page is what the kept files give")
     args = parser.parse_args()
+    if args.check:
+        if wrong := check(args.keep):
+            sys.exit("\n".join(wrong))
+        print(f"{args.keep / 'README.md'} is what the kept files give")
+        return
     runs = args.runs.split(",")
     if unknown := [run for run in runs if run not in PROTOCOLS]:
         parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(PROTOCOLS)}")
-    for run in runs:
+    for run in [] if args.page else runs:
         for seed in SEEDS[: args.seeds]:
             try:
                 reproduce(run, seed, args)
             except subprocess.CalledProcessError as error:
                 sys.exit(f"reproduce.py: {run}, seed {seed}, stopped: {error}")
+    args.keep.mkdir(parents=True, exist_ok=True)
+    if args.data_note:
+        _save(args.keep / "data.txt", args.data_note)
+    if not (args.keep / "noise.json").exists():
+        noise(args.keep)
+    if args.published:
+        files = sorted(args.published.glob("*_cifar10*.csv"))
+        _save(
+            args.keep / "published.json",
+            _call(
+                *POSTHOC, "compare", "--from-csv", *files, "--by", "dataset", "--stopping", "--sensitivity", "--json"
+            ),
+        )
+    compare(args.keep, args.keep / "comparison.json")
+    draw(args.keep)
+    _save(args.keep / "README.md", results_page.page(args.keep))
+    args.out.mkdir(parents=True, exist_ok=True)
+    _call(*POSTHOC, "report", args.keep, "-o", args.out / "report.html", "--force")
+    print(args.keep / "README.md")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.replay.plan import find_device
 from posthoc.replay.probes import NORMALIZATIONS, Images, load_images
+from posthoc.replay.readers import read_weights
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,10 @@ def random_crop(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
     return padded[image, channel, rows, columns]
 
 
-def build(recipe: Recipe, classes: int, download: bool) -> nn.Module:
+def build(recipe: Recipe, classes: int, download: bool, given: Path | None) -> nn.Module:
     """The recipe's torchvision model with `classes` outputs; pretrained weights keep all but the last layer."""
+    if given:
+        return with_new_head(load_given(recipe, given), classes)
     if not recipe.pretrained:
         fresh: nn.Module = torchvision.models.get_model(recipe.model, weights=None, num_classes=classes)
         return fresh
@@ -115,9 +118,25 @@ def build(recipe: Recipe, classes: int, download: bool) -> nn.Module:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
     if not (download or cached.is_file()):
         raise PosthocError(
-            f"The recipe starts from ImageNet weights: put {weights.url} at {cached}, or pass --download."
+            f"The recipe starts from ImageNet weights: put {weights.url} at {cached}, or pass --download or --weights."
         )
-    model: nn.Module = torchvision.models.get_model(recipe.model, weights=weights)
+    return with_new_head(torchvision.models.get_model(recipe.model, weights=weights), classes)
+
+
+def load_given(recipe: Recipe, path: Path) -> nn.Module:
+    """The recipe's model with the weights of a checkpoint in any form that posthoc reads."""
+    weights = read_weights(path)
+    outputs = [tensor.shape[0] for name, tensor in weights.items() if name.endswith(".weight") and tensor.ndim == 2][-1]
+    model: nn.Module = torchvision.models.get_model(recipe.model, weights=None, num_classes=outputs)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise PosthocError(f"{path} holds no {recipe.model}: {str(error).splitlines()[1].strip()}") from error
+    return model
+
+
+def with_new_head(model: nn.Module, classes: int) -> nn.Module:
+    """The model with a fresh last layer of `classes` outputs."""
     name, head = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, nn.Linear(head.in_features, classes))
@@ -200,12 +219,13 @@ def train(name: str, recipe: Recipe, args: argparse.Namespace) -> None:
         "train_images": len(data["train"]),
         "train_sha256": data["train"].sha256,
         "seed": args.seed,
+        **({"weights": str(args.weights)} if args.weights else {}),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
     })  # fmt: skip
     training, test = (Batches(data[split], recipe, device) for split in ("train", "test"))
 
     torch.manual_seed(args.seed)
-    model = build(recipe, classes, args.download).to(device).to(memory_format=torch.channels_last)
+    model = build(recipe, classes, args.download, args.weights).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
     done, best, since_best = 0, float("inf"), 0
@@ -252,12 +272,18 @@ def main() -> None:
     parser.add_argument("--data", help="cifar10, cifar100, digits, npz:FILE or imagefolder:DIR (default: the recipe's)")
     parser.add_argument("--data-root", type=Path, help="where data sets lie (default: POSTHOC_DATA, else data/)")
     parser.add_argument("--download", action="store_true", help="fetch the data set (and pretrained weights) if absent")
+    parser.add_argument(
+        "--weights", type=Path, help="start from the weights of this checkpoint, but for the last layer"
+    )
+    parser.add_argument("--bfloat16", action="store_true", help="train in bfloat16 where that is safe (autocast)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
     parser.add_argument("--epochs", type=int, help="at most so many (default: the recipe's)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     args = parser.parse_args()
     recipe = RECIPES[args.recipe]
+    if args.bfloat16:
+        recipe = dataclasses.replace(recipe, mixed_precision=True)
     args.epochs = recipe.epochs if args.epochs is None else args.epochs
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

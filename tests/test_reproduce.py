@@ -1,0 +1,103 @@
+"""The study as a whole: a rehearsal of it, and the page that is in the repository."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "data" / "reproduction"
+
+
+def reproduce(*words):
+    command = [sys.executable, ROOT / "scripts" / "reproduce.py", *words]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory):
+    """One epoch of one run on 300 noisy pictures, its measures kept in `kept`."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    random = np.random.default_rng(0)
+    splits = {}
+    for split in ("train", "test"):
+        labels = np.arange(300) % 10
+        splits[f"y_{split}"] = labels
+        splits[f"x_{split}"] = (labels[:, None, None, None] * 20 + random.integers(0, 50, (300, 32, 32, 3))).astype(
+            "u1"
+        )
+    np.savez(folder / "pictures.npz", **splits)
+    (folder / "kept").mkdir()
+    shutil.copy(KEPT / "published_table1.csv", folder / "kept")
+    return folder
+
+
+def test_a_rehearsal_of_the_whole(rehearsal):
+    words = ["--runs", "resnet18-cifar10", "--epochs", 1, "--images", 300, "--data", f"npz:{rehearsal / 'pictures.npz'}",
+             "--out", rehearsal / "out", "--keep", rehearsal / "kept", "--device", "cpu"]  # fmt: skip
+    done = reproduce(*words, "--data-note", "three hundred pictures.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = rehearsal / "kept"
+    run = kept / "resnet18-cifar10" / "seed-42"
+    assert sorted(path.name for path in run.iterdir()) == ["audit.json", "depth.json", "metrics.json"]
+    page = (kept / "README.md").read_text()
+    assert "Images: three hundred pictures." in page
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert f"| ours, seed 42 | {100 * metrics['summary']['best_accuracy']:.1f} |" in page.replace("|  | ours", "| ours")
+    for figure in ("audit.svg", "measures.svg"):
+        assert f"](figures/{figure})" in page
+        assert (kept / "figures" / figure).read_text().startswith("<svg")
+    assert (rehearsal / "out" / "report.html").exists()
+    assert not [path for path in kept.rglob("*") if path.suffix in (".safetensors", ".h5")]
+
+    assert reproduce("--check", "--keep", kept).returncode == 0
+    metrics["epochs"][-1]["metastability"] += 0.01
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    wrong = reproduce("--check", "--keep", kept)
+    assert wrong.returncode == 1
+    assert "README.md, line" in wrong.stderr
+    assert "comparison.json is not what the kept runs give" in wrong.stderr
+
+
+def test_the_page_in_the_repository_is_what_its_files_give():
+    done = reproduce("--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_network_starts_from_given_weights(rehearsal, tmp_path):
+    import torch
+    import torchvision
+    from safetensors.torch import load_file, save_file
+
+    weights = torchvision.models.resnet18(num_classes=7).state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+
+    def train(weights):
+        command = [
+            sys.executable,
+            ROOT / "scripts" / "train.py",
+            "resnet18-cifar10",
+            "--epochs",
+            0,
+            "--out",
+            tmp_path / "out",
+        ]
+        command += ["--data", f"npz:{rehearsal / 'pictures.npz'}", "--weights", weights, "--device", "cpu"]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+    done = train(tmp_path / "weights.safetensors")
+    assert done.returncode == 0, done.stderr
+    started = load_file(tmp_path / "out" / "epoch-000.safetensors")
+    assert started["fc.weight"].shape == (10, 512)
+    assert all(torch.equal(started[name], weights[name]) for name in weights if not name.startswith("fc."))
+    save_file(
+        {name: tensor for name, tensor in weights.items() if "layer4" not in name}, tmp_path / "other.safetensors"
+    )
+    shutil.rmtree(tmp_path / "out")
+    refused = train(tmp_path / "other.safetensors")
+    assert refused.returncode == 1
+    assert "holds no resnet18" in refused.stderr
