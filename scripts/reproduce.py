@@ -20,8 +20,10 @@ import numpy as np
 import results_page
 import torch
 
+from posthoc.analysis.measures import correlation, mean_finite
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol
+from posthoc.analysis.runs import load_csv
 from posthoc.files import replacing
 from posthoc.store import Frame, Plan, open_activations, write
 
@@ -87,9 +89,12 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
     if epochs < LEAST_POINTS:
         del measures["epoch.json"]
     for name, words in measures.items():
-        if not (kept / name).exists():
-            kept.mkdir(parents=True, exist_ok=True)
-            _call(*POSTHOC, *words, "-o", kept / name)
+        if not (folder / name).exists():
+            _call(*POSTHOC, *words, "-o", folder / name)
+        content = json.loads((folder / name).read_text())
+        if name in ("epoch.json", "depth.json"):  # only what the page shows; between dozens of layers much is left out
+            content = {key: content[key] for key in ("protocol", "scales", "input", "epochs", "summary")}
+        _save(kept / name, json.dumps(content, indent=1))
 
 
 LEAST_POINTS = 20
@@ -120,6 +125,24 @@ def noise(keep: Path) -> None:
             name: metrics.column(name).tolist() for name in ("integration", "metastability")
         }
     _save(keep / "noise.json", json.dumps(found, indent=1))
+
+
+def read_published(keep: Path, folder: Path) -> None:
+    """The comparison of the published epochs, and of each run with enough of them how H itself goes with M."""
+    files = [str(path) for path in sorted(folder.glob("*_cifar10*.csv"))]
+    words = [*POSTHOC, "compare", "--from-csv", *files, "--by", "dataset", "--stopping", "--sensitivity", "--json"]
+    content = json.loads(_call(*words))
+    content["hurst"] = [
+        {
+            "run": run.name,
+            "hurst_mean": mean_finite(run.hurst),
+            "r_hurst_m": correlation(run.hurst, run.m),
+            "r_fields": run.summary["r_fields"],
+        }
+        for run in load_csv(files, {"hurst": "H_raw"})
+        if run.summary["epochs_with_h_eff"] > 3
+    ]
+    _save(keep / "published.json", json.dumps(content, indent=1))
 
 
 def compare(keep: Path, out: Path) -> None:
@@ -211,13 +234,7 @@ def main() -> None:
     if not (args.keep / "noise.json").exists():
         noise(args.keep)
     if args.published:
-        files = sorted(args.published.glob("*_cifar10*.csv"))
-        _save(
-            args.keep / "published.json",
-            _call(
-                *POSTHOC, "compare", "--from-csv", *files, "--by", "dataset", "--stopping", "--sensitivity", "--json"
-            ),
-        )
+        read_published(args.keep, args.published)
     compare(args.keep, args.keep / "comparison.json")
     draw(args.keep)
     _save(args.keep / "README.md", results_page.page(args.keep))

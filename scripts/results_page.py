@@ -27,9 +27,6 @@ RULES = (
 )  # fmt: skip
 
 
-TRANSIENT = 5
-
-
 @dataclass(frozen=True)
 class Kept:
     """What is kept of one run: its measures, its audit, and its exponents along the other axes where they were made."""
@@ -104,7 +101,7 @@ def page(keep: Path) -> str:
         _table(keep, runs, noise),
         _separation(runs, noise, published),
         _convergence(runs, comparison, published),
-        _signs(keep, runs),
+        _signs(keep, runs, published),
         _sensitivity(comparison, published),
         _untrained(runs),
         _axes(runs),
@@ -284,39 +281,68 @@ def _accuracy_until(one: Kept, epoch: int) -> float:
     return max(float(e["accuracy"]) for e in one.trained() if e["epoch"] <= epoch)
 
 
-def _signs(keep: Path, runs: Sequence[Kept]) -> str:
+def _signs(keep: Path, runs: Sequence[Kept], published: dict[str, Any]) -> str:
     printed = {run: float(row["r_Hz_Mz"]) for run, row in zip(ROWS, _printed(keep), strict=True)}
-    rows, sure, alike = [], [], []
+    rows, sure, alike, turned = [], [], [], []
     for one in runs:
         r = one.summary["r_integration_metastability"]
         low, high = one.summary["r_integration_metastability_interval"]
         sure.append(low is not None and (low > 0 or high < 0))
         alike.append(r is not None and r * printed[one.run] > 0)
-        pairs = [
-            (e["integration"], e["metastability"]) for e in one.trained()[TRANSIENT:] if e["integration"] is not None
-        ]
-        later = statistics.correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
+        pairs = [(e["hurst"], e["metastability"]) for e in one.trained() if e["hurst"] is not None]
+        raw = statistics.correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
+        h, optimum = one.summary["hurst_mean"], one.metrics["protocol"]["h_opt"]
+        turned.append((h, raw, math.nan if r is None else r))
         rows.append([
             one.name, f"{printed[one.run]:.3f}", _with_interval(one.summary, "r_integration_metastability"),
-            "yes" if sure[-1] else "no", _number(later), _with_interval(one.summary, "r_stability_index_accuracy"),
+            f"{h:.3f}", _number(raw), _with_interval(one.summary, "r_stability_index_accuracy"),
         ])  # fmt: skip
     over_seeds = [
         f"{run}: {_range(one.summary['r_integration_metastability'] for one in some)} over {len(some)} seeds"
         for run in ROWS
         if len(some := [one for one in runs if one.run == run]) > 1
     ]
-    return "\n".join([
+    optimum = runs[0].metrics["protocol"]["h_opt"] if runs else math.nan
+    on_its_side = sum(r * raw * (optimum - h) > 0 for h, raw, r in turned)
+    follows = "."
+    if turned and on_its_side == len(turned):
+        follows = "; but it is that of r(H, M) on one side of H_opt and its opposite on the other, and smoothing moves H across."
+    lines = [
         "## 3. Does the sign of r(Hz, Mz) tell training styles apart?\n",
-        f"**The sign is certain in {sum(sure)} of {len(runs)} runs, and that of the published run in {sum(alike)}.** The "
-        "intervals are of the block bootstrap over epochs: neighbouring epochs are alike, so a run holds far fewer independent "
-        f"points than epochs.\n",
-        _markdown(
-            ["run", "r(Hz, Mz) published", "ours", "sign certain", f"without the first {TRANSIENT}", "r(Psi, acc)"], rows
-        ),
+        f"**Its sign is certain in {sum(sure)} of {len(runs)} runs and that of the published run in {sum(alike)}{follows}** "
+        f"Above H_opt = {optimum} H_eff falls as H rises, so that there the correlation with H_eff has the opposite sign of that "
+        f"with H itself. {_turned('Of our runs', turned, optimum)}\n",
+        _markdown(["run", "r(Hz, Mz) published", "ours (95 %)", "mean H", "r(H, M)", "r(Psi, acc) (95 %)"], rows),
         f"\n{'; '.join(over_seeds)}." if over_seeds else "",
-        "\nRuns of different rows differ in images and smoothing as well as in the network, so that a difference of signs "
-        "between them is not one of architectures or training styles.\n",
-    ])  # fmt: skip
+    ]
+    if published:
+        rows = [
+            [one["run"], f"{one['r_fields']:.3f}", f"{one['hurst_mean']:.3f}", f"{one['r_hurst_m']:.3f}"]
+            for one in published["hurst"]
+        ]
+        theirs = [(one["hurst_mean"], one["r_hurst_m"], one["r_fields"]) for one in published["hurst"]]
+        lines += [
+            f"\nFrom the published epochs of the runs that have more than three with an H. {_turned('Of them', theirs, optimum)}\n",
+            _markdown(["run", "r(Hz, Mz)", "mean H", "r(H, M)"], rows),
+        ]
+    lines.append(
+        "\nThe intervals are of the block bootstrap over epochs: neighbouring epochs are alike, so a run holds far fewer "
+        "independent points than epochs. Whether H and M go together because of the networks or because both are computed "
+        "from the same images in the same order, these runs do not say.\n"
+    )
+    return "\n".join(lines)
+
+
+def _turned(whose: str, runs: Sequence[tuple[float, float, float]], optimum: float) -> str:
+    """How the signs of the two correlations go with the side of the optimum; runs: mean H, r(H, M), r(H_eff, M)."""
+    above = [run for run in runs if run[0] > optimum]
+    below = [run for run in runs if run[0] <= optimum]
+    opposite, same = (sum(raw * r < 0 for _, raw, r in above), sum(raw * r > 0 for _, raw, r in below))
+    return (
+        f"{whose} {len(above)} have a mean H above it, and in {opposite} of these the signs are opposite; {len(below)} have "
+        f"one below, and in {same} of these they are the same. r(H, M) is positive in "
+        f"{sum(raw > 0 for _, raw, _ in runs)} of {len(runs)}."
+    )
 
 
 def _sensitivity(comparison: dict[str, Any], published: dict[str, Any]) -> str:
@@ -383,8 +409,9 @@ def _axes(runs: Sequence[Kept]) -> str:
         "the checkpoints so far. Exponents are debiased by simulated noise of the same length; the nulls permute time (H) "
         "and randomise phases (M).\n",
         _markdown(["run", "axis", "H", "time permuted", "M", "phases randomised"], rows),
-        "\nThat an exponent differs from that of permuted time says that neighbours in depth or in training are alike, which "
-        "they are by construction: layers feed each other, and weights move a little at a time.\n",
+        "\nAn exponent that can be told from that of permuted time says that neighbours in depth or in training are alike, which "
+        "they are by construction: layers feed each other, and weights move a little at a time. One that cannot holds no "
+        "more order than a shuffled series.\n",
     ])  # fmt: skip
 
 
