@@ -25,6 +25,7 @@ from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol
 from posthoc.analysis.runs import load_csv
 from posthoc.files import replacing
+from posthoc.replay.probes import load_images
 from posthoc.store import Frame, Plan, open_activations, write
 
 # Of each run the images of the probe, the smoothing, the classes, and the epochs it was published with.
@@ -51,7 +52,7 @@ DEPTH_LAYERS = {"densenet121": "*.conv2", "resnet50": "*.conv?", "resnet101": "*
 
 def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
     """All stages of one run that are not done yet."""
-    images, smooth, _, epochs = PROTOCOLS[run]
+    images, smooth, classes, epochs = PROTOCOLS[run]
     images, epochs = min(images, args.images or images), min(epochs, args.epochs or epochs)
     folder, kept = args.out / run / f"seed-{seed}", args.keep / run / f"seed-{seed}"
     activations, depth = folder / "activations.h5", folder / "depth.h5"
@@ -59,6 +60,9 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
         print(f"{kept}: done", flush=True)
         return
     data = args.data or run.rpartition("-")[2]
+    there = load_images(data).classes
+    if there != classes:
+        sys.exit(f"reproduce.py: {run} is of {classes} classes, {data} of {there}; give its own --data.")
     if not activations.exists():
         train = [sys.executable, HERE / "train.py", run, "--data", data, "--seed", seed, "--epochs", epochs]
         train += ["--out", folder, "--device", args.device]
@@ -82,6 +86,7 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
         _call(*extract, *few, "-o", depth)
     measures = {
         "metrics.json": ["metrics", activations, "--smooth", smooth],
+        "smoothing.json": ["metrics", activations, "--smooth", 20 - smooth, "--nulls", 0],  # 15 for 5, 5 for 15
         "epoch.json": ["metrics", activations, "--axis", "epoch"],
         "depth.json": ["metrics", depth, "--axis", "depth"],
         "audit.json": ["audit", activations, "--smooth", smooth],  # the last: with it the run counts as done
@@ -92,7 +97,10 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
         if not (folder / name).exists():
             _call(*POSTHOC, *words, "-o", folder / name)
         content = json.loads((folder / name).read_text())
-        if name in ("epoch.json", "depth.json"):  # only what the page shows; between dozens of layers much is left out
+        if name not in (
+            "metrics.json",
+            "audit.json",
+        ):  # only what the page shows; between dozens of layers much is left out
             content = {key: content[key] for key in ("protocol", "scales", "input", "epochs", "summary")}
         _save(kept / name, json.dumps(content, indent=1))
 
@@ -142,12 +150,18 @@ def read_published(keep: Path, folder: Path) -> None:
         for run in load_csv(files, {"hurst": "H_raw"})
         if run.summary["epochs_with_h_eff"] > 3
     ]
+    content["seeds"] = {}
+    for path in sorted((folder / "seeds").glob("*_seed*.csv")):
+        if not path.stem.endswith("_v1"):  # first versions, which the authors replaced
+            [run] = load_csv([str(path)])
+            content["seeds"].setdefault(path.stem.rpartition("_seed")[0], []).append(run.summary["r_fields"])
     _save(keep / "published.json", json.dumps(content, indent=1))
 
 
 def compare(keep: Path, out: Path) -> None:
     """The comparison of all kept runs, as JSON."""
-    _save(out, _call(*POSTHOC, "compare", keep, "--by", "model", "--stopping", "--sensitivity", "--json"))
+    runs = [keep / one.run / f"seed-{one.seed}" / "metrics.json" for one in results_page.kept_runs(keep)]
+    _save(out, _call(*POSTHOC, "compare", *runs, "--by", "model", "--stopping", "--sensitivity", "--json"))
 
 
 def draw(keep: Path) -> None:
@@ -219,6 +233,8 @@ def main() -> None:
             sys.exit("\n".join(wrong))
         print(f"{args.keep / 'README.md'} is what the kept files give")
         return
+    if (args.epochs or args.images) and parser.get_default("keep") == args.keep:
+        parser.error("a rehearsal (--epochs, --images) is no result: give it a --keep and an --out of its own")
     runs = args.runs.split(",")
     if unknown := [run for run in runs if run not in PROTOCOLS]:
         parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(PROTOCOLS)}")
@@ -231,6 +247,8 @@ def main() -> None:
     args.keep.mkdir(parents=True, exist_ok=True)
     if args.data_note:
         _save(args.keep / "data.txt", args.data_note)
+    if not results_page.kept_runs(args.keep):
+        sys.exit(f"reproduce.py: {args.keep} holds no runs to write of")
     if not (args.keep / "noise.json").exists():
         noise(args.keep)
     if args.published:

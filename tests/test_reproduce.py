@@ -101,3 +101,20 @@ def test_a_network_starts_from_given_weights(rehearsal, tmp_path):
     refused = train(tmp_path / "other.safetensors")
     assert refused.returncode == 1
     assert "holds no resnet18" in refused.stderr
+
+
+def test_the_figures_in_the_readme_are_those_of_the_kept_files():
+    opening = (ROOT / "README.md").read_text().split("## Try it")[0]
+    controls = {
+        control["name"].partition(" (")[0]: control["measures"]["integration"]["mean"]
+        for control in json.loads((KEPT / "resnet18-cifar10" / "seed-42" / "audit.json").read_text())["controls"]
+    }
+    assert f"falls from {controls['as it is']:.2f} to {controls['each class split in ten']:.3f}" in opening
+    assert f"of untrained weights it is {controls['untrained weights']:.2f}" in opening
+    assert f"pure noise {controls['pure noise']:.2f}" in opening
+    for run in ("resnet18-cifar10/seed-1000", "densenet121-cifar10/seed-42"):
+        own, other = (
+            json.loads((KEPT / run / f"{name}.json").read_text())["summary"]["r_integration_metastability"]
+            for name in ("metrics", "smoothing")
+        )
+        assert f"from {own:+.2f} to {other:+.2f}" in opening

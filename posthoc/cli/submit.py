@@ -12,16 +12,20 @@ from click.core import ParameterSource
 
 from posthoc.cli.extract import extraction_options, on_error_option
 from posthoc.cli.status import show_status
-from posthoc.errors import UsageError
+from posthoc.errors import PosthocError, UsageError
 
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 10.0
+PATIENCE = 30
+"""How often in a row the queue may be silent."""
 
 
-def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _pairs(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, str | bool], ...]:
     pairs = [value.removeprefix("--").partition("=") for value in values]
-    if any(not name or not equals for name, equals, _ in pairs):
-        raise click.BadParameter("give NAME=VALUE, such as account=vision")
-    return tuple((name, value) for name, _, value in pairs)
+    if not all(name and name.replace("-", "").isalnum() for name, _, _ in pairs):
+        raise click.BadParameter("give NAME=VALUE or NAME, such as account=vision")
+    return tuple((name, value if equals else True) for name, equals, value in pairs)
 
 
 @click.command(name="submit")
@@ -53,7 +57,13 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option(
     "--setup", multiple=True, metavar="LINE", help="Shell to run before the work, such as 'module load cuda'."
 )
-@click.option("--slurm", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="Any other option of sbatch.")
+@click.option(
+    "--slurm",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_pairs,
+    help="Any other option of sbatch, for the arrays; account and such for all jobs.",
+)
 @click.option("--wait", is_flag=True, help="Return when all is done; 1 if something failed.")
 @click.option("--force", is_flag=True, help="Remove what is there and start anew.")
 @click.option(
@@ -104,7 +114,14 @@ def command(
     click.echo(f"\nposthoc status {shlex.quote(str(output))}")
     click.echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *sys.argv[1:]])}")
     if wait:
-        while {task.split("_")[0] for task in queue()} & submission.jobs():
+        failures = 0
+        while failures < PATIENCE:  # a busy controller does not always answer
+            try:
+                if not {task.split("_")[0] for task in queue()} & submission.jobs():
+                    break
+                failures = 0
+            except PosthocError:
+                failures += 1
             time.sleep(WAIT_SECONDS)
         sys.exit(0 if show_status(output).done else 1)
 

@@ -12,6 +12,7 @@ from posthoc.errors import PosthocError
 
 REQUEUES = 20
 """How often a task that ran out of time is put back into the queue; each time it has got further."""
+EVERY_JOB = ("account", "comment", "mail-type", "mail-user", "reservation", "export")
 POSTHOC = shlex.join([sys.executable, "-m", "posthoc"])
 AFTER_REPLAY = f"""\
 code=$?
@@ -26,7 +27,10 @@ exit $code"""
 
 @dataclass(frozen=True)
 class Resources:
-    """What a task is given; submitit's names. setup: lines of shell before the work; slurm: any other sbatch option."""
+    """What a task is given; submitit's names. setup: lines of shell before the work; slurm: any other sbatch option.
+
+    Of the last, the jobs that merge, measure and compare are given those of EVERY_JOB only: they need no GPU.
+    """
 
     partition: str | None = None
     gpus_per_node: int | None = None
@@ -36,13 +40,24 @@ class Resources:
     array_parallelism: int = 256
     metrics_partition: str | None = None
     setup: tuple[str, ...] = ()
-    slurm: tuple[tuple[str, str], ...] = ()
+    slurm: tuple[tuple[str, str | bool], ...] = ()
 
-    def srun(self) -> list[str]:
-        """The command under which one task's work runs in the cluster at once."""
-        given = {"partition": self.partition, "gpus-per-node": self.gpus_per_node, "cpus-per-task": self.cpus_per_task}
-        given |= {"mem": f"{self.mem_gb}G" if self.mem_gb else None, "time": self.timeout_min, **dict(self.slurm)}
-        return ["srun", "--job-name=posthoc-timing", *(f"--{name}={value}" for name, value in given.items() if value)]
+    @property
+    def gpus(self) -> bool:
+        """Whether tasks are given GPUs, by whatever option."""
+        return bool(self.gpus_per_node) or any(
+            name in ("gpus", "gpus-per-task", "gpus-per-node") or (name == "gres" and "gpu" in str(value))
+            for name, value in self.slurm
+        )
+
+    def srun(self, command: Sequence[str]) -> list[str]:
+        """One task's command, to run in the cluster at once, after the setup."""
+        given = {"ntasks": 1, "partition": self.partition, "gpus-per-node": self.gpus_per_node}
+        given |= {"cpus-per-task": self.cpus_per_task, "mem": f"{self.mem_gb}G" if self.mem_gb else None}
+        given |= {"time": self.timeout_min, **dict(self.slurm)}
+        words = ["srun", "--job-name=posthoc-timing"]
+        words += [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items() if value]
+        return [*words, "bash", "-c", "\n".join([*self.setup, f"exec {shlex.join(command)}"])]
 
 
 def extract_script(
@@ -53,12 +68,17 @@ def extract_script(
     shards: Sequence[int],
     count: int,
     offset: int,
+    seconds: float | None,
 ) -> str:
-    """An array whose task k replays shard k + offset of `count`; home: the folder of the run's results."""
+    """An array whose task k replays shard k + offset of `count`; home: the folder of the run's results.
+
+    seconds: what a checkpoint takes, if that is known; Slurm gives notice so long before the time is up.
+    """
     shard = "SLURM_ARRAY_TASK_ID" + (f" + {offset}" if offset else "")
     command = f"{POSTHOC} extract {shlex.join([checkpoints, '-o', str(home / 'activations.h5'), *words])}"
     array = _ranges([shard - offset for shard in shards]) + f"%{resources.array_parallelism}"
-    return _script(home, "replay", resources, f'{command} --shard "$(({shard}))/{count}"', array)
+    notice = int(min(max(120, 2 * (seconds or 0) + 30), 30 * resources.timeout_min))
+    return _script(home, "replay", resources, f'{command} --shard "$(({shard}))/{count}"', array, notice)
 
 
 def finish_script(home: Path, measuring: Sequence[str], resources: Resources) -> str:
@@ -78,7 +98,9 @@ def compare_script(out: Path, resources: Resources) -> str:
     return _script(out, "compare", resources, "\n".join(["set -e", *lines]))
 
 
-def _script(home: Path, what: str, resources: Resources, command: str, array: str | None = None) -> str:
+def _script(
+    home: Path, what: str, resources: Resources, command: str, array: str | None = None, notice: int = 60
+) -> str:
     """The script of an array, whose tasks run under srun, which hands signals on, or of a job of analysis."""
     try:
         import submitit
@@ -92,7 +114,6 @@ def _script(home: Path, what: str, resources: Resources, command: str, array: st
         def affinity(cls) -> int:
             return 1
 
-    notice = max(30, min(120, 6 * resources.timeout_min))  # seconds to finish the checkpoint in hand
     parameters: dict[str, Any] = {
         "name": re.sub(r"[^\w.-]+", "-", f"posthoc-{what}-{home.name}"),
         "timeout_min": resources.timeout_min,
@@ -102,13 +123,16 @@ def _script(home: Path, what: str, resources: Resources, command: str, array: st
         "stderr_to_stdout": True,
         "wckey": None,
     }
-    additional = {"chdir": str(Path.cwd()), "requeue": True, "signal": f"USR1@{notice}", **dict(resources.slurm)}
+    asked = {name: value for name, value in resources.slurm if array or name in EVERY_JOB}
+    additional = {"chdir": str(Path.cwd()), "requeue": True, "signal": f"USR1@{notice}", "ntasks": 1, **asked}
     if resources.mem_gb:
         parameters["mem_gb"] = resources.mem_gb
     if array:
         additional["array"] = array
         parameters["gpus_per_node"] = resources.gpus_per_node
-        parameters["srun_args"] = [f"--cpus-per-task={resources.cpus_per_task}"]  # not inherited since Slurm 22.05
+        # --cpus-per-task is not inherited since Slurm 22.05, and alone would start as many tasks as fit the allocation.
+        task = ["--ntasks=1", f"--cpus-per-task={resources.cpus_per_task}"]
+        parameters["srun_args"] = [*task, "--export=ALL", "--open-mode=append"]
         parameters["teardown"] = AFTER_REPLAY.splitlines()
     else:
         parameters["use_srun"] = False

@@ -1,7 +1,7 @@
 """What was submitted, as OUT/submission.json has it, and Slurm's own word on it."""
 
-import getpass
 import json
+import os
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,6 +52,7 @@ class Submission:
 
     out: Path
     words: list[str]
+    measuring: list[str] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     compare: str | None = None
@@ -94,14 +95,24 @@ class Submission:
 
 def queue() -> dict[str, tuple[str, str]]:
     """State and reason of this user's jobs and tasks that are waiting or running, by id."""
-    lines = slurm("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r").splitlines()
+    words = ["squeue", "--noheader", "--all", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
+    lines = slurm(*words).splitlines()
     return {row[0]: (row[1], row[2]) for row in (line.split("|") for line in lines) if len(row) == 3}
+
+
+def outside() -> dict[str, str]:
+    """The environment without what an allocation that this runs in, or a user's taste in listings, has put there."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == "SLURM_CONF" or not name.startswith(("SLURM_", "SQUEUE_"))
+    }
 
 
 def slurm(*words: str) -> str:
     """Output of one of Slurm's commands; raises PosthocError with what it complained of."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=outside())
     except FileNotFoundError:
         raise PosthocError(
             f"There is no Slurm here (no {words[0]}); on other schedulers use posthoc extract --shard i/n."

@@ -1,10 +1,10 @@
 """Submitting what is missing: of each run the shards without parts, and the jobs that wait for them."""
 
 import contextlib
+import fcntl
 import functools
 import json
 import math
-import os
 import re
 import shlex
 import shutil
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from posthoc.cluster.scripts import Resources, compare_script, extract_script, finish_script
-from posthoc.cluster.submission import Array, Submission, Target, queue, slurm
+from posthoc.cluster.submission import Array, Submission, Target, outside, queue, slurm
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
 from posthoc.parts import Entry, Parts
+from posthoc.store import open_activations
 
 TIMING = "import json, sys; from posthoc.replay.run import time_checkpoint; print(time_checkpoint(**json.loads(sys.argv[1])))"
 
@@ -56,31 +57,69 @@ def submit(
     from there.
     """
     out = out.absolute()
-    submission = Submission.load(out) or Submission(out, list(work.words))
-    if submission.words != list(work.words) and not force:
+    if any(set("%\\\n") & set(text) for text in (str(out), *(name for name, _ in folders))):
+        raise UsageError(
+            f"Slurm reads % and \\ in the names of logs otherwise; {out} or a run has one: choose another -o."
+        )
+    if dry_run:
+        return _submit(folders, out, work, resources, force, dry_run, say)
+    with _alone(out):
+        return _submit(folders, out, work, resources, force, dry_run, say)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep a second `submit` into the same folder out."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PosthocError(f"Another posthoc submit is at work in {out}; wait for it.") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def _submit(
+    folders: Sequence[tuple[str, Path]],
+    out: Path,
+    work: Work,
+    resources: Resources,
+    force: bool,
+    dry_run: bool,
+    say: Callable[[str], None],
+) -> Submission:
+    submission = Submission.load(out) or Submission(out, list(work.words), list(work.measuring))
+    there = [*submission.words, *submission.measuring]
+    if there != [*work.words, *work.measuring] and not force:
         raise PosthocError(
-            f"{out} was submitted with other options ({shlex.join(submission.words) or 'none'}); "
+            f"{out} was submitted with other options ({shlex.join(there) or 'none'}); "
             f"choose another -o, or pass --force to start anew."
         )
     desk = _Desk(submission, work, resources, dry_run, say, set())
-    with contextlib.suppress(*[PosthocError] * dry_run):  # a dry run needs no Slurm
-        desk.live |= queue().keys()
+    desk.look()
     targets = [desk.target(name, folder.absolute()) for name, folder in folders]
-    planned = [desk.plan(target, force) for target in targets]  # all of them before anything is done
+    if force and there != [*work.words, *work.measuring] and len(targets) < len(submission.targets):
+        raise UsageError(f"{out} has other runs of other options; give all of them with --force, or another -o.")
+    planned = [desk.plan(target, force) for target in targets]  # and timed, all of them before anything is done
+    desk.look()
     if force:
         desk.start_anew(targets)
-    submitted = [desk.submit_run(target, plan, force) for target, plan in zip(targets, planned, strict=True) if plan]
-    if len(submission.targets) > 1 and (any(submitted) or not (out / "comparison.txt").exists()):
+    submitted = [desk.submit_run(target, plan) for target, plan in zip(targets, planned, strict=True) if plan]
+    pending = submission.compare in desk.live or (out / "comparison.txt").exists()
+    if len(submission.targets) > 1 and (any(submitted) or not pending):
         desk.submit_comparison()
     return submission
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """A run's checkpoints, and of what kind they are: those of one kind take equally long."""
+    """A run's checkpoints, which of them have no part, and how long one takes, if that is known."""
 
     entries: list[Entry]
-    kind: str
+    missing: list[int]
+    seconds: float | None
 
 
 @dataclass
@@ -93,6 +132,11 @@ class _Desk:
     dry_run: bool
     say: Callable[[str], None]
     live: set[str]
+
+    def look(self) -> None:
+        """See what is in the queue now."""
+        with contextlib.suppress(*[PosthocError] * self.dry_run):  # a dry run needs no Slurm
+            self.live = set(queue())
 
     def target(self, name: str, folder: Path) -> Target:
         """The run in `folder`, as it was submitted before, or new."""
@@ -114,13 +158,14 @@ class _Desk:
             )
         if self.dry_run:
             return
-        self.submission.words = list(self.work.words)
+        self.submission.words, self.submission.measuring = list(self.work.words), list(self.work.measuring)
         for target in targets:
             home = self.submission.home(target)
             shutil.rmtree(Parts(home / "activations.h5").folder, ignore_errors=True)
             for name in ("activations.h5", "metrics.json"):
                 (home / name).unlink(missing_ok=True)
             target.arrays, target.finish = [], None
+        self.submission.save()
 
     def plan(self, target: Target, anew: bool) -> "_Planned | None":
         """What a run has to do; None where that is done, or where it cannot be planned and such runs are skipped."""
@@ -142,25 +187,41 @@ class _Desk:
             self.say(f"{target.title}: left out: {error}")
             return None
         target.count = len(plan.run.checkpoints)
-        probe = plan.stored.config["probe"]
-        return _Planned(
-            [
-                Entry(checkpoint.path.relative_to(plan.run.folder).as_posix(), *checkpoint.position)
-                for checkpoint in plan.run.checkpoints
-            ],
-            f"{plan.model.name}, {probe['images']} images of {probe['image_size']} pixels",
+        entries = [
+            Entry(checkpoint.path.relative_to(plan.run.folder).as_posix(), *checkpoint.position)
+            for checkpoint in plan.run.checkpoints
+        ]
+        parts = Parts(self.submission.home(target) / "activations.h5")
+        if parts.output.exists() and not anew:
+            with open_activations(parts.output) as file:
+                new = len(
+                    {entry.path for entry in entries} - set(file.checkpoints) - {path for path, _ in file.skipped}
+                )
+            if new:
+                raise PosthocError(
+                    f"{parts.output} lacks {new} of the checkpoints in {target.checkpoints}, which were saved since; "
+                    f"pass --force to start anew, or choose another -o."
+                )
+            return _Planned(entries, [], None)
+        missing = [k for k, entry in enumerate(entries) if anew or not parts.path(entry).exists()]
+        probe, given = plan.stored.config["probe"], self.resources
+        kind = (
+            f"{plan.model.name}, {probe['images']} images of {probe['image_size']} pixels, "
+            f"{'GPU' if given.gpus else f'{given.cpus_per_task} processors'}, {asked.get('dtype', 'float32')}"
         )
+        return _Planned(entries, missing, self._seconds(kind, target) if missing else None)
 
-    def submit_run(self, target: Target, planned: "_Planned", anew: bool) -> bool:
+    def submit_run(self, target: Target, planned: "_Planned") -> bool:
         """Submit a run's shards that lack parts, then the job that waits for them; whether anything was."""
-        home, entries = self.submission.home(target), planned.entries
-        parts = Parts(home / "activations.h5")
-        merged = parts.output.exists() and not anew
-        missing = [] if merged else [k for k, entry in enumerate(entries) if anew or not parts.settled(entry)]
+        home, entries, missing, seconds = (
+            self.submission.home(target),
+            planned.entries,
+            planned.missing,
+            planned.seconds,
+        )
         waiting = [
             (array, shard) for array in target.arrays for shard in array.shards if array.task(shard) in self.live
         ]
-        seconds = self._seconds(planned.kind, target) if missing and not waiting else None
         # While tasks wait, the run stays cut as it was for them: no checkpoint may belong to two.
         count = waiting[0][0].count if waiting else self._tasks(len(missing), seconds)
         shards = sorted({k % count + 1 for k in missing} - {shard for _, shard in waiting})
@@ -173,7 +234,9 @@ class _Desk:
         size = _max_array_size(self.dry_run) - 1
         for group in _split(shards, size):
             offset = (group[0] - 1) // size * size
-            text = extract_script(home, target.checkpoints, self._words(), self.resources, group, count, offset)
+            text = extract_script(
+                home, target.checkpoints, self._words(), self.resources, group, count, offset, seconds
+            )
             job = self._sbatch(home / (f"extract-{offset}.sh" if offset else "extract.sh"), text)
             after.add(job)
             if not self.dry_run:
@@ -205,7 +268,7 @@ class _Desk:
 
     def _words(self) -> list[str]:
         words = [*self.work.words, *(["--on-error", "skip"] if self.work.skip_errors else [])]
-        if self.resources.gpus_per_node and self.work.extraction.get("device", "auto") == "auto":
+        if self.resources.gpus and self.work.extraction.get("device", "auto") == "auto":
             words += ["--device", "cuda"]  # a node whose GPU does not work shall say so
         return words
 
@@ -221,25 +284,30 @@ class _Desk:
             return self.work.seconds_per_checkpoint
         if kind not in self.submission.seconds:
             command = [sys.executable, "-c", TIMING]
-            command += [json.dumps({"checkpoints": target.checkpoints, **self.work.extraction}, default=str)]
+            asked = {"checkpoints": target.checkpoints, "skip_damaged": self.work.skip_errors, **self.work.extraction}
+            command.append(json.dumps(asked, default=str))
             if self._away and self.dry_run:
                 self.say(f"{kind}: not timed, for there is no GPU here; at the most --jobs tasks are used")
                 return None
             if self._away:
                 self.say(f"{kind}: timing a checkpoint in the cluster (--seconds-per-checkpoint does without)")
-                command = [*self.resources.srun(), *command]
-            environment = {**os.environ, "SLURM_CPUS_PER_TASK": str(self.resources.cpus_per_task)}
+                command = self.resources.srun(command)
+            environment = {**outside(), "SLURM_CPUS_PER_TASK": str(self.resources.cpus_per_task)}
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-                raise PosthocError(f"A checkpoint of {target.checkpoints} could not be timed: {reason}")
+                said = f"A checkpoint of {target.checkpoints} could not be timed: {reason}"
+                if not self.work.skip_errors:
+                    raise PosthocError(said)
+                self.say(said)
+                return None
             self.submission.seconds[kind] = float(done.stdout.split()[-1])
         return self.submission.seconds[kind]
 
     @property
     def _away(self) -> bool:
         """Whether tasks are given GPUs and this machine has none."""
-        return bool(self.resources.gpus_per_node) and not _gpu_here()
+        return self.resources.gpus and not _gpu_here()
 
     def _sbatch(self, path: Path, text: str, after: set[str] | None = None) -> str:
         """Write a script and submit it, to run when others have ended, however they did; the job's id."""
