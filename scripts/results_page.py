@@ -242,7 +242,7 @@ def _convergence(runs: Sequence[Kept], comparison: dict[str, Any], published: di
             [
                 rule,
                 _interval(s["saved"], s["saved_difference"][1:], 1, 1),
-                _interval(unit * s["lost"], [unit * end for end in s["lost_difference"][1:]], 1, 1),
+                _interval(_times(unit, s["lost"]), [_times(unit, end) for end in s["lost_difference"][1:]], 1, 1),
                 f"{round(s['never'] * count)} of {count}",
             ]
             for rule in RULES
@@ -302,6 +302,8 @@ def _convergence(runs: Sequence[Kept], comparison: dict[str, Any], published: di
 
 def _beats(rule: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether one stopping rule saves no less and loses no more than another, and does better in one of both."""
+    if None in (rule["lost"], other["lost"]):
+        return False
     saved, lost = rule["saved"] - other["saved"], other["lost"] - rule["lost"]
     return bool(saved >= 0 and lost >= 0 and saved + lost > 0)
 
@@ -579,6 +581,10 @@ def _interval(value: float | None, ends: Sequence[float | None], digits: int = 3
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value
 
 
 def _range(values: Iterable[float | None], digits: int = 3) -> str:

@@ -43,7 +43,7 @@ def test_a_rehearsal_of_the_whole(rehearsal):
     assert done.returncode == 0, done.stdout + done.stderr
     kept = rehearsal / "kept"
     run = kept / "resnet18-cifar10" / "seed-42"
-    assert sorted(path.name for path in run.iterdir()) == ["audit.json", "depth.json", "metrics.json"]
+    assert sorted(path.name for path in run.iterdir()) == ["audit.json", "depth.json", "metrics.json", "smoothing.json"]
     page = (kept / "README.md").read_text()
     assert "Images: three hundred pictures." in page
     metrics = json.loads((run / "metrics.json").read_text())

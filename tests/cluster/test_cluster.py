@@ -184,9 +184,10 @@ def test_many_runs_are_replayed_measured_and_compared(slurm, tmp_path):
     compared = (out / "comparison.txt").read_text()
     assert compared.startswith("Runs\n")
     assert [line.split()[0] for line in compared.splitlines()[2:4]] == ["a", "b"]
-    other = posthoc_command("submit", runs / "a", *words, "--images", "50", "-o", out, check=False)
-    assert other.returncode == 1
-    assert "was submitted with other options" in other.stderr
+    for changed in (["--images", "50"], ["--metrics", "--nulls 9"]):
+        other = posthoc_command("submit", runs / "a", *words, "--device", "cpu", *changed, "-o", out, check=False)
+        assert other.returncode == 1
+        assert "was submitted with other options" in other.stderr
 
 
 def test_the_sbatch_files_of_ones_own(slurm, tmp_path):
@@ -234,16 +235,23 @@ def without_slurm(monkeypatch, *words):
 def test_a_dry_run_needs_no_slurm_and_writes_nothing(tmp_path, monkeypatch):
     words = make_run(tmp_path / "run", 12)
     submit = ["submit", tmp_path / "run", *words, "-o", tmp_path / "out", "--jobs", 3, "--seconds-per-checkpoint", 600,
-              "--gpus-per-node", 1, "--mem-gb", 16, "--setup", "module load cuda", "--slurm", "account=vision"]  # fmt: skip
+              "--gpus-per-node", 1, "--mem-gb", 16, "--setup", "module load cuda", "--slurm", "account=vision", "--slurm", "exclusive",
+              "--slurm", "constraint=a100"]  # fmt: skip
     said = without_slurm(monkeypatch, *submit, "--dry-run")
     assert said.exit_code == 0, said.output
     assert "12 checkpoints, about 6e+02 s each; tasks to submit: 3" in said.output
     array, finish = re.split(r"^--- .*\n", said.output, flags=re.MULTILINE)[1:]
     for line in ("#SBATCH --array=1-3%256", "#SBATCH --gpus-per-node=1", "#SBATCH --account=vision", "module load cuda",
-                 "#SBATCH --mem=16GB", "#SBATCH --signal=USR1@120"):  # fmt: skip
+                 "#SBATCH --mem=16GB", "#SBATCH --signal=USR1@1230"):  # fmt: skip
         assert line in array.splitlines()
     assert '--device cuda --shard "$((SLURM_ARRAY_TASK_ID))/3"' in array
-    assert "gpus" not in finish
+    assert "#SBATCH --exclusive\n" in array
+    assert "constraint=a100" in array
+    assert "srun --unbuffered" in array
+    assert "--ntasks=1 --cpus-per-task=4" in array
+    assert "account=vision" in finish
+    for word in ("gpus", "a100", "exclusive"):
+        assert word not in finish
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "slow.py"]
     refused = without_slurm(monkeypatch, *submit)
     assert refused.exit_code == 1
@@ -263,9 +271,12 @@ def test_tasks_last_their_minutes(tmp_path, monkeypatch, seconds, minutes, tasks
 
 def test_what_cannot_be_submitted(tmp_path, monkeypatch):
     words = make_run(tmp_path / "run", 2)
-    unmapped = without_slurm(monkeypatch, "submit", tmp_path / "run", *words, "--slurm", "account")
+    unmapped = without_slurm(monkeypatch, "submit", tmp_path / "run", *words, "--slurm", "=vision")
     assert unmapped.exit_code == 2
     assert "NAME=VALUE" in unmapped.output
+    odd = without_slurm(monkeypatch, "submit", tmp_path / "run", *words, "-o", tmp_path / "100%j", "--dry-run")
+    assert odd.exit_code == 2
+    assert "choose another -o" in odd.output
     nothing = without_slurm(monkeypatch, "status", tmp_path)
     assert nothing.exit_code == 1
     assert "holds no submission" in nothing.output
