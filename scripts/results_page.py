@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -602,8 +602,9 @@ def _sd(values: Sequence[float]) -> float:
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    line: Callable[[Sequence[Any]], str] = lambda row: "| " + " | ".join(map(str, row)) + " |"  # noqa: E731
-    return "\n".join([line(header), "|---" * len(header) + "|", *map(line, rows)])
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
+    lines.insert(1, "|---" * len(header) + "|")
+    return "\n".join(lines)
 
 
 def _read(path: Path) -> dict[str, Any]:

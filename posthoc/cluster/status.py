@@ -48,7 +48,8 @@ class Status:
     @property
     def tasks(self) -> list[Task]:
         """All tasks that have not done all they had to."""
-        return [task for run in self.runs for task in run.tasks] + [self.comparison] * bool(self.comparison)  # type: ignore[list-item]
+        tasks = [task for run in self.runs for task in run.tasks]
+        return [*tasks, self.comparison] if self.comparison else tasks
 
     @property
     def done(self) -> bool:
