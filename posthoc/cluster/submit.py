@@ -70,8 +70,12 @@ def submit(
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Keep a second `submit` into the same folder out."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as file:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / ".lock").open("a")
+    except OSError as error:
+        raise PosthocError(f"Cannot write into {out}: {error.strerror or error}.") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
