@@ -84,7 +84,10 @@ def replayed(logs):
 def process_of(shard):
     """The Python process of a shard's task."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        words = path.read_bytes().split(b"\0")
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
         if shard.encode() in words and words[0] == sys.executable.encode():
             return int(path.parent.name)
     raise AssertionError(f"no process does shard {shard}")
@@ -100,13 +103,20 @@ def test_whatever_befalls_an_array_one_resubmission_completes_it(slurm, tmp_path
     first, second = re.findall(r"job (\d+): replays", said)  # arrays hold five
     assert f"posthoc status {out}" in said
     assert "submitted again by: posthoc submit" in said
-    begun = [parts / f"epoch{epoch}-step-1.h5" for epoch in (0, 1, 7)]
-    slurm.until(lambda: all(part.exists() for part in begun), "the first parts of the tasks 1, 2 and 8")
 
-    # One is cancelled, one killed, one told that its time is over; then the node goes.
-    slurm.run("scancel", f"{first}_1")
-    os.kill(process_of("2/8"), signal.SIGKILL)
-    slurm.run("scancel", "--signal=USR1", f"{second}_3")
+    # As soon as it has a part, one is cancelled, one killed, one told that its time is over; then the node goes.
+    fates = {
+        parts / "epoch0-step-1.h5": lambda: slurm.run("scancel", f"{first}_1"),
+        parts / "epoch1-step-1.h5": lambda: os.kill(process_of("2/8"), signal.SIGKILL),
+        parts / "epoch7-step-1.h5": lambda: slurm.run("scancel", "--signal=USR1", f"{second}_3"),
+    }
+
+    def befall():
+        for part in [part for part in fates if part.exists()]:
+            fates.pop(part)()
+        return not fates
+
+    slurm.until(befall, "the first parts of the tasks 1, 2 and 8")
     slurm.until(lambda: not {f"{first}_1", f"{first}_2"} & slurm.queue().keys(), "the ends of two tasks")
     slurm.until(lambda: slurm.queue().get(f"{second}_3") == "PENDING", "the third back in the queue")
     slurm.run("scontrol", "update", f"nodename={slurm.host}", "state=down", "reason=test")
