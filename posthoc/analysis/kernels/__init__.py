@@ -61,7 +61,7 @@ def jit(**options: Any) -> Callable[[Kernel], Kernel]:
             compiled: Kernel = numba.njit(cache=CACHE is not None, error_model="numpy", nogil=True, **options)(function)
         finally:
             config.CACHE_DIR = before
-        if CACHE:
+        if CACHE and not config.DISABLE_JIT:
             compiled.compile = functools.partial(_one_at_a_time, compiled.compile)  # type: ignore[attr-defined]
         return compiled
 
