@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import results_page
 import torch
+from results_page import ROWS
 
 from posthoc.analysis.measures import correlation, mean_finite
 from posthoc.analysis.metrics import compute_metrics
@@ -28,18 +29,6 @@ from posthoc.files import replacing
 from posthoc.replay.probes import load_images
 from posthoc.store import Frame, Plan, open_activations, write
 
-# Of each run the images of the probe, the smoothing, the classes, and the epochs it was published with.
-PROTOCOLS = {
-    "resnet18-cifar10": (2048, 5, 10, 25),
-    "resnet34-cifar10": (2048, 5, 10, 27),
-    "resnet152-cifar10": (2048, 5, 10, 38),
-    "densenet121-cifar10": (4096, 15, 10, 25),
-    "mobilenet_v2-cifar10": (4096, 15, 10, 27),
-    "vit_b_16-cifar10": (256, 5, 10, 30),
-    "resnet50-cifar100": (4096, 5, 100, 56),
-    "resnet101-cifar100": (4096, 5, 100, 58),
-    "vgg16_bn-cifar100": (4096, 15, 100, 55),
-}
 SEEDS = (42, 123, 1000, 1337, 2026)
 """Those of the published runs over several seeds, the first being that of the single ones."""
 HERE = Path(__file__).parent
@@ -52,8 +41,8 @@ DEPTH_LAYERS = {"densenet121": "*.conv2", "resnet50": "*.conv?", "resnet101": "*
 
 def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
     """All stages of one run that are not done yet."""
-    images, smooth, classes, epochs = PROTOCOLS[run]
-    images, epochs = min(images, args.images or images), min(epochs, args.epochs or epochs)
+    row = ROWS[run]
+    images, epochs = min(row.images, args.images or row.images), min(row.epochs, args.epochs or row.epochs)
     folder, kept = args.out / run / f"seed-{seed}", args.keep / run / f"seed-{seed}"
     activations, depth = folder / "activations.h5", folder / "depth.h5"
     if (kept / "audit.json").exists() and not activations.exists():
@@ -61,8 +50,8 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
         return
     data = args.data or run.rpartition("-")[2]
     there = load_images(data).classes
-    if there != classes:
-        sys.exit(f"reproduce.py: {run} is of {classes} classes, {data} of {there}; give its own --data.")
+    if there != row.classes:
+        sys.exit(f"reproduce.py: {run} is of {row.classes} classes, {data} of {there}; give its own --data.")
     if not activations.exists():
         train = [sys.executable, HERE / "train.py", run, "--data", data, "--seed", seed, "--epochs", epochs]
         train += ["--out", folder, "--device", args.device]
@@ -73,23 +62,15 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
     if not activations.exists():
         _call(*extract, "--images", images, "-o", activations)
     if not depth.exists():  # the four layers of the probe are no series
-        few = [
-            "--layers",
-            DEPTH_LAYERS.get(run.split("-")[0], "all"),
-            "--channels",
-            8,
-            "--signals",
-            "mean",
-            "--images",
-            min(images, DEPTH_IMAGES),
-        ]
+        layers = DEPTH_LAYERS.get(run.split("-")[0], "all")
+        few = ["--layers", layers, "--channels", 8, "--signals", "mean", "--images", min(images, DEPTH_IMAGES)]
         _call(*extract, *few, "-o", depth)
     measures = {
-        "metrics.json": ["metrics", activations, "--smooth", smooth],
-        "smoothing.json": ["metrics", activations, "--smooth", 20 - smooth, "--nulls", 0],  # 15 for 5, 5 for 15
+        "metrics.json": ["metrics", activations, "--smooth", row.smooth],
+        "smoothing.json": ["metrics", activations, "--smooth", 20 - row.smooth, "--nulls", 0],  # 15 for 5, 5 for 15
         "epoch.json": ["metrics", activations, "--axis", "epoch"],
         "depth.json": ["metrics", depth, "--axis", "depth"],
-        "audit.json": ["audit", activations, "--smooth", smooth],  # the last: with it the run counts as done
+        "audit.json": ["audit", activations, "--smooth", row.smooth],  # the last: with it the run counts as done
     }
     if epochs < LEAST_POINTS:
         del measures["epoch.json"]
@@ -97,10 +78,8 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
         if not (folder / name).exists():
             _call(*POSTHOC, *words, "-o", folder / name)
         content = json.loads((folder / name).read_text())
-        if name not in (
-            "metrics.json",
-            "audit.json",
-        ):  # only what the page shows; between dozens of layers much is left out
+        if name not in ("metrics.json", "audit.json"):
+            # Only what the page shows: between dozens of layers there is much more.
             content = {key: content[key] for key in ("protocol", "scales", "input", "epochs", "summary")}
         _save(kept / name, json.dumps(content, indent=1))
 
@@ -112,15 +91,17 @@ LEAST_POINTS = 20
 def noise(keep: Path) -> None:
     """What pure noise gives through each of the nine protocols, 128 series at a time, over many seeds."""
     found = {}
-    for images, smooth, classes in sorted({(N, s, K) for N, s, K, _ in PROTOCOLS.values()}):
+    for protocol, row in sorted({row.protocol: row for row in ROWS.values()}.items()):
         random = np.random.default_rng(0)
         layers = [f"layer{k}" for k in range(4)]
         config = {"layers": [{"name": name} for name in layers], "signals": ["mean"]}
-        config |= {"probe": {"sha256": "0", "name": "noise", "images": images}}
-        plan = Plan(config, np.arange(images), np.arange(images) % classes, {name: np.arange(32) for name in layers})
+        config |= {"probe": {"sha256": "0", "name": "noise", "images": row.images}}
+        plan = Plan(
+            config, np.arange(row.images), np.arange(row.images) % row.classes, {name: np.arange(32) for name in layers}
+        )
         frames = [
             Frame(str(k), "0", k, k + 1, 0.0, 0.0, {}, {
-                "mean": {name: random.standard_normal((32, images), "f4") for name in layers}
+                "mean": {name: random.standard_normal((32, row.images), "f4") for name in layers}
             })
             for k in range(NOISE_SEEDS)
         ]  # fmt: skip
@@ -128,10 +109,8 @@ def noise(keep: Path) -> None:
             path = Path(folder) / "noise.h5"
             write(path, plan, frames)
             with open_activations(path) as opened:
-                metrics = compute_metrics(opened, Protocol.named("published", smooth=smooth), nulls=0)
-        found[f"{images}/{classes}/{smooth}"] = {
-            name: metrics.column(name).tolist() for name in ("integration", "metastability")
-        }
+                metrics = compute_metrics(opened, Protocol.named("published", smooth=row.smooth), nulls=0)
+        found[protocol] = {name: metrics.column(name).tolist() for name in ("integration", "metastability")}
     _save(keep / "noise.json", json.dumps(found, indent=1))
 
 
@@ -166,9 +145,9 @@ def compare(keep: Path, out: Path) -> None:
 
 def draw(keep: Path) -> None:
     """The figures of the page."""
-    for name, (figure, places, more) in results_page.figures(keep).items():
+    for name, (figure, places) in results_page.figures(keep).items():
         (keep / "figures").mkdir(exist_ok=True)
-        words = ["--figure", figure, "-o", keep / "figures" / name, "--width", 500, "--force", *more]
+        words = ["--figure", figure, "-o", keep / "figures" / name, "--width", 500, "--force"]
         _call(*POSTHOC, "report", *places, *words)
 
 
@@ -214,7 +193,7 @@ def _save(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", default=",".join(PROTOCOLS), help="which, separated by commas (default: all nine)")
+    parser.add_argument("--runs", default=",".join(ROWS), help="which, separated by commas (default: all nine)")
     parser.add_argument("--seeds", type=int, default=1, help=f"how many of {SEEDS} (default: 1)")
     parser.add_argument("--data", help="npz:FILE or imagefolder:DIR instead of the run's own data set")
     parser.add_argument("--data-note", help="what is to be said of these images on the page")
@@ -236,8 +215,8 @@ def main() -> None:
     if (args.epochs or args.images) and parser.get_default("keep") == args.keep:
         parser.error("a rehearsal (--epochs, --images) is no result: give it a --keep and an --out of its own")
     runs = args.runs.split(",")
-    if unknown := [run for run in runs if run not in PROTOCOLS]:
-        parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(PROTOCOLS)}")
+    if unknown := [run for run in runs if run not in ROWS]:
+        parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(ROWS)}")
     for run in [] if args.page else runs:
         for seed in SEEDS[: args.seeds]:
             try:

@@ -4,14 +4,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from posthoc.cluster.submission import Submission, Target, queue
+from posthoc.cluster.submission import Queue, Submission, Target, queue
 from posthoc.errors import PosthocError
 from posthoc.parts import Parts
 from posthoc.store import open_activations
 
 TELLING = ("posthoc: (?!stopped)", "CANCELLED|[Oo]ut [Oo]f [Mm]emory|oom|Killed", "[Ee]rror")
 """What stands in the line of a log that says why a task ended, the most telling first."""
-Queue = dict[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from posthoc.errors import PosthocError
 from posthoc.files import replacing
 
 RECORD = "submission.json"
+Queue = dict[str, tuple[str, str]]
+"""State and reason of jobs and tasks that are waiting or running, by id."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Submission:
         return (self.home(target) if target else self.out) / "logs" / f"{task}_0_log.out"
 
 
-def queue() -> dict[str, tuple[str, str]]:
+def queue() -> Queue:
     """State and reason of this user's jobs and tasks that are waiting or running, by id."""
     words = ["squeue", "--noheader", "--all", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
     lines = slurm(*words).splitlines()

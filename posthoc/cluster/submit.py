@@ -139,8 +139,11 @@ class _Desk:
 
     def look(self) -> None:
         """See what is in the queue now."""
-        with contextlib.suppress(*[PosthocError] * self.dry_run):  # a dry run needs no Slurm
+        try:
             self.live = set(queue())
+        except PosthocError:
+            if not self.dry_run:  # which needs no Slurm
+                raise
 
     def target(self, name: str, folder: Path) -> Target:
         """The run in `folder`, as it was submitted before, or new."""
@@ -177,6 +180,7 @@ class _Desk:
             self.say(f"{target.title}: done")
             return None
         from posthoc.replay.plan import plan_extraction
+        from posthoc.replay.run import entries_of
 
         asked = dict(self.work.extraction)
         if self._away:
@@ -191,10 +195,7 @@ class _Desk:
             self.say(f"{target.title}: left out: {error}")
             return None
         target.count = len(plan.run.checkpoints)
-        entries = [
-            Entry(checkpoint.path.relative_to(plan.run.folder).as_posix(), *checkpoint.position)
-            for checkpoint in plan.run.checkpoints
-        ]
+        entries = list(entries_of(plan).values())
         parts = Parts(self.submission.home(target) / "activations.h5")
         if parts.output.exists() and not anew:
             with open_activations(parts.output) as file:

@@ -72,8 +72,8 @@ def run_extraction(
 ) -> Result:
     """Replay every checkpoint and write `output`; parts of an interrupted run of the same plan are kept and used.
 
-    `progress` is called after each checkpoint with done, total and its file name, which says if the part was kept. `skip_errors` records a
-    checkpoint that cannot be replayed, with the reason, and goes on. `shard`: only its checkpoints, left as parts for
+    `progress` is called after each checkpoint with done, total and its file name, which says if the part was kept.
+    `skip_errors` records a checkpoint that cannot be replayed, with the reason, and goes on. `shard`: only its checkpoints, left as parts for
     `posthoc merge`. Once `stop` is set the checkpoint in hand is finished and StoppedError raised.
     """
     with _working(plan, output, force, shard) as parts:
@@ -165,10 +165,7 @@ def _replay_into(
     finished: set[Path] | None = None,
 ) -> list[tuple[str, str]]:
     """Make the parts that are missing, but for those `finished`, to which new ones are added; what was skipped, and why."""
-    entries = {
-        checkpoint.path: Entry(_relative(plan, checkpoint.path), *checkpoint.position)
-        for checkpoint in plan.run.checkpoints
-    }
+    entries = entries_of(plan)
     config = plan.stored.config
     skipped = [(_relative(plan, path), reason) for path, reason in plan.run.damaged]
     parts.start(config, list(entries.values()), [path for path, _ in skipped], shard.count if shard else None)
@@ -203,6 +200,14 @@ def _replay_into(
     if stop and stop.is_set() and done < len(mine):
         raise StoppedError(f"stopped after {done} of {len(mine)} checkpoints; the same command goes on from there.")
     return skipped
+
+
+def entries_of(plan: Extraction) -> dict[Path, Entry]:
+    """What the parts of a plan's checkpoints are known by, in the run's order."""
+    return {
+        checkpoint.path: Entry(_relative(plan, checkpoint.path), *checkpoint.position)
+        for checkpoint in plan.run.checkpoints
+    }
 
 
 def _relative(plan: Extraction, path: Path) -> str:
