@@ -1,0 +1,20 @@
+"""How text that came from elsewhere (a file's name, a tensor's, a library's error) is shown to a person."""
+
+
+def shown(text: object, lines: bool = False) -> str:
+    r"""`text` as a string that any terminal or log shows as what it is: nothing is hidden, nothing acts.
+
+    What Python does not count as printable (control characters and ESC, bidirectional overrides, characters without
+    width, separators of lines, halves of surrogate pairs, such as those of a file's name that is not UTF-8) becomes its
+    escape. Nothing is cut short. With `lines`, "\n" stays.
+
+    >>> shown("epoch_1[best]\x1b[2J\n\u202egpj.pth")
+    'epoch_1[best]\\x1b[2J\\n\\u202egpj.pth'
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or (lines and sign == "\n") else sign.encode("unicode_escape").decode("ascii")
+        for sign in text
+    )
