@@ -8,7 +8,10 @@ with posthoc.open_activations("activations.h5") as activations:
 """
 
 import importlib
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # for type checkers alone: `python -m posthoc` would take a typing.py of the working directory's
+    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -28,7 +31,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module 'posthoc' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

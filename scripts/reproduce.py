@@ -32,7 +32,7 @@ from posthoc.store import Frame, Plan, open_activations, write
 SEEDS = (42, 123, 1000, 1337, 2026)
 """Those of the published runs over several seeds, the first being that of the single ones."""
 HERE = Path(__file__).parent
-POSTHOC = (sys.executable, "-m", "posthoc")
+POSTHOC = (sys.executable, "-P", "-m", "posthoc")
 NOISE_SEEDS = 20
 DEPTH_IMAGES = 512
 DEPTH_LAYERS = {"densenet121": "*.conv2", "resnet50": "*.conv?", "resnet101": "*.conv?", "resnet152": "*.conv3"}

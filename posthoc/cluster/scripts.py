@@ -13,7 +13,8 @@ from posthoc.errors import PosthocError
 REQUEUES = 20
 """How often a task that ran out of time is put back into the queue; each time it has got further."""
 EVERY_JOB = ("account", "comment", "mail-type", "mail-user", "reservation", "export")
-POSTHOC = shlex.join([sys.executable, "-m", "posthoc"])
+POSTHOC = shlex.join([sys.executable, "-P", "-m", "posthoc"])
+"""The command, which imports nothing from the working directory."""
 AFTER_REPLAY = f"""\
 code=$?
 # 138: time was nearly over (SIGUSR1) and the checkpoint in hand is written; the rest goes back into the queue.

@@ -288,7 +288,7 @@ class _Desk:
         if self.work.seconds_per_checkpoint is not None or self.work.jobs == 1 or not self.work.minutes_per_task:
             return self.work.seconds_per_checkpoint
         if kind not in self.submission.seconds:
-            command = [sys.executable, "-c", TIMING]
+            command = [sys.executable, "-P", "-c", TIMING]
             asked = {"checkpoints": target.checkpoints, "skip_damaged": self.work.skip_errors, **self.work.extraction}
             command.append(json.dumps(asked, default=str))
             if self._away and self.dry_run:
