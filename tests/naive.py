@@ -87,3 +87,22 @@ def debiased_cka(x, y):
         return (np.trace(K @ L) + sums - 2 / (n - 2) * one @ K @ L @ one) / (n * (n - 3))
 
     return hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y))
+
+
+def autoregression(x, at, phi):
+    """Mean of x at the places `at`, its standard error and the restricted log likelihood, by dense linear algebra."""
+    x, at = np.asarray(x, dtype=float), np.asarray(at)
+    inverse = np.linalg.inv(phi ** np.abs(at[:, None] - at))
+    ones = np.ones(len(x))
+    information = ones @ inverse @ ones
+    mean = ones @ inverse @ x / information
+    squares = (x - mean) @ inverse @ (x - mean)
+    freedom = len(x) - 1
+    likelihood = (np.linalg.slogdet(inverse)[1] - np.log(information) - freedom * np.log(squares)) / 2
+    return mean, np.sqrt(squares / freedom / information), likelihood
+
+
+def effective_number(product, at):
+    """E^2 over the sum of product^distance over all pairs of the places `at`."""
+    at = np.asarray(at)
+    return len(at) ** 2 / (product ** np.abs(at[:, None] - at).astype(float)).sum()

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.kernels import REORDER, jit
 
-LIVE, CONSTANT, NON_FINITE, NO_FLUCTUATION = 0, 1, 2, 3
+LIVE = 0
+CONSTANT = 1
+NON_FINITE = 2
+NO_FLUCTUATION = 3
 
 CANCELLED = 1e-5
 ROUNDING = 8 * np.finfo(np.float64).eps
