@@ -1,13 +1,23 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Files that appear whole or not at all, what may be read of others' files, and their digests."""
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from posthoc.errors import PosthocError, UsageError
+
+JSON_BYTES = 2**26
+"""How large a JSON file may be, unless its reader says otherwise."""
+HDF5 = b"\x89HDF\r\n\x1a\n"
+KINDS = {
+    stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -32,6 +42,48 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading. Raises PosthocError for anything else, and never waits.
+
+    A pipe would hold us up for ever, and a device may act on being opened.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - a path as it comes
+        if stat.S_ISREG(mode):
+            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+            mode = os.fstat(file.fileno()).st_mode  # another may lie there by now
+            if stat.S_ISREG(mode):
+                return file
+            file.close()
+    except OSError as error:
+        raise PosthocError(f"Cannot read {os.fspath(path)}: {error.strerror or error}.") from error
+    except ValueError as error:  # a NUL, or what the file system cannot spell
+        raise PosthocError(f"Cannot read {os.fspath(path)}: this is no name of a file.") from error
+    raise PosthocError(f"{os.fspath(path)} is a {KINDS.get(stat.S_IFMT(mode), 'special file')}; give a file.")
+
+
+def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
+    """The content of a JSON file. Raises PosthocError where it cannot be read, is no JSON, or larger than `limit` bytes.
+
+    NaN and infinity, which Python writes and JSON does not know, are read.
+    """
+    with open_regular(path) as file:
+        try:
+            content = file.read(limit + 1)
+        except OSError as error:
+            raise PosthocError(f"Cannot read {os.fspath(path)}: {error.strerror or error}.") from error
+    if content.startswith(HDF5):
+        raise PosthocError(f"{os.fspath(path)} is an activations file; run posthoc metrics on it first.")
+    if len(content) > limit:
+        raise PosthocError(f"{os.fspath(path)} is larger than the {limit / 1e6:.0f} MB that such a file may have.")
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise PosthocError(f"{os.fspath(path)} is not what posthoc wrote: its values are nested too deep.") from error
+    except ValueError as error:
+        raise PosthocError(f"{os.fspath(path)} is not valid JSON ({error}).") from error
 
 
 def names_apart(paths: Sequence[Path]) -> list[str]:
@@ -60,8 +112,8 @@ def refuse_existing(path: Path, force: bool, source: Path | None = None) -> None
 
 def sha256(path: Path) -> str:
     """Digest of a file's content."""
-    try:
-        with path.open("rb") as file:
+    with open_regular(path) as file:
+        try:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
+        except OSError as error:
+            raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
