@@ -2,13 +2,14 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from posthoc.errors import PosthocError, UsageError
 
@@ -44,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading. Raises PosthocError for anything else, and never waits.
 
     A pipe would hold us up for ever, and a device may act on being opened.
@@ -52,7 +53,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - a path as it comes
         if stat.S_ISREG(mode):
-            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+            file = io.open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
             mode = os.fstat(file.fileno()).st_mode  # another may lie there by now
             if stat.S_ISREG(mode):
                 return file
