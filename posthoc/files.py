@@ -54,7 +54,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
         mode = os.stat(path).st_mode  # noqa: PTH116 - a path as it comes
         if stat.S_ISREG(mode):
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            file = open(descriptor, "rb")  # noqa: SIM115 - the caller closes it
+            file = open(descriptor, "rb")  # noqa: SIM115, PTH123 - the caller closes it
             mode = os.fstat(file.fileno()).st_mode  # another may lie there by now
             if stat.S_ISREG(mode):
                 return file
