@@ -12,6 +12,7 @@ from posthoc.cli.output import (
     flag_nonfinite,
     model_options,
     notes,
+    order_options,
     progress_on_stderr,
     report_skipped,
     stop_on_signal,
@@ -38,6 +39,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--probe", required=True, metavar="NAME", help="cifar10, cifar100, digits, npz:FILE or imagefolder:DIR."
         ),
         click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number."),
+        order_options,
         click.option(
             "--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder."
         ),
@@ -110,10 +112,10 @@ def command(
 ) -> None:
     """Replay every checkpoint in the folder CHECKPOINTS over a fixed probe batch and store each layer's signals.
 
-    Several folders are a run each. Interrupted, the same command goes on where it stopped.
+    Several folders are a run each, several files one run. Interrupted, the same command goes on where it stopped.
     """
     from posthoc.files import refuse_existing
-    from posthoc.replay.layout import run_folders
+    from posthoc.replay.layout import is_file_of_run, run_folders
     from posthoc.replay.plan import plan_extraction
     from posthoc.replay.run import Shard, follow_extraction, run_extraction
 
@@ -126,7 +128,7 @@ def command(
         raise UsageError("--follow watches one folder; give one.")
     writing: dict[str, Any] = {"force": force, "skip_errors": on_error == "skip"}
 
-    def one(folder: Path, path: Path, stop: threading.Event) -> tuple[tuple[str, str], ...]:
+    def one(folder: Path | list[Path], path: Path, stop: threading.Event) -> tuple[tuple[str, str], ...]:
         """Replay one run; what was skipped of it, and why."""
         if not dry_run:
             refuse_existing(path, force)
@@ -154,8 +156,9 @@ def command(
         return result.skipped
 
     with stop_on_signal() as stop:
-        if len(checkpoints) == 1:
-            skipped = list(one(checkpoints[0], output or Path("activations.h5"), stop))
+        if len(checkpoints) == 1 or any(map(is_file_of_run, checkpoints)):
+            place = checkpoints[0] if len(checkpoints) == 1 else list(checkpoints)
+            skipped = list(one(place, output or Path("activations.h5"), stop))
         else:
             skipped = []
             for name, folder in run_folders(checkpoints):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from posthoc.cli.metrics import epoch_table, summary_notes
-from posthoc.cli.output import checkpoint_table, model_options, notes, table
+from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, table
 from posthoc.errors import PosthocError
 
 
@@ -16,6 +16,7 @@ from posthoc.errors import PosthocError
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--layers", is_flag=True, help="List the hook points of the checkpoints' model.")
 @click.option("--select", metavar="GLOB", help="Of a folder, only names that match; # stands for a number.")
+@order_options
 @click.option("--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder.")
 @click.option("--ema", is_flag=True, help="Of the moving average of the weights.")
 @model_options
@@ -40,6 +41,8 @@ def _checkpoints(
     layers: bool,
     *,
     select: str | None,
+    order: str | None,
+    placed: Sequence[str],
     weights_key: str | None,
     ema: bool,
     model: str | None,
@@ -47,10 +50,10 @@ def _checkpoints(
 ) -> None:
     from posthoc.replay.layout import find_run
     from posthoc.replay.models import parse_arguments, resolve_model
-    from posthoc.replay.plan import aside, fit_images, usual_size
+    from posthoc.replay.plan import about_order, aside, fit_images, usual_size
     from posthoc.replay.readers import Pick
 
-    run = find_run(path, select, Pick(weights_key, ema))
+    run = find_run(path, select, Pick(weights_key, ema), order=order, placed=placed)
     header = run.checkpoints[0].header
     try:
         network = resolve_model(header, model, run.about.get("model"), parse_arguments(model_arg))
@@ -77,8 +80,8 @@ def _checkpoints(
         table(["hook point", "type", "output", "channels", "parameters", "calls", ""], rows)
         return
     values = sum(math.prod(shape) for shape in header.shapes.values())
-    listing = [("run", f"{path}, {len(run.checkpoints)} checkpoint{'s' * (len(run.checkpoints) > 1)}"), ("model", name)]
-    listing += aside(run)
+    listing = [("run", f"{path}, {run.span}"), ("model", name)]
+    listing += [*about_order(run), *aside(run)]
     listing.append(("tensors", f"{len(header.shapes)}, {values:,} values"))
     listing += [
         (key, str(run.about[key])) for key in ("recipe", "dataset", "normalization", "seed") if key in run.about

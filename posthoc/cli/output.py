@@ -24,6 +24,17 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--model", metavar="MODEL", help=names)(command)
 
 
+def order_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options by which a user says in which order the checkpoints are."""
+    command = click.option(
+        "--as", "placed", multiple=True, metavar="FILE=EPOCH", help="Give a checkpoint its place, such as init.pt=0."
+    )(command)
+    orders = click.Choice(["name", "inside"])
+    return click.option("--order", type=orders, help="Go by the names, or by what is inside (default: as is certain).")(
+        command
+    )
+
+
 @contextmanager
 def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """Yield a callback (done, total, name): a bar with ETA on a terminal, plain lines in a log."""

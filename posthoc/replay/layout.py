@@ -1,22 +1,25 @@
 """Which checkpoints make one training run, and in which order."""
 
 import contextlib
+import difflib
 import fnmatch
-import itertools
 import json
 import math
+import os
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+import shlex
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import names_apart
+from posthoc.replay.copies import Shape, without_copies
 from posthoc.replay.naming import UNUSED, canonical
+from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, parse_places
 from posthoc.replay.readers import (
     MAIN,
     SUFFIXES,
@@ -27,47 +30,42 @@ from posthoc.replay.readers import (
     is_checkpoint_folder,
     is_indivisible,
     read_header,
-    read_weights,
 )
 
-NO_EPOCH = re.compile(r"(fold|seed|rank|shard|part|stage|trial|run|lr|rep|split|consolidated|gpu|worker)[^a-z]*$")
-"""What stands before a number that counts something else than epochs."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One saved state: where it lies, when it was saved (None: unknown), what it says of itself."""
-
-    path: Path
-    epoch: int | None
-    step: int | None
-    header: Header
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """Its place in training, unique within the run: epoch and step, -1 where unknown."""
-        return (-1 if self.epoch is None else self.epoch, -1 if self.step is None else self.step)
-
-    @property
-    def when(self) -> str:
-        """Epoch, or step where there is none, in words."""
-        return f"step {self.step}" if self.epoch is None else f"epoch {self.epoch}"
+LISTED = 8
+"""So many groups are named in an error."""
 
 
 @dataclass(frozen=True)
 class Run:
     """The checkpoints of one training run in training order, and its run.json where there is one.
 
-    copies: what was dropped because it holds the same weights as another checkpoint, and which; apart: what holds no
-    network's weights; damaged: what could not be read, and why.
+    copies: what was dropped because it holds the same weights as another checkpoint, and which; apart: what is no
+    checkpoint, and why; damaged: what could not be read, and why; by: what the order goes by; notes: what a user should
+    know of it.
     """
 
     folder: Path
     checkpoints: tuple[Checkpoint, ...]
     about: dict[str, Any] = field(default_factory=dict)
     copies: tuple[tuple[Path, Path], ...] = ()
-    apart: tuple[Path, ...] = ()
+    apart: tuple[tuple[Path, str], ...] = ()
     damaged: tuple[tuple[Path, str], ...] = ()
+    by: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def span(self) -> str:
+        """How many checkpoints, and from when to when, in words."""
+        first, last = self.checkpoints[0], self.checkpoints[-1]
+        if first is last:
+            return f"1 checkpoint, {first.when}"
+        return f"{len(self.checkpoints)} checkpoints, {first.when} to {last.when}"
+
+
+def is_file_of_run(place: Path) -> bool:
+    """Whether `place` is a checkpoint, rather than the folder of a run."""
+    return is_checkpoint_folder(place) if place.is_dir() else place.is_file() and _ends_as_checkpoint(place.name)
 
 
 def run_folders(places: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -77,7 +75,7 @@ def run_folders(places: Sequence[Path]) -> list[tuple[str, Path]]:
     """
     folders = []
     for place in places:
-        if is_checkpoint_folder(place) or (place.is_file() and place.suffix in SUFFIXES):
+        if is_file_of_run(place):
             raise UsageError(f"{place} is a checkpoint; of several runs give the folders, of one run its folder alone.")
         if not place.exists():
             raise PosthocError(f"{place} does not exist.")
@@ -88,254 +86,324 @@ def run_folders(places: Sequence[Path]) -> list[tuple[str, Path]]:
     return list(zip(names_apart([folder.absolute() for folder in folders]), folders, strict=True))
 
 
-def find_run(place: Path, select: str | None = None, pick: Pick = MAIN, skip_damaged: bool = False) -> Run:
-    """Find the one run in folder `place` (or the one checkpoint `place`).
+def find_run(
+    place: Path | Sequence[Path],
+    select: str | None = None,
+    pick: Pick = MAIN,
+    skip_damaged: bool = False,
+    order: str | None = None,
+    placed: Sequence[str] = (),
+) -> Run:
+    """Find the one run in folder `place` (or the one checkpoint `place`, or the several, in one folder).
 
-    Order: the epoch or step recorded inside the checkpoints, else the number in their names; never the names' alphabet
-    or the files' dates. A checkpoint with the weights of another is dropped. `select` is a glob over the names, in
-    which # also stands for a number. Raises PosthocError where there is no checkpoint, more than one run, or no certain
-    order.
+    Order: the epoch or step recorded inside the checkpoints, else the number in their names that a word says to be one;
+    never the names' alphabet or the files' dates. `order` name or inside takes one of the two. `placed` gives some
+    checkpoints their place, as FILE=EPOCH. A checkpoint with the weights of another is dropped. `select` is a glob over
+    the names, in which # also stands for a number. Raises PosthocError where there is no checkpoint, more than one run,
+    or no certain order.
     """
-    if place.is_file() or (place.is_dir() and is_indivisible(place)):
-        return _single(place, pick)
-    if not place.is_dir():
+    if order not in (None, *ORDERS):
+        raise UsageError(f"Unknown --order {order!r}; give {' or '.join(ORDERS)}.")
+    given = parse_places(placed)
+    if isinstance(place, Path) and not (place.exists() or place.is_symlink()):
         raise PosthocError(f"No such file or folder: {place}.")
-    paths = _listed(place)
-    if select is not None:
-        pattern = re.compile(fnmatch.translate(select).replace("\\#", r"(?:\d+|\#)"))
-        paths = [path for path in paths if pattern.match(path.name)]
+    if isinstance(place, Path) and not (place.is_dir() and not is_indivisible(place)):
+        return _single(place, pick, order, given)
+    folder, paths, strangers = _listed(place)
+    places = _placed(folder, paths, given)
+    paths = [path for path in paths if select is None or path in places or _matches(path.name, select)]
     if not paths:
-        raise PosthocError(_nothing(place, select))
-    headers, apart, damaged = {}, [], []
+        raise PosthocError(_nothing(folder, select, strangers))
+    headers, apart, damaged = _read(paths, pick, skip_damaged)
+    if not headers:
+        raise PosthocError(_only_strangers(folder, apart, damaged))
+    parts = headers.keys() <= set(files_of(folder)) if is_checkpoint_folder(folder) else False
+    if parts and isinstance(place, Path):
+        return _single(place, pick, order, given)
+    shape_of = _shapes()
+    groups = _grouped({path: headers[path] for path in headers if path not in places}, shape_of, runs=order != "name")
+    groups, copies = without_copies(groups, headers, shape_of, pick, skip_damaged)
+    if len(groups) > 1 and not (select and _are_one(groups, headers, shape_of)):
+        raise PosthocError(_several(folder, groups, headers, shape_of, places))
+    kept = {path: headers[path] for group in groups for path in group}
+    kept |= {path: headers[path] for path in places if path in headers}
+    _same_network(kept, places, shape_of)
+    found = in_order(kept, order, places)
+    aside = [*strangers, *((path, "no network's weights") for path, _ in apart)]
+    return _run(folder, found, copies, aside, damaged)
+
+
+def _run(
+    folder: Path,
+    found: Order,
+    copies: Sequence[tuple[Path, Path]] = (),
+    apart: Sequence[tuple[Path, str]] = (),
+    damaged: Sequence[tuple[Path, str]] = (),
+) -> Run:
+    return Run(
+        folder, found.checkpoints, _about(folder), tuple(copies), tuple(apart), tuple(damaged), found.by, found.notes
+    )  # fmt: skip
+
+
+def _single(place: Path, pick: Pick, order: str | None, given: Mapping[str, int]) -> Run:
+    """The run of one checkpoint, whatever its name."""
+    if reason := _irregular(place):
+        raise PosthocError(f"{place} is {reason}; give a checkpoint or the folder of a run.")
+    header = read_header(place, pick)
+    placed = _placed(place.absolute().parent, [place.absolute()], given)
+    places = {place: next(iter(placed.values()))} if placed else {}
+    return _run(place.parent, in_order({place: header}, order, places))
+
+
+def _placed(folder: Path, paths: Sequence[Path], given: Mapping[str, int]) -> dict[Path, int]:
+    """The checkpoints to which --as gives a place; raises UsageError for names that none has."""
+    names = {path.name: path for path in paths}
+    result = {}
+    for text, epoch in given.items():
+        name = Path(text).name
+        if name not in names or (name != text and (folder / text).absolute() != names[name].absolute()
+                                 and Path(text).absolute() != names[name].absolute()):  # fmt: skip
+            near = difflib.get_close_matches(name, names, 3, 0.3) or list(names)[:3]
+            hint = f"; there are {', '.join(near)}" if near else ""
+            raise UsageError(f"--as {text}={epoch}: {folder} holds no checkpoint of that name{hint}.")
+        result[names[name]] = epoch
+    return result
+
+
+def _matches(name: str, select: str) -> bool:
+    return bool(re.match(fnmatch.translate(select).replace("\\#", r"(?:\d+|\#)"), name))
+
+
+def _read(
+    paths: Sequence[Path], pick: Pick, skip_damaged: bool
+) -> tuple[dict[Path, Header], list[tuple[Path, NoWeightsError]], list[tuple[Path, str]]]:
+    """The headers of checkpoints, what is none, and what is damaged, with the reasons."""
+    headers: dict[Path, Header] = {}
+    apart, damaged = [], []
     known: dict[tuple[tuple[str, tuple[int, ...]], ...], dict[str, tuple[int, ...]]] = {}
     for path in paths:
         try:
             header = read_header(path, pick)
         except NoWeightsError as error:
-            apart.append(path)
-            reason: PosthocError = error
+            apart.append((path, error))
         except PosthocError as error:
             if not skip_damaged:
                 raise
             damaged.append((path, str(error)))
-            reason = error
         else:  # a thousand checkpoints name the same tensors
             headers[path] = replace(header, shapes=known.setdefault(tuple(header.shapes.items()), header.shapes))
-    if not headers:
-        raise reason
-    if is_checkpoint_folder(place) and headers.keys() <= set(files_of(place)):
-        return _single(place, pick)
-    groups, copies = _without_copies(_grouped(headers), headers, pick)
-    if len(groups) > 1 and not (select and _are_one(groups, headers)):
-        raise PosthocError(_several(place, groups, headers))
-    paths = [path for group in groups for path in group]
-    if len(paths) == 1 and len(re.findall(r"\d+", _stem(paths[0]))) != 1:
-        single = _single(paths[0], pick)
-        return replace(single, folder=place, copies=tuple(copies), apart=tuple(apart), damaged=tuple(damaged))
-    checkpoints = _ordered({path: headers[path] for path in paths})
-    return Run(place, checkpoints, _about(place), tuple(copies), tuple(apart), tuple(damaged))
+    return headers, apart, damaged
 
 
-def _single(place: Path, pick: Pick) -> Run:
-    header = read_header(place, pick)
-    epoch = header.epoch if header.epoch is not None or header.step is not None else 0
-    return Run(place.parent, (Checkpoint(place, epoch, header.step, header),), _about(place.parent))
+def _ends_as_checkpoint(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
-def _listed(folder: Path) -> list[Path]:
-    """Checkpoints in `folder`, shards of an index left out."""
+def _may_be_checkpoint(path: Path) -> bool:
+    """By its ending; a file without one by its first bytes: those of a zip archive, a pickle, or safetensors."""
+    if _ends_as_checkpoint(path.name) or not re.fullmatch(r"(\.[0-9]+)?", path.suffix):
+        return _ends_as_checkpoint(path.name)
     try:
-        children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        return False
+    return head.startswith((b"PK\x03\x04", b"\x80")) or (len(head) == 9 and head[6:] == b"\0\0{")
+
+
+def _children(folder: Path) -> tuple[Path, list[Path]]:
+    try:
+        return folder, sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise PosthocError(f"Cannot read {folder}: {error.strerror or error}.") from error
-    paths = [
-        path
-        for path in children
-        if (path.name.endswith(SUFFIXES) if path.is_file() else path.is_dir() and is_checkpoint_folder(path))
-    ]
+
+
+def _given(places: Sequence[Path]) -> tuple[Path, list[Path]]:
+    """The folder of checkpoints that were given one by one, and these."""
+    folders = {path.absolute().parent for path in places}
+    if len(folders) != 1:
+        raise UsageError(
+            f"The files of one run lie in one folder, these in {len(folders)} ({places[0]}, ..., {places[-1]}); give the "
+            "folder of each run, or link the files into one folder."
+        )
+    for path in places:
+        if not (path.exists() or path.is_symlink()):
+            raise PosthocError(f"{path} does not exist.")
+        if path.is_dir() and not is_checkpoint_folder(path) and _holds_some(path):
+            raise UsageError(
+                f"{path} is a folder that holds checkpoints, {next(filter(is_file_of_run, places))} is a checkpoint; give "
+                "folders, each that of a run, or the checkpoints of one run."
+            )
+    folder = places[0].parent
+    return folder, sorted({folder / path.name for path in places})
+
+
+def _listed(place: Path | Sequence[Path]) -> tuple[Path, list[Path], list[tuple[Path, str]]]:
+    """The folder, the checkpoints in it or those given, and what is no file and is left alone, with the reason.
+
+    Shards of an index are no checkpoints of their own.
+    """
+    folder, children = _children(place) if isinstance(place, Path) else _given(place)
+    paths, strangers = [], []
+    for path in children:
+        if reason := _irregular(path):
+            strangers.append((path, reason))
+        elif path.is_dir():
+            if is_checkpoint_folder(path):
+                paths.append(path)
+            elif _ends_as_checkpoint(path.name):
+                strangers.append((path, "a folder"))
+        elif _may_be_checkpoint(path):
+            if os.access(path, os.R_OK):
+                paths.append(path)
+            else:
+                strangers.append((path, "not readable"))
     shards: set[Path] = set()
     for path in paths:
         if path.name.endswith(".index.json"):
             with contextlib.suppress(PosthocError, OSError):  # one that is none is met again when it is read
                 shards.update(files_of(path)[1:])
-    return [path for path in paths if path not in shards]
+    return folder, [path for path in paths if path not in shards], strangers
 
 
-def _nothing(place: Path, select: str | None) -> str:
+def _irregular(path: Path) -> str | None:
+    """What a thing is that is neither file nor folder; it is not opened."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a link to nothing"
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "no file")
+
+
+def _nothing(place: Path, select: str | None, strangers: Sequence[tuple[Path, str]]) -> str:
     which = f" matching {select!r}" if select else ""
     said = f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in SUFFIXES)})"
+    if strangers and not select:
+        return f"{said}; {strangers[0][0].name} is {strangers[0][1]}."
     inside = [child for child in sorted(place.iterdir()) if child.is_dir() and _holds_some(child)]
-    if inside and not select:
-        names = ", ".join(str(child) for child in inside[:5])
-        return f"{said}; there are some in {names}{', ...' if len(inside) > 5 else ''}: give one of these."
-    return f"{said}."
+    if not inside or select:
+        return f"{said}."
+    if linking := _linking(place, inside):
+        return (
+            f"{said}; it has a folder for each checkpoint ({inside[0].name}, ...), a layout that is not read; link them "
+            f"into one folder and give that: {linking}"
+        )
+    names = ", ".join(str(child) for child in inside[:5])
+    return f"{said}; there are some in {names}{', ...' if len(inside) > 5 else ''}: give one of these."
 
 
 def _holds_some(folder: Path) -> bool:
     try:
-        return any(path.name.endswith(SUFFIXES) for path in folder.rglob("*"))
+        return any(_ends_as_checkpoint(path.name) for path in folder.rglob("*"))
     except OSError:
         return False
 
 
-def _stem(path: Path) -> str:
-    """The name without the endings of checkpoints.
-
-    >>> _stem(Path("checkpoint-12.pth.tar")), _stem(Path("epoch=3-step=400-v1.ckpt")), _stem(Path("v0.5"))
-    ('checkpoint-12', 'epoch=3-step=400', 'v0.5')
-    """
-    name = path.name
-    while (end := next((end for end in SUFFIXES if name.lower().endswith(end)), None)) and name != end:
-        name = name[: -len(end)]
-    # Lightning's mark of a second file of the same name.
-    return re.sub(r"-v\d+$", "", name) if path.suffix == ".ckpt" else name
-
-
-def _form(path: Path) -> str:
-    """The name with # for each number, which --select takes.
-
-    >>> _form(Path("tudui_29_gpu.pth"))
-    'tudui_#_gpu.pth'
-    """
-    ending = path.name[path.name.rfind(".") :] if path.suffix == ".ckpt" else path.name[len(_stem(path)) :]
-    return re.sub(r"\d+", "#", _stem(path)) + ending
+def _linking(place: Path, inside: Sequence[Path]) -> str | None:
+    """The command that links the checkpoints of a folder per checkpoint into one folder, if that is the layout."""
+    if len({form_of(child, runs=False) for child in inside}) > 1 or len(inside) < 2:
+        return None
+    names = [{path.name for path in child.iterdir() if _ends_as_checkpoint(path.name)} for child in inside]
+    common = set.intersection(*names)
+    if not common or max(map(len, names)) > 3:  # a run of its own in each
+        return None
+    name = min(common, key=lambda name: (not re.search("model|weights|ckpt|checkpoint", name.lower()), name))
+    where, to = shlex.quote(str(place)), shlex.quote(f"{place}-links")
+    ending = name[name.index(".") :]
+    return (
+        f'mkdir {to} && for d in {where}/*/; do ln -s "$(realpath "$d")/"{shlex.quote(name)} '
+        f'{to}/"$(basename "$d")"{shlex.quote(ending)}; done'
+    )
 
 
-def _shape(header: Header) -> frozenset[tuple[str, tuple[int, ...]]]:
-    names = canonical(header.shapes)
-    return frozenset((short, header.shapes[name]) for name, short in names.items() if not short.endswith(UNUSED))
+def _only_strangers(
+    folder: Path, apart: Sequence[tuple[Path, NoWeightsError]], damaged: Sequence[tuple[Path, str]]
+) -> str:
+    """The reason of the first of them, and how many others there are."""
+    reasons = [reason for _, reason in damaged] + [str(error) for _, error in apart]
+    if len(reasons) == 1:
+        return reasons[0]
+    return f"None of the {len(reasons)} files in {folder} is a checkpoint that can be replayed. The first: {reasons[0]}"
 
 
-def _grouped(headers: dict[Path, Header]) -> list[list[Path]]:
-    """Checkpoints of one network whose names are equal but for their numbers."""
+def _shapes() -> Callable[[Header], Shape]:
+    """A function that gives the names and shapes by which networks are told apart; most checkpoints share one."""
+    known: dict[int, tuple[Header, Shape]] = {}
+
+    def shape_of(header: Header) -> Shape:
+        if id(header.shapes) not in known:
+            names = canonical(header.shapes)
+            shape = frozenset(
+                (short, header.shapes[name]) for name, short in names.items() if not short.endswith(UNUSED)
+            )
+            known[id(header.shapes)] = header, shape  # the header is kept, so that its identity is
+        return known[id(header.shapes)][1]
+
+    return shape_of
+
+
+def _grouped(headers: Mapping[Path, Header], shape_of: Callable[[Header], Shape], runs: bool) -> list[list[Path]]:
+    """Checkpoints of one network whose names are equal but for the numbers that count."""
     groups = defaultdict(list)
-    shapes: dict[int, frozenset[tuple[str, tuple[int, ...]]]] = {}  # by identity: most checkpoints share one
     for path, header in headers.items():
-        if id(header.shapes) not in shapes:
-            shapes[id(header.shapes)] = _shape(header)
-        groups[shapes[id(header.shapes)], _form(path)].append(path)
+        groups[shape_of(header), form_of(path, runs)].append(path)
     return list(groups.values())
 
 
-def _without_copies(
-    groups: list[list[Path]], headers: dict[Path, Header], pick: Pick
-) -> tuple[list[list[Path]], list[tuple[Path, Path]]]:
-    """Drop what holds the same weights as another checkpoint of the same network: copies of the best and the last.
-
-    Weights are compared where a copy is likely: between groups of names, and where two say the same of themselves.
-    """
-    kept: list[list[Path]] = []
-    copies = []
-    for group in sorted(groups, key=lambda group: (-len(group), group)):
-        shape = _shape(headers[group[0]])
-        larger = [path for other in kept if _shape(headers[other[0]]) == shape for path in other]
-        left: list[Path] = []
-        for path in sorted(group, key=lambda path: (len(path.name), path.name)):
-            said = (headers[path].epoch, headers[path].step)
-            twins = [other for other in left if said == (headers[other].epoch, headers[other].step) != (None, None)]
-            original = next((other for other in larger + twins if _same_weights(path, other, headers, pick)), None)
-            if original is None:
-                left.append(path)
-            else:
-                copies.append((path, original))
-        if left:
-            kept.append(left)
-    return sorted(kept), copies
-
-
-def _same_weights(first: Path, second: Path, headers: dict[Path, Header], pick: Pick) -> bool:
-    for name in ("epoch", "step"):
-        said = {getattr(headers[path], name) for path in (first, second)}
-        if len(said - {None}) > 1:
-            return False
-    short = [canonical(headers[path].shapes) for path in (first, second)]
-    names = [{short[name]: name for name in short} for short in short]
-    shapes = headers[first].shapes
-    by_size = sorted(names[0], key=lambda name: math.prod(shapes[names[0][name]]))
-    # A few small tensors tell most checkpoints apart; only what agrees in them is read to the end.
-    for some in ([name for name in by_size if shapes[names[0][name]]][:4], by_size):
-        a, b = (
-            read_weights(path, pick, [full[name] for name in some if name in full])
-            for path, full in zip((first, second), names, strict=True)
-        )
-        if not all(
-            name in names[1]
-            and a[names[0][name]].dtype == b[names[1][name]].dtype
-            and _same_bytes(a[names[0][name]], b[names[1][name]])
-            for name in some
-            if not name.endswith(UNUSED)
-        ):
-            return False
-    return True
-
-
-def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal to the bit, NaN included."""
-    return a.shape == b.shape and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
-
-
-def _are_one(groups: Sequence[Sequence[Path]], headers: dict[Path, Header]) -> bool:
+def _are_one(
+    groups: Sequence[Sequence[Path]], headers: Mapping[Path, Header], shape_of: Callable[[Header], Shape]
+) -> bool:
     """Whether files named in several ways may be one run: of one network, and all say their epoch or step."""
     paths = [path for group in groups for path in group]
     said = [all(getattr(headers[path], name) is not None for path in paths) for name in ("epoch", "step")]
-    return len({_shape(headers[path]) for path in paths}) == 1 and any(said)
+    return len({shape_of(headers[path]) for path in paths}) == 1 and any(said)
 
 
-def _several(place: Path, groups: list[list[Path]], headers: dict[Path, Header]) -> str:
+def _same_network(
+    headers: Mapping[Path, Header], placed: Mapping[Path, int], shape_of: Callable[[Header], Shape]
+) -> None:
+    """Raise where a checkpoint that --as adds is of another network than the others."""
+    sizes = Counter(shape_of(header) for header in headers.values())
+    usual = sizes.most_common(1)[0][0]
+    for path, header in headers.items():
+        if shape_of(header) != usual:
+            odd = path if path in placed else next(iter(placed))
+            raise PosthocError(f"{odd}, given a place with --as, holds a network of another shape than the others.")
+
+
+def _several(
+    place: Path,
+    groups: list[list[Path]],
+    headers: Mapping[Path, Header],
+    shape_of: Callable[[Header], Shape],
+    placed: Mapping[Path, int],
+) -> str:
     lines = []
-    for group in groups:
+    for group in sorted(groups, key=len, reverse=True)[:LISTED]:
         shapes = headers[group[0]].shapes
         values = sum(map(math.prod, shapes.values()))
-        name = group[0].name if len(group) == 1 else f"{_form(group[0])} ({len(group)} files)"
+        name = group[0].name if len(group) == 1 else f"{form_of(group[0])} ({len(group)} files)"
         lines.append(f"{name}: {len(shapes)} tensors, {values:,} values")
-    forms = [{_form(path) for path in group} for group in groups]
-    largest = max(groups, key=len)[0]
-    if len(set.union(*forms)) == len(groups):
-        what, advice = "checkpoints named alike", f"choose one with --select GLOB, such as --select '{_form(largest)}'"
-    else:
-        what, advice = "networks of different shape", "choose one with --select GLOB, or move the others elsewhere"
-    return f"{place} holds more than one run: {what} fall into {len(groups)} groups ({'; '.join(lines)}); {advice}."
-
-
-def _ordered(headers: dict[Path, Header]) -> tuple[Checkpoint, ...]:
-    paths = list(headers)
-    epochs: dict[Path, int | None] = {path: headers[path].epoch for path in paths}
-    steps: dict[Path, int | None] = {path: headers[path].step for path in paths}
-    if None in epochs.values() and None in steps.values():
-        epochs, steps = _numbers_in_names(paths)
-    if None in epochs.values():
-        epochs = dict.fromkeys(paths)
-    if None in steps.values():
-        steps = dict.fromkeys(paths)
-    checkpoints = [Checkpoint(path, epochs[path], steps[path], headers[path]) for path in paths]
-    checkpoints.sort(key=lambda checkpoint: checkpoint.position)
-    for first, second in itertools.pairwise(checkpoints):
-        if first.position == second.position:
-            raise PosthocError(
-                f"{paths[0].parent} holds more than one run: {first.path.name} and {second.path.name} are both of "
-                f"{first.when} and hold different weights; choose with --select GLOB."
-            )
-    return tuple(checkpoints)
-
-
-def _numbers_in_names(paths: list[Path]) -> tuple[dict[Path, int | None], dict[Path, int | None]]:
-    """Epochs and steps by the numbers that differ among names of one form; one unlabelled number counts epochs."""
-    pieces = [re.split(r"(\d+)", _stem(path).lower()) for path in paths]
-    varying = [k for k in range(1, len(pieces[0]), 2) if len(pieces) == 1 or len({row[k] for row in pieces}) > 1]
-    epochs = [k for k in varying if re.search(r"(epoch|(^|[^a-z])(ep|e))[^a-z]*$", pieces[0][k - 1])]
-    steps = [k for k in varying if re.search(r"(step|iter|iteration|(^|[^a-z])it)[^a-z]*$", pieces[0][k - 1])]
-    if len(varying) == 1 and not steps and not NO_EPOCH.search(pieces[0][varying[0] - 1]):
-        epochs = varying
-    if len(epochs) > 1 or len(steps) > 1 or not (epochs or steps):
-        raise PosthocError(
-            f"The order of the checkpoints in {paths[0].parent} is not certain: neither the files nor one number in "
-            f"their names ({paths[0].name}, ...) says it; rename them to epoch_1, epoch_2, ... or --select GLOB."
+    more = ["..."] if len(groups) > LISTED else []
+    listed = f"fall into {len(groups)} groups ({'; '.join(lines + more)})"
+    forms = {form_of(path) for group in groups for path in group}
+    largest = max(groups, key=len)
+    example = f"--select '{form_of(largest[0])}'"
+    if len(forms) < len(groups):
+        return (
+            f"{place} holds more than one run: networks of different shape {listed}; choose one with --select GLOB, or "
+            "move the others elsewhere."
         )
-
-    def column(chosen: list[int]) -> dict[Path, int | None]:
-        return {path: int(row[chosen[0]]) if chosen else None for path, row in zip(paths, pieces, strict=True)}
-
-    return column(epochs), column(steps)
+    advice = f"choose one with --select GLOB, such as {example}"
+    if len({shape_of(headers[group[0]]) for group in groups}) == 1:
+        if len({form_of(group[0], runs=False) for group in groups}) == 1:
+            advice += ", or pass --order name if it is one run all the same"
+        elif odd := next((group[0] for group in groups if group is not largest and len(group) == 1), None):
+            advice += f", or give a file its place in the run with --as, such as --as {shlex.quote(odd.name)}=EPOCH"
+    return f"{place} holds more than one run: checkpoints named alike {listed}; {advice}."
 
 
 def _about(folder: Path) -> dict[str, Any]:

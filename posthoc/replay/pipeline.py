@@ -18,8 +18,8 @@ from posthoc import store
 from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
 from posthoc.replay.hooks import Recorder, first_tensor
-from posthoc.replay.layout import Checkpoint
 from posthoc.replay.models import name_tensors
+from posthoc.replay.order import Checkpoint
 from posthoc.replay.plan import Extraction
 from posthoc.replay.readers import Header, digest, files_of, read_checkpoint
 

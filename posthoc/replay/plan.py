@@ -48,10 +48,10 @@ class Extraction:
     def notes(self) -> list[tuple[str, str]]:
         """What was found and decided, as label and text."""
         config, checkpoints = self.stored.config, self.run.checkpoints
-        first, last = checkpoints[0], checkpoints[-1]
         signal_bytes = 4 * len(self.probe) * sum(map(len, self.stored.channels.values())) * len(config["signals"])
         return [
-            ("run", f"{self.run.folder}, {len(checkpoints)} checkpoints, {first.when} to {last.when}"),
+            ("run", f"{self.run.folder}, {self.run.span}"),
+            *about_order(self.run),
             *aside(self.run),
             ("model", f"{self.model.title}, {config['model']['outputs'] or 'no'} outputs"),
             (
@@ -72,10 +72,12 @@ class Extraction:
 
 
 def plan_extraction(
-    checkpoints: Path,
+    checkpoints: Path | Sequence[Path],
     probe: str,
     *,
     select: str | None = None,
+    order: str | None = None,
+    placed: Sequence[str] = (),
     weights_key: str | None = None,
     ema: bool = False,
     model: str | None = None,
@@ -98,6 +100,8 @@ def plan_extraction(
 ) -> Extraction:
     """Find the run, its model, the probe and the hook points; nothing is written and no weight is read.
 
+    `checkpoints` is the folder of a run, one checkpoint, or several of one folder; `order` (name or inside) says by
+    what they are ordered, `placed` gives some their place, as FILE=EPOCH.
     `channels` None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. `dtype`
     bfloat16 replays under autocast; `tf32` allows it on CUDA; `compile` runs the network through torch.compile.
     `skip_damaged` sets checkpoints apart whose headers cannot be read.
@@ -113,7 +117,7 @@ def plan_extraction(
         raise UsageError(f"Unknown --dtype {dtype!r}; give {' or '.join(DTYPES)}.")
     chosen_device = find_device(device)
     pick = Pick(weights_key, ema)
-    run = find_run(checkpoints, select, pick, skip_damaged)
+    run = find_run(checkpoints, select, pick, skip_damaged, order, placed)
     recorded = run.about.get("model")
     network = resolve_model(run.checkpoints[0].header, model, recorded, parse_arguments(model_arg))
     recorded_size = run.about.get("image_size")
@@ -189,10 +193,16 @@ def _precision(config: dict[str, Any]) -> str:
     )
 
 
+def about_order(run: Run) -> list[tuple[str, str]]:
+    """What the checkpoints are ordered by, and what a user should know of it."""
+    order = [("order", run.by)] if len(run.checkpoints) > 1 else []
+    return order + [("note", note) for note in run.notes]
+
+
 def aside(run: Run) -> list[tuple[str, str]]:
     """What was found beside the run and is no part of it."""
     said = [f"{copy.name} (same weights as {original.name})" for copy, original in run.copies]
-    said += [f"{path.name} (no network's weights)" for path in run.apart]
+    said += [f"{path.name} ({reason})" for path, reason in run.apart]
     said += [f"{path.name} (damaged)" for path, _ in run.damaged]
     return [("set apart", ", ".join(said))] if said else []
 

@@ -4,7 +4,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import refuse_existing
 from posthoc.parts import Entry, Parts
-from posthoc.replay.layout import Checkpoint
+from posthoc.replay.order import Checkpoint
 from posthoc.replay.pipeline import replay
 from posthoc.replay.plan import Extraction, plan_extraction
 
@@ -130,7 +130,9 @@ def time_checkpoint(checkpoints: str, probe: str, **options: Any) -> float:
         return time.monotonic() - start
 
 
-def extract(checkpoints: str | Path, probe: str, output: str | Path = "activations.h5", **options: Any) -> Path:
+def extract(
+    checkpoints: str | Path | Sequence[Path], probe: str, output: str | Path = "activations.h5", **options: Any
+) -> Path:
     """Replay every checkpoint of a run over one fixed probe batch and store the signals; returns the file's path.
 
     Options are those of `plan_extraction`, and `force`, `progress` and `skip_errors` of `run_extraction`.
@@ -138,7 +140,8 @@ def extract(checkpoints: str | Path, probe: str, output: str | Path = "activatio
     writing = {name: options.pop(name) for name in ("force", "progress", "skip_errors") if name in options}
     output = Path(output)
     refuse_existing(output, bool(writing.get("force")))
-    plan = plan_extraction(Path(checkpoints), probe, skip_damaged=bool(writing.get("skip_errors")), **options)
+    place = Path(checkpoints) if isinstance(checkpoints, str) else checkpoints
+    plan = plan_extraction(place, probe, skip_damaged=bool(writing.get("skip_errors")), **options)
     return run_extraction(plan, output, **writing).path
 
 

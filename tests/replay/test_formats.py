@@ -365,12 +365,12 @@ def test_optimizer_files_beside_the_weights_are_set_apart(tmp_path):
         torch.save(optimizer.state_dict(), tmp_path / f"optimizer_{epoch}.pt")
     run = find_run(tmp_path)
     assert [c.path.name for c in run.checkpoints] == ["model_1.pt", "model_2.pt"]
-    assert [path.name for path in run.apart] == ["optimizer_1.pt", "optimizer_2.pt"]
+    assert [path.name for path, _ in run.apart] == ["optimizer_1.pt", "optimizer_2.pt"]
 
 
 REAL = [
-    ("tutorial_cnn_state_dict", {"normalize": "none"}, [0.299, 0.533]),
-    ("tutorial_cnn_whole_module", {"normalize": "none", "select": "tudui_#.pth"}, [0.294, 0.556]),
+    ("tutorial_cnn_state_dict", {"normalize": "none", "order": "name"}, [0.299, 0.533]),
+    ("tutorial_cnn_whole_module", {"normalize": "none", "select": "tudui_#.pth", "order": "name"}, [0.294, 0.556]),
     ("cifar_resnet_dataparallel", {"normalize": "cifar10", "images": 1000, "select": "resnet20-*"}, [0.912]),
     ("cifar_resnet_dataparallel", {"normalize": "cifar10", "images": 1000, "select": "resnet56-*"}, [0.932]),
     ("cifar_resnet_dataparallel", {"normalize": "imagenet", "select": "resnet20-*"}, [0.9164]),

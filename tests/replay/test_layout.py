@@ -1,13 +1,18 @@
 """Which files make a run, in which order; real files, named as people name them."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+from collections import Counter
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.layout import find_run
 
 TENSORS = {"fc.weight": torch.zeros(2, 3)}
@@ -20,6 +25,16 @@ def save(folder, name, tensors=TENSORS, **said):
         save_file(tensors, path, {key: str(value) for key, value in said.items()})
     else:
         torch.save({"state_dict": tensors, **said} if said else tensors, path)
+
+
+def series(folder, names, **said):
+    """Checkpoints of different weights, each saying of itself what the lists `said` have for it."""
+    for k, name in enumerate(names):
+        save(folder, name, {"fc.weight": torch.full((2, 3), float(k))}, **{key: said[key][k] for key in said})
+
+
+def places(folder, **options):
+    return [(c.path.name, c.epoch, c.step) for c in find_run(folder, **options).checkpoints]
 
 
 def order(folder, **options):
@@ -73,13 +88,15 @@ def test_run_json_is_read_and_hidden_files_are_not(tmp_path):
 
 def test_two_runs_by_name_are_listed_and_one_can_be_chosen(tmp_path):
     for epoch in (1, 2):
-        save(tmp_path, f"a_{epoch}.pt")
-        save(tmp_path, f"b_{epoch}.pt", OTHER)
-    save(tmp_path, "a_29_gpu.pt", {"fc.weight": torch.eye(3)[:2]})
-    with pytest.raises(PosthocError, match=r"3 groups \(a_#\.pt \(2 files\).*a_29_gpu\.pt.*b_#\.pt \(2 files\)"):
+        save(tmp_path, f"a_net_{epoch}.pt")
+        save(tmp_path, f"b_net_{epoch}.pt", OTHER)
+    save(tmp_path, "a_net_29_gpu.pt", {"fc.weight": torch.eye(3)[:2]})
+    listed = r"3 groups \(a_net_#\.pt \(2 files\).*b_net_#\.pt \(2 files\).*a_net_29_gpu\.pt"
+    with pytest.raises(PosthocError, match=listed + r".*--select 'a_net_#\.pt'.*--as a_net_29_gpu\.pt=EPOCH"):
         find_run(tmp_path)
-    assert order(tmp_path, select="b_*") == ["b_1.pt", "b_2.pt"]
-    assert order(tmp_path, select="a_#.pt") == ["a_1.pt", "a_2.pt"]
+    assert order(tmp_path, select="b_*") == ["b_net_1.pt", "b_net_2.pt"]
+    assert order(tmp_path, select="a_net_#.pt") == ["a_net_1.pt", "a_net_2.pt"]
+    assert places(tmp_path, select="a_net_#.pt", placed=["a_net_29_gpu.pt=29"])[2] == ("a_net_29_gpu.pt", 29, None)
     with pytest.raises(PosthocError, match="2 groups"):  # which of the names count epochs is anybody's guess
         find_run(tmp_path, select="a_*")
 
@@ -91,11 +108,18 @@ def test_two_architectures_are_refused(tmp_path):
         find_run(tmp_path)
 
 
-def test_ties_are_refused(tmp_path):
-    for k in (1, 2):
-        save(tmp_path, f"save_{k}.pt", {"fc.weight": torch.full((2, 3), float(k))}, epoch=7)
-    with pytest.raises(PosthocError, match=r"save_1\.pt and save_2\.pt are both of epoch 7"):
-        find_run(tmp_path)
+def test_ties_are_refused_with_what_helps(tmp_path):
+    series(tmp_path, ["first.pt", "second.pt"], epoch=[7, 7])
+    with pytest.raises(PosthocError, match=r"first\.pt and second\.pt are both epoch 7.*--select 'first\.pt'"):
+        find_run(tmp_path, select="*")
+    assert order(tmp_path, select="first.pt") == ["first.pt"]
+    (tmp_path / "sweep").mkdir()
+    series(tmp_path / "sweep", ["s1.pt", "s2.pt"], epoch=[7, 7])
+    with pytest.raises(PosthocError, match=r"both epoch 7.*--order name"):
+        find_run(tmp_path / "sweep")
+    assert places(tmp_path / "sweep", order="name") == [("s1.pt", 1, None), ("s2.pt", 2, None)]
+    with pytest.raises(PosthocError, match=r"both epoch 7.*--order name"):
+        find_run(tmp_path / "sweep", order="inside")
 
 
 def test_an_uncertain_order_is_refused(tmp_path):
@@ -194,18 +218,255 @@ def test_a_finished_run_s_last_checkpoint_without_an_epoch_is_not_the_first(tmp_
         find_run(tmp_path, select="*")
 
 
-@pytest.mark.parametrize("form", ["fold_{}.pth", "seed{}.pt", "rank{}.pt", "consolidated.0{}.pth"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "fold_{}.pth", "seed{}.pt", "rank{}.pt", "consolidated.0{}.pth", "client_{}.pth", "subject_{}_net.pth", "task{}.pt",
+        "layer_{}.pt", "alpha_{}.pt", "hidden_{}.pt", "model_v{}.pt", "site-{}.pth", "worker{}.pt", "shard_{}.pt",
+        "part_{}.bin", "trial_{}.pt", "run_{}.pt", "lr_{}.pt", "version_{}.ckpt", "client_model_{}.pt", "2024-01-0{}.pt",
+        "2024010{}.pt", "net_20240101_1{}0000.pth", "ckpt_2024-01-01_1{}-30-00.pt", "170000000{}.pt", "model_{}b.pt",
+        "x{}.pt", "max_epochs_{}.pt", "every_{}_steps.pt", "n_step_{}.pt", "val_loss=0.{}.pt", "acc_9{}.pt", "batch_{}.pt",
+        "epoch_0.{}.pt",
+    ],
+)  # fmt: skip
 def test_numbers_that_count_something_else_are_no_epochs(tmp_path, form):
-    for k in range(3):
-        save(tmp_path, form.format(k), {"fc.weight": torch.full((2, 3), float(k))})
+    series(tmp_path, [form.format(k) for k in (1, 2, 3)])
     with pytest.raises(PosthocError, match="not certain"):
         find_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("form", "unit"),
+    [
+        ("rl_model_{}_steps.pt", "step"), ("global_step{}.pt", "step"), ("step={}.ckpt", "step"), ("iter_{}.pth", "step"),
+        ("{}k-iters.pt", "thousand"), ("ckpt_{}k.pt", "thousand"), ("it{}.pt", "step"), ("{}_updates.pt", "step"),
+        ("agent_{}_timesteps.pt", "step"), ("epoch_{}_2024-01-0{}.pt", "epoch"), ("netEpoch{}.pth", "epoch"),
+        ("resnet20_{}.pth", "epoch"), ("mynet-{}.pt", "epoch"), ("model.{}.pt", "epoch"), ("state_dict_{}.pt", "epoch"),
+        ("{}ep.pt", "epoch"), ("epoch={}-val_loss=0.3{}.ckpt", "epoch"), ("model_{}_acc_0.9{}.pt", "epoch"),
+        ("epoch_no_{}_of_100.pt", "epoch"), ("lr1e-3_e{}.pt", "epoch"), ("save{}", "epoch"), ("net_{}.PTH", "epoch"),
+    ],
+)  # fmt: skip
+def test_numbers_count_epochs_or_steps_where_a_word_says_so(tmp_path, form, unit):
+    series(tmp_path, [form.format(k, 9 - k) for k in (8, 2, 3)])
+    factor = 1000 if unit == "thousand" else 1
+    found = [(c.epoch, c.step) for c in find_run(tmp_path).checkpoints]
+    assert found == [(k, None) if unit == "epoch" else (None, k * factor) for k in (2, 3, 8)]
+
+
+def test_numbers_that_tell_runs_apart_make_groups(tmp_path):
+    series(tmp_path, [f"seed{seed}_epoch{epoch}.pt" for seed in (1, 2) for epoch in (5 + seed, 10)])
+    with pytest.raises(PosthocError, match=r"2 groups \(seed1_epoch#\.pt \(2 files\).*--select 'seed1_epoch#\.pt'"):
+        find_run(tmp_path)
+    assert places(tmp_path, select="seed2_epoch#.pt") == [("seed2_epoch7.pt", 7, None), ("seed2_epoch10.pt", 10, None)]
+
+
+def test_epochs_and_steps_in_names_are_both_used(tmp_path):
+    series(tmp_path, ["epoch=0-step=100.pt", "epoch=0-step=50.pt", "epoch=1-step=150.pt", "epoch_2_batch_3.pt"])
+    assert places(tmp_path, select="*step*") == [
+        ("epoch=0-step=50.pt", 0, 50), ("epoch=0-step=100.pt", 0, 100), ("epoch=1-step=150.pt", 1, 150),
+    ]  # fmt: skip
+    assert places(tmp_path / "epoch_2_batch_3.pt") == [("epoch_2_batch_3.pt", 2, 3)]
+
+
+def test_the_user_may_say_that_the_names_count(tmp_path):
+    series(tmp_path, ["tudui_10.pth", "tudui_9.pth"])
+    with pytest.raises(PosthocError, match=r"follows 'tudui'.*pass --order name"):
+        find_run(tmp_path)
+    assert places(tmp_path, order="name") == [("tudui_9.pth", 9, None), ("tudui_10.pth", 10, None)]
+    assert find_run(tmp_path, order="name").by == "by the epochs in the names"
+    series(tmp_path, ["x3_y7.pt", "x4_y6.pt"])
+    with pytest.raises(PosthocError, match=r"--order name: several numbers differ .*--as x3_y7\.pt=1"):
+        find_run(tmp_path, select="x*", order="name")
+    with pytest.raises(UsageError, match="Unknown --order 'date'"):
+        find_run(tmp_path, order="date")
+
+
+def test_names_that_disagree_with_the_files_are_told(tmp_path):
+    series(tmp_path, ["epoch_1.pt", "epoch_2.pt", "epoch_3.pt"], epoch=[2, 1, 0])
+    run = find_run(tmp_path)
+    assert [c.path.name for c in run.checkpoints] == ["epoch_3.pt", "epoch_2.pt", "epoch_1.pt"]
+    assert run.by == "by the epochs inside the files"
+    assert run.notes == (
+        "epoch_3.pt says epoch 0 inside (3 of 3 disagree); the order goes by what is inside, --order name goes by the names",
+    )
+    assert order(tmp_path, order="name") == ["epoch_1.pt", "epoch_2.pt", "epoch_3.pt"]
+    assert find_run(tmp_path, order="name").notes == ()
+    assert find_run(tmp_path, order="inside").notes == ()
+    single = find_run(tmp_path / "epoch_3.pt")
+    assert (single.checkpoints[0].epoch, len(single.notes)) == (0, 1)
+
+
+def test_files_that_count_from_zero_and_names_from_one(tmp_path):
+    series(tmp_path, ["epoch_1.pt", "epoch_2.pt"], epoch=[0, 1])
+    run = find_run(tmp_path)
+    assert [c.epoch for c in run.checkpoints] == [0, 1]
+    assert run.notes[0].startswith("the epochs in the names are 1 more than those inside")
+
+
+def test_steps_in_names_and_epochs_inside_do_not_disagree(tmp_path):
+    series(tmp_path, ["step_100.pt", "step_200.pt"], epoch=[1, 2])
+    assert find_run(tmp_path).notes == ()
+    series(tmp_path, ["step_100.pt", "step_200.pt"], epoch=[2, 1])
+    assert find_run(tmp_path).notes[0].startswith("inside the files step_100.pt comes after step_200.pt")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "note"),
+    [
+        ([100] * 4, "all say epoch 100 inside; the order goes by the names"),
+        ([0, 1, 0, 1], "the epochs inside repeat, as after training was resumed (epoch_1.pt, epoch_3.pt say epoch 0); "
+                       "the order goes by the names"),
+    ],
+)  # fmt: skip
+def test_epochs_inside_that_tell_nothing_leave_the_order_to_the_names(tmp_path, epochs, note):
+    series(tmp_path, [f"epoch_{k}.pt" for k in (1, 2, 3, 4)], epoch=epochs)
+    run = find_run(tmp_path)
+    assert [c.epoch for c in run.checkpoints] == [1, 2, 3, 4]
+    assert (run.by, run.notes) == ("by the epochs in the names", (note,))
+
+
+def test_the_epochs_of_the_whole_training_inside_beside_steps(tmp_path):
+    series(tmp_path, ["epoch_1.pt", "epoch_2.pt"], epoch=[100, 100], global_step=[50, 90])
+    assert places(tmp_path) == [("epoch_1.pt", 1, 50), ("epoch_2.pt", 2, 90)]
+
+
+def test_checkpoints_are_given_a_place(tmp_path):
+    series(tmp_path, ["epoch_init.pt", "epoch_1.pt", "epoch_2.pt", "final.pth"])
+    with pytest.raises(PosthocError, match=r"3 groups .*--as epoch_init\.pt=EPOCH"):
+        find_run(tmp_path)
+    run = find_run(tmp_path, placed=["epoch_init.pt=0", f"{tmp_path}/final.pth=20"])
+    assert [(c.path.name, c.epoch) for c in run.checkpoints] == [
+        ("epoch_init.pt", 0), ("epoch_1.pt", 1), ("epoch_2.pt", 2), ("final.pth", 20),
+    ]  # fmt: skip
+    assert run.by == "by the epochs in the names and as given with --as"
+    with pytest.raises(PosthocError, match=r"both epoch 2 .*give another place with --as"):
+        find_run(tmp_path, placed=["epoch_init.pt=0", "final.pth=2"])
+    with pytest.raises(
+        UsageError, match=r"--as epoch_inti\.pt=0: .* no checkpoint of that name; there are epoch_init\.pt"
+    ):
+        find_run(tmp_path, placed=["epoch_inti.pt=0"])
+    for text in ("final.pth", "final.pth=x", "final.pth=-1", "=3", f"final.pth={2**63}"):
+        with pytest.raises(UsageError, match="give FILE=EPOCH"):
+            find_run(tmp_path, placed=[text])
+    with pytest.raises(UsageError, match="two epochs, 1 and 2"):
+        find_run(tmp_path, placed=["final.pth=1", "final.pth=2"])
+    save(tmp_path, "other.pt", {"fc.weight": torch.zeros(5, 5)})
+    with pytest.raises(PosthocError, match=r"other\.pt, given a place with --as, holds a network of another shape"):
+        find_run(tmp_path, placed=["epoch_init.pt=0", "final.pth=20", "other.pt=3"])
+
+
+def test_places_in_steps_and_of_all_files(tmp_path):
+    series(tmp_path, ["init.pt", "step_100.pt", "step_200.pt"])
+    assert places(tmp_path, placed=["init.pt=0"])[0] == ("init.pt", None, 0)
+    series(tmp_path, ["alice.bin", "bob.bin"])
+    assert places(tmp_path, select="*.bin", placed=["bob.bin=1", "alice.bin=2"]) == [
+        ("bob.bin", 1, None), ("alice.bin", 2, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("model_epoch_7.pt", (7, None)), ("model_7.pt", (7, None)), ("7.pt", (7, None)), ("iter_500.pth", (None, 500)),
+        ("resnet18.pt", (None, None)), ("lenet_5.pt", (None, None)), ("final.pt", (None, None)), ("fold_1.pt", (None, None)),
+        ("vgg16_bn-6c64b313.pth", (None, None)), ("checkpoint-500/adapter_model.safetensors", (None, 500)),
+        ("epoch_3/model.pt", (3, None)), ("3/model.pt", (None, None)),
+    ],
+)  # fmt: skip
+def test_a_lone_checkpoint_keeps_its_epoch(tmp_path, name, place):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    save(path.parent, path.name)
+    assert [(c.epoch, c.step) for c in find_run(path).checkpoints] == [place]
+    assert [(c.epoch, c.step) for c in find_run(path.parent).checkpoints] == [place]
+    assert [c.epoch for c in find_run(path, placed=[f"{path.name}=4"]).checkpoints] == [4]
+
+
+def test_several_files_are_one_run(tmp_path):
+    series(tmp_path, ["epoch_1.pt", "epoch_2.pt", "epoch_3.pt"])
+    (tmp_path / "log.txt").write_text("beside")
+    assert order([tmp_path / name for name in ("epoch_3.pt", "log.txt", "epoch_1.pt")]) == ["epoch_1.pt", "epoch_3.pt"]
+    (tmp_path / "sub").mkdir()
+    series(tmp_path / "sub", ["epoch_9.pt"])
+    with pytest.raises(UsageError, match="lie in one folder, these in 2"):
+        find_run([tmp_path / "epoch_1.pt", tmp_path / "sub" / "epoch_9.pt"])
+    with pytest.raises(UsageError, match=r"sub is a folder that holds checkpoints, .*epoch_1\.pt is a checkpoint"):
+        find_run([tmp_path / "epoch_1.pt", tmp_path / "sub"])
+
+
+def test_what_is_no_file_is_set_apart_and_named(tmp_path):
+    series(tmp_path, ["epoch_1.pt", "epoch_2.pt"])
+    os.mkfifo(tmp_path / "epoch_3.pt")
+    (tmp_path / "epoch_4.pt").symlink_to("/dev/zero")
+    (tmp_path / "epoch_5.pt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "epoch_6.pt").mkdir()
+    (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "sock"))
+    run = find_run(tmp_path)
+    assert [c.path.name for c in run.checkpoints] == ["epoch_1.pt", "epoch_2.pt"]
+    assert {path.name: reason for path, reason in run.apart} == {
+        "epoch_3.pt": "a pipe", "epoch_4.pt": "a device", "epoch_5.pt": "a link to nothing", "epoch_6.pt": "a folder",
+        "loop.pt": "a link to nothing", "sock": "a socket",
+    }  # fmt: skip
+    for name, what in (("epoch_3.pt", "a pipe"), ("epoch_5.pt", "a link to nothing")):
+        with pytest.raises(PosthocError, match=rf"{name} is {what}"):
+            find_run(tmp_path / name)
+
+
+def test_files_without_an_ending_are_known_by_their_first_bytes(tmp_path):
+    series(tmp_path, ["epoch_1", "epoch_2", "epoch_3.T7"])
+    series(tmp_path, ["model.4"])
+    for name in ("README", "LICENSE", "notes.10"):
+        (tmp_path / name).write_text("for people")
+    assert order(tmp_path, select="epoch_#") == ["epoch_1", "epoch_2"]
+    assert order(tmp_path / "model.4") == ["model.4"]
+
+
+def test_many_checkpoints_in_letters_are_read_a_few_times_each(tmp_path):
+    opened, watching = Counter(), True
+    sys.addaudithook(lambda event, what: watching and event == "open" and opened.update([str(what[0])]))
+    series(tmp_path, [f"{a}{b}.pt" for a in "abcdef" for b in "abcdefgh"])
+    save(tmp_path, "zz.pt", {"fc.weight": torch.full((2, 3), 5.0)})
+    opened.clear()
+    with pytest.raises(PosthocError, match=r"48 groups \(.*; \.\.\.\)"):
+        find_run(tmp_path)
+    watching = False
+    times = [opened[str(path)] for path in tmp_path.iterdir()]
+    assert 0 < max(times) < 12  # for what it is, its smallest tensors, all of them where those agree; not once a pair
+
+
+def test_a_number_that_cannot_be_stored_is_one_sentence(tmp_path):
+    series(tmp_path, ["epoch_1.pt", "epoch_99999999999999999999.pt"])
+    with pytest.raises(PosthocError, match=r"epoch_9+\.pt is epoch 9+, beyond 2\^63 - 1, .*--as"):
+        find_run(tmp_path)
+    assert places(tmp_path, placed=["epoch_99999999999999999999.pt=2"])[1][1] == 2
+
+
+@pytest.mark.parametrize("epoch", [float("nan"), float("inf"), -1, "soon"])
+def test_epochs_inside_that_are_none_are_ignored(tmp_path, epoch):
+    series(tmp_path, ["epoch_1.pt", "epoch_2.pt"], epoch=[epoch, epoch])
+    assert [c.epoch for c in find_run(tmp_path).checkpoints] == [1, 2]
+
+
+def test_a_folder_per_checkpoint_is_linked_by_the_command_that_the_message_gives(tmp_path):
+    for k in (1, 2, 10):
+        (tmp_path / "my run" / f"epoch_{k}").mkdir(parents=True)
+        series(tmp_path / "my run" / f"epoch_{k}", ["model.pt", "optim.pt"], epoch=[k, k])
+    with pytest.raises(PosthocError, match="a folder for each checkpoint") as caught:
+        find_run(tmp_path / "my run")
+    subprocess.run(["bash", "-c", str(caught.value).partition("give that: ")[2]], check=True)
+    assert places(tmp_path / "my run-links") == [
+        ("epoch_1.pt", 1, None),
+        ("epoch_2.pt", 2, None),
+        ("epoch_10.pt", 10, None),
+    ]
 
 
 def test_an_index_that_is_none_and_a_broken_run_json(tmp_path):
     save(tmp_path, "epoch_1.pt")
     (tmp_path / "x.index.json").write_text("{}")
-    assert [path.name for path in find_run(tmp_path).apart] == ["x.index.json"]
+    assert find_run(tmp_path).apart == ((tmp_path / "x.index.json", "no network's weights"),)
     (tmp_path / "run.json").write_text("[" * 100_000)
     with pytest.raises(PosthocError, match=r"run\.json is not valid JSON"):
         find_run(tmp_path)

@@ -1,0 +1,307 @@
+"""The order of a run's checkpoints: by what they say inside, by the numbers in their names, or as the user says."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.names import Places, form, places, why_uncertain
+from posthoc.replay.readers import SUFFIXES, Header
+
+ORDERS = ("name", "inside")
+LARGEST = 2**63 - 1
+Column = tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One saved state: where it lies, when it was saved (None: unknown), what it says of itself."""
+
+    path: Path
+    epoch: int | None
+    step: int | None
+    header: Header
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Its place in training, unique within the run: epoch and step, -1 where unknown."""
+        return (-1 if self.epoch is None else self.epoch, -1 if self.step is None else self.step)
+
+    @property
+    def when(self) -> str:
+        """Epoch, or step where there is none, in words."""
+        if self.epoch is None:
+            return "of unknown epoch" if self.step is None else f"step {self.step}"
+        return f"epoch {self.epoch}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """Checkpoints in training order; by: what the order goes by, in words; notes: what a user should know of it."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    by: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Epochs and steps of some checkpoints as one source has them; None where not all have one."""
+
+    epochs: Column
+    steps: Column
+    by: str
+    sure: bool = True
+    units: dict[str, Column] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", {"epoch": self.epochs, "step": self.steps})
+
+    @property
+    def positions(self) -> list[tuple[int, ...]]:
+        return list(zip(*(column for column in (self.epochs, self.steps) if column is not None), strict=True))
+
+    @property
+    def tells(self) -> bool:
+        """Whether no two checkpoints have the same place."""
+        return len(set(self.positions)) == len(self.positions) > 0
+
+
+def parse_places(placed: Sequence[str]) -> dict[str, int]:
+    """Read FILE=EPOCH, of which each gives a checkpoint its place; raises UsageError.
+
+    >>> parse_places(["epoch_init.pt=0", "epoch=3.ckpt=4"])
+    {'epoch_init.pt': 0, 'epoch=3.ckpt': 4}
+    """
+    result: dict[str, int] = {}
+    for text in placed:
+        name, _, epoch = text.rpartition("=")
+        if not name or not re.fullmatch(r"[0-9]{1,19}", epoch) or int(epoch) > LARGEST:
+            raise UsageError(f"--as {text}: give FILE=EPOCH with an epoch from 0 up, such as init.pt=0.")
+        if result.get(name, int(epoch)) != int(epoch):
+            raise UsageError(f"--as gives {name} two epochs, {result[name]} and {int(epoch)}; give one.")
+        result[name] = int(epoch)
+    return result
+
+
+def in_order(
+    headers: Mapping[Path, Header], order: str | None = None, placed: Mapping[Path, int] | None = None
+) -> Order:
+    """The checkpoints of one run in training order.
+
+    By the epochs or steps inside, where all have one and no two the same; else by those in the names. `order` takes one
+    of the two; `placed` is the place of some, in epochs, or in steps where the others have only those. A lone
+    checkpoint may have no place. Raises PosthocError where the order is not certain.
+    """
+    placed = placed or {}
+    rest = [path for path in headers if path not in placed]
+    source, notes = (None, ()) if not rest else _decide(rest, headers, order, lone=len(headers) == 1)
+    epochs = dict(zip(rest, source.epochs, strict=True)) if source and source.epochs is not None else {}
+    steps = dict(zip(rest, source.steps, strict=True)) if source and source.steps is not None else {}
+    (steps if steps and not epochs else epochs).update(placed)
+    checkpoints = [Checkpoint(path, epochs.get(path), steps.get(path), headers[path]) for path in headers]
+    for checkpoint in checkpoints:
+        if max(checkpoint.position) > LARGEST:
+            raise PosthocError(
+                f"{checkpoint.path} is {checkpoint.when}, beyond 2^63 - 1, the largest number that is stored; "
+                f"rename it, give its place with --as {checkpoint.path.name}=EPOCH, or leave it out with --select."
+            )
+    checkpoints.sort(key=lambda checkpoint: checkpoint.position)
+    for first, second in itertools.pairwise(checkpoints):
+        if first.position == second.position or (
+            first.when == second.when and (first.path in placed or second.path in placed)
+        ):
+            raise PosthocError(_tied(first, second, rest))
+    by = [source.by] if source else []
+    return Order(tuple(checkpoints), " and ".join(by + ["as given with --as"] * bool(placed)), notes)
+
+
+def _decide(
+    paths: list[Path], headers: Mapping[Path, Header], order: str | None, lone: bool
+) -> tuple[_Source | None, tuple[str, ...]]:
+    """Which source the order goes by, and what to know of it; none for a lone checkpoint without a place."""
+    inside, named = _inside(paths, headers), _named(paths, forced=order == "name")
+    if order is not None:
+        chosen = named if order == "name" else inside
+        if chosen is None:
+            raise PosthocError(_cannot(paths, headers, order))
+        return chosen, ()
+    if (
+        inside
+        and named
+        and named.sure
+        and named.tells
+        and inside.epochs
+        and _is_constant(inside.epochs)
+        and not _is_constant(named.epochs)
+    ):
+        steps = inside.steps if named.steps is None else named.steps
+        return _Source(named.epochs, steps, named.by), (_repeats(paths, inside),)
+    if inside and inside.tells:
+        return inside, _disagreement(paths, inside, named)
+    if inside and named and named.tells:
+        return named, (_repeats(paths, inside),)
+    if inside or named:
+        return inside or named, ()
+    if len(paths) == 1 and (of_folder := _of_folder(paths[0])):
+        return of_folder, ()
+    if lone:
+        return None, ()
+    raise PosthocError(_uncertain(paths))
+
+
+def _is_constant(column: Column) -> bool:
+    """Whether several checkpoints say the same, as where the epochs of the whole training were saved in each."""
+    return column is None or (len(column) > 1 and len(set(column)) == 1)
+
+
+def _inside(paths: list[Path], headers: Mapping[Path, Header]) -> _Source | None:
+    def column(values: list[int | None]) -> Column:
+        known = tuple(value for value in values if value is not None)
+        return known if len(known) == len(values) else None
+
+    epochs, steps = (column([getattr(headers[path], unit) for path in paths]) for unit in ("epoch", "step"))
+    if epochs is None and steps is None:
+        return None
+    return _Source(epochs, steps, f"by the {_units(epochs, steps)} inside the files")
+
+
+def _named(paths: list[Path], forced: bool) -> _Source | None:
+    if len({form_of(path, runs=False) for path in paths}) > 1:
+        return None
+    return _source(places([stem(path) for path in paths], forced))
+
+
+def _source(found: Places | None, where: str = "in the names") -> _Source | None:
+    if found is None:
+        return None
+    return _Source(found.epochs, found.steps, f"by the {_units(found.epochs, found.steps)} {where}", found.sure)
+
+
+def _of_folder(path: Path) -> _Source | None:
+    """What the name of its folder says of a checkpoint that says nothing itself: epoch_3/model.pt, checkpoint-500/."""
+    folder = path.absolute().parent.name
+    step = re.fullmatch(r"checkpoint-([0-9]+)", folder)  # as Transformers' Trainer and those that follow it
+    found = Places(None, (int(step[1]),), True) if step else places([folder])
+    return _source(found, "in the name of its folder") if found and found.sure else None
+
+
+def _units(epochs: Column, steps: Column) -> str:
+    return " and ".join(unit for unit, column in (("epochs", epochs), ("steps", steps)) if column is not None)
+
+
+def _disagreement(paths: list[Path], inside: _Source, named: _Source | None) -> tuple[str, ...]:
+    """What the names say otherwise than the files, where the order goes by the files."""
+    if named is None:
+        return ()
+    remedy = "the order goes by what is inside, --order name goes by the names"
+    for unit, values in inside.units.items():
+        theirs = named.units[unit] if named.sure else None
+        if values is None or theirs is None or values == theirs:
+            continue
+        shifts = {b - a for a, b in zip(values, theirs, strict=True)}
+        if len(shifts) == 1 and len(paths) > 1:
+            shift = shifts.pop()
+            how = f"{abs(shift)} {'more' if shift > 0 else 'less'}"
+            return (f"the {unit}s in the names are {how} than those inside; {remedy}",)
+        differing = [k for k in range(len(paths)) if values[k] != theirs[k]]
+        first = min(differing, key=lambda k: inside.positions[k])
+        others = f" ({len(differing)} of {len(paths)} disagree)" if len(differing) > 1 else ""
+        return (f"{paths[first].name} says {unit} {values[first]} inside{others}; {remedy}",)
+    rows = sorted(range(len(paths)), key=lambda k: inside.positions[k])
+    for first, second in itertools.pairwise(rows):
+        if named.positions[first] > named.positions[second]:
+            return (f"inside the files {paths[second].name} comes after {paths[first].name}; {remedy}",)
+    return ()
+
+
+def _repeats(paths: list[Path], inside: _Source) -> str:
+    unit, values = next((unit, column) for unit, column in inside.units.items() if column is not None)
+    if len(set(values)) == 1:
+        return f"all say {unit} {values[0]} inside; the order goes by the names"
+    first = next(value for value in values if values.count(value) > 1)
+    some = [path.name for path, value in zip(paths, values, strict=True) if value == first]
+    return (
+        f"the {unit}s inside repeat, as after training was resumed ({', '.join(some[:3])} say {unit} {first}); "
+        "the order goes by the names"
+    )
+
+
+def _uncertain(paths: list[Path]) -> str:
+    where = paths[0].parent
+    if len({form_of(path, runs=False) for path in paths}) > 1:
+        return (
+            f"The order of the checkpoints in {where} is not certain: their names differ in more than their numbers and "
+            f"not all say an epoch or step inside; {_give_places(paths)}."
+        )
+    names = [stem(path) for path in paths]
+    named = _named(paths, forced=True)
+    remedy = "pass --order name to take it for the epoch" if named and named.tells else _give_places(paths)
+    return (
+        f"The order of the checkpoints in {where} is not certain: not all say an epoch or step inside, and "
+        f"{why_uncertain(names)} ({paths[0].name}, ...); {remedy}."
+    )
+
+
+def _give_places(paths: Sequence[Path]) -> str:
+    return f"give the place of each with --as FILE=EPOCH, such as --as {paths[0].name}=1"
+
+
+def _cannot(paths: list[Path], headers: Mapping[Path, Header], order: str) -> str:
+    if order == "inside":
+        silent = [path for path in paths if (headers[path].epoch, headers[path].step) == (None, None)]
+        if not silent:
+            return f"--order inside: some checkpoints in {paths[0].parent} say only an epoch, some only a step; {_give_places(paths)}."
+        return f"--order inside: {silent[0]} says no epoch or step inside; give its place with --as {silent[0].name}=EPOCH."
+    if len({form_of(path, runs=False) for path in paths}) > 1:
+        why = "the names differ in more than their numbers"
+    else:
+        why = why_uncertain([stem(path) for path in paths])
+    return f"--order name: {why} ({paths[0].name}, ...); {_give_places(paths)}."
+
+
+def _tied(first: Checkpoint, second: Checkpoint, rest: list[Path]) -> str:
+    """Two checkpoints of one place, and what can help."""
+    names = [checkpoint.path.name for checkpoint in (first, second)]
+    forms = [form_of(checkpoint.path, whole=True) for checkpoint in (first, second)]
+    named = _named(rest, forced=True)
+    if first.path not in rest or second.path not in rest:
+        remedy = "give another place with --as"
+    elif forms[0] != forms[1]:
+        remedy = f"choose with --select, such as --select '{forms[0]}'"
+    elif named and named.tells:
+        remedy = "pass --order name to go by the names"
+    else:
+        remedy = f"say which is which with --as, such as --as {names[1]}=EPOCH"
+    return (
+        f"{first.path.parent} holds more than one run, or its order is not certain: {names[0]} and {names[1]} are both "
+        f"{first.when} and hold different weights; {remedy}."
+    )
+
+
+def stem(path: Path) -> str:
+    """The name without the endings of checkpoints.
+
+    >>> stem(Path("checkpoint-12.pth.tar")), stem(Path("epoch=3-step=400-v1.ckpt")), stem(Path("v0.5"))
+    ('checkpoint-12', 'epoch=3-step=400', 'v0.5')
+    """
+    name = path.name
+    while (end := next((end for end in SUFFIXES if name.lower().endswith(end)), None)) and len(name) > len(end):
+        name = name[: -len(end)]
+    # Lightning's mark of a second file of the same name.
+    return re.sub(r"-v\d+$", "", name) if path.suffix == ".ckpt" else name
+
+
+def form_of(path: Path, runs: bool = True, whole: bool = False) -> str:
+    """The name with # for each number, which --select takes; `whole`: with Lightning's mark of a second file.
+
+    >>> form_of(Path("tudui_29_gpu.pth")), form_of(Path("a-v1.ckpt")), form_of(Path("a-v1.ckpt"), whole=True)
+    ('tudui_#_gpu.pth', 'a.ckpt', 'a-v#.ckpt')
+    """
+    bare = stem(path)
+    if path.suffix != ".ckpt":
+        return form(bare, runs) + path.name[len(bare) :]
+    mark = path.name[len(bare) : -len(".ckpt")] if whole else ""
+    return form(bare, runs) + re.sub(r"\d+", "#", mark) + ".ckpt"
