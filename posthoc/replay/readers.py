@@ -20,13 +20,16 @@ from typing import Any
 from torch import Tensor
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.files import sha256
+from posthoc.files import open_regular, sha256
 from posthoc.replay.distributed import Scattered, read_distributed
 from posthoc.replay.modules import is_module, mapping, module_tensors
 from posthoc.replay.pickles import Record
+from posthoc.replay.strangers import ENDINGS, is_safetensors, nothing_known, stranger
+from posthoc.replay.strangers import NoWeightsError as NoWeightsError
+from posthoc.replay.strangers import StrangerError as StrangerError
 from posthoc.replay.torchfiles import Stored, numpy_array, read_safetensors, read_torch
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".th", ".bin", ".tar", ".pkl", ".pickle", ".index.json")
+SUFFIXES = ENDINGS
 IN_FOLDERS = (
     "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json",
     "pytorch_model_fsdp_0",
@@ -45,10 +48,6 @@ DAMAGE = (
     pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError,
     LookupError, TypeError, AttributeError, AssertionError, OverflowError, MemoryError, NotImplementedError,
 )  # fmt: skip
-
-
-class NoWeightsError(PosthocError):
-    """The file is sound and holds no network's weights."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,11 @@ def _open(path: Path) -> Content:
         return Content(content.tree, {**content.said, **_trainer_state(path)}, content.read)
     if path.name.endswith(".index.json"):
         return _sharded(path)
-    if path.suffix == ".safetensors":
+    with open_regular(path) as opened:
+        what, safe = stranger(opened, path.name), is_safetensors(opened)
+    if what is not None:
+        raise StrangerError(f"{path} is {what}.")
+    if safe or path.suffix == ".safetensors":
         return _safetensors(path)
     file = read_torch(path)
     said = {**mapping(mapping(file.content).get("meta")), **mapping(file.content)}
@@ -430,7 +433,14 @@ def _readable(path: Path) -> Iterator[None]:
     except PosthocError:
         raise
     except DAMAGE as error:
+        if path.is_file() and (what := _nothing_known(path)):
+            raise StrangerError(f"{path} is {what}.") from error
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise PosthocError(f"{path} is damaged or cut short ({reason}); remove it or copy it again.") from error
     except OSError as error:
         raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _nothing_known(path: Path) -> str | None:
+    with open_regular(path) as file:
+        return nothing_known(file)

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posthoc.files import open_regular
 from posthoc.replay.pickles import Bounded, Global, Record, unpickle
+from posthoc.replay.strangers import StrangerError, archive_kind
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """What the older form begins with, as a pickled number."""
@@ -141,7 +143,7 @@ def read_torch(path: Path, start: int = 0, end: int | None = None) -> TorchFile:
     """
     with _opened(path, start, end) as (file, size):
         if file.read(4) == b"PK\3\4":
-            content = _zip_archive(file)
+            content = _zip_archive(file, path)
         else:
             file.seek(0)
             content = _sequence(file, size)
@@ -153,7 +155,7 @@ def read_safetensors(path: Path) -> tuple[TorchFile, dict[str, str]]:
 
     Not through the library's memory map: a file that another process cuts short would end this one.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         length = int.from_bytes(file.read(8), "little")
@@ -179,7 +181,7 @@ def read_safetensors(path: Path) -> tuple[TorchFile, dict[str, str]]:
 
 @contextmanager
 def _opened(path: Path, start: int, end: int | None) -> Iterator[tuple[io.BufferedIOBase, int]]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         if start == 0 and end is None:
@@ -193,12 +195,12 @@ def _opened(path: Path, start: int, end: int | None) -> Iterator[tuple[io.Buffer
         yield piece, end - start
 
 
-def _zip_archive(file: io.BufferedIOBase) -> Any:
+def _zip_archive(file: io.BufferedIOBase, path: Path) -> Any:
     archive = zipfile.ZipFile(file)
     entries = {entry.filename: entry for entry in archive.infolist()}
     root = next((name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")), None)
     if root is None:
-        raise ValueError("a zip archive, but not one of torch.save")
+        raise StrangerError(f"{path} is {archive_kind(entries)}.")
     if f"{root}byteorder" in entries and _bytes(file, entries[f"{root}byteorder"]) != b"little":
         raise ValueError("written by a big-endian machine")
 

@@ -1,0 +1,160 @@
+"""What a file is, by its first bytes: a checkpoint of a format that is read here, or which other kind of file."""
+
+import io
+import re
+import struct
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from posthoc.errors import PosthocError
+from posthoc.files import open_regular
+
+HEAD = 4096
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""What torch.save's form before the zip archive begins with."""
+ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".th", ".t7", ".bin", ".tar", ".pkl", ".pickle", ".index.json")
+"""Names of checkpoints, in small letters or capitals."""
+
+MAGIC = (
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself: run git lfs pull where it was cloned"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as Keras writes: save the weights from PyTorch, with torch.save"),
+    (b"GGUF", "a GGUF file, weights prepared for inference: give the checkpoint that it was converted from"),
+    (b"\x93NUMPY", "a NumPy array: put the network's arrays by name into a dictionary, and torch.save it"),
+    (b"\x1f\x8b", "compressed with gzip: decompress it first"),
+    (b"BZh", "compressed with bzip2: decompress it first"),
+    (b"\xfd7zXZ\0", "compressed with xz: decompress it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstandard: decompress it first"),
+    (b"\x04\x22\x4d\x18", "compressed with LZ4: decompress it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive: unpack it and give a checkpoint from it"),
+    (b"Rar!\x1a\x07", "a RAR archive: unpack it and give a checkpoint from it"),
+    (b"\x7fELF", "a program: give the checkpoint"),
+    (b"\x89PNG\r\n", "a picture: give the checkpoint"),
+    (b"\xff\xd8\xff", "a picture: give the checkpoint"),
+    (b"%PDF-", "a PDF document: give the checkpoint"),
+    (b"SQLite format 3\0", "an SQLite database: give the checkpoint"),
+    (b"PAR1", "a Parquet table: give the checkpoint"),
+    (b"\x03\0\0\0\x01\0\0\0", "a file of Torch7 (Lua): convert it to PyTorch first"),
+    (b"\x04\0\0\0\x01\0\0\0", "a file of Torch7 (Lua): convert it to PyTorch first"),
+)  # fmt: skip
+"""First bytes, and what a file that begins so is, with the way out."""
+TENSORFLOW = (
+    "a part of a TensorFlow checkpoint: load it in TensorFlow and save the arrays with safetensors or torch.save"
+)
+TABLE_END = 0xDB4775248B80FB57.to_bytes(8, "little")
+"""What the index of a TensorFlow checkpoint ends with."""
+ARCHIVES = (
+    (r"model\.weights\.h5", "a Keras archive: save the weights from PyTorch, with torch.save"),
+    (r"policy\.pth|pytorch_variables\.pth", "an archive of Stable-Baselines3: unpack it and give the policy.pth in it"),
+    (r".*\.npy", "an archive of NumPy arrays: put the network's arrays by name into a dictionary, and torch.save it"),
+    (
+        r".*serialized_exported_program\.json|[^/]+/archive_format",
+        "an exported program of torch.export: give the checkpoint it was made from",
+    ),
+    (r".*/\.data/extern_modules", "a torch.package: save the network's state_dict() with torch.save"),
+    (r"\[Content_Types\]\.xml", "a document of an office program: give the checkpoint"),
+    (r"AndroidManifest\.xml|META-INF/.*", "a program in a zip archive: give the checkpoint"),
+)
+"""Names in a zip archive, and what an archive with one of them is."""
+PLAIN_ARCHIVE = "a zip archive, but not one of torch.save: unpack it and give a checkpoint from it"
+
+
+class NoWeightsError(PosthocError):
+    """The file is sound and holds no network's weights."""
+
+
+class StrangerError(NoWeightsError):
+    """The file is something else than a checkpoint that is read here; the message says what, and the way out."""
+
+
+def is_named_like_a_checkpoint(path: Path) -> bool:
+    """Whether the name ends as those of checkpoints do, in small letters or capitals.
+
+    >>> is_named_like_a_checkpoint(Path("epoch_1.PTH")), is_named_like_a_checkpoint(Path("epoch_1"))
+    (True, False)
+    """
+    return path.name.lower().endswith(ENDINGS)
+
+
+def looks_like_a_checkpoint(path: Path) -> bool:
+    """Whether `path` is a regular file in a form of torch.save or safetensors, by content, whatever its name says.
+
+    A pickle that torch did not write counts only where its name says that it is a checkpoint.
+    """
+    try:
+        with open_regular(path) as file:
+            head = file.read(HEAD)
+            if head.startswith(b"PK\3\4"):
+                return any(name.endswith("/data.pkl") for name in zipfile.ZipFile(file).namelist())
+            return head.startswith(LEGACY) or is_safetensors(file)
+    except (OSError, PosthocError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+        return False
+
+
+def stranger(file: io.BufferedIOBase, name: str = "") -> str | None:
+    """What the file is, and the way out, if it is none of the formats read here; None for what may be one.
+
+    Decided by its first bytes (of a TensorFlow index the last, of its data the name): anything that may be a pickle, a
+    zip archive (see `archive_kind`) or safetensors is left to the readers. The file is left at its start.
+    """
+    file.seek(0)
+    head = file.read(HEAD)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(size - 8, 0))
+    end = file.read(8)
+    file.seek(0)
+    for magic, what in MAGIC:
+        if head.startswith(magic):
+            return what
+    if end == TABLE_END or re.search(r"\.data-\d{5}-of-\d{5}\Z", name):
+        return TENSORFLOW
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it and give a checkpoint from it"
+    if b"joblib.numpy_pickle" in head or b"joblib\x94" in head or head[:2] in (b"x\x9c", b"x\x01", b"x\xda", b"x^"):
+        return "a file of joblib, such as scikit-learn's: it holds no network"
+    if head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42"):
+        return "an ONNX network: give the PyTorch checkpoint that it was exported from"
+    return _text(head)
+
+
+def nothing_known(file: io.BufferedIOBase) -> str | None:
+    """What a file is that could not be read, where it is no damaged checkpoint either; None where it may be one.
+
+    A damaged checkpoint still begins as one: as a zip archive, with the number of a pickle's protocol, or with a
+    length and the JSON object of safetensors.
+    """
+    file.seek(0)
+    head = file.read(HEAD)
+    file.seek(0)
+    beginning = head.startswith(b"PK\3\4") or (head[:1] == b"\x80" and head[1:2] <= b"\x05") or head[8:9] == b"{"
+    if len(head) < 9 or beginning:
+        return None
+    if head.isascii() and not re.search(rb"[^\t\n\r\f\x20-\x7e]", head):
+        return "a text file: give the checkpoint"
+    return "of none of the formats that are read here (torch.save, safetensors, pickles of tensors)"
+
+
+def _text(head: bytes) -> str | None:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:200].lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<svg", b"<error", b"<body")):
+        return "an HTML or XML page, such as a server sends in place of a file: download it again, perhaps logged in"
+    if start.startswith(b"model_checkpoint_path:"):
+        return "the list of TensorFlow's checkpoints: convert them to PyTorch first"
+    if re.match(rb'[{]\s*("|[}])|\[\s*["{\[\d]', start) and head.lstrip().isascii():
+        return "a JSON text: give the checkpoint"
+    return "a script: give the checkpoint" if start.startswith(b"#!") else None
+
+
+def archive_kind(names: Iterable[str]) -> str:
+    """What a zip archive of these entries is, which is none of torch.save, and the way out."""
+    names = list(names)
+    return next((what for form, what in ARCHIVES if any(re.fullmatch(form, name) for name in names)), PLAIN_ARCHIVE)
+
+
+def is_safetensors(file: io.BufferedIOBase) -> bool:
+    """Whether the file begins as safetensors do: with the length of a JSON object, which lies in the file."""
+    file.seek(0)
+    head = file.read(9)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8

@@ -1,0 +1,131 @@
+"""Files that are no checkpoints are named by what they are; files that cannot be opened hang nothing."""
+
+import io
+import os
+import pickle
+import re
+import socket
+import struct
+import tarfile
+import zipfile
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from posthoc.errors import PosthocError
+from posthoc.replay.readers import NoWeightsError, StrangerError, read_header
+from posthoc.replay.strangers import is_named_like_a_checkpoint, looks_like_a_checkpoint
+
+
+def archive(*names):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as file:
+        for name in names:
+            file.writestr(name, "{}")
+    return data.getvalue()
+
+
+def written(write):
+    data = io.BytesIO()
+    write(data)
+    return data.getvalue()
+
+
+def keras():
+    data = io.BytesIO()
+    with h5py.File(data, "w") as file:
+        file["model_weights/conv/kernel"] = np.zeros(3)
+    return data.getvalue()
+
+
+def tar():
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as file:
+        file.addfile(tarfile.TarInfo("pickle"))
+    return data.getvalue()
+
+
+STRANGERS = {
+    "lfs.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 44730000\n", "Git LFS pointer.*git lfs pull"),
+    "page.pt": (b"\n<!DOCTYPE html><html><title>404</title></html>", "HTML or XML page.*download it again"),
+    "m.onnx": (bytes([8, 7, 18, 7]) + b"pytorch", "ONNX network"),
+    "m.keras": (archive("config.json", "metadata.json", "model.weights.h5"), "Keras archive"),
+    "m.h5": (keras(), "HDF5 file"),
+    "rl_model_1000_steps.zip": (archive("data", "policy.pth", "pytorch_variables.pth"), r"Stable-Baselines3.*policy\.pth"),
+    "code.zip": (archive("train.py"), "zip archive, but not one of torch.save"),
+    "a.npz": (written(lambda file: np.savez(file, w=np.zeros(3))), "NumPy arrays"),
+    "a.npy": (written(lambda file: np.save(file, np.zeros(3))), "NumPy array"),
+    "scaler.pkl": (b"\x80\x04\x95\xbf\0\0\0\0\0\0\0\x8c\x13joblib.numpy_pickle\x94\x8c\x11NumpyArrayWrapper\x94\x93" + bytes(90), "joblib"),
+    "packed.pkl": (zlib.compress(pickle.dumps({"a": 1}), 3), "joblib"),
+    "a.gguf": (b"GGUF\3\0\0\0" + bytes(90), "GGUF"),
+    "train.bin": (np.arange(3, 900, dtype=np.uint16).tobytes(), "none of the formats"),
+    "archive.tar": (tar(), "tar archive: unpack"),
+    "a.pth": (b"\x1f\x8b\x08\0" + bytes(90), "gzip"),
+    "cp.ckpt.data-00000-of-00001": (bytes(90), "TensorFlow"),
+    "cp.ckpt.index": (bytes(90) + struct.pack("<Q", 0xDB4775248B80FB57), "TensorFlow"),
+    "checkpoint": (b'model_checkpoint_path: "cp.ckpt"\n', "TensorFlow"),
+    "args.pt": (b'{"lr": 0.1}', "JSON text"),
+    "notes.pth": (b"epochs were fine, I think\n" * 9, "text file"),
+    "lua.t7": (struct.pack("<ii", 4, 1) + bytes(40), "Torch7"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_stranger_is_named_by_what_it_is(tmp_path, name):
+    content, what = STRANGERS[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StrangerError, match=rf"{re.escape(name)} is .*{what}") as error:
+        read_header(tmp_path / name)
+    assert "damaged" not in str(error.value)
+    assert isinstance(error.value, NoWeightsError)
+    assert not looks_like_a_checkpoint(tmp_path / name)
+
+
+def test_what_is_cut_short_is_damaged(tmp_path):
+    torch.save({"w": torch.randn(999)}, tmp_path / "zip.pt")
+    torch.save({"w": torch.randn(999)}, tmp_path / "older.pt", _use_new_zipfile_serialization=False)
+    save_file({"w": torch.randn(999)}, tmp_path / "a.safetensors")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"w": torch.randn(999)}))
+    for path in list(tmp_path.iterdir()):
+        path.write_bytes(path.read_bytes()[:1500])
+        with pytest.raises(PosthocError, match="damaged or cut short") as error:
+            read_header(path)
+        assert not isinstance(error.value, StrangerError)
+
+
+@pytest.mark.parametrize("name", ["net", "net.t7", "net.PTH", "net.Pt", "net.model"])
+@pytest.mark.parametrize("form", ["zip", "older", "safetensors"])
+def test_checkpoints_are_recognised_by_content(tmp_path, name, form):
+    state = {"w": torch.arange(6.0)}
+    path = tmp_path / name
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+    assert looks_like_a_checkpoint(path)
+    assert read_header(path).shapes == {"w": (6,)}
+    assert is_named_like_a_checkpoint(path) == (name not in ("net", "net.model"))
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "folder.pth").mkdir()
+    (tmp_path / "device.pth").symlink_to("/dev/zero")
+    (tmp_path / "dangling.pth").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "socket.pth"))
+    kinds = {
+        "pipe": "a pipe",
+        "device": "a device",
+        "socket": "a socket",
+        "folder": "no weights",
+        "dangling": "No such",
+    }
+    for name, what in kinds.items():
+        with pytest.raises(PosthocError, match=what):
+            read_header(tmp_path / f"{name}.pth")
+        assert not looks_like_a_checkpoint(tmp_path / f"{name}.pth")
