@@ -1,5 +1,7 @@
 """Slow and obvious twins of the kernels, straight from the formulas."""
 
+from fractions import Fraction
+
 import numpy as np
 import scipy.signal
 
@@ -10,21 +12,40 @@ def profile(x):
     return np.cumsum(x - x.mean())
 
 
+def residual(window, order=1):
+    """Mean squared residual of a window about its fitted polynomial."""
+    k = np.arange(len(window))
+    return np.mean((window - np.polyval(np.polyfit(k, window, order), k)) ** 2)
+
+
 def fluctuation(x, scales, kind, order=1, overlap=0.0, two_sided=False):
     """F(s): per window a fitted polynomial, the residuals' root mean square, and the mean (or root mean square) of it."""
     y = profile(x)
     values = []
     for s in scales:
-        k = np.arange(s)
-        step = max(1, int(s * (1 - overlap)))
+        step = max(1, int(s * (1 - Fraction(str(overlap)))))
         squares = []
         for side in [y, y[::-1]] if two_sided else [y]:
             for start in range(0, len(y) - s + 1, step):
-                window = side[start : start + s]
-                trend = np.polyval(np.polyfit(k, window, order), k)
-                squares.append(np.mean((window - trend) ** 2))
+                squares.append(residual(side[start : start + s], order))
         values.append(np.mean(np.sqrt(squares)) if kind == "published" else np.sqrt(np.mean(squares)))
     return np.array(values)
+
+
+def physionet(x, scales):
+    """F(n) of Peng's own program: the plain cumulative sum in boxes from its start, a line removed from each."""
+    y = np.cumsum(np.asarray(x, dtype=float))
+    F = []
+    for n in scales:
+        design = np.stack([np.ones(n), np.arange(n)], axis=1)
+        boxes = len(y) // n
+        total = 0.0
+        for box in range(boxes):
+            part = y[box * n : (box + 1) * n]
+            coefficients = np.linalg.lstsq(design, part, rcond=None)[0]
+            total += ((part - design @ coefficients) ** 2).sum()
+        F.append(np.sqrt(total / (boxes * n)))
+    return np.array(F)
 
 
 def alpha(x, scales, kind):

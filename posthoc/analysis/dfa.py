@@ -2,10 +2,13 @@
 
 import functools
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.arrays import as_series, whole_numbers
 from posthoc.analysis.kernels import dfa as kernel
 from posthoc.analysis.kernels import in_threads
 from posthoc.errors import UsageError
@@ -21,7 +24,9 @@ REASONS = {
 class DFA:
     """Result of `dfa`. For a batch of U series alpha, intercept and r2 are [U], fluctuation [U, S]; else scalars, [S].
 
-    reason: why an exponent is NaN (`constant`, `non-finite`, `no fluctuation`), None where there is one.
+    alpha, intercept, r2: of the line log F = intercept + alpha log s (natural logarithms); fluctuation: F(s), in the
+    units of x, each series in its own; log_fluctuation: log F(s), also where F itself over- or underflows; reason: why
+    an exponent is NaN (`constant`, `non-finite`, `no fluctuation`), None where there is one.
     debiased, low, high: if asked for, the exponent freed of the bias of short series and its 95 % interval.
     """
 
@@ -30,6 +35,7 @@ class DFA:
     r2: NDArray[np.float64]
     scales: NDArray[np.int64]
     fluctuation: NDArray[np.float64]
+    log_fluctuation: NDArray[np.float64]
     reason: tuple[str | None, ...]
     debiased: NDArray[np.float64] | None = None
     low: NDArray[np.float64] | None = None
@@ -40,7 +46,7 @@ class DFA:
 
         The least-squares line through their mean has the mean of their alpha for its slope.
         """
-        log_F = np.log(self.fluctuation[np.isfinite(self.alpha)])
+        log_F = self.log_fluctuation[np.isfinite(self.alpha)]
         relative: NDArray[np.float64] = log_F - log_F.mean(axis=1, keepdims=True)
         return relative
 
@@ -87,13 +93,18 @@ def dfa(
     root mean squared residual (`published`, arXiv 2604.09716). alpha is the least-squares slope of log F on log s:
     0.5 for white noise, 1.5 for Brownian motion, H for fractional Gaussian noise.
 
-    x: [T] or [U, T]; scales: integers from order + 2 to T // 2 (default: `default_scales`); order: 1 to 3; overlap:
-    share of a window that the next one repeats, from 0 to below 1; two_sided: cut the profile from its end, too, so
-    that no point is left over; calibrate: debias each exponent by simulated noise of known exponent and give its
-    interval (`posthoc.analysis.calibration`; no overlap, one side). A constant or non-finite series has no exponent:
-    NaN, with the reason.
+    x: [T] or [U, T], real numbers; scales: whole numbers from order + 2 to T // 2 (default: `default_scales`); order:
+    1 to 3; overlap: share of a window that the next one repeats, from 0 to below 1: the next starts s (1 - overlap)
+    points on, or, where that is no whole number, as many as is just below (`overlap` being the fraction that its
+    digits stand for: 0.8 is 4/5); two_sided: cut the profile from its end, too, so that no point is left over;
+    calibrate: debias each exponent by simulated noise of known exponent and give its interval
+    (`posthoc.analysis.calibration`; no overlap, one side).
 
-    Raises UsageError where an argument is out of range, there are fewer than two scales or x has no such shape.
+    A series that is constant or not finite has no exponent: NaN, with the reason. Constant is one whose values differ
+    by no more than eight units in the last place of the largest of them, in float32 if it comes as such.
+
+    Raises UsageError where an argument is out of range, there are fewer than two scales, x has no such shape, or its
+    values are masked, complex or no numbers.
 
     >>> walk = np.cumsum(np.random.default_rng(0).standard_normal(4096))
     >>> round(float(dfa(walk).alpha), 2)
@@ -101,35 +112,30 @@ def dfa(
     >>> dfa(np.ones(100)).reason
     ('constant',)
     """
-    x = np.asarray(x)
-    if x.dtype != np.float32:
-        x = x.astype(np.float64, copy=False)
+    x, rounding = as_series(x)
     if x.ndim not in (1, 2):
         raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
     if fluctuation not in ("peng", "published"):
         raise UsageError(f"fluctuation is {fluctuation!r}; give peng or published.")
-    if order not in (1, 2, 3) or not 0 <= overlap < 1:
+    if not (isinstance(order, Integral) and 1 <= order <= 3 and isinstance(overlap, Real) and 0 <= overlap < 1):
         raise UsageError(f"order {order}, overlap {overlap}: give an order of 1, 2 or 3 and an overlap in [0, 1).")
     batch = np.ascontiguousarray(np.atleast_2d(x))
     U, T = batch.shape
-    chosen = default_scales(T) if scales is None else np.unique(np.asarray(scales, dtype=np.int64))
-    least = order + 2
-    if len(chosen) < 2 or chosen[0] < least or chosen[-1] > T // 2:
-        raise UsageError(
-            f"Series of {T} points with scales {chosen.tolist()}: "
-            f"at least two scales from {least} to {T // 2} are needed for order {order}."
-        )
-    steps = np.maximum(1, (chosen * (1 - overlap)).astype(np.int64))
+    chosen = _chosen(scales, T, order)
+    steps = np.array([_step(s, overlap) for s in chosen.tolist()])
     basis = np.concatenate([_polynomials(s, order) for s in chosen.tolist()], axis=1)
     F = np.empty((U, len(chosen)))
-    state = np.empty(U, np.int8)
-    options = (batch, chosen, steps, basis, fluctuation == "published", two_sided, F, state)
+    power, state = np.zeros(U, np.int64), np.empty(U, np.int8)
+    options = (batch, rounding, chosen, steps, basis, fluctuation == "published", bool(two_sided), F, power, state)
     in_threads(lambda first, last: kernel.fluctuation(first, last, *options), U)
     alpha, intercept, r2 = log_log_fit(chosen, F)
     for numbers in (alpha, intercept, r2):
         numbers[state != kernel.LIVE] = np.nan
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        log_F = np.log(F) - power[:, None] * np.log(2)
+        F = np.ldexp(F, -power[:, None])
     reason = tuple(REASONS.get(code) for code in state.tolist())
-    result = DFA(alpha, intercept, r2, chosen, F, reason)
+    result = DFA(alpha, intercept - power * np.log(2), r2, chosen, F, log_F, reason)
     if calibrate:
         from posthoc.analysis.calibration import calibration  # which simulates by this very function
 
@@ -142,6 +148,23 @@ def dfa(
         first = {name: value[0] for name, value in vars(result).items() if isinstance(value, np.ndarray)}
         result = replace(result, **first | {"scales": chosen})
     return result
+
+
+def _chosen(scales: ArrayLike | None, T: int, order: int) -> NDArray[np.int64]:
+    """The scales that are asked for, rising; UsageError where they do not fit."""
+    chosen = default_scales(T).tolist() if scales is None else whole_numbers("scales", scales)
+    least = order + 2
+    if len(chosen) < 2 or chosen[0] < least or chosen[-1] > T // 2:
+        raise UsageError(
+            f"Series of {T} points with scales {chosen}: "
+            f"at least two scales from {least} to {T // 2} are needed for order {order}."
+        )
+    return np.array(chosen)
+
+
+def _step(s: int, overlap: float) -> int:
+    """Points from the start of a window of s points to that of the next; exact, where s * (1 - 0.8) is not."""
+    return max(1, int(s * (1 - Fraction(float(overlap)).limit_denominator(10**6))))
 
 
 @functools.lru_cache(maxsize=256)

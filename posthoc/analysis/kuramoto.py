@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.arrays import ROUNDING, as_series, real_array
 from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.kernels import phase as kernel
 from posthoc.errors import UsageError
@@ -19,8 +21,9 @@ BUTTERWORTH_ORDER = 4
 class Kuramoto:
     """Result of `kuramoto`.
 
-    order_parameter: R(t) [T] (less what was trimmed); metastability: its standard deviation (ddof 0); synchrony: its
-    mean; n_live: how many units were neither constant nor non-finite.
+    order_parameter: R(t) [T] (less what was trimmed); metastability: its standard deviation (ddof 0), 0 where R varies
+    by rounding alone, as that of a single unit, which is 1 throughout; synchrony: its mean; n_live: how many units were
+    neither constant nor non-finite.
     """
 
     order_parameter: NDArray[np.float64]
@@ -46,7 +49,7 @@ def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None =
     >>> round(together.synchrony, 6), round(together.metastability, 6)
     (1.0, 0.0)
     """
-    if not 0 <= trim < 0.5:
+    if not (isinstance(trim, Real) and 0 <= trim < 0.5):
         raise UsageError(f"trim is {trim}; give a fraction from 0 to below 0.5.")
     real, imaginary, live = _analytic(x, band)
     dropped = int(trim * real.shape[1])
@@ -56,7 +59,7 @@ def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None =
     R = np.empty(real.shape[1])
     in_threads(lambda first, last: kernel.order_parameter(first, last, real, imaginary, R), len(R), kernel.BLOCK)
     R = R[kept]
-    return Kuramoto(R, float(R.std()), float(R.mean()), int(live.sum()))
+    return Kuramoto(R, 0.0 if np.ptp(R) <= ROUNDING else float(R.std()), float(R.mean()), int(live.sum()))
 
 
 @dataclass(frozen=True)
@@ -120,24 +123,23 @@ def _analytic(
     x: ArrayLike, band: tuple[float, float] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Real and imaginary part [live units, T] of the analytic signals, and which units are live [U]."""
-    x = np.atleast_2d(np.asarray(x))
-    if x.dtype != np.float32:
-        x = x.astype(np.float64, copy=False)
+    x, rounding = as_series(x)
+    x = np.atleast_2d(x)
     if x.ndim != 2 or 0 in x.shape:
         raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
     real = np.empty(x.shape)
     live = np.empty(len(x), np.bool_)
     x = np.ascontiguousarray(x)
-    in_threads(lambda first, last: kernel.centre_rows(first, last, x, real, live), len(x))
+    in_threads(lambda first, last: kernel.centre_rows(first, last, x, rounding, real, live), len(x))
     if not live.all():
         real = real[live]
     if band is not None:
-        low, high = band
-        if not 0 < low < high < 0.5:
+        edges = real_array("band", band).tolist()
+        if not (isinstance(edges, list) and len(edges) == 2 and 0 < edges[0] < edges[1] < 0.5):
             raise UsageError(f"band is {band}; give two rising frequencies between 0 and 0.5 cycles per point.")
         import scipy.signal  # here, for it takes long to import
 
-        sections = scipy.signal.butter(BUTTERWORTH_ORDER, band, "bandpass", fs=1, output="sos")
+        sections = scipy.signal.butter(BUTTERWORTH_ORDER, edges, "bandpass", fs=1, output="sos")
         try:
             real = np.ascontiguousarray(scipy.signal.sosfiltfilt(sections, real, axis=1))
         except ValueError as error:

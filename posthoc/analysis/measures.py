@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.arrays import is_constant
+
 FloatArray = NDArray[np.float64]
 CONSECUTIVE = 3
 """Epochs in a row for which volatility must stay below its threshold."""
@@ -24,15 +26,17 @@ def integration(hurst: ArrayLike, h_opt: float = 0.7, sigma_h: float = 0.15) -> 
 
 
 def z_scores(values: ArrayLike) -> FloatArray:
-    """Z-scores (ddof 1) over the values that are there; all NaN where fewer than two are or they do not vary.
+    """Z-scores (ddof 1) over the values that are there; all NaN where these are fewer than two or vary by rounding alone.
 
     >>> z_scores([1.0, np.nan, 3.0]).round(4).tolist()
     [-0.7071, nan, 0.7071]
     """
     values = np.asarray(values, dtype=float)
     there = values[np.isfinite(values)]
-    if len(there) < 2 or np.ptp(there) == 0:
+    if len(there) < 2 or is_constant(there):
         return np.full(values.shape, np.nan)
+    power = -np.frexp(np.abs(there).max())[1]  # a power of two changes no digit, and no square underflows
+    values, there = np.ldexp(values, power), np.ldexp(there, power)
     return np.asarray((values - there.mean()) / there.std(ddof=1))
 
 
@@ -90,7 +94,7 @@ def correlation(a: ArrayLike, b: ArrayLike) -> float:
     """Pearson r over the epochs at which both are there; NaN with fewer than three of them, or without variation."""
     pair = np.array([a, b], dtype=float)
     pair = pair[:, np.isfinite(pair).all(axis=0)]
-    if pair.shape[1] < 3 or (np.ptp(pair, axis=1) == 0).any():
+    if pair.shape[1] < 3 or is_constant(pair[0]) or is_constant(pair[1]):
         return math.nan
     return float(np.corrcoef(pair)[0, 1])
 

@@ -1,10 +1,6 @@
 """DFA against its naive twin and other libraries, over all kinds of series."""
 
-import functools
-import importlib.util
 import os
-import sys
-import types
 
 import naive
 import numpy as np
@@ -13,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from posthoc.analysis.dfa import default_scales, dfa, published_scales
+from posthoc.analysis.kuramoto import kuramoto
 from posthoc.errors import UsageError
 
 compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="compared once, compiled")
@@ -35,7 +32,7 @@ def series(seed, U=3, T=200, power=1.0):
     st.sampled_from(KINDS),
     st.sampled_from([np.float64, np.float32]),
     st.integers(1, 3),
-    st.sampled_from([0.0, 0.5, 0.9]),
+    st.sampled_from([0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]),
     st.booleans(),
 )
 def test_equals_its_naive_twin(seed, T, power, kind, dtype, order, overlap, two_sided):
@@ -46,9 +43,10 @@ def test_equals_its_naive_twin(seed, T, power, kind, dtype, order, overlap, two_
     result = dfa(x, scales, fluctuation=kind, **options)
     for u, row in enumerate(x):
         expected = naive.fluctuation(row, result.scales.tolist(), kind, **options)
-        np.testing.assert_allclose(result.fluctuation[u] / result.fluctuation[u, 0], expected / expected[0], rtol=1e-8)
-        slope = np.polyfit(np.log(result.scales), np.log(expected), 1)
-        np.testing.assert_allclose((result.alpha[u], result.intercept[u]), (slope[0], result.intercept[u]), atol=1e-7)
+        np.testing.assert_allclose(result.fluctuation[u], expected, rtol=1e-8)
+        np.testing.assert_allclose(result.log_fluctuation[u], np.log(expected), atol=1e-7)
+        slope, intercept = np.polyfit(np.log(result.scales), np.log(expected), 1)
+        np.testing.assert_allclose((result.alpha[u], result.intercept[u]), (slope, intercept), atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,6 +64,30 @@ def test_agrees_with_polyfit_at_the_published_scales(kind):
 def test_scale_changes_nothing(seed, exponent, sign):
     x = series(seed, power=0.5)
     np.testing.assert_allclose(dfa(sign * x * 10.0**exponent).alpha, dfa(x).alpha, rtol=0, atol=1e-9)
+
+
+@SETTINGS
+@given(seeds, st.lists(st.floats(-300, 300), min_size=3, max_size=3), st.sampled_from([-1, 1]), st.floats(-10, 10))
+def test_fluctuation_and_intercept_are_in_the_units_of_each_row(seed, exponents, sign, offset):
+    x = series(seed, power=0.5)
+    factors = 10.0 ** np.array(exponents)
+    plain, scaled = dfa(x), dfa(sign * factors[:, None] * (x + offset))
+    np.testing.assert_allclose(scaled.fluctuation, factors[:, None] * plain.fluctuation, rtol=1e-10)
+    np.testing.assert_allclose(scaled.intercept, np.log(factors) + plain.intercept, rtol=0, atol=1e-9)
+    relative = plain.relative_log_fluctuation()
+    np.testing.assert_allclose(scaled.relative_log_fluctuation(), relative, rtol=0, atol=1e-9)
+
+
+def test_windows_start_where_the_digits_of_overlap_say():
+    """10 * (1 - 0.8) is 1.9999999999999996 in floating point, and 7 * (1 - 5 / 7) is 1.9999999999999998."""
+    x = series(5, 1, 300)[0]
+    for overlap, s, step in [(0.8, 10, 2), (0.9, 20, 2), (5 / 7, 7, 2), (2 / 3, 9, 3), (0.5, 5, 2), (0.99, 8, 1)]:
+        y = naive.profile(x)
+        windows = np.array([y[start : start + s] for start in range(0, len(y) - s + 1, step)])
+        k = np.arange(s)
+        lines = np.array([np.polyval(np.polyfit(k, window, 1), k) for window in windows])
+        expected = np.sqrt(((windows - lines) ** 2).mean())
+        assert dfa(x, [s, 100], overlap=overlap).fluctuation[0] == pytest.approx(expected, rel=1e-10)
 
 
 def test_denormal_series_keep_their_exponent():
@@ -94,6 +116,58 @@ def test_a_constant_series_has_no_exponent(value):
     assert np.isnan(result.alpha[0])
     assert np.isfinite(result.alpha[1])
     assert result.reason == ("constant", None)
+
+
+@pytest.mark.parametrize("value", [0.3, 1e16, -1e30])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_series_that_varies_by_rounding_alone_is_constant(value, dtype):
+    x = np.full(100, value, dtype)
+    x[::3] = np.nextafter(x[::3], dtype(np.inf))
+    assert dfa(x).reason == ("constant",)
+    assert kuramoto(x).n_live == 0
+    assert dfa(x.astype(np.longdouble)).reason == (("constant",) if dtype == np.float64 else (None,))
+
+
+def test_integers_are_exact():
+    x = 10**15 + np.arange(100) % 3
+    assert dfa(x).alpha == dfa(np.arange(100) % 3).alpha
+    assert dfa(np.arange(100) % 2 == 0).alpha == dfa(1.0 * (np.arange(100) % 2 == 0)).alpha
+    with pytest.raises(UsageError, match=r"beyond 2\*\*53"):
+        dfa(x * 1000)
+
+
+MASKED = np.ma.masked_equal(np.arange(100.0) % 7, 3)
+
+
+@pytest.mark.parametrize(("x", "message"), [
+    (MASKED, "masked"), ([MASKED, MASKED], "masked"), (1j * np.arange(100), "complex"),
+    (["a"] * 100, "real numbers"), (np.array([None] * 100), "real numbers"), ([[1.0], [1.0, 2.0]], "cannot be read"),
+    (np.arange(100).astype("M8[s]"), "real numbers"), (np.zeros((2, 2, 50)), "shape"),
+])  # fmt: skip
+def test_what_is_no_series_is_refused(x, message):
+    for measure in (dfa, kuramoto):
+        with pytest.raises(UsageError, match=message):
+            measure(x)
+
+
+def test_a_mask_that_hides_nothing_is_no_mask():
+    x = series(2, 1, 100)[0]
+    assert dfa(np.ma.array(x)).alpha == dfa(x).alpha
+
+
+@pytest.mark.parametrize("scales", [[4.5, 8, 16], [np.nan, 8, 16], [np.inf, 8], ["8", "16"], [8 + 0j, 16], [[8, 16]],
+                                    np.ma.masked_equal([8, 16, 20], 16), [True, False], 8, [2**70, 8], [-8, 16]])  # fmt: skip
+def test_scales_are_whole_numbers_and_never_made_so(scales):
+    with pytest.raises(UsageError):
+        dfa(series(2, 1, 100), scales)
+    np.testing.assert_array_equal(dfa(series(2, 1, 100), [16.0, 8, 8]).scales, [8, 16])
+
+
+@pytest.mark.parametrize("options", [{"order": 1.5}, {"order": "1"}, {"order": 4}, {"overlap": np.nan}, {"overlap": "0"},
+                                     {"overlap": 1.0}, {"fluctuation": "rms"}])  # fmt: skip
+def test_other_options_out_of_range_are_refused(options):
+    with pytest.raises(UsageError):
+        dfa(series(2, 1, 100), **options)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -135,58 +209,6 @@ def test_published_scales(T, largest):
     assert scales[0] == 16
     assert scales[-1] <= min(largest, T // 2)
     assert len(published_scales(60)) == 0
-
-
-@functools.cache
-def nolds_measures():
-    """nolds' measures without its data module, which newer Pythons cannot import."""
-    spec = importlib.util.find_spec("nolds")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("nolds is not installed")
-    package = types.ModuleType("nolds")
-    package.__path__ = list(spec.submodule_search_locations)
-    sys.modules["nolds"] = package
-    return importlib.import_module("nolds.measures")
-
-
-@compiled
-def test_agrees_with_nolds():
-    measures = nolds_measures()
-    for row in series(4, 3, 2048, power=0.3):
-        ours = dfa(row, published_scales(2048))
-        theirs = measures.dfa(row, nvals=ours.scales, overlap=False, order=1, fit_exp="poly")
-        assert ours.alpha == pytest.approx(theirs, abs=1e-9)
-
-
-@compiled
-def test_agrees_with_fathon():
-    fathon = pytest.importorskip("fathon")
-    from fathon import fathonUtils
-
-    for row in series(5, 3, 2048, power=0.3):
-        ours = dfa(row, published_scales(2048))
-        analysis = fathon.DFA(fathonUtils.toAggregated(row))
-        _, F = analysis.computeFlucVec(ours.scales, revSeg=False, polOrd=1)
-        np.testing.assert_allclose(np.log(F), np.log(ours.fluctuation) - np.log(ours.fluctuation[0] / F[0]), atol=1e-9)
-
-
-@compiled
-def test_agrees_with_mfdfa():
-    MFDFA = pytest.importorskip("MFDFA")
-    for row in series(8, 3, 2048, power=0.3):
-        ours = dfa(row, published_scales(2048), two_sided=True)
-        _, F = MFDFA.MFDFA(row, ours.scales, q=2, order=1)
-        slope = np.polyfit(np.log(ours.scales), np.log(F[:, 0]), 1)[0]
-        assert ours.alpha == pytest.approx(slope, abs=1e-9)
-
-
-@compiled
-def test_agrees_with_neurokit2():
-    neurokit2 = pytest.importorskip("neurokit2")
-    for row in series(9, 3, 2048, power=0.3):
-        ours = dfa(row, published_scales(2048))
-        theirs, _ = neurokit2.fractal_dfa(row, scale=ours.scales, overlap=False)
-        assert ours.alpha == pytest.approx(float(theirs), abs=1e-9)
 
 
 def fractional_gaussian_noise(H, T, count, seed):

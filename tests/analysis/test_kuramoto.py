@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posthoc.analysis.kuramoto import kuramoto, phase_locking
+from posthoc.analysis.measures import correlation, z_scores
 from posthoc.errors import UsageError
 
 SETTINGS = settings(max_examples=30, deadline=None)
@@ -76,6 +77,18 @@ def test_one_series_is_always_in_step_with_itself():
     np.testing.assert_allclose(kuramoto(series(3, 1, 50)[0]).order_parameter, 1)
 
 
+def test_what_varies_by_rounding_alone_does_not_vary():
+    """A single unit, units in step and units in counter-step: R is 1, 1 and 0, and z-scores of rounding are none."""
+    x = series(3, 1, 500)
+    for units, R in ((x, 1), (x * [[1], [3], [1e-9]], 1), (x * [[1], [-1]], 0)):
+        result = kuramoto(units)
+        np.testing.assert_allclose(result.order_parameter, R, atol=1e-12)
+        assert result.metastability == 0
+    assert np.isnan(z_scores([0.1 + 0.2, 0.3, np.nan, 0.3])).all()
+    assert np.isnan(correlation([0.1 + 0.2, 0.3, 0.3], [1, 2, 3]))
+    assert np.isfinite(z_scores([1e-300, 2e-300])).all()
+
+
 def test_trim_drops_the_ends_after_the_transform():
     x = series(4, 5, 200)
     whole, inner = kuramoto(x), kuramoto(x, trim=0.1)
@@ -120,7 +133,20 @@ def test_dead_units_pair_with_none():
     assert np.isnan(phase_locking(np.ones((2, 9)), [0, 1]).plv).all()
 
 
-@pytest.mark.parametrize("options", [{"trim": 0.5}, {"trim": -0.1}, {"band": (0.2, 0.1)}, {"band": (0.0, 0.1)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"trim": 0.5},
+        {"trim": -0.1},
+        {"trim": np.nan},
+        {"trim": "0.1"},
+        {"band": (0.2, 0.1)},
+        {"band": (0.0, 0.1)},
+        {"band": 0.1},
+        {"band": ("a", "b")},
+        {"band": (0.1, np.nan)},
+    ],
+)
 def test_impossible_options_are_refused(options):
     with pytest.raises(UsageError):
         kuramoto(series(0, 3, 100), **options)

@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import ROUNDING
 from posthoc.analysis.kernels import REORDER, jit
 
 LIVE = 0
@@ -22,14 +23,13 @@ NON_FINITE = 2
 NO_FLUCTUATION = 3
 
 CANCELLED = 1e-5
-ROUNDING = 8 * np.finfo(np.float64).eps
 
 
 @jit(forceinline=True)
-def _power_of_two(peak: float) -> float:
-    """The power of two that brings `peak` near 1, bounded so that it and its product stay finite."""
+def _power_of_two(peak: float) -> int:
+    """The exponent of the power of two that brings `peak` near 1, bounded so that it and its product stay finite."""
     exponent = math.frexp(peak)[1]
-    return math.ldexp(1.0, max(-1000, min(1000, -exponent)))
+    return max(-1000, min(1000, -exponent))
 
 
 @jit(forceinline=True, fastmath=set(REORDER))
@@ -66,35 +66,39 @@ def _extremes(x: NDArray[np.floating]) -> tuple[float, float]:
 
 
 @jit(forceinline=True, fastmath=set(REORDER))
-def centre(x: NDArray[np.floating], out: NDArray[np.float64]) -> tuple[int, float]:
-    """Write the series x [T], scaled and nearly centred, to `out`; LIVE, CONSTANT or NON_FINITE, and what mean is left.
+def centre(x: NDArray[np.floating], rounding: float, out: NDArray[np.float64]) -> tuple[int, float, int]:
+    """Write the series x [T], scaled and nearly centred, to `out`.
 
-    The series is scaled by powers of two, which costs no digit and keeps squares from over- and underflow: first by
-    its largest value, then by what is left of it once centred, which under a large offset may be tiny.
+    Returns LIVE, CONSTANT or NON_FINITE; the mean that is left; and the exponent of the power of two by which `out` is
+    scaled. Such powers cost no digit and keep squares from over- and underflow: first by the largest value of the
+    series, then by what is left of it once centred, which under a large offset may be tiny. rounding: within which
+    share of its largest value a series is constant.
     """
     if not _is_finite(x):
-        return NON_FINITE, 0.0
+        return NON_FINITE, 0.0, 0
     low, high = _extremes(x)
     peak = max(abs(low), abs(high))
-    if not high / 2 - low / 2 > ROUNDING * (peak / 2):
-        return CONSTANT, 0.0
-    first = _power_of_two(peak)
+    if not high / 2 - low / 2 > rounding * (peak / 2):
+        return CONSTANT, 0.0, 0
+    to_peak = _power_of_two(peak)
+    first = math.ldexp(1.0, to_peak)
     middle = 0.5 * (low * first + high * first)
-    second = _power_of_two(high * first - low * first)
+    to_range = _power_of_two(high * first - low * first)
+    second = math.ldexp(1.0, to_range)
     total = 0.0
     for t in range(len(x)):
         out[t] = (float(x[t]) * first - middle) * second
         total += out[t]
-    return LIVE, total / len(x)
+    return LIVE, total / len(x), to_peak + to_range
 
 
 @jit(forceinline=True, fastmath=set(REORDER))
-def profile(x: NDArray[np.floating], y: NDArray[np.float64]) -> int:
-    """Write the cumulative sum of the centred, scaled series x [T] to y [T]; LIVE, CONSTANT or NON_FINITE."""
+def profile(x: NDArray[np.floating], rounding: float, y: NDArray[np.float64]) -> tuple[int, int]:
+    """Write the cumulative sum of the centred, scaled series x [T] to y [T]; its state and power of two (`centre`)."""
     T = len(x)
-    state, mean = centre(x, y)
+    state, mean, power = centre(x, rounding, y)
     if state != LIVE:
-        return state
+        return state, power
     # Four partial sums at once, for each addition waits for the one before it.
     quarter = T // 4
     parts = y[: 4 * quarter].reshape(4, quarter)
@@ -116,7 +120,7 @@ def profile(x: NDArray[np.floating], y: NDArray[np.float64]) -> int:
     for t in range(4 * quarter, T):
         before += y[t] - mean
         y[t] = before
-    return LIVE
+    return LIVE, power
 
 
 @jit(forceinline=True, fastmath=set(REORDER))
@@ -190,15 +194,19 @@ def fluctuation(
     first_row: int,
     last_row: int,
     x: NDArray[np.floating],
+    rounding: float,
     scales: NDArray[np.int64],
     steps: NDArray[np.int64],
     basis: NDArray[np.float64],
     published: bool,
     two_sided: bool,
     F: NDArray[np.float64],
+    power: NDArray[np.int64],
     state: NDArray[np.int8],
 ) -> None:
     """Fill rows of F [U, S], the fluctuation of each series x [U, T] at each scale, and of state [U], why one has none.
+
+    F is that of the series times 2 ** power [U]. rounding: within which share of its largest value one is constant.
 
     Windows of scales[j] points start every steps[j] points, from the first point on and, `two_sided`, from the last
     point back. basis [order, sum of scales]: the detrending polynomials of every scale, side by side. `published`: the
@@ -213,14 +221,14 @@ def fluctuation(
         most = max(most, (T - scales[j]) // steps[j] + 1)
     left = np.empty(most)
     for u in range(first_row, last_row):
-        state[u] = profile(x[u], y)
+        state[u], power[u] = profile(x[u], rounding, y)
         if state[u] != LIVE:
             F[u] = np.nan
         else:
             square = 0.0
             for t in range(T):
                 square += y[t] * y[t]
-            rounding = ROUNDING * math.sqrt(square / T)
+            least = ROUNDING * math.sqrt(square / T)
             F[u] = 0.0
             for side in range(2 if two_sided else 1):
                 if side == 1:
@@ -243,5 +251,5 @@ def fluctuation(
             for j in range(len(scales)):
                 F[u, j] /= 2.0 if two_sided else 1.0
                 F[u, j] = F[u, j] if published else math.sqrt(F[u, j])
-                if not F[u, j] > rounding:
+                if not F[u, j] > least:
                     state[u] = NO_FLUCTUATION

@@ -13,12 +13,15 @@ BLOCK = 512
 
 @jit()
 def centre_rows(
-    first: int, last: int, x: NDArray[np.floating], out: NDArray[np.float64], live: NDArray[np.bool_]
+    first: int, last: int, x: NDArray[np.floating], rounding: float, out: NDArray[np.float64], live: NDArray[np.bool_]
 ) -> None:
-    """Fill rows of out [U, T] with those of x [U, T], centred and scaled to about 1, and live [U]: which have a phase."""
+    """Fill rows of out [U, T] with those of x [U, T], centred and scaled to about 1, and live [U]: which have a phase.
+
+    rounding: within which share of its largest value a row is constant.
+    """
     for u in range(first, last):
         row = out[u]
-        state, mean = centre(x[u], row)
+        state, mean, _ = centre(x[u], rounding, row)
         live[u] = state == LIVE
         for t in range(len(row)):
             row[t] -= mean

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.kernels import jit
 
-ROUNDING = 16 * np.finfo(np.float64).eps
+ROUNDINGS = 16
+ROUNDING = ROUNDINGS * np.finfo(np.float64).eps
 
 
 @jit()
@@ -23,8 +24,9 @@ def centre_and_smooth(
     """Fill rows of out [U, N] with those of x [U, N] in the given order, each class centred, then averaged over `smooth` neighbours.
 
     order: the images sorted by class; starts [K + 1]: where each class begins in it. At the edges the window shrinks.
-    A row whose values differ from their class means by rounding alone becomes exactly zero.
+    A row whose values differ from their class means by rounding alone, in the type it comes in, becomes exactly zero.
     """
+    rounding = ROUNDINGS * np.finfo(x.dtype).eps
     N = x.shape[1]
     behind = smooth // 2
     ahead = smooth - behind - 1
@@ -51,7 +53,7 @@ def centre_and_smooth(
                 total += centred[s]
             out[u, t] = total / (last - first)
             highest = max(highest, abs(out[u, t]))
-        if finite and highest <= ROUNDING * peak:
+        if finite and highest <= rounding * peak:
             out[u] = 0.0
 
 

@@ -1,0 +1,73 @@
+"""What callers hand over, as arrays of real numbers: read as it is, or refused; and what is constant up to rounding."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from posthoc.errors import UsageError
+
+ROUNDINGS = 8
+"""Values that differ by no more than so many units in the last place of the largest of them are constant."""
+ROUNDING = ROUNDINGS * float(np.finfo(np.float64).eps)
+EXACT_INTEGERS = 2**53
+
+
+def real_array(name: str, values: ArrayLike) -> NDArray[Any]:
+    """`values` as an array of booleans, integers or floats; `name`: what to call them in an error.
+
+    Raises UsageError where a value is masked, complex, text or another object, or the rows differ in length: whatever
+    would be changed without a word by making numbers of it.
+    """
+    rows = values if isinstance(values, (list, tuple)) else [values]
+    try:
+        if any(isinstance(row, np.ma.MaskedArray) for row in rows):
+            values = np.ma.asarray(values) if rows[0] is values else np.ma.stack(rows)
+        array = np.asarray(values)
+    except Exception as error:  # whatever an array class throws: ragged lists, tensors that need gradients
+        raise UsageError(f"{name} cannot be read as an array of numbers ({error}).") from error
+    if np.ma.is_masked(values):
+        raise UsageError(f"{name} has masked values; leave those series out, or fill the gaps.")
+    if array.dtype.kind not in "buif":
+        kind = "complex numbers" if array.dtype.kind == "c" else f"values of type {array.dtype}"
+        raise UsageError(f"{name} holds {kind}; expected real numbers.")
+    return array
+
+
+def as_series(x: ArrayLike, name: str = "x") -> tuple[NDArray[np.floating], float]:
+    """Series as float32, if they were, else float64, and within which share of its largest value one is constant.
+
+    That is eight units in the last place, and nothing for integers, which are exact. Raises UsageError for integers
+    beyond 2**53, which floating point would round, and for what `real_array` refuses.
+    """
+    array = real_array(name, x)
+    if array.dtype == np.float32:
+        return array, ROUNDINGS * float(np.finfo(np.float32).eps)
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # a long double beyond float64 becomes infinite, and is named so
+            return array.astype(np.float64, copy=False), ROUNDING
+    if array.dtype.itemsize == 8 and array.size and (array.max() > EXACT_INTEGERS or array.min() < -EXACT_INTEGERS):
+        raise UsageError(
+            f"{name} holds integers beyond 2**53, which rounding would change; subtract their offset first."
+        )
+    return array.astype(np.float64), 0.0
+
+
+def whole_numbers(name: str, values: ArrayLike) -> list[int]:
+    """A list of whole numbers, rising and each once. Raises UsageError for anything else, such as 4.5, NaN or text."""
+    array = real_array(name, values)
+    if array.ndim != 1 or array.dtype.kind == "b" or not np.isfinite(array).all() or (array != np.floor(array)).any():
+        raise UsageError(f"{name} are {array.tolist()}; give a list of whole numbers.")
+    return sorted({int(value) for value in array.tolist()})
+
+
+def is_constant(values: NDArray[np.float64] | Sequence[float]) -> bool:
+    """Whether finite values are all the same up to rounding.
+
+    >>> is_constant([0.1 + 0.2, 0.3]), is_constant([0.3, 0.31])
+    (True, False)
+    """
+    array = np.asarray(values, dtype=np.float64)
+    low, high = array.min(), array.max()
+    return bool(not high / 2 - low / 2 > ROUNDING * (max(abs(low), abs(high)) / 2))
