@@ -22,7 +22,7 @@ from posthoc.errors import PosthocError
 @model_options
 def command(path: Path, layers: bool, **options: Any) -> None:
     """Say what PATH holds: a checkpoint folder, a checkpoint, an activations file or a metrics file."""
-    if path.suffix == ".json" and path.is_file():
+    if path.suffix == ".json" and not path.name.endswith(".index.json") and path.is_file():
         _metrics(path)
     elif path.suffix in (".h5", ".hdf5") or _is_hdf5(path):
         _activations(path)

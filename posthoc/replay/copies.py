@@ -15,6 +15,9 @@ from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.readers import Header, Pick, read_weights
 
 T = TypeVar("T")
+Said = tuple[int | None, ...]
+"""Epoch and step of a checkpoint, by itself; as a question, ANY for what does not matter."""
+ANY = -1
 Shape = frozenset[tuple[str, tuple[int, ...]]]
 FEW = 4
 """So many of the smallest tensors tell most checkpoints apart; only what agrees in them is read to the end."""
@@ -39,8 +42,8 @@ def without_copies(
         if len(some) > 1:
             likely.update(path for group in some for path in group)
     for group in groups:
-        for paths in _by(group, lambda path: (headers[path].epoch, headers[path].step)):
-            if len(paths) > 1 and (headers[paths[0]].epoch, headers[paths[0]].step) != (None, None):
+        for paths in _by(group, lambda path: _said(headers[path])):
+            if len(paths) > 1 and _said(headers[paths[0]]) != (None, None):
                 likely.update(paths)
 
     def digest(path: Path, few: int | None) -> bytes:
@@ -54,19 +57,38 @@ def without_copies(
     weights = _classes(_by(likely, lambda path: shape_of(headers[path])), digest)
     kept: list[list[Path]] = []
     copies = []
-    originals: dict[int, list[tuple[Path, int]]] = defaultdict(list)  # of each weights, with their group
-    for number, group in enumerate(largest_first):
+    originals: dict[tuple[int, Said], Path] = {}  # by weights and what they say, or leave open
+    for group in largest_first:
         left: list[Path] = []
+        alike: dict[tuple[int, Said], Path] = {}  # in this group, where something is said
         for path in sorted(group, key=lambda path: (len(path.name), path.name)):
-            same = originals[weights[path]] if path in weights else []
-            original = next((one for one, of in same if _may_be(path, one, headers, same_group=of == number)), None)
+            same, said = weights.get(path), _said(headers[path])
+            if same is None:
+                left.append(path)
+                continue
+            found = [originals.get((same, other)) for other in _compatible(said)] + [alike.get((same, said))]
+            original = next((other for other in found if other is not None), None)
             if original is not None:
                 copies.append((path, original))
                 continue
             left.append(path)
-            same.append((path, number))
+            if said != (None, None):
+                alike[same, said] = path
         kept += [left] if left else []
+        for path in left:
+            if path in weights:
+                for asked in itertools.product(*((value, ANY) for value in _said(headers[path]))):
+                    originals.setdefault((weights[path], asked), path)
     return sorted(kept), copies
+
+
+def _said(header: Header) -> Said:
+    return header.epoch, header.step
+
+
+def _compatible(said: Said) -> Iterable[Said]:
+    """What an original may say, to which a copy that says this does not object: the same, or nothing."""
+    return itertools.product(*((ANY,) if value is None else (value, None) for value in said))
 
 
 def _by(items: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
@@ -74,14 +96,6 @@ def _by(items: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
     for item in items:
         groups[key(item)].append(item)
     return list(groups.values())
-
-
-def _may_be(copy: Path, original: Path, headers: dict[Path, Header], same_group: bool) -> bool:
-    """Whether what two checkpoints say of themselves agrees; within a group of names they have to say something."""
-    pairs = [(getattr(headers[copy], name), getattr(headers[original], name)) for name in ("epoch", "step")]
-    if same_group:
-        return all(a == b for a, b in pairs) and pairs != [(None, None)] * 2
-    return all(a == b or None in (a, b) for a, b in pairs)
 
 
 def _classes(groups: Iterable[list[Path]], digest: Callable[[Path, int | None], bytes]) -> dict[Path, int]:

@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import fnmatch
-import json
 import math
 import os
 import re
@@ -13,10 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.files import names_apart
+from posthoc.files import KINDS, names_apart, read_json
 from posthoc.replay.copies import Shape, without_copies
 from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, parse_places
@@ -26,14 +26,28 @@ from posthoc.replay.readers import (
     Header,
     NoWeightsError,
     Pick,
+    StrangerError,
     files_of,
     is_checkpoint_folder,
     is_indivisible,
     read_header,
 )
+from posthoc.replay.strangers import is_named_like_a_checkpoint, looks_like_a_checkpoint
 
 LISTED = 8
 """So many groups are named in an error."""
+STRANGE = re.compile(
+    r"\.(onnx|keras|zip|joblib|gguf|pb|tflite|msgpack|pdparams|index|data-\d{5}-of-\d{5}|h5|hdf5|np[yz])\Z",
+    re.IGNORECASE,
+)
+"""Endings of what people take for checkpoints, or keep beside them."""
+DATA = re.compile(r"\.(h5|hdf5|np[yz])\Z", re.IGNORECASE)
+"""Endings of data, which are no surprise beside checkpoints."""
+RUN_JSON_BYTES = 2**20
+RUN_JSON: dict[str, tuple[type, ...]] = {
+    "model": (str,), "recipe": (str,), "dataset": (str,), "normalization": (str, dict), "image_size": (int,), "seed": (int,),
+}  # fmt: skip
+KIND_NAMES = {str: "a text", dict: "an object", int: "a whole number"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ class Run:
 
 def is_file_of_run(place: Path) -> bool:
     """Whether `place` is a checkpoint, rather than the folder of a run."""
-    return is_checkpoint_folder(place) if place.is_dir() else place.is_file() and _ends_as_checkpoint(place.name)
+    return is_checkpoint_folder(place) if place.is_dir() else place.is_file() and is_named_like_a_checkpoint(place)
 
 
 def run_folders(places: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -129,7 +143,7 @@ def find_run(
     kept |= {path: headers[path] for path in places if path in headers}
     _same_network(kept, places, shape_of)
     found = in_order(kept, order, places)
-    aside = [*strangers, *((path, "no network's weights") for path, _ in apart)]
+    aside = [*strangers, *((path, _what(path, error)) for path, error in apart)]
     return _run(folder, found, copies, aside, damaged)
 
 
@@ -187,6 +201,9 @@ def _read(
         except NoWeightsError as error:
             apart.append((path, error))
         except PosthocError as error:
+            if STRANGE.search(path.name):
+                apart.append((path, NoWeightsError(str(error))))
+                continue
             if not skip_damaged:
                 raise
             damaged.append((path, str(error)))
@@ -195,20 +212,11 @@ def _read(
     return headers, apart, damaged
 
 
-def _ends_as_checkpoint(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _may_be_checkpoint(path: Path) -> bool:
-    """By its ending; a file without one by its first bytes: those of a zip archive, a pickle, or safetensors."""
-    if _ends_as_checkpoint(path.name) or not re.fullmatch(r"(\.[0-9]+)?", path.suffix):
-        return _ends_as_checkpoint(path.name)
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError:
-        return False
-    return head.startswith((b"PK\x03\x04", b"\x80")) or (len(head) == 9 and head[6:] == b"\0\0{")
+def _what(path: Path, error: NoWeightsError) -> str:
+    """What a file is that is no checkpoint, in a few words."""
+    if not isinstance(error, StrangerError):
+        return "no network's weights"
+    return str(error).removeprefix(f"{path} is ").partition(": ")[0].rstrip(".")
 
 
 def _children(folder: Path) -> tuple[Path, list[Path]]:
@@ -251,13 +259,15 @@ def _listed(place: Path | Sequence[Path]) -> tuple[Path, list[Path], list[tuple[
         elif path.is_dir():
             if is_checkpoint_folder(path):
                 paths.append(path)
-            elif _ends_as_checkpoint(path.name):
+            elif is_named_like_a_checkpoint(path):
                 strangers.append((path, "a folder"))
-        elif _may_be_checkpoint(path):
-            if os.access(path, os.R_OK):
-                paths.append(path)
-            else:
+        elif not os.access(path, os.R_OK):
+            if is_named_like_a_checkpoint(path) or not path.suffix:
                 strangers.append((path, "not readable"))
+        elif is_named_like_a_checkpoint(path) or STRANGE.search(path.name) or _is_nameless_checkpoint(path):
+            paths.append(path)
+    if any(not STRANGE.search(path.name) for path in paths):
+        paths = [path for path in paths if not DATA.search(path.name)]
     shards: set[Path] = set()
     for path in paths:
         if path.name.endswith(".index.json"):
@@ -274,8 +284,12 @@ def _irregular(path: Path) -> str | None:
         return "a link to nothing"
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return None
-    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-    return kinds.get(stat.S_IFMT(mode), "no file")
+    return f"a {KINDS.get(stat.S_IFMT(mode), 'special file')}"
+
+
+def _is_nameless_checkpoint(path: Path) -> bool:
+    """Whether a file without an ending (or with a number for one) is a checkpoint by its first bytes."""
+    return bool(re.fullmatch(r"(\.[0-9]+)?", path.suffix)) and looks_like_a_checkpoint(path)
 
 
 def _nothing(place: Path, select: str | None, strangers: Sequence[tuple[Path, str]]) -> str:
@@ -297,7 +311,7 @@ def _nothing(place: Path, select: str | None, strangers: Sequence[tuple[Path, st
 
 def _holds_some(folder: Path) -> bool:
     try:
-        return any(_ends_as_checkpoint(path.name) for path in folder.rglob("*"))
+        return any(is_named_like_a_checkpoint(path) for path in folder.rglob("*"))
     except OSError:
         return False
 
@@ -306,7 +320,7 @@ def _linking(place: Path, inside: Sequence[Path]) -> str | None:
     """The command that links the checkpoints of a folder per checkpoint into one folder, if that is the layout."""
     if len({form_of(child, runs=False) for child in inside}) > 1 or len(inside) < 2:
         return None
-    names = [{path.name for path in child.iterdir() if _ends_as_checkpoint(path.name)} for child in inside]
+    names = [{path.name for path in child.iterdir() if is_named_like_a_checkpoint(path)} for child in inside]
     common = set.intersection(*names)
     if not common or max(map(len, names)) > 3:  # a run of its own in each
         return None
@@ -407,15 +421,16 @@ def _several(
 
 
 def _about(folder: Path) -> dict[str, Any]:
+    """What run.json says of the run; keys that are not known here stay."""
     path = folder / "run.json"
     if not path.is_file():
         return {}
-    try:
-        about = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise PosthocError(f"{path} is not valid JSON ({error}); mend or remove it.") from error
-    except OSError as error:
-        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
+    about = read_json(path, RUN_JSON_BYTES)
     if not isinstance(about, dict):
         raise PosthocError(f"{path} holds a {type(about).__name__}; expected an object with model, normalization, ...")
+    for key, kinds in RUN_JSON.items():
+        value = about.get(key)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            expected = " or ".join(KIND_NAMES[kind] for kind in kinds)
+            raise PosthocError(f"{path}: {key} is {shorten(repr(value), 60)}; expected {expected}.")
     return about

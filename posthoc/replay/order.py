@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,7 +222,8 @@ def _repeats(paths: list[Path], inside: _Source) -> str:
     unit, values = next((unit, column) for unit, column in inside.units.items() if column is not None)
     if len(set(values)) == 1:
         return f"all say {unit} {values[0]} inside; the order goes by the names"
-    first = next(value for value in values if values.count(value) > 1)
+    times = Counter(values)
+    first = next(value for value in values if times[value] > 1)
     some = [path.name for path, value in zip(paths, values, strict=True) if value == first]
     return (
         f"the {unit}s inside repeat, as after training was resumed ({', '.join(some[:3])} say {unit} {first}); "

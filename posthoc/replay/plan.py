@@ -27,6 +27,8 @@ from posthoc.replay.recognition import first_convolution
 FALLBACK_SIZES = (224, 299)
 """Image sides tried, in turn, where a model cannot take the probe's own."""
 DTYPES = ("float32", "bfloat16")
+NAMED = 5
+"""So many files are named that were set apart for one reason, and so many reasons."""
 
 
 @dataclass(frozen=True)
@@ -201,10 +203,19 @@ def about_order(run: Run) -> list[tuple[str, str]]:
 
 def aside(run: Run) -> list[tuple[str, str]]:
     """What was found beside the run and is no part of it."""
-    said = [f"{copy.name} (same weights as {original.name})" for copy, original in run.copies]
-    said += [f"{path.name} ({reason})" for path, reason in run.apart]
-    said += [f"{path.name} (damaged)" for path, _ in run.damaged]
-    return [("set apart", ", ".join(said))] if said else []
+    rows = [(copy.name, f"same weights as {original.name}") for copy, original in run.copies]
+    rows += [(path.name, reason) for path, reason in run.apart]
+    rows += [(path.name, "damaged") for path, _ in run.damaged]
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in rows:
+        by_reason.setdefault(reason, []).append(name)
+    texts = []
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        texts.append(f"{', '.join(names[:NAMED])}{more} ({reason})")
+    if len(texts) > NAMED:
+        texts[NAMED:] = [f"and {len(rows) - sum(len(names) for names in list(by_reason.values())[:NAMED])} more"]
+    return [("set apart", ", ".join(texts))] if texts else []
 
 
 def usual_size(network: nn.Module) -> int | None:

@@ -416,7 +416,7 @@ def test_what_is_no_file_is_set_apart_and_named(tmp_path):
 
 def test_files_without_an_ending_are_known_by_their_first_bytes(tmp_path):
     series(tmp_path, ["epoch_1", "epoch_2", "epoch_3.T7"])
-    series(tmp_path, ["model.4"])
+    save_file(TENSORS, tmp_path / "model.4")
     for name in ("README", "LICENSE", "notes.10"):
         (tmp_path / name).write_text("for people")
     assert order(tmp_path, select="epoch_#") == ["epoch_1", "epoch_2"]
@@ -468,5 +468,73 @@ def test_an_index_that_is_none_and_a_broken_run_json(tmp_path):
     (tmp_path / "x.index.json").write_text("{}")
     assert find_run(tmp_path).apart == ((tmp_path / "x.index.json", "no network's weights"),)
     (tmp_path / "run.json").write_text("[" * 100_000)
-    with pytest.raises(PosthocError, match=r"run\.json is not valid JSON"):
+    with pytest.raises(PosthocError, match=r"run\.json .*nested too deep"):
         find_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("model", 18, "a text"), ("model", ["resnet18"], "a text"), ("dataset", {}, "a text"), ("recipe", True, "a text"),
+        ("normalization", 3, "a text or an object"), ("image_size", "32", "a whole number"), ("seed", 1.5, "a whole number"),
+        ("image_size", True, "a whole number"),
+    ],
+)  # fmt: skip
+def test_a_run_json_of_other_types_is_refused(tmp_path, key, value, expected):
+    save(tmp_path, "1.pt")
+    (tmp_path / "run.json").write_text(json.dumps({"else": [1], key: value}))
+    with pytest.raises(PosthocError, match=rf"run\.json: {key} is .*; expected {expected}"):
+        find_run(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"else": [1], key: None}))
+    assert order(tmp_path) == ["1.pt"]
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 44730000\n"
+
+
+def test_strangers_beside_checkpoints_are_set_apart_and_named(tmp_path):
+    series(tmp_path, ["epoch_1.pth", "epoch_2.pth"])
+    (tmp_path / "epoch_3.pth").write_text(LFS)
+    (tmp_path / "net.onnx").write_bytes(bytes([8, 7, 18, 7]) + b"pytorch")
+    (tmp_path / "train.bin").write_bytes(bytes(range(3, 250)) * 9)
+    (tmp_path / "torn.zip").write_bytes(b"PK\3\4" + bytes(30))
+    (tmp_path / "activations.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(30))
+    (tmp_path / "README.md").write_text("for people")
+    run = find_run(tmp_path)
+    assert [c.path.name for c in run.checkpoints] == ["epoch_1.pth", "epoch_2.pth"]
+    apart = {path.name: reason for path, reason in run.apart}
+    assert apart.pop("torn.zip")
+    assert apart == {
+        "epoch_3.pth": "a Git LFS pointer, not the file itself", "net.onnx": "an ONNX network",
+        "train.bin": "of none of the formats that are read here (torch.save, safetensors, pickles of tensors)",
+    }  # fmt: skip
+    whole = (tmp_path / "epoch_2.pth").read_bytes()
+    (tmp_path / "epoch_2.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PosthocError, match="damaged or cut short"):
+        find_run(tmp_path)
+
+
+def test_a_folder_of_strangers_says_what_they_are(tmp_path):
+    for k in (1, 2):
+        (tmp_path / f"epoch_{k}.pth").write_text(LFS)
+    with pytest.raises(PosthocError, match=r"None of the 2 files .*epoch_1\.pth is a Git LFS pointer.*git lfs pull"):
+        find_run(tmp_path)
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras" / "weights.05-0.32.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(30))
+    with pytest.raises(PosthocError, match="HDF5 file, such as Keras writes"):
+        find_run(tmp_path / "keras")
+
+
+def test_copies_are_those_of_what_says_the_same(tmp_path):
+    """Equal weights, of which one more says another epoch, one the same, one none."""
+    same = {"fc.weight": torch.ones(2, 3)}
+    for name, epoch in (("epoch_1.pt", 1), ("epoch_2.pt", 2), ("best.pt", 2), ("other.pt", 3)):
+        save(tmp_path, name, same, epoch=epoch)
+    save(tmp_path, "last.pt", same, loss=0.5)
+    with pytest.raises(PosthocError, match=r"2 groups \(epoch_#\.pt \(2 files\).*; other\.pt: "):
+        find_run(tmp_path)
+    run = find_run(tmp_path, select="[bel]*")
+    assert {copy.name: original.name for copy, original in run.copies} == {
+        "best.pt": "epoch_2.pt",
+        "last.pt": "epoch_1.pt",
+    }
