@@ -23,6 +23,7 @@ _HOMES = {
     "compute_metrics": "posthoc.analysis.metrics",
     "dfa": "posthoc.analysis.dfa",
     "extract": "posthoc.replay.run",
+    "hurst": "posthoc.analysis.hurst",
     "kuramoto": "posthoc.analysis.kuramoto",
     "load_metrics": "posthoc.analysis.records",
     "open_activations": "posthoc.store",

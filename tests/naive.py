@@ -1,5 +1,6 @@
 """Slow and obvious twins of the kernels, straight from the formulas."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -51,6 +52,45 @@ def physionet(x, scales):
 def alpha(x, scales, kind):
     """Slope of log F on log s."""
     return np.polyfit(np.log(scales), np.log(fluctuation(x, scales, kind)), 1)[0]
+
+
+def fgn_covariance(H, T):
+    """Matrix of fractional Gaussian noise, element by element."""
+    lag = np.abs(np.subtract.outer(np.arange(T), np.arange(T))).astype(float)
+    return 0.5 * ((lag + 1) ** (2 * H) - 2 * lag ** (2 * H) + np.abs(lag - 1) ** (2 * H))
+
+
+def fgn_spectrum(H, w, terms=20_000):
+    """Spectral density, from its sum over the frequencies that sampling folds onto w, the far ones as an integral."""
+    j = np.arange(-terms, terms + 1)
+    p = 2 * H + 1
+    folded = (np.abs(np.asarray(w)[:, None] + 2 * np.pi * j) ** -p).sum(axis=1)
+    folded += 2 * (2 * np.pi * (terms + 0.5)) ** (1 - p) / (2 * np.pi * (p - 1))
+    return np.sin(np.pi * H) * math.gamma(p) / np.pi * (1 - np.cos(w)) * folded
+
+
+def reml_log_likelihood(x, H):
+    """Of x less an unknown mean, in the T - 1 contrasts of an orthonormal basis, by dense linear algebra."""
+    T = len(x)
+    contrasts = np.linalg.svd(np.ones((1, T)))[2][1:]
+    covariance = contrasts @ fgn_covariance(H, T) @ contrasts.T
+    y = contrasts @ x
+    square = y @ np.linalg.solve(covariance, y)
+    return -0.5 * (np.linalg.slogdet(covariance)[1] + (T - 1) * np.log(square))
+
+
+def whittle_log_likelihood(x, H):
+    """Periodogram by the sum that defines it, against its expectation from the covariance matrix."""
+    T = len(x)
+    levels, logs = [], []
+    for k in range(1, T // 2 + 1):
+        wave = np.exp(-2j * np.pi * k * np.arange(T) / T)
+        expected = (wave.conj() @ fgn_covariance(H, T) @ wave).real / T
+        weight = 0.5 if 2 * k == T else 1.0
+        levels.append((weight * abs(wave @ x) ** 2 / expected, weight))
+        logs.append(weight * np.log(expected))
+    level, count = np.sum(levels, axis=0)
+    return -count * np.log(level / count) - np.sum(logs)
 
 
 def order_parameter(x):

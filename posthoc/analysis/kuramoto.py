@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from posthoc.analysis.arrays import ROUNDING, as_series, real_array
 from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.kernels import phase as kernel
+from posthoc.analysis.kernels.dfa import LIVE
 from posthoc.errors import UsageError
 
 BUTTERWORTH_ORDER = 4
@@ -128,9 +129,10 @@ def _analytic(
     if x.ndim != 2 or 0 in x.shape:
         raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
     real = np.empty(x.shape)
-    live = np.empty(len(x), np.bool_)
+    state = np.empty(len(x), np.int8)
     x = np.ascontiguousarray(x)
-    in_threads(lambda first, last: kernel.centre_rows(first, last, x, rounding, real, live), len(x))
+    in_threads(lambda first, last: kernel.centre_rows(first, last, x, rounding, real, state), len(x))
+    live = state == LIVE
     if not live.all():
         real = real[live]
     if band is not None:

@@ -6,23 +6,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.kernels import REORDER, jit
-from posthoc.analysis.kernels.dfa import LIVE, centre
+from posthoc.analysis.kernels.dfa import centre
 
 BLOCK = 512
 
 
 @jit()
 def centre_rows(
-    first: int, last: int, x: NDArray[np.floating], rounding: float, out: NDArray[np.float64], live: NDArray[np.bool_]
+    first: int, last: int, x: NDArray[np.floating], rounding: float, out: NDArray[np.float64], state: NDArray[np.int8]
 ) -> None:
-    """Fill rows of out [U, T] with those of x [U, T], centred and scaled to about 1, and live [U]: which have a phase.
+    """Fill rows of out [U, T] with those of x [U, T], centred and scaled to about 1, and state [U] (`centre`).
 
     rounding: within which share of its largest value a row is constant.
     """
     for u in range(first, last):
         row = out[u]
-        state, mean, _ = centre(x[u], rounding, row)
-        live[u] = state == LIVE
+        state[u], mean, _ = centre(x[u], rounding, row)
         for t in range(len(row)):
             row[t] -= mean
 
