@@ -1,24 +1,27 @@
 """The command line: one thin file per subcommand over one library function."""
 
+import difflib
 import importlib
+import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from posthoc import __version__
-from posthoc.errors import PosthocError
+from posthoc.cli.exits import ending
 
 COMMANDS = {
     "extract": "Replay every checkpoint of a run over a fixed probe batch.",
-    "merge": "Put the parts that the shards of an extraction made together.",
-    "submit": "The same, and what is made of it, as batch jobs on a Slurm cluster.",
+    "merge": "Join the parts that shards of an extraction left into one activations file.",
+    "submit": "Extract, measure and compare runs as batch jobs on a Slurm cluster.",
     "status": "Say what has become of submitted jobs.",
-    "metrics": "Integration, metastability and stability index, epoch by epoch.",
+    "metrics": "Measure integration, metastability and the stability index, epoch by epoch.",
     "audit": "Say what the measures of a run respond to: labels, classes, smoothing, training.",
-    "compare": "Runs side by side: groups, stopping rules, sensitivity.",
-    "report": "One page of pictures about runs, or one figure of it.",
-    "inspect": "Say what a checkpoint folder, a checkpoint, an activations or a metrics file holds.",
+    "compare": "Put runs side by side: groups, stopping rules, sensitivity.",
+    "report": "Make one page of pictures about runs, or one figure of it.",
+    "inspect": "Say what a checkpoint folder, a checkpoint or a file of ours holds.",
 }
 
 
@@ -38,14 +41,27 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except PosthocError as error:
-            if context.params["debug"]:
-                raise
-            click.echo(f"posthoc: {error}", err=True)
-            sys.exit(error.exit_code)
+    def resolve_command(
+        self, context: click.Context, words: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = words[0]
+        if name not in COMMANDS and not name.startswith("-") and not context.resilient_parsing:
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
+            raise click.UsageError(f"No such command {name!r}; {advice}", context)
+        return super().resolve_command(context, words)
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        """As click's own, but that whatever is thrown ends as `exits` says."""
+        if "_POSTHOC_COMPLETE" in os.environ or not extra.get("standalone_mode", True):
+            return super().main(args, prog_name or "posthoc", **extra)
+        words = sys.argv[1:] if args is None else list(args)
+
+        def run() -> None:
+            with self.make_context(prog_name or "posthoc", list(words)) as context:
+                self.invoke(context)
+
+        sys.exit(ending(run, debug="--debug" in words))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from posthoc.cli.exits import echo
 from posthoc.cli.output import notes, table
 
 
@@ -39,7 +40,7 @@ def command(
     table(["", *(cell for title in MEASURES.values() for cell in (title, ""))], rows)
     for measure, title in MEASURES.items():
         verdict = found.verdicts[measure]
-        click.echo()
+        echo()
         lines = []
         for label, key in (("responds to", "responds"), ("does not respond to", "indifferent")):
             effects = [f"{what} ({effect['effect']:+.3f})" for what, effect in verdict[key].items()]
@@ -47,7 +48,7 @@ def command(
         if verdict["undefined"]:
             lines.append((f"{title} is undefined for", ", ".join(verdict["undefined"])))
         notes([*lines, (f"{title} varies by", f"{verdict['spread_by_order']:.4f} (sd) with the order of images")])
-    click.echo()
+    echo()
     for sentence in found.conclusions:
-        click.echo(sentence)
-    click.echo(output, err=True)
+        echo(sentence)
+    echo(output, err=True)

@@ -1,7 +1,5 @@
 """posthoc compare: runs side by side."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posthoc.cli.output import cell, table
+from posthoc.cli.exits import echo
+from posthoc.cli.formats import Column, Sheet, column, print_sheets
 from posthoc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,16 +18,13 @@ if TYPE_CHECKING:
     from posthoc.analysis.sensitivity import Cell
     from posthoc.analysis.stopping import Score
 
-Table = tuple[str, list[str], list[list[Any]], list[str]]
-"""A title, a header, rows, and notes to print below."""
-
 
 @click.command(name="compare")
 @click.argument("metrics", nargs=-1, required=True)
 @click.option(
     "--from-csv", is_flag=True, help="METRICS are CSV files of epochs, such as those published with the paper."
 )
-@click.option("--column", multiple=True, metavar="OURS=THEIRS", help="Name of a column in the CSV files: epoch, accuracy, "
+@click.option("--column", "columns", multiple=True, metavar="OURS=THEIRS", help="Name of a column in the CSV files: epoch, accuracy, "
               "loss, hurst, h_eff, m.")  # fmt: skip
 @click.option("--by", metavar="FIELDS", help="Group runs by recorded fields, such as dataset or dataset,model.")
 @click.option("--stopping", is_flag=True, help="Replay stopping rules over the runs.")
@@ -41,7 +37,7 @@ Table = tuple[str, list[str], list[list[Any]], list[str]]
 def command(
     metrics: tuple[str, ...],
     from_csv: bool,
-    column: tuple[str, ...],
+    columns: tuple[str, ...],
     by: str | None,
     stopping: bool,
     sensitivity: bool,
@@ -57,9 +53,9 @@ def command(
     from posthoc.analysis.sensitivity import sensitivity as vary
     from posthoc.analysis.stopping import compare_rules
 
-    if column and not from_csv:
+    if columns and not from_csv:
         raise UsageError("--column needs --from-csv.")
-    runs = load_csv(metrics, dict(map(_mapping, column))) if from_csv else load_runs(metrics)
+    runs = load_csv(metrics, dict(map(_mapping, columns))) if from_csv else load_runs(metrics)
     runs = in_one_unit(runs)
     rows = tabulate(runs, seed=seed)
     names = group_names(runs, [field.strip() for field in by.split(",")]) if by else []
@@ -68,13 +64,13 @@ def command(
     scores = compare_rules(runs, seed=seed) if stopping else []
     cells = vary(runs, names) if sensitivity else []
     if form == "json":
-        click.echo(json.dumps(_plain(rows, groups, gaps, scores, cells), indent=1))
+        echo(json.dumps(_plain(rows, groups, gaps, scores, cells), indent=1), lines=True)
         return
-    tables = [_runs_table(rows, same_training(runs))]
-    tables += [_groups_table(groups), _differences_table(gaps)] if by else []
-    tables += [_stopping_table(scores)] if stopping else []
-    tables += [_sensitivity_table(cells, runs, names)] if sensitivity else []
-    _print(tables, form)
+    sheets = [_runs(rows, same_training(runs))]
+    sheets += [_groups(groups), _differences(gaps)] if by else []
+    sheets += [_stopping(scores)] if stopping else []
+    sheets += [_sensitivity(cells, runs, names)] if sensitivity else []
+    print_sheets(sheets, form)
 
 
 def _mapping(text: str) -> tuple[str, str]:
@@ -84,12 +80,17 @@ def _mapping(text: str) -> tuple[str, str]:
     return ours, theirs
 
 
-def _runs_table(rows: "Sequence[Row]", twins: Sequence[tuple[str, str]]) -> Table:
-    header = ["run", "model", "dataset", "epochs", "best accuracy", "at", "H_eff", "sd", "95 %", "noise", "M", "95 %",
-              "noise", "Psi", "sd", "r(Hz,Mz)", "95 %", "r(Psi,acc)", "95 %", "state"]  # fmt: skip
+def _runs(rows: "Sequence[Row]", twins: Sequence[tuple[str, str]]) -> Sheet:
+    columns = [
+        column("run"), column("model"), column("dataset"), column("epochs"), column("best accuracy"),
+        column("at", "best_epoch"), column("H_eff", "h_eff"), column("sd", "h_eff_sd"), _interval("h_eff"),
+        column("noise", "h_eff_noise"), column("M", "m"), _interval("m"), column("noise", "m_noise"),
+        column("Psi", "psi"), column("sd", "psi_sd"), column("r(Hz,Mz)", "r_fields"), _interval("r_fields"),
+        column("r(Psi,acc)", "r_accuracy"), _interval("r_accuracy"), column("state"),
+    ]  # fmt: skip
     lines = []
     for row in rows:
-        s, i = row.summary, {name: _interval(pair) for name, pair in row.intervals.items()}
+        s, i = row.summary, row.intervals
         best = None if math.isnan(s["best_epoch"]) else int(s["best_epoch"])
         lines.append([
             row.run.name, row.run.about.get("model"), row.run.about.get("dataset"), int(s["epochs"]),
@@ -99,39 +100,45 @@ def _runs_table(rows: "Sequence[Row]", twins: Sequence[tuple[str, str]]) -> Tabl
         ])  # fmt: skip
     notes = [f"{row.run.name}: {row.state.name}, for {row.state.reason}." for row in rows]
     notes += [f"{a} and {b} say they are of the same model, data set and seed." for a, b in twins]
-    return "Runs", header, lines, notes
+    return Sheet("Runs", columns, lines, notes)
 
 
-def _groups_table(groups: "Sequence[Group]") -> Table:
+def _groups(groups: "Sequence[Group]") -> Sheet:
     from posthoc.analysis.compare import MEASURES
 
-    header = ["group", "runs", *(name for measure in MEASURES for name in (measure, "sd", "95 %"))]
+    columns = [column("group"), column("runs")]
+    for measure in MEASURES:
+        columns += [column(measure), column("sd", f"{measure}_sd"), _interval(measure)]
     lines = [
         [group.name, len(group.runs),
-         *(value for m in MEASURES for value in (group.means[m], group.sds[m], _interval(group.intervals[m])))]
+         *(value for m in MEASURES for value in (group.means[m], group.sds[m], group.intervals[m]))]
         for group in groups
     ]  # fmt: skip
-    return "Groups: mean over runs", header, lines, []
+    return Sheet("Groups: mean over runs", columns, lines)
 
 
-def _differences_table(gaps: "Sequence[Difference]") -> Table:
-    header = ["measure", "first", "second", "difference", "p", "noise's difference", "differ also in"]
-    lines = [[g.column, g.first, g.second, g.difference, g.p, g.noise, g.warning or "-"] for g in gaps]
+def _differences(gaps: "Sequence[Difference]") -> Sheet:
+    columns = [column("measure"), column("first"), column("second"), column("difference"), column("p"),
+               column("noise's difference", "noise_difference"), column("differ also in")]  # fmt: skip
+    lines = [[g.column, g.first, g.second, g.difference, g.p, g.noise, g.warning or None] for g in gaps]
     notes = []
     if any(gap.warning for gap in gaps):
         notes.append(
             "Where groups differ in classes, images or smoothing, the protocol alone makes H_eff differ: "
             "read the difference beside the noise's."
         )
-    return "Differences between groups: p by permuting runs", header, lines, notes
+    return Sheet("Differences between groups: p by permuting runs", columns, lines, notes)
 
 
-def _stopping_table(scores: "Sequence[Score]") -> Table:
-    header = ["rule", "saved", "share", "accuracy lost", "never fires", "saved, against patience 10",
-              "lost, against patience 10", "Pareto"]  # fmt: skip
+def _stopping(scores: "Sequence[Score]") -> Sheet:
+    columns = [
+        column("rule"), column("saved"), column("share"), column("accuracy lost"), column("never fires"),
+        column("saved, against patience 10", *_ends("saved_difference")),
+        column("lost, against patience 10", *_ends("lost_difference")), column("Pareto", "pareto"),
+    ]  # fmt: skip
     lines = [
-        [s.rule, s.saved, s.saved_share, s.lost, s.never, _difference(s.saved_difference),
-         _difference(s.lost_difference), "*" if s.pareto else ""]
+        [s.rule, s.saved, s.saved_share, s.lost, s.never, s.saved_difference, s.lost_difference,
+         "*" if s.pareto else ""]
         for s in scores
     ]  # fmt: skip
     notes = [
@@ -140,14 +147,16 @@ def _stopping_table(scores: "Sequence[Score]") -> Table:
         "loses less.",
         "Rules see what was known at each epoch, but for those marked 'whole run known', whose z-scores look ahead.",
     ]
-    return "Stopping rules", header, lines, notes
+    return Sheet("Stopping rules", columns, lines, notes)
 
 
-def _sensitivity_table(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Sequence[str]) -> Table:
-    header = ["H_opt", "sigma_H", "w_H", *(f"H_eff {run.name}" for run in runs), "r(Psi,acc) below 0", "gap"]
+def _sensitivity(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Sequence[str]) -> Sheet:
+    columns = [column("H_opt"), column("sigma_H"), column("w_H"),
+               *(column(f"H_eff {run.name}", f"H_eff {run.name}") for run in runs),
+               column("r(Psi,acc) below 0", "r_accuracy_below_0"), column("of", "r_accuracy_known"), column("gap")]  # fmt: skip
     lines = [
         [f"{c.h_opt}", f"{c.sigma_h}", f"{c.w_h}", *c.h_eff,
-         f"{sum(r < 0 for r in c.r_accuracy)} of {sum(math.isfinite(r) for r in c.r_accuracy)}", c.gap]
+         sum(r < 0 for r in c.r_accuracy), sum(math.isfinite(r) for r in c.r_accuracy), c.gap]
         for c in cells
     ]  # fmt: skip
     notes = []
@@ -161,17 +170,15 @@ def _sensitivity_table(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Se
             if not known
             else f"gap: mean H_eff of {groups[0]} less that of {groups[1]}; below 0: {reversed_at}."
         )
-    return "Sensitivity", header, lines, notes
+    return Sheet("Sensitivity", columns, lines, notes)
 
 
-def _interval(pair: tuple[float, float]) -> str:
-    low, high = pair
-    return "-" if math.isnan(low) else f"{low:.3f}..{high:.3f}"
+def _interval(name: str) -> Column:
+    return column("95 %", f"{name}_low", f"{name}_high")
 
 
-def _difference(triple: tuple[float, float, float]) -> str:
-    mean, low, high = triple
-    return f"{mean:+.3f}" if math.isnan(low) else f"{mean:+.3f} ({low:+.3f}..{high:+.3f})"
+def _ends(name: str) -> tuple[str, str, str]:
+    return name, f"{name}_low", f"{name}_high"
 
 
 def _plain(
@@ -199,44 +206,3 @@ def _plain(
         {"runs": runs, **{name: [asdict(one) for one in some] for name, some in lists.items() if some}}  # type: ignore[call-overload]
     )
     return found
-
-
-def _print(tables: Sequence[Table], form: str | None) -> None:
-    for number, (title, header, lines, notes) in enumerate(tables):
-        if form is None:
-            click.echo(f"{'' if not number else chr(10)}{title}")
-            table(header, lines)
-        elif form == "csv":
-            text = io.StringIO()
-            csv.writer(text).writerows([header, *([_exact(value) for value in line] for line in lines)])
-            click.echo(("" if not number else "\n") + text.getvalue(), nl=False)
-        else:
-            cells = [[cell(value) for value in line] for line in lines]
-            click.echo((_latex if form == "latex" else _markdown)(title, header, cells))
-        if form != "csv":
-            for note in notes:
-                click.echo(f"% {note}" if form == "latex" else note)
-
-
-def _exact(value: Any) -> Any:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
-
-
-def _markdown(title: str, header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [f"**{title}**", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    lines += ["| " + " | ".join(one.replace("|", "\\|") for one in row) + " |" for row in cells]
-    return "\n".join(lines) + "\n"
-
-
-def _latex(title: str, header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A tabular for booktabs."""
-    signs = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "^": r"\^{}",
-             "{": r"\{", "}": r"\}", "~": r"\~{}"}  # fmt: skip
-
-    def safe(text: str) -> str:
-        return "".join(signs.get(sign, sign) for sign in text)
-
-    lines = [f"% {title}", r"\begin{tabular}{" + "l" * len(header) + "}", r"\toprule"]
-    lines += [" & ".join(map(safe, header)) + r" \\", r"\midrule"]
-    lines += [" & ".join(map(safe, row)) + r" \\" for row in cells]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from posthoc.cli.exits import echo
 from posthoc.cli.output import (
     checkpoint_table,
     flag_nonfinite,
@@ -145,14 +146,14 @@ def command(
             plan = replan()
             notes(plan.notes, err=not dry_run)
             if dry_run:
-                click.echo()
+                echo()
                 checkpoint_table(plan.run.checkpoints)
                 return ()
             with progress_on_stderr("replaying") as progress:
                 result = run_extraction(plan, path, progress=progress, stop=stop, shard=share, **writing)
         if share is None:
             flag_nonfinite(path)
-        click.echo(result.path)
+        echo(result.path)
         return result.skipped
 
     with stop_on_signal() as stop:
@@ -164,7 +165,7 @@ def command(
             for name, folder in run_folders(checkpoints):
                 path = (output or Path("posthoc-runs")) / name / "activations.h5"
                 if path.exists() and not (force or dry_run):
-                    click.echo(f"{path} is there already", err=True)
+                    echo(f"{path} is there already", err=True)
                     continue
                 try:
                     skipped += [(f"{name}/{checkpoint}", reason) for checkpoint, reason in one(folder, path, stop)]

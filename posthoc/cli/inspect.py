@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from posthoc.cli.exits import echo
 from posthoc.cli.metrics import epoch_table, summary_notes
 from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, table
 from posthoc.errors import PosthocError
@@ -64,7 +65,7 @@ def _checkpoints(
         name = f"unknown. {error}"
     if layers:
         size, channels, anatomy = fit_images(network, run.about.get("image_size") or usual_size(network.module), 32)
-        click.echo(f"{name}, images of {size} x {size} x {channels}; a name in brackets: hands on the same output")
+        echo(f"{name}, images of {size} x {size} x {channels}; a name in brackets: hands on the same output")
         rows = [
             [
                 p.name,
@@ -87,10 +88,10 @@ def _checkpoints(
         (key, str(run.about[key])) for key in ("recipe", "dataset", "normalization", "seed") if key in run.about
     ]
     notes(listing)
-    click.echo()
+    echo()
     checkpoint_table(run.checkpoints)
     if path.is_file():
-        click.echo()
+        echo()
         table(
             ["tensor", "shape"], [[key, "x".join(map(str, shape)) or "scalar"] for key, shape in header.shapes.items()]
         )
@@ -118,10 +119,10 @@ def _activations(path: Path) -> None:
             for e in range(len(file))
         ]  # fmt: skip
         notes(listing)
-        click.echo()
+        echo()
         table(["file", "epoch", "step", "probe loss", "probe accuracy", *file.recorded], rows)
         if file.skipped:
-            click.echo()
+            echo()
             table(["skipped", "why"], file.skipped)
 
 
@@ -137,5 +138,5 @@ def _metrics(path: Path) -> None:
         ("probe", f"{config['probe']['name']}, {config['probe']['images']} images"),
         *summary_notes(content),
     ])  # fmt: skip
-    click.echo()
+    echo()
     epoch_table(content)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from posthoc.cli.exits import echo
 from posthoc.cli.output import flag_nonfinite, report_skipped
 from posthoc.errors import PosthocError
 
@@ -26,5 +27,5 @@ def command(activations: Path, force: bool) -> None:
         name = "" if path == activations else f"{path.parent.relative_to(activations)}/"
         skipped += [(f"{name}{checkpoint}", reason) for checkpoint, reason in left_out]
         flag_nonfinite(path)
-        click.echo(path)
+        echo(path)
     report_skipped(skipped)

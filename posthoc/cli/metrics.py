@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from posthoc.cli.exits import echo
 from posthoc.cli.output import notes, progress_on_stderr, table
 
 
@@ -76,10 +77,10 @@ def command(
         metrics.save_csv(output.with_suffix(".csv"))
     content = metrics.to_dict()
     epoch_table(content)
-    click.echo()
+    echo()
     notes(summary_notes(content))
     for path in outputs:
-        click.echo(path, err=True)
+        echo(path, err=True)
 
 
 def epoch_table(content: dict[str, Any]) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import click
 
+from posthoc.cli.exits import echo, write
 from posthoc.errors import StoppedError
+from posthoc.shown import shown
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,7 +45,7 @@ def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
         def line(done: int, total: int, name: str) -> None:
             left = (time.monotonic() - start) / done * (total - done)
-            click.echo(f"{what} {done}/{total} {name}, about {left:.0f} s left", err=True)
+            echo(f"{what} {done}/{total} {name}, about {left:.0f} s left", err=True)
 
         yield line
         return
@@ -51,15 +53,15 @@ def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn(what),
+        TextColumn(what, markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=shown(name))
 
 
 @contextmanager
@@ -95,13 +97,13 @@ def flag_nonfinite(path: Path) -> None:
             said = [f"{file.nonfinite_weights[row]} weights"] if file.nonfinite_weights[row] else []
             said += [f"{count[row]} values of {layer}" for layer, count in file.nonfinite.items() if count[row]]
             if said:
-                click.echo(f"{name}: not finite: {', '.join(said)}", err=True)
+                echo(f"{name}: not finite: {', '.join(said)}", err=True)
 
 
 def report_skipped(skipped: Sequence[tuple[str, str]]) -> None:
     """Name on stderr what was skipped and end with exit code 3; nothing where nothing was."""
     for name, reason in skipped:
-        click.echo(f"skipped {name}: {reason}", err=True)
+        echo(f"skipped {name}: {reason}", err=True)
     if skipped:
         sys.exit(3)
 
@@ -110,23 +112,26 @@ def notes(lines: Sequence[tuple[str, str]], err: bool = False) -> None:
     """Print labelled lines."""
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
-        click.echo(f"{label:{width}s}  {text}", err=err)
+        echo(f"{label:{width}s}  {text}", err=err)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; what is absent or NaN shows as a dash. Never cut short: what is too wide for a terminal wraps."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    grid = Table(*header, box=None, pad_edge=False, header_style="bold")
+    grid = Table(*(Column(Text(shown(title))) for title in header), box=None, pad_edge=False, header_style="bold")
     for column, first in zip(grid.columns, rows[0] if rows else header, strict=True):
         column.justify = "left" if isinstance(first, str) else "right"
     for row in rows:
-        grid.add_row(*map(cell, row))
+        grid.add_row(*(Text(shown(cell(value))) for value in row))
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 1000
-    console.print(grid)
+        console.width = max(1000, console.measure(grid).maximum)
+    with console.capture() as printed:
+        console.print(grid)
+    write(printed.get())
 
 
 def cell(value: Any) -> str:
@@ -138,7 +143,7 @@ def cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{round(value, 4) + 0.0:.4f}"  # no -0.0000
     return str(value)
 
 

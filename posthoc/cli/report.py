@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from posthoc.cli.exits import echo
 from posthoc.errors import PosthocError, UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def command(
             raise PosthocError(f"{there[0]} exists already; pass --force to replace it, or another folder.")
         for source, path in zip(sources, paths, strict=True):
             write_scalars(source.metrics, path)
-            click.echo(path)
+            echo(path)
         return
     if figure is not None:
         if output is None:
@@ -93,7 +94,7 @@ def command(
     content = page(sources)
     with replacing(output) as temporary:
         temporary.write_text(content, encoding="utf-8")
-    click.echo(output)
+    echo(output)
     if show:
         import webbrowser
 
@@ -122,7 +123,7 @@ def _list() -> None:
     for title, functions in (("of one run", figures.FIGURES), ("of an audit", {"audit": comparisons.audit}),
                              ("of several runs", comparisons.FIGURES)):  # fmt: skip
         for name, function in functions.items():
-            click.echo(f"{name:12s}  {(function.__doc__ or '').splitlines()[0]} ({title})")
+            echo(f"{name:12s}  {(function.__doc__ or '').splitlines()[0]} ({title})")
 
 
 def _save(
@@ -157,5 +158,5 @@ def _save(
     figure = export(build, output, width, font or FONT, dpi / 72)
     for text in (figure.title + ".", figure.explanation, figure.caution):
         if text:
-            click.echo(text)
-    click.echo(output, err=True)
+            echo(text)
+    echo(output, err=True)

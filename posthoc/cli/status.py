@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from posthoc.cli.exits import echo
 from posthoc.cli.output import table
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def show_status(output: Path) -> "Status":
     table(["run", "replayed", "skipped", "running", "waiting", "failed", "measured"], rows)
     tasks = sorted(status.tasks, key=lambda task: ("failed", "unknown", "running", "waiting").index(task.state))
     if tasks:
-        click.echo()
+        echo()
         shown = [[t.id, t.run, t.what, t.state, t.reason, str(t.log)] for t in tasks[:SHOWN]]
         table(["task", "run", "work", "state", "reason", "log"], shown)
         if len(tasks) > SHOWN:
-            click.echo(f"and {len(tasks) - SHOWN} more")
+            echo(f"and {len(tasks) - SHOWN} more")
     for run in status.runs:
         for name, reason in run.skipped:
-            click.echo(f"skipped {run.name}/{name}: {reason}")
+            echo(f"skipped {run.name}/{name}: {reason}")
     return status

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from posthoc.cli.exits import echo
 from posthoc.cli.extract import extraction_options, on_error_option
 from posthoc.cli.status import show_status
 from posthoc.errors import PosthocError, UsageError
@@ -108,11 +109,12 @@ def command(
         seconds_per_checkpoint=seconds_per_checkpoint,
     )
     folders = run_folders(checkpoints) if len(checkpoints) > 1 else [("", checkpoints[0])]
-    submission = submit(folders, output, work, resources, force=force, dry_run=dry_run, say=click.echo)
+    submission = submit(folders, output, work, resources, force=force, dry_run=dry_run, say=echo)
     if dry_run:
         return
-    click.echo(f"\nposthoc status {shlex.quote(str(output))}")
-    click.echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *sys.argv[1:]])}")
+    echo()
+    echo(f"posthoc status {shlex.quote(str(output))}")
+    echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *sys.argv[1:]])}")
     if wait:
         failures = 0
         while failures < PATIENCE:  # a busy controller does not always answer

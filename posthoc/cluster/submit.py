@@ -318,7 +318,9 @@ class _Desk:
         """Write a script and submit it, to run when others have ended, however they did; the job's id."""
         if self.dry_run:
             condition = f", when {', '.join(sorted(after))} has ended" if after else ""
-            self.say(f"--- {path}{condition} (it needs the folder {path.parent / 'logs'})\n{text}")
+            self.say(f"--- {path}{condition} (it needs the folder {path.parent / 'logs'})")
+            for line in text.split("\n"):
+                self.say(line)
             return path.name
         (path.parent / "logs").mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

@@ -275,7 +275,7 @@ def test_the_command_on_metrics_files(metrics_files):
     assert len(content["differences"]) == 4
 
 
-@pytest.mark.parametrize(("form", "begins"), [("csv", "run,model,"), ("latex", "% Runs"), ("markdown", "**Runs**")])
+@pytest.mark.parametrize(("form", "begins"), [("csv", '"run","model",'), ("latex", "% Runs"), ("markdown", "**Runs**")])
 def test_other_forms_of_the_table(metrics_files, form, begins):
     done = cli("compare", metrics_files, f"--{form}")
     assert done.exit_code == 0
@@ -283,6 +283,12 @@ def test_other_forms_of_the_table(metrics_files, form, begins):
     assert "run1" in done.stdout
     if form == "latex":
         assert r"shufflenet\_v2\_x0\_5" in done.stdout
+    if form == "csv":
+        header, first, _ = csv.reader(done.stdout.splitlines())
+        assert len(set(header)) == len(header) == len(first)
+        row = dict(zip(header, first, strict=True))
+        assert float(row["h_eff"]) == pytest.approx(load_runs([str(metrics_files)])[0].summary["h_eff"])
+        assert {"h_eff_low", "h_eff_high", "m_low", "r_accuracy_high"} <= row.keys()
 
 
 def test_columns_of_other_names_and_bad_files(tmp_path):
