@@ -18,6 +18,7 @@ from typing import Any
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import KINDS, names_apart, read_json
 from posthoc.replay.copies import Shape, without_copies
+from posthoc.replay.names import as_glob
 from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, parse_places
 from posthoc.replay.readers import (
@@ -138,7 +139,7 @@ def find_run(
     groups = _grouped({path: headers[path] for path in headers if path not in places}, shape_of, runs=order != "name")
     groups, copies = without_copies(groups, headers, shape_of, pick, skip_damaged)
     if len(groups) > 1 and not (select and _are_one(groups, headers, shape_of)):
-        raise PosthocError(_several(folder, groups, headers, shape_of, places))
+        raise PosthocError(_several(folder, groups, headers, shape_of))
     kept = {path: headers[path] for group in groups for path in group}
     kept |= {path: headers[path] for path in places if path in headers}
     _same_network(kept, places, shape_of)
@@ -393,7 +394,6 @@ def _several(
     groups: list[list[Path]],
     headers: Mapping[Path, Header],
     shape_of: Callable[[Header], Shape],
-    placed: Mapping[Path, int],
 ) -> str:
     lines = []
     for group in sorted(groups, key=len, reverse=True)[:LISTED]:
@@ -403,21 +403,28 @@ def _several(
         lines.append(f"{name}: {len(shapes)} tensors, {values:,} values")
     more = ["..."] if len(groups) > LISTED else []
     listed = f"fall into {len(groups)} groups ({'; '.join(lines + more)})"
-    forms = {form_of(path) for group in groups for path in group}
-    largest = max(groups, key=len)
-    example = f"--select '{form_of(largest[0])}'"
-    if len(forms) < len(groups):
-        return (
-            f"{place} holds more than one run: networks of different shape {listed}; choose one with --select GLOB, or "
-            "move the others elsewhere."
-        )
-    advice = f"choose one with --select GLOB, such as {example}"
-    if len({shape_of(headers[group[0]]) for group in groups}) == 1:
+    networks = len({shape_of(headers[group[0]]) for group in groups})
+    what = "networks of different shape" if networks > 1 else "checkpoints named alike"
+    advice = [example] if (example := _choice(groups)) else ["move the others elsewhere"]
+    if networks == 1:
+        if _are_one(groups, headers, shape_of):
+            advice.append("take them all with --select '*'")
         if len({form_of(group[0], runs=False) for group in groups}) == 1:
-            advice += ", or pass --order name if it is one run all the same"
-        elif odd := next((group[0] for group in groups if group is not largest and len(group) == 1), None):
-            advice += f", or give a file its place in the run with --as, such as --as {shlex.quote(odd.name)}=EPOCH"
-    return f"{place} holds more than one run: checkpoints named alike {listed}; {advice}."
+            advice.append("pass --order name if it is one run all the same")
+        elif odd := next((group[0].name for group in groups if len(group) == 1), None):
+            advice.append(f"give a file its place in the run with --as, such as --as {shlex.quote(odd)}=EPOCH")
+    return f"{place} holds more than one run: {what} {listed}; {', or '.join(advice)}."
+
+
+def _choice(groups: Sequence[Sequence[Path]]) -> str | None:
+    """An option that chooses one of the groups, the largest that can be chosen by its names."""
+    forms = Counter(form for group in groups for form in {form_of(path) for path in group})
+    for group in sorted(groups, key=len, reverse=True):
+        form = form_of(group[0])
+        if forms[form] == 1 or len(group) == 1:
+            pattern = form if forms[form] == 1 else as_glob(group[0].name)
+            return f"choose one with --select GLOB, such as --select {shlex.quote(pattern)}"
+    return None
 
 
 def _about(folder: Path) -> dict[str, Any]:

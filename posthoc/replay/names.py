@@ -23,8 +23,8 @@ STEPS = ("step", "steps", "iter", "iters", "iteration", "iterations", "it", "its
 LONG = tuple(word for word in EPOCHS + STEPS if len(word) > 3)
 """Words that count as well where they end a longer one, as in globalstep."""
 CHECKPOINTS = (
-    "ckpt", "ckp", "cpt", "checkpoint", "chkpt", "chkpnt", "chk", "model", "net", "network", "weights", "weight", "state",
-    "dict", "snapshot", "save", "saved", "params",
+    "ckpt", "ckp", "cpt", "checkpoint", "chkpt", "chkpnt", "chk", "model", "net", "network", "weights", "state", "dict",
+    "snapshot", "save", "saved", "pt", "pth", "tar",
 )  # fmt: skip
 RUNS = frozenset({
     "fold", "seed", "client", "subject", "subj", "sub", "task", "layer", "alpha", "hidden", "v", "ver", "version",
@@ -35,13 +35,18 @@ MEASURES = frozenset({
     "loss", "acc", "accuracy", "val", "score", "auc", "map", "iou", "miou", "dice", "ppl", "perplexity", "err",
     "error", "bleu", "psnr", "ssim", "mse", "mae", "reward",
 })  # fmt: skip
-LIMITS = frozenset({"max", "num", "total", "n", "of", "per", "every", "warmup"})
+LIMITS = frozenset({
+    "max", "num", "total", "n", "of", "per", "every", "warmup", "lr", "decay", "diffusion", "sampling", "ode", "inner",
+    "local", "rollout", "unroll",
+})  # fmt: skip
 """Words that make of epochs and steps a setting of the training: max_epochs, of_100, every_5_epochs."""
 FILLERS = frozenset({"number", "num", "no", "nr", "end"})
 """What may stand between the word and its number: epoch_no_5."""
 
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+")
-NUMBER = re.compile(r"(?:(?<=[=:])-)?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?:[kKmM](?![A-Za-z]))?")
+NUMBER = re.compile(
+    r"(?:(?<=[=:])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?:[kKmM](?![A-Za-z]))?"
+)
 UNSIGNED_POWER = re.compile(r"([0-9]+)[eE][0-9]+")
 YEAR, MONTH, DAY = "(?:19|20)[0-9]{2}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])"
 DATE = re.compile(
@@ -117,7 +122,7 @@ def form(name: str, runs: bool = True) -> str:
     kept = [(row.start, row.end) for row in rows if counting and row.counts is Counts.RUNS]
     pieces, at = [], 0
     for start, end in [*kept, (len(name), len(name))]:
-        pieces += [re.sub(r"[0-9]+", "#", _as_glob(name[at:start])), name[start:end]]
+        pieces += [re.sub(r"[0-9]+", "#", as_glob(name[at:start])), name[start:end]]
         at = end
     return "".join(pieces)
 
@@ -260,11 +265,13 @@ def _kind(texts: list[list[str]], k: int, name: str, spans: list[tuple[int, int]
         return Counts.MEASURES, word
     if other := next((word for word in reversed(words) if word in RUNS), None):
         return Counts.RUNS, other
-    if name[end : end + 1].isalpha():  # 7b, or part of a digest
+    beside = name[max(start - 1, 0) : start], name[end : end + 1]
+    # 7b, or part of a digest; the second download of a file; a part of several
+    if beside[1].isalpha() or beside == ("(", ")") or re.match(r"[-_ ]?of[-_ ]?[0-9]", name[end:]):
         return Counts.UNKNOWN, word
     if word == "batch":
         return Counts.BATCHES, word
-    glued = name[start - 1 : start].isalpha()
+    glued = beside[0].isalpha()
     if k and not words and name[spans[k - 1][0] - 1 : spans[k - 1][0]].isalpha() and texts[k - 1]:
         word, glued = texts[k - 1][-1], False  # resnet20_12: the 20 belongs to the word
     if lone or word in CHECKPOINTS or (not glued and word.endswith(("net", "model", "ckpt", "weights", "network"))):
@@ -274,6 +281,7 @@ def _kind(texts: list[list[str]], k: int, name: str, spans: list[tuple[int, int]
 
 def _value(text: str) -> int | None:
     """The number, where it is whole and not negative."""
+    text = text.replace(",", "")
     factor = {"k": 1000, "m": 1_000_000}.get(text[-1].lower(), 1)
     digits = text.rstrip("kKmM")
     if digits.isdigit():
@@ -282,5 +290,6 @@ def _value(text: str) -> int | None:
     return int(value) if value.is_integer() and value >= 0 and not re.fullmatch(r"[0-9]+\.[0-9]+", text) else None
 
 
-def _as_glob(text: str) -> str:
+def as_glob(text: str) -> str:
+    """A pattern that matches the text alone."""
     return re.sub(r"([*?\[])", r"[\1]", text)

@@ -34,7 +34,7 @@ class Checkpoint:
     def when(self) -> str:
         """Epoch, or step where there is none, in words."""
         if self.epoch is None:
-            return "of unknown epoch" if self.step is None else f"step {self.step}"
+            return "epoch unknown" if self.step is None else f"step {self.step}"
         return f"epoch {self.epoch}"
 
 
@@ -115,6 +115,9 @@ def in_order(
             first.when == second.when and (first.path in placed or second.path in placed)
         ):
             raise PosthocError(_tied(first, second, rest))
+    if [checkpoint.position for checkpoint in checkpoints] == [(-1, -1)]:
+        name = checkpoints[0].path.name
+        notes = (f"nothing says which epoch {name} is of; --as {name}=EPOCH gives it one",)
     by = [source.by] if source else []
     return Order(tuple(checkpoints), " and ".join(by + ["as given with --as"] * bool(placed)), notes)
 
@@ -240,7 +243,7 @@ def _uncertain(paths: list[Path]) -> str:
         )
     names = [stem(path) for path in paths]
     named = _named(paths, forced=True)
-    remedy = "pass --order name to take it for the epoch" if named and named.tells else _give_places(paths)
+    remedy = "if it counts epochs, pass --order name" if named and named.tells else _give_places(paths)
     return (
         f"The order of the checkpoints in {where} is not certain: not all say an epoch or step inside, and "
         f"{why_uncertain(names)} ({paths[0].name}, ...); {remedy}."

@@ -104,11 +104,16 @@ def test_two_runs_by_name_are_listed_and_one_can_be_chosen(tmp_path):
 def test_two_architectures_are_refused(tmp_path):
     save(tmp_path, "1.pt")
     save(tmp_path, "2.pt", {"fc.weight": torch.zeros(4, 3)})
-    with pytest.raises(PosthocError, match="networks of different shape"):
+    with pytest.raises(PosthocError, match=r"networks of different shape .*--select 1\.pt"):
         find_run(tmp_path)
+    assert order(tmp_path, select="1.pt") == ["1.pt"]
 
 
 def test_ties_are_refused_with_what_helps(tmp_path):
+    series(tmp_path, ["first.pt", "second.pt"], epoch=[7, 8])
+    with pytest.raises(PosthocError, match=r"2 groups .*--select first\.pt, or take them all with --select '\*'"):
+        find_run(tmp_path)
+    assert order(tmp_path, select="*") == ["first.pt", "second.pt"]
     series(tmp_path, ["first.pt", "second.pt"], epoch=[7, 7])
     with pytest.raises(PosthocError, match=r"first\.pt and second\.pt are both epoch 7.*--select 'first\.pt'"):
         find_run(tmp_path, select="*")
@@ -226,7 +231,8 @@ def test_a_finished_run_s_last_checkpoint_without_an_epoch_is_not_the_first(tmp_
         "part_{}.bin", "trial_{}.pt", "run_{}.pt", "lr_{}.pt", "version_{}.ckpt", "client_model_{}.pt", "2024-01-0{}.pt",
         "2024010{}.pt", "net_20240101_1{}0000.pth", "ckpt_2024-01-01_1{}-30-00.pt", "170000000{}.pt", "model_{}b.pt",
         "x{}.pt", "max_epochs_{}.pt", "every_{}_steps.pt", "n_step_{}.pt", "val_loss=0.{}.pt", "acc_9{}.pt", "batch_{}.pt",
-        "epoch_0.{}.pt",
+        "epoch_0.{}.pt", "lr_step_{}.pt", "local_epochs_{}.pt", "kl_weight_{}.pt", "model ({}).pt", "model-{}-of-3.pt",
+        "checkpoint.{}.0.pt", "data_{}.pt",
     ],
 )  # fmt: skip
 def test_numbers_that_count_something_else_are_no_epochs(tmp_path, form):
@@ -243,7 +249,8 @@ def test_numbers_that_count_something_else_are_no_epochs(tmp_path, form):
         ("agent_{}_timesteps.pt", "step"), ("epoch_{}_2024-01-0{}.pt", "epoch"), ("netEpoch{}.pth", "epoch"),
         ("resnet20_{}.pth", "epoch"), ("mynet-{}.pt", "epoch"), ("model.{}.pt", "epoch"), ("state_dict_{}.pt", "epoch"),
         ("{}ep.pt", "epoch"), ("epoch={}-val_loss=0.3{}.ckpt", "epoch"), ("model_{}_acc_0.9{}.pt", "epoch"),
-        ("epoch_no_{}_of_100.pt", "epoch"), ("lr1e-3_e{}.pt", "epoch"), ("save{}", "epoch"), ("net_{}.PTH", "epoch"),
+        ("epoch_no_{}_of_100.pt", "epoch"), ("lr1e-3_e{}.pt", "epoch"), ("save{}", "epoch"),
+        ("ckpt.pth.{}", "epoch"), ("Step_{},000.pt", "thousand"), ("net_{}.PTH", "epoch"),
     ],
 )  # fmt: skip
 def test_numbers_count_epochs_or_steps_where_a_word_says_so(tmp_path, form, unit):
@@ -270,7 +277,7 @@ def test_epochs_and_steps_in_names_are_both_used(tmp_path):
 
 def test_the_user_may_say_that_the_names_count(tmp_path):
     series(tmp_path, ["tudui_10.pth", "tudui_9.pth"])
-    with pytest.raises(PosthocError, match=r"follows 'tudui'.*pass --order name"):
+    with pytest.raises(PosthocError, match=r"follows 'tudui'.*if it counts epochs, pass --order name"):
         find_run(tmp_path)
     assert places(tmp_path, order="name") == [("tudui_9.pth", 9, None), ("tudui_10.pth", 10, None)]
     assert find_run(tmp_path, order="name").by == "by the epochs in the names"
@@ -380,6 +387,7 @@ def test_a_lone_checkpoint_keeps_its_epoch(tmp_path, name, place):
     assert [(c.epoch, c.step) for c in find_run(path).checkpoints] == [place]
     assert [(c.epoch, c.step) for c in find_run(path.parent).checkpoints] == [place]
     assert [c.epoch for c in find_run(path, placed=[f"{path.name}=4"]).checkpoints] == [4]
+    assert bool(find_run(path).notes) == (place == (None, None))
 
 
 def test_several_files_are_one_run(tmp_path):
