@@ -126,7 +126,9 @@ def find_run(
         return _single(place, pick, order, given)
     folder, paths, strangers = _listed(place)
     places = _placed(folder, paths, given)
-    paths = [path for path in paths if select is None or path in places or _matches(path.name, select)]
+    if select is not None:
+        paths = [path for path in paths if path in places or _matches(path.name, select)]
+        strangers = [(path, reason) for path, reason in strangers if _matches(path.name, select)]
     if not paths:
         raise PosthocError(_nothing(folder, select, strangers))
     headers, apart, damaged = _read(paths, pick, skip_damaged)
