@@ -2,14 +2,14 @@
 
 import ast
 import contextlib
-import importlib
 import importlib.util
-import inspect
-import sys
+import json
+import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,13 +17,15 @@ from torch import nn
 from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.files import sha256
+from posthoc.replay.lazy import initialise, lazy_layers
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.readers import Header
-from posthoc.replay.recognition import Shapes, build, changes, differing, nearest, recognise, sentence
+from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
+from posthoc.replay.usercode import Factory, UserCode, reason
 
 FORMS = "torchvision:NAME, timm:NAME, FILE.py:FACTORY or package.module:FACTORY"
-Factory = Callable[[Shapes], nn.Module]
+LIBRARIES = ("torchvision", "timm")
+Made = Callable[[Shapes], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Model:
     """A network that fits the checkpoints, without their weights.
 
     source: how it was found; left_out: tensors of the checkpoints that are none of its own; note: what was assumed;
-    code: digest of the user's file that defines it.
+    user: the code that defines it, where that is the user's.
     """
 
     name: str
@@ -39,7 +41,16 @@ class Model:
     module: nn.Module
     left_out: tuple[str, ...] = ()
     note: str | None = None
-    code: str | None = None
+    user: UserCode | None = None
+
+    @property
+    def code(self) -> str | None:
+        """Digest of the user's file that defines it."""
+        return self.user.digest if self.user else None
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """To run its forward pass in: the user's code finds the files beside it, and prints to stderr."""
+        return self.user.at_work() if self.user else nullcontext()
 
     @property
     def title(self) -> str:
@@ -66,30 +77,217 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--model-arg {pair!r} is not KEY=VALUE.")
         try:
             arguments[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+            json.dumps(arguments[key])
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # of which the last two come of deep brackets
             arguments[key] = value
+        except TypeError as error:
+            raise UsageError(f"--model-arg {pair!r}: give a number, text, a list or a dictionary ({error}).") from error
     return arguments
 
 
 def resolve_model(
-    header: Header, given: str | None = None, recorded: str | None = None, arguments: Mapping[str, Any] | None = None
+    header: Header, given: str | None = None, recorded: Any = None, arguments: Mapping[str, Any] | None = None
 ) -> Model:
     """The model that a checkpoint's tensors fit: as given, else as recorded in run.json or the file, else recognised.
 
-    Raises PosthocError that names the differences where the model does not fit, the nearest ones where none does.
+    Only `given` may name code; `recorded` and the file name models of torchvision or timm, or none. Raises UsageError
+    where the code given breaks, else PosthocError that names the differences where the model does not fit.
     """
     shapes, arguments = header.shapes, dict(arguments or {})
     if given is not None:
-        return _named(given, "given", shapes, arguments, header.arch)
+        return _given(given, shapes, arguments, header.arch)
     if arguments:
         raise UsageError("--model-arg needs --model.")
     if recorded is not None:
-        return _named(recorded, "from run.json", shapes, arguments, header.arch)
-    if header.arch:
-        for library in ("torchvision", "timm"):
-            with contextlib.suppress(PosthocError):
-                return _named(f"{library}:{header.arch}", "named in the checkpoints", shapes, arguments, None)
-    fitting = []
+        return _recorded(recorded, shapes)
+    for name in _known(header.arch):
+        with contextlib.suppress(PosthocError):
+            return _library(name, "named in the checkpoints", shapes)
+    return _recognised(header)
+
+
+def name_tensors(model: nn.Module, shapes: Shapes) -> dict[str, str]:
+    """Name in the model -> name in a checkpoint; raises PosthocError for a checkpoint that does not fit."""
+    for names in readings(shapes):
+        comparison = compare(model, shapes_by_name(names, shapes))
+        if comparison.fits:
+            theirs = {short: name for name, short in names.items()}
+            return {name: theirs[short] for name, short in comparison.names.items() if short in theirs}
+    raise PosthocError(f"It does not fit the model: {_misfit(_closest(lambda _: model, shapes))}.")
+
+
+def _known(name: object) -> Iterator[str]:
+    """The models of torchvision and timm with exactly this name, as LIBRARY:NAME.
+
+    This is how what comes with the data is looked up: it is compared with the libraries' lists, and nothing of it is
+    ever opened, imported or downloaded.
+    """
+    for library in LIBRARIES:
+        short = name.removeprefix(f"{library}:") if isinstance(name, str) else ""
+        if _has(library, short):
+            yield f"{library}:{short}"
+
+
+def _has(library: str, name: str) -> bool:
+    if library == "torchvision":
+        return name in zoo.list_models(module=zoo)
+    if not re.fullmatch(r"[\w.]+", name) or importlib.util.find_spec("timm") is None:
+        return False
+    import timm
+
+    # is_model ignores what follows a dot.
+    return name in timm.list_models(pretrained=True) if "." in name else bool(timm.is_model(name))
+
+
+def _recorded(name: Any, shapes: Shapes) -> Model:
+    """The model of torchvision or timm that run.json names."""
+    failed = None
+    for known in _known(name):
+        try:
+            return _library(known, "from run.json", shapes)
+        except PosthocError as error:
+            failed = failed or error
+    if failed:
+        raise failed
+    raise PosthocError(
+        f"run.json names {_brief(name)}, which is no model of torchvision or timm{_without_timm()}; "
+        f"pass --model if it is yours."
+    )
+
+
+def _brief(value: Any) -> str:
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
+
+
+def _without_timm() -> str:
+    return " (timm is not installed: posthoc[timm])" if importlib.util.find_spec("timm") is None else ""
+
+
+def _given(said: Any, shapes: Shapes, arguments: dict[str, Any], arch: str | None) -> Model:
+    """What the command line names, code of the user's included."""
+    if not isinstance(said, str):
+        raise UsageError(f"model is {_brief(said)}; give text: {FORMS}.")
+    library, _, name = said.partition(":")
+    if library in LIBRARIES or (":" not in said and not said.endswith(".py")):
+        if library == "timm" and name and importlib.util.find_spec("timm") is None:
+            raise PosthocError(f"{said} needs timm; install posthoc[timm].")
+        names = list(_known(said))
+        if not names:
+            raise UsageError(
+                f"Unknown model {said!r}; give {FORMS}, such as torchvision:resnet18 "
+                f"(torchvision.models.list_models() and timm.list_models() name theirs)."
+            )
+        return _library(names[0], "given", shapes, arguments)
+    if said.endswith(".py"):
+        return _any_of(UserCode(Path(said)), shapes, arguments, arch)
+    place, _, name = said.rpartition(":")
+    user = UserCode(Path(place) if place.endswith(".py") else place)
+    made = _maker(user, name, user.attribute(name), arguments)
+    return _fitted(f"{user.title}:{name}", "given", made, shapes, user)
+
+
+def _maker(user: UserCode, name: str, factory: Factory, arguments: Mapping[str, Any]) -> Made:
+    """The user's model for a reading: the same for all, but for one of lazy layers."""
+    module = user.make(name, factory, arguments)
+    if lazy_layers(module):
+        return lambda found: initialise(user.make(name, factory, arguments), found)
+    return lambda _: module
+
+
+def _library(name: str, source: str, shapes: Shapes, arguments: Mapping[str, Any] | None = None) -> Model:
+    """A model of torchvision or timm, known to be one, with the head, input channels and image size of the shapes."""
+    library, _, short = name.partition(":")
+    options = dict(arguments or {})
+
+    def made(found: Shapes) -> nn.Module:
+        try:
+            return build(short, found, **options) if library == "torchvision" else _timm(short, found, options)
+        except PosthocError as error:
+            if options:  # which may be why
+                raise UsageError(str(error)) from error
+            raise
+
+    model = _fitted(short if library == "torchvision" else name, source, made, shapes)
+    return replace(model, note=changes(short, model.module)) if library == "torchvision" else model
+
+
+def _any_of(user: UserCode, shapes: Shapes, arguments: dict[str, Any], arch: str | None) -> Model:
+    """Whichever model of the file fits, the one that the checkpoints name first."""
+    factories = user.factories(arguments)
+    if arch in factories:
+        factories = {arch: factories.pop(arch), **factories}
+    misfits: list[tuple[Comparison, str]] = []
+    failures = []
+    for name, factory in factories.items():
+        try:
+            made = _maker(user, name, factory, arguments)
+        except UsageError as error:
+            failures.append(str(error).rstrip("."))
+            continue
+        closest = _closest(made, shapes)
+        if closest.fits:
+            return _fitted(f"{user.title}:{name}", "given", made, shapes, user)
+        misfits.append((closest, name))
+    needing = user.needing_arguments() if not arguments else []
+    said = [f"The checkpoints fit no model of {user.place} (tried: {', '.join(factories)})"] if misfits else []
+    if misfits:
+        closest, name = max(misfits, key=lambda row: row[0].nearness)
+        said.append(f"from {name} they differ in {_misfit(closest)}")
+    elif not failures:
+        given = f"can be made of {', '.join(arguments)} alone" if arguments else "needs no arguments"
+        said.append(f"{user.place} defines no model that {given}")
+    said += failures
+    if needing:
+        said.append(
+            f"not tried without arguments: {', '.join(needing)}; --model {user.place}:NAME --model-arg KEY=VALUE"
+        )
+    raise (PosthocError if misfits else UsageError)(f"{'; '.join(said)}.")
+
+
+def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: UserCode | None = None) -> Model:
+    """The model for the reading of the names that it fits."""
+    misfits, fitting = [], []
+    for names in readings(shapes):
+        found = shapes_by_name(names, shapes)
+        module = made(found)
+        comparison = compare(module, found)
+        if not comparison.fits:
+            misfits.append((comparison, found))
+            continue
+        fitting.append((names, module))
+        if len(names) == len(shapes):
+            break
+    if len(fitting) > 1:
+        raise PosthocError(_several([names for names, _ in fitting]))
+    if fitting:
+        names, module = fitting[0]
+        return Model(name, source, module, _left_out(names, shapes), user=user)
+    closest, found = max(misfits, key=lambda row: row[0].nearness)
+    hint = "" if user else nearest(found)
+    raise PosthocError(f"The checkpoints do not fit {name}: {_misfit(closest)}. {hint}".rstrip())
+
+
+def _closest(made: Made, shapes: Shapes) -> Comparison:
+    """The comparison of the reading with most matches."""
+    comparisons = []
+    for names in readings(shapes):
+        found = shapes_by_name(names, shapes)
+        comparisons.append(compare(made(found), found))
+        if comparisons[-1].fits:
+            break
+    return max(comparisons, key=lambda row: row.nearness)
+
+
+def _misfit(comparison: Comparison) -> str:
+    """What differs and how much agrees."""
+    agreeing = f"{comparison.shared} of its {len(comparison.names)} tensors agree"
+    return f"{sentence(comparison.differences)}; {agreeing}"
+
+
+def _recognised(header: Header) -> Model:
+    shapes, fitting = header.shapes, []
     for names in readings(shapes):
         found = recognise(shapes_by_name(names, shapes))
         if found and len(names) == len(shapes):
@@ -101,64 +299,13 @@ def resolve_model(
         return Model(name, "recognised", module, _left_out(names, shapes), changes(name, module))
     if fitting:
         raise PosthocError(_several([names for names, _ in fitting]))
-    said = [f"The checkpoints fit no known model ({len(shapes)} tensors)."]
+    said = [f"The checkpoints fit no known model ({len(shapes)} tensor{'s' * (len(shapes) != 1)})."]
     if header.kind:
         said.append(f"They are pickled modules of class {header.kind}; its code is not in them.")
     if header.arch:
-        timm = " (if it is timm's, install posthoc[timm])" if importlib.util.find_spec("timm") is None else ""
-        said.append(f"They name the architecture {header.arch!r}{timm}.")
+        said.append(f"They name the architecture {_brief(header.arch)}{_without_timm()}.")
     said += [nearest(shapes_by_name(canonical(shapes), shapes)), f"Pass --model {FORMS}."]
-    raise PosthocError(" ".join(said))
-
-
-def name_tensors(model: nn.Module, shapes: Shapes) -> dict[str, str]:
-    """Name in the model -> name in a checkpoint, for a checkpoint that fits; KeyError for one that does not."""
-    names = next(names for names in readings(shapes) if not differing(model, shapes_by_name(names, shapes)))
-    theirs = {short: name for name, short in names.items()}
-    return {name: theirs[short] for name, short in canonical(model.state_dict()).items() if short in theirs}
-
-
-def _named(said: str, source: str, shapes: Shapes, arguments: dict[str, Any], arch: str | None) -> Model:
-    place, _, name = said.rpartition(":")
-    if place.endswith(".py") or name.endswith(".py"):
-        return _from_file(Path(place or name), name if place else None, source, shapes, arguments, arch)
-    if place in ("", "torchvision"):
-        if name not in zoo.list_models(module=zoo):
-            raise UsageError(
-                f"Unknown model {said!r} ({source}); give {FORMS}, "
-                f"one of torchvision's classification models being torchvision:resnet18."
-            )
-        model = _fitted(name, source, lambda found: build(name, found, **arguments), shapes)
-        return Model(model.name, source, model.module, model.left_out, changes(name, model.module))
-    if place == "timm":
-        return _fitted(said, source, lambda found: _timm(name, found, arguments), shapes)
-    factory = _attribute(_import(place), name, said)
-    return _fitted(said, source, lambda _: _made(factory, said, arguments), shapes)
-
-
-def _fitted(name: str, source: str, factory: Factory, shapes: Shapes, code: str | None = None) -> Model:
-    """The model for the reading of the names that it fits."""
-    misfits, fitting = [], []
-    for names in readings(shapes):
-        found = shapes_by_name(names, shapes)
-        try:
-            module = factory(found)
-        except (ValueError, RuntimeError, TypeError, AssertionError) as error:
-            raise PosthocError(f"{name} cannot be built for these weights ({error}).") from error
-        differences = differing(module, found)
-        if not differences:
-            fitting.append((names, module))
-            if len(names) == len(shapes):
-                break
-        misfits.append((sum(map(len, differences.values())), differences))
-    if len(fitting) > 1:
-        raise PosthocError(_several([names for names, _ in fitting]))
-    if not fitting:
-        least = min(misfits, key=lambda row: row[0])[1]
-        hint = nearest(shapes_by_name(canonical(shapes), shapes))
-        raise PosthocError(f"The checkpoints do not fit {name}: {sentence(least)}. {hint}")
-    names, module = fitting[0]
-    return Model(name, source, module, _left_out(names, shapes), None, code)
+    raise PosthocError(" ".join(filter(None, said)))
 
 
 def _left_out(names: Mapping[str, str], shapes: Shapes) -> tuple[str, ...]:
@@ -172,116 +319,27 @@ def _several(fitting: Sequence[Mapping[str, str]]) -> str:
 
 def _timm(name: str, shapes: Shapes, arguments: dict[str, Any]) -> nn.Module:
     """A model of timm with head, input channels and image size as in `shapes`."""
-    if importlib.util.find_spec("timm") is None:
-        raise PosthocError(f"timm:{name} needs timm; install posthoc[timm].")
     import timm
 
-    if not timm.is_model(name):
-        raise UsageError(f"Unknown model timm:{name}; timm.list_models() names them all.")
     options: dict[str, Any] = {}
-    with torch.device("meta"):
-        plain = timm.create_model(name, pretrained=False)
-    wanted = {key: tuple(tensor.shape) for key, tensor in plain.state_dict().items()}
-    head = shapes.get(list(wanted)[-1])
-    if head and head[0] != wanted[list(wanted)[-1]][0]:
-        options["num_classes"] = head[0]
-    first = next((key for key, shape in wanted.items() if len(shape) == 4), "")
-    if first in shapes and len(shapes[first]) == 4 and shapes[first][1] != wanted[first][1]:
-        options["in_chans"] = shapes[first][1]
-    position, patch = shapes.get("pos_embed"), shapes.get("patch_embed.proj.weight")
-    if position and patch and len(position) == 3 and position != wanted.get("pos_embed"):
-        embedding: Any = plain.patch_embed
-        extra = wanted["pos_embed"][1] - embedding.num_patches
-        options["img_size"] = patch[-1] * round((position[1] - extra) ** 0.5)
-    return _made(timm.create_model, f"timm:{name}", {"model_name": name, "pretrained": False, **options, **arguments})
-
-
-def _from_file(
-    path: Path, name: str | None, source: str, shapes: Shapes, arguments: dict[str, Any], arch: str | None
-) -> Model:
-    """From a user's file: the factory named, else the one of them whose model fits."""
-    module = _import(path)
-    code = sha256(path)
-    said = f"{path.name}:{name}" if name else path.name
-    if name is not None:
-        factory = _attribute(module, name, str(path))
-        return _fitted(said, source, lambda _: _made(factory, said, arguments), shapes, code)
-    found = dict(_factories(module, arguments))
-    if arch in found:
-        found = {arch: found.pop(arch), **found}
-    misfits = []
-    for candidate, factory in found.items():
-        said = f"{path.name}:{candidate}"
-        try:
-            made = _made(factory, said, arguments)
-        except PosthocError:
-            continue
-        if any(not differing(made, shapes_by_name(names, shapes)) for names in readings(shapes)):
-            return _fitted(said, source, lambda _, made=made: made, shapes, code)  # type: ignore[misc]
-        differences = differing(made, shapes_by_name(canonical(shapes), shapes))
-        misfits.append((sum(map(len, differences.values())), candidate, sentence(differences)))
-    if not misfits:
-        raise PosthocError(f"{path} defines no model that needs no arguments; pass --model {path}:FACTORY --model-arg.")
-    _, name, least = min(misfits)
-    raise PosthocError(
-        f"The checkpoints fit no model of {path} (tried: {', '.join(found)}); from {name} they differ in {least}. "
-        f"Name one and its arguments: --model {path}:FACTORY --model-arg KEY=VALUE."
-    )
-
-
-def _import(place: str | Path) -> ModuleType:
-    """Run the user's file, with its own folder to import from, or import the package named."""
-    before = list(sys.path)
     try:
-        if isinstance(place, str):
-            sys.path.insert(0, "")
-            return importlib.import_module(place)
-        if not place.is_file():
-            raise PosthocError(f"No such file: {place}.")
-        sys.path.insert(0, str(place.resolve().parent))
-        spec = importlib.util.spec_from_file_location(place.stem, place)
-        if spec is None or spec.loader is None:
-            raise PosthocError(f"{place} is not a Python file.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(place.stem, module)  # dataclasses and the like look their module up
-        spec.loader.exec_module(module)
-        return module
-    except PosthocError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise PosthocError(f"{place} cannot be imported ({type(error).__name__}: {error}).") from error
-    finally:
-        sys.path[:] = before
-
-
-def _attribute(module: ModuleType, name: str, place: str) -> Any:
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        names = ", ".join(dict(_factories(module, {}))) or "none"
-        raise UsageError(f"{place} defines no model {name!r} (found: {names}).")
-    return factory
-
-
-def _factories(module: ModuleType, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Functions and module classes defined in the file that can be called with just these arguments."""
-    for name, value in vars(module).items():
-        if getattr(value, "__module__", None) != module.__name__ or name.startswith("_") or not callable(value):
-            continue
-        if inspect.isclass(value) and not issubclass(value, nn.Module):
-            continue
-        with contextlib.suppress(TypeError, ValueError):
-            inspect.signature(value).bind(**arguments)
-            yield name, value
-
-
-def _made(factory: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Call the factory; its random initialisation leaves the program's random numbers as they were."""
-    try:
+        with torch.device("meta"):
+            plain = timm.create_model(name, pretrained=False)
+        wanted = {key: tuple(tensor.shape) for key, tensor in plain.state_dict().items()}
+        head = shapes.get(list(wanted)[-1])
+        if head and head[0] != wanted[list(wanted)[-1]][0]:
+            options["num_classes"] = head[0]
+        first = next((key for key, shape in wanted.items() if len(shape) == 4), "")
+        if first in shapes and len(shapes[first]) == 4 and shapes[first][1] != wanted[first][1]:
+            options["in_chans"] = shapes[first][1]
+        position, patch = shapes.get("pos_embed"), shapes.get("patch_embed.proj.weight")
+        if position and patch and len(position) == 3 and position != wanted.get("pos_embed"):
+            embedding: Any = plain.patch_embed
+            extra = wanted["pos_embed"][1] - embedding.num_patches
+            options["img_size"] = patch[-1] * round((position[1] - extra) ** 0.5)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            module = factory(**arguments) if not isinstance(factory, nn.Module) else factory
-    except Exception as error:  # whatever the user's code raises
-        raise PosthocError(f"{name} failed ({type(error).__name__}: {error}); see --model-arg.") from error
-    if not isinstance(module, nn.Module):
-        raise PosthocError(f"{name} gives a {type(module).__name__}, not a torch.nn.Module.")
+            module: nn.Module = timm.create_model(name, pretrained=False, **{**options, **arguments})
+    except Exception as error:  # whatever a constructor makes of such shapes or arguments
+        raise PosthocError(f"timm:{name} cannot be built for these weights ({reason(error)}).") from error
     return module.eval()

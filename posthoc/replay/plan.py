@@ -242,7 +242,8 @@ def fit_images(model: Model, wanted: int | None, height: int, width: int | None 
         tried = [(side, c) for c in channels if (side := math.isqrt(flat // c)) ** 2 * c == flat] + tried
     for side, count in tried:
         try:
-            return side, count, dissect(model.module, side, count)
+            with model.at_work():  # files that it imports when it first runs lie beside it
+                return side, count, dissect(model.module, side, count)
         except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
             reason = error
     raise PosthocError(

@@ -1,20 +1,27 @@
 """Tensor shapes -> which of torchvision's classification models has them, built without computing its weights."""
 
+import contextlib
 import functools
 import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torchvision import models as zoo
 
+from posthoc.errors import PosthocError
 from posthoc.replay.naming import UNUSED, canonical
+from posthoc.replay.usercode import reason
 
 Shapes = Mapping[str, tuple[int, ...]]
+NEAR = 0.5
+"""Share of tensors from which on an architecture is named as near."""
 
 # A name every member of the family has and no other family, and the names of its members.
 FAMILIES = (
@@ -68,7 +75,13 @@ def build(name: str, shapes: Shapes, **options: Any) -> nn.Module:
     A first convolution of 3 x 3 in place of 7 x 7 is taken for the usual change for small images: stride 1, and no
     max pooling after it. Shapes alone do not say so; `changes` does.
     """
-    options = dict(options)
+    try:
+        return _adapted(name, shapes, dict(options))
+    except Exception as error:  # whatever a constructor makes of shapes that no network has
+        raise PosthocError(f"{name} cannot be built for these weights ({reason(error)}).") from error
+
+
+def _adapted(name: str, shapes: Shapes, options: dict[str, Any]) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         options |= {"init_weights": False, "aux_logits": any(key.lower().startswith("aux") for key in shapes)}
     position = shapes.get("encoder.pos_embedding")
@@ -145,31 +158,63 @@ def recognise(shapes: Shapes) -> tuple[str, nn.Module] | None:
         if any(re.match(pattern, key) for key in shapes):
             for name in zoo.list_models(module=zoo):
                 if re.match(members, name):
-                    model = build(name, shapes)
-                    if not differing(model, shapes):
-                        return name, model
+                    with contextlib.suppress(PosthocError):
+                        model = build(name, shapes)
+                        if compare(model, shapes).fits:
+                            return name, model
             return None
     return None
 
 
-def differing(model: nn.Module, shapes: Shapes) -> dict[str, list[str]]:
-    """Names that are missing from, unexpected in or of another shape than `shapes`, by kind; empty where all fits.
+@dataclass(frozen=True)
+class Comparison:
+    """A model beside a checkpoint's shapes, by canonical names.
 
-    `shapes` has canonical names, and so have the differences.
+    names: of each tensor of the model, in full and canonical; shared: how many of them the checkpoint has in the same
+    shape; differences: names that are missing, unexpected or of another shape, by kind.
     """
-    state = model.state_dict()
-    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
-    wanted = {short: tuple(tensors[name].shape) for name, short in canonical(tensors).items()}
+
+    names: dict[str, str]
+    shared: int
+    differences: dict[str, list[str]]
+
+    @property
+    def fits(self) -> bool:
+        return not self.differences
+
+    @property
+    def nearness(self) -> tuple[int, int]:
+        """What to choose the nearest of several by: most that is shared, then least that differs."""
+        return self.shared, -sum(map(len, self.differences.values()))
+
+
+def compare(model: nn.Module, shapes: Shapes) -> Comparison:
+    """Hold a model against the shapes of a reading, whose names are canonical.
+
+    Of parameters that a model has twice (an output layer tied to an embedding) a checkpoint may hold one.
+    """
+    tensors = {name: t for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
+    once = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    rows = [_compare(tensors, shapes)]
+    if len(once) < len(tensors) and not rows[0].fits:
+        rows.append(_compare({name: tensors[name] for name in reversed(once.values())}, shapes))
+    return max(rows, key=lambda row: row.nearness)
+
+
+def _compare(tensors: Mapping[str, torch.Tensor], shapes: Shapes) -> Comparison:
+    names = canonical(tensors)
+    wanted = {short: None if is_lazy(tensors[name]) else tuple(tensors[name].shape) for name, short in names.items()}
     kinds = {
         "missing": [name for name in wanted if name not in shapes and not name.endswith(UNUSED)],
         "unexpected": [name for name in shapes if name not in wanted and not name.endswith(UNUSED)],
         "of another shape": [
-            f"{name} {list(shapes[name])} instead of {list(wanted[name])}"
-            for name in shapes
-            if name in wanted and shapes[name] != wanted[name]
+            f"{name} {list(shapes[name])} instead of {list(shape or ())}"
+            for name, shape in wanted.items()
+            if name in shapes and shapes[name] != shape
         ],
     }
-    return {kind: names for kind, names in kinds.items() if names}
+    shared = sum(shapes.get(name) == shape for name, shape in wanted.items())
+    return Comparison(names, shared, {kind: rows for kind, rows in kinds.items() if rows})
 
 
 def sentence(differences: dict[str, list[str]]) -> str:
@@ -182,19 +227,23 @@ def sentence(differences: dict[str, list[str]]) -> str:
 
 
 def nearest(shapes: Shapes) -> str:
-    """The three models that share most names and shapes, and how the first differs, in words."""
+    """The up to three models that share at least half of their names and shapes, and how the first differs, in words.
+
+    Empty where there is none: what shares less says nothing of a network.
+    """
     near = []
     for name in zoo.list_models(module=zoo):
         wanted = _own_shapes(name)
         shared = sum(shapes.get(key) == shape for key, shape in wanted.items())
         near.append((shared / len(wanted.keys() | shapes.keys()), name))
-    near.sort(key=lambda row: -row[0])
-    names = ", ".join(f"{name} ({share:.0%})" for share, name in near[:3] if share > 0)
-    if not names:
-        return "No torchvision classification model shares a tensor with them."
-    first = near[0][1]
-    differences = sentence(differing(build(first, shapes), shapes))
-    return f"Nearest of torchvision's: {names}; from {first} they differ in {differences}."
+    near = sorted((row for row in near if row[0] >= NEAR), key=lambda row: -row[0])[:3]
+    if not near:
+        return ""
+    names = ", ".join(f"{name} ({share:.0%})" for share, name in near)
+    said = f"Nearest of torchvision's: {names}"
+    with contextlib.suppress(PosthocError):
+        said += f"; from {near[0][1]} they differ in {sentence(compare(build(near[0][1], shapes), shapes).differences)}"
+    return f"{said}."
 
 
 @functools.cache

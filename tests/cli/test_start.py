@@ -1,5 +1,6 @@
 """However the command is started, and whatever the data say, no file of the working directory or of the data is run."""
 
+import json
 import os
 import re
 import subprocess
@@ -83,3 +84,61 @@ def test_batch_jobs_do_not_import_from_the_working_directory(hostile):
     assert all(command.startswith(f"{sys.executable} -P -m posthoc ") for command in commands)
     run(hostile, "bash", "-c", f"SLURM_ARRAY_TASK_ID=1; {commands[0]}")
     assert len(list((hostile / "out" / "activations.h5.parts").glob("epoch*.h5"))) == 3
+
+
+WATCH = """
+import json, sys
+seen = []
+def watch(event, given):
+    if event in ("exec", "compile"):
+        name = given[1] if event == "compile" else given[0].co_filename
+        seen.append(f"{event} {name}") if "hostile" in str(name) else None
+    elif event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect", "socket.getaddrinfo"):
+        seen.append(f"{event} {given}")
+import click.testing, h5py, torch, timm, posthoc.replay.models, posthoc.cli
+sys.addaudithook(watch)
+for place in json.loads(sys.stdin.read()):
+    result = click.testing.CliRunner().invoke(posthoc.cli.main, ["inspect", place])
+    print(json.dumps([result.exit_code, result.output, repr(result.exception)]))
+print(json.dumps(seen))
+"""
+NAMES = [
+    "run/evil.py", "evil.py", "./evil.py:Net", "evil:Net", "run.evil:Net", "os:abort", "os:system", "builtins:exec",
+    "torchvision:evil.py", "torchvision:evil", "timm:evil.py", "hf_hub:a/resnet18", "hf-hub:a/resnet18", "timm:hf-hub:a/b",
+    "timm:local-dir:run", "local-dir:run", "timm:hf_hub:resnet18", "torchvision:torchvision:shufflenet_v2_x0_5",
+    "timm:resnet18.evil/../x", "shufflenet_v2_x0_5 ", "SHUFFLENET_V2_X0_5", "shufflenet_v2_x0_5\n", "..", "", "\0", "x" * 10**6,
+]  # fmt: skip
+NOT_TEXT = [5, True, 1.5, ["shufflenet_v2_x0_5"], {"name": "evil.py"}, [[[[[[[[[[]]]]]]]]]]]
+
+
+def test_what_the_data_name_is_looked_up_and_never_run(hostile, states):
+    """In run.json and in a checkpoint: names of files, modules and hubs; nothing of the folder is compiled or run."""
+    evil = hostile / "run" / "evil.py"
+    evil.write_text(f"open({str(hostile / 'CANARY-evil')!r}, 'w')\nNet = exit\n")
+    for name in ("evil.py", "torchvision:evil.py", "timm:evil.py", "torchvision:evil", "hf_hub:a"):
+        (hostile / name).write_text(evil.read_text())
+    places = []
+    for number, name in enumerate([*NAMES, *NOT_TEXT]):
+        for kind in ("run.json", "arch"):
+            places.append(hostile / f"{kind}-{number}")
+            places[-1].mkdir()
+            checkpoint = {"epoch": 1, "state_dict": states[0]} | ({"arch": name} if kind == "arch" else {})
+            torch.save(checkpoint, places[-1] / "epoch_1.pth")
+            (places[-1] / "evil.py").write_text(evil.read_text())
+            if kind == "run.json":
+                (places[-1] / "run.json").write_text(json.dumps({"model": name}))
+    command = [sys.executable, "-P", "-c", WATCH]
+    given = json.dumps([str(place) for place in places])
+    done = subprocess.run(command, cwd=hostile, input=given, capture_output=True, text=True, check=True)
+    *outcomes, seen = map(json.loads, done.stdout.splitlines())
+    assert seen == []
+    assert not list(hostile.glob("CANARY-*"))
+    for place, (code, output, error) in zip(places, outcomes, strict=True):
+        assert (code, error) == (0, "None"), (place, output)
+        if place.name.startswith("arch"):
+            assert "shufflenet_v2_x0_5 (recognised)" in output
+        else:
+            assert "which is no model of torchvision or timm; pass --model if it is yours" in output
+            assert len(output) < 2000
+    assert "run.json names 'run/evil.py', which" in outcomes[0][1]
+    assert "run.json names 5, which" in outcomes[2 * len(NAMES)][1]

@@ -1,0 +1,238 @@
+"""Running code that the command line names: a file or module of the user's, and the models it defines."""
+
+import contextlib
+import dis
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from posthoc.errors import PosthocError, UsageError
+
+Factory = Callable[..., Any] | nn.Module
+_REGISTERED: dict[str, Path] = {}
+"""The names in sys.modules under which files of the user's were run."""
+
+
+class UserCode:
+    """A file or module of the user's, run when this is made; only the command line or an API's argument names one.
+
+    While it is at work its folder, of a module the working directory, is the last place to import from: files beside it
+    are found, and a `random.py` among them stands in no library's way. The rest of the program imports nothing from
+    there. place: as it was named; title: the same without folders; digest: SHA-256 of the file that was run, None of a module.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place, self.title = str(place), Path(place).name
+        self.digest: str | None = None
+        try:
+            folder = Path.cwd() if isinstance(place, str) else place.resolve(strict=True).parent
+        except OSError as error:
+            raise UsageError(f"--model {place}: {error.strerror or error}.") from error
+        self._argv = [self.place]
+        self._path = [*sys.path, str(folder)]
+        name = _free_name(place.resolve()) if isinstance(place, Path) else place
+        advice = 'put what is not the model under `if __name__ == "__main__":`'
+        with self.calling(f"{place} cannot be imported", advice):
+            importlib.invalidate_caches()
+            if isinstance(place, Path):
+                self.module = self._run(place, name)
+            else:
+                if _REGISTERED.pop(place.partition(".")[0], None):  # a file of that name, run before, is another
+                    sys.modules.pop(place.partition(".")[0], None)
+                self.module = importlib.import_module(place)
+
+    def _run(self, path: Path, name: str) -> ModuleType:
+        """Run the file's source, never a compiled copy beside it."""
+        source = path.read_bytes()
+        self.digest = hashlib.sha256(source).hexdigest()
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None:
+            raise ImportError("it is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses, TorchScript and the like look their module up
+        _REGISTERED[name] = path.resolve()
+        try:
+            exec(compile(source, path, "exec"), module.__dict__)
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+        return module
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While it runs: its own `sys.path`, no arguments of ours, what it prints on stderr; and all as it was after."""
+        path, argv = list(sys.path), sys.argv
+        sys.path[:], sys.argv = self._path, list(self._argv)
+        try:
+            with contextlib.chdir("."), _stdout_to_stderr():
+                yield
+        finally:
+            self._path = list(sys.path)
+            sys.path[:], sys.argv = path, argv
+
+    @contextlib.contextmanager
+    def calling(self, failure: str, advice: str = "") -> Iterator[None]:
+        """As `at_work`; whatever is thrown, an end of the program included, is a UsageError `FAILURE (reason); ADVICE`.
+
+        Random numbers that it draws leave the program's as they were.
+        """
+        try:
+            with self.at_work(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                yield
+        except (PosthocError, KeyboardInterrupt):
+            raise
+        except SystemExit as error:
+            said = f"{failure} (it ends the program, with {error.code!r})"
+            raise UsageError(f"{said}; {advice}." if advice else f"{said}.") from error
+        except BaseException as error:
+            raise UsageError(f"{failure} ({reason(error)}){self._hidden(error)}.") from error
+
+    def _hidden(self, error: BaseException) -> str:
+        """A hint where an import failed because a library has the name of a file beside the user's."""
+        name = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+        library = getattr(sys.modules.get(name), "__file__", None)
+        beside = Path(self._path[-1], name)
+        if not library or Path(library).parent in (beside, beside.parent):
+            return ""
+        if not (beside.is_dir() or beside.with_suffix(".py").is_file()):
+            return ""
+        return f"; {name} is {library}, for libraries come first: rename your own, or name its folder in PYTHONPATH"
+
+    def attribute(self, name: str) -> Factory:
+        """The function, class or model of that name; a UsageError that lists what there is where there is none."""
+        with self.calling(f"{self.title}:{name} cannot be read"):
+            factory: Factory | None = getattr(self.module, name, None)
+        if not callable(factory):
+            names = ", ".join([*self.factories({}), *self.needing_arguments()]) or "none"
+            where = getattr(self.module, "__file__", None) or self.title
+            raise UsageError(f"{where} defines no model {name!r} (found: {names}).")
+        return factory
+
+    def factories(self, arguments: Mapping[str, Any]) -> dict[str, Factory]:
+        """What in the file may make a model of just these arguments: module classes, ready models, then functions.
+
+        Of functions only such as return something: others train a model, or are the script's `main`.
+        """
+        found: list[dict[str, Factory]] = [{}, {}, {}]
+        for name, value in list(vars(self.module).items()):
+            if name.startswith("_"):
+                continue
+            if isinstance(value, nn.Module):
+                if not arguments:
+                    found[1][name] = value
+            elif getattr(value, "__module__", None) == self.module.__name__ and _takes(value, arguments):
+                if _is_module_class(value):
+                    found[0][name] = value
+                elif inspect.isfunction(value) and _returns(value):
+                    found[2][name] = value
+        return found[0] | found[1] | found[2]
+
+    def needing_arguments(self) -> list[str]:
+        """The file's module classes that cannot be made without arguments, with those."""
+        rows = []
+        for name, value in list(vars(self.module).items()):
+            mine = _is_module_class(value) and value.__module__ == self.module.__name__
+            if mine and not _takes(value, {}):
+                rows.append(f"{name}{inspect.signature(value)}")
+        return rows
+
+    def make(self, name: str, factory: Factory, arguments: Mapping[str, Any]) -> nn.Module:
+        """Call the factory, whose name is `name`; raises UsageError where that fails or gives no model."""
+        title = f"{self.title}:{name}"
+        if not isinstance(factory, nn.Module) and not _takes(factory, arguments):
+            given = ", ".join(arguments) or "none"
+            raise UsageError(
+                f"{title}{inspect.signature(factory)} takes other arguments than those given ({given}); "
+                f"give them by --model-arg KEY=VALUE."
+            )
+        with self.calling(f"{title} failed"):
+            module = factory if isinstance(factory, nn.Module) else factory(**arguments)
+            if isinstance(module, nn.Module):
+                module.eval()
+                return module
+        raise UsageError(f"{title} gives a {type(module).__name__}, not a torch.nn.Module.")
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line and not too long.
+
+    >>> reason(ValueError("no\\n  width"))
+    'ValueError: no width'
+    """
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the user's own class may fail at it
+        text = ""
+    name = type(error).__name__
+    return f"{name}: {text[:300]}" if text else name
+
+
+def _free_name(path: Path) -> str:
+    """The name by which files beside it import this one; another where a library, or what is imported, has that."""
+    name = re.sub(r"\W", "_", path.stem)
+    if name in sys.modules:
+        taken = _REGISTERED.get(name) != path
+    else:
+        spec = importlib.util.find_spec(name)
+        taken = spec is not None and spec.origin != str(path)
+    return f"{name}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}" if taken else name
+
+
+def _takes(factory: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether it can be called with just these arguments; true of what has no signature to tell."""
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def _is_module_class(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, nn.Module)
+
+
+def _returns(function: Callable[..., Any]) -> bool:
+    """Whether some path through a function returns anything but None.
+
+    >>> _returns(lambda: 1), _returns(lambda: None)
+    (True, False)
+    """
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        return False
+    before = None
+    for step in dis.get_instructions(code):
+        nothing = before is not None and before.opname.startswith("LOAD_CONST") and before.argval is None
+        if (step.opname == "RETURN_VALUE" and not nothing) or (
+            step.opname == "RETURN_CONST" and step.argval is not None
+        ):
+            return True
+        before = step
+    return False
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """What is printed, by this process or ones that it starts, goes to stderr: stdout is for results."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        with contextlib.suppress(OSError):  # either is closed
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 1)
+            os.dup2(2, 1)
+        yield

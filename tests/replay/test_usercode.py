@@ -1,0 +1,229 @@
+"""The user's own model file: whatever it does when it is run, and what the rest of the program keeps."""
+
+import os
+import py_compile
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.models import parse_arguments, resolve_model
+from posthoc.replay.plan import fit_images
+from posthoc.replay.readers import Header
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3)))
+"""
+SHAPES = {"conv.weight": (8, 3, 3, 3), "conv.bias": (8,), "head.weight": (10, 8), "head.bias": (10,)}
+
+
+@pytest.fixture
+def resolve(tmp_path, monkeypatch):
+    """Write a model file of this text, in a folder of its own, and resolve it."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def resolve(text, said="mine/nets.py", shapes=SHAPES, **arguments):
+        path = tmp_path / said.partition(":")[0]
+        path.write_text(textwrap.dedent(text))
+        before = list(sys.path), list(sys.argv), Path.cwd()
+        try:
+            return resolve_model(Header(None, None, shapes), said, arguments=arguments)
+        finally:
+            assert (sys.path, sys.argv, Path.cwd()) == before
+
+    return resolve
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import sys; sys.exit(0)", r"mine/nets\.py cannot be imported \(it ends the program, with 0\); put what is not"),
+        ("raise SystemExit", r"cannot be imported \(it ends the program, with None\)"),
+        ("exit('no data')", r"cannot be imported \(it ends the program, with 'no data'\)"),
+        ("import argparse; p = argparse.ArgumentParser(); p.add_argument('data'); p.parse_args()", "ends the program, with 2"),
+        ("raise GeneratorExit", r"cannot be imported \(GeneratorExit\)"),
+        ("class Stop(BaseException): pass\nraise Stop('now')", r"cannot be imported \(Stop: now\)"),
+        ("class E(Exception):\n  def __str__(self): raise ValueError\nraise E", r"cannot be imported \(E\)"),
+        ("def f(:", r"cannot be imported \(SyntaxError: .*nets\.py, line \d"),
+        ("import no_such_library", r"\(ModuleNotFoundError: No module named 'no_such_library'\)"),
+        ("x = 3", r"mine/nets\.py defines no model that needs no arguments"),
+        (NET + "\nclass Net(Net):\n    def __init__(self):\n        raise RuntimeError('No CUDA GPUs\\nare available')",
+         r"^nets\.py:Net failed \(RuntimeError: No CUDA GPUs are available\)\.$"),
+        (NET + "\nclass Net(Net):\n    def __init__(self):\n        raise SystemExit(0)", r"Net failed \(it ends the program, with 0\)"),
+        (NET + "\ndef net():\n    import missing_one\n    return Net()\ndel Net", r"nets\.py:net failed \(ModuleNotFoundError"),
+        (NET.replace("width=8", "width"), r"not tried without arguments: Net\(width\); --model mine/nets\.py:NAME --model-arg"),
+    ],
+)  # fmt: skip
+def test_a_file_that_breaks_says_why_and_is_the_users_mistake(resolve, text, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        resolve(text)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_is_not_taken_for_a_fault_of_the_file(resolve):
+    with pytest.raises(KeyboardInterrupt):
+        resolve("raise KeyboardInterrupt")
+
+
+def test_a_file_sees_no_arguments_of_ours_and_leaves_the_program_as_it_was(resolve, tmp_path, capfd):
+    """Its argparse has its defaults; what it and its children print goes to stderr; random numbers stay the same."""
+    text = """
+        import argparse, os, subprocess, sys
+        p = argparse.ArgumentParser()
+        p.add_argument("--width", type=int, default=8)
+        args = p.parse_args()
+        assert sys.argv == ["mine/nets.py"], sys.argv
+        print("printed"); os.system("echo by a shell"); subprocess.run(["echo", "by a child"]); os.write(1, b"written\\n")
+        sys.path.insert(0, "elsewhere"); sys.argv.append("--more"); os.chdir("/")
+        torch.manual_seed(5)
+        def net():
+            print("made")
+            assert "elsewhere" in sys.path
+            return Net(args.width)
+    """
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    model = resolve(NET + textwrap.dedent(text), "mine/nets.py:net")
+    assert torch.rand(1) == expected
+    assert model.module.head.in_features == 8
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.split() == ["printed", "by", "a", "shell", "by", "a", "child", "written", "made"]
+
+
+def test_files_beside_it_are_found_and_stand_in_no_librarys_way(resolve, tmp_path):
+    for name in ("click", "random", "rich"):
+        (tmp_path / "mine" / f"{name}.py").write_text("raise SystemExit('imported')")
+    for name in ("beside", "at_making", "at_running"):
+        (tmp_path / "mine" / f"{name}_8.py").write_text("WIDTH = 8")
+    text = NET.replace("super()", "import at_making_8, random, rich.text\n        super()")
+    text = text.replace("return ", "import at_running_8\n        return ")
+    model = resolve(f"import click, beside_8\n{text}")
+    assert fit_images(model, None, 32)[1] == 3
+    assert {"beside_8", "at_making_8", "at_running_8"} <= sys.modules.keys()
+    with pytest.raises(ModuleNotFoundError):
+        __import__("nothing_beside_8")
+    assert not any("mine" in place for place in sys.path)
+    # In the working directory, for a module.
+    (tmp_path / "package_8").mkdir()
+    (tmp_path / "package_8" / "nets.py").write_text("from . import parts_8\nimport top_8\n" + NET)
+    (tmp_path / "package_8" / "parts_8.py").touch()
+    (tmp_path / "top_8.py").touch()
+    found = resolve_model(Header(None, None, SHAPES), "package_8.nets:Net")
+    assert (found.name, found.left_out) == ("package_8.nets:Net", ())
+    # One that a library hides says so.
+    (tmp_path / "mine" / "safetensors.py").write_text("WIDTH = 8")
+    with pytest.raises(UsageError, match=r"safetensors is .*__init__\.py, for libraries come first: rename your own"):
+        resolve("from safetensors import WIDTH")
+
+
+@pytest.mark.parametrize("name", ["random", "torch", "timeit", "_weird-name.v2", "posthoc"])
+def test_a_file_may_have_a_librarys_name(resolve, tmp_path, name):
+    """It replaces nothing in sys.modules, and its own classes are found under the name that it was given instead."""
+    before = dict(sys.modules)
+    text = (
+        "from dataclasses import dataclass, field\nimport typing\n@dataclass\nclass Config:\n    width: 'int' = 8\n"
+        "    sizes: 'typing.ClassVar[list]' = [1]\n" + NET
+    )
+    made = type(resolve(text, f"mine/{name}.py:Net").module)
+    assert {key for key, value in before.items() if sys.modules.get(key) is not value} == set()
+    assert sys.modules[made.__module__].Net is made
+    assert random.Random(0).random() == 0.8444218515250481
+    again = type(resolve(text, f"mine/{name}.py:Net").module)
+    assert again is not made
+    assert sys.modules[again.__module__].Net is again
+    if name == "timeit":
+        import timeit
+
+        assert timeit.default_timer() > 0
+
+
+def test_two_files_of_one_name_are_two(resolve, tmp_path):
+    (tmp_path / "other").mkdir()
+    first = resolve(NET, "mine/same_8.py:Net").module
+    second = resolve(NET + "    other = True\n", "other/same_8.py:Net").module
+    assert second.other
+    assert sys.modules[type(first).__module__].Net is type(first)
+    (tmp_path / "same_8.py").write_text(NET + "    third = True\n")
+    assert resolve_model(Header(None, None, SHAPES), "same_8:Net").module.third
+
+
+def test_the_source_is_run_and_no_compiled_copy_beside_it(resolve, tmp_path):
+    """A compiled file that claims to be the source's, as long and as old."""
+    path = tmp_path / "mine" / "nets.py"
+    path.write_text("raise SystemExit('the copy was run')")
+    py_compile.compile(str(path), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    assert resolve(NET).name == "nets.py:Net"
+
+
+def test_only_what_can_be_a_model_is_called(resolve, tmp_path):
+    """Not the script's main or its training; a ready model and a lambda count."""
+    text = """
+        def main():
+            raise SystemExit("it trains")
+        def train(model=None):
+            for _ in range(3):
+                raise SystemExit("it trains")
+            return
+        def batches():
+            yield Net()
+        async def later():
+            return Net()
+        ready = Net(16)
+        short = lambda: Net(24)
+        def net32():
+            if torch.cuda.is_available():
+                return Net(32).cuda()
+            return Net(32)
+    """
+    for width, name in ((8, "Net"), (16, "ready"), (24, "short"), (32, "net32")):
+        shapes = {key: tuple(width if side == 8 else side for side in shape) for key, shape in SHAPES.items()}
+        assert resolve(NET + textwrap.dedent(text), shapes=shapes).name == f"nets.py:{name}"
+    with pytest.raises(PosthocError, match=r"tried: Net, ready, short, net32\); from Net they differ in of another"):
+        resolve(NET + textwrap.dedent(text), shapes=SHAPES | {"head.bias": (11,)})
+    with pytest.raises(PosthocError, match=r"from Net they .*; nets\.py:bad failed \(ValueError: no\)\.$"):
+        resolve(
+            NET + "def bad(net=None):\n    if not net: raise ValueError('no')\n    return net\n",
+            shapes=SHAPES | {"head.bias": (11,)},
+        )
+
+
+def test_arguments_are_literals_that_json_holds():
+    assert parse_arguments(["a=1e3", "b=[1, (2,)]", "c=None", "d=relu", "e=" + "(" * 100_000]) == {
+        "a": 1000.0, "b": [1, (2,)], "c": None, "d": "relu", "e": "(" * 100_000,
+    }  # fmt: skip
+    for odd in ("a={1, 2}", "a=b'x'", "a=1j", "a=...", "a={(1, 2): 3}"):
+        with pytest.raises(UsageError, match="give a number, text, a list or a dictionary"):
+            parse_arguments([odd])
+    with pytest.raises(UsageError, match="is not KEY=VALUE"):
+        parse_arguments(["=3"])
+
+
+def test_the_command_ends_with_2_and_says_why(tmp_path):
+    """As a user meets it: exit code, one sentence on stderr, nothing on stdout."""
+    (tmp_path / "net.py").write_text(NET + "import sys\nprint('hello')\nsys.exit(0)\n")
+    (tmp_path / "run").mkdir()
+    torch.save(nn.Linear(3, 3).state_dict(), tmp_path / "run" / "epoch_1.pth")
+    command = [sys.executable, "-m", "posthoc", "extract", "run", "--probe", "digits", "--model", "net.py", "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("hello\nposthoc: net.py cannot be imported (it ends the program, with 0); put what")
