@@ -86,7 +86,7 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def resolve_model(
-    header: Header, given: str | None = None, recorded: Any = None, arguments: Mapping[str, Any] | None = None
+    header: Header, given: str | None = None, recorded: str | None = None, arguments: Mapping[str, Any] | None = None
 ) -> Model:
     """The model that a checkpoint's tensors fit: as given, else as recorded in run.json or the file, else recognised.
 
@@ -116,14 +116,14 @@ def name_tensors(model: nn.Module, shapes: Shapes) -> dict[str, str]:
     raise PosthocError(f"It does not fit the model: {_misfit(_closest(lambda _: model, shapes))}.")
 
 
-def _known(name: object) -> Iterator[str]:
+def _known(name: str | None) -> Iterator[str]:
     """The models of torchvision and timm with exactly this name, as LIBRARY:NAME.
 
     This is how what comes with the data is looked up: it is compared with the libraries' lists, and nothing of it is
     ever opened, imported or downloaded.
     """
     for library in LIBRARIES:
-        short = name.removeprefix(f"{library}:") if isinstance(name, str) else ""
+        short = (name or "").removeprefix(f"{library}:")
         if _has(library, short):
             yield f"{library}:{short}"
 
@@ -139,7 +139,7 @@ def _has(library: str, name: str) -> bool:
     return name in timm.list_models(pretrained=True) if "." in name else bool(timm.is_model(name))
 
 
-def _recorded(name: Any, shapes: Shapes) -> Model:
+def _recorded(name: str, shapes: Shapes) -> Model:
     """The model of torchvision or timm that run.json names."""
     failed = None
     for known in _known(name):
