@@ -7,8 +7,9 @@ H, and the share of intervals that hold H.
 
 import numpy as np
 
-from posthoc.analysis.calibration import calibration, fractional_gaussian_noise
+from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import default_scales, dfa
+from posthoc.analysis.fractional import fractional_gaussian_noise
 
 EXPONENTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LENGTHS = (25, 32, 58, 128, 512)

@@ -1,10 +1,16 @@
-"""What exponent a short series has of itself: alpha of simulated noise of known H, inverted.
+"""What exponent a short series has of itself: alpha of simulated series of known exponent, inverted.
 
-DFA of a short series is biased. Fractional Gaussian noise (alpha = H) and fractional Brownian motion (alpha = H + 1)
-of the same length, analysed with the same scales and order, give the mean and the quantiles of alpha for every true
-exponent; the inverted mean curve gives the debiased exponent, the inverted quantile curves its confidence interval
-(Neyman). Fractional Brownian motion of H below 0.3 is left out, for in short series it passes for noise; between the
-two families the curves are interpolated. Nothing is clipped: what lies outside the simulated exponents has none.
+DFA of a short series is biased. Series of the same length and known exponent, analysed with the same scales and order,
+give the mean and the quantiles of alpha for every true exponent; the inverted mean curve gives the debiased exponent,
+the inverted quantile curves its confidence interval (Neyman).
+
+The mean is that of fractional Gaussian noise (alpha = H) and fractional Brownian motion (alpha = H + 1). Between .98
+and 1.28 it is interpolated, for no one curve could serve there: sampled motion of H .05 to .3 is nearly white at high
+frequencies, and a short one has the alpha of a noise of exponent .5 to 1. The intervals cover all the same: what alpha
+may be for a true exponent is taken from both, that motion or noise and ARFIMA of the same exponent, whose spectrum is
+straight throughout, and an exponent is excluded only if a greater one would be, too. So a short series whose alpha is
+that of persistent noise may have an interval that reaches motion. Nothing is clipped: what lies outside the simulated
+exponents has none.
 """
 
 import functools
@@ -17,33 +23,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.dfa import dfa
+from posthoc.analysis.fractional import arfima, fractional
 from posthoc.analysis.kernels import cache_folder
-from posthoc.errors import PosthocError, UsageError
+from posthoc.errors import PosthocError
 from posthoc.files import replacing
 
 FloatArray = NDArray[np.float64]
-NOISE = np.round(np.arange(0.02, 1, 0.04), 2)
-MOTION = np.round(np.arange(1.30, 2, 0.04), 2)
+NOISE = np.linspace(0.02, 0.98, 17)
+MOTION = np.linspace(1.05, 1.98, 17)
 GRID = np.concatenate([NOISE, MOTION])
+APART = 1.28
+"""From this exponent on motion does not pass for noise."""
 LEVEL = 0.95
-
-
-def fractional_gaussian_noise(H: float, T: int, count: int, random: np.random.Generator) -> FloatArray:
-    """Exact samples [count, T] of unit-variance fractional Gaussian noise (Davies and Harte 1987).
-
-    The autocovariance, wrapped around a circle of 2 T points, has a non-negative spectrum for every H in (0, 1);
-    random amplitudes with that spectrum, transformed back, have exactly that autocovariance.
-    """
-    if not 0 < H < 1:
-        raise UsageError(f"H is {H}; fractional Gaussian noise has an H between 0 and 1.")
-    k = np.arange(T + 1)
-    covariance = 0.5 * ((k + 1.0) ** (2 * H) - 2.0 * k ** (2 * H) + np.abs(k - 1.0) ** (2 * H))
-    spectrum = np.fft.rfft(np.concatenate([covariance, covariance[-2:0:-1]])).real
-    weight = np.sqrt(np.maximum(spectrum, 0) * T)  # rounding may leave -1e-17
-    real, imaginary = random.standard_normal((2, count, T + 1))
-    amplitude = (real + 1j * imaginary) * weight
-    amplitude[:, [0, T]] = real[:, [0, T]] * weight[[0, T]] * np.sqrt(2)
-    return np.asarray(np.fft.irfft(amplitude, n=2 * T, axis=1)[:, :T])
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class Calibration:
 @functools.lru_cache(maxsize=64)
 def calibration(T: int, scales: tuple[int, ...], order: int = 1, fluctuation: str = "peng") -> Calibration:
     """The calibration of DFA for series of T points, simulated once and kept on disk."""
-    key = repr((1, T, scales, order, fluctuation, _series(T), LEVEL, GRID.tolist()))
+    key = repr((2, T, scales, order, fluctuation, _series(T), LEVEL, GRID.tolist()))
     folder = cache_folder()
     path = folder / f"calibration-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz" if folder else None
     if path and (stored := _read(path)):
@@ -94,27 +85,45 @@ def _read(path: Path) -> Calibration | None:
 
 
 def _simulate(T: int, scales: tuple[int, ...], order: int, fluctuation: str) -> Calibration:
-    alpha = np.empty((len(GRID), _series(T)))
-    for g, exponent in enumerate(GRID):
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([T, g])))
-        step = max(1, 2**22 // T)  # no more in memory at once
-        for first in range(0, _series(T), step):
-            some = slice(first, min(first + step, _series(T)))
-            noise = fractional_gaussian_noise(exponent % 1, T, some.stop - first, random)
-            series = np.cumsum(noise, axis=1) if exponent > 1 else noise
-            alpha[g, some] = dfa(series, scales, order=order, fluctuation=fluctuation).alpha
-    low, high = np.quantile(alpha, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
-    return Calibration(GRID, *(_rising(curve) for curve in (alpha.mean(axis=1), low, high)))
+    count = _series(T)
+    alpha = np.empty((2, len(GRID), count))
+    for kind, family in enumerate((fractional, arfima)):
+        for g, exponent in enumerate(GRID):
+            random = np.random.Generator(np.random.Philox(np.random.SeedSequence([T, kind, g])))
+            step = max(1, 2**22 // T)  # no more in memory at once
+            for first in range(0, count, step):
+                some = slice(first, min(first + step, count))
+                series = family(exponent, T, some.stop - first, random)
+                alpha[kind, g, some] = dfa(series, scales, order=order, fluctuation=fluctuation).alpha
+    mean = alpha[0].mean(axis=1)
+    apart = (GRID < 1) | (GRID >= APART)
+    mean = np.interp(GRID, GRID[apart], np.maximum.accumulate(_smooth(GRID[apart], mean[apart])))
+    return Calibration(GRID, mean, *_accepted(alpha))
 
 
-def _rising(curve: FloatArray) -> FloatArray:
-    """The curve [G] freed of its sampling noise, by a polynomial for each family, and never falling, to be inverted."""
+def _accepted(alpha: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Ends of the range in which 95 % of alpha [2, G, n] lie, neither falling with the exponent.
+
+    With equal tails, but where motion of a greater exponent would pass for noise: there the lower end is that motion's,
+    and the upper end cuts off the more; and with 94 % of either family at the least.
+    """
+    low = _smooth(GRID, np.quantile(np.concatenate(list(alpha), axis=1), (1 - LEVEL) / 2, axis=1))
+    low = np.minimum.accumulate(low[::-1])[::-1]
+    ends = []
+    for values, level in ((np.concatenate(list(alpha), axis=1), LEVEL), *((family, LEVEL - 0.01) for family in alpha)):
+        share = np.minimum((values < low[:, None]).mean(axis=1) + level, 1)
+        ends.append([np.quantile(row, q) for row, q in zip(values, share, strict=True)])
+    return low, np.maximum.accumulate(_smooth(GRID, np.max(ends, axis=0)))
+
+
+def _smooth(exponents: FloatArray, values: FloatArray) -> FloatArray:
+    """The curve freed of its sampling noise, by a polynomial for the exponents below 1 and one for those above."""
     parts = []
-    for exponents, values in ((NOISE, curve[: len(NOISE)]), (MOTION, curve[len(NOISE) :])):
-        parts.append(np.polynomial.Chebyshev.fit(exponents, values, 5)(exponents))
-    return np.asarray(np.maximum.accumulate(np.concatenate(parts)))
+    for part in (exponents < 1, exponents >= 1):
+        parts.append(np.polynomial.Chebyshev.fit(exponents[part], values[part], 5)(exponents[part]))
+    return np.concatenate(parts)
 
 
 def _series(T: int) -> int:
     """How many to simulate for each exponent: the longer, the less they scatter."""
-    return int(np.clip(2**20 // T, 100, 20_000))
+    return int(np.clip(2**20 // T, 100, 4096))

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import as_series
 from posthoc.analysis.dfa import DFA, REASONS, dfa
+from posthoc.analysis.fractional import noise_covariance
 from posthoc.analysis.kernels import dfa as kernel
 from posthoc.analysis.kernels import in_threads, likelihood, phase
 from posthoc.errors import UsageError
@@ -46,13 +47,21 @@ class Hurst:
     reason: tuple[str | None, ...]
     estimator: str
 
+    @property
+    def undetermined(self) -> NDArray[np.bool_]:
+        """Where the interval excludes no exponent."""
+        return np.asarray(np.isneginf(self.low) & np.isposinf(self.high))
+
     def __str__(self) -> str:
         """Of one series: H and its interval, `undetermined` where that excludes nothing."""
         if np.ndim(self.H):
             return repr(self)
-        end = {-math.inf: "below", math.inf: "above"}
-        ends = [end.get(float(value), f"{value:.2f}") for value in (self.low, self.high)]
-        interval = "undetermined" if ends == ["below", "above"] else f"{ends[0]} to {ends[1]}"
+        low, high = float(self.low), float(self.high)
+        interval = f"{low:.2f} to {high:.2f}"
+        if math.isinf(low):
+            interval = "undetermined" if math.isinf(high) else f"at most {high:.2f}"
+        elif math.isinf(high):
+            interval = f"at least {low:.2f}"
         return f"H {self.reason[0]}" if self.reason[0] else f"H {self.H:.2f} (95 %: {interval})"
 
 
@@ -141,12 +150,6 @@ def _by_likelihood(
     return H, low, high, tuple(REASONS.get(code) for code in state.tolist())
 
 
-def fgn_covariance(H: float, T: int) -> FloatArray:
-    """Autocovariance of fractional Gaussian noise of unit variance at the lags 0 to T - 1."""
-    k = np.arange(T)
-    return np.asarray(0.5 * ((k + 1.0) ** (2 * H) - 2.0 * k ** (2 * H) + np.abs(k - 1.0) ** (2 * H)))
-
-
 def whittle_log_likelihood(y: FloatArray) -> FloatArray:
     """Whittle's log likelihood of each centred series y [U, T] for every H of GRID, [U, G], at the best scale.
 
@@ -168,7 +171,7 @@ def _expected_periodogram(T: int) -> tuple[FloatArray, FloatArray]:
     frequencies, and what leaks from one frequency into others in a finite series.
     """
     taper = 1 - np.arange(T) / T
-    covariance = np.stack([fgn_covariance(H, T) for H in GRID], axis=1) * taper[:, None]
+    covariance = np.stack([noise_covariance(H, T) for H in GRID], axis=1) * taper[:, None]
     weight = np.ones(T // 2)
     if T % 2 == 0:
         weight[-1] = 0.5
@@ -177,7 +180,7 @@ def _expected_periodogram(T: int) -> tuple[FloatArray, FloatArray]:
 
 def reml_log_likelihood(y: FloatArray) -> FloatArray:
     """Restricted log likelihood of each centred series y [U, T] for every H of GRID, [U, G], at the best scale."""
-    covariance = np.stack([fgn_covariance(H, y.shape[1]) for H in GRID])
+    covariance = np.stack([noise_covariance(H, y.shape[1]) for H in GRID])
     result = np.empty((len(y), len(GRID)))
     in_threads(lambda first, last: likelihood.restricted(first, last, y, covariance, result), len(GRID))
     return result

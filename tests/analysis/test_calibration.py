@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from posthoc.analysis.calibration import calibration, fractional_gaussian_noise
+from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import default_scales, dfa
+from posthoc.analysis.fractional import arfima, arfima_covariance, fractional, fractional_gaussian_noise
 from posthoc.errors import UsageError
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many series, compiled")
@@ -28,16 +29,41 @@ def test_noise_has_exactly_its_covariance(H, T):
         fractional_gaussian_noise(1.0, T, 1, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("d", [-0.48, -0.2, 0.3, 0.48])
+def test_arfima_has_the_covariance_of_its_spectrum(d):
+    """Against the integral of the spectral density, its pole at 0 removed by the substitution w = pi u^power."""
+    u = (np.arange(400_000) + 0.5) / 400_000
+    power = 2 / (1 - 2 * d)
+    w = np.pi * u**power
+    weight = np.sinc(w / (2 * np.pi)) ** (-2 * d) * u
+    expected = [(weight * np.cos(k * w)).mean() / weight.mean() for k in range(20)]
+    np.testing.assert_allclose(arfima_covariance(d, 20), expected, atol=1e-4)
+    covariance = arfima_covariance(d, 65)
+    assert np.fft.rfft(np.concatenate([covariance, covariance[-2:0:-1]])).real.min() > 0
+
+
 @pytest.mark.parametrize("T", [25, 58, 128])
-@pytest.mark.parametrize("H", [0.3, 0.6, 0.9])
-def test_bias_is_removed_and_intervals_cover(H, T):
+@pytest.mark.parametrize("exponent", [0.2, 0.5, 0.9, 1.05, 1.2, 1.5, 1.8])
+def test_bias_is_removed_and_intervals_cover(exponent, T):
     scales = default_scales(T)
-    x = fractional_gaussian_noise(H, T, 8000, np.random.default_rng(int(100 * H) + T))
-    alpha = dfa(x, scales).alpha
     known = calibration(T, tuple(scales.tolist()))
-    assert float(known.debias(alpha.mean())) == pytest.approx(H, abs=0.02)
-    low, high = known.interval(alpha)
-    assert 0.93 <= np.mean((low <= H) & (high >= H)) <= 0.97
+    for family in (fractional, arfima):
+        x = family(exponent, T, 6000, np.random.default_rng([T, round(100 * exponent)]))
+        alpha = dfa(x, scales).alpha
+        if family is fractional and not 1 < exponent < 1.28:
+            assert float(known.debias(alpha.mean())) == pytest.approx(exponent, abs=0.03)
+        low, high = known.interval(alpha)
+        share = np.mean((low <= exponent) & (high >= exponent))
+        assert 0.93 <= share <= (0.975 if family is fractional else 0.985)
+
+
+def test_curves_rise_and_intervals_hold_their_exponent():
+    known = calibration(58, tuple(default_scales(58).tolist()))
+    assert (np.diff(known.mean) > 0).all()
+    assert (np.diff(known.low) >= 0).all()
+    assert (np.diff(known.high) >= 0).all()
+    low, high = known.interval(known.mean)
+    assert ((low <= known.exponent) & (known.exponent <= high)).all()
 
 
 def test_nothing_is_clipped():

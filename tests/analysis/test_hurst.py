@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posthoc import hurst
-from posthoc.analysis.calibration import fractional_gaussian_noise
 from posthoc.analysis.dfa import dfa
+from posthoc.analysis.fractional import fractional_gaussian_noise
 from posthoc.analysis.hurst import (
     FINE,
     GRID,
@@ -116,8 +116,8 @@ def test_what_cannot_be_said_is_said():
     x = noise(0.6, 60, 1)[0]
     assert str(hurst(np.ones(50), "reml")) == "H constant"
     assert str(hurst(x, "reml")) == "H 0.69 (95 %: 0.50 to 0.93)"
-    undetermined = hurst(noise(0.6, 20, 50), "dfa")
-    k = int(np.flatnonzero(undetermined.undetermined)[0])
+    many = hurst(noise(0.6, 20, 50), "dfa")
+    k = int(np.flatnonzero(many.undetermined)[0])
     assert "undetermined" in str(hurst(noise(0.6, 20, 50)[k], "dfa"))
 
 
