@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from posthoc.replay.pipeline import _batches
+from posthoc.replay.network import probe_batch
 from posthoc.replay.plan import Extraction, plan_extraction
 from posthoc.replay.run import run_extraction
 
@@ -36,7 +36,7 @@ def write_run(folder: Path, name: str, size: int, checkpoints: int) -> None:
 
 def bare_passes(plan: Extraction, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], None]:
     """The forward passes of the same batches, nothing loaded, nothing recorded."""
-    x = _batches(plan)[0].contiguous(memory_format=memory_format)
+    x = probe_batch(plan)[0].contiguous(memory_format=memory_format)
     module = module.to(plan.device).to(memory_format=memory_format)
 
     def run() -> None:
@@ -59,7 +59,7 @@ def read_files(plan: Extraction) -> None:
 
 def keep_everything(plan: Extraction, fresh: Callable[[], nn.Module]) -> None:
     """The obvious loop: load, hooks that keep whole feature maps, bring them to the CPU, reduce them there."""
-    x, _ = _batches(plan)
+    x, _ = probe_batch(plan)
     for checkpoint in plan.run.checkpoints:
         model = fresh()
         model.load_state_dict(load_file(checkpoint.path))
@@ -78,7 +78,7 @@ def keep_everything(plan: Extraction, fresh: Callable[[], nn.Module]) -> None:
 
 def extract_features(plan: Extraction, fresh: Callable[[], nn.Module]) -> None:
     """torchvision's feature extractor, reduced batch by batch."""
-    x, _ = _batches(plan)
+    x, _ = probe_batch(plan)
     names = {point.name: point.name for point in plan.points}
     for checkpoint in plan.run.checkpoints:
         model = fresh()

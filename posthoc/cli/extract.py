@@ -71,7 +71,17 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--batch-size", type=click.IntRange(min=1), help="Default: 256 for images up to 64 pixels, else 32."
         ),
-        click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels."),
+        click.option(
+            "--memory-format",
+            default="auto",
+            help="auto, contiguous or channels_last (auto: channels last where it is faster and gives the same).",
+        ),
+        click.option(
+            "--model-output",
+            metavar="NAME|INDEX|none",
+            help="Which of the network's outputs holds the scores (default: logits, or the one as wide as the probe has classes).",
+        ),
+        click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels, and what the network draws."),
     )):  # fmt: skip
         command = option(command)
     return command
@@ -134,8 +144,12 @@ def command(
         if not dry_run:
             refuse_existing(path, force)
 
+        plan: Any = None
+
         def replan() -> Any:
-            return plan_extraction(folder, skip_damaged=on_error == "skip", **options)
+            nonlocal plan
+            plan = plan_extraction(folder, skip_damaged=on_error == "skip", before=plan, **options)
+            return plan
 
         if follow and not dry_run:
             with progress_on_stderr("replaying") as progress:
@@ -143,7 +157,7 @@ def command(
                     replan, path, progress=progress, stop=stop, until_epoch=until_epoch, quiet=quiet, **writing
                 )
         else:
-            plan = replan()
+            replan()
             notes(plan.notes, err=not dry_run)
             if dry_run:
                 echo()

@@ -49,9 +49,10 @@ def _checkpoints(
     model: str | None,
     model_arg: Sequence[str],
 ) -> None:
+    from posthoc.replay.inputs import fit_images, usual_size
     from posthoc.replay.layout import find_run
     from posthoc.replay.models import parse_arguments, resolve_model
-    from posthoc.replay.plan import about_order, aside, fit_images, usual_size
+    from posthoc.replay.plan import about_order, aside
     from posthoc.replay.readers import Pick
 
     run = find_run(path, select, Pick(weights_key, ema), order=order, placed=placed)

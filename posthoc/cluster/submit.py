@@ -187,7 +187,7 @@ class _Desk:
             asked["device"] = "cpu"  # only what there is to do is planned here
         target.left_out = ""
         try:
-            plan = plan_extraction(Path(target.checkpoints), skip_damaged=self.work.skip_errors, **asked)
+            plan = plan_extraction(Path(target.checkpoints), skip_damaged=self.work.skip_errors, trial=False, **asked)
         except PosthocError as error:
             if not self.work.skip_errors or isinstance(error, UsageError):
                 raise

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.forward import State, own_randomness, seed_batch
 
 SIGNALS = ("mean", "var")
 
@@ -45,11 +46,37 @@ class HookPoint:
 
 
 @dataclass(frozen=True)
+class Entered:
+    """A module that a forward pass came to, and the shape of the first tensor it was given, None where it was none."""
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, ...] | None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it is a layer that multiplies by weights: innermost, with parameters of two axes or more."""
+        inside = any(True for _ in self.module.children())
+        return bool(self.name) and not inside and any(p.ndim > 1 for p in self.module.parameters(recurse=False))
+
+
+class CannotRunError(Exception):
+    """A forward pass raised `reason`; entered: the modules it came to until then, in order."""
+
+    def __init__(self, reason: BaseException, entered: Sequence[Entered]) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.entered = tuple(entered)
+
+
+@dataclass(frozen=True)
 class Anatomy:
-    """What one small forward pass shows of a model: its hook points in the order they finish, and its output's shape."""
+    """What one small forward pass shows of a model: its hook points in the order they finish, its output's shape, and
+    the first of its layers that multiplies by weights."""
 
     points: tuple[HookPoint, ...]
     output: tuple[int, ...]
+    first: Entered | None = None
 
     @property
     def outputs(self) -> int | None:
@@ -73,13 +100,13 @@ def dissect(model: nn.Module, image_size: int, image_channels: int = 3) -> Anato
     Which axis holds the batch and which the channels is seen from a second pass with a larger batch of larger images:
     the batch grows from 2 to 3, and channels do not grow. Of a tuple or dictionary the first tensor counts.
 
-    Raises RuntimeError, AssertionError, ValueError or TypeError where the model cannot take images of this size.
+    Raises CannotRunError where the model cannot take images of this size.
     """
-    outputs, output = _outputs(model, 2, image_size, image_channels)
+    outputs, output, entered = _outputs(model, 2, image_size, image_channels)
     try:
-        second, _ = _outputs(model, 3, 2 * image_size, image_channels)
-    except (RuntimeError, AssertionError, ValueError, TypeError):  # a fixed input size: only the batch grows
-        second, _ = _outputs(model, 3, image_size, image_channels)
+        second = _outputs(model, 3, 2 * image_size, image_channels)[0]
+    except CannotRunError:  # a fixed input size: only the batch grows
+        second = _outputs(model, 3, image_size, image_channels)[0]
     last_with = {(id(seen.output), seen.version): name for name, seen in outputs.items()}
     points = []
     for name, seen in outputs.items():
@@ -102,7 +129,7 @@ def dissect(model: nn.Module, image_size: int, image_channels: int = 3) -> Anato
                 same_as=None if outermost == name else outermost,
             )
         )
-    return Anatomy(tuple(points), tuple(output.shape))
+    return Anatomy(tuple(points), tuple(output.shape), next((layer for layer in entered if layer.weighs), None))
 
 
 def _channel_axis(shape: tuple[int, ...], grown: tuple[int, ...]) -> int:
@@ -130,23 +157,38 @@ def first_tensor(output: Any) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
-def _outputs(model: nn.Module, batch: int, image_size: int, image_channels: int) -> tuple[dict[str, _Seen], Tensor]:
+def _outputs(
+    model: nn.Module, batch: int, image_size: int, image_channels: int
+) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
     """What every module gives in one forward pass, and the whole model; the last call of each counts.
 
     On the meta device, where nothing is computed; where a model needs real numbers to find its way, on the CPU.
     """
+    shape = (batch, image_channels, image_size, image_size)
     try:
-        return _pass(copy.deepcopy(model).to("meta"), batch, image_size, image_channels, "meta")
-    except (RuntimeError, NotImplementedError, ValueError, TypeError):
+        return _pass(copy.deepcopy(model).to("meta"), shape, "meta")
+    except Exception as error:  # whatever the user's code raises, in its forward pass or when it is copied
         if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-            raise
-        return _pass(model, batch, image_size, image_channels, "cpu")
+            raise error if isinstance(error, CannotRunError) else CannotRunError(error, ()) from error
+    state = State(model)
+    try:
+        with own_randomness(torch.device("cpu")):
+            seed_batch(0, 0)
+            return _pass(model, shape, "cpu")
+    finally:
+        state.put_back()
 
 
-def _pass(
-    model: nn.Module, batch: int, image_size: int, image_channels: int, device: str
-) -> tuple[dict[str, _Seen], Tensor]:
+def _pass(model: nn.Module, shape: tuple[int, ...], device: str) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
     seen: dict[str, _Seen] = {}
+    entered: list[Entered] = []
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            tensor = first_tensor(inputs)
+            entered.append(Entered(name, module, None if tensor is None else tuple(tensor.shape)))
+
+        return hook
 
     def remember(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -158,16 +200,19 @@ def _pass(
         return hook
 
     handles = [part.register_forward_hook(remember(name)) for name, part in model.named_modules() if name]
+    handles += [part.register_forward_pre_hook(enter(name)) for name, part in model.named_modules()]
     try:
         # Without inference mode, which keeps no version by which an in-place ReLU is told from what it overwrites.
         with torch.no_grad(), torch.device(device):
-            output = first_tensor(model(torch.zeros(batch, image_channels, image_size, image_size)))
+            output = first_tensor(model(torch.zeros(shape)))
+        if output is None:
+            raise TypeError("its output holds no tensor")
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise CannotRunError(error, entered) from error
     finally:
         for handle in handles:
             handle.remove()
-    if output is None:
-        raise TypeError("its output holds no tensor")
-    return seen, output
+    return seen, output, entered
 
 
 def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) -> tuple[list[HookPoint], str]:

@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from posthoc import store
-from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
-from posthoc.replay.hooks import Recorder, first_tensor
 from posthoc.replay.models import name_tensors
+from posthoc.replay.network import Network, network
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.plan import Extraction
 from posthoc.replay.readers import Header, digest, files_of, read_checkpoint
-
-LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 
 
 @dataclass
@@ -76,7 +71,7 @@ def replay(
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer, ExitStack() as stack:
         ahead = reader.submit(read_next, {})
         written: tuple[Checkpoint, Future[None]] | None = None
-        network: Network | None = None
+        net: Network | None = None
         running: Loaded | None = None
         while True:
             item = ahead.result()  # read while the network ran
@@ -85,19 +80,23 @@ def replay(
                 item = reader.submit(read_next, {}).result()
             try:
                 if item and item.tensors is not None:
-                    network = network or stack.enter_context(_network(plan))
-                    network.stage(item.tensors)
-                if running and network:
-                    frame = _frame(plan, running, *network.results())
+                    net = net or stack.enter_context(network(plan))
+                    net.stage(item.tensors)
+                if running and net:
+                    frame = _frame_or_failure(plan, running, net)
                     if written:
                         written[1].result()
                         yield written[0], None, True
-                    written = running.checkpoint, writer.submit(write, running.checkpoint, frame)
-                if not item or not network or (stop and stop.is_set()):
+                        written = None
+                    if isinstance(frame, PosthocError):
+                        yield running.checkpoint, frame, False
+                    else:
+                        written = running.checkpoint, writer.submit(write, running.checkpoint, frame)
+                if not item or not net or (stop and stop.is_set()):
                     break
                 running = item
-                ahead = reader.submit(read_next, network.swap())
-                network.launch()
+                ahead = reader.submit(read_next, net.swap())
+                net.launch(str(item.checkpoint.path))
             except torch.OutOfMemoryError as error:
                 reason = str(error).split("\n")[0]
                 where = running.checkpoint.path if running else plan.run.folder
@@ -158,86 +157,12 @@ def _nonfinite(tensor: Tensor) -> int:
     return 0 if np.isfinite(total) else int(np.count_nonzero(~np.isfinite(values)))
 
 
-class Network:
-    """The model on its device, built once; each checkpoint's weights are copied into it."""
-
-    def __init__(self, plan: Extraction) -> None:
-        self.plan = plan
-        config = plan.stored.config
-        self.x, self.labels = _batches(plan)
-        module = plan.model.module.requires_grad_(False)
-        self.module = module._apply(
-            lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
-        )
-        if config["memory_format"] == "channels_last":
-            self.x = self.x.contiguous(memory_format=torch.channels_last)
-        channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
-        self.recorder = Recorder(plan.points, channels, config["signals"])
-        self.columns = [(signal, point.name) for signal in config["signals"] for point in plan.points]
-        self.step: Callable[[Tensor], tuple[Tensor, Tensor]] = (
-            torch.compile(self._step) if config["compile"] else self._step
-        )
-        self.outputs: list[tuple[Tensor, Tensor]] = []
-        self.staged: dict[str, Tensor] = {}
-        self.next: dict[str, Tensor] = {}
-        self.current: dict[str, Tensor] = {}
-        self.side = torch.cuda.Stream(plan.device) if plan.device.type == "cuda" else None
-
-    def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        signals = self.recorder.signals
-        for layers in signals.values():
-            layers.clear()
-        scores = first_tensor(self.module(batch))
-        if scores is None or any(layer not in signals[signal] for signal, layer in self.columns):
-            raise PosthocError(
-                f"{self.plan.model.name} took another path than it was planned with: a layer was not reached."
-            )
-        return scores.float(), torch.cat([signals[signal][layer] for signal, layer in self.columns], dim=1)
-
-    def stage(self, tensors: dict[str, Tensor]) -> None:
-        """Bring a checkpoint's weights to the device; on CUDA beside what is running, on a stream of their own."""
-        self.next = self.staged = tensors
-        if self.side is not None:
-            with torch.cuda.stream(self.side):
-                self.staged = {name: tensor.to(self.plan.device, non_blocking=True) for name, tensor in tensors.items()}
-
-    def swap(self) -> dict[str, Tensor]:
-        """Give the module the staged weights, in single precision whatever their own; memory that is free again."""
-        if self.side is not None:
-            main = torch.cuda.current_stream(self.plan.device)
-            main.wait_stream(self.side)
-            for tensor in self.staged.values():
-                tensor.record_stream(main)
-        state = self.module.state_dict(keep_vars=True)  # anew: a forward pass may have put other buffers in place
-        for name, tensor in self.staged.items():
-            resident = state[name]
-            if self.plan.device.type == "cpu":
-                # As it lies in memory, and never copied into what is there: that is about to be read into.
-                resident.data = tensor.to(resident.dtype)
-            else:
-                resident.data.copy_(tensor)
-        self.staged, self.current, free = {}, self.next, self.current
-        return free
-
-    def launch(self) -> None:
-        """Run the probe; on CUDA this returns before the device has finished."""
-        reduced = self.plan.stored.config["dtype"] == "bfloat16"
-        with torch.inference_mode(), torch.autocast(self.plan.device.type, torch.bfloat16, reduced):
-            self.outputs = [self.step(batch) for batch in self.x.split(self.plan.batch_size)]
-
-    def results(self) -> tuple[Tensor, float, float]:
-        """Signals [N, columns] on the CPU, loss and accuracy."""
-        scores, signals = (torch.cat(column) for column in zip(*self.outputs, strict=True))
-        self.outputs = []
-        return signals.cpu(), *_score(scores, self.labels)
-
-
-@contextmanager
-def _network(plan: Extraction) -> Iterator[Network]:
-    with torch.no_grad(), _precision(plan.stored.config["tf32"]), _threads():
-        network = Network(plan)
-        with network.recorder.attached(network.module):
-            yield network
+def _frame_or_failure(plan: Extraction, loaded: Loaded, net: Network) -> store.Frame | PosthocError:
+    """What the checkpoint gave, or what the model raised."""
+    try:
+        return _frame(plan, loaded, *net.results())
+    except PosthocError as error:
+        return error
 
 
 def _frame(plan: Extraction, loaded: Loaded, values: Tensor, loss: float, accuracy: float) -> store.Frame:
@@ -260,50 +185,3 @@ def _frame(plan: Extraction, loaded: Loaded, values: Tensor, loss: float, accura
         signals=signals,
         nonfinite=loaded.nonfinite,
     )
-
-
-def _score(scores: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy; NaN where the outputs are no scores, or fewer than the probe has classes."""
-    if scores.ndim != 2 or int(labels.max()) >= scores.shape[1]:
-        return float("nan"), float("nan")
-    return F.cross_entropy(scores, labels).item(), (scores.argmax(1) == labels).double().mean().item()
-
-
-def _batches(plan: Extraction) -> tuple[Tensor, Tensor]:
-    """The whole probe on the device: normalised, resized where the model wants another size."""
-    x = torch.from_numpy(plan.probe.images).to(plan.device).permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(row, device=plan.device).view(3, 1, 1) for row in plan.normalization)
-    pieces = []
-    for piece in x.split(plan.batch_size):
-        piece = (piece.float() / 255 - mean) / std
-        if piece.shape[2:] != (plan.image_size, plan.image_size):
-            piece = F.interpolate(piece, size=(plan.image_size,) * 2, mode="bilinear", antialias=True)
-        if plan.stored.config["probe"]["channels"] == 1:
-            piece = (piece * LUMA.to(plan.device)).sum(1, keepdim=True)
-        pieces.append(piece)
-    return torch.cat(pieces), torch.from_numpy(plan.probe.labels).to(plan.device)
-
-
-@contextmanager
-def _threads() -> Iterator[None]:
-    """No more threads than this process has processors, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, cpu_count()))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _precision(tf32: bool) -> Iterator[None]:
-    """TF32 off unless it was asked for: it moves activations in the fourth digit."""
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = tf32
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value

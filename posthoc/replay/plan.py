@@ -1,11 +1,9 @@
 """What an extraction will do: run, model, probe, hook points and shapes, all resolved before anything is computed."""
 
-import itertools
 import json
-import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,18 @@ import numpy as np
 import torch
 import torchvision
 from numpy.typing import NDArray
-from torch import nn
 
 from posthoc import __version__, store
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.hooks import SIGNALS, Anatomy, HookPoint, choose, dissect
+from posthoc.replay.hooks import SIGNALS, HookPoint, choose
+from posthoc.replay.inputs import fit_images, usual_size
 from posthoc.replay.layout import Run, find_run
 from posthoc.replay.models import Model, parse_arguments, resolve_model
+from posthoc.replay.outputs import Scored
 from posthoc.replay.probes import NORMALIZATIONS, Images, Normalization, load_probe
 from posthoc.replay.readers import Pick
-from posthoc.replay.recognition import first_convolution
+from posthoc.replay.trial import MEMORY_FORMATS, Trial, try_out
 
-FALLBACK_SIZES = (224, 299)
-"""Image sides tried, in turn, where a model cannot take the probe's own."""
 DTYPES = ("float32", "bfloat16")
 NAMED = 5
 """So many files are named that were set apart for one reason, and so many reasons."""
@@ -45,6 +42,12 @@ class Extraction:
     device: torch.device
     batch_size: int
     stored: store.Plan
+    trial: Trial | None = None
+
+    @property
+    def scored(self) -> Scored:
+        """Which output is scored."""
+        return self.trial.scored if self.trial else Scored(None)
 
     @property
     def notes(self) -> list[tuple[str, str]]:
@@ -55,7 +58,7 @@ class Extraction:
             ("run", f"{self.run.folder}, {self.run.span}"),
             *about_order(self.run),
             *aside(self.run),
-            ("model", f"{self.model.title}, {config['model']['outputs'] or 'no'} outputs"),
+            ("model", f"{self.model.title}, {_outputs(config)}"),
             (
                 "probe",
                 f"{self.probe.name}, {len(self.probe)} images at {self.image_size} x {self.image_size}"
@@ -69,8 +72,18 @@ class Extraction:
             ),
             ("signals", ", ".join(config["signals"])),
             ("device", f"{config['device']}, batches of {self.batch_size}, {_precision(config)}"),
+            *(self.trial.remarks if self.trial else ()),
             ("output", f"{len(checkpoints) * signal_bytes / 1e6:.1f} MB before compression"),
         ]
+
+    def settled(self, trial: Trial) -> "Extraction":
+        """With what the trial decided; it is part of what the parts of a run must agree with."""
+        config, scored = self.stored.config, trial.scored
+        model = config["model"] | {"outputs": scored.columns}
+        scores = {"output": scored.name, "columns": scored.columns, "reason": scored.reason}
+        config = config | {"model": model, "memory_format": trial.memory_format, "scores": scores}
+        stored = store.Plan(config, self.stored.image, self.stored.label, self.stored.channels)
+        return replace(self, stored=stored, trial=trial)
 
 
 def plan_extraction(
@@ -97,16 +110,23 @@ def plan_extraction(
     tf32: bool = False,
     compile: bool = False,
     batch_size: int | None = None,
+    memory_format: str = "auto",
+    model_output: str | None = None,
     seed: int = 0,
     skip_damaged: bool = False,
+    trial: bool = True,
+    before: Extraction | None = None,
 ) -> Extraction:
-    """Find the run, its model, the probe and the hook points; nothing is written and no weight is read.
+    """Find the run, its model, the probe and the hook points, and try the model on a few images; nothing is written.
 
     `checkpoints` is the folder of a run, one checkpoint, or several of one folder; `order` (name or inside) says by
     what they are ordered, `placed` gives some their place, as FILE=EPOCH.
     `channels` None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. `dtype`
     bfloat16 replays under autocast; `tf32` allows it on CUDA; `compile` runs the network through torch.compile.
-    `skip_damaged` sets checkpoints apart whose headers cannot be read.
+    `memory_format` auto takes channels last where it is faster and gives the same; `model_output` says by name or
+    position which output is scored, `none` that none is. `skip_damaged` sets checkpoints apart whose headers cannot be
+    read, and goes on where the model cannot run with the weights of one. Without `trial` nothing is run: enough to
+    count what there is to do. `before`: a plan of the same run as it was, whose trial holds if all else is as it was.
     Raises PosthocError for whatever does not fit.
     """
     if not layers:
@@ -117,6 +137,8 @@ def plan_extraction(
         raise UsageError(f"Unknown signal {', '.join(sorted(unknown)) or '(none)'}; give {' or '.join(SIGNALS)}.")
     if dtype not in DTYPES:
         raise UsageError(f"Unknown --dtype {dtype!r}; give {' or '.join(DTYPES)}.")
+    if memory_format not in MEMORY_FORMATS:
+        raise UsageError(f"Unknown --memory-format {memory_format!r}; give {' or '.join(MEMORY_FORMATS)}.")
     chosen_device = find_device(device)
     pick = Pick(weights_key, ema)
     run = find_run(checkpoints, select, pick, skip_damaged, order, placed)
@@ -145,6 +167,7 @@ def plan_extraction(
             "name": pictures.name,
             "images": len(pictures),
             "classes": int(np.unique(pictures.labels).size),
+            "largest_class": int(np.bincount(pictures.labels).max()),
             "image_size": size,
             "channels": image_channels,
             "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
@@ -161,14 +184,14 @@ def plan_extraction(
         "dtype": dtype,
         "tf32": tf32,
         "compile": compile,
-        "memory_format": _memory_format(network.module, chosen_device, dtype, tf32),
+        "memory_format": memory_format,
         "batch_size": batch_size,
         "recipe": run.about.get("recipe"),
         "training_seed": run.about.get("seed"),
         "dataset": run.about.get("dataset"),
         "versions": _versions(chosen_device),
     }
-    return Extraction(
+    plan = Extraction(
         run=run,
         pick=pick,
         model=network,
@@ -180,12 +203,18 @@ def plan_extraction(
         batch_size=batch_size,
         stored=store.Plan(json.loads(json.dumps(config)), pictures.index, pictures.labels, kept),
     )
+    if not trial:
+        return plan
+    if before and before.trial and before.stored.config == plan.settled(before.trial).stored.config:
+        return plan.settled(before.trial)
+    return plan.settled(try_out(plan, memory_format, model_output, skip_damaged))
 
 
-def _memory_format(network: nn.Module, device: torch.device, dtype: str, tf32: bool) -> str:
-    """Channels last for convolutions wherever it is the faster: everywhere but in full single precision on CUDA."""
-    helps = device.type != "cuda" or tf32 or dtype != "float32"
-    return "channels_last" if helps and first_convolution(network) else "contiguous"
+def _outputs(config: dict[str, Any]) -> str:
+    if not (columns := config["model"]["outputs"]):
+        return "no scores"
+    name = config.get("scores", {}).get("output")
+    return f"{columns} outputs" + (f" ({name})" if name not in (None, "0") else "")
 
 
 def _precision(config: dict[str, Any]) -> str:
@@ -216,39 +245,6 @@ def aside(run: Run) -> list[tuple[str, str]]:
     if len(texts) > NAMED:
         texts[NAMED:] = [f"and {len(rows) - sum(len(names) for names in list(by_reason.values())[:NAMED])} more"]
     return [("set apart", ", ".join(texts))] if texts else []
-
-
-def usual_size(network: nn.Module) -> int | None:
-    """The image side a network says it was made for."""
-    said = getattr(network, "image_size", None)
-    if said is None and isinstance(config := getattr(network, "default_cfg", None), dict):  # timm
-        said = config.get("input_size", (None,))[-1] if config.get("fixed_input_size") else None
-        patches = getattr(getattr(network, "patch_embed", None), "img_size", None)
-        said = patches[0] if patches else said
-    return said if isinstance(said, int) else None
-
-
-def fit_images(model: Model, wanted: int | None, height: int, width: int | None = None) -> tuple[int, int, Anatomy]:
-    """The image side and channels to use and what is found at them: as wanted, else the probe's own, else a usual one."""
-    own = [height] if width in (height, None) else []
-    sides = [wanted] if wanted else [*own, *FALLBACK_SIZES]
-    first = first_convolution(model.module)
-    channels = [first[1].in_channels] if first else [3, 1]
-    if not {1, 3} & set(channels):
-        raise PosthocError(f"{model.name} takes images of {channels[0]} channels; probes have 3, or 1 as grey.")
-    tried = list(itertools.product(sides, channels))
-    flat = next((part.in_features for part in model.module.modules() if isinstance(part, nn.Linear)), 0)
-    if not first and not wanted:  # one that takes the pixels in a row says how many
-        tried = [(side, c) for c in channels if (side := math.isqrt(flat // c)) ** 2 * c == flat] + tried
-    for side, count in tried:
-        try:
-            with model.at_work():  # files that it imports when it first runs lie beside it
-                return side, count, dissect(model.module, side, count)
-        except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
-            reason = error
-    raise PosthocError(
-        f"{model.name} cannot take images of {' or '.join(map(str, sides))} pixels a side ({reason}); pass --image-size."
-    )
 
 
 def _draw_channels(point: HookPoint, count: int | None, seed: int) -> NDArray[np.int64]:

@@ -12,8 +12,8 @@ from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.hooks import Recorder, choose, dissect
+from posthoc.replay.inputs import fit_images, usual_size
 from posthoc.replay.models import Model, resolve_model
-from posthoc.replay.plan import fit_images, usual_size
 from posthoc.replay.readers import Header
 from posthoc.replay.recognition import build, recognise
 

@@ -1,0 +1,234 @@
+"""A forward pass is somebody else's code: made repeatable, put back as it was, and whatever it raises is one sentence."""
+
+import copy
+import random
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import posthoc
+from posthoc.errors import PosthocError
+
+_OURS = (str(Path(posthoc.__file__).parent), str(Path(torch.__file__).parent))
+_OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
+
+
+@contextmanager
+def guarded(name: str, module: nn.Module, shape: tuple[int, ...], where: str) -> Iterator[None]:
+    """Whatever the module raises is a PosthocError that names layer, batch and checkpoint; memory that runs out is not.
+
+    where: the checkpoint, in words; shape: of the batch.
+    """
+    try:
+        yield
+    except (PosthocError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        batch = " x ".join(map(str, shape))
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise PosthocError(
+                f"Out of memory at {where} ({first_line(error)}); pass a smaller --batch-size."
+            ) from error
+        raise PosthocError(
+            f"{where}: {name} fails {place_of(error, module)} on a batch of {batch} ({first_line(error)})."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error, cut where it is long."""
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({error.code!r})"
+    lines = str(error).strip().splitlines() or [""]
+    text = lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
+    return f"{type(error).__name__}: {text.rstrip('.')}" if text else type(error).__name__
+
+
+def place_of(error: BaseException, module: nn.Module) -> str:
+    """The innermost module that was running, and the last line of it that is neither torch's nor ours, in words.
+
+    Read from the traceback, which costs nothing as long as nothing is raised.
+    """
+    names = {id(part): name for name, part in module.named_modules()}
+    layer, line = "", ""
+    trace: types.TracebackType | None = error.__traceback__
+    while trace:
+        code = trace.tb_frame.f_code
+        layer = names.get(id(trace.tb_frame.f_locals.get("self"))) or layer
+        if _is_users(code.co_filename):
+            line = f"line {trace.tb_lineno} of {Path(code.co_filename).name}"
+        trace = trace.tb_next
+    if layer:
+        kind = type(module.get_submodule(layer)).__name__
+        return f"in {layer} ({kind}{f', {line}' if line else ''})"
+    return f"at {line}" if line else "in its forward pass"
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith((*_OURS, "<")) and "contextlib" not in file
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn within, the program's random numbers go on as if it had not been."""
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
+def seed_batch(seed: int, batch: int) -> None:
+    """Set the random numbers of torch, NumPy and Python to those of the batch of that number."""
+    value = int(np.random.SeedSequence([seed, batch]).generate_state(1)[0])
+    torch.manual_seed(value)
+    np.random.seed(value)
+    random.seed(value)
+
+
+def random_state(device: torch.device) -> dict[str, bytes]:
+    """Where each stream of random numbers stands, by the library it belongs to."""
+    ours = [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+    return {
+        "torch": b"".join(state.numpy().tobytes() for state in ours),
+        "numpy.random": repr(np.random.get_state(legacy=False)).encode(),
+        "random": repr(random.getstate()).encode(),
+    }
+
+
+class DrawsHeard(TorchDispatchMode):
+    """Notes which operations draw random numbers, where, and on behalf of which module."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.names = {id(part): name for name, part in module.named_modules()}
+        self.device = device
+        self.calls: dict[str, None] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        before = random_state(self.device)["torch"]
+        result = func(*args, **(kwargs or {}))
+        if random_state(self.device)["torch"] != before:
+            self.calls[self._call(str(func).split(".")[1])] = None
+        return result
+
+    def _call(self, operation: str) -> str:
+        """In words: the function, the layer, and the user's line."""
+        frame: types.FrameType | None = sys._getframe(2)
+        layer = None
+        while frame:
+            code = frame.f_code
+            if code.co_filename.endswith("nn/functional.py"):
+                operation = code.co_name
+            if layer is None:
+                layer = self.names.get(id(frame.f_locals.get("self")))
+            if _is_users(code.co_filename):
+                inside = f" in {layer}" if layer else ""
+                return f"{operation}{inside} (line {frame.f_lineno} of {Path(code.co_filename).name})"
+            if layer is not None and code.co_name == "_call_impl":
+                return f"{operation} in {layer}"
+            frame = frame.f_back
+        return operation
+
+
+class State:
+    """All that a module is but for its parameters: attributes, buffers, submodules, modes. Taken once, put back often.
+
+    What cannot be copied (an open file, a lock) stays as it is, and so do the parts of a scripted module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
+        self._names = {id(part): name for name, part in module.named_modules()}
+        fixed = [*module.modules(), *module.parameters(), *module.buffers()]
+        self._fixed: dict[int, Any] = {id(item): item for item in fixed}
+        self._members = [
+            {group: dict(vars(part)[group]) for group in ("_parameters", "_buffers", "_modules")}
+            for part in self._parts
+        ]
+        self._contents = [(buffer, buffer.clone()) for buffer in module.buffers() if not buffer.is_meta]
+        memo = self._fixed.copy()  # one for all: what two modules share stays shared
+        self._attributes = [self._copied(_attributes(part), memo) for part in self._parts]
+
+    def put_back(self) -> None:
+        """Make the module what it was; its parameters keep their values."""
+        for buffer, content in self._contents:
+            buffer.data = content.clone()
+        memo = self._fixed.copy()
+        for part, members, attributes in zip(self._parts, self._members, self._attributes, strict=True):
+            for name in _attributes(part).keys() - attributes.keys():
+                del vars(part)[name]
+            vars(part).update(self._copied(attributes, memo))
+            for group, items in members.items():
+                vars(part)[group].clear()
+                vars(part)[group].update(items)
+
+    def changed(self) -> list[str]:
+        """Names of the attributes and buffers that are not what they were."""
+        contents = {id(buffer): content for buffer, content in self._contents}
+        names = []
+        for part, members, attributes in zip(self._parts, self._members, self._attributes, strict=True):
+            buffers = {name: contents.get(id(buffer)) for name, buffer in members["_buffers"].items()}
+            now = _attributes(part) | vars(part)["_buffers"]
+            before = attributes | buffers
+            prefix = self._names.get(id(part), "")
+            names += [
+                f"{prefix}.{name}".lstrip(".")
+                for name in now.keys() | before.keys()
+                if name != "training" and not _same(now.get(name), before.get(name))
+            ]
+        return sorted(names)
+
+    @staticmethod
+    def _copied(attributes: Mapping[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+        return {name: _copy(value, memo) for name, value in attributes.items()}
+
+
+def _attributes(part: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(part).items() if name not in _OF_EVERY_MODULE}
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind.__module__.partition(".")[0] == "torch" and not isinstance(value, (Tensor, torch.Generator)):
+        return value  # torch's own records, which no forward pass writes to
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # whatever an object of the user's raises when it is copied
+        return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and bool(((one == other) | (one != one)).all())
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, torch.Generator):
+        return bool(torch.equal(one.get_state(), other.get_state()))
+    if isinstance(one, (nn.Module, Callable)):  # type: ignore[arg-type]
+        return True
+    try:
+        return bool(one == other) or (hasattr(one, "__dict__") and _same(vars(one), vars(other)))
+    except Exception:  # whatever an object of the user's raises when it is compared
+        return False

@@ -1,0 +1,259 @@
+"""A few images through the network before the run: which memory format, which output, and can it be repeated at all?
+
+Always with the weights of the run's first checkpoint, so that every shard of a run comes to the same answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from posthoc import store
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.forward import DrawsHeard, first_line, guarded, own_randomness, random_state, seed_batch
+from posthoc.replay.layout import Checkpoint
+from posthoc.replay.models import name_tensors
+from posthoc.replay.network import FORMATS, Network, network
+from posthoc.replay.outputs import Scored, find_scores, tensors_in
+from posthoc.replay.readers import read_checkpoint
+from posthoc.replay.recognition import first_convolution
+
+if TYPE_CHECKING:
+    from posthoc.replay.plan import Extraction
+
+AGREEMENT = 1e-4
+"""By how much of a signal's standard deviation the two memory formats may differ."""
+ROUNDING = 1e-6
+"""Of the largest value: what differs by less is the same in single precision, however little a signal varies."""
+MEMORY_FORMATS = ("auto", *FORMATS)
+_MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the trial decided; remarks: what a reader of the numbers should know, as label and text."""
+
+    memory_format: str
+    scored: Scored
+    remarks: tuple[tuple[str, str], ...] = ()
+
+
+class Values(NamedTuple):
+    """What one pass gave: the model's output as it is; every floating tensor of signals and output, by what it is; and
+    the libraries whose random numbers were drawn."""
+
+    output: Any
+    tensors: dict[str, Tensor]
+    drawn: tuple[str, ...]
+
+
+def try_out(plan: "Extraction", memory_format: str, output: str | None, skip_errors: bool) -> Trial:
+    """Run the first images of the probe; raises PosthocError where the network cannot.
+
+    memory_format: auto or the one to use; output: which one is scored, None for what `find_scores` finds; skip_errors:
+    try the next checkpoint where the model cannot run with the weights of one.
+    """
+    images = 8 if plan.image_size <= 64 else 4
+    exact = _configured(plan, memory_format="contiguous", dtype="float32", tf32=False, compile=False)
+    failures: list[PosthocError] = []
+    with network(exact, min(images, plan.batch_size)) as net, own_randomness(plan.device):
+        try:
+            for checkpoint in plan.run.checkpoints:
+                try:
+                    return _tried(_Passes(net, checkpoint), plan, memory_format, output)
+                except UsageError:
+                    raise
+                except PosthocError as error:
+                    failures.append(error)
+                    if not skip_errors:
+                        break
+                except torch.OutOfMemoryError as error:
+                    reason = str(error).split("\n")[0]
+                    raise PosthocError(
+                        f"Out of memory at {checkpoint.path} ({reason}); pass a smaller --batch-size."
+                    ) from error
+        finally:
+            net.state.put_back()
+    raise failures[0]
+
+
+def _configured(plan: "Extraction", **changes: Any) -> "Extraction":
+    stored = plan.stored
+    return replace(plan, stored=store.Plan(stored.config | changes, stored.image, stored.label, stored.channels))
+
+
+class _Passes:
+    """Passes of one small batch under the weights of one checkpoint."""
+
+    def __init__(self, net: Network, checkpoint: Checkpoint) -> None:
+        self.net, self.plan, self.checkpoint = net, net.plan, checkpoint
+        names = name_tensors(net.module, checkpoint.header.shapes)
+        _, theirs = read_checkpoint(checkpoint.path, self.plan.pick, set(names.values()))
+        if any(source not in theirs for source in names.values()):
+            raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
+        self.weights = {name: theirs[source] for name, source in names.items()}
+
+    def fresh(self) -> None:
+        """Weights and state as at the start of a checkpoint."""
+        self.net.stage(self.weights)
+        self.net.swap()
+
+    def run(
+        self, layout: str, seed: int = 0, images: int | None = None, dtype: str = "float32", fresh: bool = True
+    ) -> Values:
+        """One pass, from the state at the start of a checkpoint or from where the last one left it.
+
+        The tensors are copies: a network may hand out what it goes on writing to.
+        """
+        if fresh:
+            self.fresh()
+        batch = self.net.x[:images].contiguous(memory_format=FORMATS[layout])
+        device = self.plan.device
+        with (
+            guarded(self.plan.model.name, self.net.module, tuple(batch.shape), str(self.checkpoint.path)),
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, dtype == "bfloat16"),
+        ):
+            seed_batch(self.plan.stored.config["seed"] + seed, 0)
+            before = random_state(device)
+            output, signals = self.net.forward(batch)
+            drawn = tuple(name for name, state in random_state(device).items() if state != before[name])
+        tensors = {}
+        blocks = signals.split([len(self.plan.stored.channels[layer]) for _, layer in self.net.columns], dim=1)
+        for (signal, layer), block in zip(self.net.columns, blocks, strict=True):
+            tensors[f"{signal} of {layer}"] = block.clone()
+        for path, tensor in tensors_in(output):
+            if tensor.is_floating_point():
+                tensors[f"output {path}"] = tensor.clone()
+        return Values(output, tensors, drawn)
+
+
+def _tried(passes: _Passes, plan: "Extraction", asked_format: str, asked_output: str | None) -> Trial:
+    config = plan.stored.config
+    wanted = _usual_format(passes.net.module, plan) if asked_format == "auto" else asked_format
+    base = "contiguous" if asked_format == "auto" else wanted
+    first = passes.run(base)
+    scored = find_scores(first.output, len(passes.net.x), plan.probe.classes, asked_output)
+    remarks = _modes(passes.net.module)
+    again = passes.run(base, seed=1, fresh=False)
+    unsteady = bool(first.drawn) or not _equal(first, again)
+    remarks += _unsteady(passes, base, first) if unsteady else _mixing(passes, base, first)
+    chosen = base
+    if wanted != base:
+        chosen, reason = _agreeing(passes, base, wanted, first)
+        remarks += [("memory format", reason)] if reason else []
+    if config["dtype"] != "float32":
+        passes.run(chosen, dtype=config["dtype"])
+    if scored.reason:
+        remarks.append(("accuracy", f"none: {scored.reason}"))
+    return Trial(chosen, scored, tuple(remarks))
+
+
+def _usual_format(module: nn.Module, plan: "Extraction") -> str:
+    """Channels last for convolutions wherever it is the faster: everywhere but in full single precision on CUDA."""
+    config = plan.stored.config
+    helps = plan.device.type != "cuda" or config["tf32"] or config["dtype"] != "float32"
+    return "channels_last" if helps and first_convolution(module) else "contiguous"
+
+
+def _agreeing(passes: _Passes, base: str, wanted: str, first: Values) -> tuple[str, str | None]:
+    """The memory format wanted if the network works in it and gives the same, else `base`, and why."""
+    title = wanted.replace("_", " ")
+    try:
+        other = passes.run(wanted)
+    except PosthocError as error:
+        return base, f"{base}, for the network fails with {title} ({first_line(error.__cause__ or error)})"
+    distance, where = _distance(first, other)
+    if distance <= AGREEMENT:
+        return wanted, None
+    return base, f"{base}, for with {title} the {where} differs by {distance:.1g} of its standard deviation"
+
+
+def _modes(module: nn.Module) -> list[tuple[str, str]]:
+    """Layers that a forward pass left, or runs, in training mode."""
+    layers = [f"{name} ({type(part).__name__})" for name, part in module.named_modules() if _in_training(part)]
+    return [("training mode", f"{_listed(layers)}: run as in training")] if layers else []
+
+
+def _in_training(part: nn.Module) -> bool:
+    without = isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None
+    return without or (part.training and isinstance(part, _MODAL))
+
+
+def _unsteady(passes: _Passes, layout: str, first: Values) -> list[tuple[str, str]]:
+    """Why two passes differ: random numbers, state that is kept, or something that cannot be put back."""
+    remarks = []
+    repeated = passes.run(layout)
+    steady = _equal(first, repeated)
+    carried = passes.run(layout, fresh=False)
+    kept = passes.net.state.changed()
+    if first.drawn or (steady and not _equal(first, passes.run(layout, seed=1))):
+        passes.fresh()
+        with DrawsHeard(passes.net.module, passes.plan.device) as heard:
+            passes.run(layout, fresh=False)
+        calls = [*heard.calls] + [name for name in first.drawn if name != "torch" or not heard.calls]
+        remarks.append((
+            "random numbers", f"drawn by {_listed(calls)}; set anew for every batch, so that a rerun gives the same"
+        ))  # fmt: skip
+    if steady and not _equal(first, carried):
+        remarks.append(("state", f"kept from batch to batch ({_listed(kept)}); put back before each checkpoint"))
+    if not steady:
+        distance, where = _distance(first, repeated)
+        remarks.append((
+            "not repeatable",
+            f"two passes over the same images differ by {distance:.1g} of a standard deviation ({where}), with the same "
+            f"random numbers and state: a rerun will differ, too",
+        ))  # fmt: skip
+    return remarks
+
+
+def _mixing(passes: _Passes, layout: str, first: Values) -> list[tuple[str, str]]:
+    """Whether an image's numbers depend on the others of its batch."""
+    half = len(passes.net.x) // 2
+    if not half:
+        return []
+    try:
+        alone = passes.run(layout, images=half)
+    except PosthocError:  # a smaller batch than any of the run's, which need not work
+        return []
+    rows = {name: tensor[:half] for name, tensor in first.tensors.items() if not name.startswith("output")}
+    distance, where = _distance(Values(None, rows, ()), alone)
+    if distance <= 100 * AGREEMENT:
+        return []
+    return [("batches", f"what an image gives depends on the others in its batch ({where}); keep --batch-size")]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _equal(one: Values, other: Values) -> bool:
+    return one.tensors.keys() == other.tensors.keys() and all(
+        a.shape == other.tensors[name].shape and bool((_alike(a, other.tensors[name])).all())
+        for name, a in one.tensors.items()
+    )
+
+
+def _alike(a: Tensor, b: Tensor) -> Tensor:
+    return (a == b) | ((a != a) & (b != b))
+
+
+def _distance(one: Values, other: Values) -> tuple[float, str]:
+    """The largest difference of a tensor of `one`, in standard deviations of that tensor, and which it is."""
+    worst = (0.0, "nothing")
+    for name, a in one.tensors.items():
+        b = other.tensors.get(name)
+        if b is None or a.shape != b.shape:
+            return float("inf"), name
+        a, b = a.double(), b.double()
+        finite = a[a.isfinite()]
+        if not len(finite):
+            scale = 1.0
+        else:
+            scale = max(finite.std(correction=0).item(), finite.abs().max().item() * ROUNDING / AGREEMENT)
+        difference = torch.where(_alike(a, b), 0.0, (a - b).abs()).nan_to_num(nan=torch.inf)
+        if difference.numel() and (largest := difference.max().item()) > 0:
+            worst = max(worst, (largest / scale if scale else float("inf"), name))
+    return worst
