@@ -110,6 +110,7 @@ class Network:
         seed = self.plan.stored.config["seed"]
         self.outputs, self.failure, self.where = [], None, where
         with (
+            self.plan.model.at_work(),
             own_randomness(self.plan.device),
             torch.inference_mode(),
             torch.autocast(self.plan.device.type, torch.bfloat16, reduced),
@@ -137,7 +138,7 @@ class Network:
 @contextmanager
 def network(plan: "Extraction", images: int | None = None) -> Iterator[Network]:
     """The plan's network with its hooks in place, under the precision and the threads that the plan asks for."""
-    with torch.no_grad(), _precision(plan.stored.config["tf32"]), _threads(), plan.model.at_work():
+    with torch.no_grad(), _precision(plan.stored.config["tf32"]), _threads():
         built = Network(plan, images)
         with built.recorder.attached(built.module):
             yield built

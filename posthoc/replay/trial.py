@@ -113,6 +113,7 @@ class _Passes:
         device = self.plan.device
         with (
             guarded(self.plan.model.name, self.net.module, tuple(batch.shape), str(self.checkpoint.path)),
+            self.plan.model.at_work(),
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, dtype == "bfloat16"),
         ):
