@@ -94,8 +94,15 @@ def noise(keep: Path) -> None:
     for protocol, row in sorted({row.protocol: row for row in ROWS.values()}.items()):
         random = np.random.default_rng(0)
         layers = [f"layer{k}" for k in range(4)]
-        config = {"layers": [{"name": name} for name in layers], "signals": ["mean"]}
-        config |= {"probe": {"sha256": "0", "name": "noise", "images": row.images}}
+        config = {
+            "model": {"name": "none", "source": "pure noise"},
+            "probe": {"sha256": "0", "name": "noise", "images": row.images, "classes": row.classes},
+            "layers": [{"name": name} for name in layers],
+            "signals": ["mean"],
+            "device": "cpu",
+            "dtype": "float32",
+            "versions": {"torch": None},
+        }
         plan = Plan(
             config, np.arange(row.images), np.arange(row.images) % row.classes, {name: np.arange(32) for name in layers}
         )

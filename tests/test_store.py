@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import h5py
+import noise
 import numpy as np
 import pytest
 from contents import assert_same
@@ -12,9 +13,8 @@ from posthoc.store import Frame, Plan, merge, open_activations, write
 
 
 def plan(**config):
-    layers = [{"name": "layer1"}, {"name": "block.2"}]
-    base = {"layers": layers, "signals": ["mean", "var"], "probe": {"sha256": "abc"}, "seed": 0}
     channels = {"layer1": np.array([1, 4, 6]), "block.2": np.arange(2)}
+    base = noise.config(channels, ("mean", "var"), 50, 5, "abc") | {"seed": 0}
     return Plan(base | config, np.arange(10, 60), np.arange(50) % 5, channels)
 
 

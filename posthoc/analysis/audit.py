@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.measures import integration
 from posthoc.analysis.nulls import draws, mean_alive, stream
 from posthoc.analysis.records import Protocol, plain
+from posthoc.analysis.schema import Verdict
 from posthoc.analysis.series import ImageAxis
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing, sha256
 from posthoc.store import Activations
+from posthoc.typed import Shape, read_typed
 
 FORMAT = "posthoc-audit"
 FORMAT_VERSION = 1
@@ -69,8 +71,8 @@ class Audit:
     protocol: Protocol
     draws: int
     seed: int
-    controls: tuple[Control, ...]
-    verdicts: dict[str, dict[str, Any]]
+    controls: Annotated[tuple[Control, ...], Shape(("controls",), least=1)]
+    verdicts: dict[str, Annotated[dict[str, Any], Verdict]]
     conclusions: tuple[str, ...]
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -82,12 +84,7 @@ class Audit:
 
 def load_audit(path: str | PathLike[str]) -> dict[str, Any]:
     """The content of an audit.json. Raises PosthocError where it is absent or not one."""
-    try:
-        content = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise PosthocError(f"Cannot read {path} ({error}); give what `posthoc audit` wrote.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise PosthocError(f"{path} is not an audit; give what `posthoc audit` wrote.")
+    _, content = read_typed(path, Audit, FORMAT, FORMAT_VERSION, "an audit", "posthoc audit")
     return content
 
 

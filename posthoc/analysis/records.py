@@ -4,11 +4,11 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from posthoc import __version__
 from posthoc.analysis.dfa import default_scales, published_scales
 from posthoc.analysis.nulls import Comparison
 from posthoc.analysis.representation import SIGNALS as SPECTRAL
-from posthoc.errors import PosthocError, UsageError
+from posthoc.analysis.schema import Fluctuation, Input, Layers, Locking, Representation, Summary, Unit
+from posthoc.errors import UsageError
 from posthoc.files import replacing
+from posthoc.typed import Range, Shape, read_typed
 
 FORMAT = "posthoc-metrics"
 FORMAT_VERSION = 1
@@ -40,7 +42,7 @@ class Protocol:
     """
 
     name: str = "published"
-    axis: str = "image"
+    axis: Annotated[str, Literal["image", "depth", "epoch"]] = "image"
     signal: str = "mean"
     smooth: int = 5
     scales: str = "published"
@@ -90,10 +92,12 @@ class EpochMetrics:
     Intervals are 95 %: of hurst and integration by the bootstrap over units, of metastability by the jackknife. nulls:
     null -> measure -> comparison. hurst_sd: of the exponents of the units as measured, before calibration. untrained: saved at step 0; such a checkpoint is a control and takes no part in the
     run's z-scores and summary.
+
+    As of RunMetrics, a field that files of earlier versions do not have needs a default.
     """
 
-    epoch: int | None
-    step: int | None
+    epoch: Annotated[int, Range(0)] | None
+    step: Annotated[int, Range(0)] | None
     untrained: bool
     hurst: float
     hurst_sd: float
@@ -110,7 +114,7 @@ class EpochMetrics:
     stability_index_causal: float
     volatility_causal: float
     accuracy: float
-    loss: float
+    loss: float = field(default=math.nan, kw_only=True)
     n_dead: int
     reasons: dict[str, int]
     nulls: dict[str, dict[str, Comparison]]
@@ -142,14 +146,14 @@ class RunMetrics:
 
     protocol: Protocol
     scales: tuple[int, ...]
-    input: dict[str, Any]
-    epochs: tuple[EpochMetrics, ...]
-    summary: dict[str, Any]
-    channels: tuple[dict[str, Any], ...]
-    phase_locking: dict[str, Any]
-    representation: dict[str, Any]
-    layers: dict[str, Any] = field(default_factory=dict)
-    fluctuation: tuple[dict[str, Any], ...] = ()
+    input: Annotated[dict[str, Any], Input]
+    epochs: Annotated[tuple[EpochMetrics, ...], Shape(("E",), least=1)]
+    summary: Annotated[dict[str, Any], Summary]
+    channels: tuple[Annotated[dict[str, Any], Unit], ...]
+    phase_locking: Annotated[dict[str, Any], Locking]
+    representation: Annotated[dict[str, Any], Representation]
+    layers: Annotated[dict[str, Any], Layers] = field(default_factory=dict)
+    fluctuation: Annotated[tuple[Annotated[dict[str, Any], Fluctuation], ...], Shape(("E",))] = ()
     versions: dict[str, str] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -203,51 +207,9 @@ class RunMetrics:
 
 def load_metrics(path: str | PathLike[str]) -> RunMetrics:
     """Read a metrics.json. Raises PosthocError where it is absent, damaged or not one."""
-    try:
-        content = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise PosthocError(f"{path} is not valid JSON ({error}); give what `posthoc metrics` wrote.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise PosthocError(f"{path} is not a metrics file; give what `posthoc metrics` wrote.")
-    if not isinstance(content.get("format_version"), int) or content["format_version"] > FORMAT_VERSION:
-        raise PosthocError(
-            f"{path} is of format version {content.get('format_version')}, newer than this posthoc reads; upgrade it."
-        )
-    try:
-        return _run(content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise PosthocError(f"{path} is damaged ({error!r}); write it again with `posthoc metrics`.") from error
-
-
-def _run(content: dict[str, Any]) -> RunMetrics:
-    epochs = []
-    for values in content["epochs"]:
-        epoch = {"loss": math.nan, **_record(EpochMetrics, values)}
-        epoch["nulls"] = {
-            null: {measure: Comparison(**_record(Comparison, found)) for measure, found in measures.items()}
-            for null, measures in values["nulls"].items()
-        }
-        epochs.append(EpochMetrics(**epoch))
-    run = _record(RunMetrics, content)
-    run["protocol"] = Protocol(**_record(Protocol, content["protocol"]))
-    return RunMetrics(**run | {"epochs": tuple(epochs)})
-
-
-def _record(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """What a dataclass has fields for, its numbers NaN where JSON has null and its tuples as such."""
-    found: dict[str, Any] = {}
-    for one in fields(kind):
-        if one.name in values:
-            value = values[one.name]
-            if one.type is float and value is None:
-                value = math.nan
-            elif isinstance(value, list):
-                pair = one.type == tuple[float, float]
-                value = tuple(math.nan if pair and item is None else item for item in value)
-            found[one.name] = value
-    return found
+    run: RunMetrics
+    run, _ = read_typed(path, RunMetrics, FORMAT, FORMAT_VERSION, "a metrics file", "posthoc metrics")
+    return run
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import csv
 import glob
+import io
+import json
 import math
 import os
 import re
@@ -17,13 +19,14 @@ from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stabi
 from posthoc.analysis.nulls import block_bootstrap, stream
 from posthoc.analysis.records import RunMetrics, counted, load_metrics
 from posthoc.errors import PosthocError, UsageError
-from posthoc.files import names_apart
+from posthoc.files import names_apart, open_regular
 
 FloatArray = NDArray[np.float64]
 COLUMNS = {"epoch": "epoch", "accuracy": "val_acc", "loss": "val_loss", "hurst": "H_raw", "h_eff": "Heff", "m": "M"}
 """What is read of a CSV, and the names of the columns in the files published with arXiv 2604.09716."""
 
 
+CSV_BYTES = 2**27
 LEAST_DRAWS = 19
 """With fewer draws of a null no p can be 0.05 or less."""
 
@@ -148,7 +151,7 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
     unit, when = counted(metrics.epochs)
     about = {
         "model": config["model"]["name"],
-        "dataset": config.get("dataset") or config["probe"]["name"],
+        "dataset": _label(config.get("dataset") or config["probe"]["name"]),
         "probe": config["probe"]["name"],
         "images": config["probe"]["images"],
         "classes": config["probe"]["classes"],
@@ -157,7 +160,7 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
         "accuracy_source": metrics.summary.get("accuracy_source"),
     }
     said = {"recipe": config.get("recipe"), "seed": config.get("training_seed")}
-    about |= {name: value for name, value in said.items() if value is not None}
+    about |= {name: _label(value) for name, value in said.items() if value is not None}
     return Run(
         name=name,
         about=about,
@@ -175,14 +178,13 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
     )
 
 
+def _label(value: Any) -> Any:
+    """What run.json recorded, to group by: whatever is no text and no number as text."""
+    return value if isinstance(value, (str, int, float)) else json.dumps(value)
+
+
 def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str) -> Run:
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise PosthocError(f"{path} is not a CSV file ({error}).") from error
+    rows = _rows(path)
     there = list(rows[0]) if rows else []
     missing = [f"{ours} ({theirs})" for ours, theirs in columns.items() if theirs not in there]
     needed = [
@@ -211,8 +213,8 @@ def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str
     if said and said[4]:
         about["version"] = said[4]
     epochs = column("epoch")
-    if not np.isfinite(epochs).all():
-        raise PosthocError(f"{path}: an epoch has no number.")
+    if not (np.abs(epochs) < 2**53).all():
+        raise PosthocError(f"{path}: an epoch has no number, or none that can be counted.")
     return Run(
         name=name,
         about=about,
@@ -223,6 +225,18 @@ def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str
         h_eff=column("h_eff"),
         m=column("m"),
     )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open_regular(path) as raw:
+        if os.fstat(raw.fileno()).st_size > CSV_BYTES:
+            raise PosthocError(f"{path} is larger than the {CSV_BYTES / 1e6:.0f} MB that a table of epochs may have.")
+        try:
+            return list(csv.DictReader(io.TextIOWrapper(raw, "utf-8-sig", newline="")))
+        except OSError as error:
+            raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise PosthocError(f"{path} is not a CSV file ({error}).") from error
 
 
 def in_one_unit(runs: Sequence[Run]) -> list[Run]:

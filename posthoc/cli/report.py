@@ -93,7 +93,7 @@ def command(
     _refuse(output, sources, force)
     content = page(sources)
     with replacing(output) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
     echo(output)
     if show:
         import webbrowser

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from noise import make
+from noise import config, make
 
 import posthoc
 from posthoc.analysis.calibration import calibration
@@ -71,8 +71,12 @@ def frames(signals, epochs):
 
 
 def plan(layers, channels, images):
-    config = {"layers": [{"name": layer} for layer in layers], "signals": ["mean"], "probe": {"sha256": "0"}}
-    return Plan(config, np.arange(images), np.arange(images) % 4, {layer: np.arange(channels) for layer in layers})
+    return Plan(
+        config(layers, images=images),
+        np.arange(images),
+        np.arange(images) % 4,
+        {layer: np.arange(channels) for layer in layers},
+    )
 
 
 def test_one_bad_channel_does_not_take_its_layer_on_the_depth_axis(tmp_path):

@@ -10,6 +10,7 @@ import naive
 import numpy as np
 import pandas
 import pytest
+from noise import config
 
 import posthoc
 from posthoc.analysis.dfa import published_scales
@@ -175,12 +176,7 @@ def dead_file(tmp_path):
     """Three epochs of two layers, in which channels die one after another, for different reasons."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 4, 128)
-    config = {
-        "layers": [{"name": "a"}, {"name": "b"}],
-        "signals": ["mean"],
-        "probe": {"sha256": "0"},
-    }
-    plan = Plan(config, np.arange(128), labels, {"a": np.arange(2), "b": np.arange(1)})
+    plan = Plan(config(["a", "b"], images=128), np.arange(128), labels, {"a": np.arange(2), "b": np.arange(1)})
     frames = []
     for epoch in range(3):
         a, b = random.standard_normal((2, 128)).astype("f4"), random.standard_normal((1, 128)).astype("f4")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from noise import config
 
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol
@@ -73,9 +74,12 @@ def turning(tmp_path_factory):
     """Thirty checkpoints of two layers: one turns slowly into noise of its own, one stays."""
     random = np.random.default_rng(0)
     start, end, still = (random.standard_normal((6, 200)) for _ in range(3))
-    layers = [{"name": "turns"}, {"name": "stays"}]
-    config = {"layers": layers, "signals": ["mean"], "probe": {"sha256": "abc"}}
-    plan = Plan(config, np.arange(200), np.arange(200) % 5, {"turns": np.arange(6), "stays": np.arange(6)})
+    plan = Plan(
+        config(["turns", "stays"], images=200, classes=5),
+        np.arange(200),
+        np.arange(200) % 5,
+        {"turns": np.arange(6), "stays": np.arange(6)},
+    )
     frames = []
     for e in range(30):
         angle = e / 29 * np.pi / 2

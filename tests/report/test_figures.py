@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,7 +241,7 @@ def test_the_command_saves_figures(saved, tmp_path):
 )
 def test_bad_input_is_one_sentence(saved, words, message, monkeypatch):
     monkeypatch.chdir(saved.parent)
-    (saved.parent / "other.json").write_text('{"format": "posthoc-audit", "sha256": "0"}')
+    shutil.copy(Path(__file__).parents[1] / "fixtures" / "v1" / "audit.json", saved.parent / "other.json")
     done = run("report", *words)
     assert done.exit_code in (1, 2)
     assert message in done.output

@@ -1,0 +1,130 @@
+"""The types of records are the schema of what is read into them."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import pytest
+
+from posthoc.analysis.audit import Audit, load_audit
+from posthoc.analysis.records import RunMetrics, load_metrics
+from posthoc.errors import PosthocError
+from posthoc.typed import MisfitError, Range, Shape, typed, undeclared
+
+V1 = Path(__file__).parent / "fixtures" / "v1"
+
+
+class Inner(TypedDict):
+    names: Annotated[list[str], Shape(("L",))]
+    table: Annotated[list[list[float | None]], Shape(("E", "L"))]
+    note: NotRequired[str | None]
+
+
+@dataclass(frozen=True)
+class Outer:
+    when: Annotated[tuple[int, ...], Shape(("E",), least=1)]
+    inner: Annotated[dict[str, Any], Inner]
+    pair: tuple[float, float]
+    kind: Literal["a", "b"] = "a"
+    share: Annotated[float, Range(0, 1)] = math.nan
+    said: dict[str, bool] = field(default_factory=dict)
+    anything: Any = None
+
+
+SOUND = {
+    "when": [3, 5],
+    "inner": {"names": ["x"], "table": [[0.5], [None]], "more": 1},
+    "pair": [1, None],
+    "new": "of a later version",
+}
+
+
+def test_what_fits_becomes_the_record():
+    record = typed(Outer, SOUND)
+    assert record.when == (3, 5)
+    assert record.inner == SOUND["inner"]
+    assert record.pair[0] == 1.0
+    assert math.isnan(record.pair[1])
+    assert math.isnan(record.share)
+    assert undeclared(Outer, SOUND) == ["new", "inner.more"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"when": []}, "when has 0 values, not 1 or more"),
+        ({"when": [1, 2.0]}, "when[1] is 2.0, not a whole number"),
+        ({"when": [1, True]}, "when[1] is True, not a whole number"),
+        ({"when": [1, 2**63]}, "when[1] is 9223372036854775808, not a whole number"),
+        ({"when": [1]}, "inner.table has 2 values where 1 belong"),
+        ({"inner": {"names": ["x", "y"], "table": [[1.0], [2.0]]}}, "inner.table has 1 values where 2 belong"),
+        ({"inner": {"names": "x", "table": []}}, "inner.names is 'x', not a list"),
+        ({"inner": {"names": []}}, "inner lacks table"),
+        ({"inner": []}, "inner is a list of 0, not an object"),
+        ({"pair": [1]}, "pair has 1 values, not 2"),
+        ({"pair": [1, 10**400]}, "pair[1] is 1000"),
+        ({"kind": "c"}, "kind is 'c', not a or b"),
+        ({"share": 2}, "share is 2.0, not within 0 to 1"),
+        ({"said": {"yes": 1}}, "said.yes is 1, not true or false"),
+        ({"anything": json.loads("[" * 100 + "]" * 100)}, "anything is nested deeper than 64 levels"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_its_place(change, says):
+    with pytest.raises(MisfitError) as error:
+        typed(Outer, SOUND | change)
+    assert str(error.value).startswith(says)
+
+
+def test_no_key_that_is_written_is_unknown_to_those_who_read():
+    assert undeclared(RunMetrics, json.loads((V1 / "metrics.json").read_text())) == HEADER
+    assert undeclared(Audit, json.loads((V1 / "audit.json").read_text())) == HEADER[:2]
+
+
+HEADER = ["format", "format_version", "created_by"]
+
+
+def spoilt(name, *path, value):
+    content = json.loads((V1 / name).read_text())
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("epochs", 3, "hurst"), "x", "epochs[3].hurst is 'x', not a number"),
+        (("epochs", 0, "epoch"), 2**70, "epochs[0].epoch is 1180591620717411303424, not a whole number"),
+        (("epochs", 0, "nulls"), {"white": {"hurst": 1}}, "epochs[0].nulls.white.hurst is 1, not an object"),
+        (("epochs",), [], "epochs has 0 values"),
+        (("summary",), {}, "summary lacks epochs, "),
+        (("phase_locking", "ppc"), [[[0.5]]] * 12, "phase_locking.ppc has 1 values where 4 belong"),
+        (("representation", "cka_last"), [[0.0] * 4] * 11, "representation.cka_last has 11 values where 12 belong"),
+        (("fluctuation", 0, "scales"), [0] * 10, "fluctuation[0].scales is 0, not within 1 to inf"),
+        (("input", "config", "probe"), {"name": "x"}, "input.config.probe lacks images, classes, sha256"),
+        (("protocol", "axis"), "sideways", "protocol.axis is 'sideways', not image or depth or epoch"),
+        (("format_version",), "1", "format_version is '1', not a whole number"),
+    ],
+)
+def test_damaged_metrics_are_refused_in_a_sentence(tmp_path, path, value, says):
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps(spoilt("metrics.json", *path, value=value)))
+    with pytest.raises(PosthocError) as error:
+        load_metrics(file)
+    assert str(error.value).startswith(f"{file} is damaged ({says}")
+    assert str(error.value).endswith("); write it again with `posthoc metrics`.")
+
+
+def test_a_damaged_audit_is_refused_in_a_sentence(tmp_path):
+    file = tmp_path / "audit.json"
+    file.write_text(json.dumps(spoilt("audit.json", "controls", 2, "measures", "integration", value=None)))
+    with pytest.raises(PosthocError, match=r"damaged \(controls\[2\]\.measures\.integration is null, not an object"):
+        load_audit(file)
+    with pytest.raises(PosthocError, match="is not a metrics file"):
+        load_metrics(file)
+    with pytest.raises(PosthocError, match="is an activations file; run posthoc metrics"):
+        load_metrics(V1 / "activations.h5")
