@@ -213,7 +213,7 @@ def _compare(tensors: Mapping[str, torch.Tensor], shapes: Shapes) -> Comparison:
             if name in shapes and shapes[name] != shape
         ],
     }
-    shared = sum(shapes.get(name) == shape for name, shape in wanted.items())
+    shared = sum(name in shapes and shapes[name] == shape for name, shape in wanted.items())
     return Comparison(names, shared, {kind: rows for kind, rows in kinds.items() if rows})
 
 

@@ -1,0 +1,216 @@
+"""Networks as people write them: lazy, normalised, tied, side by side; replayed as a plain loop of PyTorch would."""
+
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import posthoc
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.lazy import lazy_layers
+from posthoc.replay.models import name_tensors, resolve_model
+from posthoc.replay.readers import Header, Pick, read_header, read_weights
+
+HEAD = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+"""
+# Of each: the module's constructor, and its forward pass; `self.seen` is the layer whose means are compared.
+NETWORKS = {
+    "lazy": (
+        "self.down = nn.LazyConv2d(8, 3, stride=2); self.norm = nn.LazyBatchNorm2d(); self.up = nn.LazyConvTranspose2d(6, 2)\n"
+        "self.grouped = nn.LazyConv2d(6, 3, groups=2); self.plain = nn.LazyBatchNorm2d(affine=False)\n"
+        "self.seen = nn.LazyInstanceNorm2d(affine=True); self.head = nn.LazyLinear(10)",
+        "self.head(self.seen(self.plain(self.grouped(self.up(self.norm(self.down(x)))))).relu().mean((2, 3)))",
+    ),
+    "weight_norm": (
+        "self.seen = parametrizations.weight_norm(nn.Conv2d(3, 8, 3)); self.head = parametrizations.weight_norm(nn.Linear(8, 10))",
+        "self.head(self.seen(x).relu().mean((2, 3)))",
+    ),
+    "older weight_norm": (
+        "self.seen = weight_norm(nn.Conv2d(3, 8, 3)); self.head = weight_norm(nn.Linear(8, 10), dim=None)",
+        "self.head(self.seen(x).relu().mean((2, 3)))",
+    ),
+    "spectral_norm": (
+        "self.seen = parametrizations.spectral_norm(nn.Conv2d(3, 8, 3)); self.head = spectral_norm(nn.Linear(8, 10))",
+        "self.head(self.seen(x).relu().mean((2, 3)))",
+    ),
+    "tied": (
+        "self.conv = nn.Conv2d(3, 8, 3); self.seen = nn.Conv2d(8, 8, 3, bias=False)\n"
+        "self.again = nn.Conv2d(8, 8, 3, bias=False); self.again.weight = self.seen.weight; self.head = nn.Linear(8, 10)",
+        "self.head(self.again(self.seen(self.conv(x)).relu()).relu().mean((2, 3)))",
+    ),
+    "without convolution or linear layer": (
+        "self.weight = nn.Parameter(torch.randn(10, 3)); self.seen = nn.BatchNorm2d(3)",
+        "F.softplus(self.seen(x)).mean((2, 3)) @ self.weight.T",
+    ),
+}
+
+
+def written(folder, name, body, forward):
+    """A file with the class `Net`."""
+    lines = textwrap.indent(body, " " * 8)
+    text = f"{HEAD}\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n{lines}\n"
+    (folder / name).write_text(f"{text}\n    def forward(self, x):\n        return {forward}\n")
+    return folder / name
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_replayed_as_a_plain_loop_would(kind, tmp_path, probe_file):
+    path = written(tmp_path, "nets.py", *NETWORKS[kind])
+    namespace = {}
+    exec(path.read_text(), namespace)
+    network = namespace["Net"]()
+    with np.load(probe_file) as probe:
+        x = torch.from_numpy(probe["images"]).permute(0, 3, 1, 2).contiguous().float() / 255
+        labels = torch.from_numpy(probe["labels"])
+    (tmp_path / "run").mkdir()
+    expected = []
+    for epoch in range(2):
+        torch.manual_seed(epoch)
+        network.train()(x[:64] * (epoch + 1))  # and lazy layers have their sizes
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        torch.save(network.state_dict(), tmp_path / "run" / f"epoch_{epoch}.pth")
+        kept = []
+        hook = network.seen.register_forward_hook(lambda module, given, output, kept=kept: kept.append(output))
+        with torch.no_grad():
+            scores = torch.cat([network.eval()(batch) for batch in x.split(100)])
+        hook.remove()
+        expected.append((torch.cat(kept).mean((2, 3)).T, F.cross_entropy(scores, labels).item()))
+    output = posthoc.extract(
+        tmp_path / "run", f"npz:{probe_file}", tmp_path / "a.h5", model=f"{path}:Net", normalize="none",
+        layers=["seen"], channels=None, batch_size=100, image_size=32, device="cpu",
+    )  # fmt: skip
+    with posthoc.open_activations(output) as file:
+        for epoch, (means, loss) in enumerate(expected):
+            torch.testing.assert_close(torch.from_numpy(file.read("mean", epoch)), means)
+            assert file.loss[epoch] == pytest.approx(loss, rel=1e-5)
+
+
+def test_lazy_layers_take_what_is_theirs_to_take_from_the_shapes(tmp_path):
+    path = written(tmp_path, "nets.py", "self.conv = nn.LazyConv2d(8, 3, groups=2); self.head = nn.LazyLinear(10)", "x")
+    shapes = {"conv.weight": (8, 3, 3, 3), "conv.bias": (8,), "head.weight": (10, 7), "head.bias": (10,)}
+    module = resolve_model(Header(None, None, shapes), f"{path}:Net").module
+    assert (module.conv.in_channels, module.head.in_features) == (6, 7)
+    assert (type(module.conv), type(module.head), lazy_layers(module)) == (nn.Conv2d, nn.Linear, [])
+    for name, shape, message in (
+        ("head.weight", (5, 7), r"head\.weight \[5, 7\] instead of \[10, 7\]; 3 of its 4"),
+        ("head.weight", (), r"head\.weight \[\] instead of \[10, 0\]"),
+        ("conv.weight", (8, 3, 5, 5), r"conv\.weight \[8, 3, 5, 5\] instead of \[8, 3, 3, 3\]"),
+        ("conv.bias", (9, 1), r"conv\.bias \[9, 1\] instead of \[8\]"),
+    ):
+        with pytest.raises(PosthocError, match=message):
+            resolve_model(Header(None, None, shapes | {name: shape}), f"{path}:Net")
+    del shapes["head.weight"]
+    with pytest.raises(PosthocError, match=r"missing: head\.weight; 3 of its 4 tensors agree"):
+        resolve_model(Header(None, None, shapes), f"{path}:Net")
+
+
+def test_of_a_tied_pair_a_file_may_hold_one(tmp_path):
+    """As safetensors leaves one out, which changes what all names begin with."""
+    body = "self.body = nn.ModuleDict({'a': nn.Linear(4, 4), 'b': nn.Linear(4, 4)}); self.head = nn.Linear(4, 4, bias=False)\n"
+    path = written(tmp_path, "nets.py", body + "self.head.weight = self.body['a'].weight", "x")
+    shapes = {
+        f"body.{part}.{kind}": (4, 4) if kind == "weight" else (4,) for part in "ab" for kind in ("weight", "bias")
+    }
+    for held in (shapes, shapes | {"head.weight": (4, 4)}):
+        model = resolve_model(Header(None, None, held), f"{path}:Net")
+        assert model.module.head.weight is model.module.body["a"].weight
+        assert name_tensors(model.module, held) == {name: name for name in held}
+    del shapes["body.a.weight"]
+    with pytest.raises(PosthocError, match=r"missing: a\.weight; 3 of its 4 tensors agree"):
+        resolve_model(Header(None, None, shapes), f"{path}:Net")
+
+
+PARTS = """
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 8), nn.Linear(8, 4)
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 16)
+"""
+
+
+@pytest.mark.parametrize("form", ["state dict", "DataParallel", "in a trainer's dictionary", "whole module"])
+def test_one_of_two_networks_side_by_side(form, tmp_path):
+    """Whichever was declared first; two that fit alike are asked about, by the key that chooses one."""
+    path = tmp_path / "parts.py"
+    path.write_text(HEAD + PARTS)
+
+    def network(*widths):
+        return nn.ModuleDict({name: nn.Linear(*widths[k : k + 2]) for k, name in enumerate(("first", "second"))})
+
+    def saved(parts):
+        both = nn.ModuleDict(parts)
+        if form == "whole module":
+            torch.save(both, tmp_path / "1.pt")
+        elif form == "DataParallel":
+            torch.save(nn.DataParallel(both).state_dict(), tmp_path / "1.pt")
+        else:
+            state = both.state_dict()
+            torch.save(state if form == "state dict" else {"epoch": 3, "model": state}, tmp_path / "1.pt")
+        return read_header(tmp_path / "1.pt")
+
+    encoder, decoder = network(16, 8, 4), network(4, 8, 16)
+    for parts in ({"decoder": decoder, "encoder": encoder}, {"encoder": encoder, "decoder": decoder}):
+        header = saved(parts)
+        for said, other in (("Encoder", "decoder"), ("Decoder", "encoder")):
+            model = resolve_model(header, f"{path}:{said}")
+            assert {name.removeprefix("module.").split(".")[0] for name in model.left_out} == {other}
+            assert f"{other}.first.weight and 3 more, which are no part of it" in model.title
+        assert resolve_model(header, str(path)).name == "parts.py:Encoder"
+    twins = saved({"target": network(16, 8, 4), "online": encoder})
+    prefix = "module." if form == "DataParallel" else ""
+    with pytest.raises(PosthocError, match=rf"choose one with --weights-key {prefix}target or {prefix}online\.$"):
+        resolve_model(twins, f"{path}:Encoder")
+    chosen = Pick(f"{prefix}online")
+    model = resolve_model(read_header(tmp_path / "1.pt", chosen), f"{path}:Encoder")
+    weights = read_weights(tmp_path / "1.pt", chosen)
+    names = name_tensors(model.module, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    model.module.load_state_dict({name: weights[theirs] for name, theirs in names.items()})
+    assert torch.equal(model.module.second.weight, encoder["second"].weight)
+
+
+def test_a_misfit_is_of_the_reading_that_matches_most(tmp_path):
+    """Not of a fragment from which little differs because there is little of it; and no architecture that is not near."""
+    path = tmp_path / "parts.py"
+    path.write_text(HEAD + PARTS)
+    shapes = {f"vit.layer.{k}.weight": (4, 4) for k in range(40)} | {
+        "vit.first.weight": (8, 16),
+        "vit.first.bias": (8,),
+    }
+    shapes |= {"classifier.weight": (10, 4), "classifier.bias": (10,)}
+    with pytest.raises(PosthocError) as caught:
+        resolve_model(Header(None, None, shapes), f"{path}:Encoder")
+    assert str(caught.value) == (
+        "The checkpoints do not fit parts.py:Encoder: missing: second.weight, second.bias; unexpected: layer.0.weight, "
+        "layer.1.weight, layer.2.weight, ... (40 in all); 2 of its 4 tensors agree."
+    )
+    with pytest.raises(
+        PosthocError, match=r"tried: Encoder, Decoder\); from Encoder they differ in .*; 2 of its 4 tensors agree\.$"
+    ):
+        resolve_model(Header(None, None, shapes), str(path))
+    with pytest.raises(UsageError, match=r"resnet18 cannot be built for these weights \(TypeError: .*width"):
+        resolve_model(Header(None, None, shapes), "torchvision:resnet18", arguments={"width": 3})
+    for name in (
+        "timm:hf-hub:a/b",
+        "timm:local-dir:.",
+        "torchvision:parts.py",
+        "torchvision:parts",
+        "hf_hub:a",
+        "resnet18 ",
+    ):
+        with pytest.raises(UsageError, match="Unknown model"):
+            resolve_model(Header(None, None, shapes), name)
