@@ -171,7 +171,7 @@ def command(
         return result.skipped
 
     with stop_on_signal() as stop:
-        if len(checkpoints) == 1 or any(map(is_file_of_run, checkpoints)):
+        if len(checkpoints) == 1 or any(map(is_file_of_run, checkpoints)) or not any(p.is_dir() for p in checkpoints):
             place = checkpoints[0] if len(checkpoints) == 1 else list(checkpoints)
             skipped = list(one(place, output or Path("activations.h5"), stop))
         else:

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import fnmatch
+import itertools
 import math
 import os
 import re
@@ -37,6 +38,8 @@ from posthoc.replay.strangers import is_named_like_a_checkpoint, looks_like_a_ch
 
 LISTED = 8
 """So many groups are named in an error."""
+FOLDERS_SEARCHED = 100
+"""In so many folders below one a checkpoint is looked for, to tell where there are some."""
 STRANGE = re.compile(
     r"\.(onnx|keras|zip|joblib|gguf|pb|tflite|msgpack|pdparams|index|data-\d{5}-of-\d{5}|h5|hdf5|np[yz])\Z",
     re.IGNORECASE,
@@ -80,7 +83,9 @@ class Run:
 
 def is_file_of_run(place: Path) -> bool:
     """Whether `place` is a checkpoint, rather than the folder of a run."""
-    return is_checkpoint_folder(place) if place.is_dir() else place.is_file() and is_named_like_a_checkpoint(place)
+    if place.is_dir():
+        return is_checkpoint_folder(place)
+    return place.is_file() and (is_named_like_a_checkpoint(place) or _is_nameless_checkpoint(place))
 
 
 def run_folders(places: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -242,8 +247,8 @@ def _given(places: Sequence[Path]) -> tuple[Path, list[Path]]:
             raise PosthocError(f"{path} does not exist.")
         if path.is_dir() and not is_checkpoint_folder(path) and _holds_some(path):
             raise UsageError(
-                f"{path} is a folder that holds checkpoints, {next(filter(is_file_of_run, places))} is a checkpoint; give "
-                "folders, each that of a run, or the checkpoints of one run."
+                f"{path} is a folder that holds checkpoints, and not all that was given are such folders; give folders, each "
+                "that of a run, or the checkpoints of one run."
             )
     folder = places[0].parent
     return folder, sorted({folder / path.name for path in places})
@@ -313,10 +318,9 @@ def _nothing(place: Path, select: str | None, strangers: Sequence[tuple[Path, st
 
 
 def _holds_some(folder: Path) -> bool:
-    try:
-        return any(is_named_like_a_checkpoint(path) for path in folder.rglob("*"))
-    except OSError:
-        return False
+    """Whether a checkpoint lies in the folder, or a little below; a whole disk is not searched."""
+    below = itertools.islice(os.walk(folder), FOLDERS_SEARCHED)
+    return any(is_named_like_a_checkpoint(Path(name)) for _, folders, files in below for name in [*files, *folders])
 
 
 def _linking(place: Path, inside: Sequence[Path]) -> str | None:

@@ -106,8 +106,7 @@ def in_order(
     for checkpoint in checkpoints:
         if max(checkpoint.position) > LARGEST:
             raise PosthocError(
-                f"{checkpoint.path} is {checkpoint.when}, beyond 2^63 - 1, the largest number that is stored; "
-                f"rename it, give its place with --as {checkpoint.path.name}=EPOCH, or leave it out with --select."
+                f"{checkpoint.path} has an epoch or step beyond 2^63 - 1, the largest number that is stored; rename it, give its place with --as {checkpoint.path.name}=EPOCH, or leave it out with --select."
             )
     checkpoints.sort(key=lambda checkpoint: checkpoint.position)
     for first, second in itertools.pairwise(checkpoints):

@@ -398,7 +398,7 @@ def test_several_files_are_one_run(tmp_path):
     series(tmp_path / "sub", ["epoch_9.pt"])
     with pytest.raises(UsageError, match="lie in one folder, these in 2"):
         find_run([tmp_path / "epoch_1.pt", tmp_path / "sub" / "epoch_9.pt"])
-    with pytest.raises(UsageError, match=r"sub is a folder that holds checkpoints, .*epoch_1\.pt is a checkpoint"):
+    with pytest.raises(UsageError, match=r"sub is a folder that holds checkpoints, and not all"):
         find_run([tmp_path / "epoch_1.pt", tmp_path / "sub"])
 
 
@@ -446,9 +446,13 @@ def test_many_checkpoints_in_letters_are_read_a_few_times_each(tmp_path):
 
 def test_a_number_that_cannot_be_stored_is_one_sentence(tmp_path):
     series(tmp_path, ["epoch_1.pt", "epoch_99999999999999999999.pt"])
-    with pytest.raises(PosthocError, match=r"epoch_9+\.pt is epoch 9+, beyond 2\^63 - 1, .*--as"):
+    with pytest.raises(PosthocError, match=r"epoch_9+\.pt has an epoch or step beyond 2\^63 - 1, .*--as"):
         find_run(tmp_path)
     assert places(tmp_path, placed=["epoch_99999999999999999999.pt=2"])[1][1] == 2
+    series(tmp_path, ["a1.pt", "a2.pt"], epoch=[10**30, 10**300])
+    with pytest.raises(PosthocError, match=r"a1\.pt has an epoch or step beyond"):
+        find_run(tmp_path, select="a*")
+    assert order(tmp_path, select="a*", order="name") == ["a1.pt", "a2.pt"]
 
 
 @pytest.mark.parametrize("epoch", [float("nan"), float("inf"), -1, "soon"])
