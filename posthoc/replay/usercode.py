@@ -56,14 +56,15 @@ class UserCode:
         """Run the file's source, never a compiled copy beside it."""
         source = path.read_bytes()
         self.digest = hashlib.sha256(source).hexdigest()
+        path = path.resolve()
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None:
             raise ImportError("it is not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses, TorchScript and the like look their module up
-        _REGISTERED[name] = path.resolve()
+        _REGISTERED[name] = path
         try:
-            exec(compile(source, path, "exec"), module.__dict__)
+            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
         except BaseException:
             sys.modules.pop(name, None)
             raise
@@ -161,6 +162,7 @@ class UserCode:
             module = factory if isinstance(factory, nn.Module) else factory(**arguments)
             if isinstance(module, nn.Module):
                 module.eval()
+                module.state_dict(keep_vars=True)  # which may be its own, too
                 return module
         raise UsageError(f"{title} gives a {type(module).__name__}, not a torch.nn.Module.")
 

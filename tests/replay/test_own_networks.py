@@ -209,7 +209,6 @@ def test_a_misfit_is_of_the_reading_that_matches_most(tmp_path):
         "timm:local-dir:.",
         "torchvision:parts.py",
         "torchvision:parts",
-        "hf_hub:a",
         "resnet18 ",
     ):
         with pytest.raises(UsageError, match="Unknown model"):

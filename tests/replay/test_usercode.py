@@ -68,6 +68,8 @@ def resolve(tmp_path, monkeypatch):
          r"^nets\.py:Net failed \(RuntimeError: No CUDA GPUs are available\)\.$"),
         (NET + "\nclass Net(Net):\n    def __init__(self):\n        raise SystemExit(0)", r"Net failed \(it ends the program, with 0\)"),
         (NET + "\ndef net():\n    import missing_one\n    return Net()\ndel Net", r"nets\.py:net failed \(ModuleNotFoundError"),
+        (NET + "    def state_dict(self):\n        return {}\n", r"Net failed \(TypeError: .*keep_vars"),
+        (NET + "    def eval(self):\n        raise ValueError('never')\n", r"Net failed \(ValueError: never\)"),
         (NET.replace("width=8", "width"), r"not tried without arguments: Net\(width\); --model mine/nets\.py:NAME --model-arg"),
     ],
 )  # fmt: skip
