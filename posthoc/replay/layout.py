@@ -285,13 +285,17 @@ def _listed(place: Path | Sequence[Path]) -> tuple[Path, list[Path], list[tuple[
 
 
 def _irregular(path: Path) -> str | None:
-    """What a thing is that is neither file nor folder; it is not opened."""
+    """What a thing is that is neither file nor folder, or a checkpoint's folder with such a thing; it is not opened."""
     try:
         mode = path.stat().st_mode
-    except OSError:
-        return "a link to nothing"
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return None
+        if stat.S_ISREG(mode):
+            return None
+        if stat.S_ISDIR(mode):
+            inside = path.iterdir() if is_checkpoint_folder(path) else ()
+            reasons = ((child.name, _irregular(child)) for child in inside if not child.is_dir())
+            return next((f"a folder in which {name} is {reason}" for name, reason in reasons if reason), None)
+    except OSError as error:
+        return "a link to nothing" if path.is_symlink() else f"not readable ({error.strerror or error})"
     return f"a {KINDS.get(stat.S_IFMT(mode), 'special file')}"
 
 

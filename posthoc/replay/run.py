@@ -140,7 +140,7 @@ def extract(
     writing = {name: options.pop(name) for name in ("force", "progress", "skip_errors") if name in options}
     output = Path(output)
     refuse_existing(output, bool(writing.get("force")))
-    place = Path(checkpoints) if isinstance(checkpoints, str) else checkpoints
+    place = Path(checkpoints) if isinstance(checkpoints, (str, Path)) else [Path(path) for path in checkpoints]
     plan = plan_extraction(place, probe, skip_damaged=bool(writing.get("skip_errors")), **options)
     return run_extraction(plan, output, **writing).path
 

@@ -409,6 +409,9 @@ def test_what_is_no_file_is_set_apart_and_named(tmp_path):
     (tmp_path / "epoch_5.pt").symlink_to(tmp_path / "nowhere")
     (tmp_path / "epoch_6.pt").mkdir()
     (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
+    for name, weights in (("checkpoint-7", "model.safetensors"), ("8", ".metadata")):
+        (tmp_path / name).mkdir()
+        os.mkfifo(tmp_path / name / weights)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.path.relpath(tmp_path / "sock"))
     run = find_run(tmp_path)
@@ -416,8 +419,9 @@ def test_what_is_no_file_is_set_apart_and_named(tmp_path):
     assert {path.name: reason for path, reason in run.apart} == {
         "epoch_3.pt": "a pipe", "epoch_4.pt": "a device", "epoch_5.pt": "a link to nothing", "epoch_6.pt": "a folder",
         "loop.pt": "a link to nothing", "sock": "a socket",
+        "checkpoint-7": "a folder in which model.safetensors is a pipe", "8": "a folder in which .metadata is a pipe",
     }  # fmt: skip
-    for name, what in (("epoch_3.pt", "a pipe"), ("epoch_5.pt", "a link to nothing")):
+    for name, what in (("epoch_3.pt", "a pipe"), ("epoch_5.pt", "a link to nothing"), ("8", "a folder in which .meta")):
         with pytest.raises(PosthocError, match=rf"{name} is {what}"):
             find_run(tmp_path / name)
 
