@@ -29,8 +29,10 @@ def guarded(name: str, module: nn.Module, shape: tuple[int, ...], where: str) ->
     """
     try:
         yield
-    except (PosthocError, torch.OutOfMemoryError):
+    except torch.OutOfMemoryError:
         raise
+    except PosthocError as error:
+        raise PosthocError(f"{where}: {error}") from error
     except (Exception, SystemExit) as error:
         batch = " x ".join(map(str, shape))
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):

@@ -58,10 +58,11 @@ class Network:
         for layers in signals.values():
             layers.clear()
         output = self.module(batch)
-        if any(layer not in signals[signal] for signal, layer in self.columns):
-            raise PosthocError(
-                f"{self.plan.model.name} took another path than it was planned with: a layer was not reached."
-            )
+        for signal, layer in self.columns:
+            if layer not in signals[signal]:
+                raise PosthocError(
+                    f"{self.plan.model.name} took another path than it was planned with: {layer} was not reached."
+                )
         return output, torch.cat([signals[signal][layer] for signal, layer in self.columns], dim=1)
 
     def _step(self, batch: Tensor, scored: Scored) -> tuple[Tensor | None, Tensor]:

@@ -121,6 +121,10 @@ class _Passes:
             before = random_state(device)
             output, signals = self.net.forward(batch)
             drawn = tuple(name for name, state in random_state(device).items() if state != before[name])
+            if not any(True for _ in tensors_in(output)):
+                raise PosthocError(
+                    f"{self.plan.model.name} gives a {type(output).__name__}, in which there is no tensor."
+                )
         tensors = {}
         blocks = signals.split([len(self.plan.stored.channels[layer]) for _, layer in self.net.columns], dim=1)
         for (signal, layer), block in zip(self.net.columns, blocks, strict=True):
