@@ -1,5 +1,6 @@
 """Slow and obvious twins of the kernels, straight from the formulas."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -133,6 +134,44 @@ def image_series(x, labels, smooth):
         first, last = max(0, t - smooth // 2), min(x.shape[1], t - smooth // 2 + smooth)
         result[:, t] = x[:, first:last].mean(axis=1)
     return result
+
+
+def squared_covariance(x, y):
+    """Unbiased estimate of the squared covariance of two channels, by its definition: the mean, over all choices of four
+    different images in order, of (x1 - x2) (y1 - y2) (x3 - x4) (y3 - y4) / 4."""
+    fours = itertools.permutations(range(len(x)), 4)
+    return np.mean([(x[a] - x[b]) * (y[a] - y[b]) * (x[c] - x[d]) * (y[c] - y[d]) / 4 for a, b, c, d in fours])
+
+
+def squared_variance(x):
+    """Unbiased estimate of the square of the total variance of channels x [C, N], in the same way."""
+    fours = itertools.permutations(range(x.shape[1]), 4)
+    return np.mean([((x[:, a] - x[:, b]) ** 2).sum() * ((x[:, c] - x[:, d]) ** 2).sum() / 4 for a, b, c, d in fours])
+
+
+def mean_squared_covariance(x, y, total, same):
+    """Over all pairs of channels of two layers; of the same channels, those with themselves stand for 1 in `total`."""
+    pairs = np.array([[squared_covariance(a, b) for b in y] for a in x])
+    if not same:
+        return pairs.mean()
+    C = len(x)
+    with_itself = np.trace(pairs) / C
+    others = (pairs.sum() - np.trace(pairs)) / (C * (C - 1))
+    return (with_itself + (total - 1) * others) / total
+
+
+def cka(x, y, of, same=False):
+    """Of layers of of[0] and of[1] channels from samples of them."""
+    own = mean_squared_covariance(x, x, of[0], True) * mean_squared_covariance(y, y, of[1], True)
+    return mean_squared_covariance(x, y, of[0], same) / np.sqrt(own)
+
+
+def participation_ratio(x, total):
+    """Of a layer of `total` channels from a sample of them."""
+    C = len(x)
+    one = sum(squared_variance(row[None]) for row in x)
+    top = one * total / C + (squared_variance(x) - one) * total * (total - 1) / (C * (C - 1))
+    return top / (total**2 * mean_squared_covariance(x, x, total, True))
 
 
 def debiased_cka(x, y):

@@ -25,6 +25,11 @@ from posthoc.typed import Range, Shape, read_typed
 FORMAT = "posthoc-metrics"
 FORMAT_VERSION = 1
 AXES = ("image", "depth", "epoch")
+PER_LAYER = (
+    "effective_rank", "participation_ratio", "participation_ratio_layer",
+    "cka_previous", "cka_previous_sd", "cka_last", "cka_last_sd",
+)  # fmt: skip
+"""Of the representation, what metrics.csv has a column for each layer of."""
 LEAST_POINTS = 20
 """Points in time that the default scales, 4 to a quarter of them, need for a slope."""
 FloatArray = NDArray[np.float64]
@@ -192,7 +197,7 @@ class RunMetrics:
 
     def save_csv(self, path: str | PathLike[str]) -> None:
         """Write one row per epoch, with an empty field where a measure is undefined."""
-        per_layer = ("effective_rank", "participation_ratio", "cka_previous", "cka_last")
+        per_layer = [name for name in PER_LAYER if name in self.representation]
         rows = [
             _flat(plain(asdict(epoch)))
             | {f"{name}_{layer}": plain(self.representation[name][e][k]) for name in per_layer

@@ -101,6 +101,10 @@ class Representation(TypedDict):
     cka_previous: ByLayer
     cka_last: ByLayer
     cka_layers: ByPair
+    participation_ratio_layer: NotRequired[ByLayer]
+    cka_previous_sd: NotRequired[ByLayer]
+    cka_last_sd: NotRequired[ByLayer]
+    cka_layers_sd: NotRequired[ByPair]
 
 
 class Curve(TypedDict):

@@ -174,7 +174,14 @@ def plan_extraction(
             "sha256": pictures.sha256,
         },
         "layers": [
-            {"name": p.name, "type": p.kind, "shape": list(p.shape), "channels": len(kept[p.name])} for p in hooks
+            {
+                "name": p.name,
+                "type": p.kind,
+                "shape": list(p.shape),
+                "channels": len(kept[p.name]),
+                "total": p.channels,
+            }
+            for p in hooks
         ],
         "layers_chosen": chosen,
         "channels": "all" if channels is None else channels,

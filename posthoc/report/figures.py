@@ -320,8 +320,8 @@ def similarity(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     return _matrix(
         metrics, "similarity", metrics.representation.get("cka_layers"), metrics.representation.get("layers", ()), epoch,
         width, "Similarity of what layers represent", "debiased linear CKA",
-        "Debiased linear CKA of the recorded channels of two layers over the images: 0 for unrelated, 1 for equal up to "
-        "rotation and scale.",
+        "Debiased linear CKA of two layers over the images, from their recorded channels: 0 for unrelated, 1 for equal up "
+        "to rotation and scale. How far it scatters over images and channels is in metrics.json (cka_layers_sd).",
         "",
     )  # fmt: skip
 
