@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from scipy import stats
 from posthoc.analysis.measures import mean_finite, sd_finite
 from posthoc.analysis.nulls import stream
 from posthoc.analysis.runs import Run
-from posthoc.analysis.taxonomy import State, Taxonomy, classify
+from posthoc.analysis.taxonomy import Evidence, State, Taxonomy, classify
+from posthoc.analysis.verdicts import corrected
 from posthoc.errors import UsageError
 
 MEASURES = ("best_accuracy", "h_eff", "m", "psi_sd", "r_fields", "r_accuracy")
@@ -53,7 +54,8 @@ class Group:
 class Difference:
     """Two groups in one column: their difference, its p by permuting runs between them, and the noise's difference.
 
-    warning: what the groups differ in that the protocol itself responds to; empty where nothing.
+    corrected: p as a false discovery rate over all columns and pairs of groups; least: the smallest p that permuting so
+    few runs can give; warning: what the groups differ in that the protocol itself responds to; empty where nothing.
     """
 
     column: str
@@ -61,24 +63,31 @@ class Difference:
     second: str
     difference: float
     p: float
+    corrected: float
+    least: float
     noise: float
     warning: str
 
 
-def tabulate(runs: Sequence[Run], taxonomy: Taxonomy | None = None, seed: int = 0) -> list[Row]:
+def tabulate(runs: Sequence[Run], taxonomy: Taxonomy | None = None) -> list[Row]:
     """One row per run, in the order given."""
     rows = []
     for run in runs:
         summary = run.summary
-        intervals = {name: run.interval(name, seed) for name in ("h_eff", "m", "r_fields", "r_accuracy")}
-        state = classify(
-            summary["h_eff"],
-            summary["r_fields"],
-            summary["r_accuracy"],
-            intervals["h_eff"],
-            run.told_apart,
-            taxonomy,
+        intervals = {name: run.interval(name) for name in ("h_eff", "m", "r_fields", "r_accuracy")}
+        evidence = Evidence(
+            h_eff=summary["h_eff"],
+            r_fields=summary["r_fields"],
+            r_accuracy=summary["r_accuracy"],
+            h_eff_interval=intervals["h_eff"],
+            r_fields_interval=intervals["r_fields"],
+            r_accuracy_interval=intervals["r_accuracy"],
+            epochs=int(summary["epochs_with_h_eff"]),
+            hurst_differs=run.differs("hurst"),
+            metastability_differs=run.differs("metastability"),
+            axis=str(run.about.get("axis", "image")),
         )
+        state = classify(evidence, taxonomy)
         if 0 < summary["epochs_with_h_eff"] < summary["epochs"]:
             share = f"{summary['epochs_with_h_eff']:.0f} of {summary['epochs']:.0f} epochs"
             state = State(state.name, f"{state.reason}, from {share} that have an H_eff")
@@ -124,7 +133,7 @@ def _student(values: Any) -> tuple[float, float]:
 
 
 def differences(rows: Sequence[Row], names: Sequence[str], seed: int = 0) -> list[Difference]:
-    """Every pair of groups in H_eff, M and the two correlations."""
+    """Every pair of groups in H_eff, M and the two correlations: one family of tests."""
     found = []
     for first, second in itertools.combinations(dict.fromkeys(names), 2):
         a, b = ([row for row, own in zip(rows, names, strict=True) if own == name] for name in (first, second))
@@ -140,11 +149,28 @@ def differences(rows: Sequence[Row], names: Sequence[str], seed: int = 0) -> lis
                     second=second,
                     difference=mean_finite(x) - mean_finite(y),
                     p=permutation_p(x, y, seed),
+                    corrected=math.nan,
+                    least=least_permutation_p(len(x), len(y)),
                     noise=noise[0] - noise[1],
                     warning=warning,
                 )
             )
-    return found
+    rates = corrected([difference.p for difference in found])
+    return [replace(difference, corrected=float(rate)) for difference, rate in zip(found, rates, strict=True)]
+
+
+def least_permutation_p(first: int, second: int) -> float:
+    """The smallest p that permuting so many runs between two groups can give; NaN where one is empty.
+
+    Groups of equal size have a mirror image with the same difference.
+
+    >>> [round(least_permutation_p(n, n), 3) for n in (2, 3, 4)]
+    [0.333, 0.1, 0.029]
+    """
+    if not first or not second:
+        return math.nan
+    ways = math.comb(first + second, first)
+    return (2 if first == second else 1) / ways if ways <= PERMUTATIONS else 1 / (PERMUTATIONS + 1)
 
 
 def permutation_p(x: Any, y: Any, seed: int = 0) -> float:

@@ -4,7 +4,7 @@ import itertools
 import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -17,6 +17,13 @@ from posthoc import __version__
 from posthoc.analysis import representation as representations
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import dfa
+from posthoc.analysis.intervals import (
+    NOWHERE,
+    correlation_over_epochs,
+    half_splits,
+    over_images_and_channels,
+    over_units,
+)
 from posthoc.analysis.kuramoto import Kuramoto, PhaseLocking, kuramoto, phase_locking
 from posthoc.analysis.measures import (
     convergence,
@@ -31,10 +38,9 @@ from posthoc.analysis.measures import (
 )
 from posthoc.analysis.nulls import (
     Comparison,
-    block_bootstrap,
+    Drawn,
     compare,
     draws,
-    hurst_interval,
     mean_alive,
     metastability_interval,
     middle,
@@ -42,20 +48,26 @@ from posthoc.analysis.nulls import (
 )
 from posthoc.analysis.records import LEAST_POINTS, EpochMetrics, Protocol, RunMetrics, counted
 from posthoc.analysis.series import Axis, DepthAxis, EpochAxis, ImageAxis
+from posthoc.analysis.verdicts import MEASURES, TESTED, rejected, wanting, worth_drawing
 from posthoc.errors import PosthocError
 from posthoc.files import sha256
 from posthoc.store import Activations
 
-FALSE_DISCOVERIES = 0.05
+REFERENCE_DRAWS = 39
+"""Draws of a null that decides nothing, at the most."""
+MOST_DRAWS = 9999
+"""Draws of a deciding null for one epoch, at the most, unless it is said otherwise."""
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measured:
     """One epoch by itself: exponents and dead units' reasons, phases, and what its nulls gave.
 
     layer_hurst, layer_metastability: of each layer's units by themselves [L]; curves: relative log F(s), mean and the
     ends of the middle 95 % of the units (under "units") or of a null's draws (under its name), [3, S] over the scales.
+    alpha_mean: of the units as measured, before calibration; T: points in time; drawn: the draws of the deciding null,
+    and stages: where each of its tested measures' draws end, see `verdicts.two_sided_p`.
     """
 
     alpha: FloatArray
@@ -71,6 +83,11 @@ class Measured:
     nulls: dict[str, dict[str, Comparison]] = field(default_factory=dict)
     scales: list[int] = field(default_factory=list)
     curves: dict[str, FloatArray] = field(default_factory=dict)
+    alpha_mean: float = math.nan
+    T: int = 0
+    live: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    drawn: dict[str, FloatArray] = field(default_factory=dict)
+    stages: dict[str, list[int]] = field(default_factory=dict)
 
 
 def compute_metrics(
@@ -79,10 +96,13 @@ def compute_metrics(
     nulls: int = 0,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
+    max_nulls: int | None = None,
 ) -> RunMetrics:
     """All measures of one run; one checkpoint's signals are in memory at a time.
 
-    nulls: how many times each null is drawn for each epoch (0: not at all), with random numbers keyed by `seed`.
+    nulls: how many times each null is drawn for each epoch (0: not at all; references at most 39 times), with random
+    numbers keyed by `seed`. Where that is too few for a verdict over all epochs, the deciding null is drawn up to
+    `max_nulls` times (default: 9,999), in the epochs that need it.
     Raises PosthocError where there are too few images, layers or checkpoints for the protocol, or the signal was not
     recorded.
     """
@@ -96,10 +116,15 @@ def compute_metrics(
         layers = np.repeat(np.arange(len(activations.layers)), [len(rows) for rows in activations.channels.values()])
     white: WhiteDraws = {}
     measured = []
-    for e, axis in enumerate(_axes(activations, protocol)):
-        measured.append(_measure(axis, protocol, layers, nulls, seed, e, white))
+    axis_of = _axes(activations, protocol)
+    for e in range(len(activations)):
+        measured.append(_measure(axis_of(e), protocol, layers, nulls, seed, e, white))
         if progress:
             progress(e + 1, len(activations), activations.checkpoints[e])
+    if nulls:
+        trained = np.flatnonzero(activations.steps != 0).tolist()
+        most = max(nulls, MOST_DRAWS if max_nulls is None else max_nulls)
+        _draw_until_decided(axis_of, {e: measured[e] for e in trained}, protocol, seed, most)
     accuracy, accuracy_source = _recorded(activations, "val_acc", activations.accuracy)
     epochs = _epochs(activations, protocol, measured, accuracy, _recorded(activations, "val_loss", activations.loss)[0])
     units: list[tuple[str, int | None]] = [] if layers is None else list(activations.units)
@@ -118,7 +143,7 @@ def compute_metrics(
             "config": activations.config,
         },
         epochs=epochs,
-        summary=summarise(epochs, protocol, seed) | {"accuracy_source": accuracy_source, "draws": nulls, "seed": seed},
+        summary=summarise(epochs, protocol) | {"accuracy_source": accuracy_source, "draws": nulls, "seed": seed},
         channels=tuple(
             {"layer": layer, "channel": channel, "hurst": [round(float(one.alpha[u]), 6) for one in measured]}
             for u, (layer, channel) in enumerate(units)
@@ -157,7 +182,7 @@ def _table(L: int, rows: Sequence[FloatArray | None]) -> list[Any]:
     return [(np.full(shape, np.nan) if row is None else row).round(6).tolist() for row in rows]
 
 
-WhiteDraws = dict[tuple[int, int], dict[str, dict[str, FloatArray]]]
+WhiteDraws = dict[tuple[int, int], Drawn]
 """Draws of the white null by number of units and points: they do not depend on the epoch's activations."""
 
 
@@ -181,93 +206,168 @@ def _measure(
     live = np.array([reason not in ("constant", "non-finite") for reason in result.reason])
     phases = kuramoto(series)
 
-    def finish(alpha: Any, beyond: float = math.nan) -> Any:
-        """Debiased, where the protocol says so."""
-        if not protocol.calibrate:
-            return alpha
-        return calibration(T, tuple(scales.tolist()), fluctuation=protocol.fluctuation).debias(alpha, beyond)
-
-    alpha = mean_alive(result.alpha)
-    hurst = float(finish(alpha))
-    reasons = Counter(reason for reason in result.reason if reason)
-    if math.isfinite(alpha) and not math.isfinite(hurst):
-        reasons["mean exponent beyond the calibration"] = 1
-    if isinstance(axis, DepthAxis) and axis.left_out:
-        reasons["channels non-finite, left out of their layer's mean"] = axis.left_out
-    h_eff = float(_h_eff(finish(alpha, math.inf), protocol))  # 0, to four digits, beyond the calibration
-    strata = np.zeros(U, np.int64) if layers is None else layers
-    low, high = hurst_interval(result.alpha, strata, stream(seed, epoch, "white", 2**32 - 1))
-    comparisons: dict[str, dict[str, Comparison]] = {}
-    curves = {"units": middle(result.relative_log_fluctuation())}
-    if nulls:
-        key = (int(live.sum()), T)
-        options = (live, scales, protocol.fluctuation, nulls, seed)
-        if key not in white:
-            white[key] = draws(axis, *options, epoch=0, nulls={"white": axis.nulls["white"]})
-        others = {null: measures for null, measures in axis.nulls.items() if null != "white"}
-        for null, drawn in {**white[key], **draws(axis, *options, epoch=epoch, nulls=others)}.items():
-            found = comparisons[null] = {}
-            if "H" in drawn:
-                # By alpha as measured: debiasing keeps its order, but ends where the calibration does.
-                by_alpha = compare(alpha, drawn["H"])
-                found["hurst"] = replace(
-                    by_alpha, **{name: float(finish(getattr(by_alpha, name))) for name in ("mean", "low", "high")}
-                )
-                found["integration"] = compare(h_eff, np.asarray(_h_eff(finish(drawn["H"], math.inf), protocol)))
-                curves[null] = middle(drawn["F"])
-            if "M" in drawn:
-                found["metastability"] = compare(phases.metastability, drawn["M"])
-    return Measured(
+    one = Measured(
         alpha=result.alpha,
-        hurst=hurst,
-        h_eff=h_eff,
-        interval=(float(finish(low)), float(finish(high))),
+        hurst=math.nan,
+        h_eff=math.nan,
+        interval=NOWHERE,
         phases=phases,
-        phases_interval=metastability_interval(series, phases.metastability),
-        reasons=reasons,
-        nulls=comparisons,
+        phases_interval=NOWHERE,
+        reasons=Counter(reason for reason in result.reason if reason),
         scales=scales.tolist(),
-        curves=curves,
-        **({} if layers is None else _by_layer(series, finish(result.alpha), layers)),
+        curves={"units": middle(result.relative_log_fluctuation())},
+        alpha_mean=mean_alive(result.alpha),
+        T=T,
+        live=live,
     )
+    one.hurst = float(_finish(one.alpha_mean, one, protocol))
+    # Beyond the calibration integration is 0, to four digits.
+    one.h_eff = float(_h_eff(_finish(one.alpha_mean, one, protocol, math.inf), protocol))
+    if math.isfinite(one.alpha_mean) and not math.isfinite(one.hurst):
+        one.reasons["mean exponent beyond the calibration"] = 1
+    if isinstance(axis, DepthAxis) and axis.left_out:
+        one.reasons["channels non-finite, left out of their layer's mean"] = axis.left_out
+    if layers is not None:
+        one.locking = phase_locking(series, layers)
+        members = [layers == layer for layer in range(layers[-1] + 1)]
+        one.layer_hurst = np.array([float(_finish(mean_alive(result.alpha[own]), one, protocol)) for own in members])
+        one.layer_metastability = np.array([kuramoto(series[own]).metastability for own in members])
+    strata = np.zeros(U, np.int64) if layers is None else layers
+    if nulls:
+        _draw(one, axis, protocol, nulls, seed, epoch, strata, white)
+    if isinstance(axis, ImageAxis):
+        by_alpha, one.phases_interval = (
+            over_images_and_channels(value, one.drawn[m], one.drawn[f"{m} halves"]) if nulls else NOWHERE
+            for m, value in (("H", one.alpha_mean), ("M", phases.metastability))
+        )
+    else:
+        by_alpha = over_units(result.alpha, strata)
+        one.phases_interval = metastability_interval(series, phases.metastability)
+    one.interval = float(_finish(by_alpha[0], one, protocol)), float(_finish(by_alpha[1], one, protocol))
+    return one
 
 
-def _by_layer(series: FloatArray, hurst: FloatArray, layers: NDArray[np.int64]) -> dict[str, Any]:
-    """Exponent and metastability of each layer by itself, and the phase locking between the layers."""
-    members = [layers == layer for layer in range(layers[-1] + 1)]
-    return {
-        "locking": phase_locking(series, layers),
-        "layer_hurst": np.array([mean_alive(hurst[own]) for own in members]),
-        "layer_metastability": np.array([kuramoto(series[own]).metastability for own in members]),
-    }
+def _draw(
+    one: Measured,
+    axis: Axis,
+    protocol: Protocol,
+    count: int,
+    seed: int,
+    epoch: int,
+    strata: NDArray[np.int64],
+    white: "WhiteDraws",
+) -> None:
+    """Draw all nulls of an epoch, the references at most `REFERENCE_DRAWS` times, and compare."""
+    options = (one.live, np.array(one.scales), protocol.fluctuation)
+    key = (int(one.live.sum()), one.T)
+    few, decides = min(count, REFERENCE_DRAWS), MEASURES["hurst"].deciding[protocol.axis]
+    if key not in white:
+        white[key] = draws(axis, *options, few, seed, epoch=0, nulls={"white": axis.nulls["white"]})
+    references = {null: measures for null, measures in axis.nulls.items() if null not in ("white", decides)}
+    halves = None
+    if isinstance(axis, ImageAxis):
+        halves = half_splits(strata[one.live], stream(seed, epoch, decides, 2**32 - 1))
+    drawn = draws(axis, *options, count, seed, epoch, {decides: axis.nulls[decides]}, halves=halves)
+    one.drawn.update(drawn[decides])
+    one.stages.update({key: [count] for key in TESTED})
+    for null, values in {**white[key], **drawn, **draws(axis, *options, few, seed, epoch, references)}.items():
+        one.nulls[null] = _compared(one, values, protocol, one.stages if null == decides else {})
+        if "F" in values:
+            one.curves[null] = middle(values["F"])
 
 
-NOWHERE = (math.nan, math.nan)
+def _compared(
+    one: Measured, drawn: Mapping[str, FloatArray], protocol: Protocol, stages: Mapping[str, Sequence[int]]
+) -> dict[str, Comparison]:
+    """The measures beside one null's draws. H is compared as measured: debiasing keeps its order, but ends where the
+    calibration does. The p of H_eff, a function of H, is that of H.
+    """
+    found: dict[str, Comparison] = {}
+    if "H" in drawn:
+        by_alpha = compare(one.alpha_mean, drawn["H"], stages.get("hurst", ()))
+        found["hurst"] = by_alpha
+        if protocol.calibrate and by_alpha.draws:
+            mean, low, high = (
+                float(_finish(end, one, protocol)) for end in (by_alpha.mean, by_alpha.low, by_alpha.high)
+            )
+            sd = float(np.std(_finish(drawn["H"][np.isfinite(drawn["H"])], one, protocol), ddof=1))
+            found["hurst"] = replace(
+                by_alpha, mean=mean, sd=sd, z=(one.hurst - mean) / sd if sd > 0 else math.nan, low=low, high=high
+            )
+        h_eff = np.asarray(_h_eff(_finish(drawn["H"], one, protocol, math.inf), protocol))
+        found["integration"] = replace(compare(one.h_eff, h_eff), p=by_alpha.p)
+    if "M" in drawn:
+        found["metastability"] = compare(one.phases.metastability, drawn["M"], stages.get("metastability", ()))
+    return found
 
 
-def _axes(activations: Activations, protocol: Protocol) -> Iterator[Axis]:
-    """The axis of every epoch, one after another; on the epoch axis an untrained checkpoint has no past, nor is one."""
-    if protocol.axis == "epoch":
-        trained = np.flatnonzero(activations.steps != 0)
-        if protocol.signal in representations.SIGNALS:
-            means = representations.spectral_signal(activations, protocol.signal, trained.tolist())
-        else:
-            rows = (activations.read(protocol.signal, e).mean(axis=1, dtype=np.float64) for e in trained.tolist())
-            means = np.stack(list(rows), axis=1)
-    sizes = np.cumsum([0, *(len(rows) for rows in activations.channels.values())])
-    for e in range(len(activations)):
-        if protocol.axis == "epoch":
-            last = int(np.searchsorted(trained, e, side="right")) if e in trained else 0
-            first = 0 if protocol.span is None else max(0, last - protocol.span)
-            yield EpochAxis(np.ascontiguousarray(means[:, first:last]))
-        elif protocol.axis == "depth":
-            x = activations.read(protocol.signal, e).astype(np.float64)
-            finite = np.asarray(np.isfinite(x).all(axis=1))
-            layers = [x[a:b][finite[a:b]] for a, b in itertools.pairwise(sizes)]
-            means = np.stack([layer.mean(axis=0) if len(layer) else np.zeros(x.shape[1]) for layer in layers])
-            yield DepthAxis(means, int((~finite).sum()))
-        else:
-            yield ImageAxis(activations.read(protocol.signal, e), activations.labels, protocol.smooth)
+def _finish(alpha: Any, one: Measured, protocol: Protocol, beyond: float = math.nan) -> Any:
+    """An exponent debiased, where the protocol says so."""
+    if not protocol.calibrate:
+        return alpha
+    return calibration(one.T, tuple(one.scales), fluctuation=protocol.fluctuation).debias(alpha, beyond)
+
+
+def _draw_until_decided(
+    axis_of: Callable[[int], Axis], measured: Mapping[int, Measured], protocol: Protocol, seed: int, most: int
+) -> None:
+    """Draw the deciding null again, twice as often each time, in the epochs that lack draws for a verdict.
+
+    The family are all epochs and tested measures. Epochs whose value lies beyond every draw, without being rejected,
+    are given more, as long as `most` draws could decide them.
+    """
+    family = [(e, key) for e in measured for key in TESTED]
+    decides = MEASURES["hurst"].deciding[protocol.axis]
+
+    def comparison(e: int, key: str) -> Comparison:
+        return measured[e].nulls.get(decides, {}).get(key, Comparison(math.nan, math.nan, math.nan, math.nan))
+
+    while True:
+        found = [comparison(e, key) for e, key in family]
+        drawn = np.array([measured[e].stages.get(key, [0])[-1] for e, key in family])
+        more = worth_drawing([one.p for one in found], drawn, most)
+        if not more.any():
+            return
+        for e in dict.fromkeys(family[k][0] for k in np.flatnonzero(more)):
+            one, axis = measured[e], axis_of(e)
+            for key in (family[k][1] for k in np.flatnonzero(more) if family[k][0] == e):
+                measure, first = MEASURES[key].drawn, one.stages[key][-1]
+                count = min(2 * first + 1, most) - first
+                options = (one.live, np.array(one.scales), protocol.fluctuation, count, seed, e)
+                values = draws(axis, *options, nulls={decides: measure}, first=first)[decides]
+                one.drawn[measure] = np.concatenate([one.drawn[measure], values[measure]])
+                one.stages[key].append(first + count)
+            one.nulls[decides] = _compared(one, {m: one.drawn[m] for m in "HM"}, protocol, one.stages)
+
+
+def _axes(activations: Activations, protocol: Protocol) -> Callable[[int], Axis]:
+    """The axis of any epoch; on the epoch axis an untrained checkpoint has no past, nor is one."""
+    if protocol.axis == "image":
+        return lambda e: ImageAxis(activations.read(protocol.signal, e), activations.labels, protocol.smooth)
+    if protocol.axis == "depth":
+        sizes = np.cumsum([0, *(len(rows) for rows in activations.channels.values())])
+        return lambda e: _depth(activations.read(protocol.signal, e).astype(np.float64), sizes)
+    trained = np.flatnonzero(activations.steps != 0)
+    if protocol.signal in representations.SIGNALS:
+        means = representations.spectral_signal(activations, protocol.signal, trained.tolist())
+    else:
+        rows = (activations.read(protocol.signal, e).mean(axis=1, dtype=np.float64) for e in trained.tolist())
+        means = np.stack(list(rows), axis=1)
+
+    def window(e: int) -> Axis:
+        last = int(np.searchsorted(trained, e, side="right")) if e in trained else 0
+        first = 0 if protocol.span is None else max(0, last - protocol.span)
+        return EpochAxis(np.ascontiguousarray(means[:, first:last]))
+
+    return window
+
+
+def _depth(x: FloatArray, sizes: NDArray[np.int64]) -> DepthAxis:
+    """The finite channels' means of every layer; x: [U, N], sizes: where each layer's channels begin and end."""
+    finite = np.asarray(np.isfinite(x).all(axis=1))
+    layers = [x[a:b][finite[a:b]] for a, b in itertools.pairwise(sizes)]
+    means = np.stack([layer.mean(axis=0) if len(layer) else np.zeros(x.shape[1]) for layer in layers])
+    return DepthAxis(means, int((~finite).sum()))
 
 
 def _length(activations: Activations, protocol: Protocol) -> int:
@@ -352,13 +452,14 @@ def _epochs(
     )
 
 
-def summarise(epochs: tuple[EpochMetrics, ...], protocol: Protocol, seed: int = 0) -> dict[str, Any]:
+def summarise(epochs: tuple[EpochMetrics, ...], protocol: Protocol) -> dict[str, Any]:
     """A run in one row: means over the epochs with an integration (the published convention), correlations, signals.
 
     `convergence` gives the epoch (or step) at which volatility has stayed below the threshold: `retrospective`, with
     z-scores over the whole run, which look into the future, and `causal`, with what was known at each epoch. `nulls`:
-    in how many epochs each measure can be told from each null, at a false discovery rate of 5 % over the epochs
-    (Benjamini and Hochberg 1995). Intervals of correlations are those of the block bootstrap over epochs.
+    in how many epochs each measure differs from each null, at a false discovery rate of 5 % (Benjamini & Hochberg 1995):
+    over all epochs and tested measures for the deciding null, over the epochs for each of the references. Intervals of
+    correlations: see `intervals.correlation_over_epochs`.
     """
     trained = [epoch for epoch in epochs if not epoch.untrained]
 
@@ -393,32 +494,39 @@ def summarise(epochs: tuple[EpochMetrics, ...], protocol: Protocol, seed: int = 
         "stability_index_mean": mean_finite(column("stability_index")),
         "stability_index_sd": sd_finite(column("stability_index")),
         **{name: correlation(*pair) for name, pair in pairs.items()},
-        **{
-            f"{name}_interval": block_bootstrap(correlation, pair, stream(seed, 0, "white", 2**32 - 2))
-            for name, pair in pairs.items()
-        },
+        **{f"{name}_interval": correlation_over_epochs(*pair) for name, pair in pairs.items()},
         "convergence": {name: None if index is None else when[index] for name, index in signals.items()},
-        "nulls": _told_apart(trained),
+        "nulls": _against_nulls(trained, protocol.axis),
     }
 
 
-def _told_apart(epochs: Sequence[EpochMetrics]) -> dict[str, dict[str, dict[str, Any]]]:
-    """For each null and measure: its mean over epochs, and the epochs in which the measure can be told from it."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+def _against_nulls(epochs: Sequence[EpochMetrics], axis: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """For each null and measure: its mean over epochs, and in how many epochs the measure differs or lacks draws."""
     nulls = next((epoch.nulls for epoch in reversed(epochs) if epoch.nulls), {})
-    if nulls:
-        from scipy.stats import false_discovery_control  # here, for it takes long to import
+    found: dict[str, dict[str, dict[str, Any]]] = {null: {} for null in nulls}
     for null, measures in nulls.items():
-        found[null] = {}
-        for measure in measures:
-            compared = [epoch.nulls[null][measure] for epoch in epochs if epoch.nulls]
-            p = np.array([one.p for one in compared if math.isfinite(one.p)])
-            rejected = false_discovery_control(p) <= FALSE_DISCOVERIES if len(p) else p
-            found[null][measure] = {
-                "null_mean": mean_finite(np.array([one.mean for one in compared])),
-                "epochs_told_apart": int(rejected.sum()),
-                "epochs": len(p),
+        tested = [key for key in TESTED if key in measures]
+        decides = MEASURES[tested[0]].deciding[axis] == null
+        for family in [tested] if decides else [[key] for key in tested]:
+            compared = {
+                key: [epoch.nulls[null][key] for epoch in epochs if key in epoch.nulls.get(null, {})] for key in family
             }
+            p = np.concatenate([[one.p for one in compared[key]] for key in family])
+            drawn = np.concatenate([[one.draws for one in compared[key]] for key in family])
+            differs, lacking = rejected(p), wanting(p, drawn)
+            of = np.repeat(np.arange(len(family)), [len(compared[key]) for key in family])
+            for key, measure in MEASURES.items():
+                if measure.tested in family and key in measures:
+                    own = of == family.index(measure.tested)
+                    means = [epoch.nulls[null][key].mean for epoch in epochs if key in epoch.nulls.get(null, {})]
+                    found[null][key] = {
+                        "null_mean": mean_finite(np.array(means)),
+                        "epochs_told_apart": int(differs[own].sum()),
+                        "epochs_wanting_draws": int(lacking[own].sum()),
+                        "epochs": int(np.isfinite(p[own]).sum()),
+                        "draws": int(drawn[own].max(initial=0)),
+                        "decides": decides,
+                    }
     return found
 
 

@@ -1,7 +1,7 @@
-"""Is there anything in the number? Every measure against redrawn data, and the intervals of what is left."""
+"""Is there anything in the number? Every measure against redrawn data."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,27 +11,19 @@ from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.kuramoto import kuramoto, unit_phasors
 from posthoc.analysis.series import Axis
+from posthoc.analysis.verdicts import NAMES, two_sided_p
 
 FloatArray = NDArray[np.float64]
-DESCRIPTIONS = {
-    "white": "pure noise through the same protocol",
-    "label": "labels permuted",
-    "order": "images reordered within their class",
-    "split": "each class split in ten at random",
-    "channel": "images reordered within their class, each channel by itself",
-    "time": "points in time permuted",
-    "phase": "spectral phases randomised",
-}
-NAMES = tuple(DESCRIPTIONS)
-"""In an order that stays: streams of random numbers are keyed by it."""
+HALVED = 39
+"""Draws of which halves of the units are measured, too, for the intervals."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A value beside its null: mean and standard deviation of B draws, z = (value - mean) / sd, two-sided p.
 
-    p = (1 + number of draws as far from the null's mean as the value) / (B + 1); low, high: the range of the middle
-    95 % of the draws. NaN where nothing can be compared.
+    p: see `verdicts.two_sided_p`; low, high: the range of the middle 95 % of the draws; draws: B, 0 in files of
+    versions that did not record it. NaN where nothing can be compared.
     """
 
     mean: float
@@ -40,27 +32,31 @@ class Comparison:
     p: float
     low: float = math.nan
     high: float = math.nan
+    draws: int = 0
 
 
-def compare(value: float, drawn: FloatArray) -> Comparison:
-    """Compare a value with the draws [B] of its null.
+def compare(value: float, drawn: FloatArray, stages: Sequence[int] = ()) -> Comparison:
+    """Compare a value with the draws [B] of its null, which were drawn in stages that end at `stages`.
 
     >>> compare(3.0, np.array([1.0, -1.0, 0.5, -0.5])).p
-    0.2
+    0.4
     """
-    drawn = drawn[np.isfinite(drawn)]
-    if len(drawn) < 2 or not np.isfinite(value):
+    there = drawn[np.isfinite(drawn)]
+    if len(there) < 2 or not np.isfinite(value):
         return Comparison(math.nan, math.nan, math.nan, math.nan)
-    mean, sd = float(drawn.mean()), float(drawn.std(ddof=1))
-    as_far = int((np.abs(drawn - mean) >= abs(value - mean)).sum())
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    mean, sd = float(there.mean()), float(there.std(ddof=1))
+    low, high = np.quantile(there, [0.025, 0.975])
     z = float((value - mean) / sd) if sd > 0 else math.nan
-    return Comparison(mean, sd, z, (1 + as_far) / (len(drawn) + 1), float(low), float(high))
+    return Comparison(mean, sd, z, two_sided_p(value, drawn, stages), float(low), float(high), len(there))
 
 
 def stream(seed: int, epoch: int, null: str, draw: int) -> np.random.Generator:
     """The random numbers of one draw, by themselves: any draw can be computed again alone, in any order."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, NAMES.index(null), draw])))
+
+
+Drawn = dict[str, dict[str, FloatArray]]
+"""null -> what was measured of its draws: H and M [B], F [B, S]."""
 
 
 def draws(
@@ -72,30 +68,40 @@ def draws(
     seed: int,
     epoch: int,
     nulls: Mapping[str, str] | None = None,
-) -> dict[str, dict[str, FloatArray]]:
+    first: int = 0,
+    halves: FloatArray | None = None,
+) -> Drawn:
     """For each null the mean alpha over units (H) and the metastability (M) of `count` draws, [count] each.
 
     With H come the curves behind it (F), [count, S]: of each draw the relative log F(s), averaged over units. live: [U],
-    the units to draw for; nulls: which, and for which measures (default: all of the axis, for theirs).
+    the units to draw for; nulls: which, and for which measures (default: all of the axis, for theirs); first: how many
+    draws there are already, of which these are the next; halves: [K, live units], 1 for those of one half: of the first
+    `HALVED` draws H and M of that half less those of the other as well (H halves, M halves), [count, K], else NaN.
     """
     chosen = axis.nulls if nulls is None else nulls
     found = {null: {measure: np.full(count, np.nan) for measure in measures} for null, measures in chosen.items()}
     for null, measures in chosen.items():
         if "H" in measures:
             found[null]["F"] = np.full((count, len(scales)), np.nan)
+        if halves is not None:
+            found[null] |= {f"{measure} halves": np.full((count, len(halves)), np.nan) for measure in measures}
     if not live.any():
         return found
     tasks = [(null, draw) for null in chosen for draw in range(count)]
 
-    def work(first: int, last: int) -> None:
-        for null, draw in tasks[first:last]:
-            series = axis.redraw(null, stream(seed, epoch, null, draw), live)
+    def work(begin: int, end: int) -> None:
+        for null, draw in tasks[begin:end]:
+            series = axis.redraw(null, stream(seed, epoch, null, first + draw), live)
             if "H" in chosen[null]:
                 result = dfa(series, scales, fluctuation=fluctuation)
                 found[null]["H"][draw] = mean_alive(result.alpha)
                 found[null]["F"][draw] = middle(result.relative_log_fluctuation())[0]
+                if halves is not None and draw < HALVED:
+                    found[null]["H halves"][draw] = _mean_of_halves(result.alpha, halves)
             if "M" in chosen[null]:
                 found[null]["M"][draw] = kuramoto(series).metastability
+                if halves is not None and draw < HALVED:
+                    found[null]["M halves"][draw] = _metastability_of_halves(series, halves)
 
     in_threads(work, len(tasks))
     return found
@@ -115,17 +121,28 @@ def middle(values: FloatArray) -> FloatArray:
     return np.array([values.mean(axis=0), *np.quantile(values, [0.025, 0.975], axis=0)])
 
 
-def hurst_interval(
-    alpha: FloatArray, strata: NDArray[np.int64], random: np.random.Generator, count: int = 1000, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap of the mean exponent over units [U], stratified by `strata` [U] (layers)."""
+def _mean_of_halves(alpha: FloatArray, halves: FloatArray) -> FloatArray:
+    """Mean exponent of one half of the units [U] less that of the other, [K]; units without one are left out."""
     alive = np.isfinite(alpha)
-    groups = [alpha[alive & (strata == stratum)] for stratum in np.unique(strata[alive])]
-    if not groups:
-        return np.nan, np.nan
-    total = np.sum([random.choice(group, (count, len(group))).sum(axis=1) for group in groups], axis=0)
-    low, high = np.quantile(total / alive.sum(), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    alpha = np.where(alive, alpha, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        first, second = (half @ alpha / (half @ alive) for half in (halves, 1 - halves))
+    return np.asarray(first - second)
+
+
+def _metastability_of_halves(series: FloatArray, halves: FloatArray) -> FloatArray:
+    """Metastability of one half of the units of series [U, T] less that of the other, [K]; in single precision."""
+    z = unit_phasors(series)
+    if len(z) != halves.shape[1]:  # a draw in which a unit has no phase
+        return np.full(len(halves), np.nan)
+    parts = [np.ascontiguousarray(part, dtype=np.float32) for part in (z.real, z.imag)]
+    weights = halves.astype(np.float32)
+    spreads = []
+    for half in (weights, 1 - weights):
+        cosine, sine = (half @ part for part in parts)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spreads.append(np.sqrt(cosine**2 + sine**2).std(axis=1, dtype=np.float64) / half.sum(axis=1))
+    return np.asarray(spreads[0] - spreads[1])
 
 
 def metastability_interval(series: FloatArray, value: float) -> tuple[float, float]:
@@ -142,23 +159,3 @@ def metastability_interval(series: FloatArray, value: float) -> tuple[float, flo
     left_out = np.array([np.abs(total - row).std() for row in z]) / (U - 1)
     error = np.sqrt((U - 1) / U * ((left_out - left_out.mean()) ** 2).sum())
     return float(value - 1.96 * error), float(value + 1.96 * error)
-
-
-def block_bootstrap(
-    statistic: Callable[..., float], columns: Sequence[FloatArray], random: np.random.Generator, count: int = 1000
-) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of a run's epochs, which are autocorrelated: blocks of E^(1/3) epochs.
-
-    Blocks wrap around (circular block bootstrap). Epochs at which a column is NaN are left out first.
-    """
-    table = np.array(columns, dtype=float)
-    table = table[:, np.isfinite(table).all(axis=0)]
-    E = table.shape[1]
-    if E < 6:
-        return np.nan, np.nan
-    length = max(2, round(E ** (1 / 3)))
-    starts = random.integers(0, E, (count, -(-E // length)))
-    rows = ((starts[:, :, None] + np.arange(length)) % E).reshape(count, -1)[:, :E]
-    values = np.array([statistic(*table[:, row]) for row in rows])
-    values = values[np.isfinite(values)]
-    return (float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))) if len(values) else (np.nan, np.nan)

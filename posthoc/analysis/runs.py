@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
 from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stability_index, z_scores
-from posthoc.analysis.nulls import block_bootstrap, stream
 from posthoc.analysis.records import RunMetrics, counted, load_metrics
+from posthoc.analysis.verdicts import verdict
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import names_apart, open_regular
 
@@ -27,8 +28,6 @@ COLUMNS = {"epoch": "epoch", "accuracy": "val_acc", "loss": "val_loss", "hurst":
 
 
 CSV_BYTES = 2**27
-LEAST_DRAWS = 19
-"""With fewer draws of a null no p can be 0.05 or less."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Run:
     """One run's epochs, the untrained left out, [E] each, NaN where unknown.
 
     when: the number of each, in `unit`; about: what was recorded of it (model, dataset, seed, images, classes, smooth, ...); nulls: null -> measure -> its
-    mean over epochs and in how many of them the measure can be told from it; white: H_eff and M of pure noise.
+    mean over epochs and in how many of them the measure differs from it.
     """
 
     name: str
@@ -77,28 +76,21 @@ class Run:
             "r_accuracy": correlation(psi, self.accuracy),
         }
 
-    def interval(self, name: str, seed: int = 0) -> tuple[float, float]:
-        """95 % interval of `h_eff`, `m` (means), `r_fields` or `r_accuracy`, by the block bootstrap over epochs."""
-        draws = stream(seed, 0, "white", 2**32 - 3)
+    def interval(self, name: str) -> tuple[float, float]:
+        """95 % interval of `h_eff`, `m` (means), `r_fields` or `r_accuracy` over further epochs; see `intervals`."""
         if name in ("h_eff", "m"):
-            values = self.h_eff if name == "h_eff" else self.m
-            return block_bootstrap(lambda one, _: mean_finite(one), (values, values), draws)
-        pairs = {
-            "r_fields": (z_scores(self.h_eff), z_scores(self.m)),
-            "r_accuracy": (self.psi, self.accuracy),
-        }
-        return block_bootstrap(correlation, pairs[name], draws)
+            return mean_over_epochs(self.h_eff if name == "h_eff" else self.m)
+        if name == "r_fields":
+            return correlation_over_epochs(self.h_eff, self.m)
+        return correlation_over_epochs(self.psi, self.accuracy)
 
-    @property
-    def told_apart(self) -> bool | None:
-        """Whether H or M can be told from pure noise in most epochs; None without enough draws to tell."""
-        white = self.nulls.get("white", {}) if self.draws >= LEAST_DRAWS else {}
-        found = [
-            white[measure]["epochs_told_apart"] * 2 > white[measure]["epochs"]
-            for measure in ("hurst", "metastability")
-            if white.get(measure, {}).get("epochs")
-        ]
-        return any(found) if found else None
+    def differs(self, key: str) -> bool | None:
+        """Whether a measure (`hurst`, `metastability`) differs from its deciding null in most epochs.
+
+        None where that null was not drawn, or too few times to say.
+        """
+        result = verdict({"nulls": self.nulls, "draws": self.draws}, str(self.about.get("axis", "image")), key)
+        return result.mostly if result else None
 
     def noise(self, measure: str) -> float:
         """Mean of `integration` or `metastability` of pure noise through the same protocol; NaN without nulls."""

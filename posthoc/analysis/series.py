@@ -4,6 +4,7 @@ Each axis knows its series and how every null that applies to it redraws them; w
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -80,7 +81,9 @@ class Axis(Protocol):
 class ImageAxis:
     """Signals x [U, N] over labelled images. split: pseudo-classes per class of the null of that name."""
 
-    nulls: ClassVar[dict[str, str]] = {"white": "HM", "label": "HM", "order": "H", "split": "H", "channel": "M"}
+    nulls: ClassVar[dict[str, str]] = {
+        "white": "HM", "label": "HM", "order": "HM", "split": "H", "channel": "M", "gaussian": "HM",
+    }  # fmt: skip
     x: NDArray[np.floating]
     labels: NDArray[np.int64]
     smooth: int
@@ -98,6 +101,8 @@ class ImageAxis:
         order, starts = _by_class(labels)
         if null == "white":
             x = random.standard_normal(x.shape, dtype=np.float32)
+        elif null == "gaussian":
+            x = self._mixing[live] @ random.standard_normal(self.x.shape, dtype=np.float32)
         elif null == "order":  # the stable sort of shuffled images permutes them within their class
             shuffled = random.permutation(len(labels))
             order = shuffled[_by_class(labels[shuffled])[0]]
@@ -105,6 +110,13 @@ class ImageAxis:
             x, order = x[:, order], np.arange(len(labels))
             kernel.shuffle_within(x, starts, random.random(x.shape))
         return _centred(x, order, starts, self.smooth)
+
+    @cached_property
+    def _mixing(self) -> NDArray[np.float32]:
+        """The factor [U, U] that gives independent noise the channels' covariance within classes."""
+        within = np.nan_to_num(image_series(self.x, self.labels, 1), posinf=0.0, neginf=0.0)
+        values, vectors = np.linalg.eigh(within @ within.T / within.shape[1])
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), dtype=np.float32)
 
     def _parts(self, random: np.random.Generator) -> NDArray[np.int64]:
         """For each image one of `split` parts of its class, the parts of a class being equally large."""
@@ -119,7 +131,7 @@ class ImageAxis:
 class DepthAxis:
     """Channel means x [L, N] of the layers for each image; left_out: non-finite channels that are not in them."""
 
-    nulls: ClassVar[dict[str, str]] = {"white": "HM", "time": "H", "phase": "M"}
+    nulls: ClassVar[dict[str, str]] = {"white": "HM", "time": "HM", "phase": "M", "gaussian": "HM"}
     x: NDArray[np.float64]
     left_out: int = 0
 
@@ -129,6 +141,8 @@ class DepthAxis:
     def redraw(self, null: str, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.float64]:
         if null == "white":
             return replace(self, x=random.standard_normal(self.x.shape)).series()[live]
+        if null == "gaussian":
+            return replace(self, x=_gaussian(self.series(), random).T).series()[live]
         # Standardised again, for that alone makes the images sum to zero in every layer.
         return replace(self, x=_redraw_in_time(self.series(), null, random).T).series()[live]
 
@@ -146,7 +160,15 @@ class EpochAxis:
     def redraw(self, null: str, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.float64]:
         if null == "white":
             return random.standard_normal((int(live.sum()), self.x.shape[1]))
+        if null == "gaussian":
+            return _gaussian(self.x[live], random)
         return _redraw_in_time(self.x[live], null, random)
+
+
+def _gaussian(x: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """Gaussian noise, independent from point to point, with the covariance that the units x [U, T] have over time."""
+    centred = x - x.mean(axis=1, keepdims=True)
+    return np.asarray(centred @ random.standard_normal((x.shape[1], x.shape[1])) / np.sqrt(x.shape[1]))
 
 
 def _redraw_in_time(x: NDArray[np.float64], null: str, random: np.random.Generator) -> NDArray[np.float64]:

@@ -1,15 +1,15 @@
 """When training could have stopped: rules replayed over runs that went on, and what each would have saved and lost."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.intervals import paired
 from posthoc.analysis.measures import convergence, expanding, stability_index, volatility
-from posthoc.analysis.nulls import stream
 from posthoc.analysis.runs import Run
 from posthoc.errors import UsageError
 
@@ -21,6 +21,9 @@ BUDGETS = (10, 20, 30)
 TOLERANCE = 0.01
 """Share of the best accuracy that a threshold may lose on average on the runs it is chosen on."""
 
+ELSEWHERE = "volatility, threshold chosen on other configurations"
+SAME_CONFIGURATION = ("seed", "version", "accuracy_source")
+"""What of a run's record may differ between runs of one configuration."""
 HINDSIGHT, LOOKS_AHEAD = "best in hindsight", ", whole run known"
 """What no one who is still training can follow; out of the Pareto set."""
 
@@ -45,7 +48,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Score:
-    """A rule over several runs: means, and 95 % intervals of their differences from `patience 10`, paired by run."""
+    """A rule over several runs: means, and 95 % intervals of their differences from `patience 10`, paired by run.
+
+    Intervals are Student's over the runs, see `intervals.over_runs`; NaN with fewer than three.
+    """
 
     rule: str
     stops: tuple[Stop, ...]
@@ -130,16 +136,23 @@ def rules(patience: bool = True) -> dict[str, Rule]:
     return found
 
 
+def configuration(run: Run) -> Hashable:
+    """What was trained and how, without its seed: runs of one configuration are no independent trials of a rule."""
+    about = {key: value for key, value in run.about.items() if key not in SAME_CONFIGURATION}
+    return tuple(sorted((key, repr(value)) for key, value in about.items())) or run.name
+
+
 def chosen_elsewhere(runs: Sequence[Run]) -> list[Stop]:
-    """The volatility rule with, for each run, the threshold that does best on the others.
+    """The volatility rule with, for each run, the threshold that does best on the runs of other configurations.
 
     Best: most checkpoints saved among those that lose at most 1 % of the best accuracy on average; else least lost.
     """
     table = [[apply(partial(by_volatility, threshold=threshold), run) for run in runs] for threshold in THRESHOLDS]
     best = np.array([float(np.nanmax(run.accuracy)) for run in runs])
+    of = [configuration(run) for run in runs]
     stops = []
     for held_out in range(len(runs)):
-        others = [r for r in range(len(runs)) if r != held_out]
+        others = [r for r in range(len(runs)) if of[r] != of[held_out]]
 
         def worth(row: int, others: list[int] = others) -> tuple[bool, float]:
             lost = float(np.mean([table[row][r].lost / best[r] if best[r] > 0 else 0.0 for r in others]))
@@ -166,7 +179,7 @@ def random_epoch(run: Run) -> Stop:
     )
 
 
-def compare_rules(runs: Sequence[Run], reference: str = "patience 10", seed: int = 0) -> list[Score]:
+def compare_rules(runs: Sequence[Run], reference: str = "patience 10") -> list[Score]:
     """Every rule over the same runs, most checkpoints saved first.
 
     Raises UsageError where a run has no accuracy. Patience is left out, and with it the differences from it, unless
@@ -177,8 +190,8 @@ def compare_rules(runs: Sequence[Run], reference: str = "patience 10", seed: int
             raise UsageError(f"{run.name} has no accuracy, by which stopping rules are judged.")
     with_loss = all(np.isfinite(run.loss).any() for run in runs)
     table = {name: [apply(rule, run) for run in runs] for name, rule in rules(with_loss).items()}
-    if len(runs) > 2:
-        table["volatility, threshold chosen on the other runs"] = chosen_elsewhere(runs)
+    if len({configuration(run) for run in runs}) > 2:
+        table[ELSEWHERE] = chosen_elsewhere(runs)
     table["random epoch"] = [random_epoch(run) for run in runs]
     means = {
         name: (float(np.mean([s.saved / len(r.when) for s, r in zip(stops, runs, strict=True)])),
@@ -201,22 +214,9 @@ def compare_rules(runs: Sequence[Run], reference: str = "patience 10", seed: int
                 saved_share=share,
                 lost=lost,
                 never=float(np.mean([not stop.fired for stop in stops])),
-                saved_difference=_paired(
-                    [s.saved for s in stops], [s.saved if with_loss else math.nan for s in others], seed
-                ),
-                lost_difference=_paired([s.lost for s in stops], [s.lost for s in others], seed),
+                saved_difference=paired([s.saved for s in stops], [s.saved if with_loss else math.nan for s in others]),
+                lost_difference=paired([s.lost for s in stops], [s.lost for s in others]),
                 pareto=name in kept and not math.isnan(lost) and not beaten,
             )
         )
     return sorted(scores, key=lambda score: (-score.saved_share, score.lost))
-
-
-def _paired(ours: Sequence[float], theirs: Sequence[float], seed: int) -> tuple[float, float, float]:
-    """Mean difference and its 95 % interval by the bootstrap over runs; no interval with fewer than three."""
-    difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
-    mean = float(difference.mean())
-    if len(difference) < 3 or math.isnan(mean):
-        return mean, math.nan, math.nan
-    rows = stream(seed, 0, "white", 2**32 - 4).integers(0, len(difference), (2000, len(difference)))
-    low, high = np.quantile(difference[rows].mean(axis=1), [0.025, 0.975])
-    return mean, float(low), float(high)

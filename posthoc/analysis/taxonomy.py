@@ -1,22 +1,40 @@
-"""Names for the states that runs end up in: `taxonomy-1`, whose thresholds give all nine labels of arXiv 2604.09716."""
+"""Names for the states that runs end up in, and whether a run's epochs are enough to give it one.
+
+`taxonomy-1` is the published rule: thresholds of mean values, which give all nine labels of arXiv 2604.09716 and ask
+neither how sure the values are nor whether there is anything in them. `taxonomy-2`, the default, has the same thresholds
+and gives a name only where the data carry it; else the state is indeterminate, with the reason.
+"""
 
 import math
 from dataclasses import dataclass
 
+from posthoc.analysis.verdicts import DESCRIPTIONS, MEASURES
+from posthoc.errors import UsageError
+
+VERSIONS = ("taxonomy-2", "taxonomy-1")
 STATES = (
     "rigidly synchronised", "partial integration", "stable convergent", "metastable, high integration", "transitional",
     "indeterminate",
 )  # fmt: skip
+LEAST_EPOCHS = 10
+NOWHERE = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """Thresholds of mean integration; the paper names states and prints no thresholds of its own."""
+    """Thresholds of mean integration (the paper names states and prints none), and what else is asked of a run.
 
-    version: str = "taxonomy-1"
+    Raises UsageError for another version.
+    """
+
+    version: str = "taxonomy-2"
     rigid: float = 0.2
     partial: float = 0.6
     high: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.version not in VERSIONS:
+            raise UsageError(f"No taxonomy is called {self.version!r}; there are {', '.join(VERSIONS)}.")
 
 
 @dataclass(frozen=True)
@@ -27,35 +45,49 @@ class State:
     reason: str
 
 
-def classify(
-    h_eff: float,
-    r_fields: float,
-    r_accuracy: float,
-    interval: tuple[float, float] = (math.nan, math.nan),
-    told_apart: bool | None = None,
-    taxonomy: Taxonomy | None = None,
-) -> State:
-    """The state of a run from its mean integration, r(Hz, Mz) and r(Psi, accuracy).
+@dataclass(frozen=True)
+class Evidence:
+    """What a run says: means and correlations with their 95 % intervals, and whether H and M differ from their nulls.
 
-    interval: of the mean integration, NaN where it is not known; told_apart: whether H or M can be told from its null,
-    None where there are no nulls. The rules are tried in order: below `rigid`, below `partial`, r(Hz, Mz) < 0 with
-    r(Psi, accuracy) > 0, at or above `high`, else transitional. Where the interval holds a threshold, or neither
-    measure can be told from its null, the state is indeterminate.
+    epochs: how many have an integration; hurst_differs, metastability_differs: from the deciding null in most epochs,
+    None where that is not known; axis: whose nulls decide.
+    """
 
-    >>> classify(0.057, 0.864, -0.760).name
+    h_eff: float
+    r_fields: float
+    r_accuracy: float
+    h_eff_interval: tuple[float, float] = NOWHERE
+    r_fields_interval: tuple[float, float] = NOWHERE
+    r_accuracy_interval: tuple[float, float] = NOWHERE
+    epochs: int = 0
+    hurst_differs: bool | None = None
+    metastability_differs: bool | None = None
+    axis: str = "image"
+
+
+def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
+    """The state of a run.
+
+    The rules are tried in order: H_eff below `rigid`, below `partial`, r(Hz, Mz) < 0 with r(Psi, accuracy) > 0, H_eff at
+    or above `high`, else transitional. `taxonomy-2` asks for 10 epochs, an interval of H_eff without a threshold in it,
+    and an H that differs from its deciding null; where the correlations matter (from `partial` on) also for an M that
+    differs from its own, and for intervals of theirs that say whether both have these signs.
+
+    >>> classify(Evidence(0.057, 0.864, -0.760), Taxonomy("taxonomy-1")).name
     'rigidly synchronised'
-    >>> classify(0.88, -0.371, 0.6).reason
-    'r(Hz, Mz) = -0.371 is below 0 and r(Psi, accuracy) = 0.600 above it'
+    >>> classify(Evidence(0.057, 0.864, -0.760)).reason
+    'fewer than 10 epochs have an H_eff: 0'
     """
     taxonomy = taxonomy or Taxonomy()
-    if not math.isfinite(h_eff):
+    if not math.isfinite(evidence.h_eff):
         return State("indeterminate", "there is no integration")
-    if told_apart is False:
-        return State("indeterminate", "neither integration nor metastability can be told from pure noise")
-    low, high = interval
-    for threshold in (taxonomy.rigid, taxonomy.partial, taxonomy.high):
-        if low < threshold <= high:
-            return State("indeterminate", f"the interval of H_eff, {low:.3f} to {high:.3f}, holds {threshold}")
+    state = _by_thresholds(evidence, taxonomy)
+    reason = "" if taxonomy.version == "taxonomy-1" else _doubt(evidence, taxonomy)
+    return State("indeterminate", reason) if reason else state
+
+
+def _by_thresholds(evidence: Evidence, taxonomy: Taxonomy) -> State:
+    h_eff, r_fields, r_accuracy = evidence.h_eff, evidence.r_fields, evidence.r_accuracy
     if h_eff < taxonomy.rigid:
         return State("rigidly synchronised", f"H_eff = {h_eff:.3f} is below {taxonomy.rigid}")
     if h_eff < taxonomy.partial:
@@ -66,3 +98,43 @@ def classify(
     if h_eff >= taxonomy.high:
         return State("metastable, high integration", f"H_eff = {h_eff:.3f} is at least {taxonomy.high}")
     return State("transitional", f"H_eff = {h_eff:.3f} is between {taxonomy.partial} and {taxonomy.high}")
+
+
+def _doubt(evidence: Evidence, taxonomy: Taxonomy) -> str:
+    """Why the run carries no name; empty where it does."""
+    if evidence.epochs < LEAST_EPOCHS:
+        return f"fewer than {LEAST_EPOCHS} epochs have an H_eff: {evidence.epochs}"
+    if doubt := _not_different("hurst", evidence.hurst_differs, evidence.axis):
+        return doubt
+    low, high = evidence.h_eff_interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "the mean H_eff has no interval"
+    for threshold in (taxonomy.rigid, taxonomy.partial, taxonomy.high):
+        if low < threshold <= high:
+            return f"the interval of H_eff, {low:.3f} to {high:.3f}, holds {threshold}"
+    if evidence.h_eff < taxonomy.partial:
+        return ""
+    if doubt := _not_different("metastability", evidence.metastability_differs, evidence.axis):
+        return doubt
+    return _doubt_of_signs(evidence)
+
+
+def _not_different(key: str, differs: bool | None, axis: str) -> str:
+    measure = MEASURES[key]
+    null = DESCRIPTIONS[measure.deciding[axis]]
+    if differs is None:
+        return f"it is not known whether {measure.symbol} differs from that of {null}"
+    return "" if differs else f"{measure.symbol} cannot be distinguished from that of {null} in most epochs"
+
+
+def _doubt_of_signs(evidence: Evidence) -> str:
+    """Why it is not known whether r(Hz, Mz) < 0 and r(Psi, accuracy) > 0; empty where it is."""
+    (low_f, high_f), (low_a, high_a) = evidence.r_fields_interval, evidence.r_accuracy_interval
+    if low_f >= 0 or high_a <= 0 or (high_f < 0 < low_a):
+        return ""
+    for name, (low, high) in (("r(Hz, Mz)", (low_f, high_f)), ("r(Psi, accuracy)", (low_a, high_a))):
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return f"{name} has no interval"
+        if low < 0 <= high or low <= 0 < high:
+            return f"the interval of {name}, {low:.3f} to {high:.3f}, holds 0"
+    return "the intervals of the correlations do not say whether both have the signs of a stable convergent run"

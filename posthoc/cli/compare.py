@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 @click.option("--json", "form", flag_value="json", help="Print everything as JSON.")
 @click.option("--latex", "form", flag_value="latex", help="Print the tables for LaTeX (booktabs).")
 @click.option("--markdown", "form", flag_value="markdown", help="Print the tables in Markdown.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of bootstraps and permutations.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Of permutations, where there are too many to try all."
+)
+@click.option("--taxonomy", type=click.Choice(["taxonomy-2", "taxonomy-1"]), default="taxonomy-2", help="Names of states; "
+              "taxonomy-1: by the published thresholds alone.")  # fmt: skip
 def command(
     metrics: tuple[str, ...],
     from_csv: bool,
@@ -43,6 +47,7 @@ def command(
     sensitivity: bool,
     form: str | None,
     seed: int,
+    taxonomy: str,
 ) -> None:
     """Put runs side by side: METRICS are metrics.json files, folders that hold some, or globs.
 
@@ -52,16 +57,17 @@ def command(
     from posthoc.analysis.runs import in_one_unit, load_csv, load_runs, same_training
     from posthoc.analysis.sensitivity import sensitivity as vary
     from posthoc.analysis.stopping import compare_rules
+    from posthoc.analysis.taxonomy import Taxonomy
 
     if columns and not from_csv:
         raise UsageError("--column needs --from-csv.")
     runs = load_csv(metrics, dict(map(_mapping, columns))) if from_csv else load_runs(metrics)
     runs = in_one_unit(runs)
-    rows = tabulate(runs, seed=seed)
+    rows = tabulate(runs, Taxonomy(taxonomy))
     names = group_names(runs, [field.strip() for field in by.split(",")]) if by else []
     groups = grouped(rows, names) if by else []
     gaps = differences(rows, names, seed) if by else []
-    scores = compare_rules(runs, seed=seed) if stopping else []
+    scores = compare_rules(runs) if stopping else []
     cells = vary(runs, names) if sensitivity else []
     if form == "json":
         echo(json.dumps(_plain(rows, groups, gaps, scores, cells), indent=1), lines=True)
@@ -119,9 +125,15 @@ def _groups(groups: "Sequence[Group]") -> Sheet:
 
 def _differences(gaps: "Sequence[Difference]") -> Sheet:
     columns = [column("measure"), column("first"), column("second"), column("difference"), column("p"),
+               column("corrected", "p_corrected"), column("least p", "p_least"),
                column("noise's difference", "noise_difference"), column("differ also in")]  # fmt: skip
-    lines = [[g.column, g.first, g.second, g.difference, g.p, g.noise, g.warning or None] for g in gaps]
-    notes = []
+    lines = [
+        [g.column, g.first, g.second, g.difference, g.p, g.corrected, g.least, g.noise, g.warning or None] for g in gaps
+    ]
+    notes = [
+        "corrected: p as a false discovery rate over all rows of this table; least p: the smallest that so few runs can "
+        "give."
+    ]
     if any(gap.warning for gap in gaps):
         notes.append(
             "Where groups differ in classes, images or smoothing, the protocol alone makes H_eff differ: "

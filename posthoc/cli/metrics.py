@@ -42,7 +42,10 @@ from posthoc.cli.output import notes, progress_on_stderr, table
 @click.option("--w-h", type=float, default=0.5, help="Weight of integration in the stability index.")
 @click.option("--window", type=click.IntRange(min=2), default=3, help="Epochs over which volatility is taken.")
 @click.option("--threshold", type=float, default=0.35, help="Volatility below which training counts as settled.")
-@click.option("--nulls", type=click.IntRange(min=0), default=99, help="Draws of each null for each epoch; 0: none.")
+@click.option("--nulls", type=click.IntRange(min=0), default=99, help="Draws of the deciding null for each epoch, "
+              "and of the others up to 39; 0: none.")  # fmt: skip
+@click.option("--max-nulls", type=click.IntRange(min=1), default=9999, help="Draws of the deciding null at the most, in "
+              "epochs where fewer are too few for a verdict.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers of nulls and intervals.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 def command(
@@ -51,6 +54,7 @@ def command(
     csv: bool,
     protocol: str | None,
     nulls: int,
+    max_nulls: int,
     seed: int,
     force: bool,
     **changes: Any,
@@ -71,7 +75,7 @@ def command(
         for path in outputs:
             refuse_existing(path, force, activations)
         with progress_on_stderr("measuring") as progress:
-            metrics = compute_metrics(opened, chosen, nulls, seed, progress)
+            metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls)
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))
@@ -84,16 +88,19 @@ def command(
 
 
 def epoch_table(content: dict[str, Any]) -> None:
-    """One line per epoch; H_eff and M beside their white-noise null."""
+    """One line per epoch; H_eff and M beside the null that decides about them."""
+    from posthoc.analysis.verdicts import MEASURES
+
+    null = MEASURES["hurst"].deciding[content["protocol"]["axis"]]
     columns: dict[str, Callable[[dict[str, Any]], Any]] = {
         "epoch": itemgetter("epoch"),
         "H": itemgetter("hurst"),
         "H_eff": itemgetter("integration"),
-        "noise": lambda epoch: epoch["nulls"]["white"]["integration"]["mean"],
-        "p ": lambda epoch: epoch["nulls"]["white"]["integration"]["p"],
+        null: lambda epoch: epoch["nulls"][null]["integration"]["mean"],
+        "p ": lambda epoch: epoch["nulls"][null]["integration"]["p"],
         "M": itemgetter("metastability"),
-        "noise ": lambda epoch: epoch["nulls"]["white"]["metastability"]["mean"],
-        "p": lambda epoch: epoch["nulls"]["white"]["metastability"]["p"],
+        f"{null} ": lambda epoch: epoch["nulls"][null]["metastability"]["mean"],
+        "p": lambda epoch: epoch["nulls"][null]["metastability"]["p"],
         "synchrony": itemgetter("synchrony"),
         "Psi": itemgetter("stability_index"),
         "volatility": itemgetter("volatility"),
@@ -105,7 +112,7 @@ def epoch_table(content: dict[str, Any]) -> None:
     if epochs[0]["epoch"] is None:
         columns = {"step": itemgetter("step")} | {title: get for title, get in columns.items() if title != "epoch"}
     if not any(epoch["nulls"] for epoch in epochs):
-        columns = {title: get for title, get in columns.items() if title.strip() not in ("noise", "p")}
+        columns = {title: get for title, get in columns.items() if title.strip() not in (null, "p")}
 
     def value(get: Callable[[dict[str, Any]], Any], epoch: dict[str, Any]) -> Any:
         try:
@@ -151,27 +158,32 @@ def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("dead units", f"{dead} (units x epochs), left out"))
     if any(epoch["untrained"] for epoch in epochs):
         lines.append(("untrained", "the checkpoint of step 0 is a control and not part of these figures"))
-    return lines + null_notes(summary)
+    return lines + null_notes(content)
 
 
-MEASURES = {"integration": "H_eff", "metastability": "M"}
+def null_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """In words, what the deciding null says of H_eff and M, and beside which values the references put them."""
+    from posthoc.analysis.verdicts import DESCRIPTIONS, MEASURES, not_drawn, verdict
 
-
-def null_notes(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """In words, what can be told from what, at a false discovery rate of 5 % over the epochs."""
-    from posthoc.analysis.nulls import DESCRIPTIONS
-
+    summary, axis = content["summary"], content["protocol"]["axis"]
+    if not summary["nulls"]:
+        return []
+    unit = summary.get("unit", "epoch")
     lines = []
+    for key in ("integration", "metastability"):
+        result = verdict(summary, axis, key)
+        text = result.sentence(unit) if result else not_drawn(key, axis)
+        lines.append(
+            (f"null: {MEASURES[key].deciding[axis]}", f"{text} (false discovery rate 5 %)" if result else text)
+        )
     for null, measures in summary["nulls"].items():
-        for measure, title in MEASURES.items():
-            if found := measures.get(measure):
-                told, epochs = found["epochs_told_apart"], found["epochs"]
-                verdict = (
-                    f"told apart in {told} of {epochs} epochs" if told else f"not told apart in any of {epochs} epochs"
-                )
-                value = _text(summary[f"{measure}_mean"])
-                text = f"{title} {value} against {_text(found['null_mean'])} with {DESCRIPTIONS[null]}: {verdict}"
-                lines.append((f"null: {null}", text))
+        values = [
+            f"{MEASURES[key].symbol} {_text(measures[key]['null_mean'])}"
+            for key in ("integration", "metastability")
+            if key in measures and MEASURES[key].deciding[axis] != null
+        ]
+        if values:
+            lines.append((f"reference: {null}", f"{', '.join(values)} with {DESCRIPTIONS[null]}"))
     return lines
 
 

@@ -67,14 +67,14 @@ def comparison(several: Several, width: int) -> Figure:
         low <= row.noise["h_eff"] <= high for row in table for low, high in [row.intervals["h_eff"]]
         if math.isfinite(row.noise["h_eff"])
     )  # fmt: skip
-    known = sum(math.isfinite(row.noise["h_eff"]) for row in table)
+    known = sum(math.isfinite(row.noise["h_eff"]) and math.isfinite(row.intervals["h_eff"][0]) for row in table)
     return Figure(
         "comparison",
-        f"Mean H_eff holds pure noise's in its interval in {near} of {known} runs"
+        f"The interval of mean H_eff holds that of pure noise in {near} of {known} runs"
         if known
         else "Mean H_eff and M of every run",
-        "A point is a run's mean over its epochs, the bar its 95 % interval (block bootstrap over epochs), the diamond what "
-        "pure noise gives through the same protocol.",
+        "A point is a run's mean over its epochs, the bar its 95 % interval over further epochs where there is one, the diamond what "
+        "pure noise gives through the same protocol: a reference, which takes channels for independent.",
         _confounded(several.runs),
         alt.vconcat(*panels, spacing=14).add_params(names_of("runs", [run.name for run in several.runs])),
     )

@@ -7,9 +7,9 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from posthoc.analysis.nulls import DESCRIPTIONS
 from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.taxonomy import Taxonomy
+from posthoc.analysis.verdicts import DESCRIPTIONS, MEASURES, verdict
 from posthoc.errors import PosthocError, UsageError
 from posthoc.report.figure import Figure, data, hover, hovering, keyed, named, names_of, number, with_epoch, y_axis
 from posthoc.report.theme import (
@@ -27,7 +27,7 @@ from posthoc.report.theme import (
     VALUE,
     config,
 )
-from posthoc.report.words import TITLES, beside_noise, caution, short, stricter, told_apart, unit, when
+from posthoc.report.words import TITLES, caution, cautions, decides, short, unit, when
 
 MOST_CELLS = 100_000
 """Cells of a matrix that a figure keeps over all epochs; of longer runs it keeps every second epoch, or third."""
@@ -45,29 +45,31 @@ def chart(metrics: RunMetrics, name: str, epoch: int | None = None) -> Any:
 
 
 def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
-    """H, H_eff and M at every epoch, each with its interval, beside pure noise and the stricter null."""
-    strict = dict(zip(("hurst", "integration", "metastability"), stricter(metrics), strict=True))
+    """H, H_eff and M at every epoch, each with its interval, beside the null that decides and pure noise."""
+    null = decides(metrics)
     rows = _rows(metrics)
-    for measure, null in strict.items():
+    for measure in MEASURES:
         values = metrics.column(measure)
         for e, row in enumerate(rows):
             low, high = getattr(metrics.epochs[e], f"{measure}_interval")
             row |= {f"{measure}": number(values[e]), f"{measure}_low": number(low), f"{measure}_high": number(high)}
-            for kind, name in (("white", "white"), ("strict", null)):
+            for kind, name in (("white", "white"), ("deciding", null)):
                 found = metrics.epochs[e].nulls.get(name, {}).get(measure)
                 for end in ("low", "high"):
                     row[f"{measure}_{kind}_{end}"] = number(getattr(found, end)) if found else None
-    kinds = {"measured": VALUE, "95 % interval": VALUE, "pure noise": NOISE}
-    keys = [*kinds, *dict.fromkeys(short(null) for null in strict.values())]
-    colours = [*kinds.values(), OTHER, SECOND][: len(keys)]
+    keys = ["measured", "95 % interval", short(null), "pure noise"]
+    colours = [VALUE, VALUE, OTHER, NOISE]
     if not any(row["integration_white_low"] is not None for row in rows):
         keys, colours = keys[:2], colours[:2]
     panels = []
-    for measure, null in strict.items():
+    for measure in MEASURES:
         base = alt.Chart(data(rows)).transform_filter("!datum.untrained")
-        named = short(null)
         layers = []
-        for kind, key, opacity in (("white", "pure noise", 0.45), ("strict", named, 0.3), ("", "95 % interval", 0.25)):
+        for kind, key, opacity in (
+            ("white", "pure noise", 0.45),
+            ("deciding", short(null), 0.3),
+            ("", "95 % interval", 0.25),
+        ):
             if key in keys:
                 stem = f"{measure}_{kind}_" if kind else f"{measure}_"
                 band = base.transform_filter(f"isValid(datum.{stem}low)").mark_area(opacity=opacity, line=False)
@@ -76,24 +78,23 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         line = base.mark_line(point={"size": 22, "filled": True})
         line = keyed(line.encode(x=_time(metrics), y=y_axis(measure)), "measured", keys, colours)
         panels.append(_panel(rows, metrics, [*layers, line], measure, width, 130, TITLES[measure]))
-    redrawn = (
-        f"{DESCRIPTIONS['white']}, {DESCRIPTIONS[strict['hurst']]} (H) and {DESCRIPTIONS[strict['metastability']]} (M)"
+    results = [verdict(metrics.summary, metrics.protocol.axis, key) for key in ("integration", "metastability")]
+    title = "; ".join(
+        f"{one.measure.symbol} differs from {short(null)} in {one.differs} of {one.epochs} {unit(metrics)}s"
+        for one in results if one
+    )  # fmt: skip
+    bands = (
+        f"; the other bands hold the middle 95 % of the same measure of redrawn data: {DESCRIPTIONS[null]}, which decides, "
+        f"and {DESCRIPTIONS['white']}, for reference."
     )
-    told = [told_apart(metrics, measure, "white") for measure in ("hurst", "metastability")]
-    cautions = [
-        text for name in ("white", "strict") for measure, null in strict.items()
-        if (text := caution(metrics, measure, null if name == "strict" else name))
-    ]  # fmt: skip
     return Figure(
         "measures",
-        f"H is told from pure noise {told[0]}, metastability {told[1]}"
-        if all(told)
-        else "Integration and metastability, epoch by epoch",
+        title or "Integration and metastability, epoch by epoch",
         "The line is what was measured, its band the 95 % interval; the hollow diamond is the untrained network"
-        + (f"; the other bands hold the middle 95 % of the same measure of redrawn data: {redrawn}." if len(keys) > 2 else "."),
-        " ".join(cautions),
+        + (bands if len(keys) > 2 else "."),
+        " ".join(cautions(metrics)),
         alt.vconcat(*panels, spacing=14),
-    )  # fmt: skip
+    )
 
 
 def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
@@ -161,7 +162,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         title + (f"; accuracy is best at {unit(metrics)} {best}" if best is not None else ""),
         "Psi is the weighted mean of the z-scores of H_eff and M, volatility its rolling standard deviation; training "
         "counts as settled after three epochs below the dashed threshold.",
-        " ".join([looks_ahead, *beside_noise(metrics)]),
+        " ".join([looks_ahead, *cautions(metrics)]),
         alt.vconcat(*panels, spacing=14),
     )
 
@@ -173,7 +174,7 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         row |= {"integration": number(own.integration), "metastability": number(own.metastability)}
     there = [row for row in rows if row["integration"] is not None and row["metastability"] is not None]
     box = {
-        f"{name}_{end}": float(np.nanmean(column)) if np.isfinite(column := metrics.null("white", measure, end)).any() else None
+        f"{name}_{end}": float(np.nanmean(column)) if np.isfinite(column := metrics.null(decides(metrics), measure, end)).any() else None
         for name, measure in (("x", "integration"), ("y", "metastability")) for end in ("low", "high")
     }  # fmt: skip
     noise = [box] if None not in box.values() else []
@@ -223,9 +224,9 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         rect = alt.Chart(data(noise))
         layers += [
             rect.mark_rect(color=NOISE, opacity=0.5).encode(x="x_low:Q", x2="x_high:Q", y="y_low:Q", y2="y_high:Q"),
-            rect.mark_text(dy=4, baseline="top", align="left", color=MUTED, fontSize=10, text="pure noise").encode(
-                x="x_low:Q", y="y_low:Q"
-            ),
+            rect.mark_text(
+                dy=4, baseline="top", align="left", color=MUTED, fontSize=10, text=short(decides(metrics))
+            ).encode(x="x_low:Q", y="y_low:Q"),
         ]
     if there:
         layers += [
@@ -247,8 +248,11 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         else "Integration and metastability of the run in one plane",
         "One point per checkpoint, from dark to light; the shaded bands are those in which the taxonomy puts a run's mean "
         f"H_eff ({'undefined' if mean is None else f'here {mean:.3f}'}), stable convergent being a run above 0.6 with "
-        "r(Hz, Mz) < 0 < r(Psi, accuracy)" + ("; the grey box is where pure noise lies." if noise else "."),
-        " ".join(beside_noise(metrics)),
+        "r(Hz, Mz) < 0 < r(Psi, accuracy)"
+        + (
+            f"; the grey box is where {DESCRIPTIONS[decides(metrics)]} lies, on average over the run." if noise else "."
+        ),
+        " ".join(cautions(metrics)),
         with_epoch(alt.layer(*layers).properties(width=width, height=320), None),
     )
 
@@ -330,8 +334,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     """The fluctuation function behind the exponent at one epoch."""
     if not metrics.fluctuation:
         raise PosthocError("This metrics file holds no fluctuation functions; run `posthoc metrics` again.")
-    strict = stricter(metrics)[0]
-    shown = {"units": "measured", "white": "pure noise", strict: short(strict)}
+    shown = {"units": "measured", "white": "pure noise", decides(metrics): short(decides(metrics))}
     kept, shown_first = _kept(metrics, 40 * len(metrics.scales), epoch)
     ats, rows, slopes = when(metrics), [], []
     for e in kept:
@@ -377,7 +380,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         f"The fluctuation function whose slope is H, at one {unit(metrics)}",
         "Mean over channels of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
         "measured holds 95 % of the channels, those of redrawn data 95 % of the draws." + calibrated,
-        " ".join(text for null in ("white", strict) if (text := caution(metrics, "hurst", null))),
+        caution(metrics, "hurst"),
         with_epoch(alt.layer(*marks).properties(width=width, height=300), shown_first, [ats[e] for e in kept]),
         epochs=tuple(ats[e] for e in kept),
         widest=640,

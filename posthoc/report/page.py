@@ -11,15 +11,15 @@ from markupsafe import Markup
 
 from posthoc import __version__
 from posthoc.analysis.compare import Row
-from posthoc.analysis.nulls import DESCRIPTIONS
 from posthoc.analysis.records import RunMetrics
+from posthoc.analysis.verdicts import DESCRIPTIONS
 from posthoc.errors import PosthocError
 from posthoc.report import comparisons
 from posthoc.report.figure import Figure
 from posthoc.report.figures import FIGURES
 from posthoc.report.sources import Source, as_runs
 from posthoc.report.theme import config, on_page
-from posthoc.report.words import unit, when
+from posthoc.report.words import decides, finding, references, unit, when
 
 FONT = "system-ui, sans-serif"
 WIDTH = 600
@@ -95,16 +95,18 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
         figures.append(_place(comparisons.audit(source.audit, WIDTH), charts, key))
     else:
         missing.append("audit: no audit.json of these activations lies beside the metrics; run `posthoc audit`.")
+    null = decides(metrics)
     epochs = [
         {"at": at, "untrained": own.untrained, "h": own.hurst, "h_eff": own.integration, "m": own.metastability,
-         "noise": own.nulls["white"]["integration"].mean if "white" in own.nulls else None,
-         "m_noise": own.nulls["white"]["metastability"].mean if "white" in own.nulls else None,
+         **{name: own.nulls[null][key].mean if key in own.nulls.get(null, {}) else None
+            for name, key in (("null", "integration"), ("m_null", "metastability"))},
          "psi": own.stability_index, "volatility": own.volatility, "accuracy": own.accuracy, "dead": own.n_dead}
         for at, own in zip(when(metrics), metrics.epochs, strict=True)
     ]  # fmt: skip
     return {
         "name": source.name,
         "unit": unit(metrics),
+        "null": DESCRIPTIONS[null],
         "state": row.state,
         "summary": metrics.summary,
         "findings": _findings(metrics),
@@ -117,19 +119,10 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
 
 
 def _findings(metrics: RunMetrics) -> list[str]:
-    """What can be told from what, one sentence for each null and measure."""
-    said = []
-    for null, measures in metrics.summary.get("nulls", {}).items():
-        for measure, symbol in (("integration", "H_eff"), ("metastability", "M")):
-            if found := measures.get(measure):
-                told, of = found["epochs_told_apart"], found["epochs"]
-                how = (
-                    f"is told in {told} of {of} {unit(metrics)}s"
-                    if told
-                    else f"cannot be told in any of {of} {unit(metrics)}s"
-                )
-                said.append(f"{symbol} {how} from that of {DESCRIPTIONS[null]} (mean {_number(found['null_mean'])}).")
-    return said or ["No nulls were drawn: nothing here can be told from noise. Run `posthoc metrics` with --nulls 99."]
+    """Whether the measures differ from their deciding null, and what they are under the others."""
+    found = [text for key in ("integration", "metastability") if (text := finding(metrics, key))]
+    return [*found, *references(metrics)] or ["No nulls were drawn: nothing can be said of what is in these numbers. "
+                                              "Run `posthoc metrics` with --nulls 99."]  # fmt: skip
 
 
 def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
@@ -152,7 +145,7 @@ def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
                      + (", calibrated" if protocol.calibrate else "")),
         ("constants", f"H_opt {protocol.h_opt}, sigma_H {protocol.sigma_h}, w_H {protocol.w_h}, window {protocol.window}, "
                       f"threshold {protocol.threshold}"),
-        ("nulls", f"{metrics.summary.get('draws', 0)} draws each, seed {metrics.summary.get('seed', 0)}"),
+        ("nulls", f"{metrics.summary.get('draws', 0)} draws to begin with, seed {metrics.summary.get('seed', 0)}"),
         ("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value)),
         ("measured", metrics.created),
     ]  # fmt: skip

@@ -1,11 +1,11 @@
 """What is said of a run below its figures."""
 
-from posthoc.analysis.nulls import DESCRIPTIONS
+from typing import Any
+
 from posthoc.analysis.records import RunMetrics, counted
+from posthoc.analysis.verdicts import DESCRIPTIONS, MEASURES, not_drawn, verdict
 
 TITLES = {"hurst": "Hurst exponent H", "integration": "integration H_eff", "metastability": "metastability M"}
-STRICTER = {"image": ("order", "channel"), "depth": ("time", "phase"), "epoch": ("time", "phase")}
-"""Of each axis, the nulls of H and of M that keep more of the data than pure noise does."""
 
 
 def unit(metrics: RunMetrics) -> str:
@@ -18,41 +18,50 @@ def when(metrics: RunMetrics) -> list[int]:
     return counted(metrics.epochs)[1]
 
 
-def stricter(metrics: RunMetrics) -> tuple[str, str, str]:
-    """The stricter null of H, of H_eff and of M on the run's axis."""
-    hurst, phases = STRICTER[metrics.protocol.axis]
-    return hurst, hurst, phases
+def decides(metrics: RunMetrics) -> str:
+    """The null that decides about the run's measures."""
+    return MEASURES["hurst"].deciding[metrics.protocol.axis]
 
 
 def short(null: str) -> str:
-    """What a null redraws, for a legend."""
-    return {"order": "images reordered", "channel": "each channel reordered", "time": "time permuted",
-            "phase": "phases randomised"}[null]  # fmt: skip
+    """What a deciding null redraws, for a legend."""
+    return {"order": "images reordered", "time": "time permuted"}[null]
 
 
-def _found(metrics: RunMetrics, measure: str, null: str) -> tuple[int, int]:
-    """In how many epochs a measure is told from a null, and of how many."""
-    found = metrics.summary.get("nulls", {}).get(null, {}).get(measure, {})
-    return found.get("epochs_told_apart", 0), found.get("epochs", 0)
-
-
-def told_apart(metrics: RunMetrics, measure: str, null: str) -> str:
-    """In how many epochs a measure is told from a null, in words; empty without draws."""
-    told, epochs = _found(metrics, measure, null)
-    return f"in {told} of {epochs} {unit(metrics)}s" if epochs else ""
-
-
-def caution(metrics: RunMetrics, measure: str, null: str) -> str:
-    """A sentence where a measure cannot be told from a null in every epoch; empty where it can."""
-    told, epochs = _found(metrics, measure, null)
-    if told == epochs:
+def finding(metrics: RunMetrics, key: str) -> str:
+    """A sentence: whether a measure differs from its deciding null, and in how many epochs; empty without nulls."""
+    if not metrics.summary.get("nulls"):
         return ""
-    how = f"in {epochs - told} of {epochs} {unit(metrics)}s" if told else f"in any of {epochs} {unit(metrics)}s"
-    symbol = {"hurst": "H", "integration": "H_eff", "metastability": "M"}[measure]
-    return f"{symbol} cannot be told from that of {DESCRIPTIONS[null]} {how}."
+    result = verdict(metrics.summary, metrics.protocol.axis, key)
+    text = result.sentence(unit(metrics)) if result else not_drawn(key, metrics.protocol.axis)
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def beside_noise(metrics: RunMetrics) -> list[str]:
-    """Cautions of both measures against the strictest null there is."""
-    _, null, phases = stricter(metrics)
-    return [text for text in (caution(metrics, "integration", null), caution(metrics, "metastability", phases)) if text]
+def caution(metrics: RunMetrics, key: str) -> str:
+    """The finding where it is not that the measure differs in every epoch; else empty."""
+    result = verdict(metrics.summary, metrics.protocol.axis, key)
+    return "" if result and result.differs == result.epochs else finding(metrics, key)
+
+
+def cautions(metrics: RunMetrics) -> list[str]:
+    """Cautions of both measures."""
+    return [text for key in ("integration", "metastability") if (text := caution(metrics, key))]
+
+
+def references(metrics: RunMetrics) -> list[str]:
+    """Sentences: what the measures are under the nulls that decide nothing."""
+    axis = metrics.protocol.axis
+    sentences = []
+    for null, measures in metrics.summary.get("nulls", {}).items():
+        values = [
+            f"{MEASURES[key].symbol} {_number(measures[key]['null_mean'])}"
+            for key in ("integration", "metastability")
+            if key in measures and MEASURES[key].deciding[axis] != null
+        ]
+        if values:
+            sentences.append(f"For reference, {DESCRIPTIONS[null]}: {', '.join(values)}.")
+    return sentences
+
+
+def _number(value: Any) -> str:
+    return "undefined" if value is None or value != value else f"{value:.3f}"

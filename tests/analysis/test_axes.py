@@ -44,7 +44,7 @@ def test_the_depth_axis_runs_over_the_layers(tmp_path):
     alpha = dfa(depth_series(x), metrics.scales).alpha.mean()
     expected = float(calibration(24, metrics.scales).debias(alpha))
     assert metrics.epochs[1].hurst == pytest.approx(expected, abs=1e-6)
-    assert metrics.epochs[1].nulls.keys() == {"white", "time", "phase"}
+    assert metrics.epochs[1].nulls.keys() == {"white", "time", "phase", "gaussian"}
     assert metrics.channels == ()
     json.dumps(plain(metrics.to_dict()), allow_nan=False)
 
@@ -100,7 +100,7 @@ def test_exponents_beyond_the_calibration_are_named_and_still_compared(tmp_path)
     assert math.isnan(epoch.hurst)
     assert "mean exponent beyond the calibration" in epoch.reasons
     assert epoch.integration == 0
-    assert epoch.nulls["white"]["hurst"].p == 1 / 20
+    assert epoch.nulls["white"]["hurst"].p == 2 / 20
 
 
 def test_the_audit_of_a_collapsed_network_says_so(tmp_path):
@@ -122,21 +122,26 @@ def test_the_audit_of_a_collapsed_network_says_so(tmp_path):
 def test_every_measure_stands_beside_its_nulls(activations_file):
     metrics = measured(activations_file, "image", nulls=19, name="published")
     for epoch in metrics.epochs:
-        assert epoch.nulls.keys() == {"white", "label", "order", "split", "channel"}
+        assert epoch.nulls.keys() == {"white", "label", "order", "split", "channel", "gaussian"}
         for null, measures in epoch.nulls.items():
-            assert ("metastability" in measures) == (null in ("white", "label", "channel"))
+            assert ("metastability" in measures) == (null != "split")
             assert ("hurst" in measures) == (null != "channel")
             for comparison in measures.values():
-                assert 1 / 20 <= comparison.p <= 1
+                assert 2 / (comparison.draws + 1) <= comparison.p <= 1
+                assert comparison.draws == 19 or null == "order"
+            if "hurst" in measures:  # H_eff is tested through H, of which it is a function
+                assert measures["integration"].p == measures["hurst"].p
         low, high = epoch.hurst_interval
         assert low <= epoch.hurst <= high
         low, high = epoch.integration_interval
         assert 0 <= low <= epoch.integration <= high <= 1
-    told = metrics.summary["nulls"]["white"]["metastability"]
-    assert told["epochs"] == 4
-    assert 0 <= told["epochs_told_apart"] <= 4
+    deciding = metrics.summary["nulls"]["order"]["metastability"]
+    assert deciding["decides"]
+    assert not metrics.summary["nulls"]["white"]["metastability"]["decides"]
+    assert deciding["epochs"] == 4
+    assert 0 <= deciding["epochs_told_apart"] + deciding["epochs_wanting_draws"] <= 4
     low, high = metrics.summary["r_integration_metastability_interval"]
-    assert math.isnan(low)  # four epochs are too few for blocks
+    assert math.isnan(low)  # four epochs are too few
 
 
 def test_the_same_seed_gives_the_same_draws_and_another_does_not(activations_file):
@@ -183,3 +188,36 @@ def test_the_audit_refuses_what_it_cannot_do(activations_file, tmp_path):
     small = make(tmp_path / "a.h5", images=100, epochs=1)
     with open_activations(small) as activations, pytest.raises(PosthocError, match="100 images are too few"):
         posthoc.audit(activations)
+
+
+def with_a_rhythm(path, epochs):
+    """Noise, but for a slow rhythm in the images' order within their class that most channels share at late epochs."""
+    random = np.random.default_rng(0)
+    N = 256
+    labels = np.arange(N) % 4
+    rhythm = np.sin(0.4 * (np.arange(N) // 4)).astype("f4")  # what the sort by class lays out in a row
+    config = {"layers": [{"name": "a"}], "signals": ["mean"], "probe": {"sha256": "0"}}
+    made = Plan(config, np.arange(N), labels, {"a": np.arange(12)})
+    noise = [random.standard_normal((12, N), "f4") for _ in range(epochs)]
+    write(path, made, frames(lambda e: {"a": noise[e] + (1.5 * rhythm if e > 2 else 0)}, epochs))
+    return path
+
+
+def test_draws_grow_only_where_a_verdict_needs_them(tmp_path):
+    path = with_a_rhythm(tmp_path / "a.h5", 12)
+    few, grown = (
+        compute_metrics(open_activations(path), Protocol.named("default", smooth=1), 19, max_nulls=most)
+        for most in (19, 2559)
+    )
+    null = few.summary["nulls"]["order"]
+    assert null["metastability"]["epochs_told_apart"] == 0  # 19 draws cannot decide, and say so
+    assert null["metastability"]["epochs_wanting_draws"] >= 9
+    grown_null = grown.summary["nulls"]["order"]
+    assert grown_null["metastability"]["epochs_told_apart"] == 9
+    assert grown_null["metastability"]["epochs_wanting_draws"] == 0
+    drawn = [epoch.nulls["order"]["metastability"].draws for epoch in grown.epochs]
+    assert min(drawn[3:]) >= 39
+    assert max(drawn) < 2559
+    assert {epoch.nulls["label"]["metastability"].draws for epoch in grown.epochs} == {19}
+    again = compute_metrics(open_activations(path), Protocol.named("default", smooth=1), 19, max_nulls=2559)
+    assert [epoch.nulls for epoch in again.epochs] == [epoch.nulls for epoch in grown.epochs]

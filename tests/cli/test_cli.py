@@ -30,7 +30,8 @@ def test_the_two_commands(run_folder, probe_file, tmp_path):
     assert [epoch["epoch"] for epoch in content["epochs"]] == [0, 1, 2, 3, 4]
     assert content["epochs"][4]["nulls"]["white"]["integration"]["p"] >= 0.01
     assert "M " in measured.stdout
-    assert "with pure noise through the same protocol" in measured.stdout
+    assert "with pure noise, independent in every channel" in measured.stdout
+    assert "another order of the same images" in measured.stdout
     assert "H_eff" in posthoc("inspect", "metrics.json", cwd=tmp_path).stdout
     audited = posthoc("audit", "activations.h5", "--draws", "10", cwd=tmp_path)
     assert "H_eff responds to" in audited.stdout

@@ -1,0 +1,145 @@
+"""Tests and their families: exact at their size whatever the null's shape and wherever drawing stops, and said in words."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from posthoc.analysis.verdicts import (
+    MEASURES,
+    corrected,
+    least_p,
+    rejected,
+    two_sided_p,
+    verdict,
+    wanting,
+    worth_drawing,
+)
+
+SHAPES = {
+    "normal": lambda random, size: random.standard_normal(size),
+    "lognormal": lambda random, size: np.exp(2 * random.standard_normal(size)),
+    "near one": lambda random, size: 1 - 1e-3 * random.exponential(size=size),
+    "two values": lambda random, size: random.integers(0, 2, size).astype(float),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("B", "size"), [(19, 0.0), (39, 0.05), (99, 0.04), (199, 0.05)])
+def test_a_test_rejects_no_more_than_it_says(shape, B, size):
+    """`size` is what ranks allow: 2 floor(0.025 (B + 1)) / (B + 1)."""
+    random = np.random.default_rng(B)
+    drawn = SHAPES[shape](random, (4000, B + 1))
+    share = np.mean([two_sided_p(row[0], row[1:]) <= 0.05 for row in drawn])
+    error = 3 * np.sqrt(0.05 * 0.95 / 4000)
+    assert share <= size + error
+    if shape != "two values":
+        assert share >= size - error
+
+
+def test_a_low_value_on_a_skewed_null_is_seen():
+    random = np.random.default_rng(0)
+    low = np.exp(scipy.stats.norm.ppf(0.001))
+    p = [two_sided_p(low, np.exp(random.standard_normal(99))) for _ in range(300)]
+    assert np.mean(np.array(p) <= 0.05) > 0.95
+
+
+def staged(value, draw, most, stop):
+    """Drawing in doubling stages until `stop` says so of p, or a draw lies beyond the value on both sides, or at most."""
+    drawn, stages = draw(39), [39]
+    while (p := two_sided_p(value, drawn, stages)) <= least_p(len(drawn)) and len(drawn) < most and not stop(p):
+        drawn = np.concatenate([drawn, draw(min(len(drawn) + 1, most - len(drawn)))])
+        stages.append(len(drawn))
+    return p, len(drawn)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.01, 0.002])
+def test_drawing_on_until_it_pleases_does_not_cheat(level):
+    random = np.random.default_rng(1)
+    p = [staged(random.standard_normal(), random.standard_normal, 639, lambda p: p <= level)[0] for _ in range(4000)]
+    assert np.mean(np.array(p) <= level) <= level + 3 * np.sqrt(level / 4000)
+
+
+def test_only_what_lies_beyond_every_draw_is_drawn_again():
+    random = np.random.default_rng(2)
+    counts = [staged(random.standard_normal(), random.standard_normal, 9999, lambda p: False)[1] for _ in range(500)]
+    assert np.mean(np.array(counts) == 39) > 0.9
+    p, count = staged(100.0, random.standard_normal, 9999, lambda p: p <= 0.05 / 116)
+    assert (p, count) == (pytest.approx(2 / 5120), 5119)
+
+
+def test_a_closed_tail_keeps_its_stage():
+    drawn = np.concatenate([np.zeros(9), [5.0], np.zeros(9), np.full(100, 9.0)])
+    assert two_sided_p(3.0, drawn, [9, 19, 119]) == pytest.approx(2 * 2 / 20)
+    assert two_sided_p(3.0, drawn, [119]) == pytest.approx(2 * 19 / 120)
+    assert two_sided_p(3.0, [np.nan, 1.0, 2.0, np.nan]) == pytest.approx(2 / 3)
+    assert np.isnan(two_sided_p(np.nan, drawn))
+    assert np.isnan(two_sided_p(1.0, []))
+
+
+def test_families_are_corrected_and_want_of_draws_is_no_answer():
+    B, E = 99, 58
+    p = np.full(E, 0.5)
+    p[:11] = least_p(B)
+    drawn = np.full(E, B)
+    assert not rejected(p).any()
+    assert wanting(p, drawn).sum() == 11
+    assert worth_drawing(p, drawn, 9999).sum() == 11
+    assert not worth_drawing(p, drawn, 150).any()  # even 150 draws could not decide: 11 of 58 need 2 / 212
+    p[:] = least_p(B)
+    assert rejected(p).all()
+    assert not wanting(p, drawn).any()
+    assert rejected([0.001, np.nan, 0.9]).tolist() == [True, False, False]
+    np.testing.assert_allclose(corrected([0.01, 0.04, np.nan, 0.03]), [0.03, 0.04, np.nan, 0.04])
+    assert not rejected([]).any()
+
+
+def test_a_family_with_nothing_in_it_is_seldom_rejected():
+    """25 epochs and two measures under their nulls, drawn on where the family wants it."""
+    random = np.random.default_rng(3)
+    any_rejected = 0
+    for _ in range(400):
+        values = random.standard_normal(50)
+        drawn = [random.standard_normal(39) for _ in values]
+        stages = [[39] for _ in values]
+        while True:
+            p = np.array([two_sided_p(*one) for one in zip(values, drawn, stages, strict=True)])
+            more = worth_drawing(p, np.array([len(one) for one in drawn]), 2559)
+            if not more.any():
+                break
+            for k in np.flatnonzero(more):
+                drawn[k] = np.concatenate([drawn[k], random.standard_normal(len(drawn[k]) + 1)])
+                stages[k].append(len(drawn[k]))
+        any_rejected += bool(rejected(p).any())
+    assert any_rejected / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+
+
+SUMMARY = {
+    "nulls": {"order": {"integration": {"epochs_told_apart": 3, "epochs": 25, "epochs_wanting_draws": 0, "draws": 99}}}
+}
+
+
+@pytest.mark.parametrize(("changes", "words", "mostly"), [
+    ({}, "H_eff differs from that of another order of the same images in 3 of 25 epochs", False),
+    ({"epochs_told_apart": 0},
+     "H_eff cannot be distinguished from that of another order of the same images in any of 25 epochs", False),
+    ({"epochs_told_apart": 0, "epochs_wanting_draws": 20},
+     "whether H_eff differs from that of another order of the same images cannot be told: too few draws in 20 of 25 epochs "
+     "(99 draws: no p below 0.02)", None),
+    ({"epochs_wanting_draws": 1},
+     "H_eff differs from that of another order of the same images in 3 of 25 epochs; too few draws in 1 of 25 epochs "
+     "(99 draws: no p below 0.02)", False),
+    ({"epochs_told_apart": 13}, "H_eff differs from that of another order of the same images in 13 of 25 epochs", True),
+])  # fmt: skip
+def test_what_is_said(changes, words, mostly):
+    found = {**SUMMARY["nulls"]["order"]["integration"], **changes}
+    result = verdict({"nulls": {"order": {"integration": found}}}, "image", "integration")
+    assert result.sentence() == words
+    assert result.mostly is mostly
+    assert result.decides
+
+
+def test_a_null_that_was_not_drawn_has_no_verdict():
+    assert verdict(SUMMARY, "image", "metastability") is None
+    assert verdict(SUMMARY, "depth", "integration") is None
+    assert {measure.deciding["image"] for measure in MEASURES.values()} == {"order"}
+    assert {measure.deciding[axis] for measure in MEASURES.values() for axis in ("depth", "epoch")} == {"time"}
