@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from posthoc.analysis.intervals import correlation_over_epochs
+from posthoc.analysis.stopping import ELSEWHERE
+from posthoc.analysis.verdicts import MEASURES
+
 
 @dataclass(frozen=True)
 class Row:
@@ -39,7 +43,7 @@ ROWS = {
 """In the order of the printed table, by the names of our recipes."""
 H_OPT = 0.7
 RULES = (
-    "volatility < 0.2", "volatility < 0.35", "volatility < 0.4", "volatility, threshold chosen on the other runs",
+    "volatility < 0.2", "volatility < 0.35", "volatility < 0.4", ELSEWHERE,
     "volatility < 0.35, whole run known", "volatility < 0.4, whole run known", "patience 1", "patience 3", "patience 5",
     "patience 10", "budget 10", "budget 20", "random epoch", "best in hindsight",
 )  # fmt: skip
@@ -184,7 +188,7 @@ def _table(keep: Path, runs: Sequence[Kept], noise: dict[str, Any], published: d
             rows.append([
                 "", f"ours, seed {one.seed}", _number(None if best is None else 100 * best, 1),
                 f"{_number(s['integration_mean'])} ± {_number(s['integration_sd'])}", _number(s["metastability_mean"], 4),
-                _with_interval(s, "r_integration_metastability"), _with_interval(s, "r_stability_index_accuracy"),
+                _with_interval(one.metrics, "r_integration_metastability"), _with_interval(one.metrics, "r_stability_index_accuracy"),
             ])  # fmt: skip
         h, m = (noise[ours.protocol][name] for name in ("integration", "metastability"))
         rows.append(
@@ -203,7 +207,7 @@ def _table(keep: Path, runs: Sequence[Kept], noise: dict[str, Any], published: d
     return "\n".join([
         "## The nine rows\n",
         "Each row as the paper prints it, as its published epochs give it, as ours do (± is the sd over epochs, in brackets "
-        "the 95 % interval of the block bootstrap over epochs), and series of Gaussian noise, without any network, through "
+        "the 95 % interval over further epochs), and series of Gaussian noise, without any network, through "
         f"the same protocol: images/classes/smoothing (± is the sd over {draws} seeds). What is printed as M, and after ±, "
         "is in most rows not what the published epochs give; “3 of 38” says that only 3 of 38 epochs have an H_eff.\n",
         _markdown(header, rows),
@@ -235,15 +239,16 @@ def _separation(runs: Sequence[Kept], noise: dict[str, Any], published: dict[str
     ]
     if runs:
         lines.append(
-            f"\nNor does the order of images within a class mean anything, though H_eff is computed along it: in "
-            f"{_sum(runs, 'order', 'integration')} epochs H_eff can be told from that of the same images in another order, as is "
-            f"to be expected of an order that is arbitrary.\n"
+            f"\nNor does the order of images within a class mean anything, though H_eff is computed along it: H_eff differs "
+            f"from that of another order of the same images in {_sum(runs, 'order', 'integration')} epochs, as is to be expected of "
+            f"an order that is arbitrary.\n"
         )
         lines.append(f"![Controls of {runs[0].name}](figures/audit.svg)\n")
     if gap := next((one for one in published.get("differences", []) if one["column"] == "h_eff"), None):
         lines.append(
             f"In the published epochs of all {len(published['runs'])} runs the mean H_eff of CIFAR-10 exceeds that of "
-            f"CIFAR-100 by {gap['difference']:.3f} (p = {gap['p']:.1g} by permuting runs; {gap['warning']}). Noise gives a "
+            f"CIFAR-100 by {gap['difference']:.3f} (p = {gap['p']:.1g} by permuting runs, {gap['corrected']:.1g} corrected for "
+            f"{len(published['differences'])} columns; {gap['warning']}). Noise gives a "
             "difference of the same sign through the protocols of the nine rows; that the levels of single rows are not those "
             "of noise, the table above shows.\n"
         )
@@ -272,7 +277,7 @@ def _convergence(runs: Sequence[Kept], comparison: dict[str, Any], published: di
         ]
         tables += [
             f"The {count} runs of {'this page' if whose == 'our' else 'the published epochs'}; in brackets the 95 % interval, "
-            "over runs, of the difference to patience 10:\n",
+            "over further runs, of the difference to patience 10:\n",
             _markdown(["rule", "epochs saved", "accuracy lost, points", "never fires"], rows),
             "",
         ]
@@ -343,8 +348,8 @@ def _signs(keep: Path, runs: Sequence[Kept], published: dict[str, Any]) -> str:
     rows, sure, alike = [], 0, 0
     for one in runs:
         r = one.summary["r_integration_metastability"]
-        low, high = one.summary["r_integration_metastability_interval"]
-        if low is not None and (low > 0 or high < 0):
+        low, high = _over_epochs(one.metrics, "r_integration_metastability")
+        if low is not None and high is not None and (low > 0 or high < 0):
             sure += 1
             alike += r * printed[one.run] > 0
         pairs = [(e["hurst"], e["metastability"]) for e in one.trained() if e["hurst"] is not None]
@@ -353,8 +358,8 @@ def _signs(keep: Path, runs: Sequence[Kept], published: dict[str, Any]) -> str:
         if h is not None and raw is not None and r is not None:
             turned.append((h, raw, r))
         rows.append([
-            one.name, f"{printed[one.run]:.3f}", _with_interval(one.summary, "r_integration_metastability"),
-            _number(h), _number(raw), _with_interval(one.summary, "r_stability_index_accuracy"),
+            one.name, f"{printed[one.run]:.3f}", _with_interval(one.metrics, "r_integration_metastability"),
+            _number(h), _number(raw), _with_interval(one.metrics, "r_stability_index_accuracy"),
         ])  # fmt: skip
     over_seeds = [
         f"{run}: {_range(one.summary['r_integration_metastability'] for one in some)} over {len(some)} seeds"
@@ -385,7 +390,7 @@ def _signs(keep: Path, runs: Sequence[Kept], published: dict[str, Any]) -> str:
                 one.name,
                 content["protocol"]["smooth"],
                 _number(content["summary"]["hurst_mean"]),
-                _with_interval(content["summary"], "r_integration_metastability"),
+                _with_interval(content, "r_integration_metastability"),
             ]
             for one, other in smoothed
             for content in (one.metrics, other)
@@ -485,9 +490,9 @@ def _axes(runs: Sequence[Kept]) -> str:
             if axis != "smoothing":
                 summary = content["summary"]
                 rows.append([
-                    one.name, axis, _number(summary["hurst_mean"]), _along(content, "white", "hurst"),
-                    _along(content, "time", "hurst"), _number(summary["metastability_mean"]),
-                    _along(content, "phase", "metastability"),
+                    one.name, axis, _number(summary["hurst_mean"]), _along(content, "time", "hurst"),
+                    _along(content, "white", "hurst"), _number(summary["metastability_mean"]),
+                    _along(content, "time", "metastability"), _along(content, "phase", "metastability"),
                 ])  # fmt: skip
     if not rows:
         return ""
@@ -495,10 +500,12 @@ def _axes(runs: Sequence[Kept]) -> str:
         "## What the other two axes give\n",
         "The paper's text speaks of coordination across layers and of sequences over epochs. Along **depth** the units are "
         "images and time is the layers (dozens of hook points, 8 channels each); along **epoch** the units are channels and time is "
-        "the checkpoints so far. Exponents are debiased by simulated noise of the same length; the nulls permute time (H) "
-        "and randomise phases (M).\n",
-        _markdown(["run", "axis", "H", "pure noise", "time permuted", "M", "phases randomised"], rows),
-        "\n“Undefined”: the series is so short that the exponents of the null's draws scatter beyond what can be debiased. The "
+        "the checkpoints so far. Exponents are debiased by simulated noise of the same length. The null that decides is that which "
+        "permutes points in time, the same for all units; pure noise and randomised phases stand beside for reference.\n",
+        _markdown(
+            ["run", "axis", "H", "time permuted", "pure noise", "M", "time permuted", "phases randomised"], rows
+        ),
+        "\n“Not drawn”: the measures are of a version that did not draw M's deciding null. “Undefined”: the series is so short that the exponents of the null's draws scatter beyond what can be debiased. The "
         "epochs of the epoch axis are windows that hold one another, not so many tests. An exponent above that of noise says that "
         "neighbours in depth or in training are alike, which they are by construction: layers feed each other, and weights move "
         "a little at a time. Of the other runs of this page no activations were at hand when these axes were measured.\n",
@@ -506,33 +513,51 @@ def _axes(runs: Sequence[Kept]) -> str:
 
 
 def _information(runs: Sequence[Kept]) -> str:
+    decided = [one for one in runs if _null(one, "order", "metastability")]
     rows = []
     for one in runs:
         epochs = one.trained()
-        above = sum(
-            epoch["metastability"] > epoch["nulls"]["white"]["metastability"]["mean"]
-            for epoch in epochs
-            if epoch["nulls"]
-        )
         rows.append([
-            one.name, *(_apart(one, null, measure) for null, measure in (
-                ("white", "integration"), ("order", "integration"), ("label", "integration"), ("white", "metastability"),
-            )), above, _apart(one, "channel", "metastability"), _number(epochs[0]["metastability"], 4),
+            one.name, _apart(one, "order", "integration"), _apart(one, "order", "metastability"),
+            _number((one.control("as it is", "metastability") or {}).get("mean"), 4),
+            _pm(one.control(ANOTHER_ORDER, "metastability"), 4), _pm(one.control("each channel", "metastability"), 4),
+            _pm(one.control("pure noise", "metastability"), 4), _number(epochs[0]["metastability"], 4),
             _number(epochs[-1]["metastability"], 4),
         ])  # fmt: skip
+    audits = [
+        (own, other) for one in runs
+        if (own := one.control("as it is", "metastability")) and (other := one.control(ANOTHER_ORDER, "metastability"))
+    ]  # fmt: skip
+    inside = sum(other["low"] <= own["mean"] <= other["high"] for own, other in audits)
+    sentences = [
+        f"H_eff differs from that of another order of the same images in {_sum(runs, 'order', 'integration')} epochs."
+    ]
+    if decided:
+        sentences.append(f"M differs from that of another order in {_sum(decided, 'order', 'metastability')} epochs.")
+    if len(decided) < len(runs):
+        sentences.append(
+            f"For M that null was not drawn at every epoch in {len(runs) - len(decided)} of {len(runs)} runs, whose measures are "
+            "of an earlier version."
+        )
+    if audits:
+        sentences.append(
+            f"The audits drew it at the last checkpoint: there M lies within the range of 95 % of the draws in {inside} of "
+            f"{len(audits)} runs."
+        )
     return "\n".join([
-        "## What does carry information\n",
-        f"In {_sum(runs, 'channel', 'metastability')} epochs **M** can be told from the M of the same channels when each has its "
-        f"images in an order of its own: channels respond to images together. H_eff can be told from pure noise in "
-        f"{_sum(runs, 'white', 'integration')}, but from another order of the same images in "
-        f"{_sum(runs, 'order', 'integration')}.\n",
+        "## Is there anything in the numbers?\n",
+        " ".join(sentences) + " What lifts M above channels in orders of their own, and these above noise, is that channels "
+        "respond to the same images, as their covariance says, too; it is no dynamics.\n",
         _markdown(
-            ["run", "H_eff from noise", "from another order", "from permuted labels", "M from noise", "above it",
-             "from channels in orders of their own", "M, first epoch", "last epoch"],
+            ["run", "H_eff differs from another order", "M differs from another order", "M, last checkpoint", "in another order",
+             "channels in orders of their own", "pure noise", "M, first epoch", "last epoch"],
             rows,
         ),
         f"\n![H, H_eff and M of {runs[0].name}](figures/measures.svg)\n" if runs else "",
     ])  # fmt: skip
+
+
+ANOTHER_ORDER = "images of each class in another order"
 
 
 def _limits(runs: Sequence[Kept]) -> str:
@@ -541,10 +566,10 @@ def _limits(runs: Sequence[Kept]) -> str:
         "## What does not follow\n",
         f"There are {len(runs)} runs here of {sum(bool(n) for n in seeds.values())} architectures, at most "
         f"{max(seeds.values(), default=0)} seeds of one. They show what the measures respond to; they do not show that no dynamics of "
-        "training can be read from activations. That H_eff as published cannot be told from another order of the same "
-        "images does not mean that activations hold no long-range structure, only that an arbitrary order of images is no "
-        "time in which to look for it. M's distance from its nulls says that channels share responses to images; that this "
-        "predicts anything was not tested.\n",
+        "training can be read from activations. That H_eff and M as published cannot be distinguished from those of another "
+        "order of the same images does not mean that activations hold no long-range structure, only that an arbitrary order "
+        "of images is no time in which to look for it. That M exceeds what independent channels give says that channels "
+        "share responses to images; that this predicts anything was not tested.\n",
     ])  # fmt: skip
 
 
@@ -555,18 +580,21 @@ def _printed(keep: Path) -> list[dict[str, str]]:
 
 
 def _null(one: Kept, null: str, measure: str) -> dict[str, Any] | None:
-    """In how many epochs a measure can be told from a null, and the null's mean over them."""
+    """In how many epochs a measure differs from a null, and the null's mean over them."""
     found: dict[str, Any] | None = one.summary["nulls"].get(null, {}).get(measure)
     return found
 
 
 def _apart(one: Kept, null: str, measure: str) -> str:
     found = _null(one, null, measure)
-    return f"{found['epochs_told_apart']} of {found['epochs']}" if found else "-"
+    if not found:
+        return "not drawn"
+    few = found.get("epochs_wanting_draws", 0)
+    return f"{found['epochs_told_apart']} of {found['epochs']}" + (f", too few draws in {few}" if few else "")
 
 
 def _sum(runs: Sequence[Kept], null: str, measure: str) -> str:
-    """Over all runs, in how many epochs of how many a measure can be told from a null."""
+    """Over all runs, in how many epochs of how many a measure differs from a null."""
     found = [there for one in runs if (there := _null(one, null, measure))]
     return f"{sum(one['epochs_told_apart'] for one in found)} of {sum(one['epochs'] for one in found)}"
 
@@ -575,11 +603,14 @@ def _along(content: dict[str, Any], null: str, measure: str) -> str:
     """A null along another axis: its mean over epochs, where its draws could be debiased, and from how many it differs."""
     told = content["summary"]["nulls"].get(null, {}).get(measure)
     if not told:
-        return "-"
+        return "not drawn"
     draws = [epoch["nulls"][null][measure] for epoch in content["epochs"] if measure in epoch["nulls"].get(null, {})]
     if any(draw["mean"] is None or draw["sd"] is None or draw["sd"] > WILD for draw in draws):
         return "undefined"
-    return f"{_number(told['null_mean'])}; told apart in {told['epochs_told_apart']} of {told['epochs']}"
+    mean = _number(told["null_mean"])
+    if MEASURES[measure].deciding[content["protocol"]["axis"]] != null:
+        return mean
+    return f"{mean}; differs in {told['epochs_told_apart']} of {told['epochs']}"
 
 
 WILD = 0.5
@@ -592,8 +623,20 @@ def _pm(control: dict[str, float] | None, digits: int = 3, sd: bool = True) -> s
     return f"{control['mean']:.{digits}f}" + (f" ± {control['sd']:.{digits}f}" if sd else "")
 
 
-def _with_interval(summary: dict[str, Any], name: str) -> str:
-    return _interval(summary[name], summary[f"{name}_interval"])
+def _over_epochs(content: dict[str, Any], name: str) -> tuple[float | None, float | None]:
+    """The 95 % interval of a correlation, from the epochs that are kept; None where there is none."""
+    pair = {
+        "r_integration_metastability": ("integration", "metastability"),
+        "r_stability_index_accuracy": ("stability_index", "accuracy"),
+    }[name]
+    trained = [epoch for epoch in content["epochs"] if not epoch["untrained"]]
+    columns = [[math.nan if epoch[key] is None else epoch[key] for epoch in trained] for key in pair]
+    low, high = correlation_over_epochs(*columns)
+    return (None, None) if math.isnan(low) else (low, high)
+
+
+def _with_interval(content: dict[str, Any], name: str) -> str:
+    return _interval(content["summary"][name], _over_epochs(content, name))
 
 
 def _interval(value: float | None, ends: Sequence[float | None], digits: int = 3, inner: int = 2) -> str:

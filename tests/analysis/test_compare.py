@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from posthoc.analysis.compare import differences, group_names, grouped, permutation_p, tabulate
+from posthoc.analysis.compare import (
+    differences,
+    group_names,
+    grouped,
+    least_permutation_p,
+    permutation_p,
+    tabulate,
+)
 from posthoc.analysis.runs import Run, in_one_unit, load_csv, load_runs, same_training
 from posthoc.analysis.sensitivity import sensitivity
 from posthoc.analysis.stopping import (
+    ELSEWHERE,
     apply,
     by_budget,
     by_hindsight,
@@ -21,8 +29,9 @@ from posthoc.analysis.stopping import (
     causal_volatility,
     chosen_elsewhere,
     compare_rules,
+    configuration,
 )
-from posthoc.analysis.taxonomy import Taxonomy, classify
+from posthoc.analysis.taxonomy import Evidence, Taxonomy, classify
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 
@@ -58,15 +67,61 @@ def test_all_nine_published_states(table1):
     assert len(table1) == 9
     for row in table1:
         label = next(state for begins, state in STATES.items() if row["state"].startswith(begins))
-        assert classify(float(row["Heff_mean"]), float(row["r_Hz_Mz"]), float(row["r_Psi_acc"])).name == label, row
+        values = Evidence(float(row["Heff_mean"]), float(row["r_Hz_Mz"]), float(row["r_Psi_acc"]))
+        assert classify(values, Taxonomy("taxonomy-1")).name == label, row
+        assert classify(values).name == "indeterminate"
 
 
-def test_states_that_cannot_be_told():
-    assert classify(0.88, -0.4, 0.6, (0.85, 0.91)).name == "indeterminate"
-    assert "holds 0.9" in classify(0.88, -0.4, 0.6, (0.85, 0.91)).reason
-    assert classify(0.88, -0.4, 0.6, (0.85, 0.89), told_apart=False).reason.startswith("neither")
-    assert classify(float("nan"), 0.1, 0.1).name == "indeterminate"
-    assert classify(0.5, 0.5, 0.5, taxonomy=Taxonomy(partial=0.4)).name == "transitional"
+def test_the_published_states_from_the_published_epochs(table1, published):
+    files = [published / f"{FILES.get(row['model'], 'vit_pretrained_cifar10')}.csv" for row in table1]
+    states = [
+        [run["state"] for run in json.loads(done.stdout)["runs"]]
+        for done in (
+            cli("compare", "--from-csv", *files, "--json", *words) for words in ((), ("--taxonomy", "taxonomy-1"))
+        )
+    ]
+    assert {state["name"] for state in states[0]} == {"indeterminate"}  # of a CSV no null is known
+    assert "not known whether H differs" in states[0][0]["reason"]
+    labels = [next(ours for theirs, ours in STATES.items() if row["state"].startswith(theirs)) for row in table1]
+    assert [state["name"] for state in states[1]] == labels
+    assert cli("compare", "--from-csv", files[0], "--taxonomy", "taxonomy-3").exit_code == 2
+    with pytest.raises(UsageError, match=r"No taxonomy is called 'taxonomy-3'; there are taxonomy-2, taxonomy-1\."):
+        Taxonomy("taxonomy-3")
+
+
+CERTAIN = Evidence(0.88, -0.4, 0.6, (0.85, 0.89), (-0.6, -0.2), (0.3, 0.8), 25, True, True)
+
+
+@pytest.mark.parametrize(("changes", "name", "reason"), [
+    ({}, "stable convergent", "r(Hz, Mz) = -0.400 is below 0"),
+    ({"epochs": 9}, "indeterminate", "fewer than 10 epochs have an H_eff: 9"),
+    ({"h_eff": float("nan")}, "indeterminate", "there is no integration"),
+    ({"hurst_differs": False}, "indeterminate",
+     "H cannot be distinguished from that of another order of the same images in most epochs"),
+    ({"hurst_differs": None}, "indeterminate", "it is not known whether H differs from that of another order"),
+    ({"hurst_differs": False, "axis": "depth"}, "indeterminate",
+     "H cannot be distinguished from that of the same points in another order of time in most epochs"),
+    ({"h_eff_interval": (np.nan, np.nan)}, "indeterminate", "the mean H_eff has no interval"),
+    ({"h_eff_interval": (0.85, 0.91)}, "indeterminate", "the interval of H_eff, 0.850 to 0.910, holds 0.9"),
+    ({"metastability_differs": False}, "indeterminate", "M cannot be distinguished"),
+    ({"metastability_differs": None}, "indeterminate", "it is not known whether M differs"),
+    ({"r_fields_interval": (-0.6, 0.1)}, "indeterminate", "the interval of r(Hz, Mz), -0.600 to 0.100, holds 0"),
+    ({"r_accuracy_interval": (np.nan, np.nan)}, "indeterminate", "r(Psi, accuracy) has no interval"),
+    # That one of both has the other sign is enough to say that the run is not stable convergent.
+    ({"r_fields": 0.4, "r_fields_interval": (0.1, 0.6), "r_accuracy_interval": (-0.1, 0.8)}, "transitional", "between"),
+    ({"h_eff": 0.95, "h_eff_interval": (0.92, 0.97), "r_accuracy": -0.5, "r_accuracy_interval": (-0.7, -0.2)},
+     "metastable, high integration", "at least 0.9"),
+    # What rests on H_eff alone asks nothing of M or of the correlations.
+    ({"h_eff": 0.1, "h_eff_interval": (0.05, 0.15), "metastability_differs": False, "r_fields_interval": (-1, 1)},
+     "rigidly synchronised", "below 0.2"),
+])  # fmt: skip
+def test_a_name_needs_data_that_carry_it(changes, name, reason):
+    state = classify(replace(CERTAIN, **changes))
+    assert (state.name, reason in state.reason) == (name, True), state
+
+
+def test_thresholds_are_parameters():
+    assert classify(Evidence(0.5, 0.5, 0.5), Taxonomy("taxonomy-1", partial=0.4)).name == "transitional"
 
 
 def test_the_published_table_from_the_published_epochs(table1, published):
@@ -179,7 +234,7 @@ def random_runs(count, E=40):
     return [
         run(f"run{k}", accuracy=1 - np.exp(-np.arange(E) / 10) + 0.01 * random.standard_normal(E),
             loss=np.exp(-np.arange(E) / 10) + 0.01 * random.standard_normal(E),
-            h_eff=random.random(E), m=random.random(E), hurst=random.random(E))
+            h_eff=random.random(E), m=random.random(E), hurst=random.random(E), model=f"net{k}")
         for k in range(count)
     ]  # fmt: skip
 
@@ -202,7 +257,7 @@ def test_rules_are_compared_on_the_same_runs():
     assert scores["budget 10"].saved == 30
     assert scores["budget 10"].saved_difference[1] <= scores["budget 10"].saved_difference[2]
     assert 0 < scores["random epoch"].lost < scores["patience 1"].lost + 1
-    assert "volatility, threshold chosen on the other runs" in scores
+    assert ELSEWHERE in scores
     shares = [score.saved_share for score in compare_rules(random_runs(6))]
     assert shares == sorted(shares, reverse=True)
     with pytest.raises(UsageError, match="has no accuracy"):
@@ -212,17 +267,45 @@ def test_rules_are_compared_on_the_same_runs():
 def test_a_threshold_is_scored_on_runs_it_was_not_chosen_on():
     runs = random_runs(5)
     before = chosen_elsewhere(runs)
-    calm = run("calm", accuracy=np.linspace(0, 1, 40), h_eff=np.tile([0.5, 0.5001], 20), m=np.tile([0.1, 0.3], 20))
+    calm = run(
+        "calm",
+        accuracy=np.linspace(0, 1, 40),
+        h_eff=np.tile([0.5, 0.5001], 20),
+        m=np.tile([0.1, 0.3], 20),
+        model="calm",
+    )
     after = chosen_elsewhere([*runs[:4], calm])
     assert len(before) == len(after) == 5
     alone = [apply(partial(by_volatility, threshold=t), calm).index for t in (0.2, 0.3, 0.35, 0.4, 0.5, 0.6)]
     assert after[4].index in alone
 
 
+def test_seeds_of_one_configuration_do_not_choose_for_each_other():
+    """A threshold that pays on one network only is not chosen for another seed of it."""
+    E = 40
+    others = random_runs(3)
+    rising = np.linspace(0, 1, E)
+    shaky = np.tile([0.2, 0.2, 0.8, 0.8], 10)
+    seeds = [
+        run(f"s{seed}", accuracy=np.minimum(rising, 0.2) if seed else rising, h_eff=shaky, m=shaky, model="x", seed=seed)
+        for seed in (0, 1, 2)
+    ]  # fmt: skip
+    with_all, alone = chosen_elsewhere([*others, *seeds]), chosen_elsewhere([*others, seeds[0]])
+    assert with_all[3] == alone[3]
+    assert len({configuration(one) for one in (*others, *seeds)}) == 4
+    assert ELSEWHERE not in {score.rule for score in compare_rules([*others[:1], *seeds])}
+    assert len({configuration(run(name)) for name in "ab"}) == 2  # nothing is known of them
+
+
 def test_permutations_by_hand():
     assert permutation_p(np.array([1.0, 2]), np.array([3.0, 4])) == pytest.approx(2 / 6)
     assert permutation_p(np.array([1.0]), np.array([1.0])) == 1
     assert np.isnan(permutation_p(np.array([]), np.array([1.0])))
+    for x, y in ((2, 2), (3, 3), (4, 4), (3, 4), (1, 5)):
+        smallest = permutation_p(np.arange(x) * 1.0, 100 + np.arange(y) * 1.0)
+        assert smallest == pytest.approx(least_permutation_p(x, y))
+    assert np.isnan(least_permutation_p(0, 3))
+    assert least_permutation_p(12, 12) == pytest.approx(1 / 10_001)
     random = np.random.default_rng(0)
     p = [permutation_p(random.standard_normal(12), random.standard_normal(12), seed) for seed in range(100)]
     assert 0.35 < np.mean(p) < 0.65
@@ -243,7 +326,8 @@ def test_groups_that_the_protocol_itself_tells_apart_carry_a_warning():
     gaps = {gap.column: gap for gap in differences(rows, group_names([*few, *many], ["classes"]))}
     assert gaps["h_eff"].warning == "classes 10 against 100, not recorded: images, smooth"
     assert gaps["h_eff"].noise == pytest.approx(0.64)
-    assert gaps["h_eff"].p == pytest.approx(0.1)
+    assert gaps["h_eff"].p == gaps["h_eff"].least == pytest.approx(0.1)
+    assert gaps["h_eff"].corrected == pytest.approx(min(1, 0.1 * sum(np.isfinite(gap.p) for gap in gaps.values())))
     with pytest.raises(UsageError, match=r"--by dataset: not recorded for f0; recorded: classes"):
         group_names(few, ["dataset"])
 
@@ -360,9 +444,11 @@ def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
 def test_few_epochs_and_few_draws_are_said(published):
     (one,) = load_csv([str(published / "resnet152_cifar10.csv")])
     assert tabulate([one])[0].state.reason.endswith("from 3 of 38 epochs that have an H_eff")
-    nulls = {"white": {key: {"epochs_told_apart": 0, "epochs": 38} for key in ("hurst", "metastability")}}
-    assert replace(one, nulls=nulls, draws=9).told_apart is None
-    assert replace(one, nulls=nulls, draws=99).told_apart is False
+    found = {"epochs_told_apart": 0, "epochs": 38, "epochs_wanting_draws": 38}
+    assert replace(one, nulls={"order": {"hurst": found}}, draws=9).differs("hurst") is None
+    nulls = {"order": {"hurst": {**found, "epochs_wanting_draws": 3}}, "white": {"metastability": found}}
+    assert replace(one, nulls=nulls, draws=99).differs("hurst") is False
+    assert replace(one, nulls=nulls, draws=99).differs("metastability") is None  # `white` decides nothing
 
 
 def test_exponents_beyond_the_calibration_stay_without_integration():

@@ -97,11 +97,16 @@ def test_measures_draw_the_values_and_the_nulls(metrics):
 
 
 def test_a_null_not_rejected_is_a_caution(metrics):
-    nulls = {null: {m: {**found, "epochs_told_apart": 1} for m, found in measures.items()}
+    nulls = {null: {m: {**found, "epochs_told_apart": 1, "epochs_wanting_draws": 0} for m, found in measures.items()}
              for null, measures in metrics.summary["nulls"].items()}  # fmt: skip
     doubtful = dataclasses.replace(metrics, summary={**metrics.summary, "nulls": nulls})
-    assert "M cannot be told from that of pure noise through the same protocol in 3 of 4 epochs." in (
-        FIGURES["measures"](doubtful, None, 400).caution
+    caution = FIGURES["measures"](doubtful, None, 400).caution
+    assert "M differs from that of another order of the same images in 1 of 4 epochs." in caution
+    assert "pure noise" not in caution  # a reference
+    del nulls["order"]["metastability"]
+    old = dataclasses.replace(metrics, summary={**metrics.summary, "nulls": nulls})
+    assert "Whether M differs from that of another order of the same images is not known: that null was not drawn." in (
+        FIGURES["measures"](old, None, 400).caution
     )
 
 
