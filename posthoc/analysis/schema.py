@@ -34,11 +34,14 @@ class Convergence(TypedDict):
 
 
 class ToldApart(TypedDict):
-    """A measure and a null over the epochs."""
+    """A measure and a null over the epochs; what is not required is not in files of the first version."""
 
     null_mean: Number
     epochs_told_apart: int
     epochs: int
+    epochs_wanting_draws: NotRequired[int]
+    draws: NotRequired[int]
+    decides: NotRequired[bool]
 
 
 class Summary(TypedDict):
