@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib.util
+import inspect
 import json
 import re
 import reprlib
@@ -214,13 +215,20 @@ def _library(name: str, source: str, shapes: Shapes, arguments: Mapping[str, Any
 
 
 def _any_of(user: UserCode, shapes: Shapes, arguments: dict[str, Any], arch: str | None) -> Model:
-    """Whichever model of the file fits, the one that the checkpoints name first."""
+    """The model of the file that most of the tensors fit: an autoencoder before its encoder; of equals the first.
+
+    The one that the checkpoints name comes first. Functions are called only where no class fits all tensors.
+    """
     factories = user.factories(arguments)
     if arch in factories:
         factories = {arch: factories.pop(arch), **factories}
+    fitting: list[tuple[int, str, Made]] = []
     misfits: list[tuple[Comparison, str]] = []
     failures = []
+    whole = sum(not name.endswith(UNUSED) for name in shapes)
     for name, factory in factories.items():
+        if any(shared >= whole for shared, *_ in fitting) and (inspect.isfunction(factory) or arch == fitting[0][1]):
+            break
         try:
             made = _maker(user, name, factory, arguments)
         except UsageError as error:
@@ -228,22 +236,39 @@ def _any_of(user: UserCode, shapes: Shapes, arguments: dict[str, Any], arch: str
             continue
         closest = _closest(made, shapes)
         if closest.fits:
-            return _fitted(f"{user.title}:{name}", "given", made, shapes, user)
-        misfits.append((closest, name))
-    needing = user.needing_arguments() if not arguments else []
-    said = [f"The checkpoints fit no model of {user.place} (tried: {', '.join(factories)})"] if misfits else []
+            fitting.append((closest.shared, name, made))
+        else:
+            misfits.append((closest, name))
+    if fitting:
+        most = max(shared for shared, *_ in fitting)
+        (name, made), *others = [(name, made) for shared, name, made in fitting if shared == most]
+        model = _fitted(f"{user.title}:{name}", "given", made, shapes, user)
+        alike = ", ".join(other for other, _ in others if name != arch)
+        return replace(model, note=f"as would {alike} of that file" if alike else None)
+    raise _none_of(user, arguments, list(factories), misfits, failures)
+
+
+def _none_of(
+    user: UserCode,
+    arguments: Mapping[str, Any],
+    tried: Sequence[str],
+    misfits: Sequence[tuple[Comparison, str]],
+    failures: Sequence[str],
+) -> PosthocError:
+    """Why no model of a file fits: the nearest, those that could not be made, and those that need arguments."""
+    said = []
     if misfits:
         closest, name = max(misfits, key=lambda row: row[0].nearness)
+        said.append(f"The checkpoints fit no model of {user.place} (tried: {', '.join(tried)})")
         said.append(f"from {name} they differ in {_misfit(closest)}")
     elif not failures:
         given = f"can be made of {', '.join(arguments)} alone" if arguments else "needs no arguments"
         said.append(f"{user.place} defines no model that {given}")
     said += failures
-    if needing:
-        said.append(
-            f"not tried without arguments: {', '.join(needing)}; --model {user.place}:NAME --model-arg KEY=VALUE"
-        )
-    raise (PosthocError if misfits else UsageError)(f"{'; '.join(said)}.")
+    if not arguments and (needing := user.needing_arguments()):
+        advice = f"--model {user.place}:NAME --model-arg KEY=VALUE"
+        said.append(f"not tried without arguments: {', '.join(needing)}; {advice}")
+    return (PosthocError if misfits else UsageError)(f"{'; '.join(said)}.")
 
 
 def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: UserCode | None = None) -> Model:

@@ -98,16 +98,25 @@ class UserCode:
             said = f"{failure} (it ends the program, with {error.code!r})"
             raise UsageError(f"{said}; {advice}." if advice else f"{said}.") from error
         except BaseException as error:
-            raise UsageError(f"{failure} ({reason(error)}){self._hidden(error)}.") from error
+            raise UsageError(f"{failure} ({reason(error)}){self._hint(error)}.") from error
 
-    def _hidden(self, error: BaseException) -> str:
-        """A hint where an import failed because a library has the name of a file beside the user's."""
-        name = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
-        library = getattr(sys.modules.get(name), "__file__", None)
-        beside = Path(self._path[-1], name)
-        if not library or Path(library).parent in (beside, beside.parent):
+    def _hint(self, error: BaseException) -> str:
+        """What to do where an import failed for where the file lies, or for a library of the same name."""
+        if not isinstance(error, ImportError):
             return ""
-        if not (beside.is_dir() or beside.with_suffix(".py").is_file()):
+        folder = Path(self._path[-1])
+        if "relative import" in str(error) and self.digest:
+            package = [folder.name]
+            while (folder / "__init__.py").is_file() and (folder.parent / "__init__.py").is_file():
+                folder = folder.parent
+                package.insert(0, folder.name)
+            module = ".".join([*package, Path(self.place).stem])
+            return f"; it is part of a package: in {folder.parent} pass --model {module}:FACTORY"
+        name = (error.name or "").partition(".")[0]
+        library = getattr(sys.modules.get(name), "__file__", None)
+        if not library or Path(library).parent in (folder, folder / name):
+            return ""
+        if not ((folder / name).is_dir() or (folder / f"{name}.py").is_file()):
             return ""
         return f"; {name} is {library}, for libraries come first: rename your own, or name its folder in PYTHONPATH"
 

@@ -1,6 +1,7 @@
 """Networks as people write them: lazy, normalised, tied, side by side; replayed as a plain loop of PyTorch would."""
 
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,20 @@ class Decoder(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 16)
 """
+WHOLE = """
+class Whole(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = Encoder(), Decoder()
+
+class Alike(Whole):
+    pass
+
+def never(width=0):
+    if not width:
+        raise SystemExit("called for nothing")
+    return width
+"""
 
 
 @pytest.mark.parametrize("form", ["state dict", "DataParallel", "in a trainer's dictionary", "whole module"])
@@ -170,7 +185,13 @@ def test_one_of_two_networks_side_by_side(form, tmp_path):
             model = resolve_model(header, f"{path}:{said}")
             assert {name.removeprefix("module.").split(".")[0] for name in model.left_out} == {other}
             assert f"{other}.first.weight and 3 more, which are no part of it" in model.title
-        assert resolve_model(header, str(path)).name == "parts.py:Encoder"
+        assert resolve_model(header, str(path)).title.startswith(
+            "parts.py:Encoder (given; as would Decoder of that file; "
+        )
+    path.write_text(HEAD + PARTS + WHOLE)
+    for name, arch, note in (("Whole", None, "as would Alike of that file"), ("Alike", "Alike", None)):
+        model = resolve_model(replace(saved({"encoder": encoder, "decoder": decoder}), arch=arch), str(path))
+        assert (model.name, model.note, model.left_out) == (f"parts.py:{name}", note, ())
     twins = saved({"target": network(16, 8, 4), "online": encoder})
     prefix = "module." if form == "DataParallel" else ""
     with pytest.raises(PosthocError, match=rf"choose one with --weights-key {prefix}target or {prefix}online\.$"):

@@ -132,6 +132,12 @@ def test_files_beside_it_are_found_and_stand_in_no_librarys_way(resolve, tmp_pat
     (tmp_path / "top_8.py").touch()
     found = resolve_model(Header(None, None, SHAPES), "package_8.nets:Net")
     assert (found.name, found.left_out) == ("package_8.nets:Net", ())
+    with pytest.raises(UsageError, match=r"part of a package: in /\S+ pass --model mine\.nets:FACTORY\.$"):
+        resolve("from . import beside_8")
+    (tmp_path / "__init__.py").touch()
+    (tmp_path / "mine" / "__init__.py").touch()
+    with pytest.raises(UsageError, match=rf"in {tmp_path.parent} pass --model {tmp_path.name}\.mine\.nets:FACTORY"):
+        resolve("from . import beside_8")
     # One that a library hides says so.
     (tmp_path / "mine" / "safetensors.py").write_text("WIDTH = 8")
     with pytest.raises(UsageError, match=r"safetensors is .*__init__\.py, for libraries come first: rename your own"):
