@@ -6,6 +6,7 @@ import io
 import json
 import os
 import secrets
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -105,11 +106,41 @@ def names_apart(paths: Sequence[Path]) -> list[str]:
 
 
 def refuse_existing(path: Path, force: bool, source: Path | None = None) -> None:
-    """Raise where `path` exists and `force` was not given, or where it is what is read from."""
+    """Raise where `path` exists and `force` was not given, where it is what is read from, or where it is no file."""
     if source is not None and path.resolve() == source.resolve():
         raise UsageError(f"{path} is the input; choose another output.")
+    if path.exists() and not path.is_file():
+        kind = KINDS.get(stat.S_IFMT(path.stat().st_mode), "special file")
+        raise PosthocError(f"Cannot write {path}: it is a {kind}; give the name of a file.")
     if path.exists() and not force:
-        raise PosthocError(f"{path} exists already; pass --force to replace it, or -o to write elsewhere.")
+        raise PosthocError(f"{path} exists already; pass --force to replace it.")
+
+
+def try_output(path: Path, force: bool, source: Path | None = None, make: bool = False) -> None:
+    """Find out before the work whether `path` can be written after it; nothing stays behind.
+
+    Raises as `refuse_existing`, and PosthocError where its folder is not there, is read-only, or its disk is full. With
+    `make` folders that are missing will be made, and it is the one above them that is tried.
+    """
+    refuse_existing(path, force, source)
+    folder = path.parent
+    while make and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.exists():
+        raise PosthocError(
+            f"Cannot write {path}: there is no folder {folder}; make it: mkdir -p {shlex.quote(str(folder))}"
+        )
+    trial = folder / (f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with trial.open("xb") as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise PosthocError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink()
 
 
 def sha256(path: Path) -> str:

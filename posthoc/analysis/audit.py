@@ -75,11 +75,15 @@ class Audit:
     verdicts: dict[str, Annotated[dict[str, Any], Verdict]]
     conclusions: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The content of audit.json: plain values, NaN as None."""
+        content: dict[str, Any] = plain({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)})
+        return content
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write audit.json."""
-        content = plain({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)})
         with replacing(Path(path)) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
 
 
 def load_audit(path: str | PathLike[str]) -> dict[str, Any]:

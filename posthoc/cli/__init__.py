@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -61,7 +62,8 @@ class Commands(click.Group):
             with self.make_context(prog_name or "posthoc", list(words)) as context:
                 self.invoke(context)
 
-        sys.exit(ending(run, debug="--debug" in words))
+        before = itertools.takewhile(lambda word: word.startswith("-"), words)
+        sys.exit(ending(run, debug="--debug" in before))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

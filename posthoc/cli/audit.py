@@ -1,11 +1,15 @@
 """posthoc audit: what do the measures of a run respond to?"""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from posthoc.cli.exits import echo
-from posthoc.cli.output import notes, table
+from posthoc.cli.inputs import require_activations
+from posthoc.cli.output import cell, notes, table
+from posthoc.files import try_output
 
 
 @click.command(name="audit")
@@ -20,26 +24,34 @@ def command(
     activations: Path, output: Path | None, smooth: int, signal: str, draws: int, seed: int, force: bool
 ) -> None:
     """Measure the last checkpoint of ACTIVATIONS again with one thing changed at a time, and say what moved."""
-    from posthoc.analysis.audit import MEASURES, audit
+    output = output or activations.with_name("audit.json")
+    require_activations(activations)
+    try_output(output, force, activations)
+    from posthoc.analysis.audit import audit
     from posthoc.analysis.records import Protocol
-    from posthoc.files import refuse_existing
     from posthoc.store import open_activations
 
-    output = output or activations.with_name("audit.json")
     with open_activations(activations) as opened:
-        refuse_existing(output, force, activations)
         found = audit(opened, Protocol.named("published", smooth=smooth, signal=signal), draws, seed)
     found.save(output)
+    show_audit(found.to_dict())
+    echo(output, err=True)
+
+
+def show_audit(content: Mapping[str, Any]) -> None:
+    """The controls as a table, what each measure responds to, and what follows; content: of an audit.json."""
+    from posthoc.analysis.audit import MEASURES
+
     rows = []
-    for control in found.controls:
-        cells: list[str | float] = [control.name]
+    for control in content["controls"]:
+        cells: list[str | float | None] = [control["name"]]
         for measure in MEASURES:
-            spread = control.measures[measure]
-            cells += [spread.mean, f"+- {spread.sd:.4f}" if spread.sd else ""]
+            spread = control["measures"][measure]
+            cells += [spread["mean"], f"+- {spread['sd']:.4f}" if spread["sd"] else ""]
         rows.append(cells)
-    table(["", *(cell for title in MEASURES.values() for cell in (title, ""))], rows)
+    table(["", *(text for title in MEASURES.values() for text in (title, ""))], rows)
     for measure, title in MEASURES.items():
-        verdict = found.verdicts[measure]
+        verdict = content["verdicts"][measure]
         echo()
         lines = []
         for label, key in (("responds to", "responds"), ("does not respond to", "indifferent")):
@@ -47,8 +59,8 @@ def command(
             lines.append((f"{title} {label}", ", ".join(effects) or "nothing"))
         if verdict["undefined"]:
             lines.append((f"{title} is undefined for", ", ".join(verdict["undefined"])))
-        notes([*lines, (f"{title} varies by", f"{verdict['spread_by_order']:.4f} (sd) with the order of images")])
+        spread = cell(verdict["spread_by_order"])
+        notes([*lines, (f"{title} varies by", f"{spread} (sd) with the order of images")])
     echo()
-    for sentence in found.conclusions:
+    for sentence in content["conclusions"]:
         echo(sentence)
-    echo(output, err=True)

@@ -10,6 +10,7 @@ import click
 
 from posthoc.cli.exits import echo
 from posthoc.cli.formats import Column, Sheet, column, print_sheets
+from posthoc.cli.inputs import require_metrics
 from posthoc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,15 +54,17 @@ def command(
 
     Each measure stands beside its 95 % interval and what pure noise gives.
     """
+    if columns and not from_csv:
+        raise UsageError("--column needs --from-csv.")
+    mapping = dict(map(_mapping, columns))
+    require_metrics(metrics)
     from posthoc.analysis.compare import differences, group_names, grouped, tabulate
     from posthoc.analysis.runs import in_one_unit, load_csv, load_runs, same_training
     from posthoc.analysis.sensitivity import sensitivity as vary
     from posthoc.analysis.stopping import compare_rules
     from posthoc.analysis.taxonomy import Taxonomy
 
-    if columns and not from_csv:
-        raise UsageError("--column needs --from-csv.")
-    runs = load_csv(metrics, dict(map(_mapping, columns))) if from_csv else load_runs(metrics)
+    runs = load_csv(metrics, mapping) if from_csv else load_runs(metrics)
     runs = in_one_unit(runs)
     rows = tabulate(runs, Taxonomy(taxonomy))
     names = group_names(runs, [field.strip() for field in by.split(",")]) if by else []

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import difflib
 import os
 import signal
 import sys
@@ -119,10 +120,18 @@ def _usage(error: click.ClickException) -> str:
         return f"Error: {shown(error.format_message())}"
     if error.message == context.get_help():  # called without words
         return error.message
-    return (
-        f"{context.get_usage()}\nTry 'posthoc {context.info_name} -h' for help.\n\n"
-        f"Error: {shown(error.format_message(), lines=True)}"
-    )
+    said = _no_option(error, context) if isinstance(error, click.NoSuchOption) else error.format_message()
+    return f"{context.get_usage()}\nTry '{context.command_path} -h' for help.\n\nError: {shown(said, lines=True)}"
+
+
+def _no_option(error: click.NoSuchOption, context: click.Context) -> str:
+    """An option that is not there, with one that is meant by its name, not one that looks a little like it."""
+    name = error.option_name
+    if name == "--debug":
+        return "--debug stands before the command: posthoc --debug COMMAND ..."
+    known = [option for parameter in context.command.get_params(context) for option in parameter.opts]
+    near = difflib.get_close_matches(name, known, 1, 0.75)
+    return f"No such option {name!r}" + (f"; did you mean {near[0]}?" if near else ".")
 
 
 @contextlib.contextmanager

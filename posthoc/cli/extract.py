@@ -1,7 +1,9 @@
 """posthoc extract: checkpoints -> activations.h5."""
 
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from posthoc.cli.output import (
     stop_on_signal,
 )
 from posthoc.errors import PosthocError, StoppedError, UsageError
+from posthoc.files import try_output
 
 
 def _count(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -125,10 +128,7 @@ def command(
 
     Several folders are a run each, several files one run. Interrupted, the same command goes on where it stopped.
     """
-    from posthoc.files import refuse_existing
-    from posthoc.replay.layout import is_file_of_run, run_folders
-    from posthoc.replay.plan import plan_extraction
-    from posthoc.replay.run import Shard, follow_extraction, run_extraction
+    from posthoc.replay.request import Shard, check_request
 
     share = Shard.parse(shard) if shard else None
     if follow and share:
@@ -137,18 +137,23 @@ def command(
         raise UsageError("--until-epoch needs --follow.")
     if follow and len(checkpoints) > 1:
         raise UsageError("--follow watches one folder; give one.")
+    if len(checkpoints) == 1 and not dry_run:
+        try_output(output or Path("activations.h5"), force)
+    check_request(() if follow else checkpoints, **options)
+    from posthoc.replay.layout import is_file_of_run, run_folders
+    from posthoc.replay.plan import plan_extraction
+    from posthoc.replay.run import follow_extraction, run_extraction
+
     writing: dict[str, Any] = {"force": force, "skip_errors": on_error == "skip"}
 
-    def one(folder: Path | list[Path], path: Path, stop: threading.Event) -> tuple[tuple[str, str], ...]:
+    def one(place: Path | list[Path], path: Path, stop: threading.Event) -> tuple[tuple[str, str], ...]:
         """Replay one run; what was skipped of it, and why."""
-        if not dry_run:
-            refuse_existing(path, force)
 
         plan: Any = None
 
         def replan() -> Any:
             nonlocal plan
-            plan = plan_extraction(folder, skip_damaged=on_error == "skip", before=plan, **options)
+            plan = plan_extraction(place, skip_damaged=on_error == "skip", before=plan, **options)
             return plan
 
         if follow and not dry_run:
@@ -170,23 +175,50 @@ def command(
         echo(result.path)
         return result.skipped
 
+    several = (
+        len(checkpoints) > 1 and not any(map(is_file_of_run, checkpoints)) and any(p.is_dir() for p in checkpoints)
+    )
+    work: list[tuple[str, Path | list[Path], Path]]
+    if several:
+        home = output or Path("posthoc-runs")
+        work = [(name, folder, home / name / "activations.h5") for name, folder in run_folders(checkpoints)]
+    else:
+        place = checkpoints[0] if len(checkpoints) == 1 else list(checkpoints)
+        work = [("", place, output or Path("activations.h5"))]
+    if len(checkpoints) > 1 and not dry_run:
+        for _, _, path in work:
+            try_output(path, force or several, make=several)
+    skipped = []
     with stop_on_signal() as stop:
-        if len(checkpoints) == 1 or any(map(is_file_of_run, checkpoints)) or not any(p.is_dir() for p in checkpoints):
-            place = checkpoints[0] if len(checkpoints) == 1 else list(checkpoints)
-            skipped = list(one(place, output or Path("activations.h5"), stop))
-        else:
-            skipped = []
-            for name, folder in run_folders(checkpoints):
-                path = (output or Path("posthoc-runs")) / name / "activations.h5"
-                if path.exists() and not (force or dry_run):
-                    echo(f"{path} is there already", err=True)
-                    continue
-                try:
-                    skipped += [(f"{name}/{checkpoint}", reason) for checkpoint, reason in one(folder, path, stop)]
-                except (StoppedError, UsageError):
+        for name, place, path in work:
+            if several and path.exists() and not (force or dry_run):
+                echo(f"{path} is there already", err=True)
+                continue
+            try:
+                with _kept(path):
+                    left_out = one(place, path, stop)
+                skipped += [(f"{name}/{checkpoint}" if name else checkpoint, why) for checkpoint, why in left_out]
+            except (StoppedError, UsageError):
+                raise
+            except PosthocError as error:
+                if on_error == "fail" or not several:
                     raise
-                except PosthocError as error:
-                    if on_error == "fail":
-                        raise
-                    skipped.append((name, str(error)))
+                skipped.append((name, str(error)))
     report_skipped(skipped)
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Interrupted from the keyboard, say how much of the extraction into `path` is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from posthoc.parts import Parts
+
+        parts = Parts(path)
+        entries = parts.entries()
+        done = sum(parts.path(entry).exists() for entry in entries)
+        kept = f"; {done} of {len(entries)} checkpoints are kept in {parts.folder}, and the same command goes on"
+        stopped = StoppedError(f"stopped{kept if done else ''}.")
+        stopped.exit_code = 128 + signal.SIGINT
+        raise stopped from None

@@ -1,13 +1,16 @@
 """posthoc inspect: what is this file or folder?"""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from posthoc.cli.audit import show_audit
 from posthoc.cli.exits import echo
+from posthoc.cli.inputs import kind_of
 from posthoc.cli.metrics import epoch_table, summary_notes
 from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, table
 from posthoc.errors import PosthocError
@@ -22,19 +25,20 @@ from posthoc.errors import PosthocError
 @click.option("--ema", is_flag=True, help="Of the moving average of the weights.")
 @model_options
 def command(path: Path, layers: bool, **options: Any) -> None:
-    """Say what PATH holds: a checkpoint folder, a checkpoint, an activations file or a metrics file."""
-    if path.suffix == ".json" and not path.name.endswith(".index.json") and path.is_file():
-        _metrics(path)
-    elif path.suffix in (".h5", ".hdf5") or _is_hdf5(path):
+    """Say what PATH holds: a checkpoint folder, a checkpoint, an activations file, a metrics file or an audit."""
+    if not os.path.lexists(path):
+        raise PosthocError(f"No such file or folder: {path}.")
+    kind = kind_of(path)
+    if kind == "hdf5" or path.suffix in (".h5", ".hdf5"):
         _activations(path)
+    elif kind == "metrics":
+        _metrics(path)
+    elif kind == "audit":
+        _audit(path)
+    elif kind == "json" and not path.name.endswith(".index.json"):
+        raise PosthocError(f"{path} is not a metrics file, an audit or a checkpoint, but other JSON.")
     else:
         _checkpoints(path, layers, **options)
-
-
-def _is_hdf5(path: Path) -> bool:
-    import h5py
-
-    return path.is_file() and bool(h5py.is_hdf5(path))
 
 
 def _checkpoints(
@@ -51,9 +55,10 @@ def _checkpoints(
 ) -> None:
     from posthoc.replay.inputs import fit_images, usual_size
     from posthoc.replay.layout import find_run
-    from posthoc.replay.models import parse_arguments, resolve_model
+    from posthoc.replay.models import resolve_model
     from posthoc.replay.plan import about_order, aside
     from posthoc.replay.readers import Pick
+    from posthoc.replay.request import parse_arguments
 
     run = find_run(path, select, Pick(weights_key, ema), order=order, placed=placed)
     header = run.checkpoints[0].header
@@ -125,6 +130,20 @@ def _activations(path: Path) -> None:
         if file.skipped:
             echo()
             table(["skipped", "why"], file.skipped)
+
+
+def _audit(path: Path) -> None:
+    from posthoc.analysis.audit import load_audit
+
+    content = load_audit(path)
+    notes([
+        ("audit", str(path)),
+        ("of", f"{content['path']}, sha256 {content['sha256'][:12]}"),
+        ("probe", f"{content['probe']['name']}, {content['probe']['images']} images"),
+        ("protocol", f"{content['protocol']['name']}, smoothing {content['protocol']['smooth']}"),
+    ])  # fmt: skip
+    echo()
+    show_audit(content)
 
 
 def _metrics(path: Path) -> None:

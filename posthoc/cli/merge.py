@@ -7,6 +7,7 @@ import click
 from posthoc.cli.exits import echo
 from posthoc.cli.output import flag_nonfinite, report_skipped
 from posthoc.errors import PosthocError
+from posthoc.files import try_output
 
 
 @click.command(name="merge")
@@ -14,13 +15,21 @@ from posthoc.errors import PosthocError
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(activations: Path, force: bool) -> None:
     """Put the parts that `extract --shard` left beside ACTIVATIONS, or anywhere in the folder ACTIVATIONS, together."""
-    from posthoc.parts import merge
-
     paths = [activations]
-    if activations.is_dir():
+    if not activations.is_dir():
+        folder = activations.with_name(activations.name + ".parts")
+        if not folder.is_dir():
+            whole = f"{activations} is there, and has" if activations.exists() else f"{activations} has"
+            raise PosthocError(
+                f"{whole} no parts to be merged (no folder {folder}); posthoc extract --shard makes them."
+            )
+        try_output(activations, force)
+    else:
         paths = sorted(folder.with_suffix("") for folder in activations.rglob("*.h5.parts"))
         if not paths:
             raise PosthocError(f"{activations} holds no parts; run posthoc extract --shard first.")
+    from posthoc.parts import merge
+
     skipped = []
     for path in paths:
         left_out = merge(path, force)

@@ -8,7 +8,10 @@ from typing import Any
 import click
 
 from posthoc.cli.exits import echo
+from posthoc.cli.inputs import require_activations
 from posthoc.cli.output import notes, progress_on_stderr, table
+from posthoc.errors import UsageError
+from posthoc.files import try_output
 
 
 @click.command(name="metrics")
@@ -60,22 +63,20 @@ def command(
     **changes: Any,
 ) -> None:
     """Integration, metastability and stability index of every checkpoint in ACTIVATIONS, and of the run."""
-    from posthoc.analysis.metrics import compute_metrics
-    from posthoc.analysis.records import Protocol
-    from posthoc.errors import UsageError
-    from posthoc.files import refuse_existing
-    from posthoc.store import open_activations
-
-    chosen = Protocol.named(protocol or ("published" if changes["axis"] == "image" else "default"), **changes)
+    require_activations(activations)
     output = output or activations.with_name("metrics.json")
     outputs = [output, output.with_suffix(".csv")] if csv else [output]
     if csv and outputs[0] == outputs[1]:
         raise UsageError(f"{output}: with --csv the output is the JSON file; give it another ending.")
-    with open_activations(activations) as opened:
-        for path in outputs:
-            refuse_existing(path, force, activations)
-        with progress_on_stderr("measuring") as progress:
-            metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls)
+    for path in outputs:
+        try_output(path, force, activations)
+    from posthoc.analysis.metrics import compute_metrics
+    from posthoc.analysis.records import Protocol
+    from posthoc.store import open_activations
+
+    chosen = Protocol.named(protocol or ("published" if changes["axis"] == "image" else "default"), **changes)
+    with open_activations(activations) as opened, progress_on_stderr("measuring") as progress:
+        metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls)
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))

@@ -81,7 +81,8 @@ def stop_on_signal() -> Iterator[threading.Event]:
     try:
         yield stop
     except StoppedError as error:
-        error.exit_code = 128 + got[0]
+        if got:
+            error.exit_code = 128 + got[0]
         raise
     finally:
         for number, handler in before.items():

@@ -1,13 +1,16 @@
 """posthoc report: metrics.json -> a page, a figure, or scalars."""
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from posthoc.cli.exits import echo
+from posthoc.cli.inputs import require_metrics
 from posthoc.errors import PosthocError, UsageError
+from posthoc.files import refuse_existing, try_output
 
 if TYPE_CHECKING:
     from posthoc.report.sources import Source
@@ -56,9 +59,6 @@ def command(
     force: bool,
 ) -> None:
     """One self-contained page about the runs in METRICS: metrics.json files, folders that hold some, or globs."""
-    from posthoc.files import replacing
-    from posthoc.report.sources import load_sources
-
     if tensorboard is None:
         _require_extra()
     if listing:
@@ -66,6 +66,14 @@ def command(
         return
     if not metrics:
         raise UsageError("Which runs? Give metrics.json files, or folders that hold some.")
+    if figure is not None and output is None:
+        raise UsageError(f"Where to? Give -o {figure}.pdf, .svg or .png.")
+    require_metrics(metrics)
+    if output is not None:
+        try_output(output, force)
+    from posthoc.files import replacing
+    from posthoc.report.sources import load_sources
+
     sources = load_sources(metrics, audit_file)
     if tensorboard is not None:
         from posthoc.report.scalars import NAME, write_scalars
@@ -76,13 +84,13 @@ def command(
         ]
         if not force and (there := [path for path in paths if path.exists()]):
             raise PosthocError(f"{there[0]} exists already; pass --force to replace it, or another folder.")
+        for path in paths:
+            try_output(path, force, make=True)
         for source, path in zip(sources, paths, strict=True):
             write_scalars(source.metrics, path)
             echo(path)
         return
-    if figure is not None:
-        if output is None:
-            raise UsageError(f"Where to? Give -o {figure}.pdf, .svg or .png.")
+    if figure is not None and output is not None:
         _refuse(output, sources, force)
         _save(figure, sources, output, epoch, width, dpi, font)
         return
@@ -103,18 +111,14 @@ def command(
 
 def _refuse(output: Path, sources: "list[Source]", force: bool) -> None:
     """Raise where the output exists and is not to be replaced, or is what is read from."""
-    from posthoc.files import refuse_existing
-
     for source in sources:
         refuse_existing(output, force, Path(source.path))
+    try_output(output, force)
 
 
 def _require_extra() -> None:
-    try:
-        import altair  # noqa: F401
-        import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise PosthocError("Figures need the extra report: pip install 'posthoc[report]'.") from error
+    if not all(map(find_spec, ("altair", "vl_convert", "jinja2"))):
+        raise PosthocError("Figures need the extra report: pip install 'posthoc[report]'.")
 
 
 def _list() -> None:

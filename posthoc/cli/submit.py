@@ -4,6 +4,7 @@ import inspect
 import shlex
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from posthoc.cli.exits import echo
 from posthoc.cli.extract import extraction_options, on_error_option
 from posthoc.cli.status import show_status
 from posthoc.errors import PosthocError, UsageError
+from posthoc.files import try_output
 
 WAIT_SECONDS = 10.0
 PATIENCE = 30
@@ -87,6 +89,13 @@ def command(
 
     The same command again submits what is missing, and nothing that is done or in the queue.
     """
+    if find_spec("submitit") is None:
+        raise PosthocError("Batch scripts are written by submitit, with --dry-run too: pip install 'posthoc[slurm]'.")
+    from posthoc.replay.request import check_request
+
+    check_request(checkpoints, here=False, **options)
+    if not dry_run:
+        try_output(output / "submission.json", force=True, make=True)
     from posthoc.cluster.scripts import Resources
     from posthoc.cluster.submission import queue
     from posthoc.cluster.submit import Work, submit

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.forward import State, own_randomness, seed_batch
 
-SIGNALS = ("mean", "var")
-
 
 @dataclass(frozen=True)
 class HookPoint:

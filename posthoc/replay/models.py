@@ -1,10 +1,8 @@
 """A checkpoint's tensors -> nn.Module: the model given, recorded beside the run or inside it, or recognised."""
 
-import ast
 import contextlib
 import importlib.util
 import inspect
-import json
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,27 +61,6 @@ class Model:
             more = f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
             parts.append(f"without {self.left_out[0]}{more}, which are no part of it")
         return f"{self.name} ({'; '.join(parts)})"
-
-
-def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `key=value` arguments of a model's factory; values are Python literals, or else text.
-
-    >>> parse_arguments(["width=64", "act=relu", "stages=[2, 2]"])
-    {'width': 64, 'act': 'relu', 'stages': [2, 2]}
-    """
-    arguments = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise UsageError(f"--model-arg {pair!r} is not KEY=VALUE.")
-        try:
-            arguments[key] = ast.literal_eval(value)
-            json.dumps(arguments[key])
-        except (ValueError, SyntaxError, MemoryError, RecursionError):  # of which the last two come of deep brackets
-            arguments[key] = value
-        except TypeError as error:
-            raise UsageError(f"--model-arg {pair!r}: give a number, text, a list or a dictionary ({error}).") from error
-    return arguments
 
 
 def resolve_model(

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from posthoc import __version__, store
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.hooks import SIGNALS, HookPoint, choose
+from posthoc.replay.hooks import HookPoint, choose
 from posthoc.replay.inputs import fit_images, usual_size
 from posthoc.replay.layout import Run, find_run
-from posthoc.replay.models import Model, parse_arguments, resolve_model
+from posthoc.replay.models import Model, resolve_model
 from posthoc.replay.outputs import Scored
 from posthoc.replay.probes import NORMALIZATIONS, Images, Normalization, load_probe
 from posthoc.replay.readers import Pick
-from posthoc.replay.trial import MEMORY_FORMATS, Trial, try_out
+from posthoc.replay.request import SIGNALS, check_options, parse_arguments
+from posthoc.replay.trial import Trial, try_out
 
-DTYPES = ("float32", "bfloat16")
 NAMED = 5
 """So many files are named that were set apart for one reason, and so many reasons."""
 
@@ -129,16 +129,8 @@ def plan_extraction(
     count what there is to do. `before`: a plan of the same run as it was, whose trial holds if all else is as it was.
     Raises PosthocError for whatever does not fit.
     """
-    if not layers:
-        raise UsageError("No layers asked for; give default, all, or globs.")
+    check_options(layers, signals, dtype, memory_format)
     signals = list(dict.fromkeys(signals))
-    unknown = set(signals) - set(SIGNALS)
-    if unknown or not signals:
-        raise UsageError(f"Unknown signal {', '.join(sorted(unknown)) or '(none)'}; give {' or '.join(SIGNALS)}.")
-    if dtype not in DTYPES:
-        raise UsageError(f"Unknown --dtype {dtype!r}; give {' or '.join(DTYPES)}.")
-    if memory_format not in MEMORY_FORMATS:
-        raise UsageError(f"Unknown --memory-format {memory_format!r}; give {' or '.join(MEMORY_FORMATS)}.")
     chosen_device = find_device(device)
     pick = Pick(weights_key, ema)
     run = find_run(checkpoints, select, pick, skip_damaged, order, placed)

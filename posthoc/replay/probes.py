@@ -61,6 +61,8 @@ NORMALIZATIONS = {
     "none": Normalization((0.0,) * 3, (1.0,) * 3),
 }
 
+CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""Data sets that torchvision reads and fetches, and the folders it keeps them in."""
 DIGITS_TRAIN = 1000
 """The first 1,000 digits train, the other 797 test."""
 
@@ -107,16 +109,35 @@ def load_images(
     `size` is the side to which pictures of an image folder are scaled and cropped (data sets that are arrays keep
     their own); `split` is `train` or `test`.
     """
+    check_images(spec, root, download)
     kind, _, place = spec.partition(":")
-    if kind in ("cifar10", "cifar100") and not place:
+    if kind in CIFAR:
         return _cifar(kind, split, data_root(root), download)
-    if kind == "digits" and not place:
+    if kind == "digits":
         return _digits(split)
-    if kind == "npz" and place:
-        return _npz(Path(place), split)
-    if kind == "imagefolder" and place:
-        return _image_folder(Path(place), split, size)
-    raise UsageError(f"Unknown data set {spec!r}; give cifar10, cifar100, digits, npz:FILE or imagefolder:DIR.")
+    return _npz(Path(place), split) if kind == "npz" else _image_folder(Path(place), split, size)
+
+
+def check_images(spec: str, root: Path | None = None, download: bool = False) -> None:
+    """Raise UsageError for a name that is none of a data set, PosthocError where its files are not there."""
+    kind, _, place = spec.partition(":")
+    if bool(place) != (kind in ("npz", "imagefolder")) or (kind not in (*CIFAR, "digits") and not place):
+        raise UsageError(f"Unknown data set {spec!r}; give cifar10, cifar100, digits, npz:FILE or imagefolder:DIR.")
+    if kind == "npz" and not Path(place).exists():
+        raise PosthocError(f"No such file: {place}.")
+    if kind == "npz" and not Path(place).is_file():
+        raise PosthocError(f"{place} is no file; give an .npz archive.")
+    if kind == "imagefolder" and not Path(place).is_dir():
+        raise PosthocError(f"{place} is not a folder of class folders of images.")
+    if kind in CIFAR and not download and not (data_root(root) / CIFAR[kind]).is_dir():
+        raise PosthocError(_absent(kind, data_root(root)))
+
+
+def _absent(kind: str, root: Path) -> str:
+    return (
+        f"No intact copy of {kind} in {root / CIFAR[kind]}; pass --download to fetch it, or --data-root (or POSTHOC_DATA) "
+        f"to say where it is."
+    )
 
 
 def load_probe(
@@ -144,9 +165,11 @@ def _cifar(kind: str, split: str, root: Path, download: bool) -> Images:
     try:
         data = dataset_class(str(root), train=split == "train", download=download)
     except (RuntimeError, OSError) as error:  # torchvision: absent, or a checksum differs
+        if not download:
+            raise PosthocError(_absent(kind, root)) from error
         raise PosthocError(
-            f"No intact copy of {kind} in {root / dataset_class.base_folder} ({error}); pass --download to fetch it, "
-            f"or --data-root (or POSTHOC_DATA) to say where it is."
+            f"{kind} could not be fetched into {root} ({' '.join(str(error).split())}); fetch it where there is a network "
+            f"and say with --data-root (or POSTHOC_DATA) where it is."
         ) from error
     return _images(kind, np.asarray(data.data), data.targets, classes=len(data.classes))
 

@@ -1,6 +1,5 @@
 """Checkpoints -> activations.h5: plan, replay, merge; in shards, beside a training run, and after any interruption."""
 
-import os
 import tempfile
 import threading
 import time
@@ -17,39 +16,10 @@ from posthoc.parts import Entry, Parts
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.pipeline import replay
 from posthoc.replay.plan import Extraction, plan_extraction
+from posthoc.replay.request import Shard
 
 Progress = Callable[[int, int, str], None]
 POLL_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` tasks that share a run: every count-th checkpoint, counted from `index` (1..count)."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Read `i/n`, or `auto` in a task of a Slurm job array.
-
-        >>> Shard.parse("2/8")
-        Shard(index=2, count=8)
-        """
-        try:
-            if text == "auto":
-                first, step = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", 0)) for name in ("MIN", "STEP"))
-                count = int(os.environ["SLURM_ARRAY_TASK_COUNT"])
-                index = (int(os.environ["SLURM_ARRAY_TASK_ID"]) - first) // (step or 1) + 1
-            else:
-                index, count = map(int, text.split("/"))
-        except KeyError:
-            raise UsageError("--shard auto works in a Slurm job array only; give i/n.") from None
-        except ValueError:
-            index = count = 0
-        if not 1 <= index <= count:
-            raise UsageError(f"--shard {text}: give i/n with i from 1 to n, such as 1/8, or auto.")
-        return cls(index, count)
 
 
 @dataclass(frozen=True)

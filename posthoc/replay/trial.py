@@ -27,7 +27,6 @@ AGREEMENT = 1e-4
 """By how much of a signal's standard deviation the two memory formats may differ."""
 ROUNDING = 1e-6
 """Of the largest value: what differs by less is the same in single precision, however little a signal varies."""
-MEMORY_FORMATS = ("auto", *FORMATS)
 _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
 

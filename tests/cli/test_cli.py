@@ -113,7 +113,7 @@ PROBE = ("--probe", "npz:probe.npz")
         (("extract", "run", "--probe", "npz:none.npz"), 1, "No such file: none.npz"),
         (("extract", "run", *PROBE, "--images", "301"), 1, "holds only 300 images"),
         (("extract", "run", *PROBE, "--device", "cuda:99"), 1, "no such device"),
-        (("extract", "run", *PROBE, "--device", "toaster"), 1, "no such device"),
+        (("extract", "run", *PROBE, "--device", "toaster"), 2, "no such device"),
         (("extract", "run", *PROBE, "-o", "there.h5"), 1, "there.h5 exists already; pass --force"),
         (("extract", "run", *PROBE, "-o", "text.h5/a.h5"), 1, "Cannot write"),
         (("extract", "run", *PROBE, "--layers", "layer9"), 2, "no such hook point"),

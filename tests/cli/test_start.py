@@ -82,6 +82,7 @@ def test_batch_jobs_do_not_import_from_the_working_directory(hostile):
     commands = re.findall(rf"{re.escape(sys.executable)} \S.* posthoc (?:extract|merge|metrics) .*", text)
     assert len(commands) == 3
     assert all(command.startswith(f"{sys.executable} -P -m posthoc ") for command in commands)
+    (hostile / "out").mkdir()
     run(hostile, "bash", "-c", f"SLURM_ARRAY_TASK_ID=1; {commands[0]}")
     assert len(list((hostile / "out" / "activations.h5.parts").glob("epoch*.h5"))) == 3
 

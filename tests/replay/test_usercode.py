@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.models import parse_arguments, resolve_model
+from posthoc.replay.models import resolve_model
 from posthoc.replay.plan import fit_images
 from posthoc.replay.readers import Header
+from posthoc.replay.request import parse_arguments
 
 NET = """
 import torch

@@ -1,0 +1,58 @@
+"""What a path is, by its first bytes: wrong ones are refused before anything heavy is imported."""
+
+import glob
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from posthoc.errors import PosthocError
+from posthoc.files import HDF5, open_regular
+
+KINDS = {"posthoc-metrics": "metrics", "posthoc-audit": "audit"}
+NAMES = {"metrics": "a metrics file", "audit": "an audit", "hdf5": "an activations file"}
+
+
+def kind_of(path: Path) -> str:
+    """metrics, audit, hdf5, json (another's) or, of anything else, the empty string; the content is not judged."""
+    if not path.is_file():
+        return ""
+    with open_regular(path) as file:
+        start = file.read(4096)
+    if start.startswith(HDF5):
+        return "hdf5"
+    text = start.decode("latin-1").lstrip("\ufeff \t\r\n")
+    if not text.startswith(("{", "[")):
+        return ""
+    said = re.search(r'"format"\s*:\s*"([\w-]+)"', text)
+    return KINDS.get(said[1], "json") if said else "json"
+
+
+def require_activations(path: Path) -> None:
+    """Raise PosthocError for a path that is certainly no activations file, saying what it is."""
+    wanted = "give the activations.h5 that `posthoc extract` wrote"
+    if not path.exists():
+        raise PosthocError(f"{path} does not exist; {wanted}.")
+    if path.is_dir():
+        inside = path / "activations.h5"
+        raise PosthocError(f"{path} is a folder; {f'give {inside}' if inside.is_file() else wanted}.")
+    kind = kind_of(path)
+    if kind in ("metrics", "audit"):
+        raise PosthocError(f"{path} is {NAMES[kind]}; `posthoc inspect` shows it. Here {wanted}.")
+    if kind == "json":
+        raise PosthocError(f"{path} is not an HDF5 file; {wanted}.")
+
+
+def require_metrics(places: Sequence[str]) -> None:
+    """Raise PosthocError for paths and globs of nothing, and for files that are certainly no metrics."""
+    for place in places:
+        matches = [Path(match) for match in glob.iglob(place, recursive=True)] or [Path(place)]  # noqa: PTH207
+        for path in matches:
+            if not path.exists():
+                raise PosthocError(f"No such file or folder: {path}.")
+            kind = kind_of(path)
+            if kind == "hdf5":
+                advice = f"run `posthoc metrics {shlex.quote(str(path))}` and give the metrics.json that it writes"
+                raise PosthocError(f"{path} is an activations file; {advice}.")
+            if kind == "audit":
+                raise PosthocError(f"{path} is an audit; give what `posthoc metrics` wrote.")

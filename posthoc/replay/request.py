@@ -1,0 +1,143 @@
+"""What an extraction is asked for, as far as it can be judged before torch is imported: mistakes answer at once."""
+
+import ast
+import ctypes
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.probes import Normalization, check_images
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "ipu", "maia", "meta", "privateuseone")
+"""What torch calls the kinds of devices it knows."""
+DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
+"""What on Linux a GPU that torch calls cuda is reached through: NVIDIA's, Tegra's, AMD's, Windows'."""
+
+
+SIGNALS = ("mean", "var")
+DTYPES = ("float32", "bfloat16")
+MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` tasks that share a run: every count-th checkpoint, counted from `index` (1..count)."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read `i/n`, or `auto` in a task of a Slurm job array.
+
+        >>> Shard.parse("2/8")
+        Shard(index=2, count=8)
+        """
+        try:
+            if text == "auto":
+                first, step = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", 0)) for name in ("MIN", "STEP"))
+                count = int(os.environ["SLURM_ARRAY_TASK_COUNT"])
+                index = (int(os.environ["SLURM_ARRAY_TASK_ID"]) - first) // (step or 1) + 1
+            else:
+                index, count = map(int, text.split("/"))
+        except KeyError:
+            raise UsageError("--shard auto works in a Slurm job array only; give i/n.") from None
+        except ValueError:
+            index = count = 0
+        if not 1 <= index <= count:
+            raise UsageError(f"--shard {text}: give i/n with i from 1 to n, such as 1/8, or auto.")
+        return cls(index, count)
+
+
+def check_request(
+    places: Sequence[Path],
+    *,
+    probe: str,
+    model: str | None = None,
+    model_arg: Sequence[str] = (),
+    layers: Sequence[str] = ("default",),
+    signals: Sequence[str] = SIGNALS,
+    dtype: str = "float32",
+    memory_format: str = "auto",
+    normalize: str | None = None,
+    data_root: Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    here: bool = True,
+    **_: Any,
+) -> None:
+    """Raise UsageError or PosthocError for what is mistyped or is not there; the rest is found in the planning.
+
+    here: whether the work is done on this machine, whose devices then count.
+    """
+    check_options(layers, signals, dtype, memory_format)
+    parse_arguments(model_arg)
+    for place in places:
+        if not os.path.lexists(place):
+            raise PosthocError(f"No such file or folder: {place}.")
+    check_images(probe, data_root, download)
+    if normalize:
+        Normalization.parse(normalize)
+    file = (model or "").partition(":")[0]
+    if file.endswith(".py") and not Path(file).is_file():
+        raise PosthocError(f"No such file: {file}.")
+    _check_device(device, here)
+
+
+def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` arguments of a model's factory; values are Python literals, or else text.
+
+    >>> parse_arguments(["width=64", "act=relu", "stages=[2, 2]"])
+    {'width': 64, 'act': 'relu', 'stages': [2, 2]}
+    """
+    arguments = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--model-arg {pair!r} is not KEY=VALUE.")
+        try:
+            arguments[key] = ast.literal_eval(value)
+            json.dumps(arguments[key])
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # of which the last two come of deep brackets
+            arguments[key] = value
+        except TypeError as error:
+            raise UsageError(f"--model-arg {pair!r}: give a number, text, a list or a dictionary ({error}).") from error
+    return arguments
+
+
+def check_options(layers: Sequence[str], signals: Sequence[str], dtype: str, memory_format: str) -> None:
+    """Raise UsageError for values that no run could be replayed with."""
+    if not layers:
+        raise UsageError("No layers asked for; give default, all, or globs.")
+    unknown = set(signals) - set(SIGNALS)
+    if unknown or not signals:
+        raise UsageError(f"Unknown signal {', '.join(sorted(unknown)) or '(none)'}; give {' or '.join(SIGNALS)}.")
+    if dtype not in DTYPES:
+        raise UsageError(f"Unknown --dtype {dtype!r}; give {' or '.join(DTYPES)}.")
+    if memory_format not in MEMORY_FORMATS:
+        raise UsageError(f"Unknown --memory-format {memory_format!r}; give {' or '.join(MEMORY_FORMATS)}.")
+
+
+def _check_device(name: str, here: bool) -> None:
+    kind = name.partition(":")[0]
+    if name != "auto" and (kind not in DEVICES or not re.fullmatch(r"(:\d+)?", name[len(kind) :])):
+        raise UsageError(f"--device {name}: there is no such device; give auto, cpu, cuda or cuda:N.")
+    if here and kind == "cuda" and not _may_have_cuda():
+        raise PosthocError(f"--device {name}: this machine has no such device (no driver of a GPU); pass --device cpu.")
+
+
+def _may_have_cuda() -> bool:
+    """Whether torch may find a GPU: False only where there is neither a device nor a driver to load."""
+    if sys.platform != "linux" or any(Path(driver).exists() for driver in DRIVERS):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
