@@ -1,7 +1,7 @@
 """The measures themselves: from exponents and metastability to stability index, volatility and convergence."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,16 +62,42 @@ def expanding(z: Callable[..., FloatArray], *values: ArrayLike) -> FloatArray:
 
 
 def volatility(psi: ArrayLike, window: int = 3) -> FloatArray:
-    """Trailing rolling standard deviation (ddof 1) of Psi [E]; NaN unless the whole window is there.
+    """Trailing rolling standard deviation (ddof 1) of Psi [..., E]; NaN unless the whole window is there.
 
     >>> volatility([1, 2, 3, 3, 3]).tolist()
     [nan, nan, 1.0, 0.5773502691896258, 0.0]
     """
     psi = np.asarray(psi, dtype=float)
-    result = np.full(len(psi), np.nan)
-    if len(psi) >= window:
-        result[window - 1 :] = np.lib.stride_tricks.sliding_window_view(psi, window).std(axis=1, ddof=1)
+    result = np.full(psi.shape, np.nan)
+    if psi.shape[-1] >= window:
+        windows = np.lib.stride_tricks.sliding_window_view(psi, window, axis=-1)
+        result[..., window - 1 :] = windows.std(axis=-1, ddof=1)
     return result
+
+
+def unevenness(steps: Sequence[int | None], epochs: Sequence[int | None]) -> str:
+    """Why checkpoints are no series in time, in words; empty where they are one.
+
+    They are not where the largest gap is above twice the median one: volatility would be taken over spans of different
+    lengths. Steps decide where all are known, else epochs; where neither are, nothing is.
+
+    >>> unevenness([None] * 4, [1, 2, 3, 5])
+    ''
+    >>> unevenness([1, 2, 4, 8, 16], [None] * 5)
+    'checkpoints are unevenly spaced: the largest gap, 8 steps, is above twice the median one, 3'
+    """
+    for unit, when in (("step", steps), ("epoch", epochs)):
+        known = [at for at in when if at is not None]
+        if len(known) == len(when) > 2:
+            gaps = np.diff(np.array(known, dtype=float))
+            largest, median = float(gaps.max()), float(np.median(gaps))
+            if largest <= 2 * median:
+                return ""
+            return (
+                f"checkpoints are unevenly spaced: the largest gap, {largest:g} {unit}s, is above twice the median one, "
+                f"{median:g}"
+            )
+    return ""
 
 
 def convergence(volatility: ArrayLike, threshold: float, consecutive: int = CONSECUTIVE) -> int | None:

@@ -19,20 +19,17 @@ from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.intervals import (
     NOWHERE,
-    correlation_over_epochs,
     half_splits,
     over_images_and_channels,
     over_units,
 )
 from posthoc.analysis.kuramoto import Kuramoto, PhaseLocking, kuramoto, phase_locking
 from posthoc.analysis.measures import (
-    convergence,
-    correlation,
     expanding,
     integration,
-    mean_finite,
     sd_finite,
     stability_index,
+    unevenness,
     volatility,
     z_scores,
 )
@@ -46,9 +43,10 @@ from posthoc.analysis.nulls import (
     middle,
     stream,
 )
-from posthoc.analysis.records import LEAST_POINTS, EpochMetrics, Protocol, RunMetrics, counted
+from posthoc.analysis.records import LEAST_POINTS, EpochMetrics, Protocol, RunMetrics
 from posthoc.analysis.series import Axis, DepthAxis, EpochAxis, ImageAxis
-from posthoc.analysis.verdicts import MEASURES, TESTED, rejected, wanting, worth_drawing
+from posthoc.analysis.summary import summarise
+from posthoc.analysis.verdicts import MEASURES, TESTED, worth_drawing
 from posthoc.errors import PosthocError
 from posthoc.files import sha256
 from posthoc.store import Activations
@@ -107,7 +105,7 @@ def compute_metrics(
     recorded.
     """
     protocol = protocol or Protocol()
-    _refuse_too_few(activations, protocol)
+    _refuse_unfit(activations, protocol)
     layers = None  # of each unit; on the depth axis units are images
     spectral = protocol.signal in representations.SIGNALS
     if spectral:
@@ -143,7 +141,7 @@ def compute_metrics(
             "config": activations.config,
         },
         epochs=epochs,
-        summary=summarise(epochs, protocol) | {"accuracy_source": accuracy_source, "draws": nulls, "seed": seed},
+        summary=summarise(epochs, protocol, seed) | {"accuracy_source": accuracy_source, "draws": nulls, "seed": seed},
         channels=tuple(
             {"layer": layer, "channel": channel, "hurst": [round(float(one.alpha[u]), 6) for one in measured]}
             for u, (layer, channel) in enumerate(units)
@@ -378,7 +376,12 @@ def _length(activations: Activations, protocol: Protocol) -> int:
     return len(activations.layers) if protocol.axis == "depth" else len(activations.labels)
 
 
-def _refuse_too_few(activations: Activations, protocol: Protocol) -> None:
+def _refuse_unfit(activations: Activations, protocol: Protocol) -> None:
+    """Raise PosthocError where the points of the axis are too few or, on the epoch axis, unevenly spaced."""
+    if protocol.axis == "epoch" and (uneven := _uneven(activations)):
+        raise PosthocError(
+            f"{activations.path}: {uneven}; the epoch axis takes them for a series in time. Extract evenly spaced ones."
+        )
     T = _length(activations, protocol)
     if len(protocol.scales_for(T)) >= 2:
         return
@@ -392,6 +395,12 @@ def _refuse_too_few(activations: Activations, protocol: Protocol) -> None:
         f"{activations.path}: {T} {what} are too few for the {protocol.axis} axis with the {protocol.name} protocol, "
         f"which needs {least}; {remedy}."
     )
+
+
+def _uneven(activations: Activations) -> str:
+    """Why the trained checkpoints are no series in time; empty where they are."""
+    trained = np.flatnonzero(activations.steps != 0)
+    return unevenness(*([_known(at) for at in column[trained]] for column in (activations.steps, activations.epochs)))
 
 
 def _h_eff(hurst: Any, protocol: Protocol) -> Any:
@@ -427,7 +436,8 @@ def _epochs(
     causal = expanding(partial(stability_index, w_h=protocol.w_h), h_eff[trained], m[trained])
     for suffix, values in (("", psi), ("_causal", causal)):
         columns["stability_index" + suffix][trained] = values
-        columns["volatility" + suffix][trained] = volatility(values, protocol.window)
+        if not _uneven(activations):
+            columns["volatility" + suffix][trained] = volatility(values, protocol.window)
     return tuple(
         EpochMetrics(
             epoch=_known(activations.epochs[e]),
@@ -450,84 +460,6 @@ def _epochs(
         )
         for e, one in enumerate(measured)
     )
-
-
-def summarise(epochs: tuple[EpochMetrics, ...], protocol: Protocol) -> dict[str, Any]:
-    """A run in one row: means over the epochs with an integration (the published convention), correlations, signals.
-
-    `convergence` gives the epoch (or step) at which volatility has stayed below the threshold: `retrospective`, with
-    z-scores over the whole run, which look into the future, and `causal`, with what was known at each epoch. `nulls`:
-    in how many epochs each measure differs from each null, at a false discovery rate of 5 % (Benjamini & Hochberg 1995):
-    over all epochs and tested measures for the deciding null, over the epochs for each of the references. Intervals of
-    correlations: see `intervals.correlation_over_epochs`.
-    """
-    trained = [epoch for epoch in epochs if not epoch.untrained]
-
-    def column(name: str) -> FloatArray:
-        return np.array([getattr(epoch, name) for epoch in trained], dtype=float)
-
-    there = np.isfinite(column("integration"))
-    unit, numbers = counted(epochs)
-    when = [at for at, epoch in zip(numbers, epochs, strict=True) if not epoch.untrained]
-    accuracy = column("accuracy")
-    best = int(np.nanargmax(accuracy)) if np.isfinite(accuracy).any() else None
-    pairs = {
-        "r_integration_metastability": (column("integration_z"), column("metastability_z")),
-        "r_stability_index_accuracy": (column("stability_index"), accuracy),
-    }
-    signals = {
-        name: convergence(column(key), protocol.threshold)
-        for name, key in (("retrospective", "volatility"), ("causal", "volatility_causal"))
-    }
-    return {
-        "unit": unit,
-        "epochs": len(trained),
-        "epochs_with_integration": int(there.sum()),
-        "best_accuracy": None if best is None else float(accuracy[best]),
-        "best_epoch": None if best is None else when[best],
-        "hurst_mean": mean_finite(column("hurst")),
-        "integration_mean": mean_finite(column("integration")),
-        "integration_sd": sd_finite(column("integration")),
-        "metastability_mean": mean_finite(column("metastability")),
-        "metastability_sd": sd_finite(column("metastability")),
-        "synchrony_mean": mean_finite(column("synchrony")),
-        "stability_index_mean": mean_finite(column("stability_index")),
-        "stability_index_sd": sd_finite(column("stability_index")),
-        **{name: correlation(*pair) for name, pair in pairs.items()},
-        **{f"{name}_interval": correlation_over_epochs(*pair) for name, pair in pairs.items()},
-        "convergence": {name: None if index is None else when[index] for name, index in signals.items()},
-        "nulls": _against_nulls(trained, protocol.axis),
-    }
-
-
-def _against_nulls(epochs: Sequence[EpochMetrics], axis: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """For each null and measure: its mean over epochs, and in how many epochs the measure differs or lacks draws."""
-    nulls = next((epoch.nulls for epoch in reversed(epochs) if epoch.nulls), {})
-    found: dict[str, dict[str, dict[str, Any]]] = {null: {} for null in nulls}
-    for null, measures in nulls.items():
-        tested = [key for key in TESTED if key in measures]
-        decides = MEASURES[tested[0]].deciding[axis] == null
-        for family in [tested] if decides else [[key] for key in tested]:
-            compared = {
-                key: [epoch.nulls[null][key] for epoch in epochs if key in epoch.nulls.get(null, {})] for key in family
-            }
-            p = np.concatenate([[one.p for one in compared[key]] for key in family])
-            drawn = np.concatenate([[one.draws for one in compared[key]] for key in family])
-            differs, lacking = rejected(p), wanting(p, drawn)
-            of = np.repeat(np.arange(len(family)), [len(compared[key]) for key in family])
-            for key, measure in MEASURES.items():
-                if measure.tested in family and key in measures:
-                    own = of == family.index(measure.tested)
-                    means = [epoch.nulls[null][key].mean for epoch in epochs if key in epoch.nulls.get(null, {})]
-                    found[null][key] = {
-                        "null_mean": mean_finite(np.array(means)),
-                        "epochs_told_apart": int(differs[own].sum()),
-                        "epochs_wanting_draws": int(lacking[own].sum()),
-                        "epochs": int(np.isfinite(p[own]).sum()),
-                        "draws": int(drawn[own].max(initial=0)),
-                        "decides": decides,
-                    }
-    return found
 
 
 def _recorded(activations: Activations, name: str, replayed: FloatArray) -> tuple[FloatArray, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
-from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stability_index, z_scores
+from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stability_index, unevenness, z_scores
 from posthoc.analysis.records import RunMetrics, counted, load_metrics
 from posthoc.analysis.verdicts import verdict
 from posthoc.errors import PosthocError, UsageError
@@ -35,7 +35,7 @@ class Run:
     """One run's epochs, the untrained left out, [E] each, NaN where unknown.
 
     when: the number of each, in `unit`; about: what was recorded of it (model, dataset, seed, images, classes, smooth, ...); nulls: null -> measure -> its
-    mean over epochs and in how many of them the measure differs from it.
+    mean over epochs and in how many of them the measure differs from it; uneven: why the epochs are no series in time, where they are not.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Run:
     nulls: dict[str, Any] = field(default_factory=dict)
     draws: int = 0
     unit: str = "epoch"
+    uneven: str = ""
 
     @property
     def psi(self) -> FloatArray:
@@ -167,6 +168,9 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
         window=protocol.window,
         nulls=metrics.summary.get("nulls", {}),
         draws=metrics.summary.get("draws", 0),
+        uneven=unevenness(
+            *([getattr(one, key) for one in metrics.epochs if not one.untrained] for key in ("step", "epoch"))
+        ),
     )
 
 
@@ -216,6 +220,7 @@ def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str
         hurst=column("hurst"),
         h_eff=column("h_eff"),
         m=column("m"),
+        uneven=unevenness([None] * len(epochs), [int(epoch) for epoch in epochs]),
     )
 
 

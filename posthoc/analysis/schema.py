@@ -44,6 +44,13 @@ class ToldApart(TypedDict):
     decides: NotRequired[bool]
 
 
+class Settles(TypedDict):
+    """In which share of series that do not converge volatility settles, and by when in half of those."""
+
+    share: float
+    median: int | None
+
+
 class Summary(TypedDict):
     """A run in one row."""
 
@@ -67,6 +74,8 @@ class Summary(TypedDict):
     accuracy_source: str
     unit: NotRequired[Literal["epoch", "step", "checkpoint"]]
     nulls: NotRequired[dict[str, dict[str, ToldApart]]]
+    uneven: NotRequired[str]
+    settling: NotRequired[dict[str, dict[str, Settles]]]
     draws: NotRequired[int]
     seed: NotRequired[int]
 

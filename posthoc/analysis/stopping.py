@@ -65,13 +65,17 @@ class Score:
 
 
 def causal_volatility(run: Run) -> FloatArray:
-    """Volatility of the stability index as it was known at each epoch."""
-    return volatility(expanding(partial(stability_index, w_h=run.w_h), run.h_eff, run.m), run.window)
+    """Volatility of the stability index as it was known at each epoch; NaN where epochs are unevenly spaced."""
+    return _volatility(run, expanding(partial(stability_index, w_h=run.w_h), run.h_eff, run.m))
+
+
+def _volatility(run: Run, psi: FloatArray) -> FloatArray:
+    return np.full(len(psi), np.nan) if run.uneven else volatility(psi, run.window)
 
 
 def by_volatility(run: Run, threshold: float, causal: bool = True) -> int | None:
     """The epoch at which volatility has stayed below a threshold; not causal: with z-scores over the whole run."""
-    return convergence(causal_volatility(run) if causal else volatility(run.psi, run.window), threshold)
+    return convergence(causal_volatility(run) if causal else _volatility(run, run.psi), threshold)
 
 
 def by_patience(run: Run, patience: int, min_delta: float = 0.0) -> int | None:

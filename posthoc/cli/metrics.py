@@ -126,6 +126,8 @@ def epoch_table(content: dict[str, Any]) -> None:
 
 def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
     """The run in a few labelled lines."""
+    from posthoc.analysis.settling import sentence
+
     summary, protocol, epochs = content["summary"], content["protocol"], content["epochs"]
     reasons: dict[str, int] = {}
     for epoch in epochs:
@@ -154,6 +156,10 @@ def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
         ("r(Psi, acc)", with_interval("r_stability_index_accuracy")),
         ("settled", f"{settled} (volatility < {protocol['threshold']})"),
     ]
+    if summary.get("uneven"):
+        lines.append(("volatility", f"undefined, for {summary['uneven']}"))
+    if text := sentence(summary):
+        lines.append(("settled", text))
     if reasons:
         dead = ", ".join(f"{count} {why}" for why, count in reasons.items())
         lines.append(("dead units", f"{dead} (units x epochs), left out"))

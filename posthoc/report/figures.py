@@ -27,7 +27,7 @@ from posthoc.report.theme import (
     VALUE,
     config,
 )
-from posthoc.report.words import TITLES, caution, cautions, decides, short, unit, when
+from posthoc.report.words import TITLES, caution, cautions, decides, short, unit, when, without_convergence
 
 MOST_CELLS = 100_000
 """Cells of a matrix that a figure keeps over all epochs; of longer runs it keeps every second epoch, or third."""
@@ -162,7 +162,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         title + (f"; accuracy is best at {unit(metrics)} {best}" if best is not None else ""),
         "Psi is the weighted mean of the z-scores of H_eff and M, volatility its rolling standard deviation; training "
         "counts as settled after three epochs below the dashed threshold.",
-        " ".join([looks_ahead, *cautions(metrics)]),
+        " ".join([looks_ahead, *without_convergence(metrics), *cautions(metrics)]),
         alt.vconcat(*panels, spacing=14),
     )
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from posthoc.analysis.records import RunMetrics, counted
+from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import DESCRIPTIONS, MEASURES, not_drawn, verdict
 
 TITLES = {"hurst": "Hurst exponent H", "integration": "integration H_eff", "metastability": "metastability M"}
@@ -46,6 +47,14 @@ def caution(metrics: RunMetrics, key: str) -> str:
 def cautions(metrics: RunMetrics) -> list[str]:
     """Cautions of both measures."""
     return [text for key in ("integration", "metastability") if (text := caution(metrics, key))]
+
+
+def without_convergence(metrics: RunMetrics) -> list[str]:
+    """What volatility does on series that do not converge, or why there is none."""
+    if uneven := metrics.summary.get("uneven"):
+        return [f"There is no volatility, for {uneven}."]
+    text = sentence(metrics.summary)
+    return [f"{text[0].upper()}{text[1:]}."] if text else []
 
 
 def references(metrics: RunMetrics) -> list[str]:

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 from noise import make
 
-from posthoc.analysis.metrics import compute_metrics, summarise
+from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, load_metrics
 from posthoc.analysis.runs import as_run
+from posthoc.analysis.summary import summarise
 from posthoc.cli import main
 from posthoc.errors import UsageError
 from posthoc.report import comparisons

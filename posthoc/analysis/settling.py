@@ -1,0 +1,148 @@
+"""When volatility settles on series in which nothing converges: the null of the convergence signal."""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from posthoc.analysis.measures import CAUSAL_EPOCHS, CONSECUTIVE, volatility
+
+FloatArray = NDArray[np.float64]
+SERIES = 1000
+KINDS = {
+    "white": "white noise",
+    "autoregressive": "noise as autocorrelated as the run's measures",
+    "walk": "random walks",
+    "divergent": "a steady rise",
+}
+"""Of which none converges: the first two scatter for ever alike, the others never stop moving."""
+STEEPNESS = 0.1
+"""Standard deviation of the noise of a rise of 1 an epoch."""
+
+
+@dataclass(frozen=True)
+class Settling:
+    """How often and how early the rule fires on series of one kind.
+
+    share: of the series, in which it fires within the run's epochs; median: index of the epoch by which it has fired in
+    half of those, None where it never does.
+    """
+
+    share: float
+    median: int | None
+
+
+def settling(
+    epochs: int, threshold: float, window: int, w_h: float, autocorrelations: tuple[float, float], seed: int = 0
+) -> dict[str, dict[str, Settling]]:
+    """The rule on 1,000 pairs of series of each kind, `retrospective` and `causal`; kind -> way -> Settling.
+
+    Of as many epochs, the same threshold, window and weight as the run's, the two series of a pair being independent;
+    autocorrelations: of the run's H_eff and M at lag one.
+    """
+    return {
+        kind: {
+            way: Settling(*_of_kind(kind, way, epochs, threshold, window, w_h, _rounded(kind, autocorrelations), seed))
+            for way in ("retrospective", "causal")
+        }
+        for kind in KINDS
+    }
+
+
+def _rounded(kind: str, autocorrelations: tuple[float, float]) -> tuple[float, float]:
+    """To two digits, below 1, and nothing where the kind has none: so that what was simulated can be used again."""
+    if kind != "autoregressive":
+        return 0.0, 0.0
+    first, second = (0.0 if math.isnan(phi) else round(min(0.99, max(-0.99, phi)), 2) for phi in autocorrelations)
+    return first, second
+
+
+@functools.lru_cache(maxsize=256)
+def _of_kind(
+    kind: str, way: str, epochs: int, threshold: float, window: int, w_h: float, phi: tuple[float, float], seed: int
+) -> tuple[float, int | None]:
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, list(KINDS).index(kind), epochs])))
+    pairs = _series(kind, epochs, phi, random)
+    index = _first_settled(volatility(_psi(pairs, w_h, way == "causal"), window), threshold)
+    fired = index[index >= 0]
+    return len(fired) / len(index), int(np.ceil(np.median(fired))) if len(fired) else None
+
+
+def _series(kind: str, epochs: int, phi: tuple[float, float], random: np.random.Generator) -> FloatArray:
+    """Pairs of series of a kind, [2, series, epochs]."""
+    noise = random.standard_normal((2, SERIES, epochs))
+    if kind == "walk":
+        return np.asarray(noise.cumsum(axis=2))
+    if kind == "divergent":
+        return np.asarray(np.arange(epochs) + STEEPNESS * noise)
+    if kind == "autoregressive":
+        for k in range(2):
+            for e in range(1, epochs):
+                noise[k, :, e] = phi[k] * noise[k, :, e - 1] + math.sqrt(1 - phi[k] ** 2) * noise[k, :, e]
+    return noise
+
+
+def _psi(pairs: FloatArray, w_h: float, causal: bool) -> FloatArray:
+    """The stability index of each pair [series, epochs]; causal: with what was known at each epoch, after the fifth."""
+    z = (
+        _expanding_z(pairs)
+        if causal
+        else (pairs - pairs.mean(axis=2, keepdims=True)) / pairs.std(axis=2, ddof=1, keepdims=True)
+    )
+    return np.asarray(w_h * z[0] + (1 - w_h) * z[1])
+
+
+def _expanding_z(x: FloatArray) -> FloatArray:
+    """The z-score of each epoch among those up to it, along the last axis; NaN before the fifth epoch."""
+    count = np.arange(1, x.shape[-1] + 1)
+    mean = x.cumsum(axis=-1) / count
+    # Welford's update: the sum of squares about the mean grows by (x - mean before) (x - mean after).
+    before = np.concatenate([np.zeros((*x.shape[:-1], 1)), mean[..., :-1]], axis=-1)
+    squares = np.concatenate([np.zeros((*x.shape[:-1], 1)), ((x - before) * (x - mean))[..., 1:]], axis=-1).cumsum(
+        axis=-1
+    )
+    z = np.full(x.shape, np.nan)
+    late = slice(CAUSAL_EPOCHS - 1, None)
+    z[..., late] = (x - mean)[..., late] / np.sqrt(squares[..., late] / (count[late] - 1))
+    return z
+
+
+def _first_settled(values: FloatArray, threshold: float) -> NDArray[np.int64]:
+    """Where volatility [series, epochs] has first stayed below the threshold; -1 where never."""
+    settled = np.full(len(values), -1)
+    calm = np.zeros(len(values), dtype=np.int64)
+    for e in range(values.shape[1]):
+        calm = np.where(values[:, e] < threshold, calm + 1, 0)
+        settled[(settled < 0) & (calm == CONSECUTIVE)] = e
+    return settled
+
+
+def autocorrelation(values: ArrayLike) -> float:
+    """Of a run's epochs at lag one, over neighbours that both have a value; NaN with fewer than five pairs.
+
+    >>> round(autocorrelation([1.0, -1, 1, -1, 1, -1, 1]), 2)
+    -1.0
+    """
+    x = np.asarray(values, dtype=np.float64)
+    pairs = np.array([x[:-1], x[1:]])
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    if pairs.shape[1] < CAUSAL_EPOCHS or (pairs.max(axis=1) == pairs.min(axis=1)).any():
+        return math.nan
+    return float(np.corrcoef(pairs)[0, 1])
+
+
+def sentence(summary: Mapping[str, Any], way: str = "causal") -> str:
+    """How often and how early volatility settles where nothing converges, without a full stop; empty if not known."""
+    unit = summary.get("unit", "epoch")
+    parts = []
+    for kind, ways in summary.get("settling", {}).items():
+        share, median = ways[way]["share"], ways[way]["median"]
+        half = "" if median is None else f", half of them by {unit} {median}"
+        parts.append(f"{share:.0%} of series of {KINDS[kind]}{half}" if kind in KINDS else "")
+    return (
+        f"on series that do not converge it settles as well ({way}): {'; '.join(filter(None, parts))}" if parts else ""
+    )

@@ -1,0 +1,116 @@
+"""The null of the convergence signal: on series in which nothing converges, the rule that the tool applies to runs."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from noise import make
+
+from posthoc.analysis import settling as module
+from posthoc.analysis.measures import convergence, expanding, stability_index, unevenness, volatility
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.records import Protocol
+from posthoc.analysis.runs import as_run, load_csv
+from posthoc.analysis.settling import KINDS, autocorrelation, sentence, settling
+from posthoc.analysis.stopping import by_volatility
+from posthoc.errors import PosthocError
+from posthoc.store import Frame, Plan, open_activations, write
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_many_series_at_once_are_treated_as_each_by_itself(kind, causal):
+    pairs = module._series(kind, 30, (0.8, 0.3), np.random.default_rng(0))[:, :25]
+    together = module._psi(pairs, 0.3, causal)
+    index = module._first_settled(volatility(together, 3), 0.4)
+    for k in range(25):
+        rule = partial(stability_index, w_h=0.3)
+        alone = expanding(rule, *pairs[:, k]) if causal else rule(*pairs[:, k])
+        np.testing.assert_allclose(together[k], alone, atol=1e-9)
+        found = convergence(volatility(alone, 3), 0.4)
+        assert index[k] == (-1 if found is None else found)
+
+
+def test_what_never_converges_settles_all_the_same():
+    found = settling(58, 0.35, 3, 0.5, (0.8, 0.8))
+    assert found["divergent"]["causal"].share == 1
+    assert found["divergent"]["causal"].median == 8
+    assert found["walk"]["causal"].share > 0.98
+    assert found["autoregressive"]["causal"].share > 0.95
+    assert 0.7 < found["white"]["causal"].share < 0.92
+    strict = settling(58, 0.1, 3, 0.5, (0.8, 0.8))
+    assert strict["white"]["causal"].share < 0.1
+    assert settling(58, 0.35, 3, 0.5, (0.8, 0.8)) == found
+    assert settling(6, 0.35, 3, 0.5, (math.nan, 0.8))["white"]["causal"].median is None
+
+
+def test_autocorrelation_at_lag_one():
+    random = np.random.default_rng(0)
+    x = random.standard_normal(4000)
+    for e in range(1, len(x)):
+        x[e] += 0.6 * x[e - 1]
+    assert autocorrelation(x) == pytest.approx(0.6, abs=0.04)
+    x[::7] = np.nan
+    assert autocorrelation(x) == pytest.approx(0.6, abs=0.05)
+    assert math.isnan(autocorrelation(np.ones(20)))
+    assert math.isnan(autocorrelation([1.0, 2, 3]))
+
+
+def test_a_run_stands_beside_what_does_not_converge(tmp_path):
+    path = make(tmp_path / "a.h5", epochs=24)
+    with open_activations(path) as activations:
+        summary = compute_metrics(activations, Protocol.named("default", threshold=0.4)).summary
+    found = settling(23, 0.4, 3, 0.5, (0.0, 0.0))["white"]["causal"]
+    assert summary["settling"]["white"]["causal"] == {"share": found.share, "median": found.median + 1}
+    assert summary["uneven"] == ""
+    text = sentence(summary)
+    assert f"{found.share:.0%} of series of white noise, half of them by epoch {found.median + 1}" in text
+    assert sentence({}) == ""
+
+
+@pytest.mark.parametrize(("steps", "epochs", "gap"), [
+    ([10, 20, 30, 50], [None] * 4, None),
+    ([10, 20, 30, 51], [None] * 4, "21 steps, is above twice the median one, 10"),
+    ([None] * 4, [1, 2, 3, 6], "3 epochs, is above twice the median one, 1"),
+    ([100, 200, 300, 400], [1, 2, 3, 9], None),
+    ([None, 200, 300, 400], [1, 2, 3, 9], "6 epochs"),
+    ([1, 9], [None] * 2, None),
+    ([None] * 5, [None] * 5, None),
+])  # fmt: skip
+def test_uneven_checkpoints(steps, epochs, gap):
+    found = unevenness(steps, epochs)
+    assert bool(found) == (gap is not None)
+    assert (gap or "") in found
+
+
+def test_uneven_checkpoints_have_no_volatility_and_no_epoch_axis(tmp_path):
+    random = np.random.default_rng(0)
+    config = {"layers": [{"name": "a"}], "signals": ["mean"], "model": {"name": "net"}}
+    config["probe"] = {"sha256": "0", "name": "noise", "images": 96, "classes": 4}
+    steps = [0, *np.arange(1, 22).tolist(), *(2 ** np.arange(5, 12)).tolist()]
+    frames = [
+        Frame(f"{s}.pt", "0", None, int(s), 1.0, 0.01 * k, {}, {"mean": {"a": random.standard_normal((6, 96), "f4")}})
+        for k, s in enumerate(steps)
+    ]
+    plan = Plan(config, np.arange(96), np.arange(96) % 4, {"a": np.arange(6)})
+    write(tmp_path / "a.h5", plan, frames)
+    with open_activations(tmp_path / "a.h5") as activations:
+        with pytest.raises(PosthocError, match="unevenly spaced: the largest gap, 1024 steps, is above twice"):
+            compute_metrics(activations, Protocol.named("default", axis="epoch"))
+        metrics = compute_metrics(activations, Protocol.named("default"))
+    assert np.isnan(metrics.column("volatility")).all()
+    assert np.isfinite(metrics.column("stability_index")[1:]).all()
+    assert metrics.summary["convergence"] == {"retrospective": None, "causal": None}
+    assert "1024 steps" in metrics.summary["uneven"]
+    assert metrics.summary["settling"] == {}
+    run = as_run(metrics, "a")
+    assert by_volatility(run, 9.0) is by_volatility(run, 9.0, causal=False) is None
+
+
+def test_a_table_of_uneven_epochs_has_no_volatility(tmp_path):
+    rows = "".join(f"{epoch},{epoch / 100},{0.5 + epoch % 3 / 10},0.1{epoch % 4}\n" for epoch in (*range(1, 20), 40))
+    (tmp_path / "a.csv").write_text("epoch,val_acc,Heff,M\n" + rows)
+    (run,) = load_csv([str(tmp_path / "a.csv")])
+    assert "21 epochs" in run.uneven
+    assert by_volatility(run, 9.0) is None
