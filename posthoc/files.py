@@ -24,14 +24,17 @@ KINDS = {
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and move it into place.
+    """Yield the path of a new, empty file beside `path`; on success flush it to disk and move it into place.
 
-    On any failure the temporary file goes and whatever stood at `path` stays as it was.
+    On any failure the temporary file goes and whatever stood at `path` stays as it was. Where that is a link, the link
+    is replaced and what it leads to stays; what is no file (a folder, a device) is refused.
     """
     # A number drawn anew: on a disk shared by many machines two processes may have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
+        _refuse_others(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
         yield temporary
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
@@ -44,6 +47,15 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise where a path leads to anything but a file; where it leads to nothing there is none to be refused."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = KINDS.get(stat.S_IFMT(mode), "special file")
+            raise PosthocError(f"Cannot write {path}: it is a {kind}; give the name of a file.")
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
@@ -109,9 +121,9 @@ def refuse_existing(path: Path, force: bool, source: Path | None = None) -> None
     """Raise where `path` exists and `force` was not given, where it is what is read from, or where it is no file."""
     if source is not None and path.resolve() == source.resolve():
         raise UsageError(f"{path} is the input; choose another output.")
-    if path.exists() and not path.is_file():
-        kind = KINDS.get(stat.S_IFMT(path.stat().st_mode), "special file")
-        raise PosthocError(f"Cannot write {path}: it is a {kind}; give the name of a file.")
+    _refuse_others(path)
+    if path.is_symlink() and not force:
+        raise PosthocError(f"{path} is a link to {path.readlink()}; pass --force to replace the link itself.")
     if path.exists() and not force:
         raise PosthocError(f"{path} exists already; pass --force to replace it.")
 

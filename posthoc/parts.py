@@ -9,16 +9,26 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
+import re
 import socket
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from posthoc import store
 from posthoc.errors import PosthocError
-from posthoc.files import refuse_existing, replacing
+from posthoc.files import read_json, refuse_existing, replacing
+from posthoc.own import LOCK, files_of, open_lock, own_folder, read_lock, remove, sign_lock
+from posthoc.typed import MisfitError, Range, typed
+
+PLAN = "plan.json"
+PART = re.compile(r"epoch(-1|\d{1,19})-step(-1|\d{1,19})\.h5")
+NAMES = re.compile(rf"{re.escape(PLAN)}|{PART.pattern}|skipped-[0-9a-f]{{16}}\.json")
+"""Of everything that lies in the folder and is ours, but for the lock and what a process that was killed left behind."""
+LEFT = re.compile(rf"\.({NAMES.pattern})\.[0-9a-f]{{1,12}}\.tmp")
+SKIP_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -26,13 +36,36 @@ class Entry:
     """A checkpoint of the run: its path relative to the run's folder, and its place in training (-1: unknown)."""
 
     path: str
-    epoch: int
-    step: int
+    epoch: Annotated[int, Range(-1)]
+    step: Annotated[int, Range(-1)]
 
     @property
     def part(self) -> str:
         """File name of its part."""
         return f"epoch{self.epoch}-step{self.step}.h5"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What belongs in the folder; former: the names of parts of checkpoints that are no longer of the run."""
+
+    config: dict[str, Any]
+    checkpoints: tuple[Entry, ...]
+    shards: Annotated[int, Range(1)] | None = None
+    former: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> set[str]:
+        """The names of all parts that are, or were, planned here."""
+        return {entry.part for entry in self.checkpoints} | set(filter(PART.fullmatch, self.former))
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A checkpoint that could not be replayed, and why."""
+
+    path: str
+    reason: str
 
 
 class Parts:
@@ -46,69 +79,105 @@ class Parts:
     def held(self, shared: bool = False) -> Iterator[None]:
         """Hold the folder while working on it: alone, or shared with other shards.
 
-        The lock goes with the process, however it ends. Raises PosthocError where another process holds it. On a file
-        system without locks nothing is held: parts are whole or absent all the same.
+        The lock goes with the process, however it ends. Raises PosthocError where another process holds it, and where
+        the folder, or what is in it by a name of ours, is a link or somebody else's. On a file system without locks
+        nothing is held: parts are whole or absent all the same.
         """
-        path = self.folder / ".lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
-            while True:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                        break
-                file.close()  # the one before us finished and took the folder away
-                self.folder.mkdir(parents=True, exist_ok=True)
-                file = path.open("a+")
-        except BlockingIOError:
-            file.seek(0)
-            who = file.read().strip() or "another process"
-            raise PosthocError(f"{self.output} is being written by {who}; wait for it, or choose another -o.") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise PosthocError(f"Cannot write {path}: {error.strerror or error}.") from error
-        try:
-            with contextlib.suppress(OSError):  # a full disk is met when there is something to write
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
-            if not shared:
-                for left in (*self.output.parent.glob(f".{self.output.name}.*.tmp"), *self.folder.glob(".*.tmp")):
-                    left.unlink(missing_ok=True)  # of a process that was killed
+        with contextlib.ExitStack() as stack:
+            try:
+                folder, lock = self._lock(stack, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+                files_of(folder, self.folder, NAMES)
+                with contextlib.suppress(OSError):  # a full disk is met when there is something to write
+                    sign_lock(lock, f"process {os.getpid()} on {socket.gethostname()}")
+                if not shared:
+                    self._tidy(folder)
+            except OSError as error:
+                raise PosthocError(f"Cannot write into {self.folder}: {error.strerror or error}.") from error
             yield
-        finally:
-            file.close()
+
+    def _lock(self, stack: contextlib.ExitStack, how: int) -> tuple[int, int]:
+        """Descriptors of the folder and of its lock, held."""
+        while True:
+            attempt = stack.enter_context(contextlib.ExitStack())
+            folder = attempt.enter_context(own_folder(self.folder))
+            try:
+                lock = open_lock(folder, self.folder)
+            except FileNotFoundError:  # the one before us took the folder away just now
+                attempt.close()
+                continue
+            attempt.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                who = read_lock(lock).strip() or "another process"
+                raise PosthocError(
+                    f"{self.output} is being written by {who}; wait for it, or choose another -o."
+                ) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), (self.folder / LOCK).lstat()):
+                    return folder, lock
+            attempt.close()  # the one before us finished and took the folder away
+
+    def _tidy(self, folder: int) -> None:
+        """Remove what processes that were killed had begun to write: here, and beside the output."""
+        for name in files_of(folder, self.folder, LEFT):
+            remove(folder, self.folder, name)
+        mine = re.compile(rf"\.{re.escape(self.output.name)}\.[0-9a-f]{{1,12}}\.tmp")
+        with os.scandir(self.output.parent) as entries:
+            left = [
+                entry.path for entry in entries if mine.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            ]
+        for path in left:
+            Path(path).unlink(missing_ok=True)
 
     def start(
         self, config: dict[str, Any], entries: Sequence[Entry], damaged: Sequence[str] = (), shards: int | None = None
     ) -> None:
         """Write down what belongs here; refuses parts that were made with another configuration.
 
-        What was skipped before and is neither of the run nor `damaged` any more is forgotten.
+        What was skipped before and is neither of the run nor `damaged` any more is forgotten. Shards have to agree on
+        the checkpoints: of those that a shard does not see, no part may be missing.
         """
-        path = self.folder / "plan.json"
         before = self._plan()
-        if before is not None and before["config"] != config:
-            theirs = before["config"]
+        if before is not None and before.config != config:
+            theirs = before.config
             keys = sorted(key for key in config.keys() | theirs.keys() if config.get(key) != theirs.get(key))
             what = "; ".join(f"{key}: {_short(theirs.get(key))} there, {_short(config.get(key))} now" for key in keys)
             raise PosthocError(
                 f"{self.folder} holds the parts of an extraction that was configured otherwise ({what}); "
                 f"finish it with its own options, or pass --force to start anew."
             )
-        plan = {"config": config, "checkpoints": [vars(entry) for entry in entries], "shards": shards}
+        if shards and before is not None:
+            entries = self._agreed(before.checkpoints, entries)
+        former = sorted(before.parts - {entry.part for entry in entries}) if before else []
+        plan = Manifest(config, tuple(entries), shards, tuple(former))
         for gone in self.skipped().keys() - {entry.path for entry in entries} - set(damaged):
             self.unskip(gone)
         if plan != before:
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(plan))
+            with replacing(self.folder / PLAN) as temporary:
+                temporary.write_text(json.dumps(asdict(plan)))
 
-    def _plan(self) -> dict[str, Any] | None:
+    def _agreed(self, before: Sequence[Entry], entries: Sequence[Entry]) -> Sequence[Entry]:
+        """The checkpoints of a shard with those that other shards have done, in the run's order."""
+        there = {entry.part for entry in entries}
+        unseen = [entry for entry in before if entry.part not in there]
+        if undone := [entry.path for entry in unseen if not self.settled(entry)]:
+            names = ", ".join(undone[:5]) + (", ..." if len(undone) > 5 else "")
+            raise PosthocError(
+                f"{self.folder} is of other checkpoints than this shard has, {names} too; give all shards the same, "
+                f"or remove that folder to start anew."
+            )
+        return sorted([*entries, *unseen], key=lambda entry: (entry.epoch, entry.step)) if unseen else entries
+
+    def _plan(self) -> Manifest | None:
+        """What was written down; None where nothing was, or it is spoilt."""
         try:
-            plan: dict[str, Any] = json.loads((self.folder / "plan.json").read_text())
-            return plan if {"config", "checkpoints", "shards"} <= plan.keys() else None
-        except (OSError, ValueError, AttributeError):
+            plan: Manifest = typed(Manifest, read_json(self.folder / PLAN))
+            return plan
+        except (PosthocError, MisfitError):
             return None
 
     def path(self, entry: Entry) -> Path:
@@ -122,7 +191,7 @@ class Parts:
     def entries(self) -> list[Entry]:
         """The checkpoints that belong here; none before a task has begun."""
         plan = self._plan()
-        return [Entry(**entry) for entry in plan["checkpoints"]] if plan else []
+        return list(plan.checkpoints) if plan else []
 
     def digest(self, entry: Entry, config: dict[str, Any]) -> str | None:
         """SHA-256 of the checkpoint that a part was made from; None where there is none of this configuration."""
@@ -149,9 +218,10 @@ class Parts:
         """Path and reason of what was skipped."""
         found = {}
         for file in sorted(self.folder.glob("skipped-*.json")):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                said = json.loads(file.read_text())
-                found[str(said["path"])] = str(said["reason"])
+            with contextlib.suppress(PosthocError, MisfitError):
+                skip: Skip = typed(Skip, read_json(file, SKIP_BYTES))
+                if file == self._skip(skip.path):
+                    found[skip.path] = skip.reason
         return found
 
     def merge(self) -> list[tuple[str, str]]:
@@ -162,18 +232,18 @@ class Parts:
         plan = self._plan()
         if plan is None:
             raise PosthocError(f"{self.folder} holds no parts of an extraction; run posthoc extract first.")
-        entries = [Entry(**entry) for entry in plan["checkpoints"]]
+        entries = plan.checkpoints
         skipped = self.skipped()
         done, missing = [], []
         for k, entry in enumerate(entries):
-            if self.digest(entry, plan["config"]) is not None:
+            if self.digest(entry, plan.config) is not None:
                 done.append(self.path(entry))
                 skipped.pop(entry.path, None)
             elif entry.path not in skipped:
                 missing.append((k, entry.path))
         if missing:
             names = ", ".join(name for _, name in missing[:5]) + (", ..." if len(missing) > 5 else "")
-            shards = plan["shards"]
+            shards = plan.shards
             which = sorted({k % shards + 1 for k, _ in missing}) if shards else []
             advice = f"run --shard {' and '.join(f'{i}/{shards}' for i in which)}" if which else "run extract again"
             raise PosthocError(
@@ -183,14 +253,31 @@ class Parts:
             raise PosthocError(f"None of the {len(entries)} checkpoints could be replayed: {min(skipped.values())}")
         store.merge(self.output, done, list(skipped.items()))
         self.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._leave()
         return list(skipped.items())
 
     def clear(self) -> None:
-        """Remove all parts, and then the plan that says what they are; the lock stays."""
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == "plan.json"):
-            if path.name != ".lock":
-                path.unlink(missing_ok=True)
+        """Remove the parts that are, or were, planned here, and what was skipped, and last the plan; the lock stays."""
+        plan = self._plan()
+        if plan is None:
+            return
+        names = plan.parts | {self._skip(path).name for path in self.skipped()}
+        with own_folder(self.folder) as folder:
+            there = set(files_of(folder, self.folder, NAMES))
+            for name in (*sorted(there & names), PLAN):
+                remove(folder, self.folder, name)
+
+    def _leave(self) -> None:
+        """Take the folder away; what else is in it stays there, and is named."""
+        with own_folder(self.folder) as folder:
+            others = sorted(set(os.listdir(folder)) - {LOCK})  # noqa: PTH208 - of this very folder
+            remove(folder, self.folder, LOCK)
+        if others:
+            names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+            warnings.warn(f"{self.folder} stays, for it holds what is not posthoc's: {names}.", stacklevel=2)
+        else:
+            with contextlib.suppress(OSError):  # another process is about to begin there
+                self.folder.rmdir()
 
 
 def merge(output: Path, force: bool = False) -> list[tuple[str, str]]:
