@@ -219,8 +219,8 @@ def _is_module_class(value: Any) -> bool:
 def _returns(function: Callable[..., Any]) -> bool:
     """Whether some path through a function returns anything but None.
 
-    >>> _returns(lambda: 1), _returns(lambda: None)
-    (True, False)
+    >>> _returns(lambda: 1), _returns(lambda x: x or None), _returns(lambda: None)
+    (True, True, False)
     """
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None or code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
@@ -228,6 +228,7 @@ def _returns(function: Callable[..., Any]) -> bool:
     before = None
     for step in dis.get_instructions(code):
         nothing = before is not None and before.opname.startswith("LOAD_CONST") and before.argval is None
+        nothing = nothing and not step.is_jump_target  # as of `return made or None`
         if (step.opname == "RETURN_VALUE" and not nothing) or (
             step.opname == "RETURN_CONST" and step.argval is not None
         ):
