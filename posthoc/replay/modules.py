@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from posthoc.replay.budget import Budget
 from posthoc.replay.pickles import Global, Record
-from posthoc.replay.torchfiles import Stored
+from posthoc.replay.tensors import leaf
 
-MAX_MODULES, MAX_DEPTH = 100_000, 200
+STEPS = 10
+"""Operations that looking at a module is charged with, beside its items."""
 
 
 def is_module(value: Any) -> bool:
@@ -16,30 +18,31 @@ def is_module(value: Any) -> bool:
     return _is_scripted(value) or {"_parameters", "_modules"} <= value.state.keys()
 
 
-def module_tensors(module: Record) -> dict[str, Any]:
+def module_tensors(module: Record, budget: Budget) -> dict[str, Any]:
     """The state dict of a pickled module tree: parameters and persistent buffers, named as torch names them.
 
-    Also of a TorchScript module, whose parameters and submodules are attributes. Raises ValueError for modules that
-    hold each other without end.
+    Also of a TorchScript module, whose parameters and submodules are attributes. Each item and name is charged: modules
+    may hold each other many times, or without end.
     """
     found: dict[str, Any] = {}
     waiting = [("", module)]
-    visited = 0
     while waiting:
         prefix, record = waiting.pop()
-        if visited > MAX_MODULES or prefix.count(".") > MAX_DEPTH or len(found) + len(waiting) > MAX_MODULES:
-            raise ValueError("its modules hold each other without end")
-        visited += 1
         state = record.state if isinstance(record.state, Mapping) else {}
         scripted = _is_scripted(record)
-        volatile = state.get("_non_persistent_buffers_set") or ()
-        for group in [state] if scripted else [mapping(state.get("_parameters")), mapping(state.get("_buffers"))]:
-            for name, value in group.items():
-                if isinstance(value, Stored) and name not in volatile:
-                    found[f"{prefix}{name}"] = value
+        volatile = _texts(state.get("_non_persistent_buffers_set"))
         children = state if scripted else mapping(state.get("_modules"))
+        groups = [state] if scripted else [mapping(state.get("_parameters")), mapping(state.get("_buffers"))]
+        budget.operate(STEPS + len(children) + sum(map(len, groups)) + len(volatile))
+        for group in groups:
+            for name, value in group.items():
+                tensor = leaf(value)
+                if tensor is not None and name not in volatile:
+                    budget.produce(len(prefix) + len(str(name)))
+                    found[f"{prefix}{name}"] = tensor
         for name, child in reversed(list(children.items())):
             if isinstance(child, Record):
+                budget.produce(len(prefix) + len(str(name)))
                 waiting.append((f"{prefix}{name}.", child))
     return found
 
@@ -53,3 +56,7 @@ def mapping(value: Any) -> Mapping[Any, Any]:
 
 def _is_scripted(module: Record) -> bool:
     return isinstance(module.kind, Global) and module.kind.module.startswith("__torch__")
+
+
+def _texts(values: Any) -> frozenset[str]:
+    return frozenset(value for value in values if isinstance(value, str)) if isinstance(values, list) else frozenset()

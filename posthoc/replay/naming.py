@@ -8,6 +8,10 @@ UNUSED = ("num_batches_tracked", "n_averaged", "_extra_state")
 """Counters that evaluation does not use; some checkpoints lack them, others add them."""
 
 
+MOST_PARTS = 64
+"""How many parts of a checkpoint are tried as networks of their own; each is compared with a model."""
+
+
 def canonical(names: Iterable[str]) -> dict[str, str]:
     """Each name without wrappers and without the leading components that all of them share.
 
@@ -29,13 +33,21 @@ def canonical(names: Iterable[str]) -> dict[str, str]:
 
 
 def readings(names: Iterable[str]) -> Iterator[dict[str, str]]:
-    """The ways to read a checkpoint's names: all of them, then those of one part only (a trainer's model, a teacher)."""
+    """The ways to read a checkpoint's names: all of them, then those of one part only (a trainer's model, a teacher).
+
+    Of a checkpoint with more than 64 parts only the largest are read, in the order of the file.
+    """
     names = list(names)
-    yield canonical(names)
     shortened = canonical(names)
-    first = dict.fromkeys(name.split(".")[0] for name in shortened.values() if "." in name)
-    for part in first:
-        yield canonical([name for name, short in shortened.items() if short.startswith(f"{part}.")])
+    yield shortened
+    parts: dict[str, list[str]] = {}
+    for name, short in shortened.items():
+        part, dot, _ = short.partition(".")
+        if dot:
+            parts.setdefault(part, []).append(name)
+    largest = sorted(parts, key=lambda part: -len(parts[part]))[:MOST_PARTS]
+    for part in [part for part in parts if part in set(largest)]:
+        yield canonical(parts[part])
 
 
 def shapes_by_name(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-MAX_OPCODES = 20_000_000
-"""More than any checkpoint needs; a hostile file stops here."""
+from posthoc.replay.budget import Budget
+
 MAX_LINE = 1 << 20
 
 _MARK = object()
@@ -21,7 +21,6 @@ _LITERALS = frozenset({
     "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES",
     "BINBYTES8", "BYTEARRAY8",
 })  # fmt: skip
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 class Global(NamedTuple):
@@ -34,7 +33,7 @@ class Global(NamedTuple):
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Record:
     """What an unknown class or function would have made: its name, arguments and state.
 
@@ -58,80 +57,89 @@ class Readable(Protocol):
 
     def read(self, size: int, /) -> bytes: ...
     def readline(self) -> bytes: ...
-    def tell(self) -> int: ...
 
 
 class Bounded:
-    """A binary file that refuses to read past its end or to look for a line's end for ever.
+    """A binary file from where it stands to `end`: refuses to read past it or to look for a line's end for ever.
 
     `read` alone would allocate what a hostile length asks for before it notices that the file is shorter.
     """
 
     def __init__(self, file: io.BufferedIOBase, end: int) -> None:
         self._file = file
+        self.at = file.tell()
         self._end = end
-        self.tell = file.tell
 
     def read(self, size: int, /) -> bytes:
-        if size > self._end - self.tell():
+        self.at += size
+        if self.at > self._end:
             raise EOFError("it ends inside a value")
         return self._file.read(size)
 
     def readline(self) -> bytes:
         line = self._file.readline(MAX_LINE)
-        if not line.endswith(b"\n"):
+        self.at += len(line)
+        if not line.endswith(b"\n") or self.at > self._end:
             raise EOFError("a line has no end")
         return line
 
+    def skip(self, size: int) -> None:
+        """Go on behind the next `size` bytes."""
+        self.at = self._file.seek(size, io.SEEK_CUR)
+        if self.at > self._end:
+            raise EOFError("it ends inside a value")
+
 
 def unpickle(
-    file: Readable,
-    construct: Mapping[Global, Callable[..., Any]],
-    persistent: Callable[[Any], Any],
+    file: Readable, construct: Mapping[Global, Callable[..., Any]], persistent: Callable[[Any], Any], budget: Budget
 ) -> Any:
     """The object that the next pickle in `file` describes, and leave `file` behind it.
 
-    `construct` holds the functions that may be called, by name; `persistent` turns persistent ids into objects.
-    Sets come out as lists, so that nothing hostile is hashed. Raises ValueError, EOFError, LookupError or TypeError
-    for what is no pickle.
+    `construct` holds the functions that may be called, by name; `persistent` turns persistent ids into objects. Each
+    step is charged to `budget`; what they make, they charge themselves. Sets come out as lists, so that nothing hostile
+    is hashed. Raises ValueError, EOFError, LookupError or TypeError for what is no pickle, BudgetError.
 
     >>> import pickle
-    >>> found = unpickle(io.BytesIO(pickle.dumps([1, io.BytesIO(b"x"), {"a": (2.0, "b")}])), {}, lambda key: key)
+    >>> from pathlib import Path
+    >>> file = io.BytesIO(pickle.dumps([1, io.BytesIO(b"x"), {"a": (2.0, "b")}]))
+    >>> found = unpickle(file, {}, lambda key: key, Budget(Path("a.pkl")))
     >>> found[0], str(found[1].kind), found[2]
     (1, '_io.BytesIO', {'a': (2.0, 'b')})
     """
-    return _Machine(construct, persistent).run(file)
+    return _Machine(construct, persistent, budget).run(file)
 
 
 class _Machine:
     """The pickle machine: a stack, a memo, and one method per kind of opcode."""
 
-    def __init__(self, construct: Mapping[Global, Callable[..., Any]], persistent: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, construct: Mapping[Global, Callable[..., Any]], persistent: Callable[[Any], Any], budget: Budget
+    ) -> None:
         self.construct = construct
         self.persistent = persistent
+        self.budget = budget
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def run(self, file: Readable) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
-            if count > MAX_OPCODES:
-                raise ValueError("it has more than 20 million pickle operations")
-            name = opcode.name
-            if name in _LITERALS:
-                self.stack.append(argument)
-            elif name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[name])
-            elif name == "STOP":
+        budget = self.budget
+        while True:
+            budget.operations += 1  # as `operate` does, which is slow to call so often
+            if budget.operations > budget.most_operations:
+                budget.refuse_operations()
+            code = file.read(1)
+            if code == b".":
                 return self.pop()
-            elif name not in _NOTHING:
-                method = getattr(self, f"do_{name.lower()}", None)
-                if method is None:
-                    raise ValueError(f"it uses the pickle operation {name}")
-                if argument is None:
-                    method()
-                else:
-                    method(argument)
-        raise EOFError("its pickle has no end")
+            if code not in _STEPS:
+                raise EOFError("its pickle has no end") if not code else ValueError(f"it is no pickle at {code!r}")
+            reader, step = _STEPS[code]
+            if reader is None:
+                step(self)
+            else:
+                step(self, reader(file))
+
+    def do_nothing(self, argument: Any) -> None:
+        """A protocol's number, the length of a frame."""
 
     def pop(self) -> Any:
         value = self.stack.pop()
@@ -154,6 +162,22 @@ class _Machine:
         if value is _MARK:
             raise ValueError("its pickle stack is in disorder")
         return value
+
+    # Literals.
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def do_none(self) -> None:
+        self.stack.append(None)
+
+    def do_newtrue(self) -> None:
+        self.stack.append(True)
+
+    def do_newfalse(self) -> None:
+        self.stack.append(False)
+
+    def do_empty_tuple(self) -> None:
+        self.stack.append(())
 
     # Containers.
     def do_mark(self) -> None:
@@ -230,6 +254,8 @@ class _Machine:
         if not isinstance(target, dict) or len(values) % 2:
             raise TypeError("it sets items of what is no dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
+            if isinstance(key, (str, bytes, tuple)) and len(key) > 64:
+                self.budget.operate(len(key) >> 6)  # equal ones that are not the same are compared to their ends
             target[_key(key)] = value
 
     # Memory.
@@ -298,11 +324,34 @@ def _key(value: Any) -> Any:
 
     A tuple of tuples that hold each other twice takes for ever to hash, and a number of a megabyte long each time.
     """
-    if _is_plain(value) or (isinstance(value, tuple) and len(value) < 10 and all(map(_is_plain, value))):
+    if _is_plain(value) or (isinstance(value, tuple) and len(value) < 10 and all(map(_is_short, value))):
         return value
     return value if isinstance(value, Record) else Record("key", (value,))
 
 
 def _is_plain(value: Any) -> bool:
     """None, texts and small whole numbers: others can be made by the thousand to fall into one place of a dictionary."""
-    return value is None or isinstance(value, (str, bytes)) or (isinstance(value, int) and abs(value) < 1 << 60)
+    return value is None or isinstance(value, (str, bytes)) or (isinstance(value, int) and value.bit_length() < 60)
+
+
+def _is_short(value: Any) -> bool:
+    return _is_plain(value) and not (isinstance(value, (str, bytes)) and len(value) > 1000)
+
+
+def _steps() -> dict[bytes, tuple[Callable[[Any], Any] | None, Callable[..., None]]]:
+    """How each operation's argument is read, and what it does."""
+    steps = {}
+    for opcode in pickletools.opcodes:
+        name = opcode.name
+        if name in _LITERALS:
+            step: Any = _Machine.push
+        elif name in _NOTHING:
+            step = _Machine.do_nothing
+        else:
+            step = getattr(_Machine, f"do_{name.lower()}", None)
+        if step is not None:
+            steps[opcode.code.encode("latin-1")] = (opcode.arg.reader if opcode.arg else None, step)
+    return steps
+
+
+_STEPS = _steps()

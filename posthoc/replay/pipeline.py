@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,9 @@ from posthoc.replay.models import name_tensors
 from posthoc.replay.network import Network, network
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.plan import Extraction
-from posthoc.replay.readers import Header, digest, files_of, read_checkpoint
+from posthoc.replay.readers import Header, digest, read_checkpoint
+from posthoc.replay.source import Source
+from posthoc.replay.weights import require_types
 
 
 @dataclass
@@ -113,34 +114,27 @@ def load(
 
     names: of each tensor in the model, and in the checkpoint; into: tensors whose memory may be used again.
     """
-    before = _stamp(checkpoint.path)
-    found = digest(checkpoint.path)
+    source = Source(checkpoint.path)  # the same files for the digest and for the tensors, or an error
+    found = digest(checkpoint.path, source)
     if found == known:
         return Loaded(checkpoint, found, None)
     memory = {names[name]: tensor for name, tensor in into.items() if name in names}
     pin = plan.device.type == "cuda"
-    now, theirs = read_checkpoint(checkpoint.path, plan.pick, set(names.values()), memory, pin)
-    if _stamp(checkpoint.path) != before:
-        raise PosthocError(f"{checkpoint.path} changed while it was being read; run again when it is complete.")
+    now, theirs = read_checkpoint(checkpoint.path, plan.pick, set(names.values()), memory, pin, source)
+    source.require_unchanged()
     planned = checkpoint.header.shapes
     if _said(now) != _said(checkpoint.header):
         raise PosthocError(f"{checkpoint.path} no longer says of itself what it was planned with; run again.")
     if any(name not in theirs or tuple(theirs[name].shape) != planned[name] for name in names.values()):
         raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
-    tensors = {name: theirs[source] for name, source in names.items()}
+    tensors = {name: theirs[names[name]] for name in names}
+    require_types(plan.model.module, {name: tensor.dtype for name, tensor in tensors.items()}, checkpoint.path)
     return Loaded(checkpoint, found, tensors, sum(map(_nonfinite, tensors.values())))
 
 
 def _said(header: Header) -> tuple[int | None, int | None, str]:
     """What a checkpoint says of itself; as text, in which a NaN is equal to itself."""
     return header.epoch, header.step, repr(header.recorded)
-
-
-def _stamp(path: Path) -> list[tuple[int, int]]:
-    try:
-        return [(status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files_of(path))]
-    except OSError as error:
-        raise PosthocError(f"Cannot read {error.filename or path}: {error.strerror or error}.") from error
 
 
 def _nonfinite(tensor: Tensor) -> int:

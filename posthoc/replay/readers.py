@@ -4,30 +4,34 @@ A checkpoint is a file (safetensors, torch.save in its three forms, an index of 
 torch.distributed.checkpoint, or of a trainer that keeps model and optimizer apart).
 """
 
-import hashlib
-import json
+import itertools
 import math
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from posthoc.errors import PosthocError, UsageError
-from posthoc.files import open_regular, sha256
+from posthoc.errors import PosthocError
+from posthoc.files import open_regular
 from posthoc.replay.distributed import Scattered, read_distributed
-from posthoc.replay.modules import is_module, mapping, module_tensors
-from posthoc.replay.pickles import Record
-from posthoc.replay.strangers import ENDINGS, is_safetensors, nothing_known, stranger
+from posthoc.replay.modules import is_module, mapping
+from posthoc.replay.source import Source
+from posthoc.replay.strangers import ENDINGS, UnsupportedError, is_safetensors, nothing_known, stranger
 from posthoc.replay.strangers import NoWeightsError as NoWeightsError
 from posthoc.replay.strangers import StrangerError as StrangerError
-from posthoc.replay.torchfiles import Stored, numpy_array, read_safetensors, read_torch
+from posthoc.replay.tensors import FLOATING, WHOLE, Stored
+from posthoc.replay.torchfiles import read_safetensors, read_torch
+from posthoc.replay.weights import MAIN as MAIN
+from posthoc.replay.weights import Pick as Pick
+from posthoc.replay.weights import find_weights
 
 SUFFIXES = ENDINGS
 IN_FOLDERS = (
@@ -35,13 +39,16 @@ IN_FOLDERS = (
     "pytorch_model_fsdp_0",
 )  # fmt: skip
 """What holds the weights in a folder of Transformers' Trainer or of Accelerate."""
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
-"""Keys under which training scripts put the weights beside their own bookkeeping."""
-EMA = (
-    "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema", "model_ema_state_dict",
-)  # fmt: skip
-"""Keys of exponential moving averages of the weights: another network than the one that trained."""
-STEP_KEYS = ("step", "global_step", "iteration", "iter", "global_steps", "num_updates")
+EPOCH_KEYS = ("epoch", "current_epoch", "last_epoch")
+STEP_KEYS = ("step", "global_step", "iteration", "iter", "global_steps", "num_updates", "iter_num", "steps")
+TOTAL_KEYS = ("epochs",)
+"""Of some trainers the epochs trained so far, of most those to be trained: where nothing better is said."""
+MOST_NUMBERS = 200
+"""How many recorded numbers of a checkpoint are kept; a training log belongs elsewhere."""
+MOST_LETTERS = 100
+"""How long a name among them may be."""
+
+PLAIN = FLOATING & {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 # What the libraries raise when a file is not what it should be; an unpickler fed with noise stumbles anywhere.
 DAMAGE = (
@@ -51,23 +58,12 @@ DAMAGE = (
 
 
 @dataclass(frozen=True)
-class Pick:
-    """Which weights of a checkpoint: under `key` (nested keys, then a prefix of names, joined by dots), or the EMA."""
-
-    key: str | None = None
-    ema: bool = False
-
-
-MAIN = Pick()
-"""The weights that trained."""
-
-
-@dataclass(frozen=True)
 class Header:
     """What a checkpoint holds, without its weights.
 
-    shapes: name -> shape of every tensor, as in the file and in its order; recorded: every other number in it;
-    arch: the architecture it names; kind: the class of a whole pickled module.
+    shapes: name -> shape of every tensor, as in the file and in its order; recorded: other numbers at the top of it, the
+    first 200 (unrecorded: how many there are beyond); arch: the architecture it names; kind: the class of a whole
+    pickled module; types: name -> type of the tensors that are no floating point numbers of 16 to 64 bits.
     """
 
     epoch: int | None
@@ -76,6 +72,8 @@ class Header:
     recorded: dict[str, float] = field(default_factory=dict)
     arch: str | None = None
     kind: str | None = None
+    types: dict[str, torch.dtype] = field(default_factory=dict)
+    unrecorded: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,10 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
 
     Raises NoWeightsError where there are none, PosthocError where it is damaged or `pick` is not in it.
     """
+    source = Source(path)
     with _readable(path):
-        content = _open(path)
-        return _header(content, _weights(content.tree, pick, path))
+        content = _open(source, path)
+        return _header(content, find_weights(content.tree, pick, path, source.budget))
 
 
 def read_weights(path: Path, pick: Pick = MAIN, only: Collection[str] | None = None) -> dict[str, Tensor]:
@@ -109,15 +108,17 @@ def read_checkpoint(
     only: Collection[str] | None = None,
     into: Mapping[str, Tensor] | None = None,
     pin: bool = False,
+    source: Source | None = None,
 ) -> tuple[Header, dict[str, Tensor]]:
     """Header and state dict of `path` from one opening.
 
     `into`: tensors whose memory may be used again; `pin`: new memory is pinned, from which a copy to a CUDA device
-    need not be waited for.
+    need not be waited for; `source`: `path` opened before, since when its files must be unchanged.
     """
+    source = source or Source(path)
     with _readable(path):
-        content = _open(path)
-        weights = _weights(content.tree, pick, path)
+        content = _open(source, path)
+        weights = find_weights(content.tree, pick, path, source.budget)
         wanted = {name: leaf for name, leaf in weights.items() if only is None or name in only}
         return _header(content, weights), content.read(wanted, into, pin)
 
@@ -125,18 +126,28 @@ def read_checkpoint(
 def _header(content: Content, weights: Mapping[str, Any]) -> Header:
     numbers = _numbers(content, weights)
     # A negative epoch is what some trainers leave in a finished run's last checkpoint.
-    epoch = next((numbers.pop(key) for key in ("epoch", "current_epoch") if _counts(numbers.get(key))), None)
-    step = next((numbers.pop(key) for key in STEP_KEYS if _counts(numbers.get(key))), None)
+    epoch = _taken(numbers, EPOCH_KEYS)
+    step = _taken(numbers, STEP_KEYS)
+    if epoch is None and step is None:
+        epoch = _taken(numbers, TOTAL_KEYS)
+    kept = dict(itertools.islice(numbers.items(), MOST_NUMBERS))
     arch = content.said.get("arch")
     module = next((value for value in (content.tree, *mapping(content.tree).values()) if is_module(value)), None)
     return Header(
-        None if epoch is None else int(epoch),
-        None if step is None else int(step),
+        epoch,
+        step,
         {name: tuple(leaf.shape) for name, leaf in weights.items()},
-        numbers,
+        kept,
         arch if isinstance(arch, str) else None,
         None if module is None else module.name,
+        {name: leaf.dtype for name, leaf in weights.items() if leaf.dtype not in PLAIN},
+        len(numbers) - len(kept),
     )
+
+
+def _taken(numbers: dict[str, float], keys: Sequence[str]) -> int | None:
+    """The first of these numbers that counts something, taken out of the others."""
+    return next((int(numbers.pop(key)) for key in keys if _counts(numbers.get(key))), None)
 
 
 def is_checkpoint_folder(folder: Path) -> bool:
@@ -161,94 +172,98 @@ def _is_split(names: set[str]) -> bool:
     return ".metadata" in names or _of_deepspeed(names)
 
 
-def files_of(path: Path) -> list[Path]:
+def files_of(path: Path, source: Source | None = None) -> list[Path]:
     """The files that hold the weights of a checkpoint."""
     if path.is_dir():
         inside = _in_folder(path)
-        return [path / ".metadata", *sorted(path.glob("*.distcp"))] if inside == path else files_of(inside)
+        return [path / ".metadata", *sorted(path.glob("*.distcp"))] if inside == path else files_of(inside, source)
     if path.name.endswith(".index.json"):
-        return [path, *sorted({path.parent / str(name) for name in _weight_map(path).values()})]
+        weight_map = _weight_map(source or Source(path), path)
+        return [path, *sorted({path.parent / name for name in weight_map.values()})]
     return [path]
 
 
-def digest(path: Path) -> str:
+def digest(path: Path, source: Source | None = None) -> str:
     """SHA-256 of a checkpoint: of its file, or of the names and digests of its files."""
-    files = files_of(path)
-    if files == [path]:
-        return sha256(path)
-    lines = "".join(f"{sha256(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    source = source or Source(path)
+    with _readable(path):
+        return source.digest(files_of(path, source))
 
 
-def _open(path: Path) -> Content:
+def _open(source: Source, path: Path) -> Content:
     if path.is_dir():
         inside = _in_folder(path)
-        content = _distributed(path) if inside == path else _open(inside)
-        return Content(content.tree, {**content.said, **_trainer_state(path)}, content.read)
+        content = _distributed(source, path) if inside == path else _open(source, inside)
+        return Content(content.tree, {**content.said, **_trainer_state(source, path)}, content.read)
     if path.name.endswith(".index.json"):
-        return _sharded(path)
-    with open_regular(path) as opened:
+        return _sharded(source, path)
+    with source.open(path) as opened:
         what, safe = stranger(opened, path.name), is_safetensors(opened)
     if what is not None:
         raise StrangerError(f"{path} is {what}.")
     if safe or path.suffix == ".safetensors":
-        return _safetensors(path)
-    file = read_torch(path)
+        found, metadata = read_safetensors(source, path)
+        return Content(found.content, metadata, found.tensors)
+    file = read_torch(source, path)
     said = {**mapping(mapping(file.content).get("meta")), **mapping(file.content)}
-
-    def read(weights: dict[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
-        stored = {name: leaf for name, leaf in weights.items() if isinstance(leaf, Stored)}
-        tensors = file.tensors(stored, into, pin)
-        return {name: tensors.get(name, leaf) for name, leaf in weights.items()}
-
-    return Content(file.content, said, read)
-
-
-def _safetensors(path: Path) -> Content:
-    file, said = read_safetensors(path)
     return Content(file.content, said, file.tensors)
 
 
-def _sharded(path: Path) -> Content:
+def _sharded(source: Source, path: Path) -> Content:
     tree: dict[str, Any] = {}
     contents = {}
-    weight_map = _weight_map(path)
+    weight_map = _weight_map(source, path)
     for shard in dict.fromkeys(weight_map.values()):
-        contents[shard] = _open(path.parent / shard)
+        contents[shard] = _open(source, path.parent / shard)
         tree.update(mapping(contents[shard].tree))
     missing = [name for name in weight_map if name not in tree]
     if missing:
         raise ValueError(f"no shard holds {missing[0]}")
 
     def read(weights: dict[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
-        found = {}
-        for shard, content in contents.items():
-            here = {name: leaf for name, leaf in weights.items() if weight_map.get(name) == shard}
-            found.update(content.read(here, into, pin))
-        return {name: found[name] for name in weights}
+        parts: dict[str, dict[str, Any]] = {}
+        for name, leaf in weights.items():
+            parts.setdefault(weight_map[name], {})[name] = leaf
+        read = {}
+        for shard, here in parts.items():
+            read.update(contents[shard].read(here, into, pin))
+        return {name: read[name] for name in weights}
 
     return Content({name: tree[name] for name in weight_map}, {}, read)
 
 
-def _weight_map(path: Path) -> dict[str, str]:
-    try:
-        index = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise PosthocError(f"{path} is not valid JSON ({error}).") from error
+def _weight_map(source: Source, path: Path) -> dict[str, str]:
+    index = _json(source, path)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not shards:
         raise NoWeightsError(f"{path} lists no shards of a network's weights.")
-    for shard in shards.values():
-        if not isinstance(shard, str) or Path(shard).name != shard or shard.endswith(".json"):
+    for shard in dict.fromkeys(map(_text, shards.values())):
+        if Path(shard).name != shard or shard.endswith(".json") or "\0" in shard:
             raise PosthocError(f"{path} names {shard!r}, which is no file beside it.")
         if not (path.parent / shard).is_file():
             raise PosthocError(f"{path} names {shard}, which is missing; copy it there.")
     return shards
 
 
-def _distributed(path: Path) -> Content:
-    tree = read_distributed(path)
-    return Content(tree, tree, lambda weights, into, pin: {name: leaf.read() for name, leaf in weights.items()})
+def _text(value: Any) -> str:
+    """A text as it is; anything else as one that names no file."""
+    return value if isinstance(value, str) else f"{value}/"
+
+
+def _json(source: Source, path: Path) -> Any:
+    try:
+        return source.budget.json(source.read(path))
+    except ValueError as error:
+        raise PosthocError(f"{path} is not valid JSON ({error}); mend or remove it.") from error
+
+
+def _distributed(source: Source, path: Path) -> Content:
+    tree = read_distributed(source, path)
+
+    def read(weights: dict[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
+        return {name: leaf.read() for name, leaf in weights.items()}
+
+    return Content(tree, tree, read)
 
 
 def _in_folder(folder: Path) -> Path:
@@ -272,154 +287,56 @@ def _of_deepspeed(names: set[str]) -> bool:
     return "zero_to_fp32.py" in names or any(name.endswith(("_model_states.pt", "_optim_states.pt")) for name in names)
 
 
-def _trainer_state(folder: Path) -> dict[str, Any]:
+def _trainer_state(source: Source, folder: Path) -> dict[str, Any]:
     """Step, epoch and last evaluation that Transformers' Trainer wrote beside the weights; the step is in the name."""
     said: dict[str, Any] = {}
-    step = re.fullmatch(r".*\D(\d+)", folder.name)
+    step = re.fullmatch(r".*\D(\d{1,18})", folder.name)
     if folder.name.startswith("checkpoint-") and step:
         said["global_step"] = int(step[1])
     path = folder / "trainer_state.json"
     if not path.is_file():
         return said
+    state = _json(source, path)
     try:
-        state = json.loads(path.read_text())
         said |= {key: state[key] for key in ("epoch", "global_step") if key in state}
         for row in state.get("log_history", []):
             if row.get("step") == state.get("global_step"):
                 said |= {key: value for key, value in row.items() if key.startswith("eval_") or key == "loss"}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (TypeError, AttributeError) as error:
         raise PosthocError(f"{path} is not what Transformers' Trainer writes ({error}); mend or remove it.") from error
     return said
 
 
-def _weights(tree: Any, pick: Pick, path: Path) -> dict[str, Any]:
-    """The state dict within what was saved."""
-    if pick.key:
-        weights = _at(tree, pick.key, path)
-    elif pick.ema:
-        key = next((key for key in EMA if _state_dict(mapping(tree).get(key))), None)
-        if key is None:
-            raise PosthocError(f"{path} holds no moving average of the weights; found {_keys(tree)}.")
-        weights = _state_dict(mapping(tree)[key])
-    else:
-        weights = _main(tree, path)
-    return weights
-
-
-def _main(tree: Any, path: Path) -> dict[str, Any]:
-    """The weights that trained: of a whole module, under one of the usual keys, the dictionary itself, or the only ones."""
-    if is_module(tree):
-        return _state_dict(tree)
-    groups = {key: value for key, value in mapping(tree).items() if isinstance(key, str) and _is_group(value)}
-    inner = {key: _state_dict(value) for key, value in groups.items()}
-    inner = {key: weights for key, weights in inner.items() if weights}
-    wrapped = [key for key in WRAPPERS if key in inner]
-    if len(wrapped) > 1:
-        raise PosthocError(f"{path} holds several networks; choose with --weights-key {' or '.join(wrapped)}.")
-    if wrapped:
-        return inner[wrapped[0]]
-    own = _state_dict(tree, nested=False)
-    others = [key for key in inner if key not in EMA]
-    loose, inside = _values(own), sum(_values(inner[key]) for key in others)
-    if loose and loose > 10 * inside:
-        return own
-    if loose and inside <= 10 * loose:
-        raise PosthocError(
-            f"{path} holds tensors both by themselves and under {', '.join(others)}; choose with --weights-key."
-        )
-    if len(others) > 1:
-        raise PosthocError(f"{path} holds several networks; choose with --weights-key {' or '.join(others)}.")
-    if others:
-        return inner[others[0]]
-    if inner:
-        raise PosthocError(f"{path} holds only a moving average of the weights; pass --ema to replay it.")
-    raise NoWeightsError(f"{path} holds no state dict ({_keys(tree)}).")
-
-
-def _state_dict(value: Any, nested: bool = True) -> dict[str, Any]:
-    """The named tensors of a module or dictionary, floating ones among them; empty for anything else."""
-    if is_module(value):
-        return module_tensors(value)
-    items = mapping(value)
-    if nested and not any(_leaf(item) is not None for item in items.values()):
-        groups = {key: _state_dict(item, nested=False) for key, item in items.items() if isinstance(key, str)}
-        groups = {key: weights for key, weights in groups.items() if weights}
-        if len(groups) == 1:
-            return next(iter(groups.values()))
-        # Several parts of one network, or several networks: by their names, of which a model takes what fits.
-        return {f"{key}.{name}": leaf for key, weights in groups.items() for name, leaf in weights.items()}
-    found = {name: leaf for name, item in items.items() if isinstance(name, str) and (leaf := _leaf(item)) is not None}
-    strange = [item for item in items.values() if isinstance(item, Record) and "_rebuild_" in item.name]
-    if found and strange:
-        raise PosthocError(f"Tensors made by {strange[0].name} are not read; convert them to plain tensors.")
-    return found if any(leaf.dtype.is_floating_point for leaf in found.values()) else {}
-
-
-def _values(weights: Mapping[str, Any]) -> int:
-    """How many numbers they hold, single ones apart."""
-    return sum(math.prod(leaf.shape) for leaf in weights.values() if len(leaf.shape))
-
-
-def _at(tree: Any, key: str, path: Path) -> dict[str, Any]:
-    """Follow `key` through nested dictionaries as far as it goes; the rest is what names of tensors begin with."""
-    parts, here = key.split("."), tree
-    while parts and not is_module(here):
-        inside = mapping(here)
-        taken = next((n for n in range(len(parts), 0, -1) if _is_group(inside.get(".".join(parts[:n])))), None)
-        if taken is None:
-            break
-        here, parts = inside[".".join(parts[:taken])], parts[taken:]
-    prefix = "".join(f"{part}." for part in parts)
-    found = {name.removeprefix(prefix): leaf for name, leaf in _state_dict(here).items() if name.startswith(prefix)}
-    if not found:
-        raise UsageError(f"--weights-key {key}: {path} has no weights there; found {_keys(tree)}.")
-    return found
-
-
-def _is_group(value: Any) -> bool:
-    return is_module(value) or bool(mapping(value))
-
-
-def _leaf(value: Any) -> Any:
-    if isinstance(value, (Stored, Scattered)):
-        return value
-    return numpy_array(value)
-
-
-def _keys(tree: Any) -> str:
-    items = mapping(tree)
-    if not items:
-        return f"a {tree.name if isinstance(tree, Record) else type(tree).__name__.lower()}"
-    names = [str(key)[:60] for key in list(items)[:8]]
-    return ", ".join(names) + (", ..." if len(items) > 8 else "")
-
-
 def _numbers(content: Content, weights: Collection[str]) -> dict[str, float]:
-    """Every number that was saved beside the weights; a slash would be a path in the activations file."""
-    said = {name: value for name, value in content.said.items() if isinstance(name, str) and name not in weights}
-    single = {
+    """The numbers that were saved beside the weights; a slash would be a path in the activations file."""
+    said = {
         name: value
-        for name, value in said.items()
-        if isinstance(value, (Stored, Scattered)) and math.prod(value.shape) == 1
-    }
-    said |= {
-        name: tensor.item() for name, tensor in content.read(single, None, False).items() if not tensor.is_complex()
+        for name, value in content.said.items()
+        if isinstance(name, str) and name not in weights and len(name) <= MOST_LETTERS
     }
     said = {name: value for name, value in said.items() if name.strip(".") and name.isprintable()}
+    tensors = {name: value for name, value in said.items() if _is_number(value)}
+    some = dict(itertools.islice(tensors.items(), 2 * MOST_NUMBERS))
+    said |= {name: tensor.item() for name, tensor in content.read(some, None, False).items()}
     numbers = {name.replace("/", "."): _number(value) for name, value in said.items()}
     return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (Stored, Scattered)) and math.prod(value.shape) == 1 and value.dtype in PLAIN | WHOLE
 
 
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        return float(value)
+        return None if isinstance(value, str) and len(value) > MOST_LETTERS else float(value)
     except (ValueError, OverflowError):
         return None
 
 
 def _counts(value: float | None) -> bool:
+    """Whether a number can be that of an epoch or step: whole and not negative."""
     return value is not None and math.isfinite(value) and value >= 0 and value == int(value)
 
 
@@ -432,6 +349,8 @@ def _readable(path: Path) -> Iterator[None]:
         raise PosthocError(f"No such file: {error.filename or path}.") from None
     except PosthocError:
         raise
+    except UnsupportedError as error:
+        raise PosthocError(f"{path} is not read: {error}.") from error
     except DAMAGE as error:
         if path.is_file() and (what := _nothing_known(path)):
             raise StrangerError(f"{path} is {what}.") from error

@@ -67,6 +67,10 @@ class StrangerError(NoWeightsError):
     """The file is something else than a checkpoint that is read here; the message says what, and the way out."""
 
 
+class UnsupportedError(ValueError):
+    """What the file holds is not damaged and is not read here; the message says what it is."""
+
+
 def is_named_like_a_checkpoint(path: Path) -> bool:
     """Whether the name ends as those of checkpoints do, in small letters or capitals.
 

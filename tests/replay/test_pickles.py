@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posthoc.errors import PosthocError
+from posthoc.replay.budget import Budget
 from posthoc.replay.pickles import Global, Record, unpickle
 from posthoc.replay.readers import read_header, read_weights
 
@@ -24,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def plain(data, construct=None):
-    return unpickle(io.BytesIO(data), construct or {}, lambda key: ("persistent", key))
+    return unpickle(
+        io.BytesIO(data), construct or {}, lambda key: ("persistent", key), Budget(Path("a.pkl"), len(data))
+    )
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -47,7 +50,8 @@ def test_plain_values_come_out_as_they_went_in(value, protocol):
 
 def test_two_pickles_in_a_row_are_read_one_after_the_other():
     file = io.BytesIO(pickle.dumps([1, 2]) + pickle.dumps({"a": 1}) + b"rest")
-    assert [unpickle(file, {}, id), unpickle(file, {}, id), file.read()] == [[1, 2], {"a": 1}, b"rest"]
+    budget = Budget(Path("a.pkl"))
+    assert [unpickle(file, {}, id, budget), unpickle(file, {}, id, budget), file.read()] == [[1, 2], {"a": 1}, b"rest"]
 
 
 class Touch:
@@ -176,7 +180,7 @@ def test_nothing_nested_is_written_down(tmp_path):
         ("name", storage_key(nested(60)) + b"."),
     ):
         (tmp_path / f"{name}.pt").write_bytes(start + b"\x80\x02" + rest)
-        with pytest.raises(PosthocError, match="damaged"):
+        with pytest.raises(PosthocError, match=r"damaged|a view of another"):
             read_header(tmp_path / f"{name}.pt")
 
 
@@ -189,7 +193,7 @@ def test_views_that_torch_computes_on_reading_are_refused(tmp_path):
 
 def test_many_small_tensors_that_repeat_their_storage_are_refused(tmp_path):
     torch.save({f"{k}": torch.ones(1).expand(1 << 23) for k in range(5)}, tmp_path / "a.pt")
-    with pytest.raises(PosthocError, match="repeat their storage"):
+    with pytest.raises(PosthocError, match="claims 101 MB of tensors"):
         read_weights(tmp_path / "a.pt")
 
 

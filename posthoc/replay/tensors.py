@@ -1,0 +1,336 @@
+"""Tensors as places in a file, and what pickles may call to describe them: nothing is read until it is asked for."""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posthoc.replay.budget import Budget
+from posthoc.replay.pickles import Global, Record
+from posthoc.replay.strangers import UnsupportedError
+
+MAX_DIMENSIONS = 64
+NESTED = 100
+"""Operations that a file within a file is charged with, beside its own."""
+
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "UntypedStorage": torch.uint8,
+    "QInt8Storage": torch.qint8,
+    "QUInt8Storage": torch.quint8,
+    "QInt32Storage": torch.qint32,
+    "QUInt4x2Storage": torch.quint4x2,
+    "QUInt2x4Storage": torch.quint2x4,
+}
+FLOATING = frozenset({
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+    torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+})  # fmt: skip
+WHOLE = frozenset({
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.bool,
+})  # fmt: skip
+"""Types of numbers that a network may be given; all others stand for something else or need a scale."""
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+"""torch's types of numbers by name: looked up here, for an attribute of torch may import half of it."""
+
+
+@dataclass(eq=False)
+class Storage:
+    """A run of numbers: at `start` of the file (known once the older form has been read to its end) or in `data`."""
+
+    dtype: torch.dtype
+    size: int
+    start: int = -1
+    data: bytes | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A tensor that lies in a file: what `torch.Tensor.as_strided` needs to see it in its storage."""
+
+    storage: Storage
+    dtype: torch.dtype
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def extent(self) -> int:
+        """Elements from its first to its last, both counted."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum((count - 1) * step for count, step in zip(self.shape, self.stride, strict=True))
+
+    def read(self, file: io.BufferedIOBase, into: Tensor | None = None, pin: bool = False) -> Tensor:
+        """Its values, from the file in which it lies; `into` a tensor that fits them, else into new memory."""
+        size = self.extent * self.dtype.itemsize
+        if into is not None and (into.dtype, into.shape, into.stride()) == (self.dtype, self.shape, self.stride):
+            buffer = into.as_strided((self.extent,), (1,)).view(torch.uint8)
+        else:
+            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
+        start = self.offset * self.dtype.itemsize
+        if self.storage.data is not None and size:
+            buffer.numpy()[:] = np.frombuffer(self.storage.data, np.uint8, size, start)
+        elif size:
+            file.seek(self.storage.start + start)
+            if file.readinto(buffer.numpy().data) != size:
+                raise EOFError("it ends inside a tensor")
+        return buffer.view(self.dtype).as_strided(self.shape, self.stride).contiguous()
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor whose rows lie one behind the other."""
+    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
+class Maker:
+    """Makes what a file's pickles call for: tensors and their containers. All that it makes is charged to `budget`.
+
+    construct: the functions that pickles may call, by name; parse: reads a file within the file.
+    """
+
+    def __init__(self, budget: Budget, parse: Callable[[io.BufferedIOBase, int, "Maker"], Any]) -> None:
+        self.budget = budget
+        self.parse = parse
+        self.views: dict[Any, Stored] = {}
+        tensors, arrays = "torch._utils._rebuild_", ("numpy.core.multiarray.", "numpy._core.multiarray.")
+        known: dict[str, Callable[..., Any]] = {
+            f"{tensors}tensor": self._tensor,
+            f"{tensors}tensor_v2": self._tensor,
+            f"{tensors}tensor_v3": self._typed_tensor,
+            f"{tensors}parameter": _parameter,
+            f"{tensors}parameter_with_state": _parameter,
+            "torch._tensor._rebuild_from_type_v2": self._from_type,
+            "torch.storage._load_from_bytes": self._storage_from_bytes,
+            "torch.Size": self._size,
+            "collections.OrderedDict": self._dictionary,
+            "collections.defaultdict": self._dictionary,
+            "collections.Counter": self._dictionary,
+            **dict.fromkeys(
+                ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset"), self._sequence
+            ),
+            "_codecs.encode": self.encoded,
+            "copyreg._reconstructor": _reconstructed,
+            "copy_reg._reconstructor": _reconstructed,
+            **dict.fromkeys([f"{module}scalar" for module in arrays], _scalar),
+            **dict.fromkeys([f"{module}_reconstruct" for module in arrays], self._array),
+            "numpy.core.numeric._frombuffer": self._buffer,
+            "numpy._core.numeric._frombuffer": self._buffer,
+        }
+        self.construct = {Global(*name.rsplit(".", 1)): function for name, function in known.items()}
+
+    def storage(self, dtype: torch.dtype, size: int, start: int = -1, data: bytes | None = None) -> Storage:
+        """A storage of `size` numbers."""
+        self.budget.produce(size * dtype.itemsize)
+        return Storage(dtype, size, start, data)
+
+    def view(
+        self, storage: Storage, dtype: torch.dtype, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
+    ) -> Stored:
+        """A tensor that lies in a storage; the same one again is the same object."""
+        key = (id(storage), dtype, offset, shape, stride)
+        if key not in self.views:
+            stored = Stored(storage, dtype, offset, shape, stride)
+            self.budget.tensor(max(math.prod(shape), stored.extent) * dtype.itemsize)
+            if (offset + stored.extent) * dtype.itemsize > storage.bytes:
+                raise EOFError("a tensor reaches past the end of its storage")
+            self.views[key] = stored
+        return self.views[key]
+
+    def _checked(self, storage: Any, dtype: torch.dtype, offset: Any, size: Any, stride: Any) -> Stored:
+        if not isinstance(storage, Storage):
+            raise TypeError("a tensor lies in what is no storage")
+        sides = (size, stride)
+        if not all(isinstance(side, (tuple, list)) and len(side) <= MAX_DIMENSIONS for side in sides):
+            raise ValueError("a tensor has no valid shape")
+        numbers = (offset, *size, *stride)
+        if len(size) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 60 for n in numbers):
+            raise ValueError("a tensor has no valid shape")
+        return self.view(storage, dtype, offset, tuple(size), tuple(stride))
+
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Stored:
+        if len(rest) > 2 and rest[2]:
+            raise UnsupportedError("a tensor is a conjugate or negative view")
+        return self._checked(storage, getattr(storage, "dtype", torch.uint8), offset, size, stride)
+
+    def _typed_tensor(
+        self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+    ) -> Stored:
+        return self._checked(storage, torch_dtype(dtype), offset, size, stride)
+
+    def _from_type(self, function: Any, kind: Any, arguments: Any, state: Any) -> Any:
+        # Not itself again: each call would be one within another.
+        known = isinstance(function, Global) and function.name.startswith("_rebuild_") and function in self.construct
+        if known and function.module == "torch._utils" and isinstance(arguments, tuple):
+            return self.construct[function](*arguments)
+        return Record(function, arguments if isinstance(arguments, tuple) else (arguments,), state)
+
+    def _storage_from_bytes(self, data: Any) -> Any:
+        """A storage in a plain pickle: the older form of torch.save within its bytes."""
+        if not isinstance(data, bytes):
+            raise TypeError("a storage is none")
+        self.budget.operate(NESTED)
+        with self.budget.nested():
+            storage = self.parse(io.BytesIO(data), len(data), self)
+        if not isinstance(storage, Storage):
+            raise TypeError("a storage is none")
+        storage.data = data[storage.start : storage.start + storage.bytes]
+        return storage
+
+    def _size(self, sizes: Any = ()) -> tuple[Any, ...]:
+        return tuple(self._sequence(sizes))
+
+    def _sequence(self, *arguments: Any) -> list[Any]:
+        values = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else []
+        self.budget.operate(len(values))
+        return list(values)
+
+    def _dictionary(self, *arguments: Any) -> dict[Any, Any]:
+        """An ordered, default or counting dictionary; the oldest protocols pass the items as lists of two."""
+        pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
+        self.budget.operate(len(pairs))
+        return {pair[0]: pair[1] for pair in pairs if _is_pair(pair)}
+
+    def encoded(self, text: Any, encoding: Any = "utf-8", *rest: Any) -> bytes:
+        """The bytes of a text."""
+        if not (isinstance(text, str) and encoding in ("latin1", "latin-1", "utf-8", "ascii")):
+            raise TypeError("a text in an unknown encoding")
+        self.budget.produce(len(text))
+        return text.encode(encoding)
+
+    def _array(self, *arguments: Any) -> "Array":
+        return Array(Global("numpy", "ndarray"), arguments, maker=self)
+
+    def _buffer(self, *arguments: Any) -> "Array":
+        array = Array(Global("numpy", "ndarray"), (), maker=self)
+        if len(arguments) == 4:
+            data, dtype, shape, order = arguments
+            array.state = (1, shape, dtype, order == "F", data)
+        return array
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Array(Record):
+    """A pickled NumPy array, whose state says what is in it."""
+
+    maker: Maker | None = None
+    stored: Stored | None = None
+
+    def tensor(self) -> Stored | None:
+        """The tensor that it is, in native byte order; None for an array of anything but numbers."""
+        if self.stored is None and self.maker and isinstance(self.state, tuple) and len(self.state) == 5:
+            _, shape, dtype, fortran, data = self.state
+            kind = _numpy_dtype(dtype)
+            if isinstance(data, str):  # Python 2 had no other bytes
+                data = self.maker.encoded(data, "latin-1")
+            if kind is None or not isinstance(data, (bytes, bytearray)) or not isinstance(shape, tuple):
+                return None
+            if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 1 << 60 for n in shape):
+                raise ValueError("an array has no valid shape")
+            if math.prod(shape) * kind.itemsize != len(data):
+                raise EOFError("an array is not as long as said")
+            native = np.frombuffer(data, kind).astype(kind.newbyteorder("="), copy=not kind.isnative)
+            numbers = torch.from_numpy(np.empty(0, native.dtype)).dtype
+            storage = self.maker.storage(numbers, native.size, data=bytes(data) if kind.isnative else native.tobytes())
+            stride = contiguous(shape) if not fortran else contiguous(shape[::-1])[::-1]
+            self.stored = self.maker.view(storage, numbers, 0, shape, stride)
+        return self.stored
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str)
+
+
+def torch_dtype(name: Any) -> torch.dtype:
+    """torch's dtype of that recorded name."""
+    if not (isinstance(name, Global) and name.module == "torch" and name.name in DTYPES):
+        raise ValueError("a tensor is of no type of numbers")
+    return DTYPES[name.name]
+
+
+def _parameter(data: Any, *rest: Any) -> Any:
+    return data
+
+
+def _reconstructed(kind: Any, *rest: Any) -> Record:
+    """`copyreg._reconstructor`, by which the oldest protocols make any object."""
+    return Record(kind)
+
+
+def _scalar(dtype: Any, data: Any = None, *rest: Any) -> Any:
+    """A number of NumPy's."""
+    kind = _numpy_dtype(dtype)
+    if kind is None or not isinstance(data, bytes) or len(data) != kind.itemsize:
+        return Record(Global("numpy", "scalar"), (dtype, data))
+    return np.frombuffer(data, kind)[0].item()
+
+
+NUMPY_TYPES = frozenset({f"{kind}{width}" for kind in "fiu" for width in (1, 2, 4, 8)} - {"f1"} | {"b1"})
+
+
+def _numpy_dtype(record: Any) -> np.dtype[Any] | None:
+    """The number type that a pickled NumPy dtype names, in the byte order of its state; None for any other."""
+    if not (isinstance(record, Record) and record.kind == Global("numpy", "dtype") and record.args):
+        return None
+    code, state = record.args[0], record.state
+    order = state[1] if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">") else "<"
+    return np.dtype(order + code) if isinstance(code, str) and code in NUMPY_TYPES else None
+
+
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """Where a tensor of a kind that is not read lies; `what` in words. It has a single number's shape."""
+
+    what: str
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+
+
+_UNREAD = {
+    "_rebuild_qtensor": "quantised",
+    "_rebuild_sparse_tensor": "a sparse tensor",
+    "_rebuild_sparse_csr_tensor": "a sparse tensor",
+    "_rebuild_meta_tensor_no_storage": "a tensor on the meta device, whose values were never saved",
+    "_rebuild_nested_tensor": "a nested tensor",
+}
+
+
+def leaf(value: Any) -> Stored | Unread | None:
+    """The tensor that a value is, of torch or NumPy; None for any other value."""
+    if isinstance(value, Stored):
+        return value
+    if isinstance(value, Array):
+        return value.tensor()
+    if isinstance(value, Record) and isinstance(value.kind, Global):
+        if value.kind.name.startswith("_rebuild_"):
+            return Unread(_UNREAD.get(value.kind.name, f"made by {value.kind.name[:60]}") + _type_of(value))
+        if value.kind.module.startswith("__torch__.torch.classes.quantized"):
+            return Unread("packed for quantised operations")
+    if isinstance(value, tuple) and 1 < len(value) < 5 and isinstance(value[0], Record):
+        return leaf(value[0])  # weight and bias of a quantised layer
+    return None
+
+
+def _type_of(record: Record) -> str:
+    storage = record.args[0] if record.args else None
+    return f" ({str(storage.dtype).removeprefix('torch.')})" if isinstance(storage, Storage) else ""

@@ -1,0 +1,210 @@
+"""Which dictionary in a checkpoint is the network."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.budget import Budget
+from posthoc.replay.distributed import Scattered
+from posthoc.replay.modules import is_module, mapping, module_tensors
+from posthoc.replay.pickles import Global, Record
+from posthoc.replay.strangers import NoWeightsError
+from posthoc.replay.tensors import FLOATING, WHOLE, Stored, Unread, leaf
+
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
+"""Keys under which training scripts put the weights beside their own bookkeeping."""
+EMA = (
+    "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema", "model_ema_state_dict",
+)  # fmt: skip
+"""Keys of exponential moving averages of the weights: another network than the one that trained."""
+GETATTR = (Global("builtins", "getattr"), Global("__builtin__", "getattr"))
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Which weights of a checkpoint: under `key` (nested keys, then a prefix of names, joined by dots), or the EMA."""
+
+    key: str | None = None
+    ema: bool = False
+
+
+MAIN = Pick()
+"""The weights that trained."""
+
+
+def find_weights(tree: Any, pick: Pick, path: Path, budget: Budget) -> dict[str, Any]:
+    """The state dict within what was saved: names and tensors that are not read yet.
+
+    Raises NoWeightsError where there is none; PosthocError where there are several, or where one of its tensors is of a
+    kind that is not read (quantised, sparse, ...).
+    """
+    weights = _Finder(tree, path, budget).find(pick)
+    for name, tensor in weights.items():
+        if isinstance(tensor, Unread):
+            raise PosthocError(
+                f"{path}: {name} is {tensor.what}, which is not replayed; save the network with plain tensors of floating "
+                f"point numbers in its place."
+            )
+    return weights
+
+
+class _Finder:
+    """Looks through what was saved; each item looked at is charged, for the same may lie in many places."""
+
+    def __init__(self, tree: Any, path: Path, budget: Budget) -> None:
+        self.tree, self.path, self.budget = tree, path, budget
+
+    def find(self, pick: Pick) -> dict[str, Any]:
+        if pick.key:
+            return self.at(pick.key)
+        if not pick.ema:
+            return self.main()
+        averages = (self.state_dict(mapping(self.tree).get(key)) for key in EMA)
+        weights = next((weights for weights in averages if weights), None)
+        if weights is None:
+            raise PosthocError(f"{self.path} holds no moving average of the weights; found {_keys(self.tree)}.")
+        return weights
+
+    def main(self) -> dict[str, Any]:
+        """Those that trained: of a whole module, under a usual key, the dictionary itself, or the only ones."""
+        tree, path = self.tree, self.path
+        if is_module(tree):
+            return self.state_dict(tree)
+        groups = {key: value for key, value in mapping(tree).items() if isinstance(key, str) and _is_group(value)}
+        inner = {key: self.state_dict(value) for key, value in groups.items()}
+        inner = {key: weights for key, weights in inner.items() if weights}
+        wrapped = [key for key in WRAPPERS if key in inner]
+        if len(wrapped) > 1:
+            raise PosthocError(f"{path} holds several networks; choose with --weights-key {' or '.join(wrapped)}.")
+        if wrapped:
+            return inner[wrapped[0]]
+        own = self.state_dict(tree, nested=False)
+        others = [key for key in inner if key not in EMA]
+        loose, inside = _values(own), sum(_values(inner[key]) for key in others)
+        if loose and loose > 10 * inside:
+            return own
+        if loose and inside <= 10 * loose:
+            raise PosthocError(
+                f"{path} holds tensors both by themselves and under {_listed(others)}; choose with --weights-key."
+            )
+        if len(others) > 1:
+            raise PosthocError(f"{path} holds several networks; choose with --weights-key {_listed(others, ' or ')}.")
+        if others:
+            return inner[others[0]]
+        if inner:
+            raise PosthocError(f"{path} holds only a moving average of the weights; pass --ema to replay it.")
+        raise NoWeightsError(f"{path} {self.without()}.")
+
+    def without(self) -> str:
+        """What a file without weights holds instead, in words."""
+        tree = self.tree
+        keys = mapping(tree).keys()
+        if isinstance(tree, Record) and tree.kind in GETATTR and tree.args[1:] == ("state_dict",):
+            return (
+                "was saved by torch.save(model.state_dict), without the brackets that call it, and holds the method in "
+                "place of the weights; save model.state_dict() instead"
+            )
+        if {"state", "param_groups"} <= keys:
+            return "holds the state of an optimiser and no network's weights"
+        tensors = [(name, item) for name, item in mapping(tree).items() if isinstance(item, Stored)]
+        if tensors and not any(item.dtype in FLOATING for _, item in tensors):
+            return f"holds no tensor of floating point numbers ({tensors[0][0]} is {_type(tensors[0][1].dtype)})"
+        return f"holds no state dict ({_keys(tree)})"
+
+    def at(self, key: str) -> dict[str, Any]:
+        """Follow `key` through nested dictionaries as far as it goes; the rest is what names of tensors begin with."""
+        parts, here = key.split("."), self.tree
+        while parts and not is_module(here):
+            inside = mapping(here)
+            taken = next((n for n in range(len(parts), 0, -1) if _is_group(inside.get(".".join(parts[:n])))), None)
+            if taken is None:
+                break
+            here, parts = inside[".".join(parts[:taken])], parts[taken:]
+        prefix = "".join(f"{part}." for part in parts)
+        weights = self.state_dict(here)
+        weights = {name.removeprefix(prefix): leaf for name, leaf in weights.items() if name.startswith(prefix)}
+        if not weights:
+            raise UsageError(f"--weights-key {key}: {self.path} has no weights there; found {_keys(self.tree)}.")
+        return weights
+
+    def state_dict(self, value: Any, nested: bool = True) -> dict[str, Any]:
+        """The named tensors of a module or dictionary, floating ones among them; empty for anything else."""
+        if is_module(value):
+            return module_tensors(value, self.budget)
+        items = mapping(value)
+        self.budget.operate(len(items))
+        leaves = {name: leaf for name, item in items.items() if (leaf := _leaf(item)) is not None}
+        if nested and not leaves:
+            return self.parts(items)
+        weights = {name: leaf for name, leaf in leaves.items() if isinstance(name, str)}
+        types = [leaf.dtype for leaf in weights.values()]
+        return weights if any(dtype.is_floating_point or dtype.is_complex for dtype in types) else {}
+
+    def parts(self, items: Mapping[Any, Any]) -> dict[str, Any]:
+        """Several parts of one network, or several networks: by their names, of which a model takes what fits."""
+        groups = {key: self.state_dict(item, nested=False) for key, item in items.items() if isinstance(key, str)}
+        groups = {key: weights for key, weights in groups.items() if weights}
+        if len(groups) == 1:
+            return next(iter(groups.values()))
+        for key, weights in groups.items():
+            self.budget.produce(len(weights) * len(key))
+        return {f"{key}.{name}": leaf for key, weights in groups.items() for name, leaf in weights.items()}
+
+
+def _values(weights: Mapping[str, Any]) -> int:
+    """How many numbers they hold, single ones apart."""
+    return sum(math.prod(leaf.shape) for leaf in weights.values() if len(leaf.shape) or isinstance(leaf, Unread))
+
+
+def _is_group(value: Any) -> bool:
+    return is_module(value) or bool(mapping(value))
+
+
+def _leaf(value: Any) -> Any:
+    return value if isinstance(value, Scattered) else leaf(value)
+
+
+def _listed(names: list[str], between: str = ", ") -> str:
+    return between.join(name[:60] for name in names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+def _keys(tree: Any) -> str:
+    items = mapping(tree)
+    if not items:
+        return f"a {tree.name if isinstance(tree, Record) else type(tree).__name__.lower()}"
+    keys = itertools.islice(items, 9)
+    return _listed([f"a {key.name}" if isinstance(key, Record) else str(key) for key in keys])
+
+
+def require_types(module: nn.Module, types: Mapping[str, torch.dtype], path: Path) -> None:
+    """Raise PosthocError where a checkpoint's tensor, by its name in `module`, is of a type that cannot take its place.
+
+    Floating point numbers of any width are what torch's own loading makes of them. Whole numbers take the place of
+    buffers, in which they are the same numbers, and of no trained parameter, where they would be quantised ones
+    without their scale. An imaginary part is never dropped.
+    """
+    state = module.state_dict(keep_vars=True)
+    for name, dtype in types.items():
+        ours = state[name]
+        if dtype.is_complex:
+            fits = ours.dtype.is_complex
+        elif dtype in WHOLE:
+            fits = not (isinstance(ours, nn.Parameter) and (ours.dtype.is_floating_point or ours.dtype.is_complex))
+        else:
+            fits = dtype in FLOATING
+        if not fits:
+            raise PosthocError(
+                f"{path}: {name} is {_type(dtype)}, where the network has {_type(ours.dtype)}; it is not replayed as "
+                f"something else: save it in the network's own type."
+            )
+
+
+def _type(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
