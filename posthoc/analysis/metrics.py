@@ -47,6 +47,7 @@ from posthoc.analysis.records import LEAST_POINTS, EpochMetrics, Protocol, RunMe
 from posthoc.analysis.series import Axis, DepthAxis, EpochAxis, ImageAxis
 from posthoc.analysis.summary import summarise
 from posthoc.analysis.verdicts import MEASURES, TESTED, worth_drawing
+from posthoc.chance import doubt
 from posthoc.errors import PosthocError
 from posthoc.files import sha256
 from posthoc.store import Activations
@@ -141,7 +142,8 @@ def compute_metrics(
             "config": activations.config,
         },
         epochs=epochs,
-        summary=summarise(epochs, protocol, seed) | {"accuracy_source": accuracy_source, "draws": nulls, "seed": seed},
+        summary=summarise(epochs, protocol, seed)
+        | {"accuracy_source": accuracy_source, "draws": nulls, "seed": seed, "doubt": doubt(activations)},
         channels=tuple(
             {"layer": layer, "channel": channel, "hurst": [round(float(one.alpha[u]), 6) for one in measured]}
             for u, (layer, channel) in enumerate(units)

@@ -19,6 +19,7 @@ from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
 from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stability_index, unevenness, z_scores
 from posthoc.analysis.records import RunMetrics, counted, load_metrics
 from posthoc.analysis.verdicts import verdict
+from posthoc.chance import assumed
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import names_apart, open_regular
 
@@ -35,7 +36,8 @@ class Run:
     """One run's epochs, the untrained left out, [E] each, NaN where unknown.
 
     when: the number of each, in `unit`; about: what was recorded of it (model, dataset, seed, images, classes, smooth, ...); nulls: null -> measure -> its
-    mean over epochs and in how many of them the measure differs from it; uneven: why the epochs are no series in time, where they are not.
+    mean over epochs and in how many of them the measure differs from it; uneven: why the epochs are no series in time, where they are not;
+    doubt: why its images were probably not scaled as in training.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Run:
     draws: int = 0
     unit: str = "epoch"
     uneven: str = ""
+    doubt: str | None = None
 
     @property
     def psi(self) -> FloatArray:
@@ -148,6 +151,7 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
         "probe": config["probe"]["name"],
         "images": config["probe"]["images"],
         "classes": config["probe"]["classes"],
+        "scaling": assumed(config),
         "protocol": protocol.name,
         **{key: value for key, value in asdict(protocol).items() if key != "name"},
         "accuracy_source": metrics.summary.get("accuracy_source"),
@@ -171,6 +175,7 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
         uneven=unevenness(
             *([getattr(one, key) for one in metrics.epochs if not one.untrained] for key in ("step", "epoch"))
         ),
+        doubt=metrics.summary.get("doubt"),
     )
 
 
@@ -244,6 +249,18 @@ def in_one_unit(runs: Sequence[Run]) -> list[Run]:
     return [
         replace(run, accuracy=run.accuracy / 100) if large else run for run, large in zip(runs, percent, strict=True)
     ]
+
+
+def other_scaling(runs: Sequence[Run]) -> list[tuple[str, str, str, str]]:
+    """Pairs of runs over one probe whose images were scaled otherwise: two names, and how each was scaled."""
+    first: dict[str, Run] = {}
+    pairs = []
+    for run in runs:
+        before = first.setdefault(str(run.about.get("probe")), run)
+        theirs, ours = (str(one.about.get("scaling")) for one in (before, run))
+        if theirs != ours:
+            pairs.append((before.name, theirs, run.name, ours))
+    return pairs
 
 
 def same_training(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -78,6 +78,7 @@ class Summary(TypedDict):
     settling: NotRequired[dict[str, dict[str, Settles]]]
     draws: NotRequired[int]
     seed: NotRequired[int]
+    doubt: NotRequired[str | None]
 
 
 class Unit(TypedDict):

@@ -59,7 +59,7 @@ def command(
     mapping = dict(map(_mapping, columns))
     require_metrics(metrics)
     from posthoc.analysis.compare import differences, group_names, grouped, tabulate
-    from posthoc.analysis.runs import in_one_unit, load_csv, load_runs, same_training
+    from posthoc.analysis.runs import in_one_unit, load_csv, load_runs, other_scaling, same_training
     from posthoc.analysis.sensitivity import sensitivity as vary
     from posthoc.analysis.stopping import compare_rules
     from posthoc.analysis.taxonomy import Taxonomy
@@ -75,7 +75,7 @@ def command(
     if form == "json":
         echo(json.dumps(_plain(rows, groups, gaps, scores, cells), indent=1), lines=True)
         return
-    sheets = [_runs(rows, same_training(runs))]
+    sheets = [_runs(rows, same_training(runs), other_scaling(runs))]
     sheets += [_groups(groups), _differences(gaps)] if by else []
     sheets += [_stopping(scores)] if stopping else []
     sheets += [_sensitivity(cells, runs, names)] if sensitivity else []
@@ -89,7 +89,9 @@ def _mapping(text: str) -> tuple[str, str]:
     return ours, theirs
 
 
-def _runs(rows: "Sequence[Row]", twins: Sequence[tuple[str, str]]) -> Sheet:
+def _runs(
+    rows: "Sequence[Row]", twins: Sequence[tuple[str, str]], scaled: Sequence[tuple[str, str, str, str]]
+) -> Sheet:
     columns = [
         column("run"), column("model"), column("dataset"), column("epochs"), column("best accuracy"),
         column("at", "best_epoch"), column("H_eff", "h_eff"), column("sd", "h_eff_sd"), _interval("h_eff"),
@@ -107,7 +109,9 @@ def _runs(rows: "Sequence[Row]", twins: Sequence[tuple[str, str]]) -> Sheet:
             row.noise["m"], s["psi"], s["psi_sd"], s["r_fields"], i["r_fields"], s["r_accuracy"], i["r_accuracy"],
             row.state.name,
         ])  # fmt: skip
-    notes = [f"{row.run.name}: {row.state.name}, for {row.state.reason}." for row in rows]
+    notes = [f"{row.run.name}: {row.run.doubt}." for row in rows if row.run.doubt]
+    notes += [f"{a} and {b} saw the same probe scaled otherwise: {first}; {second}." for a, first, b, second in scaled]
+    notes += [f"{row.run.name}: {row.state.name}, for {row.state.reason}." for row in rows]
     notes += [f"{a} and {b} say they are of the same model, data set and seed." for a, b in twins]
     return Sheet("Runs", columns, lines, notes)
 
@@ -209,6 +213,7 @@ def _plain(
         {
             "run": row.run.name,
             "about": row.run.about,
+            "doubt": row.run.doubt,
             **row.summary,
             "intervals": row.intervals,
             "noise": row.noise,

@@ -17,6 +17,7 @@ from posthoc.cli.output import (
     notes,
     order_options,
     progress_on_stderr,
+    report_probe,
     report_skipped,
     stop_on_signal,
 )
@@ -143,6 +144,7 @@ def command(
     from posthoc.replay.layout import is_file_of_run, run_folders
     from posthoc.replay.plan import plan_extraction
     from posthoc.replay.run import follow_extraction, run_extraction
+    from posthoc.replay.scaling import better_scaling
 
     writing: dict[str, Any] = {"force": force, "skip_errors": on_error == "skip"}
 
@@ -172,6 +174,7 @@ def command(
                 result = run_extraction(plan, path, progress=progress, stop=stop, shard=share, **writing)
         if share is None:
             flag_nonfinite(path)
+            report_probe(path, lambda: better_scaling(plan))
         echo(result.path)
         return result.skipped
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from posthoc.cli.exits import echo
-from posthoc.cli.output import flag_nonfinite, report_skipped
+from posthoc.cli.output import flag_nonfinite, report_probe, report_skipped
 from posthoc.errors import PosthocError
 from posthoc.files import try_output
 
@@ -36,5 +36,6 @@ def command(activations: Path, force: bool) -> None:
         name = "" if path == activations else f"{path.parent.relative_to(activations)}/"
         skipped += [(f"{name}{checkpoint}", reason) for checkpoint, reason in left_out]
         flag_nonfinite(path)
+        report_probe(path)
         echo(path)
     report_skipped(skipped)

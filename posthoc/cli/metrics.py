@@ -145,7 +145,8 @@ def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
         low, high = summary[f"{name}_interval"]
         return f"{_text(summary[name])}, 95 % interval {_text(low)} to {_text(high)} over epochs"
 
-    lines = [
+    lines = [("caution", summary["doubt"])] if summary.get("doubt") else []
+    lines += [
         ("protocol", settings + (", calibrated" if protocol["calibrate"] else "")),
         ("epochs", f"{summary['epochs']}, {summary['epochs_with_integration']} of them with an integration"),
         ("best accuracy", best),

@@ -101,6 +101,23 @@ def flag_nonfinite(path: Path) -> None:
                 echo(f"{name}: not finite: {', '.join(said)}", err=True)
 
 
+def report_probe(path: Path, remedy: Callable[[], str | None] | None = None) -> None:
+    """How the network does on the probe: first why that may be the images' fault, then the first, best and last.
+
+    `remedy` is asked, where there is a doubt, which other scaling does better.
+    """
+    from posthoc.chance import doubt, ends
+    from posthoc.store import open_activations
+
+    with open_activations(path) as file:
+        caution, lines = doubt(file), ends(file)
+    if caution:
+        better = remedy() if remedy else None
+        lines = [("caution", caution + (f"; {better}" if better else "")), *lines]
+    if lines:
+        notes(lines)
+
+
 def report_skipped(skipped: Sequence[tuple[str, str]]) -> None:
     """Name on stderr what was skipped and end with exit code 3; nothing where nothing was."""
     for name, reason in skipped:

@@ -61,7 +61,7 @@ def try_out(plan: "Extraction", memory_format: str, output: str | None, skip_err
         try:
             for checkpoint in plan.run.checkpoints:
                 try:
-                    return _tried(_Passes(net, checkpoint), plan, memory_format, output)
+                    return _tried(Passes(net, checkpoint), plan, memory_format, output)
                 except UsageError:
                     raise
                 except PosthocError as error:
@@ -83,7 +83,7 @@ def _configured(plan: "Extraction", **changes: Any) -> "Extraction":
     return replace(plan, stored=store.Plan(stored.config | changes, stored.image, stored.label, stored.channels))
 
 
-class _Passes:
+class Passes:
     """Passes of one small batch under the weights of one checkpoint."""
 
     def __init__(self, net: Network, checkpoint: Checkpoint) -> None:
@@ -134,7 +134,7 @@ class _Passes:
         return Values(output, tensors, drawn)
 
 
-def _tried(passes: _Passes, plan: "Extraction", asked_format: str, asked_output: str | None) -> Trial:
+def _tried(passes: Passes, plan: "Extraction", asked_format: str, asked_output: str | None) -> Trial:
     config = plan.stored.config
     wanted = _usual_format(passes.net.module, plan) if asked_format == "auto" else asked_format
     base = "contiguous" if asked_format == "auto" else wanted
@@ -162,7 +162,7 @@ def _usual_format(module: nn.Module, plan: "Extraction") -> str:
     return "channels_last" if helps and first_convolution(module) else "contiguous"
 
 
-def _agreeing(passes: _Passes, base: str, wanted: str, first: Values) -> tuple[str, str | None]:
+def _agreeing(passes: Passes, base: str, wanted: str, first: Values) -> tuple[str, str | None]:
     """The memory format wanted if the network works in it and gives the same, else `base`, and why."""
     title = wanted.replace("_", " ")
     try:
@@ -186,7 +186,7 @@ def _in_training(part: nn.Module) -> bool:
     return without or (part.training and isinstance(part, _MODAL))
 
 
-def _unsteady(passes: _Passes, layout: str, first: Values) -> list[tuple[str, str]]:
+def _unsteady(passes: Passes, layout: str, first: Values) -> list[tuple[str, str]]:
     """Why two passes differ: random numbers, state that is kept, or something that cannot be put back."""
     remarks = []
     repeated = passes.run(layout)
@@ -213,7 +213,7 @@ def _unsteady(passes: _Passes, layout: str, first: Values) -> list[tuple[str, st
     return remarks
 
 
-def _mixing(passes: _Passes, layout: str, first: Values) -> list[tuple[str, str]]:
+def _mixing(passes: Passes, layout: str, first: Values) -> list[tuple[str, str]]:
     """Whether an image's numbers depend on the others of its batch."""
     half = len(passes.net.x) // 2
     if not half:

@@ -1,0 +1,111 @@
+"""Does a network see the probe as it saw its training images? Told by its accuracy, against chance and what it recorded."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtr, bdtrc
+
+LEVEL = 0.01
+GAP = 0.2
+"""By how much the recorded accuracy must be above that on the probe before it is said."""
+
+
+def largest_share(labels: NDArray[np.int64]) -> float:
+    """The share of the most frequent class: the accuracy of an answer that is always the same."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def better_than_chance(accuracy: float, labels: NDArray[np.int64], level: float = LEVEL) -> bool:
+    """Whether so many right answers are rarer than `level` for one who always names the most frequent class.
+
+    One-sided exact binomial test; False for an accuracy that is NaN.
+    """
+    if math.isnan(accuracy):
+        return False
+    right = round(accuracy * len(labels))
+    return right > 0 and bool(bdtrc(right - 1, len(labels), largest_share(labels)) < level)
+
+
+class Replayed(Protocol):
+    """What is needed of activations: see posthoc.store.Activations."""
+
+    epochs: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    recorded: dict[str, NDArray[np.float64]]
+    config: Any
+
+
+def ends(run: Replayed) -> list[tuple[str, str]]:
+    """Loss and accuracy on the probe of the first, the best and the last checkpoint, as label and text; none without
+    accuracy."""
+    if not np.isfinite(run.accuracy).any():
+        return []
+    rows = {"first": 0, "best": int(np.nanargmax(run.accuracy)), "last": len(run.accuracy) - 1}
+    return [
+        (
+            name,
+            f"{_place(run.epochs[row], run.steps[row])}: loss {run.loss[row]:.4f}, accuracy {run.accuracy[row]:.4f}",
+        )
+        for name, row in rows.items()
+    ]
+
+
+def doubt(run: Replayed) -> str | None:
+    """Why the images are probably not scaled as in training, in a sentence; None where nothing speaks for it.
+
+    They are where neither the first checkpoint after step 0 nor the last does better than chance, or where the last
+    is far below the accuracy that it recorded of itself. accuracy: on the probe, [E]; epochs, steps: -1 where unknown.
+    Nothing is said of a run without accuracy or with nothing but untrained weights.
+    """
+    accuracy, epochs, steps, labels = run.accuracy, run.epochs, run.steps, run.labels
+    trained = np.flatnonzero(steps != 0)
+    if len(trained) > 1 and epochs[trained[0]] == 0 and steps[trained[0]] < 0:  # untrained, or after the first epoch
+        trained = trained[1:]
+    known = [e for e in (trained[0], trained[-1]) if np.isfinite(accuracy[e])] if len(trained) else []
+    if not known:
+        return None
+    last = known[-1]
+    where = f"probe accuracy {accuracy[last]:.2f} at {_place(epochs[last], steps[last])}"
+    options = f"assumed: {assumed(run.config)}; options of extract: --normalize, --image-size"
+    if not any(better_than_chance(float(accuracy[e]), labels) for e in known):
+        return f"{where}, chance {largest_share(labels):.2f}: the images are probably not scaled as in training ({options})"
+    name, value = _recorded(run.recorded, int(last))
+    right = round(accuracy[last] * len(labels))
+    if value - accuracy[last] > GAP and bdtr(right, len(labels), value) < LEVEL:
+        return f"{where}, where {name} was recorded as {value:.2f}: the images may not be scaled as in training ({options})"
+    return None
+
+
+def assumed(config: Mapping[str, Any]) -> str:
+    """How a recorded probe was scaled, in words; "unknown" where a file does not say."""
+    probe = config["probe"]
+    if not {"normalization", "image_size"} <= probe.keys():
+        return "unknown"
+    mean, std = (", ".join(f"{value:.4g}" for value in probe["normalization"][key]) for key in ("mean", "std"))
+    colour = "grey" if probe.get("channels") == 1 else "colour"
+    return f"mean {mean}, std {std}, {probe['image_size']} x {probe['image_size']}, {colour}"
+
+
+def _recorded(recorded: Mapping[str, Sequence[float] | NDArray[np.float64]], row: int) -> tuple[str, float]:
+    """The accuracy that a checkpoint says it had on images it was not trained on, 0..1, and its name; NaN if none."""
+    names = [name for name in recorded if "acc" in name.lower() and not {"train", "best"} & _words(name)]
+    for name in sorted(names, key=lambda name: not _words(name) & {"val", "valid", "test", "eval"}):
+        value = float(recorded[name][row])
+        value = value / 100 if value > 1 else value
+        if 0 <= value <= 1:
+            return name, value
+    return "", math.nan
+
+
+def _words(name: str) -> set[str]:
+    return set("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
+
+
+def _place(epoch: int, step: int) -> str:
+    return f"epoch {epoch}" if epoch >= 0 else f"step {step}" if step >= 0 else "an unknown epoch"

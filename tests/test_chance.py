@@ -1,0 +1,151 @@
+"""A network that sees its images otherwise than in training is found out, and nothing else is."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from scipy.stats import binomtest
+from torch.nn import functional as F
+
+import posthoc
+from posthoc.chance import better_than_chance, doubt, largest_share
+from posthoc.cli import main
+from posthoc.replay.probes import load_images
+
+LABELS = np.repeat(np.arange(10), 20)
+CONFIG = {
+    "probe": {"normalization": {"mean": [0.5] * 3, "std": [0.25] * 3}, "image_size": 32, "channels": 3},
+}
+
+
+def run(accuracy, epochs=None, steps=None, labels=LABELS, **recorded):
+    E = len(accuracy)
+    return SimpleNamespace(
+        accuracy=np.array(accuracy, float),
+        loss=np.ones(E),
+        epochs=np.arange(1, E + 1) if epochs is None else np.array(epochs),
+        steps=np.full(E, -1) if steps is None else np.array(steps),
+        labels=labels,
+        recorded={name: np.array(values, float) for name, values in recorded.items()},
+        config=CONFIG,
+    )
+
+
+@pytest.mark.parametrize("labels", [LABELS, np.repeat([0, 1, 2], [70, 20, 10])])
+def test_better_than_chance_is_the_exact_binomial_test(labels):
+    share, N = largest_share(labels), len(labels)
+    for right in range(0, N + 1, 3):
+        expected = binomtest(right, N, share, alternative="greater").pvalue < 0.01
+        assert better_than_chance(right / N, labels) == expected
+    assert not better_than_chance(math.nan, labels)
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (run([0.1, 0.12, 0.11]), "probe accuracy 0.11 at epoch 3, chance 0.10: the images are probably not scaled"),
+        (run([0.1, 0.5, 0.6]), None),
+        (run([0.6, 0.1]), None),  # it has forgotten, which no scaling does
+        (run([0.1, 0.1], epochs=[-1, -1], steps=[0, 500]), "at step 500"),
+        (run([0.1], steps=[0]), None),  # untrained
+        (run([0.1, 0.7], epochs=[0, 1]), None),
+        (run([0.7, 0.1], epochs=[0, 1]), "probably not"),
+        (run([math.nan, math.nan]), None),
+        (run([0.7, 0.7], labels=np.repeat([0, 1], [140, 60])), "chance 0.70"),
+        (run([0.4, 0.5], val_acc=[0.6, 0.92]), "where val_acc was recorded as 0.92: the images may not be scaled"),
+        (run([0.4, 0.5], test_top1_acc=[60, 92]), "where test_top1_acc was recorded as 0.92"),
+        (run([0.4, 0.5], train_acc=[0.6, 0.99], best_acc=[0.9, 0.9]), None),
+        (run([0.4, 0.85], val_acc=[0.6, 0.92]), None),
+        (run([0.4, 0.5], val_acc=[math.nan, math.nan]), None),
+    ],
+)
+def test_what_is_said(made, says):
+    told = doubt(made)
+    assert told is None if says is None else says in told
+    if says:
+        assert "(assumed: mean 0.5, 0.5, 0.5, std 0.25, 0.25, 0.25, 32 x 32, colour;" in told
+
+
+NET = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c1 = nn.Conv2d(3, 8, 3, padding=1); self.c2 = nn.Conv2d(8, 16, 3, padding=1); self.fc = nn.Linear(1024, 10)
+    def forward(self, x):
+        x = torch.relu(self.c2(torch.relu(self.c1(x))))
+        return self.fc(nn.functional.adaptive_avg_pool2d(x, 8).flatten(1))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two checkpoints of a network trained on digits of 8 x 8 pixels in 0..255, as many do."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "net.py").write_text(NET)
+    names = {}
+    exec(NET, names)
+    data = load_images("digits", "train")
+    x = torch.from_numpy(data.images[:, ::4, ::4]).permute(0, 3, 1, 2).float()
+    y = torch.from_numpy(data.labels)
+    torch.manual_seed(0)
+    model = names["Net"]()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    (folder / "run").mkdir()
+    for epoch in range(1, 41):
+        for rows in torch.randperm(len(x)).split(100):
+            optimiser.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimiser.step()
+        if epoch in (1, 40):
+            torch.save(model.state_dict(), folder / "run" / f"epoch_{epoch}.pth")
+    return folder
+
+
+def test_said_first_by_extract_and_again_by_all_that_follows(trained, tmp_path):
+    def cli(*words):
+        done = CliRunner().invoke(main, list(map(str, words)))
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def extract(name, *more):
+        (tmp_path / name).mkdir()
+        words = ["--probe", "digits", "--model", trained / "net.py", "-o", tmp_path / name / "activations.h5", *more]
+        said = cli("extract", trained / "run", *words).splitlines()
+        assert said[-1] == str(tmp_path / name / "activations.h5")
+        measured = cli("metrics", tmp_path / name / "activations.h5", "--nulls", 0)
+        return said[:-1], measured
+
+    wrong, measured = extract("wrong", "--normalize", "100/0.01")
+    caution = "chance 0.1" in wrong[0] and "the images are probably not scaled as in training" in wrong[0]
+    assert wrong[0].startswith("caution")
+    assert caution
+    assert "--normalize 0/0.00392157 --image-size 8 gives 0.9" in wrong[0]
+    assert "probably not scaled" in measured
+    right, measured = extract("right", "--normalize", "0/0.00392157", "--image-size", 8)
+    assert [line.split()[0] for line in right] == ["first", "best", "last"]
+    assert "caution" not in measured
+    with posthoc.open_activations(tmp_path / "right" / "activations.h5") as file:
+        assert file.accuracy[1] > 0.85
+        assert right[2] == f"last   epoch 40: loss {file.loss[1]:.4f}, accuracy {file.accuracy[1]:.4f}"
+    side_by_side = cli("compare", tmp_path / "*" / "metrics.json")
+    assert "wrong: probe accuracy" in side_by_side
+    assert "saw the same probe scaled otherwise: mean 0, 0, 0, std 0.003922" in side_by_side
+    told = json.loads(cli("compare", "--json", tmp_path / "*" / "metrics.json"))["runs"]
+    assert [row["doubt"] is None for row in told] == [True, False]
+    page = tmp_path / "report.html"
+    cli("report", tmp_path / "wrong" / "metrics.json", "-o", page)
+    assert "Caution: probe accuracy" in page.read_text()
+
+
+def test_shards_say_it_when_they_are_merged(trained, tmp_path):
+    words = ["extract", trained / "run", "--probe", "digits", "--model", trained / "net.py", "--normalize", "100/0.01"]
+    for k in (1, 2):
+        done = CliRunner().invoke(main, list(map(str, [*words, "-o", tmp_path / "a.h5", "--shard", f"{k}/2"])))
+        assert done.stdout == f"{tmp_path}/a.h5.parts\n"
+    assert "caution" in CliRunner().invoke(main, ["merge", str(tmp_path / "a.h5")]).stdout
