@@ -24,6 +24,7 @@ from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, parse_places
 from posthoc.replay.readers import (
     MAIN,
+    MOST_NUMBERS,
     SUFFIXES,
     Header,
     NoWeightsError,
@@ -162,9 +163,24 @@ def _run(
     apart: Sequence[tuple[Path, str]] = (),
     damaged: Sequence[tuple[Path, str]] = (),
 ) -> Run:
+    checkpoints, notes = _within_numbers(found.checkpoints)
     return Run(
-        folder, found.checkpoints, _about(folder), tuple(copies), tuple(apart), tuple(damaged), found.by, found.notes
+        folder, checkpoints, _about(folder), tuple(copies), tuple(apart), tuple(damaged), found.by, found.notes + notes
     )  # fmt: skip
+
+
+def _within_numbers(checkpoints: tuple[Checkpoint, ...]) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
+    """The checkpoints with no more than 200 names of recorded numbers in all, and what to say of it."""
+    headers = [checkpoint.header for checkpoint in checkpoints]
+    names = dict.fromkeys(name for header in headers for name in header.recorded)
+    if len(names) <= MOST_NUMBERS and not any(header.unrecorded for header in headers):
+        return checkpoints, ()
+    kept = set(itertools.islice(names, MOST_NUMBERS))
+    note = f"more than {MOST_NUMBERS} numbers are recorded in the checkpoints; the first {MOST_NUMBERS} names are kept"
+    return tuple(
+        replace(c, header=replace(c.header, recorded={k: v for k, v in c.header.recorded.items() if k in kept}))
+        for c in checkpoints
+    ), (note,)
 
 
 def _single(place: Path, pick: Pick, order: str | None, given: Mapping[str, int]) -> Run:

@@ -123,7 +123,7 @@ def load(
     now, theirs = read_checkpoint(checkpoint.path, plan.pick, set(names.values()), memory, pin, source)
     source.require_unchanged()
     planned = checkpoint.header.shapes
-    if _said(now) != _said(checkpoint.header):
+    if _said(now, checkpoint.header) != _said(checkpoint.header, checkpoint.header):
         raise PosthocError(f"{checkpoint.path} no longer says of itself what it was planned with; run again.")
     if any(name not in theirs or tuple(theirs[name].shape) != planned[name] for name in names.values()):
         raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
@@ -132,9 +132,9 @@ def load(
     return Loaded(checkpoint, found, tensors, sum(map(_nonfinite, tensors.values())))
 
 
-def _said(header: Header) -> tuple[int | None, int | None, str]:
-    """What a checkpoint says of itself; as text, in which a NaN is equal to itself."""
-    return header.epoch, header.step, repr(header.recorded)
+def _said(header: Header, planned: Header) -> tuple[int | None, int | None, str]:
+    """What a checkpoint says of itself, of the numbers that are planned; as text, in which a NaN is equal to itself."""
+    return header.epoch, header.step, repr([header.recorded.get(name) for name in planned.recorded])
 
 
 def _nonfinite(tensor: Tensor) -> int:

@@ -19,6 +19,7 @@ from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_scores, tensors_in
 from posthoc.replay.readers import read_checkpoint
 from posthoc.replay.recognition import first_convolution
+from posthoc.replay.weights import require_types
 
 if TYPE_CHECKING:
     from posthoc.replay.plan import Extraction
@@ -93,6 +94,7 @@ class Passes:
         if any(source not in theirs for source in names.values()):
             raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
         self.weights = {name: theirs[source] for name, source in names.items()}
+        require_types(net.module, {name: tensor.dtype for name, tensor in self.weights.items()}, checkpoint.path)
 
     def fresh(self) -> None:
         """Weights and state as at the start of a checkpoint."""
