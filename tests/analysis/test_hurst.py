@@ -97,7 +97,7 @@ def test_units_and_offset_change_nothing(estimator, factor):
     np.testing.assert_allclose(scaled.low, plain.low, atol=0.0011)
 
 
-@pytest.mark.parametrize("estimator", ["dfa", *LIKELIHOODS])
+@pytest.mark.parametrize("estimator", [pytest.param("dfa", marks=compiled), *LIKELIHOODS])
 def test_a_batch_of_any_shape(estimator):
     x = noise(0.6, 40, 6).reshape(3, 2, 40)
     x[0, 1] = 7.0
@@ -112,6 +112,7 @@ def test_a_batch_of_any_shape(estimator):
     )
 
 
+@compiled
 def test_what_cannot_be_said_is_said():
     x = noise(0.6, 60, 1)[0]
     assert str(hurst(np.ones(50), "reml")) == "H constant"
