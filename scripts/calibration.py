@@ -38,7 +38,7 @@ def coverage(low: FloatArray, high: FloatArray, truth: float) -> str:
 
 
 def exponents(series: int) -> None:
-    """The debiased exponent of the mean alpha less the true one (fractional only), and the share of intervals."""
+    """The debiased exponent of the mean alpha less the true one, and the share of intervals that hold it."""
     truths = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.7, 1.8)
     for name, family in FAMILIES.items():
         some = [truth for truth in truths if truth != 1 or name == "ARFIMA"]
@@ -49,8 +49,8 @@ def exponents(series: int) -> None:
             for truth in some:
                 random = np.random.default_rng([T, round(1000 * truth)])
                 alpha = dfa(family(truth, T, series, random), scales).alpha
-                bias = f"{float(known.debias(alpha.mean())) - truth:+.3f}, " if family is fractional else ""
-                cells.append(bias + coverage(*known.interval(alpha), truth))
+                bias = float(known.debias(alpha.mean())) - truth
+                cells.append(f"{bias:+.3f}, {coverage(*known.interval(alpha), truth)}")
             return cells
 
         print(f"\n{name}\n")

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.dfa import dfa
+from posthoc.analysis.hurst import exponents
 from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.measures import integration
 from posthoc.analysis.nulls import draws, mean_alive, stream
@@ -113,7 +113,9 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     def drawn(axis: ImageAxis, null: str, epoch: int) -> dict[str, Spread]:
         live = np.ones(len(axis.x), np.bool_) if null == "white" else _live(axis, protocol)
         scales = protocol.scales_for(len(axis.labels))
-        found = draws(axis, live, scales, protocol.fluctuation, count, seed, epoch, {null: REPEATED})[null]
+        found = draws(
+            axis, live, scales, protocol.fluctuation, count, seed, epoch, {null: REPEATED}, estimator=protocol.estimator
+        )[null]
         h_eff = integration(found["H"], protocol.h_opt, protocol.sigma_h)
         return {"integration": Spread.of(h_eff), "metastability": Spread.of(found["M"])}
 
@@ -158,7 +160,8 @@ def _axis(activations: Activations, protocol: Protocol, row: int) -> ImageAxis:
 
 
 def _alpha(series: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
-    return dfa(series, protocol.scales_for(series.shape[1]), fluctuation=protocol.fluctuation).alpha
+    scales = protocol.scales_for(series.shape[1])
+    return exponents(series, protocol.estimator, scales, protocol.fluctuation).alpha
 
 
 def _live(axis: ImageAxis, protocol: Protocol) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ exponents has none.
 
 import functools
 import hashlib
+import itertools
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.fractional import arfima, fractional
-from posthoc.analysis.kernels import cache_folder
+from posthoc.analysis.kernels import cache_folder, in_threads
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
 
@@ -87,14 +88,18 @@ def _read(path: Path) -> Calibration | None:
 def _simulate(T: int, scales: tuple[int, ...], order: int, fluctuation: str) -> Calibration:
     count = _series(T)
     alpha = np.empty((2, len(GRID), count))
-    for kind, family in enumerate((fractional, arfima)):
-        for g, exponent in enumerate(GRID):
+    tasks = [*itertools.product(range(2), range(len(GRID)))]
+
+    def work(first: int, last: int) -> None:
+        for kind, g in tasks[first:last]:
             random = np.random.Generator(np.random.Philox(np.random.SeedSequence([T, kind, g])))
-            step = max(1, 2**22 // T)  # no more in memory at once
-            for first in range(0, count, step):
-                some = slice(first, min(first + step, count))
-                series = family(exponent, T, some.stop - first, random)
+            step = max(1, 2**20 // T)  # no more in memory at once
+            for start in range(0, count, step):
+                some = slice(start, min(start + step, count))
+                series = (fractional, arfima)[kind](GRID[g], T, some.stop - start, random)
                 alpha[kind, g, some] = dfa(series, scales, order=order, fluctuation=fluctuation).alpha
+
+    in_threads(work, len(tasks))
     mean = alpha[0].mean(axis=1)
     apart = (GRID < 1) | (GRID >= APART)
     mean = np.interp(GRID, GRID[apart], np.maximum.accumulate(_smooth(GRID[apart], mean[apart])))
@@ -126,4 +131,4 @@ def _smooth(exponents: FloatArray, values: FloatArray) -> FloatArray:
 
 def _series(T: int) -> int:
     """How many to simulate for each exponent: the longer, the less they scatter."""
-    return int(np.clip(2**20 // T, 100, 4096))
+    return int(np.clip(2**21 // T, 100, 4096))

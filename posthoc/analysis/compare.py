@@ -20,7 +20,7 @@ from posthoc.errors import UsageError
 MEASURES = ("best_accuracy", "h_eff", "m", "psi_sd", "r_fields", "r_accuracy")
 """Columns of a run's summary that groups are compared by."""
 RESPONDS_TO = (
-    "classes", "images", "smooth", "axis", "signal", "scales", "fluctuation", "h_opt", "sigma_h", "w_h", "calibrate",
+    "classes", "images", "smooth", "axis", "signal", "scales", "fluctuation", "h_opt", "sigma_h", "w_h", "calibrate", "estimator",
     "span",
 )  # fmt: skip
 """What the protocol itself responds to, whatever the network."""

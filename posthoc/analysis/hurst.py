@@ -24,6 +24,8 @@ FloatArray = NDArray[np.float64]
 ESTIMATORS = ("dfa", "whittle", "reml")
 LEAST_POINTS = 10
 """Of the likelihoods; DFA needs as many as its scales do."""
+MOST_POINTS = 2048
+"""Of the restricted likelihood."""
 BEYOND = "beyond the calibration"
 GRID = np.linspace(0.005, 0.995, 56)
 """The exponents at which a likelihood is computed."""
@@ -49,8 +51,8 @@ class Hurst:
 
     @property
     def undetermined(self) -> NDArray[np.bool_]:
-        """Where the interval excludes no exponent."""
-        return np.asarray(np.isneginf(self.low) & np.isposinf(self.high))
+        """Where the interval excludes no noise: it holds every exponent from 0 to 1."""
+        return np.asarray((self.low <= 0) & (self.high >= 1))
 
     def __str__(self) -> str:
         """Of one series: H and its interval, `undetermined` where that excludes nothing."""
@@ -58,11 +60,12 @@ class Hurst:
             return repr(self)
         low, high = float(self.low), float(self.high)
         interval = f"{low:.2f} to {high:.2f}"
-        if math.isinf(low):
-            interval = "undetermined" if math.isinf(high) else f"at most {high:.2f}"
-        elif math.isinf(high):
-            interval = f"at least {low:.2f}"
-        return f"H {self.reason[0]}" if self.reason[0] else f"H {self.H:.2f} (95 %: {interval})"
+        if self.undetermined:
+            interval = "undetermined"
+        elif math.isinf(low) or math.isinf(high):
+            interval = f"at most {high:.2f}" if math.isinf(low) else f"at least {low:.2f}"
+        value = self.reason[0] or f"{self.H:.2f}"
+        return f"H {value}" if math.isnan(low) else f"H {value} (95 %: {interval})"
 
 
 def hurst(
@@ -75,11 +78,12 @@ def hurst(
     * `dfa`: the slope of detrended fluctuation analysis, freed of the bias of short series and with the interval of
       Neyman's construction, both by simulation (`posthoc.analysis.calibration`). The first call for a length takes
       seconds; later ones read what it kept. From 0 to 2: beyond 1 lies fractional Brownian motion. Where nothing can
-      be excluded, as in most series of 25 points, the interval is infinite: undetermined. scales, order, fluctuation
+      be excluded the interval is infinite; where no noise can, as in most series of 25 points, H is undetermined. scales, order, fluctuation
       as for `dfa`, which it alone takes.
     * `whittle`: the best fit of fractional Gaussian noise to the periodogram, whose expectation at each Fourier
       frequency is exact (Sykulski et al. 2019).
-    * `reml`: its exact restricted likelihood, whatever the mean (Patterson and Thompson 1971).
+    * `reml`: its exact restricted likelihood, whatever the mean (Patterson and Thompson 1971); T: at most 2048, for
+      time grows with its square, and from 128 on `whittle` is as good.
 
     The likelihoods' H lies between 0.005 and 0.995; at an end, the series is likely none of such a noise: a trend,
     say, or a random walk. Their intervals are of the profile likelihood ratio; they end at 0 and 1. T: 10 or more.
@@ -132,6 +136,8 @@ def _by_likelihood(
     U, T = batch.shape
     if T < LEAST_POINTS:
         raise UsageError(f"Series of {T} points are too short for a likelihood; it needs {LEAST_POINTS}.")
+    if log_likelihood is reml_log_likelihood and T > MOST_POINTS:
+        raise UsageError(f"Series of {T} points are too long for reml ({MOST_POINTS}); whittle is as good for them.")
     y, state = np.empty((U, T)), np.empty(U, np.int8)
     in_threads(lambda first, last: phase.centre_rows(first, last, batch, rounding, y, state), U)
     live = state == kernel.LIVE

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from posthoc import __version__
 from posthoc.analysis import representation as representations
 from posthoc.analysis.calibration import calibration
-from posthoc.analysis.dfa import dfa
+from posthoc.analysis.hurst import exponents
 from posthoc.analysis.intervals import (
     NOWHERE,
     half_splits,
@@ -202,7 +202,7 @@ def _measure(
         nothing = Kuramoto(np.full(T, np.nan), np.nan, np.nan, 0)
         reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
         return Measured(np.full(U, np.nan), np.nan, np.nan, NOWHERE, nothing, NOWHERE, reasons)
-    result = dfa(series, scales, fluctuation=protocol.fluctuation)
+    result = exponents(series, protocol.estimator, scales, protocol.fluctuation)
     live = np.array([reason not in ("constant", "non-finite") for reason in result.reason])
     phases = kuramoto(series)
 
@@ -262,15 +262,23 @@ def _draw(
     key = (int(one.live.sum()), one.T)
     few, decides = min(count, REFERENCE_DRAWS), MEASURES["hurst"].deciding[protocol.axis]
     if key not in white:
-        white[key] = draws(axis, *options, few, seed, epoch=0, nulls={"white": axis.nulls["white"]})
+        white[key] = draws(
+            axis, *options, few, seed, epoch=0, nulls={"white": axis.nulls["white"]}, estimator=protocol.estimator
+        )
     references = {null: measures for null, measures in axis.nulls.items() if null not in ("white", decides)}
     halves = None
     if isinstance(axis, ImageAxis):
         halves = half_splits(strata[one.live], stream(seed, epoch, decides, 2**32 - 1))
-    drawn = draws(axis, *options, count, seed, epoch, {decides: axis.nulls[decides]}, halves=halves)
+    drawn = draws(
+        axis, *options, count, seed, epoch, {decides: axis.nulls[decides]}, halves=halves, estimator=protocol.estimator
+    )
     one.drawn.update(drawn[decides])
     one.stages.update({key: [count] for key in TESTED})
-    for null, values in {**white[key], **drawn, **draws(axis, *options, few, seed, epoch, references)}.items():
+    for null, values in {
+        **white[key],
+        **drawn,
+        **draws(axis, *options, few, seed, epoch, references, estimator=protocol.estimator),
+    }.items():
         one.nulls[null] = _compared(one, values, protocol, one.stages if null == decides else {})
         if "F" in values:
             one.curves[null] = middle(values["F"])
@@ -334,7 +342,9 @@ def _draw_until_decided(
                 measure, first = MEASURES[key].drawn, one.stages[key][-1]
                 count = min(2 * first + 1, most) - first
                 options = (one.live, np.array(one.scales), protocol.fluctuation, count, seed, e)
-                values = draws(axis, *options, nulls={decides: measure}, first=first)[decides]
+                values = draws(axis, *options, nulls={decides: measure}, first=first, estimator=protocol.estimator)[
+                    decides
+                ]
                 one.drawn[measure] = np.concatenate([one.drawn[measure], values[measure]])
                 one.stages[key].append(first + count)
             one.nulls[decides] = _compared(one, {m: one.drawn[m] for m in "HM"}, protocol, one.stages)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.dfa import dfa
+from posthoc.analysis.hurst import exponents
 from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.kuramoto import kuramoto, unit_phasors
 from posthoc.analysis.series import Axis
@@ -70,8 +70,9 @@ def draws(
     nulls: Mapping[str, str] | None = None,
     first: int = 0,
     halves: FloatArray | None = None,
+    estimator: str = "dfa",
 ) -> Drawn:
-    """For each null the mean alpha over units (H) and the metastability (M) of `count` draws, [count] each.
+    """For each null the mean exponent over units (H) and the metastability (M) of `count` draws, [count] each.
 
     With H come the curves behind it (F), [count, S]: of each draw the relative log F(s), averaged over units. live: [U],
     the units to draw for; nulls: which, and for which measures (default: all of the axis, for theirs); first: how many
@@ -93,7 +94,7 @@ def draws(
         for null, draw in tasks[begin:end]:
             series = axis.redraw(null, stream(seed, epoch, null, first + draw), live)
             if "H" in chosen[null]:
-                result = dfa(series, scales, fluctuation=fluctuation)
+                result = exponents(series, estimator, scales, fluctuation)
                 found[null]["H"][draw] = mean_alive(result.alpha)
                 found[null]["F"][draw] = middle(result.relative_log_fluctuation())[0]
                 if halves is not None and draw < HALVED:

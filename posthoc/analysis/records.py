@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from posthoc import __version__
 from posthoc.analysis.dfa import default_scales, published_scales
+from posthoc.analysis.hurst import ESTIMATORS
 from posthoc.analysis.nulls import Comparison
 from posthoc.analysis.representation import SIGNALS as SPECTRAL
 from posthoc.analysis.schema import Fluctuation, Input, Layers, Locking, Representation, Summary, Unit
@@ -42,7 +43,9 @@ class Protocol:
     `published` is that of arXiv 2604.09716: smoothing over 5 images (its DenseNet, MobileNet and VGG runs: 15), ten
     scales from 16 to N // 4, fluctuation averaged over windows. `default` does not smooth, which by itself shapes
     F(s), and uses twelve log-spaced scales up to a quarter of the series and the usual root-mean-square fluctuation.
-    calibrate: debias exponents by simulated noise of the same length. axis: what plays the part of time, `image`,
+    estimator: of the Hurst exponent, `dfa`, or `whittle` or `reml`, which take a series for fractional Gaussian noise and
+    its F(s) for no more than a picture (`posthoc.hurst`). calibrate: debias the exponents of DFA by simulated noise of the
+    same length. axis: what plays the part of time, `image`,
     `depth` or `epoch`; span: checkpoints in an epoch's window on the epoch axis (None: all so far).
     """
 
@@ -59,6 +62,7 @@ class Protocol:
     threshold: float = 0.35
     calibrate: bool = False
     span: int | None = None
+    estimator: Annotated[str, Literal["dfa", "whittle", "reml"]] = "dfa"
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> "Protocol":
@@ -71,7 +75,10 @@ class Protocol:
                 f"No protocol {name!r} for the {axis} axis; give default{' or published' * (axis == 'image')}."
             )
         start = cls() if name == "published" else cls(name="default", smooth=1, scales="default", fluctuation="peng")
-        if axis != "image":
+        estimator = changes.get("estimator") or "dfa"
+        if estimator not in ESTIMATORS or (estimator != "dfa" and changes.get("calibrate")):
+            raise UsageError(f"Estimator {estimator!r}; give {', '.join(ESTIMATORS)}, of which dfa can be calibrated.")
+        if axis != "image" and estimator == "dfa":
             start = replace(start, calibrate=True)
         protocol = replace(start, **{key: value for key, value in changes.items() if value is not None})
         numbers = (protocol.h_opt, protocol.sigma_h, protocol.threshold)

@@ -38,6 +38,13 @@ from posthoc.files import try_output
     help="Which signal; the last two, one number per layer, on the epoch axis only.",
 )
 @click.option(
+    "--estimator",
+    type=click.Choice(["dfa", "whittle", "reml"]),
+    default="dfa",
+    help="Of the Hurst exponent: the paper's DFA, or the likelihood of fractional noise, which errs less in short "
+    "series without trends: reml below 128 points in time, whittle above.",
+)
+@click.option(
     "--smooth", type=click.IntRange(min=1), help="Width of the moving mean (default: the protocol's, 5 or 1)."
 )
 @click.option("--h-opt", type=float, default=0.7, help="Hurst exponent at which integration is 1.")
@@ -135,9 +142,7 @@ def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
             reasons[why] = reasons.get(why, 0) + count
     unit = summary.get("unit", "epoch" if epochs[0]["epoch"] is not None else "step")
     signals = {name: "never" if at is None else f"{unit} {at}" for name, at in summary["convergence"].items()}
-    settings = (
-        f"{protocol['name']}, {protocol['axis']} axis, smoothing {protocol['smooth']}, scales {content['scales']}"
-    )
+    settings = f"{protocol['name']}, {protocol['axis']} axis, estimator {protocol['estimator']}, smoothing {protocol['smooth']}, scales {content['scales']}"
     best = f"{_text(summary['best_accuracy'])} ({summary['accuracy_source']}) at {unit} {summary['best_epoch']}"
     settled = f"retrospective: {signals['retrospective']}; causal: {signals['causal']}"
 

@@ -374,10 +374,13 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         )  # fmt: skip
     if not rows:
         marks = [_nothing(metrics)]
-    calibrated = " H is that slope freed of the bias of short series." if metrics.protocol.calibrate else ""
+    protocol = metrics.protocol
+    calibrated = " H is that slope freed of the bias of short series." if protocol.calibrate else ""
+    if protocol.estimator != "dfa":
+        calibrated = f" H is not that slope but what {protocol.estimator} estimates."
     return Figure(
         "fluctuation",
-        f"The fluctuation function whose slope is H, at one {unit(metrics)}",
+        f"The fluctuation function{' whose slope is H' * (protocol.estimator == 'dfa')}, at one {unit(metrics)}",
         "Mean over channels of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
         "measured holds 95 % of the channels, those of redrawn data 95 % of the draws." + calibrated,
         caution(metrics, "hurst"),

@@ -141,7 +141,8 @@ def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
         ("probe sha256", metrics.input["probe_sha256"]),
         ("device", f"{config.get('device')}, {config.get('dtype')}, batches of {config.get('batch_size')}"),
         ("protocol", f"{protocol.name}, {protocol.axis} axis, signal {protocol.signal}, smoothing {protocol.smooth}, "
-                     f"scales {', '.join(map(str, metrics.scales))}, fluctuation {protocol.fluctuation}"
+                     f"scales {', '.join(map(str, metrics.scales))}, fluctuation {protocol.fluctuation}, "
+                     f"estimator {protocol.estimator}"
                      + (", calibrated" if protocol.calibrate else "")),
         ("constants", f"H_opt {protocol.h_opt}, sigma_H {protocol.sigma_h}, w_H {protocol.w_h}, window {protocol.window}, "
                       f"threshold {protocol.threshold}"),

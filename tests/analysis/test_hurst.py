@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noise import make as noise_file
 
-from posthoc import hurst
+from posthoc import hurst, load_metrics, open_activations
+from posthoc.analysis.compare import RESPONDS_TO
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.fractional import fractional_gaussian_noise
 from posthoc.analysis.hurst import (
@@ -19,6 +21,8 @@ from posthoc.analysis.hurst import (
     reml_log_likelihood,
     whittle_log_likelihood,
 )
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.records import Protocol
 from posthoc.errors import UsageError
 
 compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many series, compiled")
@@ -124,7 +128,7 @@ def test_what_cannot_be_said_is_said():
 
 @pytest.mark.parametrize(("x", "options", "message"), [
     (np.arange(9.0), {"estimator": "reml"}, "too short"), (np.arange(50.0), {"estimator": "rs"}, "give dfa"),
-    (np.arange(50.0), {"estimator": "reml", "scales": [4, 8]}, "estimator dfa"), (3.0, {}, "shape"),
+    (np.arange(3000.0), {"estimator": "reml"}, "whittle is as good"), (np.arange(50.0), {"estimator": "reml", "scales": [4, 8]}, "estimator dfa"), (3.0, {}, "shape"),
     (np.zeros((0, 50)), {}, "shape"), (1j * np.arange(50), {"estimator": "whittle"}, "complex"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(x, options, message):
@@ -139,3 +143,22 @@ def test_exponents_of_measures():
     np.testing.assert_array_equal(by_dfa.alpha, dfa(x, scales, fluctuation="published").alpha)
     np.testing.assert_array_equal(by_reml.alpha, hurst(x, "reml").H)
     np.testing.assert_array_equal(by_reml.fluctuation, by_dfa.fluctuation)
+
+
+def test_metrics_by_likelihood(tmp_path):
+    """Noise of 24 checkpoints at its last: the mean over the channels, beside draws by the same estimator."""
+    path = noise_file(tmp_path / "a.h5", channels=6)
+    protocol = Protocol.named("default", axis="epoch", estimator="reml")
+    assert not protocol.calibrate
+    with open_activations(path) as activations:
+        series = np.stack([activations.read("mean", e).mean(axis=1, dtype=float) for e in range(1, 24)], axis=1)
+        metrics = compute_metrics(activations, protocol, nulls=39)
+    last = metrics.epochs[-1]
+    assert last.hurst == pytest.approx(hurst(series, "reml").H.mean())
+    assert last.nulls["time"]["hurst"].mean == pytest.approx(0.5, abs=0.07)
+    assert "estimator" in RESPONDS_TO
+    metrics.save(tmp_path / "m.json")
+    assert load_metrics(tmp_path / "m.json").protocol == protocol
+    for changes in ({"estimator": "rs"}, {"estimator": "reml", "calibrate": True}):
+        with pytest.raises(UsageError, match="give dfa, whittle, reml"):
+            Protocol.named("default", **changes)
