@@ -282,7 +282,9 @@ def _once(paths: Sequence[Path]) -> list[Path]:
 
 
 def _matching(place: str) -> list[Path]:
-    """The paths of a glob, or the path itself."""
+    """The path itself where it is there, however it is spelt, else the paths of a glob, or of nothing."""
+    if os.path.lexists(place):
+        return [Path(place)]
     return sorted(Path(match) for match in glob.glob(place, recursive=True)) or [Path(place)]  # noqa: PTH207 - absolute too
 
 

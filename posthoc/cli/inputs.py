@@ -1,6 +1,7 @@
 """What a path is, by its first bytes: wrong ones are refused before anything heavy is imported."""
 
 import glob
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -46,8 +47,8 @@ def require_activations(path: Path) -> None:
 def require_metrics(places: Sequence[str]) -> None:
     """Raise PosthocError for paths and globs of nothing, and for files that are certainly no metrics."""
     for place in places:
-        matches = [Path(match) for match in glob.iglob(place, recursive=True)] or [Path(place)]  # noqa: PTH207
-        for path in matches:
+        matches = [place] if os.path.lexists(place) else sorted(glob.glob(place, recursive=True)) or [place]  # noqa: PTH207
+        for path in map(Path, matches):
             if not path.exists():
                 raise PosthocError(f"No such file or folder: {path}.")
             kind = kind_of(path)

@@ -8,6 +8,8 @@ from typing import Any
 
 import altair as alt
 
+from posthoc.shown import shown
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -34,7 +36,17 @@ class Figure:
         spec: dict[str, Any] = self.chart.properties(description=words).to_dict()
         datasets: dict[str, Any] = {}
         _share(spec, datasets, {})
-        return spec | {"datasets": datasets}
+        inert: dict[str, Any] = _inert(spec | {"datasets": datasets})
+        return inert
+
+
+def _inert(node: Any) -> Any:
+    """The same with every text as it is shown: names come from elsewhere, and not every character can be drawn."""
+    if isinstance(node, dict):
+        return {key: _inert(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_inert(value) for value in node]
+    return shown(node, lines=True) if isinstance(node, str) else node
 
 
 def _share(node: Any, datasets: dict[str, Any], names: dict[str, str]) -> None:
@@ -85,8 +97,8 @@ def keyed(marks: Any, key: str, keys: list[str], colours: list[str]) -> Any:
 
 def hover(base: Any, title: str, fields: list[str]) -> Any:
     """Invisible points, of which the nearest to the pointer is the epoch looked at."""
-    shown = [alt.Tooltip("at:Q", title=title)] + [alt.Tooltip(f"{field}:Q", format=".4f") for field in fields]
-    return base.mark_point(opacity=0, size=200).encode(tooltip=shown).add_params(hovering(fields[-1]))
+    tips = [alt.Tooltip("at:Q", title=title)] + [alt.Tooltip(f"{field}:Q", format=".4f") for field in fields]
+    return base.mark_point(opacity=0, size=200).encode(tooltip=tips).add_params(hovering(fields[-1]))
 
 
 def hovering(name: str, nearest: bool = True) -> alt.Parameter:

@@ -20,6 +20,7 @@ from posthoc.report.figures import FIGURES
 from posthoc.report.sources import Source, as_runs
 from posthoc.report.theme import config, on_page
 from posthoc.report.words import decides, finding, references, unit, when
+from posthoc.shown import shown
 
 FONT = "system-ui, sans-serif"
 WIDTH = 600
@@ -37,7 +38,7 @@ def page(sources: Sequence[Source]) -> str:
     ats = sorted({at for source in sources for at in when(source.metrics)})
     units = {unit(source.metrics) for source in sources}
     folder = files("posthoc.report")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
     environment.filters["number"] = _number
     template = environment.from_string((folder / "page.html").read_text())
     return template.render(
@@ -52,6 +53,11 @@ def page(sources: Sequence[Source]) -> str:
         script=Markup((folder / "page.js").read_text()),
         vega=Markup(_vega()),
     )
+
+
+def _shown(value: Any) -> Any:
+    """What comes from elsewhere as it is shown to a person; the page's own parts as they are."""
+    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _vega() -> str:

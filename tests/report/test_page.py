@@ -13,6 +13,7 @@ from posthoc.analysis.metrics import compute_metrics
 from posthoc.cli import main
 from posthoc.report.page import page
 from posthoc.report.sources import Source
+from posthoc.shown import shown as as_shown
 from posthoc.store import open_activations
 
 HOSTILE = (
@@ -194,7 +195,7 @@ def test_several_runs_and_hostile_names(visit, three):
     shown = visit(three)
     assert shown.locator("details.run").count() == 3
     assert shown.locator("tbody th").first.inner_text() == "a"
-    assert HOSTILE in shown.locator("details.run h2").nth(2).text_content()
+    assert as_shown(HOSTILE) in shown.locator("details.run h2").nth(2).text_content()
     assert shown.locator("#run1-measures svg").count() == 0
     shown.locator("details.run > summary").nth(1).click()
     shown.wait_for_selector("#run1-audit svg")
