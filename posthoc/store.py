@@ -15,13 +15,15 @@ import math
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
 
 import h5py
 import numpy as np
@@ -29,11 +31,14 @@ from numpy.typing import NDArray
 
 from posthoc import __version__
 from posthoc.errors import PosthocError
-from posthoc.files import replacing
+from posthoc.files import HDF5, open_regular, replacing
+from posthoc.soundness import SoundFile, UnsoundError, row_of
 
 FORMAT = "posthoc-activations"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 2**20
+MOST_ATTACHED = 4000
+"""To one scale of dimensions: what HDF5's list of them holds in 64 kB."""
 MEANING = {
     "mean": "spatial mean of the feature map, per channel and image",
     "var": "spatial variance (population) of the feature map, per channel and image",
@@ -77,41 +82,70 @@ class Activations:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = _open(path)
-        try:
-            self.config: dict[str, Any] = json.loads(self._file.attrs["config"])
-            self.created = str(self._file.attrs["created"])
-            self.probe_sha256 = str(self._file.attrs["probe_sha256"])
-            self.layers: tuple[str, ...] = tuple(layer["name"] for layer in self.config["layers"])
-            self.signals: tuple[str, ...] = tuple(self.config["signals"])
-            self.epochs = self._file["epoch"][:]
-            self.steps = self._file["step"][:]
-            self.images = self._file["image"][:]
-            self.labels = self._file["label"][:]
-            self.channels = {layer: self._file[f"channel/{layer}"][:] for layer in self.layers}
-            self.checkpoints: tuple[str, ...] = tuple(self._file["checkpoint/path"].asstr()[:])
-            self.checkpoint_sha256: tuple[str, ...] = tuple(self._file["checkpoint/sha256"].asstr()[:])
-            self.loss = self._file["probe/loss"][:]
-            self.accuracy = self._file["probe/accuracy"][:]
-            self.recorded = {name: column[:] for name, column in self._file["recorded"].items()}
-            zeros = np.zeros(len(self.epochs), dtype=np.int64)  # files of earlier versions do not say
-            said = self._file.get("nonfinite", {})
-            self.nonfinite = {layer: said[layer][:] if layer in said else zeros for layer in self.layers}
-            self.nonfinite_weights = (
-                self._file["checkpoint/nonfinite"][:] if "checkpoint/nonfinite" in self._file else zeros
+        if not os.path.lexists(path):
+            raise PosthocError(f"{path} does not exist; give the activations.h5 that `posthoc extract` wrote.")
+        with open_regular(path) as raw, _refusing(path):
+            self._file = _open(path, raw)
+            try:
+                self._read(SoundFile(self._file, raw))
+            except BaseException:
+                self._file.close()
+                raise
+
+    def _read(self, file: SoundFile) -> None:
+        """Everything but the signals; raises what `_refusing` makes a PosthocError of."""
+        _refuse_other_formats(self.path, file)
+        self.config: dict[str, Any] = file.config()
+        self.created = file.attribute("created", str) or "unknown"
+        self.probe_sha256: str = file.attribute("probe_sha256", str) or self.config["probe"]["sha256"]
+        self.layers: tuple[str, ...] = tuple(layer["name"] for layer in self.config["layers"])
+        self.signals: tuple[str, ...] = tuple(self.config["signals"])
+        self.epochs = file.numbers("epoch", "i", None, -1)
+        E = len(self.epochs)
+        self.steps = file.numbers("step", "i", E, -1)
+        self.images = file.numbers("image", "i", None, 0)
+        self.labels = file.numbers("label", "i", len(self.images), 0)
+        here = set(file.names("signals"))
+        self.channels = {
+            layer: file.numbers(
+                f"signals/channel.{layer}" if f"channel.{layer}".split("/")[0] in here else f"channel/{layer}",
+                "i",
+                None,
+                0,
             )
-            skipped = [
-                self._file[f"skipped/{name}"].asstr()[:] for name in ("path", "reason") if "skipped" in self._file
-            ]
-            self.skipped: tuple[tuple[str, str], ...] = tuple(zip(*skipped, strict=True))
-            for signal in self.signals:
-                for layer in self.layers:
-                    shape = (len(self.epochs), len(self.channels[layer]), len(self.labels))
-                    if self._file[f"signals/{signal}/{layer}"].shape != shape:
-                        raise ValueError(f"/signals/{signal}/{layer} is not of shape {shape}")
-        except (KeyError, ValueError, OSError, TypeError) as error:
-            self._file.close()
-            raise PosthocError(f"{path} is damaged ({error}); extract it again.") from error
+            for layer in self.layers
+        }
+        self.checkpoints = file.texts("checkpoint/path", E)
+        self.checkpoint_sha256 = file.texts("checkpoint/sha256", E)
+        self.loss = file.numbers("probe/loss", "f", E)
+        self.accuracy = file.numbers("probe/accuracy", "f", E)
+        self.recorded = {_unescaped(name): file.numbers(f"recorded/{name}", "f", E) for name in file.names("recorded")}
+        zeros = np.zeros(E, dtype=np.int64)  # files of earlier versions do not say
+        counted = bool(file.names("nonfinite"))
+        self.nonfinite = {
+            layer: file.numbers(f"nonfinite/{layer}", "i", E, 0) if counted else zeros for layer in self.layers
+        }
+        self.nonfinite_weights = file.numbers("checkpoint/nonfinite", "i", E, 0) if counted else zeros
+        skipped = [file.texts(f"skipped/{name}") for name in ("path", "reason") if file.names("skipped")]
+        self.skipped: tuple[tuple[str, str], ...] = tuple(zip(*skipped, strict=True))
+        self._blocks = {
+            (signal, layer): file.signal(f"signals/{signal}/{layer}", (E, len(channels), len(self.labels)))
+            for signal in self.signals
+            for layer, channels in self.channels.items()
+        }
+        self._refuse_repetitions()
+
+    def _refuse_repetitions(self) -> None:
+        for what, values in {
+            "checkpoints of one epoch and step": list(zip(self.epochs.tolist(), self.steps.tolist(), strict=True)),
+            "layers of one name": list(self.layers),
+            "signals of one name": list(self.signals),
+            **{f"equal channels of {layer}": channels.tolist() for layer, channels in self.channels.items()},
+        }.items():
+            if len(set(values)) < len(values):
+                raise UnsoundError(f"it has {what}")
+        if not self._blocks:
+            raise UnsoundError("it has no signals")
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -137,10 +171,8 @@ class Activations:
         """The signal of the checkpoint in row `row` (0..E-1), float32 [U, N], the layers' channels one after another."""
         if signal not in self.signals:
             raise PosthocError(f"{self.path} holds no signal {signal!r}, only {', '.join(self.signals)}.")
-        try:
-            return np.concatenate([self._file[f"signals/{signal}/{layer}"][row] for layer in self.layers])
-        except OSError as error:
-            raise PosthocError(f"{self.path} is damaged ({signal} of row {row}: {error}); extract it again.") from error
+        with _refusing(self.path):
+            return np.concatenate([row_of(self._blocks[signal, layer], row) for layer in self.layers])
 
 
 def open_activations(path: str | os.PathLike[str]) -> Activations:
@@ -156,7 +188,7 @@ def write(path: Path, plan: Plan, frames: Sequence[Frame]) -> None:
 
     It is put together in memory: HDF5 does not come back in order from a disk that fills up under it.
     """
-    recorded = {name for frame in frames for name in frame.recorded}
+    recorded = {name for frame in frames for name in frame.recorded if name}
     with replacing(path) as temporary:
         blocks = [block for frame in frames for layers in frame.signals.values() for block in layers.values()]
         room = sum(block.nbytes for block in blocks) + 2**18  # at once, for it grows by copying
@@ -190,24 +222,29 @@ def merge(path: Path, parts: Sequence[Path], skipped: Sequence[tuple[str, str]] 
                 _copy(file, row, one)
         if skipped:
             for name, column in zip(("path", "reason"), zip(*skipped, strict=True), strict=True):
-                file.create_dataset(f"skipped/{name}", data=list(column), dtype=h5py.string_dtype())
+                file.create_dataset(f"skipped/{name}", data=list(map(_bytes, column)), dtype=h5py.string_dtype())
 
 
 def _copy(file: h5py.File, row: int, one: Activations) -> None:
     """Copy a part's only row: numbers through memory, the signals' blocks byte for byte."""
-    theirs = one._file
-    for group in ("checkpoint", "probe", "recorded", "nonfinite"):
-        for name, column in theirs[group].items():
-            file[f"{group}/{name}"][row] = column[0]
-    for name in ("epoch", "step"):
-        file[name][row] = theirs[name][0]
-    for signal in one.signals:
-        for layer in one.layers:
-            source, target = (some[f"signals/{signal}/{layer}"].id for some in (theirs, file))
-            for k in range(source.get_num_chunks()):
-                place = source.get_chunk_info(k).chunk_offset
-                mask, block = source.read_direct_chunk(place)
-                target.write_direct_chunk((row, *place[1:]), block, mask)
+    columns = {
+        "epoch": one.epochs, "step": one.steps, "probe/loss": one.loss, "probe/accuracy": one.accuracy,
+        "checkpoint/path": list(map(_bytes, one.checkpoints)), "checkpoint/sha256": one.checkpoint_sha256,
+        "checkpoint/nonfinite": one.nonfinite_weights,
+        **{f"recorded/{_escaped(name)}": column for name, column in one.recorded.items()},
+        **{f"nonfinite/{layer}": column for layer, column in one.nonfinite.items()},
+    }  # fmt: skip
+    for place, column in columns.items():
+        file[place][row] = column[0]
+    for (signal, layer), source in one._blocks.items():
+        target = file[f"signals/{signal}/{layer}"]
+        if source.chunks != target.chunks or source.compression:  # of an earlier version
+            target[row] = row_of(source, 0)
+            continue
+        for k in range(source.id.get_num_chunks()):
+            place = source.id.get_chunk_info(k).chunk_offset
+            mask, block = source.id.read_direct_chunk(place)
+            target.id.write_direct_chunk((row, *place[1:]), block, mask)
 
 
 @contextmanager
@@ -247,7 +284,7 @@ def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) 
         _describe(column, f"values of the signals of {layer} that are NaN or infinite")
     file.create_group("recorded")
     for name in recorded:
-        column = file.create_dataset(f"recorded/{name}", (length,), "f8", fillvalue=math.nan)
+        column = file.create_dataset(f"recorded/{_escaped(name)}", (length,), "f8", fillvalue=math.nan)
         _describe(column, "as the checkpoint says of itself")
     scales = [file["epoch"], file["image"]]
     for layer, channels in plan.channels.items():
@@ -257,28 +294,33 @@ def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) 
         file[f"channel/{layer}"] = h5py.SoftLink("/" + place)
     for scale in scales:
         scale.make_scale()
-    for dataset in (
-        file["label"],
-        file["step"],
-        file["probe/loss"],
-        file["probe/accuracy"],
-        *file["recorded"].values(),
-    ):
-        dataset.dims[0].attach_scale(file["image" if dataset.name == "/label" else "epoch"])
     for signal in plan.config["signals"]:
         for layer, channels in plan.channels.items():
             shape = (length, len(channels), len(plan.label))
             row_bytes = 4 * shape[2]
             chunk = (1, max(1, min(shape[1], CHUNK_BYTES // row_bytes)), shape[2])
-            block = file.create_dataset(
-                f"signals/{signal}/{layer}",
-                shape,
-                "f4",
-                chunks=chunk,
-            )
+            block = file.create_dataset(f"signals/{signal}/{layer}", shape, "f4", chunks=chunk)
             _describe(block, MEANING[signal], "1")
-            for axis, scale in enumerate((file["epoch"], file[f"signals/channel.{layer}"], file["image"])):
-                block.dims[axis].attach_scale(scale)
+    _attach_scales(file, plan)
+
+
+def _attach_scales(file: h5py.File, plan: Plan) -> None:
+    """Name the dimensions: of the signals first, for a scale takes a bounded number of datasets."""
+    epoch, image = file["epoch"], file["image"]
+    pairs = [
+        (file[f"signals/{signal}/{layer}"].dims[axis], scale)
+        for signal in plan.config["signals"]
+        for layer in plan.channels
+        for axis, scale in enumerate((epoch, file[f"signals/channel.{layer}"], image))
+    ]
+    pairs.append((file["label"].dims[0], image))
+    columns = [file["step"], file["probe/loss"], file["probe/accuracy"], *file["recorded"].values()]
+    pairs += [(column.dims[0], epoch) for column in columns]
+    taken: Counter[str] = Counter()
+    for dimension, scale in pairs:
+        if taken[scale.name] < MOST_ATTACHED:
+            dimension.attach_scale(scale)
+            taken[scale.name] += 1
 
 
 def _describe(dataset: h5py.Dataset, meaning: str, units: str | None = None) -> h5py.Dataset:
@@ -289,45 +331,87 @@ def _describe(dataset: h5py.Dataset, meaning: str, units: str | None = None) -> 
 
 
 def _fill(file: h5py.File, row: int, frame: Frame) -> None:
-    file["epoch"][row] = -1 if frame.epoch is None else frame.epoch
-    file["step"][row] = -1 if frame.step is None else frame.step
-    file["checkpoint/path"][row] = frame.path
+    for name, place in (("epoch", frame.epoch), ("step", frame.step)):
+        if place is not None and not 0 <= place < 2**63:
+            raise PosthocError(f"{frame.path}: {name} {place} is beyond what an activations file can hold.")
+        file[name][row] = -1 if place is None else place
+    file["checkpoint/path"][row] = _bytes(frame.path)
     file["checkpoint/sha256"][row] = frame.sha256
     file["probe/loss"][row] = frame.loss
     file["probe/accuracy"][row] = frame.accuracy
     file["checkpoint/nonfinite"][row] = frame.nonfinite
     for name, value in frame.recorded.items():
-        file[f"recorded/{name}"][row] = value
+        if name:
+            file[f"recorded/{_escaped(name)}"][row] = _float(value)
     for signal, layers in frame.signals.items():
         for layer, block in layers.items():
             file[f"signals/{signal}/{layer}"][row] = block
             file[f"nonfinite/{layer}"][row] += np.count_nonzero(~np.isfinite(block))
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise PosthocError(f"{path} {what}; give the activations.h5 that `posthoc extract` wrote.")
-    if not h5py.is_hdf5(path):
+def _open(path: Path, raw: BinaryIO) -> h5py.File:
+    if raw.read(len(HDF5)) != HDF5:
         raise PosthocError(f"{path} is not an HDF5 file (or its beginning is lost); give what `posthoc extract` wrote.")
-    try:
-        try:  # no lock: a file at its final name is never written to again
-            file = h5py.File(path, "r", locking=False)
-        except OSError:  # open in this process already with a lock, as in a notebook by xarray
-            file = h5py.File(path, "r")
-    except OSError as error:
-        raise PosthocError(f"{path} is damaged or cut short ({error}); extract it again.") from error
-    attributes = dict(file.attrs)
-    problem = None
-    if attributes.get("format") != FORMAT:
-        problem = f"{path} is an HDF5 file but not one of posthoc's activations; give what `posthoc extract` wrote."
-    elif attributes.get("format_version", 0) > FORMAT_VERSION:
-        problem = (
-            f"{path} is of format version {attributes['format_version']}, newer than this posthoc reads; upgrade it."
+    try:  # no lock: a file at its final name is never written to again
+        return h5py.File(path, "r", locking=False)
+    except OSError:  # open in this process already with a lock, as in a notebook by xarray
+        return h5py.File(path, "r")
+
+
+def _refuse_other_formats(path: Path, file: SoundFile) -> None:
+    if file.attribute("format", str) != FORMAT:
+        raise PosthocError(
+            f"{path} is an HDF5 file but not one of posthoc's activations; give what `posthoc extract` wrote."
         )
-    elif attributes.get("complete") != 1:
-        problem = f"{path} was not written to its end; extract it again."
-    if problem:
-        file.close()
-        raise PosthocError(problem)
-    return file
+    version = file.attribute("format_version", int) or 0
+    if version > FORMAT_VERSION:
+        raise PosthocError(f"{path} is of format version {version}, newer than this posthoc reads; upgrade it.")
+    if file.attribute("complete", int) != 1:
+        raise PosthocError(f"{path} was not written to its end; extract it again.")
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """One sentence for whatever HDF5 and h5py make of a file that is broken, or made to break them."""
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        AttributeError,
+        MemoryError,
+        OverflowError,
+    ) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PosthocError(f"{path} is damaged or was tampered with ({reason}); extract it again.") from error
+
+
+def _bytes(text: str) -> bytes:
+    """A text as HDF5 takes it; a file's name that is no UTF-8 as the bytes that it is."""
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        content = text.encode("utf-8", "backslashreplace")
+    return content.replace(b"\0", b"\\0")
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of 400 digits
+        return math.inf if value > 0 else -math.inf
+
+
+def _escaped(name: str) -> str:
+    """A name that HDF5 takes as one: without what parts its paths, ends its strings, or is no text."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(quote(sign, "") if sign in "/%" or not sign.isprintable() else sign for sign in text).replace(
+        ".", "%2E", 0 if text.strip(".") else -1
+    )
+
+
+def _unescaped(name: str) -> str:
+    return unquote(name, errors="backslashreplace")

@@ -1,0 +1,193 @@
+"""Whether an HDF5 file is what our activations files are: found out before anything in it is read.
+
+HDF5 follows links and storage into other files, makes room for whatever a few bytes claim, and runs what filters are
+installed. So every object that is read is reached by hard links alone, is laid out as ours are, claims no more than is
+stored, and has the type and the lengths that it should. What else is in the file is not opened.
+"""
+
+import json
+import math
+import os
+import struct
+import zlib
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.recording import Config
+from posthoc.typed import typed
+
+CONFIG_BYTES = 2**24
+DEFLATE, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
+SWELLING = 64
+"""How many times larger than stored signals may be where an earlier version compressed them."""
+SPARE_BYTES = 2**26
+REFERENCE = struct.Struct("<IQI")
+"""What stands in a dataset for a text: its length, and where it is."""
+HERE = h5py.h5s.ALL
+
+
+class UnsoundError(ValueError):
+    """What is wrong, as the end of a sentence."""
+
+
+class SoundFile:
+    """The datasets of an open file, each checked when it is asked for. raw: the same file, for its plain bytes.
+
+    Numbers come as int64 or float64, texts as strings; a byte that is no UTF-8 (in a file's name) as half a surrogate.
+    """
+
+    def __init__(self, file: h5py.File, raw: BinaryIO) -> None:
+        self._file = file
+        self._raw = raw
+        self._size = os.fstat(raw.fileno()).st_size
+        self._stored = 0
+        if file.userblock_size:
+            raise UnsoundError("something else stands before it")
+
+    def attribute(self, name: str, kind: type) -> Any:
+        """A text (str) or a whole number (int) that is an attribute of the file; None where there is none."""
+        if name not in self._file.attrs:
+            return None
+        about = self._file.attrs.get_id(name)
+        plain = about.shape == () and (about.dtype.kind in "iu" or h5py.check_string_dtype(about.dtype) is not None)
+        value = self._file.attrs[name] if plain else None
+        if not isinstance(value, str if kind is str else np.integer):
+            raise UnsoundError(f"its attribute {name} is not {'a text' if kind is str else 'a whole number'}")
+        return kind(value)
+
+    def config(self) -> dict[str, Any]:
+        """The recorded configuration."""
+        text = self.attribute("config", str) or ""
+        if len(text) > CONFIG_BYTES:
+            raise UnsoundError("its configuration is too long")
+        try:
+            content: dict[str, Any] = json.loads(text)
+            typed(Config, content)
+        except RecursionError:
+            raise UnsoundError("its configuration is nested too deep") from None
+        except ValueError as error:
+            raise UnsoundError(f"its configuration: {error}") from error
+        return content
+
+    def names(self, place: str) -> list[str]:
+        """What is in a group; nothing where there is none."""
+        group, found = h5py.h5g.open(self._file.id, b"/"), []
+        for name in filter(None, place.split("/")):
+            if not _exists(group, name):
+                return []
+            group = self._group(group, name, place)
+        for key in group:
+            found.append(key.decode("utf-8", "surrogateescape"))
+        return found
+
+    def numbers(self, place: str, kind: str, length: int | None = None, least: float = -math.inf) -> NDArray[Any]:
+        """A column of whole numbers (kind `i`) or others (`f`), none of them below `least`."""
+        dataset = self._dataset(place, kind, 1, length)
+        values = np.empty(dataset.shape, "i8" if kind == "i" else "f8")
+        dataset.read(HERE, HERE, values)
+        if (values < least).any():
+            raise UnsoundError(f"/{place} has a value below {least:g}")
+        return values
+
+    def texts(self, place: str, length: int | None = None) -> tuple[str, ...]:
+        """A column of texts."""
+        dataset = self._dataset(place, "O", 1, length)
+        count, start = dataset.shape[0], dataset.get_offset()
+        self._raw.seek(start or 0)
+        references = self._raw.read(REFERENCE.size * count)
+        if start is None or len(references) != REFERENCE.size * count:
+            raise UnsoundError(f"/{place} is not stored as posthoc stores it")
+        self._claim(place, sum(size for size, _, _ in REFERENCE.iter_unpack(references)), self._size)
+        values = np.empty(dataset.shape, h5py.string_dtype())
+        dataset.read(HERE, HERE, values)
+        return tuple(value.decode("utf-8", "surrogateescape") for value in values.tolist())
+
+    def signal(self, place: str, shape: tuple[int, int, int]) -> h5py.Dataset:
+        """A block of signals of that shape, to be read by `row_of`."""
+        dataset = self._dataset(place, "f4", 3, shape[0])
+        blocks = dataset.get_create_plist().get_chunk()
+        if dataset.shape != shape or blocks[0] != 1 or blocks[1] > shape[1] or blocks[2] != shape[2]:
+            raise UnsoundError(f"/{place} is of shape {dataset.shape} in blocks of {blocks}, not {shape}")
+        return h5py.Dataset(dataset)
+
+    def _dataset(self, place: str, kind: str, rank: int, length: int | None) -> h5py.h5d.DatasetID:
+        """kind: `i`, `f`, `f4` (signals, in blocks) or `O` (texts)."""
+        group = h5py.h5g.open(self._file.id, b"/")
+        *folders, name = place.split("/")
+        for folder in folders:
+            group = self._group(group, folder, place)
+        found = _open(group, name, place)
+        if not isinstance(found, h5py.h5d.DatasetID):
+            raise UnsoundError(f"/{place} is no dataset")
+        about, dtype = found.get_create_plist(), found.dtype
+        if about.get_layout() == h5py.h5d.VIRTUAL or about.get_external_count():
+            raise UnsoundError(f"/{place} is stored in other files")
+        text = h5py.check_string_dtype(dtype)
+        right = {"O": text is not None and text.length is None, "i": dtype.kind == "i", "f4": dtype == "<f4"}
+        if not right.get(kind, dtype.kind == "f" and dtype.itemsize <= 8):
+            raise UnsoundError(f"/{place} has values of type {dtype}")
+        if found.rank != rank or not all(found.shape) or length not in (None, found.shape[0]):
+            raise UnsoundError(f"/{place} is of shape {found.shape}" + (f", not {length} long" if length else ""))
+        filters = [about.get_filter(k)[0] for k in range(about.get_nfilters())]
+        in_blocks = about.get_layout() == h5py.h5d.CHUNKED
+        if in_blocks != (kind == "f4") or filters not in ([], *([[DEFLATE], [SHUFFLE, DEFLATE]] if in_blocks else [])):
+            raise UnsoundError(f"/{place} is not stored as posthoc stores it")
+        stored = found.get_storage_size()
+        self._claim(
+            place, math.prod(found.shape) * dtype.itemsize, SWELLING * stored + SPARE_BYTES if filters else stored
+        )
+        self._claim(place, stored, self._size - self._stored)
+        self._stored += stored
+        return found
+
+    def _group(self, group: h5py.h5g.GroupID, name: str, place: str) -> h5py.h5g.GroupID:
+        found = _open(group, name, place)
+        if not isinstance(found, h5py.h5g.GroupID):
+            raise UnsoundError(f"{name} in /{place} is no group")
+        return found
+
+    def _claim(self, place: str, claimed: int, most: int) -> None:
+        if claimed > most:
+            raise UnsoundError(f"/{place} claims {claimed:.3g} bytes where {max(most, 0):.3g} are stored")
+
+
+def row_of(dataset: h5py.Dataset, row: int) -> NDArray[np.float32]:
+    """A row [C, N] of a block of signals.
+
+    Blocks that an earlier version compressed are taken apart here: HDF5 would let one swell without end.
+    """
+    filters = [DEFLATE] * bool(dataset.compression)
+    if not filters:
+        values: NDArray[np.float32] = dataset[row]
+        return values
+    filters = [SHUFFLE] * bool(dataset.shuffle) + filters
+    height, width = dataset.chunks[1:]
+    out = np.empty((-(-dataset.shape[1] // height) * height, width), "<f4")
+    for first in range(0, dataset.shape[1], height):
+        mask, block = dataset.id.read_direct_chunk((row, first, 0))
+        applied = [one for k, one in enumerate(filters) if not mask >> k & 1]
+        raw = zlib.decompressobj().decompress(block, 4 * height * width) if DEFLATE in applied else block
+        if len(raw) != 4 * height * width:
+            raise OSError(f"a block holds {len(raw)} bytes")
+        if SHUFFLE in applied:
+            raw = np.frombuffer(raw, "u1").reshape(4, -1).T.tobytes()
+        out[first : first + height] = np.frombuffer(raw, "<f4").reshape(height, width)
+    return out[: dataset.shape[1]]
+
+
+def _exists(group: h5py.h5g.GroupID, name: str) -> bool:
+    key = name.encode("utf-8", "surrogateescape")
+    return b"\0" not in key and name not in ("", ".") and bool(group.links.exists(key))
+
+
+def _open(group: h5py.h5g.GroupID, name: str, place: str) -> Any:
+    """What a hard link leads to: others may lead out of the file."""
+    if not _exists(group, name):
+        raise UnsoundError(f"it lacks /{place}")
+    key = name.encode("utf-8", "surrogateescape")
+    if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise UnsoundError(f"/{place} is a link to elsewhere")
+    return h5py.h5o.open(group, key)
