@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Size and power of every test that is printed, each under the null that it states: the tables of docs/statistics.md.
+
+size_and_power.py p|images|time|families|groups|settling [--replicates R]: one table; seeds are fixed, so that it comes
+out the same.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.analysis.compare import permutation_p
+from posthoc.analysis.dfa import default_scales, dfa
+from posthoc.analysis.kuramoto import kuramoto
+from posthoc.analysis.nulls import draws, mean_alive
+from posthoc.analysis.series import Axis, EpochAxis, ImageAxis
+from posthoc.analysis.settling import KINDS, settling
+from posthoc.analysis.verdicts import corrected, rejected, two_sided_p, worth_drawing
+
+FloatArray = NDArray[np.float64]
+UNITS, IMAGES, CLASSES, SMOOTH, LAYERS = 16, 128, 4, 3, 4
+EPOCHS = 40
+CHANNELS = ("independent", "rho 0.1", "rho 0.3", "rho 0.5", "rank 8", "rank 3")
+
+
+def noise(kind: str, points: int, random: np.random.Generator) -> FloatArray:
+    """Channels [16, points] that share noise within four layers, or have a low rank, and nothing in time."""
+    name, _, number = kind.partition(" ")
+    independent = random.standard_normal((UNITS, points))
+    if name == "rank":
+        return np.asarray(random.standard_normal((UNITS, int(number))) @ random.standard_normal((int(number), points)))
+    rho = float(number or 0)
+    shared = random.standard_normal((LAYERS, points)).repeat(UNITS // LAYERS, axis=0)
+    return np.asarray(np.sqrt(rho) * shared + np.sqrt(1 - rho) * independent)
+
+
+def p_values(axis: Axis, nulls: tuple[str, ...], count: int, seed: int) -> list[float]:
+    """p of H and of M against each null."""
+    series = axis.series()
+    scales = default_scales(series.shape[1])
+    values = {"H": mean_alive(dfa(series, scales).alpha), "M": kuramoto(series).metastability}
+    live = np.ones(len(series), np.bool_)
+    drawn = draws(axis, live, scales, "peng", count, seed, 0, dict.fromkeys(nulls, "HM"))
+    return [two_sided_p(values[measure], drawn[null][measure]) for null in nulls for measure in "HM"]
+
+
+def p(replicates: int) -> None:
+    """The rule by which p is computed, on nulls of several shapes."""
+    shapes: dict[str, Callable[[np.random.Generator, tuple[int, int]], FloatArray]] = {
+        "normal": lambda random, size: random.standard_normal(size),
+        "lognormal": lambda random, size: np.exp(random.standard_normal(size)),
+        "H_eff near 1": lambda random, size: np.exp(-(0.1 * random.standard_normal(size) ** 2)),
+    }
+    print("| null | draws | size at 0.05 | size at 0.02 | low 0.1 % quantile seen | high 0.1 % quantile seen |")
+    print("|---|---|---|---|---|---|")
+    for shape, draw in shapes.items():
+        for count in (19, 39, 99, 199):
+            random = np.random.default_rng([1, count])
+            table = draw(random, (replicates, count + 1))
+            found = np.array([two_sided_p(row[0], row[1:]) for row in table])
+            ends = np.quantile(draw(random, (1, 1_000_000)), [0.001, 0.999])
+            seen = [np.mean([two_sided_p(end, row[1:]) <= 0.05 for row in table[:1000]]) for end in ends]
+            sizes = " | ".join(f"{(found <= level).mean():.4f}" for level in (0.05, 0.02))
+            print(f"| {shape} | {count} | {sizes} | {seen[0]:.2f} | {seen[1]:.2f} |", flush=True)
+
+
+def images(replicates: int, count: int = 39) -> None:
+    """H and M on the image axis: channels that share noise and nothing in the order of the images."""
+    labels = np.arange(IMAGES) % CLASSES
+    rhythm = np.sin(0.5 * (np.arange(IMAGES) // CLASSES))  # in the order of the images of a class
+    print("| channels | H, `order` | M, `order` | H, `white` | M, `white` |\n|---|---|---|---|---|")
+    cases = [(kind, 0.0) for kind in CHANNELS] + [("rho 0.3", strength) for strength in (0.5, 1.0, 2.0)]
+    for case, (kind, strength) in enumerate(cases):
+        random = np.random.default_rng([2, case])
+        found = []
+        for replicate in range(replicates if not strength else replicates // 10):
+            x = noise(kind, IMAGES, random)
+            x[: UNITS // 2] += strength * rhythm
+            axis = ImageAxis(x.astype(np.float32), labels, SMOOTH)
+            found.append(p_values(axis, ("order", "white"), count, replicate))
+        shares = (np.array(found) <= 0.05).mean(axis=0)
+        title = kind if not strength else f"{kind}, half of them with a rhythm of {strength:g} in the images' order"
+        print(f"| {title} | {' | '.join(f'{share:.4f}' for share in shares)} |", flush=True)
+
+
+def time(replicates: int, count: int = 39) -> None:
+    """H and M on the axes on which time is points: channels that share noise, or have a past."""
+    print("| channels | H, `time` | M, `time` |\n|---|---|---|")
+    cases = [(kind, 0.0) for kind in ("independent", "rho 0.5", "rank 3")] + [
+        ("rho 0.5", phi) for phi in (0.3, 0.6, 0.9)
+    ]
+    for case, (kind, phi) in enumerate(cases):
+        random = np.random.default_rng([3, case])
+        found = []
+        for replicate in range(replicates if not phi else replicates // 10):
+            x = noise(kind, EPOCHS + 100, random)
+            for t in range(1, x.shape[1]):
+                x[:, t] += phi * x[:, t - 1]
+            found.append(p_values(EpochAxis(np.ascontiguousarray(x[:, 100:])), ("time",), count, replicate))
+        shares = (np.array(found) <= 0.05).mean(axis=0)
+        print(
+            f"| {kind}{f', AR({phi})' if phi else ''} | {' | '.join(f'{share:.4f}' for share in shares)} |", flush=True
+        )
+
+
+def family(values: FloatArray, random: np.random.Generator, start: int, most: int) -> tuple[NDArray[np.bool_], int]:
+    """Which tests of a family [m] are rejected, drawn on as the tool does, and how many draws that took in all."""
+    drawn = [random.standard_normal(start) for _ in values]
+    stages = [[start] for _ in values]
+    while True:
+        found = np.array([two_sided_p(*test) for test in zip(values, drawn, stages, strict=True)])
+        more = worth_drawing(found, np.array([len(row) for row in drawn]), most)
+        if not more.any():
+            return rejected(found), sum(map(len, drawn))
+        for k in np.flatnonzero(more):
+            drawn[k] = np.concatenate([drawn[k], random.standard_normal(min(len(drawn[k]) + 1, most - len(drawn[k])))])
+            stages[k].append(len(drawn[k]))
+
+
+def families(replicates: int) -> None:
+    """Epochs x measures: how often anything is rejected where there is nothing, and what is found where there is."""
+    print("| epochs | epochs alike by | epochs that differ, by sd | draws | any false rejection | false discovery rate | found | "
+          "draws an epoch |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    cases = [(10, 0.0, 0, 0.0), (25, 0.0, 0, 0.0), (25, 0.9, 0, 0.0), (58, 0.0, 0, 0.0), (58, 0.9, 0, 0.0)]
+    cases += [(58, 0.0, 1, 5.0), (58, 0.0, 6, 5.0), (58, 0.0, 29, 5.0), (58, 0.0, 58, 5.0)]
+    for case, (epochs, rho, differ, shift) in enumerate(cases):
+        for start, most in ((99, 99), (99, 9999)) if differ else ((39, 9999), (99, 99), (99, 9999)):
+            random = np.random.default_rng([4, case])
+            null = np.arange(2 * epochs) >= differ
+            any_false, rates, found, total = 0, [], [], 0
+            runs = replicates if not differ else replicates // 10
+            for _ in range(runs):
+                values = np.sqrt(rho) * random.standard_normal(2).repeat(epochs)
+                values = values + np.sqrt(1 - rho) * random.standard_normal(2 * epochs)
+                values[~null] = shift + random.standard_normal(differ)
+                which, count = family(values, random, start, most)
+                false = int((which & null).sum())
+                any_false += bool(false)
+                rates.append(false / max(1, which.sum()))
+                found.append((which & ~null).sum() / max(1, differ))
+                total += count
+            print(
+                f"| {epochs} | {rho:g} | {f'{differ} of H, {shift:g}' if differ else '0'} | {start} to {most} | "
+                f"{any_false / runs:.4f} | {np.mean(rates):.4f} | {f'{np.mean(found):.2f}' if differ else ''} | "
+                f"{total / runs / epochs:.0f} |",
+                flush=True,
+            )
+
+
+def groups(replicates: int) -> None:
+    """`compare`: runs permuted between two groups, and four columns of them corrected."""
+    print(
+        "| runs | values | least p | size at 0.05 | any of 4 columns, corrected | power, 3 sd apart |\n|---|---|---|---|---|---|"
+    )
+    for n in (3, 4, 5):
+        for values in ("normal", "lognormal"):
+            random = np.random.default_rng([5, n, values == "normal"])
+            x = random.standard_normal((replicates, 4, 2 * n))
+            x = x if values == "normal" else np.exp(x)
+            found = np.array([[permutation_p(row[:n], row[n:]) for row in columns] for columns in x])
+            family = np.mean([(corrected(columns) <= 0.05).any() for columns in found])
+            apart = x[: replicates // 4, 0].copy()
+            apart[:, n:] += 3 * (1 if values == "normal" else np.sqrt((np.e - 1) * np.e))
+            power = np.mean([permutation_p(row[:n], row[n:]) <= 0.05 for row in apart])
+            print(
+                f"| {n} and {n} | {values} | {found.min():.4f} | {(found <= 0.05).mean():.4f} | {family:.4f} | {power:.2f} |",
+                flush=True,
+            )
+
+
+def settle(replicates: int) -> None:
+    """The convergence signal on series that do not converge; always 1,000 series, those that the tool uses."""
+    del replicates
+    print("| series | epochs | threshold | settles, causal | half by | settles, retrospective | half by |")
+    print("|---|---|---|---|---|---|---|")
+    for epochs in (25, 58):
+        for threshold in (0.2, 0.35):
+            for kind, ways in settling(epochs, threshold, 3, 0.5, (0.8, 0.8)).items():
+                cells = [
+                    f"{ways[way].share:.3f} | {'' if ways[way].median is None else ways[way].median}"
+                    for way in ("causal", "retrospective")
+                ]
+                name = f"{KINDS[kind]} (0.8)" if kind == "autoregressive" else KINDS[kind]
+                print(f"| {name} | {epochs} | {threshold} | {' | '.join(cells)} |", flush=True)
+
+
+TABLES = {"p": p, "images": images, "time": time, "families": families, "groups": groups, "settling": settle}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--replicates", type=int, default=4000)
+    args = parser.parse_args()
+    TABLES[args.table](args.replicates)
+
+
+if __name__ == "__main__":
+    main()
