@@ -2,7 +2,8 @@
 
 Each control changes one thing and measures again: what training did, the labels, the number of classes, the smoothing,
 the number of images, the choice of channels, the order of images within their class. What a control moves by more than
-the arbitrary order of images does, the measure responds to.
+the arbitrary order of images does, the measure responds to. That it does not respond is said only where the change is
+shown to be smaller than a margin (two one-sided tests, as of equivalence); else it is undecided.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from posthoc.analysis.hurst import exponents
 from posthoc.analysis.kuramoto import kuramoto
@@ -22,6 +24,7 @@ from posthoc.analysis.nulls import draws, mean_alive, stream
 from posthoc.analysis.records import Protocol, plain
 from posthoc.analysis.schema import Verdict
 from posthoc.analysis.series import ImageAxis
+from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing, sha256
 from posthoc.store import Activations
@@ -30,18 +33,27 @@ from posthoc.typed import Shape, read_typed
 FORMAT = "posthoc-audit"
 FORMAT_VERSION = 1
 MEASURES = {"integration": "H_eff", "metastability": "M"}
+MARGINS = {"integration": 0.1, "metastability": 0.01}
+"""Changes that are called small, where they are shown to be smaller."""
 SMOOTHINGS = (1, 5, 15)
+ANOTHER_ORDER = "images of each class in another order"
+GAUSSIAN = "Gaussian noise with the channels' covariance"
 REPEATED = "HM"
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A measure under a control: mean over its draws, their standard deviation, and the range of 95 % of them."""
+    """A measure under a control: mean over its draws, their standard deviation, the range of 95 % of them, their number.
+
+    count: 0 in files of versions that did not record it.
+    """
 
     mean: float
     sd: float
     low: float
     high: float
+    count: int = 0
 
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> "Spread":
@@ -49,7 +61,8 @@ class Spread:
         if not len(values):
             return cls(np.nan, np.nan, np.nan, np.nan)
         low, high = np.quantile(values, [0.025, 0.975])
-        return cls(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0, float(low), float(high))
+        sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        return cls(float(values.mean()), sd, float(low), float(high), len(values))
 
 
 @dataclass(frozen=True)
@@ -111,24 +124,29 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     name = f"epoch {activations.epochs[last]}" if activations.epochs[last] >= 0 else f"step {activations.steps[last]}"
 
     def drawn(axis: ImageAxis, null: str, epoch: int) -> dict[str, Spread]:
+        return _spreads(raw(axis, null, epoch), protocol)
+
+    def raw(axis: ImageAxis, null: str, epoch: int) -> dict[str, NDArray[np.float64]]:
         live = np.ones(len(axis.x), np.bool_) if null == "white" else _live(axis, protocol)
         scales = protocol.scales_for(len(axis.labels))
-        found = draws(
+        return draws(
             axis, live, scales, protocol.fluctuation, count, seed, epoch, {null: REPEATED}, estimator=protocol.estimator
         )[null]
-        h_eff = integration(found["H"], protocol.h_opt, protocol.sigma_h)
-        return {"integration": Spread.of(h_eff), "metastability": Spread.of(found["M"])}
 
+    ordered = raw(trained, "order", last)
     controls = [
         Control(f"as it is ({name})", None, _measure(trained, protocol)),
-        Control("images of each class in another order", "order within class", drawn(trained, "order", last)),
+        Control(ANOTHER_ORDER, "order within class", _spreads(ordered, protocol)),
         Control("labels permuted", "labels", drawn(trained, "label", last)),
         Control("each class split in ten", "number of classes", drawn(trained, "split", last)),
     ]
-    for e in np.flatnonzero(activations.steps[:last] == 0)[:1].tolist():
-        untrained = _axis(activations, protocol, e)
-        controls.append(Control("untrained weights", "training", _measure(untrained, protocol)))
-        controls.append(Control("untrained weights, each class split in ten", None, drawn(untrained, "split", e)))
+    fresh = np.flatnonzero(activations.steps[:last] == 0).tolist()
+    if fresh:
+        values = np.array([_values(_axis(activations, protocol, e), protocol) for e in fresh])
+        spreads = {name: Spread.of(column) for name, column in zip(MEASURES, values.T, strict=True)}
+        controls.append(Control("untrained weights", "training", spreads))
+        split = drawn(_axis(activations, protocol, fresh[0]), "split", fresh[0])
+        controls.append(Control("untrained weights, each class split in ten", None, split))
     for smooth in SMOOTHINGS:
         if smooth != protocol.smooth:
             measures = _measure(replace(trained, smooth=smooth), protocol)
@@ -140,8 +158,14 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
         Control("half of the channels", "number and choice of channels", _halves(trained, protocol, count, seed, last))
     )
     controls.append(Control("each channel's images in its own order", None, drawn(trained, "channel", last)))
+    controls.append(Control(GAUSSIAN, None, drawn(trained, "gaussian", last)))
     controls.append(Control("pure noise", None, drawn(trained, "white", last)))
-    verdicts = {measure: _verdict(controls, measure) for measure in MEASURES}
+    alpha = mean_alive(_alpha(trained.series(), protocol))
+    p = {
+        "integration": two_sided_p(alpha, ordered["H"]),
+        "metastability": two_sided_p(controls[0].measures["metastability"].mean, ordered["M"]),
+    }
+    verdicts = {measure: {**_verdict(controls, measure), "order_p": p[measure]} for measure in MEASURES}
     return Audit(
         path=str(activations.path),
         sha256=sha256(activations.path),
@@ -153,6 +177,11 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
         verdicts=verdicts,
         conclusions=_conclusions(controls, verdicts),
     )
+
+
+def _spreads(found: Mapping[str, NDArray[np.float64]], protocol: Protocol) -> dict[str, Spread]:
+    h_eff = integration(found["H"], protocol.h_opt, protocol.sigma_h)
+    return {"integration": Spread.of(h_eff), "metastability": Spread.of(found["M"])}
 
 
 def _axis(activations: Activations, protocol: Protocol, row: int) -> ImageAxis:
@@ -188,74 +217,96 @@ def _halves(axis: ImageAxis, protocol: Protocol, count: int, seed: int, epoch: i
 
 
 def _verdict(controls: list[Control], measure: str) -> dict[str, Any]:
-    """What moves the measure by more than twice the spread that comes from the arbitrary order of images."""
-    value = controls[0].measures[measure].mean
-    yardstick = next(control for control in controls if control.changes == "order within class").measures[measure].sd
-    responds: dict[str, dict[str, float]] = {}
-    indifferent: dict[str, dict[str, float]] = {}
+    """What moves the measure beyond what comes from the arbitrary order of images, and what moves it by less than a margin."""
+    value, margin = controls[0].measures[measure].mean, MARGINS[measure]
+    order = next(control for control in controls if control.changes == "order within class").measures[measure]
+    kinds: dict[str, dict[str, dict[str, float]]] = {"responds": {}, "indifferent": {}, "undecided": {}}
     undefined: list[str] = []
     for control in controls:
         if control.changes and control.changes != "order within class":
             under = control.measures[measure]
-            # A control measured once is subject to the order of images as the run itself is.
-            error = 1.96 * float(np.hypot(yardstick, under.sd or yardstick))
             effect = under.mean - value
             if not np.isfinite(effect):
                 undefined.append(control.changes)
                 continue
-            found = {"effect": effect, "low": effect - error, "high": effect + error}
-            moved = abs(effect) > error
-            key = control.changes if control.changes not in responds else f"{control.changes} ({control.name})"
-            (responds if moved else indifferent)[key] = found
-    indifferent = {key: found for key, found in indifferent.items() if key not in responds}
-    return {
-        "value": value,
-        "spread_by_order": yardstick,
-        "responds": responds,
-        "indifferent": indifferent,
-        "undefined": undefined,
-    }
+            # A control measured once is subject to the order of images as the run itself is.
+            repeated = under if under.count > 1 else order
+            error = float(np.hypot(order.sd, repeated.sd))
+            freedom = max(1, min(order.count, repeated.count) - 1)
+            sure, likely = (float(stdtrit(freedom, q)) * error for q in (0.975, 0.95))
+            found = {"effect": effect, "low": effect - sure, "high": effect + sure}
+            kind = "responds" if abs(effect) > sure else "indifferent" if abs(effect) + likely < margin else "undecided"
+            key = control.changes
+            if key in kinds[kind]:
+                key = f"{key} ({control.name})"
+            kinds[kind][key] = found
+    # What a measure responds to under one control it is not called indifferent to for the sake of another.
+    kinds["undecided"] = {key: effect for key, effect in kinds["undecided"].items() if key not in kinds["responds"]}
+    others = {**kinds["responds"], **kinds["undecided"]}
+    kinds["indifferent"] = {key: effect for key, effect in kinds["indifferent"].items() if key not in others}
+    return {"value": value, "spread_by_order": order.sd, "margin": margin, **kinds, "undefined": undefined}
 
 
 def _conclusions(controls: list[Control], verdicts: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     """In sentences, what follows for the use of the numbers."""
     by_name = {control.name: control.measures for control in controls}
-    said = []
+    sentences = []
     for measure, title in MEASURES.items():
         verdict = verdicts[measure]
-        value, noise = verdict["value"], by_name["pure noise"][measure]
+        value, margin = verdict["value"], verdict["margin"]
         if not np.isfinite(value):
-            said.append(f"{title} of the last checkpoint is undefined: no channel has one.")
+            sentences.append(f"{title} of the last checkpoint is undefined: no channel has one.")
             continue
+        sentences.append(_against_order(title, verdict, by_name[ANOTHER_ORDER][measure]))
         if "number of classes" in verdict["responds"]:
             split = by_name["each class split in ten"][measure].mean
-            said.append(
+            sentences.append(
                 f"{title} goes from {value:.3f} to {split:.3f} when each class is split in ten at random, which changes "
                 f"nothing about the network or the images: values from data sets with different numbers of classes "
                 f"cannot be compared."
             )
         settings = [what for what in ("smoothing", "number of images") if what in verdict["responds"]]
         if settings:
-            said.append(f"{title} depends on {' and '.join(settings)}: compare only runs in which these are equal.")
-        if "labels" in verdict["indifferent"]:
-            said.append(f"{title} stays as it is when the labels are permuted: it says nothing about the classes.")
-        if "training" in verdict["responds"]:
-            said.append(f"{title} tells the trained from the untrained network: {_effect(verdict, 'training')}.")
-        elif "training" in verdict["indifferent"]:
-            said.append(
-                f"{title} does not tell the trained from the untrained network: {_effect(verdict, 'training')}."
+            sentences.append(
+                f"{title} depends on {' and '.join(settings)}: compare only runs in which these are equal."
             )
-        within = noise.low <= value <= noise.high
-        said.append(
-            f"{title} of pure noise is {noise.mean:.3f} ({noise.low:.3f} to {noise.high:.3f}); "
-            f"this run's {value:.3f} {'lies within that range' if within else 'lies outside that range'}."
-        )
-    return tuple(said)
+        if "labels" in verdict["indifferent"]:
+            sentences.append(f"{title} changes by less than {margin:g} when the labels are permuted.")
+        if "untrained weights" in by_name:
+            sentences += _of_training(title, verdict, by_name["untrained weights"][measure].count)
+        for name, what in ((GAUSSIAN, GAUSSIAN), ("pure noise", "pure noise, which takes channels for independent,")):
+            noise = by_name[name][measure]
+            inside = noise.low <= value <= noise.high
+            sentences.append(
+                f"{title} of {what} is {noise.mean:.3f} ({noise.low:.3f} to {noise.high:.3f}); "
+                f"this run's {value:.3f} {'lies within that range' if inside else 'lies outside that range'}."
+            )
+    return tuple(sentences)
 
 
-def _effect(verdict: dict[str, Any], what: str) -> str:
-    found = {**verdict["indifferent"], **verdict["responds"]}[what]
+def _against_order(title: str, verdict: dict[str, Any], order: Spread) -> str:
+    """The test that decides: the order of images within their class is arbitrary."""
+    p = verdict["order_p"]
+    how = "differs from" if p <= LEVEL else "cannot be distinguished from"
     return (
-        f"untrained weights differ by {found['effect']:+.3f}, {found['low']:+.3f} to {found['high']:+.3f} "
-        f"with the order of images"
+        f"{title} {how} that of another order of the same images ({verdict['value']:.4f}, and {order.mean:.4f} with sd "
+        f"{order.sd:.4f}; p = {p:.2g})."
     )
+
+
+def _of_training(title: str, verdict: dict[str, Any], count: int) -> list[str]:
+    """What is to be said of trained against untrained weights."""
+    for kind in ("responds", "indifferent", "undecided"):
+        if found := verdict[kind].get("training"):
+            of = "of one initialisation" if count == 1 else f"of {count} initialisations"
+            effect = (
+                f"untrained weights ({of}) differ by {found['effect']:+.3f}, {found['low']:+.3f} to {found['high']:+.3f} "
+                f"with the order of images{' and the initialisation' if count > 1 else ''}"
+            )
+            said = {
+                "responds": f"{title} differs between the trained and the untrained network",
+                "indifferent": f"{title} of the trained and the untrained network differ by less than {verdict['margin']:g}",
+                "undecided": f"Whether {title} differs between the trained and the untrained network is undecided",
+            }
+            return [f"{said[kind]}: {effect}."]
+    return []

@@ -144,10 +144,13 @@ class Effect(TypedDict):
 
 
 class Verdict(TypedDict):
-    """What a measure responds to."""
+    """What a measure responds to, and to what it does not: by less than `margin`, in files that have one."""
 
     value: Number
     spread_by_order: Number
     responds: dict[str, Effect]
     indifferent: dict[str, Effect]
+    undecided: NotRequired[dict[str, Effect]]
+    margin: NotRequired[float]
+    order_p: NotRequired[Number]
     undefined: list[str]

@@ -54,8 +54,12 @@ def show_audit(content: Mapping[str, Any]) -> None:
         verdict = content["verdicts"][measure]
         echo()
         lines = []
-        for label, key in (("responds to", "responds"), ("does not respond to", "indifferent")):
-            effects = [f"{what} ({effect['effect']:+.3f})" for what, effect in verdict[key].items()]
+        margin = verdict.get("margin")  # of files before there was one, what was not seen to move the measure
+        small = "was not seen to respond to" if margin is None else f"changes by less than {margin:g} with"
+        for label, key in (("responds to", "responds"), (small, "indifferent"), ("is undecided about", "undecided")):
+            effects = [f"{what} ({effect['effect']:+.3f})" for what, effect in verdict.get(key, {}).items()]
+            if key == "undecided" and not effects:
+                continue
             lines.append((f"{title} {label}", ", ".join(effects) or "nothing"))
         if verdict["undefined"]:
             lines.append((f"{title} is undefined for", ", ".join(verdict["undefined"])))

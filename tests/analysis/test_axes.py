@@ -9,6 +9,7 @@ import pytest
 from noise import config, make
 
 import posthoc
+from posthoc.analysis.audit import ANOTHER_ORDER, GAUSSIAN, MARGINS, Control, Spread, _of_training, _verdict, load_audit
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import default_scales, dfa
 from posthoc.analysis.metrics import compute_metrics
@@ -170,16 +171,47 @@ def test_the_audit_finds_that_integration_follows_the_number_of_classes(tmp_path
         found = posthoc.audit(activations, count=20)
     split = found.verdicts["integration"]["responds"]["number of classes"]
     assert split["high"] < -0.3
-    assert "training" in found.verdicts["integration"]["indifferent"]
-    assert "training" in found.verdicts["metastability"]["indifferent"]
-    assert "labels" in found.verdicts["integration"]["indifferent"]
+    for measure, verdict in found.verdicts.items():
+        for what in ("training", "labels"):
+            effect = (verdict["indifferent"] | verdict["undecided"])[what]
+            small = max(-effect["low"], effect["high"]) < verdict["margin"]  # a wider interval than that of equivalence
+            assert small <= (what in verdict["indifferent"])
+        assert verdict["margin"] == MARGINS[measure]
+        assert 2 / 21 <= verdict["order_p"] <= 1
     assert any("each class is split in ten" in sentence for sentence in found.conclusions)
-    assert any("does not tell the trained from the untrained" in sentence for sentence in found.conclusions)
+    assert "M changes by less than 0.01 when the labels are permuted." in found.conclusions
+    assert not any("does not" in sentence for sentence in found.conclusions)
     found.save(tmp_path / "audit.json")
-    content = json.loads((tmp_path / "audit.json").read_text())
+    content = load_audit(tmp_path / "audit.json")
     assert content["format"] == "posthoc-audit"
     names = [control["name"] for control in content["controls"]]
-    assert {"untrained weights", "pure noise", "labels permuted", "the first 512 images"} <= set(names)
+    assert {"untrained weights", "pure noise", GAUSSIAN, "labels permuted", "the first 512 images"} <= set(names)
+
+
+def spread(*values):
+    return {"integration": Spread.of(np.array(values)), "metastability": Spread.of(np.array(values))}
+
+
+@pytest.mark.parametrize(("values", "kind"), [
+    ([0.5], "undecided"),  # one initialisation, of which only the scatter by order is known
+    ([0.49, 0.51, 0.5], "indifferent"),
+    ([0.30, 0.5, 0.7], "undecided"),
+    ([0.9, 0.91, 0.92], "responds"),
+])  # fmt: skip
+def test_what_is_not_shown_to_be_small_is_undecided(values, kind):
+    order = spread(*np.linspace(0.4, 0.6, 40)) if len(values) == 1 else spread(*np.linspace(0.495, 0.505, 40))
+    controls = [
+        Control("as it is", None, spread(0.5)),
+        Control(ANOTHER_ORDER, "order within class", order),
+        Control("untrained weights", "training", spread(*values)),
+    ]
+    verdict = _verdict(controls, "integration")
+    assert list(verdict[kind]) == ["training"]
+    assert sum(len(verdict[key]) for key in ("responds", "indifferent", "undecided")) == 1
+    (sentence,) = _of_training("H_eff", verdict, len(values))
+    assert ("one initialisation" in sentence) == (len(values) == 1)
+    assert {"responds": "H_eff differs between", "indifferent": "differ by less than 0.1",
+            "undecided": "is undecided"}[kind] in sentence  # fmt: skip
 
 
 def test_the_audit_refuses_what_it_cannot_do(activations_file, tmp_path):

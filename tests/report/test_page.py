@@ -251,4 +251,4 @@ def test_the_command_finds_the_audit_beside_the_metrics(run_of, activations_file
     assert CliRunner().invoke(main, ["report", "metrics.json"]).exit_code == 1
     done = CliRunner().invoke(main, ["report", "metrics.json", "--force"])
     assert done.output == "report.html\n"
-    assert "H_eff of pure noise is" in (tmp_path / "report.html").read_text()
+    assert "H_eff of pure noise, which takes channels for independent, is" in (tmp_path / "report.html").read_text()
