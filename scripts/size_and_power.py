@@ -55,9 +55,9 @@ def p(replicates: int) -> None:
     }
     print("| null | draws | size at 0.05 | size at 0.02 | low 0.1 % quantile seen | high 0.1 % quantile seen |")
     print("|---|---|---|---|---|---|")
-    for shape, draw in shapes.items():
+    for number, (shape, draw) in enumerate(shapes.items()):
         for count in (19, 39, 99, 199):
-            random = np.random.default_rng([1, count])
+            random = np.random.default_rng([1, number, count])
             table = draw(random, (replicates, count + 1))
             found = np.array([two_sided_p(row[0], row[1:]) for row in table])
             ends = np.quantile(draw(random, (1, 1_000_000)), [0.001, 0.999])
