@@ -27,6 +27,7 @@ from posthoc.analysis.records import Protocol
 from posthoc.analysis.runs import load_csv
 from posthoc.files import replacing
 from posthoc.replay.probes import load_images
+from posthoc.shown import shown
 from posthoc.store import Frame, Plan, open_activations, write
 
 SEEDS = (42, 123, 1000, 1337, 2026)
@@ -51,7 +52,9 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
     data = args.data or run.rpartition("-")[2]
     there = load_images(data).classes
     if there != row.classes:
-        sys.exit(f"reproduce.py: {run} is of {row.classes} classes, {data} of {there}; give its own --data.")
+        sys.exit(
+            f"reproduce.py: {shown(run)} is of {row.classes} classes, {shown(data)} of {there}; give its own --data."
+        )
     if not activations.exists():
         train = [sys.executable, HERE / "train.py", run, "--data", data, "--seed", seed, "--epochs", epochs]
         train += ["--out", folder, "--device", args.device]
@@ -229,7 +232,7 @@ def main() -> None:
             try:
                 reproduce(run, seed, args)
             except subprocess.CalledProcessError as error:
-                sys.exit(f"reproduce.py: {run}, seed {seed}, stopped: {error}")
+                sys.exit(f"reproduce.py: {run}, seed {seed}, stopped: {shown(error)}")
     args.keep.mkdir(parents=True, exist_ok=True)
     if args.data_note:
         _save(args.keep / "data.txt", args.data_note)

@@ -27,6 +27,7 @@ from posthoc.files import replacing
 from posthoc.replay.plan import find_device
 from posthoc.replay.probes import NORMALIZATIONS, Images, load_images
 from posthoc.replay.readers import read_weights
+from posthoc.shown import shown
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ def main() -> None:
     try:
         train(args.recipe, recipe, args)
     except PosthocError as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"train.py: {shown(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -61,7 +61,6 @@ def command(
     from posthoc.analysis.compare import differences, group_names, grouped, tabulate
     from posthoc.analysis.runs import in_one_unit, load_csv, load_runs, other_scaling, same_training
     from posthoc.analysis.sensitivity import sensitivity as vary
-    from posthoc.analysis.stopping import compare_rules
     from posthoc.analysis.taxonomy import Taxonomy
 
     runs = load_csv(metrics, mapping) if from_csv else load_runs(metrics)
@@ -70,16 +69,30 @@ def command(
     names = group_names(runs, [field.strip() for field in by.split(",")]) if by else []
     groups = grouped(rows, names) if by else []
     gaps = differences(rows, names, seed) if by else []
-    scores = compare_rules(runs) if stopping else []
+    scores, unjudged = _scored(runs) if stopping else ([], [])
+    if form in ("csv", "json"):  # which have no room for notes
+        for note in unjudged:
+            echo(note, err=True)
     cells = vary(runs, names) if sensitivity else []
     if form == "json":
         echo(json.dumps(_plain(rows, groups, gaps, scores, cells), indent=1), lines=True)
         return
     sheets = [_runs(rows, same_training(runs), other_scaling(runs))]
     sheets += [_groups(groups), _differences(gaps)] if by else []
-    sheets += [_stopping(scores)] if stopping else []
+    sheets += [_stopping(scores, unjudged)] if stopping else []
     sheets += [_sensitivity(cells, runs, names)] if sensitivity else []
     print_sheets(sheets, form)
+
+
+def _scored(runs: "Sequence[Run]") -> "tuple[list[Score], list[str]]":
+    """The stopping rules over the runs that have an accuracy, and a note on those that have none."""
+    from posthoc.analysis.stopping import compare_rules
+
+    judged = [run for run in runs if any(map(math.isfinite, run.accuracy))]
+    if not judged:
+        raise UsageError("--stopping: none of the runs has an accuracy, by which stopping rules are judged.")
+    others = [run.name for run in runs if all(run is not one for one in judged)]
+    return compare_rules(judged), [f"Without an accuracy, and not judged: {', '.join(others)}."] if others else []
 
 
 def _mapping(text: str) -> tuple[str, str]:
@@ -149,7 +162,7 @@ def _differences(gaps: "Sequence[Difference]") -> Sheet:
     return Sheet("Differences between groups: p by permuting runs", columns, lines, notes)
 
 
-def _stopping(scores: "Sequence[Score]") -> Sheet:
+def _stopping(scores: "Sequence[Score]", unjudged: Sequence[str]) -> Sheet:
     columns = [
         column("rule"), column("saved"), column("share"), column("accuracy lost"), column("never fires"),
         column("saved, against patience 10", *_ends("saved_difference")),
@@ -165,6 +178,7 @@ def _stopping(scores: "Sequence[Score]") -> Sheet:
         "differences with 95 % intervals, paired by run. *: no other rule that can be followed saves a larger share and "
         "loses less.",
         "Rules see what was known at each epoch, but for those marked 'whole run known', whose z-scores look ahead.",
+        *unjudged,
     ]
     return Sheet("Stopping rules", columns, lines, notes)
 

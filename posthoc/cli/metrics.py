@@ -144,6 +144,8 @@ def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
     signals = {name: "never" if at is None else f"{unit} {at}" for name, at in summary["convergence"].items()}
     settings = f"{protocol['name']}, {protocol['axis']} axis, estimator {protocol['estimator']}, smoothing {protocol['smooth']}, scales {content['scales']}"
     best = f"{_text(summary['best_accuracy'])} ({summary['accuracy_source']}) at {unit} {summary['best_epoch']}"
+    if summary["best_accuracy"] is None:
+        best = "none: no accuracy is recorded in the checkpoints, and none could be measured on the probe"
     settled = f"retrospective: {signals['retrospective']}; causal: {signals['causal']}"
 
     def with_interval(name: str) -> str:

@@ -81,6 +81,8 @@ def check_request(
     for place in places:
         if not os.path.lexists(place):
             raise PosthocError(f"No such file or folder: {place}.")
+        if place.is_dir() and not any(place.iterdir()):
+            raise PosthocError(f"No checkpoint in {place}: the folder is empty.")
     check_images(probe, data_root, download)
     if normalize:
         Normalization.parse(normalize)

@@ -375,6 +375,22 @@ def test_other_forms_of_the_table(metrics_files, form, begins):
         assert {"h_eff_low", "h_eff_high", "m_low", "r_accuracy_high"} <= row.keys()
 
 
+def test_a_run_without_accuracy_is_left_out_of_the_stopping_rules(tmp_path):
+    for name, accuracies in (("a", (0.2, 0.5, 0.4)), ("b", ("", "", ""))):
+        rows = [f"{e},{value},1,0.{e},0.1" for e, value in enumerate(accuracies, 1)]
+        (tmp_path / f"{name}_cifar10.csv").write_text("\n".join(["epoch,val_acc,val_loss,Heff,M", *rows]) + "\n")
+    both = cli("compare", "--from-csv", tmp_path / "*.csv", "--stopping")
+    assert both.exit_code == 0
+    assert "Without an accuracy, and not judged: b_cifar10." in both.stdout
+    alone = cli("compare", "--from-csv", tmp_path / "a_cifar10.csv", "--stopping", "--json")
+    done = cli("compare", "--from-csv", tmp_path / "*.csv", "--stopping", "--json")
+    assert json.loads(done.stdout)["stopping"] == json.loads(alone.stdout)["stopping"]
+    assert done.stderr == "Without an accuracy, and not judged: b_cifar10.\n"
+    none = cli("compare", "--from-csv", tmp_path / "b_cifar10.csv", "--stopping")
+    assert none.exit_code == 2
+    assert "none of the runs has an accuracy" in none.stderr
+
+
 def test_columns_of_other_names_and_bad_files(tmp_path):
     (tmp_path / "a_cifar10.csv").write_text("ep,acc,I,MM\n1,0.5,0.6,0.1\n2,,0.7,0.2\n3,0.6,,0.1\n")
     mapping = {"epoch": "ep", "accuracy": "acc", "h_eff": "I", "m": "MM"}

@@ -106,6 +106,7 @@ def test_wrong_words_are_answered(words, says):
 
 MISTAKES = [
     ("extract", "nowhere", "--probe", "digits"),
+    ("extract", "empty", "--probe", "digits"),
     ("extract", "run", "--probe", "mnist"),
     ("extract", "run", "--probe", "cifar10", "--data-root", "nowhere"),
     ("extract", "run", "--probe", "npz:none.npz"),
@@ -148,7 +149,9 @@ MISTAKES = [
 
 
 def test_mistakes_answer_before_anything_heavy_is_imported(tmp_path):
+    (tmp_path / "empty").mkdir()
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "epoch_1.pt").write_bytes(b"")
     (tmp_path / "there.h5").write_text("something of the user's")
     (tmp_path / "list.json").write_text("[]")
     for name in ("activations.h5", "metrics.json"):
@@ -180,6 +183,16 @@ def test_mistakes_answer_before_anything_heavy_is_imported(tmp_path):
     assert "is a metrics file" in said["metrics metrics.json"]
     assert "no parts to be merged" in said["merge activations.h5"]
     assert "-o" not in said["merge activations.h5"]
+
+
+def test_a_run_without_any_accuracy_is_said_to_have_none(tmp_path):
+    content = json.loads((FIXTURES / "metrics.json").read_text())
+    content["summary"] |= {"best_accuracy": None, "best_epoch": None}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    lines = run("inspect", tmp_path / "metrics.json").stdout.splitlines()
+    (line,) = (line for line in lines if line.startswith("best accuracy"))
+    assert "none: no accuracy is recorded in the checkpoints" in line
+    assert "None" not in line
 
 
 def test_a_mistyped_command_line_is_told_what_the_commands_do():
