@@ -228,8 +228,7 @@ def with_a_rhythm(path, epochs):
     N = 256
     labels = np.arange(N) % 4
     rhythm = np.sin(0.4 * (np.arange(N) // 4)).astype("f4")  # what the sort by class lays out in a row
-    config = {"layers": [{"name": "a"}], "signals": ["mean"], "probe": {"sha256": "0"}}
-    made = Plan(config, np.arange(N), labels, {"a": np.arange(12)})
+    made = Plan(config(["a"], images=N), np.arange(N), labels, {"a": np.arange(12)})
     noise = [random.standard_normal((12, N), "f4") for _ in range(epochs)]
     write(path, made, frames(lambda e: {"a": noise[e] + (1.5 * rhythm if e > 2 else 0)}, epochs))
     return path

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from noise import make
+from noise import config, make
 
 from posthoc.analysis import settling as module
 from posthoc.analysis.measures import convergence, expanding, stability_index, unevenness, volatility
@@ -86,14 +86,12 @@ def test_uneven_checkpoints(steps, epochs, gap):
 
 def test_uneven_checkpoints_have_no_volatility_and_no_epoch_axis(tmp_path):
     random = np.random.default_rng(0)
-    config = {"layers": [{"name": "a"}], "signals": ["mean"], "model": {"name": "net"}}
-    config["probe"] = {"sha256": "0", "name": "noise", "images": 96, "classes": 4}
     steps = [0, *np.arange(1, 22).tolist(), *(2 ** np.arange(5, 12)).tolist()]
     frames = [
         Frame(f"{s}.pt", "0", None, int(s), 1.0, 0.01 * k, {}, {"mean": {"a": random.standard_normal((6, 96), "f4")}})
         for k, s in enumerate(steps)
     ]
-    plan = Plan(config, np.arange(96), np.arange(96) % 4, {"a": np.arange(6)})
+    plan = Plan(config(["a"], images=96), np.arange(96), np.arange(96) % 4, {"a": np.arange(6)})
     write(tmp_path / "a.h5", plan, frames)
     with open_activations(tmp_path / "a.h5") as activations:
         with pytest.raises(PosthocError, match="unevenly spaced: the largest gap, 1024 steps, is above twice"):
