@@ -122,7 +122,7 @@ def dfa(
     batch = np.ascontiguousarray(np.atleast_2d(x))
     U, T = batch.shape
     chosen = _chosen(scales, T, order)
-    steps = np.array([_step(s, overlap) for s in chosen.tolist()])
+    steps = _steps(chosen, float(overlap))
     basis = np.concatenate([_polynomials(s, order) for s in chosen.tolist()], axis=1)
     F = np.empty((U, len(chosen)))
     power, state = np.zeros(U, np.int64), np.empty(U, np.int8)
@@ -162,9 +162,12 @@ def _chosen(scales: ArrayLike | None, T: int, order: int) -> NDArray[np.int64]:
     return np.array(chosen)
 
 
-def _step(s: int, overlap: float) -> int:
-    """Points from the start of a window of s points to that of the next; exact, where s * (1 - 0.8) is not."""
-    return max(1, int(s * (1 - Fraction(float(overlap)).limit_denominator(10**6))))
+def _steps(scales: NDArray[np.int64], overlap: float) -> NDArray[np.int64]:
+    """Points from the start of a window of each scale to that of the next; exact, where 10 * (1 - 0.8) is not 2."""
+    if not overlap:
+        return scales
+    moved = 1 - Fraction(overlap).limit_denominator(10**6)
+    return np.array([max(1, int(s * moved)) for s in scales.tolist()])
 
 
 @functools.lru_cache(maxsize=256)
