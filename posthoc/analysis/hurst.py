@@ -1,7 +1,7 @@
 """The Hurst exponent of a series by three estimators: DFA, and two likelihoods of fractional Gaussian noise.
 
 DFA makes no model of the series: it stands trends and steps that the likelihoods take for persistence, and pays with
-two to seven times their variance. Which to believe when, with figures, is in docs/estimators.md.
+two to ten times their variance. Which to believe when, with figures, is in docs/estimators.md.
 """
 
 import functools
