@@ -145,6 +145,7 @@ def test_exponents_of_measures():
     np.testing.assert_array_equal(by_reml.fluctuation, by_dfa.fluctuation)
 
 
+@compiled
 def test_metrics_by_likelihood(tmp_path):
     """Noise of 24 checkpoints at its last: the mean over the channels, beside draws by the same estimator."""
     path = noise_file(tmp_path / "a.h5", channels=6)
