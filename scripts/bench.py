@@ -3,6 +3,7 @@
 
 scripts/bench.py kernels             DFA, phase and series kernels against other libraries (extra `bench`)
 scripts/bench.py extract [--cuda]    extraction against bare forward passes and the obvious loops
+scripts/bench.py hostile             what small hostile checkpoints cost at two sizes: seconds and MB
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 import scipy.signal
 import torch
 from bench_extract import MODELS, extract_table
+from bench_hostile import hostile_table
 from numpy.typing import NDArray
 
 from posthoc.analysis.dfa import dfa, published_scales
@@ -198,7 +200,7 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kernels", "extract"])
+    parser.add_argument("what", choices=["kernels", "extract", "hostile"])
     parser.add_argument("--fast", action="store_true", help="kernels: leave out the slow references")
     parser.add_argument("--cuda", action="store_true", help="extract: on the GPU")
     parser.add_argument("--images", type=int, default=2048, help="extract: images in the probe")
@@ -208,6 +210,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "kernels":
         kernels(args.fast)
+    elif args.what == "hostile":
+        hostile_table()
     else:
         print(f"{torch.cuda.get_device_name() if args.cuda else _processor()}, torch {torch.__version__}\n")
         extract_table(args.models.split(","), args.images, args.cuda, args.repeats, args.checkpoints)

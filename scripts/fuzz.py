@@ -351,8 +351,8 @@ def attempt(entrance: Entrance, watch: Watch, sound: bool = False) -> str:
     if all(_same(theirs[name], weights[name]) for name in theirs.keys() & weights.keys()):
         return "loaded as by its library"
     # torch fills what a shortened entry lacks with whatever lies in memory; the whole values are right then.
-    sound = states(1)[0]
-    if all(name in sound and _same(sound[name], weights[name]) for name in weights):
+    original = states(1)[0]
+    if all(name in original and _same(original[name], weights[name]) for name in weights):
         return "loaded whole where its library does not"
     raise AssertionError("a tensor differs from what its own library reads")
 
