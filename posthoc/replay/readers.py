@@ -8,6 +8,7 @@ import itertools
 import math
 import pickle
 import re
+import shlex
 import struct
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -276,9 +277,10 @@ def _in_folder(folder: Path) -> Path:
         return folder / inside
     if _of_deepspeed(names):
         place = folder if "zero_to_fp32.py" in names or "latest" in names else folder.parent
+        words = shlex.join([str(place), str(place / "fp32")])
         raise PosthocError(
             f"{folder} is a checkpoint of DeepSpeed, its weights split over processes; put them together with "
-            f"`python {place / 'zero_to_fp32.py'} {place} {place / 'fp32'}` and give {place / 'fp32'}."
+            f"`python -m deepspeed.utils.zero_to_fp32 {words}` and give {place / 'fp32'}."
         )
     raise NoWeightsError(f"{folder} holds no weights (looked for {', '.join(IN_FOLDERS)}, .metadata).")
 
