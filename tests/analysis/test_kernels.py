@@ -1,8 +1,11 @@
 """The kernels' cache of machine code: kept, shared safely, and done without where it cannot be."""
 
 import os
+import platform
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +63,38 @@ def test_nothing_is_kept_where_it_cannot_be_or_should_not_be(tmp_path):
 
 def test_numbas_own_setting_wins(tmp_path):
     assert said(measure(NUMBA_CACHE_DIR=str(tmp_path)))[0] == str(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["is a link", "belongs to another user", "others can write to ", "inside"])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_cache_that_others_can_fill_is_not_used(tmp_path, fault, given):
+    place = tmp_path / "posthoc" / "kernels" / f"{platform.node()}-{platform.machine()}"
+    (place / "inside").mkdir(parents=True)
+    if fault == "is a link":
+        place.rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
+    elif fault == "belongs to another user":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder away")
+        os.chown(place, 4321, -1)
+    else:
+        (place / "inside" if fault == "inside" else place).chmod(0o775)
+    process = measure(WHERE, **({"NUMBA_CACHE_DIR": str(place)} if given else {"XDG_CACHE_HOME": str(tmp_path)}))
+    out, err = process.communicate()
+    assert out == "None\n"
+    assert "Compiled kernels are not kept, for " in err
+    assert (fault if fault != "inside" else f"others can write to {place}/inside; remove it") in err
+    assert not list(tmp_path.rglob("*.nb?"))
+
+
+def test_a_new_cache_is_nobody_elses(tmp_path):
+    process = measure(WHERE, XDG_CACHE_HOME=str(tmp_path))
+    out, err = process.communicate()
+    assert err == ""
+    assert stat.S_IMODE(Path(out.strip()).stat().st_mode) == 0o700
+
+
+WHERE = "from posthoc.analysis.kernels import CACHE; print(CACHE)"
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])

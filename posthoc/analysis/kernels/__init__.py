@@ -12,8 +12,10 @@ import functools
 import itertools
 import os
 import platform
+import stat
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +35,8 @@ def cache_folder() -> Path | None:
     """Where compiled kernels are kept, or None where that cannot be written or POSTHOC_KERNEL_CACHE is `off`.
 
     NUMBA_CACHE_DIR, else a folder of this host's in the user's cache: homes are shared and processors differ. Never
-    beside the installed package, which may be read-only or on a network disk.
+    beside the installed package, which may be read-only or on a network disk. Numba loads what is kept as pickles, which
+    run what is in them: a folder that is a link, or that anybody else can write to, is not used, with a warning.
     """
     if os.environ.get("POSTHOC_KERNEL_CACHE") == "off":
         return None
@@ -41,10 +44,30 @@ def cache_folder() -> Path | None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(given) if given else home / "posthoc" / "kernels" / f"{platform.node()}-{platform.machine()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        reason = _not_private(folder)
+        if not reason and folder.stat().st_mode & 0o011:  # others get into what Numba makes in it, too
+            reason = next(filter(None, map(_not_private, filter(Path.is_dir, folder.iterdir()))), "")
     except OSError:
         return None
+    if reason:
+        warnings.warn(
+            f"Compiled kernels are not kept, for {reason}; remove it, or let NUMBA_CACHE_DIR name a folder of your own.",
+            stacklevel=2,
+        )
+        return None
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def _not_private(folder: Path) -> str:
+    """Why others may have put something into a folder; empty where they cannot."""
+    about = folder.lstat()
+    if stat.S_ISLNK(about.st_mode):
+        return f"{folder} is a link"
+    if about.st_uid != os.geteuid():
+        return f"{folder} belongs to another user"
+    return f"others can write to {folder}" if about.st_mode & 0o022 else ""
 
 
 CACHE = cache_folder()
