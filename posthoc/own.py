@@ -20,10 +20,10 @@ HOLDER = re.compile(r"(process \d+ on [^\n]*)?")
 
 
 @contextlib.contextmanager
-def own_folder(path: Path) -> Iterator[int]:
+def own_folder(path: Path, shared: bool = False) -> Iterator[int]:
     """Make a folder, unless it is there, and yield a descriptor of it: what is opened by that is in this very folder.
 
-    Raises PosthocError where a link or no folder has its name, or it belongs to another user.
+    Raises PosthocError where a link or no folder has its name, or it belongs to another user, unless it may be `shared`.
     """
     try:
         with contextlib.suppress(FileExistsError):
@@ -37,7 +37,7 @@ def own_folder(path: Path) -> Iterator[int]:
             ) from error
         raise PosthocError(f"Cannot write into {path}: {error.strerror or error}.") from error
     try:
-        if not _ours(descriptor, os.fstat(descriptor).st_uid):
+        if not shared and not _ours(descriptor, os.fstat(descriptor).st_uid):
             raise PosthocError(f"{path} belongs to another user; choose another -o.")
         yield descriptor
     finally:
@@ -63,7 +63,9 @@ def open_lock(folder: int, where: Path) -> int:
         refuse_link(path)
         raise
     about = os.fstat(descriptor)
-    plain = stat.S_ISREG(about.st_mode) and about.st_nlink <= 1 and about.st_uid == os.fstat(folder).st_uid
+    plain = (
+        stat.S_ISREG(about.st_mode) and about.st_nlink <= 1 and about.st_uid in (os.geteuid(), os.fstat(folder).st_uid)
+    )
     if not plain or about.st_size > LOCK_BYTES or HOLDER.fullmatch(read_lock(descriptor)) is None:
         os.close(descriptor)
         raise PosthocError(f"{path} is not the lock that posthoc makes; move it away, or choose another -o.")

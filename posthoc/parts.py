@@ -267,6 +267,13 @@ class Parts:
             for name in (*sorted(there & names), PLAN):
                 remove(folder, self.folder, name)
 
+    def remove(self) -> None:
+        """Take away what there is, the folder with it, as when everything begins anew."""
+        if os.path.lexists(self.folder):
+            with self.held():
+                self.clear()
+                self._leave()
+
     def _leave(self) -> None:
         """Take the folder away; what else is in it stays there, and is named."""
         with own_folder(self.folder) as folder:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -65,7 +66,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Of an `Annotated` number, or list of them: the least and the largest that may be; NaN and null are free."""
+    """Of an `Annotated` number, or list of them: the least and the largest that may be; null is free, NaN is not."""
 
     low: float
     high: float = math.inf
@@ -73,8 +74,20 @@ class Range:
     def check(self, value: Any, sizes: Sizes) -> None:
         """Raise MisfitError outside the range."""
         for number in value if isinstance(value, (list, tuple)) else [value]:
-            if number is not None and (number < self.low or number > self.high):
+            if number is not None and not self.low <= number <= self.high:
                 raise MisfitError(f"is {_short(number)}, not within {self.low:g} to {self.high:g}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """Of an `Annotated` text: the pattern that all of it matches."""
+
+    pattern: str
+
+    def check(self, value: Any, sizes: Sizes) -> None:
+        """Raise MisfitError where it does not."""
+        if re.fullmatch(self.pattern, value) is None:
+            raise MisfitError(f"is {_short(value)}, which cannot be")
 
 
 def typed(kind: Any, value: Any) -> Any:
@@ -82,7 +95,7 @@ def typed(kind: Any, value: Any) -> Any:
 
     kind: a dataclass (unknown keys are left out, absent ones need a default, and whatever equals that is valid), a
     TypedDict (unknown keys stay as they are), a list, tuple, dict, Union, Literal or Annotated (whose metadata may be a
-    Shape, a Range, or a type that stands for the annotated one) of such, a plain type, or Any. Raises MisfitError.
+    Shape, a Range, a Match, or a type that stands for the annotated one) of such, a plain type, or Any. Raises MisfitError.
     """
     return _reader(kind)(value, {})
 

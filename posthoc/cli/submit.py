@@ -128,7 +128,7 @@ def command(
         failures = 0
         while failures < PATIENCE:  # a busy controller does not always answer
             try:
-                if not {task.split("_")[0] for task in queue()} & submission.jobs():
+                if not {task.split("_")[0] for task in queue(submission.out)} & submission.jobs():
                     break
                 failures = 0
             except PosthocError:

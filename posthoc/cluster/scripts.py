@@ -95,7 +95,7 @@ def finish_script(home: Path, measuring: Sequence[str], resources: Resources) ->
 def compare_script(out: Path, resources: Resources) -> str:
     """The job that compares all runs measured in `out`."""
     table, new = (shlex.quote(str(out / name)) for name in ("comparison.txt", ".comparison.txt.tmp"))
-    lines = [f"{POSTHOC} compare {shlex.quote(str(out))} --stopping > {new}", f"mv {new} {table}"]
+    lines = [f"rm -f {new}", f"{POSTHOC} compare {shlex.quote(str(out))} --stopping > {new}", f"mv {new} {table}"]
     return _script(out, "compare", resources, "\n".join(["set -e", *lines]))
 
 

@@ -1,14 +1,18 @@
 """What has become of a submission: from its parts, the queue and the logs."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from posthoc.cluster.submission import Queue, Submission, Target, queue
 from posthoc.errors import PosthocError
+from posthoc.files import open_regular
 from posthoc.parts import Parts
 from posthoc.store import open_activations
 
+LOG_BYTES = 20_000
+"""Of the end of a log that is looked at."""
 TELLING = ("posthoc: (?!stopped)", "CANCELLED|[Oo]ut [Oo]f [Mm]emory|oom|Killed", "[Ee]rror")
 """What stands in the line of a log that says why a task ended, the most telling first."""
 
@@ -68,7 +72,7 @@ def read_status(out: Path) -> Status:
         raise PosthocError(f"{out} holds no submission; give the folder that posthoc submit -o was given.")
     live: Queue | None
     try:
-        live = queue()
+        live = queue(submission.out)
     except PosthocError:
         live = None
     comparison = None
@@ -93,9 +97,11 @@ def _run_status(submission: Submission, target: Target, live: Queue | None) -> R
         missing = {k for k in range(count) if k >= len(entries) or not parts.settled(entries[k])}
         replayed = sum(parts.path(entry).exists() for entry in entries)
         for array in reversed(target.arrays):  # what was submitted last is answerable for what is missing
+            of_shard: dict[int, set[int]] = {}
+            for k in missing:
+                of_shard.setdefault(k % array.count + 1, set()).add(k)
             for shard in array.shards:
-                share = {k for k in missing if k % array.count + 1 == shard}
-                if share:
+                if share := of_shard.pop(shard, set()):
                     what = f"replay {shard}/{array.count}, {len(share)} left"
                     tasks.append(_task(submission, target, array.task(shard), what, live))
                 missing -= share
@@ -118,11 +124,16 @@ def _task(submission: Submission, target: Target | None, id: str, what: str, liv
 
 def _last_words(log: Path) -> str:
     """The line of a log that says why its task ended; the last one if none does."""
+    if log.is_symlink():
+        return "its log is a link, and is not followed"
+    if log.exists() and not log.is_file():
+        return "its log is no file"
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 20_000))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    except OSError:
+        with open_regular(log) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
+            content = file.read(LOG_BYTES).decode(errors="replace")
+            lines = [line.strip() for line in content.splitlines() if line.strip()]
+    except (OSError, PosthocError):
         return "it left no log: cancelled before it began, or its node cannot write there"
     for pattern in TELLING:
         if telling := [line for line in lines[-8:] if re.search(pattern, line)]:

@@ -5,23 +5,32 @@ import os
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from posthoc.errors import PosthocError
-from posthoc.files import replacing
+from posthoc.files import read_json, replacing
+from posthoc.own import refuse_link
+from posthoc.typed import Match, MisfitError, Range, typed
 
 RECORD = "submission.json"
+MOST = 10**6
+"""Checkpoints of a run, or tasks of an array: more than a cluster holds."""
 Queue = dict[str, tuple[str, str]]
 """State and reason of jobs and tasks that are waiting or running, by id."""
+Job = Annotated[str, Match(r"[0-9]{1,20}")]
+"""What Slurm calls a job."""
+Name = Annotated[str, Match(r"(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+(/(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+)*|")]
+"""Folders below another, from its outermost to its innermost, none of which leads out of it; or none."""
 
 
 @dataclass(frozen=True)
 class Array:
     """A submitted array: task k of job `job` does shard k + offset of `count`."""
 
-    job: str
-    shards: list[int]
-    count: int
-    offset: int
+    job: Job
+    shards: Annotated[list[int], Range(1, MOST)]
+    count: Annotated[int, Range(1, MOST)]
+    offset: Annotated[int, Range(0, MOST)]
 
     def task(self, shard: int) -> str:
         """The id that the queue and the logs have for a shard's task."""
@@ -35,11 +44,11 @@ class Target:
     left_out: why it could not be planned, where such runs are skipped.
     """
 
-    name: str
+    name: Name
     checkpoints: str
-    count: int = 0
+    count: Annotated[int, Range(0, MOST)] = 0
     arrays: list[Array] = field(default_factory=list)
-    finish: str | None = None
+    finish: Job | None = None
     left_out: str = ""
 
     @property
@@ -52,28 +61,29 @@ class Target:
 class Submission:
     """All that was submitted to make OUT; of one run the results lie in OUT itself, of several in OUT/NAME."""
 
-    out: Path
+    out: Annotated[Path, str]
     words: list[str]
     measuring: list[str] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    compare: str | None = None
+    seconds: dict[str, Annotated[float, Range(0, 1e9)]] = field(default_factory=dict)
+    compare: Job | None = None
 
     @classmethod
     def load(cls, out: Path) -> "Submission | None":
         """Read it from its folder; None where nothing was submitted."""
         path = out / RECORD
-        try:
-            content = json.loads(path.read_text())
-            targets = [
-                Target(**{**target, "arrays": [Array(**array) for array in target["arrays"]]})
-                for target in content.pop("targets")
-            ]
-            return cls(out=out, targets=targets, **content)
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        refuse_link(path)
+        content = read_json(path)
+        try:
+            if not isinstance(content, dict):
+                raise MisfitError("is no record")
+            submission: Submission = typed(cls, {**content, "out": ""})
+        except MisfitError as error:
             raise PosthocError(f"{path} is not what posthoc submit wrote ({error}); choose another -o.") from error
+        submission.out = out
+        return submission
 
     def save(self) -> None:
         content = asdict(self)
@@ -82,8 +92,12 @@ class Submission:
             temporary.write_text(json.dumps(content, indent=1))
 
     def home(self, target: Target) -> Path:
-        """The folder of a run's results."""
-        return self.out / target.name
+        """The folder of a run's results; raises PosthocError where a link would lead out of OUT."""
+        place = self.out
+        for name in Path(target.name).parts:
+            place /= name
+            refuse_link(place)
+        return place
 
     def jobs(self) -> set[str]:
         """The ids of all jobs that were submitted."""
@@ -95,11 +109,19 @@ class Submission:
         return (self.home(target) if target else self.out) / "logs" / f"{task}_0_log.out"
 
 
-def queue() -> Queue:
-    """State and reason of this user's jobs and tasks that are waiting or running, by id."""
-    words = ["squeue", "--noheader", "--all", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
-    lines = slurm(*words).splitlines()
-    return {row[0]: (row[1], row[2]) for row in (line.split("|") for line in lines) if len(row) == 3}
+def queue(out: Path) -> Queue:
+    """State and reason of this user's jobs and tasks that are waiting or running, by id: those whose scripts lie in `out`.
+
+    Whatever a record says: a job that is called otherwise, or runs what is elsewhere, is none of ours.
+    """
+    words = ["squeue", "--noheader", "--all", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j|%o"]
+    rows = [line.split("|", 4) for line in slurm(*words).splitlines()]
+    place = out.resolve()
+    return {
+        row[0]: (row[1], row[2])
+        for row in rows
+        if len(row) == 5 and row[3].startswith("posthoc-") and Path(row[4].strip()).resolve().is_relative_to(place)
+    }
 
 
 def outside() -> dict[str, str]:

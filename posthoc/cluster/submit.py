@@ -5,11 +5,12 @@ import fcntl
 import functools
 import json
 import math
+import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from posthoc.cluster.scripts import Resources, compare_script, extract_script, f
 from posthoc.cluster.submission import Array, Submission, Target, outside, queue, slurm
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
+from posthoc.own import open_lock, own_folder, refuse_link, remove
 from posthoc.parts import Entry, Parts
 from posthoc.store import open_activations
 
@@ -57,7 +59,10 @@ def submit(
     from there.
     """
     out = out.absolute()
-    if any(set("%\\\n") & set(text) for text in (str(out), *(name for name, _ in folders))):
+    places = [str(Path.cwd()), str(out), *(text for name, folder in folders for text in (name, str(folder)))]
+    if unfit := [text for text in (*places, *work.words, *work.measuring) if _acts(text)]:
+        raise UsageError(f"{unfit[0]!r} has a line's end or another control character, which no batch script may hold.")
+    if any(set("%\\") & set(text) for text in (str(out), *(name for name, _ in folders))):
         raise UsageError(
             f"Slurm reads % and \\ in the names of logs otherwise; {out} or a run has one: choose another -o."
         )
@@ -70,19 +75,21 @@ def submit(
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Keep a second `submit` into the same folder out."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("a")
-    except OSError as error:
-        raise PosthocError(f"Cannot write into {out}: {error.strerror or error}.") from error
-    with file:
+    with own_folder(out.resolve(), shared=True) as folder:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = open_lock(folder, out)
+        except OSError as error:
+            raise PosthocError(f"Cannot write into {out}: {error.strerror or error}.") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PosthocError(f"Another posthoc submit is at work in {out}; wait for it.") from None
         except OSError:  # a file system without locks
             pass
-        yield
+        try:
+            yield
+        finally:
+            os.close(lock)
 
 
 def _submit(
@@ -140,7 +147,7 @@ class _Desk:
     def look(self) -> None:
         """See what is in the queue now."""
         try:
-            self.live = set(queue())
+            self.live = set(queue(self.submission.out))
         except PosthocError:
             if not self.dry_run:  # which needs no Slurm
                 raise
@@ -168,9 +175,13 @@ class _Desk:
         self.submission.words, self.submission.measuring = list(self.work.words), list(self.work.measuring)
         for target in targets:
             home = self.submission.home(target)
-            shutil.rmtree(Parts(home / "activations.h5").folder, ignore_errors=True)
+            Parts(home / "activations.h5").remove()
             for name in ("activations.h5", "metrics.json"):
-                (home / name).unlink(missing_ok=True)
+                if home.is_dir():
+                    with own_folder(
+                        home.resolve(), shared=True
+                    ) as folder:  # OUT itself may be a link that the user made
+                        remove(folder, home, name)
             target.arrays, target.finish = [], None
         self.submission.save()
 
@@ -322,6 +333,7 @@ class _Desk:
             for line in text.split("\n"):
                 self.say(line)
             return path.name
+        refuse_link(path.parent / "logs")
         (path.parent / "logs").mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(text)
@@ -333,6 +345,11 @@ class _Desk:
         if job in self.live and not self.dry_run:
             slurm("scancel", str(job))
             self.live.discard(str(job))
+
+
+def _acts(text: str) -> bool:
+    """Whether a text does something in a script or a log: ends a line, moves a cursor, is no text."""
+    return any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text)
 
 
 @functools.cache

@@ -1,0 +1,202 @@
+"""A folder of results that came from elsewhere: its record, its logs and its links cost nothing outside it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from posthoc.cli import main
+from posthoc.cluster.submission import Submission
+from posthoc.errors import PosthocError
+
+ARRAY = {"job": "12", "shards": [1, 2], "count": 2, "offset": 0}
+TARGET = {"name": "", "checkpoints": "/runs/a", "count": 4, "arrays": [ARRAY], "finish": "13", "left_out": ""}
+RECORD = {"words": [], "measuring": [], "targets": [TARGET], "seconds": {}, "compare": None}
+
+
+def record(out, **change):
+    out.mkdir(exist_ok=True)
+    (out / "submission.json").write_text(json.dumps(RECORD | change))
+    return out
+
+
+def target(**change):
+    return {"targets": [TARGET | change]}
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """Slurm's commands as a queue of jobs in a file, and a list of what was asked of them."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    jobs, asked = tmp_path / "jobs", tmp_path / "asked"
+    jobs.write_text("")
+    asked.write_text("")
+    for name, does in {"squeue": f"cat {jobs}", "scancel": "true", "sbatch": "echo 99", "scontrol": "true"}.items():
+        (folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {asked}\n{does}\n')
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return jobs, asked
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two checkpoints of the smallest network, and the words with which they are submitted."""
+    (tmp_path / "net.py").write_text("from torch import nn\nmodel = lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), "
+                                     "nn.Flatten(), nn.Linear(72, 10))\n")  # fmt: skip
+    (tmp_path / "run").mkdir()
+    for epoch in range(2):
+        torch.manual_seed(epoch)
+        state = {"0.weight": torch.randn(2, 1, 3, 3), "0.bias": torch.randn(2), "3.weight": torch.randn(10, 72),
+                 "3.bias": torch.randn(10)}  # fmt: skip
+        save_file(state, tmp_path / "run" / f"epoch-{epoch}.safetensors")
+    words = ["--model", f"{tmp_path}/net.py:model", "--probe", "digits", "--images", "80", "--image-size", "8",
+             "--normalize", "none"]  # fmt: skip
+    return ["submit", str(tmp_path / "run"), *words, "--jobs", "1"]
+
+
+def said(*words):
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+    return done
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (target(name="../victim"), "targets[0].name is '../victim', which cannot be"),
+        (target(name="/home"), "targets[0].name is '/home', which"),
+        (target(name="a/../../b"), "targets[0].name is 'a/../../b', which"),
+        (target(name="a\nb"), "targets[0].name is 'a\\nb', which"),
+        (target(name=["a"]), "targets[0].name is a list of 1, not a text"),
+        (target(count=10**9), "targets[0].count is 1000000000, not within 0 to 1e+06"),
+        (target(count="4"), "targets[0].count is '4', not a whole number"),
+        (target(arrays=[ARRAY | {"count": 0}]), "targets[0].arrays[0].count is 0, not within"),
+        (target(arrays=[ARRAY | {"shards": [10**9]}]), "targets[0].arrays[0].shards is 1000000000, not within"),
+        (target(arrays=[ARRAY | {"job": "1 2"}]), "targets[0].arrays[0].job is '1 2', which cannot be"),
+        (target(finish="--user=root"), "targets[0].finish is '--user=root', which cannot be"),
+        (target(arrays={}), "targets[0].arrays is an object of 0, not a list"),
+        ({"compare": "../1"}, "compare is '../1', which cannot be"),
+        ({"words": None}, "words is null, not a list"),
+        ({"targets": None}, "targets is null, not a list"),
+        ({"seconds": {"a": float("nan")}}, "seconds.a is nan, not within"),
+        ({"measuring": [1]}, "measuring[0] is 1, not a text"),
+    ],
+)
+def test_a_record_that_is_not_ours_is_refused(tmp_path, change, says):
+    out = record(tmp_path / "out", **change)
+    with pytest.raises(PosthocError) as error:
+        Submission.load(out)
+    assert str(error.value).startswith(f"{out}/submission.json is not what posthoc submit wrote ({says}")
+    done = said("status", out)
+    assert done.exit_code == 1
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000, '{"targets": []}', "null", "\x89HDF\r\n\x1a\n"])
+def test_what_is_no_record_is_refused(tmp_path, content):
+    out = record(tmp_path / "out")
+    (out / "submission.json").write_bytes(content.encode("latin-1"))
+    assert said("status", out).stderr.startswith(f"posthoc: {out}/submission.json is ")
+    (out / "submission.json").unlink()
+    (out / "submission.json").symlink_to("/etc/hostname")
+    assert "submission.json is a link, which posthoc did not make" in said("status", out).stderr
+
+
+def test_what_was_written_is_read(tmp_path):
+    out = record(tmp_path / "out", targets=[TARGET | {"name": "lr.1/seed 2"}, TARGET | {"name": "ü"}])
+    submission = Submission.load(out)
+    submission.save()
+    assert Submission.load(out) == submission
+    assert json.loads((out / "submission.json").read_text())["targets"][0]["arrays"] == [ARRAY]
+
+
+def test_a_log_that_is_no_file_holds_nobody_up(tmp_path, queue):
+    out = record(tmp_path / "out", compare="14")
+    (out / "logs").mkdir()
+    os.mkfifo(out / "logs" / "12_1_0_log.out")
+    (tmp_path / "secret").write_text("posthoc: SECRET")
+    (out / "logs" / "12_2_0_log.out").symlink_to(tmp_path / "secret")
+    (out / "logs" / "13_0_log.out").write_text("[/scratch/u]\nposthoc: \x1b[2Jcut short\n")
+    shown = said("status", out).stdout
+    assert "its log is no file" in shown
+    assert "its log is a link, and is not followed" in shown
+    assert "SECRET" not in shown
+    assert "posthoc: \\x1b[2Jcut short" in shown
+
+
+def test_only_jobs_of_ours_are_cancelled_and_waited_for(tmp_path, run, queue):
+    jobs, asked = queue
+    out = tmp_path / "out"
+    first = said(*run, "-o", out)
+    assert first.exit_code == 0, first.output
+    theirs = json.loads((out / "submission.json").read_text())
+    theirs["targets"][0]["finish"] = "77"  # somebody's own job
+    (out / "submission.json").write_text(json.dumps(theirs))
+    for line, cancelled in [
+        ("77|PENDING|Dependency|training|/home/me/train.sh\n", False),
+        (f"77|PENDING|Dependency|training|{out}/finish.sh\n", False),
+        (f"77|PENDING|Dependency|posthoc-measure-b|{tmp_path}/out2/finish.sh\n", False),
+        (f"77|PENDING|Dependency|posthoc-measure-out|{out}/finish.sh\n", True),
+    ]:
+        jobs.write_text(line)
+        asked.write_text("")
+        (out / "submission.json").write_text(json.dumps(theirs))
+        assert said(*run, "-o", out).exit_code == 0
+        assert ("scancel 77\n" in asked.read_text()) == cancelled
+
+
+def test_force_removes_what_is_in_its_own_folders_only(tmp_path, run, queue):
+    victim = tmp_path / "victim"
+    (victim / "activations.h5.parts").mkdir(parents=True)
+    for name in ("activations.h5", "metrics.json", "activations.h5.parts/thesis.tex"):
+        (victim / name).write_text("precious")
+    kept = {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()}
+    out = tmp_path / "out"
+    assert said(*run, "-o", out).exit_code == 0
+    content = json.loads((out / "submission.json").read_text())
+    content["targets"][0]["name"] = "a"
+    (out / "submission.json").write_text(json.dumps(content))
+    (out / "a").symlink_to(victim)
+    done = said(*run, "-o", out, "--force")
+    assert done.exit_code == 1
+    assert f"{out}/a is a link, which posthoc did not make" in done.stderr
+    (out / "a").unlink()
+    (out / "a").mkdir()
+    (out / "a" / "activations.h5.parts").symlink_to(victim / "activations.h5.parts")
+    done = said(*run, "-o", out, "--force")
+    assert done.exit_code == 1
+    assert "activations.h5.parts is a link" in done.stderr
+    (out / "a" / "activations.h5.parts").unlink()
+    (out / "a" / "activations.h5").symlink_to(victim / "activations.h5")
+    assert said(*run, "-o", out, "--force").exit_code == 0
+    assert not os.path.lexists(out / "a" / "activations.h5")
+    assert {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()} == kept
+
+
+def test_a_lock_of_submit_that_is_a_link_is_refused(tmp_path, run, queue):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").symlink_to(tmp_path / "new")
+    done = said(*run, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert ".lock is a link" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("where", ["cwd", "output", "run"])
+def test_no_line_of_a_name_reaches_a_batch_script(tmp_path, run, where, monkeypatch):
+    odd = tmp_path / "x\n#SBATCH --wrap=touch CANARY"
+    odd.mkdir()
+    words = [*run, "-o", str(odd / "out") if where == "output" else str(tmp_path / "out"), "--dry-run"]
+    if where == "run":
+        Path(words[1]).rename(odd / "run")
+        words[1] = str(odd / "run")
+    monkeypatch.chdir(odd if where == "cwd" else tmp_path)
+    done = said(*words)
+    assert done.exit_code == 2
+    assert "has a line's end or another control character, which no batch script may hold" in done.stderr
+    assert done.stdout == ""
