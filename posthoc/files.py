@@ -79,10 +79,10 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     raise PosthocError(f"{os.fspath(path)} is a {KINDS.get(stat.S_IFMT(mode), 'special file')}; give a file.")
 
 
-def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
+def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES, by: str = "posthoc") -> Any:
     """The content of a JSON file. Raises PosthocError where it cannot be read, is no JSON, or larger than `limit` bytes.
 
-    NaN and infinity, which Python writes and JSON does not know, are read.
+    NaN and infinity, which Python writes and JSON does not know, are read. by: what writes such files, for the error.
     """
     with open_regular(path) as file:
         try:
@@ -96,9 +96,9 @@ def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
     try:
         return json.loads(content)
     except RecursionError as error:
-        raise PosthocError(f"{os.fspath(path)} is not what posthoc wrote: its values are nested too deep.") from error
+        raise PosthocError(f"{os.fspath(path)} is not what {by} wrote (it is nested too deep).") from error
     except ValueError as error:
-        raise PosthocError(f"{os.fspath(path)} is not valid JSON ({error}).") from error
+        raise PosthocError(f"{os.fspath(path)} is not what {by} wrote (it is not valid JSON: {error}).") from error
 
 
 def names_apart(paths: Sequence[Path]) -> list[str]:

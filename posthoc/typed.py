@@ -108,7 +108,7 @@ def read_typed(
     what: the kind of file, in words; command: what writes such. Raises PosthocError where it is absent, something else,
     of a later version than `version`, or not as `kind` has it.
     """
-    content = read_json(path, TABLE_BYTES)
+    content = read_json(path, TABLE_BYTES, f"`{command}`")
     if not isinstance(content, dict) or content.get("format") != format:
         raise PosthocError(f"{path} is not {what}; give what `{command}` wrote.")
     try:

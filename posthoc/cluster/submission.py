@@ -75,7 +75,7 @@ class Submission:
         if not os.path.lexists(path):
             return None
         refuse_link(path)
-        content = read_json(path)
+        content = read_json(path, by="posthoc submit")
         try:
             if not isinstance(content, dict):
                 raise MisfitError("is no record")
