@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Size and power of every test that is printed, each under the null that it states: the tables of docs/statistics.md.
 
-size_and_power.py p|images|time|families|groups|settling [--replicates R]: one table; seeds are fixed, so that it comes
+size_and_power.py p|images|time|families|groups|audit|settling [--replicates R]: one table; seeds are fixed, so that it comes
 out the same.
 """
 
@@ -11,10 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.audit import MARGINS, Control, Spread, _verdict
 from posthoc.analysis.compare import permutation_p
 from posthoc.analysis.dfa import default_scales, dfa
-from posthoc.analysis.kuramoto import kuramoto
-from posthoc.analysis.nulls import draws, mean_alive
+from posthoc.analysis.kuramoto import unit_phasors
+from posthoc.analysis.nulls import stream
 from posthoc.analysis.series import Axis, EpochAxis, ImageAxis
 from posthoc.analysis.settling import KINDS, settling
 from posthoc.analysis.verdicts import corrected, rejected, two_sided_p, worth_drawing
@@ -38,12 +39,16 @@ def noise(kind: str, points: int, random: np.random.Generator) -> FloatArray:
 
 def p_values(axis: Axis, nulls: tuple[str, ...], count: int, seed: int) -> list[float]:
     """p of H and of M against each null."""
-    series = axis.series()
-    scales = default_scales(series.shape[1])
-    values = {"H": mean_alive(dfa(series, scales).alpha), "M": kuramoto(series).metastability}
-    live = np.ones(len(series), np.bool_)
-    drawn = draws(axis, live, scales, "peng", count, seed, 0, dict.fromkeys(nulls, "HM"))
-    return [two_sided_p(values[measure], drawn[null][measure]) for null in nulls for measure in "HM"]
+    result = []
+    for null in nulls:
+        live = np.ones(len(axis.series()), np.bool_)
+        drawn = [axis.redraw(null, stream(seed, 0, null, draw), live) for draw in range(count)]
+        table = np.concatenate([axis.series(), *drawn])  # all at once: a series' exponent and phases are its own
+        U, T = live.size, table.shape[1]
+        alpha = dfa(table, default_scales(T)).alpha.reshape(count + 1, U).mean(axis=1)
+        m = np.abs(unit_phasors(table).reshape(count + 1, U, T).mean(axis=1)).std(axis=1)
+        result += [two_sided_p(float(values[0]), values[1:]) for values in (alpha, m)]
+    return result
 
 
 def p(replicates: int) -> None:
@@ -74,13 +79,16 @@ def images(replicates: int, count: int = 39) -> None:
     cases = [(kind, 0.0) for kind in CHANNELS] + [("rho 0.3", strength) for strength in (0.5, 1.0, 2.0)]
     for case, (kind, strength) in enumerate(cases):
         random = np.random.default_rng([2, case])
-        found = []
-        for replicate in range(replicates if not strength else replicates // 10):
+        found: dict[str, list[list[float]]] = {"order": [], "white": []}
+        runs = {"order": replicates if not strength else replicates // 10, "white": replicates // 10}
+        for replicate in range(replicates):
             x = noise(kind, IMAGES, random)
             x[: UNITS // 2] += strength * rhythm
             axis = ImageAxis(x.astype(np.float32), labels, SMOOTH)
-            found.append(p_values(axis, ("order", "white"), count, replicate))
-        shares = (np.array(found) <= 0.05).mean(axis=0)
+            for null in found:
+                if replicate < runs[null]:
+                    found[null].append(p_values(axis, (null,), count, replicate))
+        shares = np.concatenate([(np.array(rows) <= 0.05).mean(axis=0) for rows in found.values()])
         title = kind if not strength else f"{kind}, half of them with a rhythm of {strength:g} in the images' order"
         print(f"| {title} | {' | '.join(f'{share:.4f}' for share in shares)} |", flush=True)
 
@@ -170,6 +178,33 @@ def groups(replicates: int) -> None:
             )
 
 
+def audits(replicates: int) -> None:
+    """`audit`: a change that is none is called one, or is shown to be small; and one as large as the margin is not."""
+    print("| control | scatter by order, of the margin | no change: responds | no change: small | change of the margin: small | "
+          "change of three margins: responds |\n|---|---|---|---|---|---|")  # fmt: skip
+    margin = MARGINS["metastability"]
+    for name, count in (("measured once", 1), ("50 draws", 50), ("3 initialisations", 3), ("10 initialisations", 10)):
+        for share in (0.15, 0.4):
+            random = np.random.default_rng([6, count, int(100 * share)])
+            cells = []
+            for change, kind in ((0, "responds"), (0, "indifferent"), (1, "indifferent"), (3, "responds")):
+                hits = 0
+                for _ in range(replicates):
+                    values = share * margin * random.standard_normal(51 + count)
+                    spreads = (values[:1], values[1:51], change * margin + values[51:])
+                    controls = [
+                        Control(
+                            str(k),
+                            ("", "order within class", "training")[k] or None,
+                            {"metastability": Spread.of(part)},
+                        )
+                        for k, part in enumerate(spreads)
+                    ]
+                    hits += bool(_verdict(controls, "metastability")[kind])
+                cells.append(f"{hits / replicates:.4f}")
+            print(f"| {name} | {share} | {' | '.join(cells)} |", flush=True)
+
+
 def settle(replicates: int) -> None:
     """The convergence signal on series that do not converge; always 1,000 series, those that the tool uses."""
     del replicates
@@ -186,7 +221,9 @@ def settle(replicates: int) -> None:
                 print(f"| {name} | {epochs} | {threshold} | {' | '.join(cells)} |", flush=True)
 
 
-TABLES = {"p": p, "images": images, "time": time, "families": families, "groups": groups, "settling": settle}
+TABLES = {
+    "p": p, "images": images, "time": time, "families": families, "groups": groups, "audit": audits, "settling": settle,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -229,10 +229,10 @@ def _verdict(controls: list[Control], measure: str) -> dict[str, Any]:
             if not np.isfinite(effect):
                 undefined.append(control.changes)
                 continue
-            # A control measured once is subject to the order of images as the run itself is.
-            repeated = under if under.count > 1 else order
-            error = float(np.hypot(order.sd, repeated.sd))
-            freedom = max(1, min(order.count, repeated.count) - 1)
+            # The run itself is one order of its images, and so is a control measured once; of others there is a mean.
+            repeated = under.sd / np.sqrt(under.count) if under.count > 1 else order.sd
+            error = float(np.hypot(order.sd, repeated))
+            freedom = min(order.count, under.count if under.count > 1 else order.count) - 1
             sure, likely = (float(stdtrit(freedom, q)) * error for q in (0.975, 0.95))
             found = {"effect": effect, "low": effect - sure, "high": effect + sure}
             kind = "responds" if abs(effect) > sure else "indifferent" if abs(effect) + likely < margin else "undecided"

@@ -55,7 +55,7 @@ def test_order_in_time_is_found(tables):
     assert shares(tables, past, "time", 40)[0] > 0.9
 
 
-@pytest.mark.parametrize("table", ["p", "families", "groups"])
+@pytest.mark.parametrize("table", ["p", "families", "groups", "audit"])
 def test_the_tables_come_out(table):
     words = [sys.executable, str(SCRIPT), table, "--replicates", "10"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
