@@ -4,7 +4,7 @@ import itertools
 import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -123,7 +123,9 @@ def compute_metrics(
     if nulls:
         trained = np.flatnonzero(activations.steps != 0).tolist()
         most = max(nulls, MOST_DRAWS if max_nulls is None else max_nulls)
-        _draw_until_decided(axis_of, {e: measured[e] for e in trained}, protocol, seed, most)
+        for e, count in _draw_until_decided(axis_of, {e: measured[e] for e in trained}, protocol, seed, most):
+            if progress:
+                progress(len(activations), len(activations), f"{activations.checkpoints[e]} again, {count} draws")
     accuracy, accuracy_source = _recorded(activations, "val_acc", activations.accuracy)
     epochs = _epochs(activations, protocol, measured, accuracy, _recorded(activations, "val_loss", activations.loss)[0])
     units: list[tuple[str, int | None]] = [] if layers is None else list(activations.units)
@@ -318,8 +320,9 @@ def _finish(alpha: Any, one: Measured, protocol: Protocol, beyond: float = math.
 
 def _draw_until_decided(
     axis_of: Callable[[int], Axis], measured: Mapping[int, Measured], protocol: Protocol, seed: int, most: int
-) -> None:
-    """Draw the deciding null again, twice as often each time, in the epochs that lack draws for a verdict.
+) -> Iterator[tuple[int, int]]:
+    """Draw the deciding null again, twice as often each time, in the epochs that lack draws for a verdict; each of them,
+    and how many draws it has then.
 
     The family are all epochs and tested measures. Epochs whose value lies beyond every draw, without being rejected,
     are given more, as long as `most` draws could decide them.
@@ -332,8 +335,8 @@ def _draw_until_decided(
 
     while True:
         found = [comparison(e, key) for e, key in family]
-        drawn = np.array([measured[e].stages.get(key, [0])[-1] for e, key in family])
-        more = worth_drawing([one.p for one in found], drawn, most)
+        left = np.array([measured[e].stages.get(key, [most])[-1] < most for e, key in family])
+        more = left & worth_drawing([one.p for one in found], [one.draws for one in found], most)
         if not more.any():
             return
         for e in dict.fromkeys(family[k][0] for k in np.flatnonzero(more)):
@@ -347,6 +350,7 @@ def _draw_until_decided(
                 ]
                 one.drawn[measure] = np.concatenate([one.drawn[measure], values[measure]])
                 one.stages[key].append(first + count)
+                yield e, first + count
             one.nulls[decides] = _compared(one, {m: one.drawn[m] for m in "HM"}, protocol, one.stages)
 
 
