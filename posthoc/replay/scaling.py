@@ -20,7 +20,8 @@ SCALES = NORMALIZATIONS | {
     "0.5/0.5": Normalization.parse("0.5/0.5"),  # -1..1
     "0/0.00392157": Normalization.parse("0/0.00392157"),  # 0..255
 }
-SIZES = (8, 28, 32, 64)
+SIZES = (8, 28, 32)
+"""Sides tried beside the run's own, where that is no more than 64: larger ones cost too much for a hint."""
 
 
 def better_scaling(plan: Extraction) -> str | None:
@@ -29,8 +30,8 @@ def better_scaling(plan: Extraction) -> str | None:
 
     The level of the test is divided by how many were tried. Costs no more than a checkpoint.
     """
-    small = plan.image_size <= max(SIZES)
-    count = min(200 if small else 64, len(plan.probe))
+    small = plan.image_size <= 64
+    count = min(100 if small else 64, len(plan.probe))
     probe = plan.probe.take(np.arange(count) * len(plan.probe) // count)
     config = plan.stored.config | {"compile": False}
     plan = replace(plan, probe=probe, stored=store.Plan(config, probe.index, probe.labels, plan.stored.channels))
