@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How often the 95 % intervals hold what they are for: the tables of docs/intervals.md.
 
-coverage.py images|epochs|runs [--replicates R]: one table; seeds are fixed, so that it comes out the same.
+interval_coverage.py images|epochs|runs [--replicates R]: one table; seeds are fixed, so that it comes out the same.
 """
 
 import argparse
