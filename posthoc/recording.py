@@ -1,6 +1,8 @@
 """What is recorded of an extraction in an activations file, and goes from there into what is measured of it."""
 
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from posthoc.typed import Range
 
 
 class Model(TypedDict):
@@ -31,21 +33,31 @@ class Probe(TypedDict):
     """The images that were fed."""
 
     name: str
-    images: int
-    classes: int
+    images: Annotated[int, Range(1)]
+    classes: Annotated[int, Range(1)]
     sha256: str
+    largest_class: NotRequired[Annotated[int, Range(1)]]
     image_size: NotRequired[int]
     channels: NotRequired[int]
     normalization: NotRequired[Normalization]
 
 
 class Layer(TypedDict):
-    """A hook point: its module's type, the shape of its output for one image, how many channels were recorded."""
+    """A hook point: its module's type, the shape of its output for one image, how many channels were recorded, of what total."""
 
     name: str
     type: NotRequired[str]
     shape: NotRequired[list[int]]
     channels: NotRequired[int]
+    total: NotRequired[int]
+
+
+class Scores(TypedDict):
+    """Which output was scored, how many classes it has, or why none was."""
+
+    output: str | None
+    columns: int | None
+    reason: str | None
 
 
 class Versions(TypedDict):
@@ -69,6 +81,7 @@ class Config(TypedDict):
     dtype: str
     versions: Versions
     weights: NotRequired[Weights]
+    scores: NotRequired[Scores]
     layers_chosen: NotRequired[str]
     channels: NotRequired[int | str]
     seed: NotRequired[int]

@@ -5,8 +5,9 @@ What is declared here is checked when a file is read; E stands for the number of
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
+from posthoc.analysis.verdicts import DESCRIPTIONS
 from posthoc.recording import Config
-from posthoc.typed import Range, Shape
+from posthoc.typed import Match, Range, Shape
 
 Number = float | None
 
@@ -15,6 +16,10 @@ Logarithms = Annotated[list[Number], Shape(("S",)), Range(-700, 700)]
 Names = Annotated[list[str], Shape(("L",))]
 ByLayer = Annotated[list[list[Number]], Shape(("E", "L"))]
 ByPair = Annotated[list[list[list[Number]]], Shape(("E", "L", "L"))]
+
+
+Null = Annotated[str, Match("|".join(DESCRIPTIONS))]
+"""The name of a null."""
 
 
 class Input(TypedDict):
@@ -73,7 +78,7 @@ class Summary(TypedDict):
     convergence: Convergence
     accuracy_source: str
     unit: NotRequired[Literal["epoch", "step", "checkpoint"]]
-    nulls: NotRequired[dict[str, dict[str, ToldApart]]]
+    nulls: NotRequired[dict[Null, dict[str, ToldApart]]]
     uneven: NotRequired[str]
     settling: NotRequired[dict[str, dict[str, Settles]]]
     draws: NotRequired[int]
