@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 
@@ -129,3 +130,15 @@ def test_only_regular_files_are_opened(tmp_path):
         with pytest.raises(PosthocError, match=what):
             read_header(tmp_path / f"{name}.pth")
         assert not looks_like_a_checkpoint(tmp_path / f"{name}.pth")
+
+
+@pytest.mark.parametrize("second", ["archive/data/0", "archive/DATA/0", "archive/data.pkl", "other/data.pkl"])
+def test_an_archive_that_readers_would_take_for_two(tmp_path, second):
+    """torch takes one of two entries of a name, and capitals for small letters; another reader takes the other."""
+    path = tmp_path / "archive.pt"
+    torch.save({"w": torch.zeros(4)}, path)
+    with zipfile.ZipFile(path, "a") as file, warnings.catch_warnings(action="ignore"):
+        root = file.namelist()[0].split("/")[0]
+        file.writestr(second.replace("archive", root), np.ones(4, np.float32).tobytes())
+    with pytest.raises(PosthocError, match="is not read: its archive has an entry of one name twice"):
+        read_header(path)
