@@ -241,7 +241,7 @@ def test_shards_in_any_order_and_overlap_then_merge(run, probe, activations_file
     assert cli("merge", output).exit_code == 0
     assert_same(output, activations_file)
     assert not Parts(output).folder.exists()
-    assert "exists already" in cli("merge", output).stderr
+    assert "is there, and has no parts to be merged" in cli("merge", output).stderr
     with pytest.raises(PosthocError, match="does not exist; run posthoc extract --shard first"):
         merge(tmp_path / "b.h5")
 
