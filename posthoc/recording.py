@@ -25,8 +25,8 @@ class Weights(TypedDict):
 class Normalization(TypedDict):
     """By channel of the images."""
 
-    mean: list[float]
-    std: list[float]
+    mean: Annotated[list[float], Range(-1e9, 1e9)]
+    std: Annotated[list[float], Range(-1e9, 1e9)]
 
 
 class Probe(TypedDict):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
@@ -11,6 +13,7 @@ import pytest
 from posthoc.analysis.audit import Audit, audit, load_audit
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import RunMetrics, load_metrics
+from posthoc.analysis.runs import as_run
 from posthoc.errors import PosthocError
 from posthoc.recording import Config
 from posthoc.store import open_activations
@@ -141,3 +144,42 @@ def test_a_damaged_audit_is_refused_in_a_sentence(tmp_path):
         load_metrics(file)
     with pytest.raises(PosthocError, match="is an activations file; run posthoc metrics"):
         load_metrics(V1 / "activations.h5")
+
+
+ODD = [None, True, -1, 1.5, 1e308, math.nan, 2**63, "", "x", "\ud800", [], [None], [[1]], {}, {"": 1}]
+
+
+def places(value, place=()):
+    """Every place in nested values, those of a list by its last."""
+    yield place
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from places(inner, (*place, key))
+    elif isinstance(value, list) and value:
+        yield from places(value[-1], (*place, -1))
+
+
+def test_whatever_stands_anywhere_it_is_read_or_refused():
+    """In each place of metrics.json something else, or nothing."""
+    chance = random.Random(0)
+    content = (V1 / "metrics.json").read_text()
+    outcomes = Counter()
+    for place in places(json.loads(content)):
+        if not place:
+            continue
+        for value in chance.sample(ODD, 2):
+            spoilt = inner = json.loads(content)
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = value
+            try:
+                metrics = typed(RunMetrics, spoilt)
+            except MisfitError:
+                outcomes["refused"] += 1
+            else:
+                outcomes["read"] += 1
+                run = as_run(metrics, "spoilt")
+                assert len(run.when) == sum(not epoch.untrained for epoch in metrics.epochs)
+                assert len(metrics.to_dict()["epochs"]) == 12
+    assert outcomes["refused"] > 100
+    assert outcomes["read"] > 20
