@@ -114,7 +114,8 @@ class ImageAxis:
     @cached_property
     def _mixing(self) -> NDArray[np.float32]:
         """The factor [U, U] that gives independent noise the channels' covariance within classes."""
-        within = np.nan_to_num(image_series(self.x, self.labels, 1), posinf=0.0, neginf=0.0)
+        finite = np.isfinite(self.x).all(axis=1, keepdims=True)
+        within = image_series(np.where(finite, self.x, 0), self.labels, 1)
         values, vectors = np.linalg.eigh(within @ within.T / within.shape[1])
         return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), dtype=np.float32)
 
