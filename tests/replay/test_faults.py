@@ -303,7 +303,8 @@ def test_several_runs_each_in_shards_then_merged_together(run, probe, tmp_path):
     again = cli(*words)
     assert again.exit_code == 1  # bad
     assert "lr.1/activations.h5 is there already" in again.output
-    assert "is a checkpoint" in cli("extract", *sorted(runs[0].glob("*")), "--probe", probe).output
+    files = cli("extract", *sorted(runs[0].glob("*")), "--probe", probe, "-o", tmp_path / "files.h5")
+    assert "5 checkpoints, epoch 0 to epoch 4" in files.stderr  # several files are one run
 
 
 def test_nothing_left_to_merge(run, probe, tmp_path):
