@@ -83,7 +83,8 @@ class Run:
     def interval(self, name: str) -> tuple[float, float]:
         """95 % interval of `h_eff`, `m` (means), `r_fields` or `r_accuracy` over further epochs; see `intervals`."""
         if name in ("h_eff", "m"):
-            return mean_over_epochs(self.h_eff if name == "h_eff" else self.m)
+            low, high = mean_over_epochs(self.h_eff if name == "h_eff" else self.m)
+            return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))  # neither measure can leave 0 to 1
         if name == "r_fields":
             return correlation_over_epochs(self.h_eff, self.m)
         return correlation_over_epochs(self.psi, self.accuracy)
