@@ -12,8 +12,8 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,11 +24,12 @@ from posthoc.own import LOCK, files_of, open_lock, own_folder, read_lock, remove
 from posthoc.typed import MisfitError, Range, typed
 
 PLAN = "plan.json"
-PART = re.compile(r"epoch(-1|\d{1,19})-step(-1|\d{1,19})\.h5")
+PART = re.compile(r"(epoch(-1|\d{1,19})-step(-1|\d{1,19})|untrained-\d{1,4})\.h5")
 NAMES = re.compile(rf"{re.escape(PLAN)}|{PART.pattern}|skipped-[0-9a-f]{{16}}\.json")
 """Of everything that lies in the folder and is ours, but for the lock and what a process that was killed left behind."""
 LEFT = re.compile(rf"\.({NAMES.pattern})\.[0-9a-f]{{1,12}}\.tmp")
 SKIP_BYTES = 2**20
+MOST_CONTROLS = 1000
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Control:
+    """An untrained network beside the run, the `number`-th (0, 1, ...) of those that its config asks for."""
+
+    number: int
+
+    @property
+    def path(self) -> str:
+        """What stands in a checkpoint's place where it is spoken of."""
+        return f"untrained network {self.number + 1}"
+
+    @property
+    def part(self) -> str:
+        """File name of its part."""
+        return f"untrained-{self.number}.h5"
+
+    @property
+    def place(self) -> int:
+        """Its place in what shards share: from the end on (-1, -2, ...), for the last ones have the fewest checkpoints,
+        and how many there are may differ from shard to shard."""
+        return -1 - self.number
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What belongs in the folder; former: the names of parts of checkpoints that are no longer of the run."""
 
@@ -57,7 +81,20 @@ class Manifest:
     @property
     def parts(self) -> set[str]:
         """The names of all parts that are, or were, planned here."""
-        return {entry.part for entry in self.checkpoints} | set(filter(PART.fullmatch, self.former))
+        planned = {entry.part for entry in self.checkpoints} | {control.part for control in self.controls}
+        return planned | set(filter(PART.fullmatch, self.former))
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """The untrained networks."""
+        return controls_of(self.config)
+
+
+def controls_of(config: Mapping[str, Any]) -> tuple[Control, ...]:
+    """The untrained networks that a config asks for."""
+    count = config.get("untrained", 0)
+    sound = isinstance(count, int) and 0 <= count <= MOST_CONTROLS
+    return tuple(map(Control, range(count if sound else 0)))
 
 
 @dataclass(frozen=True)
@@ -152,9 +189,10 @@ class Parts:
             )
         if shards and before is not None:
             entries = self._agreed(before.checkpoints, entries)
-        former = sorted(before.parts - {entry.part for entry in entries}) if before else []
-        plan = Manifest(config, tuple(entries), shards, tuple(former))
-        for gone in self.skipped().keys() - {entry.path for entry in entries} - set(damaged):
+        plan = Manifest(config, tuple(entries), shards)
+        plan = replace(plan, former=tuple(sorted(before.parts - plan.parts)) if before else ())
+        here = {entry.path for entry in entries} | {control.path for control in plan.controls}
+        for gone in self.skipped().keys() - here - set(damaged):
             self.unskip(gone)
         if plan != before:
             with replacing(self.folder / PLAN) as temporary:
@@ -180,11 +218,11 @@ class Parts:
         except (PosthocError, MisfitError):
             return None
 
-    def path(self, entry: Entry) -> Path:
-        """Where the part of a checkpoint is, or will be."""
+    def path(self, entry: Entry | Control) -> Path:
+        """Where the part of a checkpoint, or of an untrained network, is, or will be."""
         return self.folder / entry.part
 
-    def settled(self, entry: Entry) -> bool:
+    def settled(self, entry: Entry | Control) -> bool:
         """Whether a checkpoint has a part, or was skipped; parts are not looked into."""
         return self.path(entry).exists() or self._skip(entry.path).exists()
 
@@ -193,7 +231,12 @@ class Parts:
         plan = self._plan()
         return list(plan.checkpoints) if plan else []
 
-    def digest(self, entry: Entry, config: dict[str, Any]) -> str | None:
+    def controls(self) -> tuple[Control, ...]:
+        """The untrained networks that belong here; none before a task has begun."""
+        plan = self._plan()
+        return plan.controls if plan else ()
+
+    def digest(self, entry: Entry | Control, config: dict[str, Any]) -> str | None:
         """SHA-256 of the checkpoint that a part was made from; None where there is none of this configuration."""
         try:
             with store.open_activations(self.path(entry)) as one:
@@ -234,24 +277,33 @@ class Parts:
             raise PosthocError(f"{self.folder} holds no parts of an extraction; run posthoc extract first.")
         entries = plan.checkpoints
         skipped = self.skipped()
-        done, missing = [], []
-        for k, entry in enumerate(entries):
-            if self.digest(entry, plan.config) is not None:
-                done.append(self.path(entry))
-                skipped.pop(entry.path, None)
-            elif entry.path not in skipped:
-                missing.append((k, entry.path))
+        done: list[Path] = []
+        untrained: list[tuple[int, Path]] = []
+        missing = []
+        items: list[tuple[int, Entry | Control]] = [*enumerate(entries)]
+        items += [(control.place, control) for control in plan.controls]
+        for k, item in items:
+            if self.digest(item, plan.config) is not None:
+                if isinstance(item, Control):
+                    untrained.append((item.number, self.path(item)))
+                else:
+                    done.append(self.path(item))
+                skipped.pop(item.path, None)
+            elif item.path not in skipped:
+                missing.append((k, item.path))
         if missing:
             names = ", ".join(name for _, name in missing[:5]) + (", ..." if len(missing) > 5 else "")
             shards = plan.shards
             which = sorted({k % shards + 1 for k, _ in missing}) if shards else []
             advice = f"run --shard {' and '.join(f'{i}/{shards}' for i in which)}" if which else "run extract again"
             raise PosthocError(
-                f"{self.folder} lacks {len(missing)} of {len(entries)} checkpoints ({names}); {advice}, then merge."
+                f"{self.folder} lacks {len(missing)} of {len(entries)} checkpoints"
+                f"{f' and {len(plan.controls)} untrained networks' if plan.controls else ''} ({names}); "
+                f"{advice}, then merge."
             )
         if not done:
             raise PosthocError(f"None of the {len(entries)} checkpoints could be replayed: {min(skipped.values())}")
-        store.merge(self.output, done, list(skipped.items()))
+        store.merge(self.output, done, list(skipped.items()), untrained)
         self.clear()
         self._leave()
         return list(skipped.items())

@@ -85,6 +85,7 @@ class Config(TypedDict):
     layers_chosen: NotRequired[str]
     channels: NotRequired[int | str]
     seed: NotRequired[int]
+    untrained: NotRequired[Annotated[int, Range(0)]]
     tf32: NotRequired[bool]
     compile: NotRequired[bool]
     memory_format: NotRequired[str]

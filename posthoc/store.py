@@ -8,6 +8,8 @@ Both wings read and write this format (version 1) and nothing else of each other
     /signals/<signal>/<layer> [E, C, N] f4     /channel/<layer> [C]
     /checkpoint/nonfinite [E], /nonfinite/<layer> [E]: how many weights, and values of the signals, are NaN or infinite
     /skipped/path /skipped/reason [S]          checkpoints that could not be replayed, where any were skipped
+    /control/untrained/<signal>/<layer> [K, C, N] f4, /control/untrained/seed [K]: of the network with weights drawn
+                                               anew from a seed, where that was asked for: controls, no checkpoints
 """
 
 import json
@@ -37,6 +39,7 @@ from posthoc.soundness import SoundFile, UnsoundError, row_of
 FORMAT = "posthoc-activations"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 2**20
+UNTRAINED = "control/untrained"
 MOST_ATTACHED = 4000
 """To one scale of dimensions: what HDF5's list of them holds in 64 kB."""
 MEANING = {
@@ -69,6 +72,12 @@ class Plan:
     label: NDArray[np.int64]
     channels: dict[str, NDArray[np.int64]]
 
+    def by_layer(self, columns: NDArray[np.float32]) -> dict[str, dict[str, NDArray[np.float32]]]:
+        """Signals of one checkpoint as a frame has them; columns: float32 [N, signals x channels of all layers]."""
+        ends = np.cumsum([len(rows) for _ in self.config["signals"] for rows in self.channels.values()])
+        blocks = iter(np.split(columns.T, ends[:-1]))
+        return {signal: {layer: next(blocks) for layer in self.channels} for signal in self.config["signals"]}
+
 
 class Activations:
     """An activations file, open for reading. Use as a context manager, or call `close`.
@@ -77,7 +86,8 @@ class Activations:
     probe; recorded: name -> float64 [E], what the checkpoints said of themselves; layers in the network's order;
     channels: layer -> int64 [C_l], which channels of the layer were recorded; nonfinite_weights and nonfinite[layer]:
     int64 [E], how many weights, and values of the signals, are NaN or infinite; skipped: path and reason of the
-    checkpoints that could not be replayed.
+    checkpoints that could not be replayed; untrained_seeds: int64 [K], of the controls that `read_untrained` reads, none
+    in most files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,16 +138,25 @@ class Activations:
         self.nonfinite_weights = file.numbers("checkpoint/nonfinite", "i", E, 0) if counted else zeros
         skipped = [file.texts(f"skipped/{name}") for name in ("path", "reason") if file.names("skipped")]
         self.skipped: tuple[tuple[str, str], ...] = tuple(zip(*skipped, strict=True))
-        self._blocks = {
-            (signal, layer): file.signal(f"signals/{signal}/{layer}", (E, len(channels), len(self.labels)))
+        self._blocks = self._blocks_in(file, "signals", E)
+        self.untrained_seeds = np.zeros(0, dtype=np.int64)
+        self._untrained: dict[tuple[str, str], h5py.Dataset] = {}
+        if file.names(UNTRAINED):
+            self.untrained_seeds = file.numbers(f"{UNTRAINED}/seed", "i", None, 0)
+            self._untrained = self._blocks_in(file, UNTRAINED, len(self.untrained_seeds))
+        self._refuse_repetitions()
+
+    def _blocks_in(self, file: SoundFile, place: str, rows: int) -> dict[tuple[str, str], h5py.Dataset]:
+        return {
+            (signal, layer): file.signal(f"{place}/{signal}/{layer}", (rows, len(channels), len(self.labels)))
             for signal in self.signals
             for layer, channels in self.channels.items()
         }
-        self._refuse_repetitions()
 
     def _refuse_repetitions(self) -> None:
         for what, values in {
             "checkpoints of one epoch and step": list(zip(self.epochs.tolist(), self.steps.tolist(), strict=True)),
+            "untrained networks of one seed": self.untrained_seeds.tolist(),
             "layers of one name": list(self.layers),
             "signals of one name": list(self.signals),
             **{f"equal channels of {layer}": channels.tolist() for layer, channels in self.channels.items()},
@@ -169,10 +188,22 @@ class Activations:
 
     def read(self, signal: str, row: int) -> NDArray[np.float32]:
         """The signal of the checkpoint in row `row` (0..E-1), float32 [U, N], the layers' channels one after another."""
+        return self._read_row(self._blocks, signal, row)
+
+    def read_untrained(self, signal: str, row: int) -> NDArray[np.float32]:
+        """As `read`, of the untrained network whose weights were drawn from `untrained_seeds[row]` (row: 0..K-1)."""
+        return self._read_row(self._untrained, signal, row)
+
+    def _read_row(self, blocks: Mapping[tuple[str, str], h5py.Dataset], signal: str, row: int) -> NDArray[np.float32]:
         if signal not in self.signals:
             raise PosthocError(f"{self.path} holds no signal {signal!r}, only {', '.join(self.signals)}.")
         with _refusing(self.path):
-            return np.concatenate([row_of(self._blocks[signal, layer], row) for layer in self.layers])
+            return np.concatenate([row_of(blocks[signal, layer], row) for layer in self.layers])
+
+
+def seed_of_control(config: Mapping[str, Any], number: int) -> int:
+    """From which the weights of the untrained network of that number (0, 1, ...) are drawn; the run's own is none of them."""
+    return int((config["seed"] + 1 + number) % 2**63)
 
 
 def open_activations(path: str | os.PathLike[str]) -> Activations:
@@ -202,15 +233,19 @@ def write(path: Path, plan: Plan, frames: Sequence[Frame]) -> None:
         temporary.write_bytes(image)
 
 
-def merge(path: Path, parts: Sequence[Path], skipped: Sequence[tuple[str, str]] = ()) -> None:
+def merge(
+    path: Path,
+    parts: Sequence[Path],
+    skipped: Sequence[tuple[str, str]] = (),
+    untrained: Sequence[tuple[int, Path]] = (),
+) -> None:
     """Write the rows of `parts`, in their order, as one file; blocks are copied byte for byte.
 
-    `skipped`: path and reason of the checkpoints that have no part.
+    `skipped`: path and reason of the checkpoints that have no part; `untrained`: number and part of each control.
     """
     names: set[str] = set()
-    size = 0
+    size = sum(part.stat().st_size for part in [*parts, *(part for _, part in untrained)])
     for part in parts:
-        size += part.stat().st_size
         with Activations(part) as one:
             names |= set(one.recorded)
             plan = Plan(one.config, one.images, one.labels, one.channels)
@@ -220,6 +255,14 @@ def merge(path: Path, parts: Sequence[Path], skipped: Sequence[tuple[str, str]] 
         for row, part in enumerate(parts):
             with Activations(part) as one:
                 _copy(file, row, one)
+        if untrained:
+            seeds = [seed_of_control(plan.config, number) for number, _ in untrained]
+            column = file.create_dataset(f"{UNTRAINED}/seed", data=np.array(seeds, "i8"))
+            _describe(column, "seed from which the weights of an untrained network were drawn")
+            _lay_out_blocks(file, plan, UNTRAINED, len(seeds))
+            for row, (_, part) in enumerate(untrained):
+                with Activations(part) as one:
+                    _copy_blocks(file, UNTRAINED, row, one)
         if skipped:
             for name, column in zip(("path", "reason"), zip(*skipped, strict=True), strict=True):
                 file.create_dataset(f"skipped/{name}", data=list(map(_bytes, column)), dtype=h5py.string_dtype())
@@ -236,8 +279,12 @@ def _copy(file: h5py.File, row: int, one: Activations) -> None:
     }  # fmt: skip
     for place, column in columns.items():
         file[place][row] = column[0]
+    _copy_blocks(file, "signals", row, one)
+
+
+def _copy_blocks(file: h5py.File, group: str, row: int, one: Activations) -> None:
     for (signal, layer), source in one._blocks.items():
-        target = file[f"signals/{signal}/{layer}"]
+        target = file[f"{group}/{signal}/{layer}"]
         if source.chunks != target.chunks or source.compression:  # of an earlier version
             target[row] = row_of(source, 0)
             continue
@@ -294,14 +341,18 @@ def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) 
         file[f"channel/{layer}"] = h5py.SoftLink("/" + place)
     for scale in scales:
         scale.make_scale()
+    _lay_out_blocks(file, plan, "signals", length)
+    _attach_scales(file, plan)
+
+
+def _lay_out_blocks(file: h5py.File, plan: Plan, group: str, rows: int) -> None:
     for signal in plan.config["signals"]:
         for layer, channels in plan.channels.items():
-            shape = (length, len(channels), len(plan.label))
+            shape = (rows, len(channels), len(plan.label))
             row_bytes = 4 * shape[2]
             chunk = (1, max(1, min(shape[1], CHUNK_BYTES // row_bytes)), shape[2])
-            block = file.create_dataset(f"signals/{signal}/{layer}", shape, "f4", chunks=chunk)
+            block = file.create_dataset(f"{group}/{signal}/{layer}", shape, "f4", chunks=chunk)
             _describe(block, MEANING[signal], "1")
-    _attach_scales(file, plan)
 
 
 def _attach_scales(file: h5py.File, plan: Plan) -> None:

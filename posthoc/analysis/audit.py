@@ -106,7 +106,7 @@ def load_audit(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def audit(activations: Activations, protocol: Protocol | None = None, count: int = 50, seed: int = 0) -> Audit:
-    """Audit the last checkpoint of a run, and the untrained one where there is one.
+    """Audit the last checkpoint of a run, and the untrained network where the file has it: a checkpoint, controls.
 
     count: draws of each control that redraws. Raises UsageError for another axis than the image axis, PosthocError
     where there are too few images.
@@ -140,12 +140,12 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
         Control("labels permuted", "labels", drawn(trained, "label", last)),
         Control("each class split in ten", "number of classes", drawn(trained, "split", last)),
     ]
-    fresh = np.flatnonzero(activations.steps[:last] == 0).tolist()
+    fresh = _untrained(activations, protocol)
     if fresh:
-        values = np.array([_values(_axis(activations, protocol, e), protocol) for e in fresh])
+        values = np.array([_values(axis, protocol) for _, axis in fresh])
         spreads = {name: Spread.of(column) for name, column in zip(MEASURES, values.T, strict=True)}
         controls.append(Control("untrained weights", "training", spreads))
-        split = drawn(_axis(activations, protocol, fresh[0]), "split", fresh[0])
+        split = drawn(fresh[0][1], "split", fresh[0][0])
         controls.append(Control("untrained weights, each class split in ten", None, split))
     for smooth in SMOOTHINGS:
         if smooth != protocol.smooth:
@@ -186,6 +186,16 @@ def _spreads(found: Mapping[str, NDArray[np.float64]], protocol: Protocol) -> di
 
 def _axis(activations: Activations, protocol: Protocol, row: int) -> ImageAxis:
     return ImageAxis(activations.read(protocol.signal, row), activations.labels, protocol.smooth)
+
+
+def _untrained(activations: Activations, protocol: Protocol) -> list[tuple[int, ImageAxis]]:
+    """The untrained networks: checkpoints of step 0 and controls, each with a number that no other row has."""
+    rows = np.flatnonzero(activations.steps[:-1] == 0).tolist()
+    found = [(row, _axis(activations, protocol, row)) for row in rows]
+    for k in range(len(activations.untrained_seeds)):
+        x = activations.read_untrained(protocol.signal, k)
+        found.append((len(activations) + k, ImageAxis(x, activations.labels, protocol.smooth)))
+    return found
 
 
 def _alpha(series: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:

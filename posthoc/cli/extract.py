@@ -23,6 +23,7 @@ from posthoc.cli.output import (
 )
 from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import try_output
+from posthoc.parts import MOST_CONTROLS
 
 
 def _count(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -86,6 +87,13 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Which of the network's outputs holds the scores (default: logits, or the one as wide as the probe has classes).",
         ),
         click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels, and what the network draws."),
+        click.option(
+            "--untrained",
+            type=click.IntRange(0, MOST_CONTROLS),
+            default=0,
+            metavar="K",
+            help="Replay K new initialisations of the network too, as controls for the audit.",
+        ),
     )):  # fmt: skip
         command = option(command)
     return command

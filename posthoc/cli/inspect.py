@@ -119,6 +119,9 @@ def _activations(path: Path) -> None:
             ("layers", ", ".join(f"{layer} ({len(file.channels[layer])})" for layer in file.layers)),
             ("signals", ", ".join(file.signals)),
         ]
+        if len(file.untrained_seeds):
+            seeds = ", ".join(map(str, file.untrained_seeds[:5])) + (", ..." if len(file.untrained_seeds) > 5 else "")
+            listing.append(("untrained", f"{len(file.untrained_seeds)} initialisations as controls, of seed {seeds}"))
         rows = [
             [file.checkpoints[e], *(None if n < 0 else int(n) for n in (file.epochs[e], file.steps[e])),
              float(file.loss[e]), float(file.accuracy[e]), *(float(column[e]) for column in file.recorded.values())]

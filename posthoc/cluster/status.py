@@ -95,6 +95,7 @@ def _run_status(submission: Submission, target: Target, live: Queue | None) -> R
         if target.left_out:
             skipped += (("all checkpoints", target.left_out),)
         missing = {k for k in range(count) if k >= len(entries) or not parts.settled(entries[k])}
+        missing |= {control.place for control in parts.controls() if not parts.settled(control)}
         replayed = sum(parts.path(entry).exists() for entry in entries)
         for array in reversed(target.arrays):  # what was submitted last is answerable for what is missing
             of_shard: dict[int, set[int]] = {}

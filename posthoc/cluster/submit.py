@@ -21,7 +21,7 @@ from posthoc.cluster.submission import Array, Submission, Target, outside, queue
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
 from posthoc.own import open_lock, own_folder, refuse_link, remove
-from posthoc.parts import Entry, Parts
+from posthoc.parts import Entry, Parts, controls_of
 from posthoc.store import open_activations
 
 TIMING = "import json, sys; from posthoc.replay.run import time_checkpoint; print(time_checkpoint(**json.loads(sys.argv[1])))"
@@ -126,11 +126,15 @@ def _submit(
 
 @dataclass(frozen=True)
 class _Planned:
-    """A run's checkpoints, which of them have no part, and how long one takes, if that is known."""
+    """A run's checkpoints, which of them have no part, and how long one takes, if that is known.
+
+    controls: the places (-1, -2, ...) of the untrained networks that have no part.
+    """
 
     entries: list[Entry]
     missing: list[int]
     seconds: float | None
+    controls: list[int]
 
 
 @dataclass
@@ -218,14 +222,16 @@ class _Desk:
                     f"{parts.output} lacks {new} of the checkpoints in {target.checkpoints}, which were saved since; "
                     f"pass --force to start anew, or choose another -o."
                 )
-            return _Planned(entries, [], None)
+            return _Planned(entries, [], None, [])
         missing = [k for k, entry in enumerate(entries) if anew or not parts.path(entry).exists()]
+        untrained = controls_of(plan.stored.config)
+        controls = [one.place for one in untrained if anew or not parts.path(one).exists()]
         probe, given = plan.stored.config["probe"], self.resources
         kind = (
             f"{plan.model.name}, {probe['images']} images of {probe['image_size']} pixels, "
             f"{'GPU' if given.gpus else f'{given.cpus_per_task} processors'}, {asked.get('dtype', 'float32')}"
         )
-        return _Planned(entries, missing, self._seconds(kind, target) if missing else None)
+        return _Planned(entries, missing, self._seconds(kind, target) if missing or controls else None, controls)
 
     def submit_run(self, target: Target, planned: "_Planned") -> bool:
         """Submit a run's shards that lack parts, then the job that waits for them; whether anything was."""
@@ -239,8 +245,9 @@ class _Desk:
             (array, shard) for array in target.arrays for shard in array.shards if array.task(shard) in self.live
         ]
         # While tasks wait, the run stays cut as it was for them: no checkpoint may belong to two.
-        count = waiting[0][0].count if waiting else self._tasks(len(missing), seconds)
-        shards = sorted({k % count + 1 for k in missing} - {shard for _, shard in waiting})
+        places = [*missing, *planned.controls]
+        count = waiting[0][0].count if waiting else self._tasks(len(places), seconds)
+        shards = sorted({k % count + 1 for k in places} - {shard for _, shard in waiting})
         said = [f"{len(entries)} checkpoints"]
         said += [f"{len(entries) - len(missing)} of them replayed"] if len(missing) < len(entries) else []
         said += [f"about {seconds:.2g} s each"] if seconds else []

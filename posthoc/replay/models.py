@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from posthoc.replay.usercode import Factory, UserCode, reason
 
 FORMS = "torchvision:NAME, timm:NAME, FILE.py:FACTORY or package.module:FACTORY"
 LIBRARIES = ("torchvision", "timm")
-Made = Callable[[Shapes], nn.Module]
+Made = Callable[[Shapes, int | None], nn.Module]
+"""A model for a reading: to be given weights, or with its own, drawn with torch's random numbers from a seed on."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Model:
     """A network that fits the checkpoints, without their weights.
 
     source: how it was found; left_out: tensors of the checkpoints that are none of its own; note: what was assumed;
-    user: the code that defines it, where that is the user's.
+    user: the code that defines it, where that is the user's; drawn: makes another, with the weights that its constructor
+    draws with torch's random numbers from a seed on (lazy layers are as yet without), None where there is no constructor.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Model:
     left_out: tuple[str, ...] = ()
     note: str | None = None
     user: UserCode | None = None
+    drawn: Callable[[int], nn.Module] | None = None
 
     @property
     def code(self) -> str | None:
@@ -91,7 +95,7 @@ def name_tensors(model: nn.Module, shapes: Shapes) -> dict[str, str]:
         if comparison.fits:
             theirs = {short: name for name, short in names.items()}
             return {name: theirs[short] for name, short in comparison.names.items() if short in theirs}
-    raise PosthocError(f"It does not fit the model: {_misfit(_closest(lambda _: model, shapes))}.")
+    raise PosthocError(f"It does not fit the model: {_misfit(_closest(lambda *_: model, shapes))}.")
 
 
 def _known(name: str | None) -> Iterator[str]:
@@ -162,16 +166,22 @@ def _given(said: Any, shapes: Shapes, arguments: dict[str, Any], arch: str | Non
         return _any_of(UserCode(Path(said)), shapes, arguments, arch)
     place, _, name = said.rpartition(":")
     user = UserCode(Path(place) if place.endswith(".py") else place)
-    made = _maker(user, name, user.attribute(name), arguments)
-    return _fitted(f"{user.title}:{name}", "given", made, shapes, user)
+    factory = user.attribute(name)
+    model = _fitted(f"{user.title}:{name}", "given", _maker(user, name, factory, arguments), shapes, user)
+    return replace(model, drawn=None) if isinstance(factory, nn.Module) else model
 
 
 def _maker(user: UserCode, name: str, factory: Factory, arguments: Mapping[str, Any]) -> Made:
     """The user's model for a reading: the same for all, but for one of lazy layers."""
     module = user.make(name, factory, arguments)
-    if lazy_layers(module):
-        return lambda found: initialise(user.make(name, factory, arguments), found)
-    return lambda _: module
+    lazy = bool(lazy_layers(module))
+
+    def made(found: Shapes, seed: int | None) -> nn.Module:
+        if seed is not None:
+            return user.make(name, factory, arguments, seed)
+        return initialise(user.make(name, factory, arguments), found) if lazy else module
+
+    return made
 
 
 def _library(name: str, source: str, shapes: Shapes, arguments: Mapping[str, Any] | None = None) -> Model:
@@ -179,9 +189,11 @@ def _library(name: str, source: str, shapes: Shapes, arguments: Mapping[str, Any
     library, _, short = name.partition(":")
     options = dict(arguments or {})
 
-    def made(found: Shapes) -> nn.Module:
+    def made(found: Shapes, seed: int | None) -> nn.Module:
         try:
-            return build(short, found, **options) if library == "torchvision" else _timm(short, found, options)
+            return (
+                build(short, found, seed, **options) if library == "torchvision" else _timm(short, found, seed, options)
+            )
         except PosthocError as error:
             if options:  # which may be why
                 raise UsageError(str(error)) from error
@@ -221,7 +233,8 @@ def _any_of(user: UserCode, shapes: Shapes, arguments: dict[str, Any], arch: str
         (name, made), *others = [(name, made) for shared, name, made in fitting if shared == most]
         model = _fitted(f"{user.title}:{name}", "given", made, shapes, user)
         alike = ", ".join(other for other, _ in others if name != arch)
-        return replace(model, note=f"as would {alike} of that file" if alike else None)
+        drawn = None if isinstance(factories[name], nn.Module) else model.drawn
+        return replace(model, note=f"as would {alike} of that file" if alike else None, drawn=drawn)
     raise _none_of(user, arguments, list(factories), misfits, failures)
 
 
@@ -253,7 +266,7 @@ def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: UserCode |
     misfits, fitting = [], []
     for names in readings(shapes):
         found = shapes_by_name(names, shapes)
-        module = made(found)
+        module = made(found, None)
         comparison = compare(module, found)
         if not comparison.fits:
             misfits.append((comparison, found))
@@ -265,7 +278,8 @@ def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: UserCode |
         raise PosthocError(_several([names for names, _ in fitting]))
     if fitting:
         names, module = fitting[0]
-        return Model(name, source, module, _left_out(names, shapes), user=user)
+        drawn = partial(made, shapes_by_name(names, shapes))
+        return Model(name, source, module, _left_out(names, shapes), user=user, drawn=drawn)
     closest, found = max(misfits, key=lambda row: row[0].nearness)
     hint = "" if user else nearest(found)
     raise PosthocError(f"The checkpoints do not fit {name}: {_misfit(closest)}. {hint}".rstrip())
@@ -276,7 +290,7 @@ def _closest(made: Made, shapes: Shapes) -> Comparison:
     comparisons = []
     for names in readings(shapes):
         found = shapes_by_name(names, shapes)
-        comparisons.append(compare(made(found), found))
+        comparisons.append(compare(made(found, None), found))
         if comparisons[-1].fits:
             break
     return max(comparisons, key=lambda row: row.nearness)
@@ -293,12 +307,14 @@ def _recognised(header: Header) -> Model:
     for names in readings(shapes):
         found = recognise(shapes_by_name(names, shapes))
         if found and len(names) == len(shapes):
-            return Model(found[0], "recognised", found[1], (), changes(*found))
+            fitting = [(names, found)]
+            break
         if found:
             fitting.append((names, found))
     if len(fitting) == 1:
         names, (name, module) = fitting[0]
-        return Model(name, "recognised", module, _left_out(names, shapes), changes(name, module))
+        drawn = partial(build, name, shapes_by_name(names, shapes))
+        return Model(name, "recognised", module, _left_out(names, shapes), changes(name, module), drawn=drawn)
     if fitting:
         raise PosthocError(_several([names for names, _ in fitting]))
     said = [f"The checkpoints fit no known model ({len(shapes)} tensor{'s' * (len(shapes) != 1)})."]
@@ -319,8 +335,8 @@ def _several(fitting: Sequence[Mapping[str, str]]) -> str:
     return f"The checkpoints hold several networks that fit; choose one with --weights-key {' or '.join(prefixes)}."
 
 
-def _timm(name: str, shapes: Shapes, arguments: dict[str, Any]) -> nn.Module:
-    """A model of timm with head, input channels and image size as in `shapes`."""
+def _timm(name: str, shapes: Shapes, seed: int | None, arguments: dict[str, Any]) -> nn.Module:
+    """A model of timm with head, input channels and image size as in `shapes`; torch's random numbers go on from `seed`."""
     import timm
 
     options: dict[str, Any] = {}
@@ -339,8 +355,8 @@ def _timm(name: str, shapes: Shapes, arguments: dict[str, Any]) -> nn.Module:
             embedding: Any = plain.patch_embed
             extra = wanted["pos_embed"][1] - embedding.num_patches
             options["img_size"] = patch[-1] * round((position[1] - extra) ** 0.5)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with torch.random.fork_rng(devices=[], enabled=seed is None):
+            torch.manual_seed(seed or 0)
             module: nn.Module = timm.create_model(name, pretrained=False, **{**options, **arguments})
     except Exception as error:  # whatever a constructor makes of such shapes or arguments
         raise PosthocError(f"timm:{name} cannot be built for these weights ({reason(error)}).") from error

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -160,13 +159,6 @@ def _frame_or_failure(plan: Extraction, loaded: Loaded, net: Network) -> store.F
 
 
 def _frame(plan: Extraction, loaded: Loaded, values: Tensor, loss: float, accuracy: float) -> store.Frame:
-    columns = values.numpy()
-    signals: dict[str, dict[str, Any]] = {}
-    at = 0
-    for signal in plan.stored.config["signals"]:
-        for layer, rows in plan.stored.channels.items():
-            signals.setdefault(signal, {})[layer] = columns[:, at : at + len(rows)].T
-            at += len(rows)
     checkpoint = loaded.checkpoint
     return store.Frame(
         path=checkpoint.path.relative_to(plan.run.folder).as_posix(),
@@ -176,6 +168,6 @@ def _frame(plan: Extraction, loaded: Loaded, values: Tensor, loss: float, accura
         loss=loss,
         accuracy=accuracy,
         recorded=checkpoint.header.recorded,
-        signals=signals,
+        signals=plan.stored.by_layer(values.numpy()),
         nonfinite=loaded.nonfinite,
     )

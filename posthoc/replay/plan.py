@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from posthoc import __version__, store
 from posthoc.errors import PosthocError, UsageError
+from posthoc.parts import controls_of
 from posthoc.replay.hooks import HookPoint, choose
 from posthoc.replay.inputs import fit_images, usual_size
 from posthoc.replay.layout import Run, find_run
@@ -23,6 +24,7 @@ from posthoc.replay.probes import NORMALIZATIONS, Images, Normalization, load_pr
 from posthoc.replay.readers import Pick
 from posthoc.replay.request import SIGNALS, check_options, parse_arguments
 from posthoc.replay.trial import Trial, try_out
+from posthoc.replay.untrained import require_constructor, require_draws
 
 NAMED = 5
 """So many files are named that were set apart for one reason, and so many reasons."""
@@ -71,10 +73,22 @@ class Extraction:
                 + f"; {config['layers_chosen']}",
             ),
             ("signals", ", ".join(config["signals"])),
+            *self._about_untrained(),
             ("device", f"{config['device']}, batches of {self.batch_size}, {_precision(config)}"),
             *(self.trial.remarks if self.trial else ()),
-            ("output", f"{len(checkpoints) * signal_bytes / 1e6:.1f} MB before compression"),
+            (
+                "output",
+                f"{(len(checkpoints) + config.get('untrained', 0)) * signal_bytes / 1e6:.1f} MB before compression",
+            ),
         ]
+
+    def _about_untrained(self) -> list[tuple[str, str]]:
+        if not (
+            seeds := [store.seed_of_control(self.stored.config, c.number) for c in controls_of(self.stored.config)]
+        ):
+            return []
+        of = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+        return [("untrained", f"{len(seeds)} initialisation{'s' * (len(seeds) > 1)} of the network, {of}")]
 
     def settled(self, trial: Trial) -> "Extraction":
         """With what the trial decided; it is part of what the parts of a run must agree with."""
@@ -113,6 +127,7 @@ def plan_extraction(
     memory_format: str = "auto",
     model_output: str | None = None,
     seed: int = 0,
+    untrained: int = 0,
     skip_damaged: bool = False,
     trial: bool = True,
     before: Extraction | None = None,
@@ -124,7 +139,8 @@ def plan_extraction(
     `channels` None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. `dtype`
     bfloat16 replays under autocast; `tf32` allows it on CUDA; `compile` runs the network through torch.compile.
     `memory_format` auto takes channels last where it is faster and gives the same; `model_output` says by name or
-    position which output is scored, `none` that none is. `skip_damaged` sets checkpoints apart whose headers cannot be
+    position which output is scored, `none` that none is. `untrained`: so many new initialisations of the model are
+    replayed beside the run, as controls. `skip_damaged` sets checkpoints apart whose headers cannot be
     read, and goes on where the model cannot run with the weights of one. Without `trial` nothing is run: enough to
     count what there is to do. `before`: a plan of the same run as it was, whose trial holds if all else is as it was.
     Raises PosthocError for whatever does not fit.
@@ -179,6 +195,7 @@ def plan_extraction(
         "channels": "all" if channels is None else channels,
         "signals": list(signals),
         "seed": seed,
+        **({"untrained": untrained} if untrained else {}),
         "device": chosen_device.type,
         "dtype": dtype,
         "tf32": tf32,
@@ -202,11 +219,16 @@ def plan_extraction(
         batch_size=batch_size,
         stored=store.Plan(json.loads(json.dumps(config)), pictures.index, pictures.labels, kept),
     )
+    if untrained:
+        require_constructor(plan)
     if not trial:
         return plan
     if before and before.trial and before.stored.config == plan.settled(before.trial).stored.config:
         return plan.settled(before.trial)
-    return plan.settled(try_out(plan, memory_format, model_output, skip_damaged))
+    settled = plan.settled(try_out(plan, memory_format, model_output, skip_damaged))
+    if untrained:
+        require_draws(settled)
+    return settled
 
 
 def _outputs(config: dict[str, Any]) -> str:

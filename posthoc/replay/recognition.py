@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,23 +66,29 @@ class OnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+Born = Callable[[], AbstractContextManager[Any]]
+"""What a model is constructed in."""
+
+
 def _is_meta(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_meta
 
 
-def build(name: str, shapes: Shapes, **options: Any) -> nn.Module:
+def build(name: str, shapes: Shapes, seed: int | None = None, /, **options: Any) -> nn.Module:
     """Build torchvision's model `name` on the meta device; its head, first convolution and image size are of `shapes`.
+
+    With a `seed` it is built in memory, and its constructors draw its weights with torch's random numbers from there.
 
     A first convolution of 3 x 3 in place of 7 x 7 is taken for the usual change for small images: stride 1, and no
     max pooling after it. Shapes alone do not say so; `changes` does.
     """
     try:
-        return _adapted(name, shapes, dict(options))
+        return _adapted(name, shapes, seed, dict(options))
     except Exception as error:  # whatever a constructor makes of shapes that no network has
         raise PosthocError(f"{name} cannot be built for these weights ({reason(error)}).") from error
 
 
-def _adapted(name: str, shapes: Shapes, options: dict[str, Any]) -> nn.Module:
+def _adapted(name: str, shapes: Shapes, seed: int | None, options: dict[str, Any]) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         options |= {"init_weights": False, "aux_logits": any(key.lower().startswith("aux") for key in shapes)}
     position = shapes.get("encoder.pos_embedding")
@@ -93,13 +100,20 @@ def _adapted(name: str, shapes: Shapes, options: dict[str, Any]) -> nn.Module:
     model = _build(name, **options)
     head = shapes.get(list(dict(model.named_parameters()))[-1])
     if head and head[0] != 1000 and "num_classes" not in options:
-        model = _build(name, num_classes=head[0], **options)
-    _change_stem(model, shapes)
+        options["num_classes"] = head[0]
+        model = _build(name, **options)
+    born: Born = OnMeta
+    if seed is not None:
+        born = nullcontext
+        options.pop("init_weights", None)  # GoogLeNet's and Inception's own, which take long and nobody needs on meta
+        torch.manual_seed(seed)
+        model = _build(name, born, **options)
+    _change_stem(model, shapes, born)
     return model.eval()
 
 
-def _build(name: str, **options: Any) -> nn.Module:
-    with OnMeta(), warnings.catch_warnings():
+def _build(name: str, born: Born = OnMeta, /, **options: Any) -> nn.Module:
+    with born(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GoogLeNet and Inception announce a change of their initialisation
         model: nn.Module = zoo.get_model(name, weights=None, **options)
         return model
@@ -110,7 +124,7 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
     return next(((name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d)), None)
 
 
-def _change_stem(model: nn.Module, shapes: Shapes) -> None:
+def _change_stem(model: nn.Module, shapes: Shapes, born: Born) -> None:
     found = first_convolution(model)
     shape = shapes.get(f"{found[0]}.weight") if found else None
     if not found or not shape or len(shape) != 4 or shape == tuple(found[1].weight.shape):
@@ -122,7 +136,7 @@ def _change_stem(model: nn.Module, shapes: Shapes) -> None:
     same = shape[2] == old.kernel_size[0]
     if not (small or same):
         return
-    with OnMeta():
+    with born():
         new = nn.Conv2d(
             shape[1],
             shape[0],

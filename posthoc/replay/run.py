@@ -12,11 +12,12 @@ from typing import Any
 from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import refuse_existing
-from posthoc.parts import Entry, Parts
+from posthoc.parts import Control, Entry, Parts, controls_of
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.pipeline import replay
 from posthoc.replay.plan import Extraction, plan_extraction
 from posthoc.replay.request import Shard
+from posthoc.replay.untrained import replay_untrained
 
 Progress = Callable[[int, int, str], None]
 POLL_SECONDS = 2.0
@@ -93,7 +94,7 @@ def time_checkpoint(checkpoints: str, probe: str, **options: Any) -> float:
     """Seconds that the first checkpoint of a run takes; nothing is kept. Options are those of `plan_extraction`."""
     if options.get("data_root"):
         options["data_root"] = Path(options["data_root"])
-    plan = plan_extraction(Path(checkpoints), probe, **options)
+    plan = plan_extraction(Path(checkpoints), probe, **{**options, "untrained": 0})
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         run_extraction(plan, Path(folder) / "a.h5", shard=Shard(1, len(plan.run.checkpoints)))
@@ -148,6 +149,12 @@ def _replay_into(
     mine = list(plan.run.checkpoints)
     mine = mine[shard.index - 1 :: shard.count] if shard else mine
     mine = [checkpoint for checkpoint in mine if checkpoint.path not in finished]
+    controls = [
+        control
+        for control in controls_of(config)
+        if parts.path(control) not in finished and (not shard or control.place % shard.count == shard.index - 1)
+    ]
+    total = len(mine) + len(controls)
 
     def write(checkpoint: Checkpoint, frame: store.Frame) -> None:
         store.write(parts.path(entries[checkpoint.path]), plan.stored, [frame])
@@ -156,23 +163,44 @@ def _replay_into(
     def known(checkpoint: Checkpoint) -> str | None:
         return parts.digest(entries[checkpoint.path], config)
 
+    def outcomes() -> Iterator[tuple[Path, Entry | Control, PosthocError | None, bool]]:
+        for checkpoint, error, fresh in replay(plan, mine, known, write, stop):
+            yield checkpoint.path, entries[checkpoint.path], error, fresh
+        for control in controls:
+            if stop and stop.is_set():
+                return
+            yield parts.path(control), control, *_replay_control(parts, plan, control)
+
     done = 0
-    for checkpoint, error, fresh in replay(plan, mine, known, write, stop):
+    for place, item, error, fresh in outcomes():
         done += 1
         how = "" if fresh else ", skipped" if error else ", kept"
         if error is not None:
             if not skip_errors:
                 raise error
-            skipped.append((entries[checkpoint.path].path, str(error)))
-            parts.path(entries[checkpoint.path]).unlink(missing_ok=True)  # of the file as it once was
-            parts.skip(entries[checkpoint.path].path, str(error))
+            skipped.append((item.path, str(error)))
+            parts.path(item).unlink(missing_ok=True)  # of the file as it once was
+            parts.skip(item.path, str(error))
         else:
-            finished.add(checkpoint.path)
+            finished.add(place)
         if progress:
-            progress(done, len(mine), checkpoint.path.name + how)
-    if stop and stop.is_set() and done < len(mine):
-        raise StoppedError(f"stopped after {done} of {len(mine)} checkpoints; the same command goes on from there.")
+            progress(done, total, (item.path if isinstance(item, Control) else place.name) + how)
+    if stop and stop.is_set() and done < total:
+        raise StoppedError(f"stopped after {done} of {total} checkpoints; the same command goes on from there.")
     return skipped
+
+
+def _replay_control(parts: Parts, plan: Extraction, control: Control) -> tuple[PosthocError | None, bool]:
+    """Make the part of an untrained network, unless it is there; what was wrong with it, and whether it was replayed."""
+    if parts.digest(control, plan.stored.config) is not None:
+        return None, False
+    try:
+        frame = replay_untrained(plan, control)
+    except PosthocError as error:
+        return error, False
+    store.write(parts.path(control), plan.stored, [frame])
+    parts.unskip(control.path)
+    return None, True
 
 
 def entries_of(plan: Extraction) -> dict[Path, Entry]:

@@ -83,14 +83,14 @@ class UserCode:
             sys.path[:], sys.argv = path, argv
 
     @contextlib.contextmanager
-    def calling(self, failure: str, advice: str = "") -> Iterator[None]:
+    def calling(self, failure: str, advice: str = "", seed: int | None = None) -> Iterator[None]:
         """As `at_work`; whatever is thrown, an end of the program included, is a UsageError `FAILURE (reason); ADVICE`.
 
-        Random numbers that it draws leave the program's as they were.
+        Random numbers that it draws leave the program's as they were, unless a `seed` is given: those go on from there.
         """
         try:
-            with self.at_work(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with self.at_work(), torch.random.fork_rng(devices=[], enabled=seed is None):
+                torch.manual_seed(seed or 0)
                 yield
         except (PosthocError, KeyboardInterrupt):
             raise
@@ -158,8 +158,11 @@ class UserCode:
                 rows.append(f"{name}{inspect.signature(value)}")
         return rows
 
-    def make(self, name: str, factory: Factory, arguments: Mapping[str, Any]) -> nn.Module:
-        """Call the factory, whose name is `name`; raises UsageError where that fails or gives no model."""
+    def make(self, name: str, factory: Factory, arguments: Mapping[str, Any], seed: int | None = None) -> nn.Module:
+        """Call the factory, whose name is `name`; raises UsageError where that fails or gives no model.
+
+        seed: see `calling`.
+        """
         title = f"{self.title}:{name}"
         if not isinstance(factory, nn.Module) and not _takes(factory, arguments):
             given = ", ".join(arguments) or "none"
@@ -167,7 +170,7 @@ class UserCode:
                 f"{title}{inspect.signature(factory)} takes other arguments than those given ({given}); "
                 f"give them by --model-arg KEY=VALUE."
             )
-        with self.calling(f"{title} failed"):
+        with self.calling(f"{title} failed", seed=seed):
             module = factory if isinstance(factory, nn.Module) else factory(**arguments)
             if isinstance(module, nn.Module):
                 module.eval()

@@ -1,0 +1,102 @@
+"""Controls beside a run: the network that nothing was trained in, its weights drawn anew by its own constructor."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from posthoc import store
+from posthoc.errors import PosthocError, UsageError
+from posthoc.parts import Control
+from posthoc.replay.forward import guarded, own_randomness
+from posthoc.replay.lazy import lazy_layers
+from posthoc.replay.network import network, probe_batch
+
+if TYPE_CHECKING:
+    from posthoc.replay.plan import Extraction
+
+FEW = 4
+"""Images that lazy layers are given, to learn their sizes from."""
+
+
+def require_constructor(plan: "Extraction") -> None:
+    """Raise UsageError where the model was not made by anything that could be called again."""
+    if plan.model.drawn is None:
+        raise UsageError(
+            f"--untrained: {plan.model.name} is a ready module, with no constructor that would draw its weights anew; "
+            f"name its class, or a function that makes it."
+        )
+
+
+def require_draws(plan: "Extraction") -> None:
+    """Raise PosthocError where the user's code gives the same weights whatever the random numbers."""
+    if not plan.model.user:
+        return
+    digests = set()
+    for number in (0, 1):
+        try:
+            digests.add(_digest(_drawn(plan, number)))
+        except PosthocError:  # which is said, or skipped, where this one is replayed
+            return
+    if len(digests) == 1:
+        raise PosthocError(
+            f"--untrained: {plan.model.name} gives the same weights under two seeds: it sets its own seed, or loads "
+            f"weights; let it draw them anew at each call."
+        )
+
+
+def replay_untrained(plan: "Extraction", control: Control) -> store.Frame:
+    """The probe through the network with new weights; raises PosthocError where it fails.
+
+    The whole network is new, and not only its tensors: what else its constructor draws is of the same seed.
+    """
+    try:
+        module = _drawn(plan, control.number)
+        digest = _digest(module)
+        with network(replace(plan, model=replace(plan.model, module=module))) as net:
+            net.swap()
+            net.launch(control.path)
+            values, loss, accuracy = net.results()
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split("\n")[0]
+        raise PosthocError(f"Out of memory at {control.path} ({reason}); pass a smaller --batch-size.") from error
+    return store.Frame(control.path, digest, None, 0, loss, accuracy, {}, plan.stored.by_layer(values.numpy()))
+
+
+def _drawn(plan: "Extraction", number: int) -> nn.Module:
+    """A new network on the CPU, whose numbers are the same for every device that it then goes to."""
+    require_constructor(plan)
+    assert plan.model.drawn is not None
+    with _randomness(plan, store.seed_of_control(plan.stored.config, number)) as seed:
+        module = plan.model.drawn(seed)
+        if lazy_layers(module):  # draw their weights when they are first used, with the numbers that follow
+            x, _ = probe_batch(replace(plan, device=torch.device("cpu")), FEW)
+            where = Control(number).path
+            with torch.no_grad(), plan.model.at_work(), guarded(plan.model.name, module, tuple(x.shape), where):
+                module(x)
+    return module
+
+
+@contextmanager
+def _randomness(plan: "Extraction", seed: int) -> Iterator[int]:
+    """The random numbers of NumPy and Python from a seed on, and the program's own after; torch's are for the model."""
+    with own_randomness(plan.device):
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        yield seed
+
+
+def _digest(module: nn.Module) -> str:
+    """SHA-256 of the names and values of a module's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "backslashreplace"))
+            digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
