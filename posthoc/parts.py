@@ -21,6 +21,7 @@ from posthoc import store
 from posthoc.errors import PosthocError
 from posthoc.files import read_json, refuse_existing, replacing
 from posthoc.own import LOCK, files_of, open_lock, own_folder, read_lock, remove, sign_lock
+from posthoc.recording import MOST_CONTROLS
 from posthoc.typed import MisfitError, Range, typed
 
 PLAN = "plan.json"
@@ -29,7 +30,6 @@ NAMES = re.compile(rf"{re.escape(PLAN)}|{PART.pattern}|skipped-[0-9a-f]{{16}}\.j
 """Of everything that lies in the folder and is ours, but for the lock and what a process that was killed left behind."""
 LEFT = re.compile(rf"\.({NAMES.pattern})\.[0-9a-f]{{1,12}}\.tmp")
 SKIP_BYTES = 2**20
-MOST_CONTROLS = 1000
 
 
 @dataclass(frozen=True)

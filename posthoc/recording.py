@@ -4,6 +4,9 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from posthoc.typed import Range
 
+MOST_CONTROLS = 1000
+"""Untrained networks beside a run."""
+
 
 class Model(TypedDict):
     """The network: how it was found, with what arguments, the digest of its code, how many scores it gives."""
@@ -85,7 +88,7 @@ class Config(TypedDict):
     layers_chosen: NotRequired[str]
     channels: NotRequired[int | str]
     seed: NotRequired[int]
-    untrained: NotRequired[Annotated[int, Range(0)]]
+    untrained: NotRequired[Annotated[int, Range(0, MOST_CONTROLS)]]
     tf32: NotRequired[bool]
     compile: NotRequired[bool]
     memory_format: NotRequired[str]

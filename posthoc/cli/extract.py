@@ -23,7 +23,7 @@ from posthoc.cli.output import (
 )
 from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import try_output
-from posthoc.parts import MOST_CONTROLS
+from posthoc.recording import MOST_CONTROLS
 
 
 def _count(context: click.Context, parameter: click.Parameter, value: str) -> int | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from posthoc import __version__, store
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import controls_of
+from posthoc.recording import MOST_CONTROLS
 from posthoc.replay.hooks import HookPoint, choose
 from posthoc.replay.inputs import fit_images, usual_size
 from posthoc.replay.layout import Run, find_run
@@ -146,6 +147,8 @@ def plan_extraction(
     Raises PosthocError for whatever does not fit.
     """
     check_options(layers, signals, dtype, memory_format)
+    if not 0 <= untrained <= MOST_CONTROLS:
+        raise UsageError(f"--untrained {untrained}: give a number from 0 to {MOST_CONTROLS}.")
     signals = list(dict.fromkeys(signals))
     chosen_device = find_device(device)
     pick = Pick(weights_key, ema)

@@ -228,3 +228,8 @@ def test_controls_are_checked_on_opening(run_folder, probe_file, tmp_path, damag
                 group["mean"].create_dataset("stage2", data=first, chunks=first.shape)
     with pytest.raises(PosthocError, match="untrained"):
         posthoc.open_activations(path)
+
+
+def test_as_many_as_a_file_may_hold(file_run):
+    with pytest.raises(UsageError, match="give a number from 0 to 1000"):
+        planned(file_run[0], untrained=1001)
