@@ -134,8 +134,11 @@ def try_output(path: Path, force: bool, source: Path | None = None, make: bool =
     Raises as `refuse_existing`, and PosthocError where its folder is not there, is read-only, or its disk is full. With
     `make` folders that are missing will be made, and it is the one above them that is tried.
     """
-    refuse_existing(path, force, source)
     folder = path.parent
+    above = next(place for place in path.absolute().parents if place.exists())
+    if not above.is_dir():
+        raise PosthocError(f"Cannot write {path}: {above} is no folder; choose another output.")
+    refuse_existing(path, force, source)
     while make and not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.exists():

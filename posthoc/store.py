@@ -437,7 +437,9 @@ def _refusing(path: Path) -> Iterator[None]:
         OverflowError,
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PosthocError(f"{path} is damaged or was tampered with ({reason}); extract it again.") from error
+        raise PosthocError(
+            f"{path} is damaged or cut short, or not what posthoc wrote ({reason}); extract it again."
+        ) from error
 
 
 def _bytes(text: str) -> bytes:

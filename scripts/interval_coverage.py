@@ -52,7 +52,7 @@ def measures(series: FloatArray, halves: FloatArray) -> tuple[FloatArray, FloatA
     return values, np.array([(2 * halves - 1) @ alpha / size, lengths])
 
 
-def images(replicates: int, draws: int = 39) -> None:
+def images(replicates: int, draws: int = intervals.LEAST_DRAWS) -> None:
     """H and M over fresh images and channels."""
     print("| channels | measure | sd over replicates | coverage |\n|---|---|---|---|")
     strata = np.repeat(np.arange(LAYERS), CHANNELS)

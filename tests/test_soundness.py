@@ -174,7 +174,7 @@ def test_a_hostile_file_is_refused_in_a_sentence(sound, tmp_path, spoil, says):
         assert done.exit_code == 0
         return
     assert done.exit_code == 1
-    assert done.stderr.startswith(f"posthoc: {path} is damaged or was tampered with ({says}")
+    assert done.stderr.startswith(f"posthoc: {path} is damaged or cut short, or not what posthoc wrote ({says}")
     assert done.stderr.count("\n") == 1
 
 
