@@ -74,6 +74,11 @@ def doubt(run: Replayed) -> str | None:
     where = f"probe accuracy {accuracy[last]:.2f} at {_place(epochs[last], steps[last])}"
     options = f"assumed: {assumed(run.config)}; options of extract: --normalize, --image-size"
     if not any(better_than_chance(float(accuracy[e]), labels) for e in known):
+        if not np.isfinite(run.loss[last]):
+            return (
+                f"{where}, chance {largest_share(labels):.2f}, loss {run.loss[last]}: the network's scores are not all "
+                "finite, which no scaling of the images mends"
+            )
         return f"{where}, chance {largest_share(labels):.2f}: the images are probably not scaled as in training ({options})"
     name, value = _recorded(run.recorded, int(last))
     right = round(accuracy[last] * len(labels))

@@ -70,6 +70,17 @@ def test_what_is_said(made, says):
         assert "(assumed: mean 0.5, 0.5, 0.5, std 0.25, 0.25, 0.25, 32 x 32, colour;" in told
 
 
+def test_scores_that_are_not_finite_are_not_blamed_on_the_scaling():
+    made = run([0.1, 0.1])
+    made.loss[:] = math.nan
+    assert doubt(made) == (
+        "probe accuracy 0.10 at epoch 2, chance 0.10, loss nan: the network's scores are not all finite, which no scaling "
+        "of the images mends"
+    )
+    made.loss[:] = [math.nan, 2.3]  # it came back
+    assert "probably not scaled" in doubt(made)
+
+
 NET = """
 import torch
 from torch import nn

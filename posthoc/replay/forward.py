@@ -33,9 +33,11 @@ def guarded(name: str, module: nn.Module, shape: tuple[int, ...], where: str) ->
         raise
     except PosthocError as error:
         raise PosthocError(f"{where}: {error}") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's code raises
         batch = " x ".join(map(str, shape))
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        if isinstance(error, MemoryError) or "can't allocate memory" in said_by(error):
             raise PosthocError(
                 f"Out of memory at {where} ({first_line(error)}); pass a smaller --batch-size."
             ) from error
@@ -44,11 +46,19 @@ def guarded(name: str, module: nn.Module, shape: tuple[int, ...], where: str) ->
         ) from error
 
 
+def said_by(error: BaseException) -> str:
+    """An error's text; empty where its class, which may be the user's, fails at giving it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def first_line(error: BaseException) -> str:
     """Type and first line of an error, cut where it is long."""
     if isinstance(error, SystemExit):
         return f"it calls sys.exit({error.code!r})"
-    lines = str(error).strip().splitlines() or [""]
+    lines = said_by(error).strip().splitlines() or [""]
     text = lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
     return f"{type(error).__name__}: {text.rstrip('.')}" if text else type(error).__name__
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.forward import State, own_randomness, seed_batch
+from posthoc.replay.forward import State, own_randomness, said_by, seed_batch
+from posthoc.replay.outputs import tensors_in
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class CannotRunError(Exception):
     """A forward pass raised `reason`; entered: the modules it came to until then, in order."""
 
     def __init__(self, reason: BaseException, entered: Sequence[Entered]) -> None:
-        super().__init__(str(reason))
+        super().__init__(said_by(reason))
         self.reason = reason
         self.entered = tuple(entered)
 
@@ -202,10 +203,15 @@ def _pass(model: nn.Module, shape: tuple[int, ...], device: str) -> tuple[dict[s
     try:
         # Without inference mode, which keeps no version by which an in-place ReLU is told from what it overwrites.
         with torch.no_grad(), torch.device(device):
-            output = first_tensor(model(torch.zeros(shape)))
+            whole = model(torch.zeros(shape))
+        output = first_tensor(whole)
+        if output is None:  # in an object, or deeper
+            output = next((tensor for _, tensor in tensors_in(whole)), None)
         if output is None:
             raise TypeError("its output holds no tensor")
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's code raises
         raise CannotRunError(error, entered) from error
     finally:
         for handle in handles:

@@ -57,7 +57,7 @@ class Network:
         signals = self.recorder.signals
         for layers in signals.values():
             layers.clear()
-        output = self.module(batch)
+        output = self.module(batch.clone())  # which it may write to; the next checkpoint is given the same images
         for signal, layer in self.columns:
             if layer not in signals[signal]:
                 raise PosthocError(

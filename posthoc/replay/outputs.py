@@ -126,7 +126,12 @@ def _asked(output: Any, parts: list[tuple[Path, Tensor]], images: int, classes: 
 
 
 def _is_table(tensor: Tensor, images: int) -> bool:
-    return tensor.ndim == 2 and tensor.shape[0] == images and tensor.is_floating_point()
+    return tensor.ndim == 2 and tensor.shape[0] == images and is_dense(tensor)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether it is an ordinary array of real numbers: not whole numbers, complex, sparse or nested."""
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_nested
 
 
 def _title(path: Path) -> str:

@@ -67,7 +67,7 @@ def _accuracy(passes: Passes, net: Network, plan: Extraction) -> float:
             torch.inference_mode(),
         ):
             seed_batch(plan.stored.config["seed"], number)
-            part = part_of(net.module(batch), plan.scored.path or ())
+            part = part_of(net.module(batch.clone()), plan.scored.path or ())
             if part is None:
                 raise PosthocError("no scores")
             scores.append(part.float())

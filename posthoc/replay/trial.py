@@ -16,7 +16,7 @@ from posthoc.replay.forward import DrawsHeard, first_line, guarded, own_randomne
 from posthoc.replay.models import name_tensors
 from posthoc.replay.network import FORMATS, Network, network
 from posthoc.replay.order import Checkpoint
-from posthoc.replay.outputs import Scored, find_scores, tensors_in
+from posthoc.replay.outputs import Scored, find_scores, is_dense, tensors_in
 from posthoc.replay.readers import read_checkpoint
 from posthoc.replay.recognition import first_convolution
 from posthoc.replay.weights import require_types
@@ -98,8 +98,17 @@ class Passes:
 
     def fresh(self) -> None:
         """Weights and state as at the start of a checkpoint."""
-        self.net.stage(self.weights)
+        # Copies: a forward pass may write to its weights, too.
+        self.net.stage({name: tensor.clone() for name, tensor in self.weights.items()})
         self.net.swap()
+
+    def overwritten(self) -> list[str]:
+        """Names of the weights that a pass wrote to."""
+        now = self.net.module.state_dict(keep_vars=True)
+        names = [name for name, _ in self.net.module.named_parameters() if name in self.weights]
+        return [
+            name for name in names if not bool(_alike(now[name].cpu(), self.weights[name].to(now[name].dtype)).all())
+        ]
 
     def run(
         self, layout: str, seed: int = 0, images: int | None = None, dtype: str = "float32", fresh: bool = True
@@ -131,7 +140,7 @@ class Passes:
         for (signal, layer), block in zip(self.net.columns, blocks, strict=True):
             tensors[f"{signal} of {layer}"] = block.clone()
         for path, tensor in tensors_in(output):
-            if tensor.is_floating_point():
+            if is_dense(tensor):
                 tensors[f"output {path}"] = tensor.clone()
         return Values(output, tensors, drawn)
 
@@ -194,7 +203,7 @@ def _unsteady(passes: Passes, layout: str, first: Values) -> list[tuple[str, str
     repeated = passes.run(layout)
     steady = _equal(first, repeated)
     carried = passes.run(layout, fresh=False)
-    kept = passes.net.state.changed()
+    kept = passes.net.state.changed() + passes.overwritten()
     if first.drawn or (steady and not _equal(first, passes.run(layout, seed=1))):
         passes.fresh()
         with DrawsHeard(passes.net.module, passes.plan.device) as heard:
@@ -210,7 +219,7 @@ def _unsteady(passes: Passes, layout: str, first: Values) -> list[tuple[str, str
         remarks.append((
             "not repeatable",
             f"two passes over the same images differ by {distance:.1g} of a standard deviation ({where}), with the same "
-            f"random numbers and state: a rerun will differ, too",
+            f"random numbers and state; what is kept or drawn elsewhere is not put back: a rerun or a shard may differ",
         ))  # fmt: skip
     return remarks
 

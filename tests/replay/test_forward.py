@@ -319,13 +319,41 @@ def test_what_cannot_be_put_back_is_said(tmp_path):
         "CALLS = []\n"
         + convs("CALLS.append(1); return self.fc(F.relu(self.c2(self.c1(x) * len(CALLS))).mean((2, 3)))"),
     )
-    assert "a rerun will differ, too" in dict(planned(tmp_path).notes)["not repeatable"]
+    assert "a rerun or a shard may differ" in dict(planned(tmp_path).notes)["not repeatable"]
+
+
+@pytest.mark.parametrize("writes", ["x.mul_(0.5)", "x -= x.new_tensor(0.25)"])
+def test_a_network_may_write_to_the_images_it_is_given(tmp_path, writes):
+    body = "return self.fc(F.relu(self.c2(F.relu(self.c1(x)))).mean((2, 3)))"
+    written(tmp_path, convs(f"{writes}; {body}"))
+    plan = planned(tmp_path)
+    assert not {"state", "not repeatable"} & dict(plan.notes).keys()
+    run_extraction(plan, tmp_path / "a.h5")
+    in_shards(tmp_path, tmp_path / "b.h5")
+    assert_same(tmp_path / "a.h5", tmp_path / "b.h5")
+    (tmp_path / "net.py").write_text(HEAD + convs(f"x = x.clone(); {writes}; {body}"))
+    run_extraction(planned(tmp_path), tmp_path / "c.h5")
+    with posthoc.open_activations(tmp_path / "a.h5") as one, posthoc.open_activations(tmp_path / "c.h5") as other:
+        for row in range(3):
+            np.testing.assert_array_equal(one.read("var", row), other.read("var", row))
+
+
+def test_a_network_may_write_to_its_weights(tmp_path):
+    body = "self.c1.weight.data.mul_(1.5); return self.fc(F.relu(self.c2(F.relu(self.c1(x)))).mean((2, 3)))"
+    written(tmp_path, convs(body))
+    plan = planned(tmp_path)
+    assert dict(plan.notes)["state"] == "kept from batch to batch (c1.weight); put back before each checkpoint"
+    run_extraction(plan, tmp_path / "a.h5")
+    in_shards(tmp_path, tmp_path / "b.h5")
+    assert_same(tmp_path / "a.h5", tmp_path / "b.h5")
 
 
 FORMS = {
     "a key": ("{'features': f, 'logits': y}", {}, "logits"),
     "an attribute": ("Out(f, y)", {}, "logits"),
     "a field": ("Named(f, y)", {}, "logits"),
+    "a dataclass": ("Plain([f, y], None)", {}, "deep.1"),
+    "sparse": ("[y, y.to_sparse()]", {}, "0"),
     "nested": ("(f, {'head': {'logits': y}})", {}, "1.head.logits"),
     "the only one as wide": ("[f, (y, None)]", {}, "1.0"),
     "chosen by position": ("(y + 1, y)", {"model_output": "1"}, "1"),
@@ -346,6 +374,11 @@ def test_the_output_that_is_scored(tmp_path, form):
 class Out:
     hidden: torch.Tensor
     logits: torch.Tensor
+
+@dataclasses.dataclass
+class Plain:
+    deep: list
+    nothing: None
 
 Named = collections.namedtuple("Named", ["hidden", "logits"])
 """
@@ -381,6 +414,8 @@ THROWN = {
     "an error": ("x = self.c2(self.c1(x)[:, :3])", r"in c2 \(Conv2d, line \d+ of net\.py\) on a batch of 8 x 3 x 32 x 32 \(RuntimeError"),
     "an end": ("import sys; sys.exit(0)", r"at line \d+ of net\.py .*sys\.exit\(0\)"),
     "an odd class": ("raise type('Odd', (Exception,), {})", "Odd"),
+    "an end of another kind": ("raise GeneratorExit", "GeneratorExit"),
+    "a class that has no words": ("raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})", r"\(Mute\)"),
     "no tensor": ("self.fc(self.c2(self.c1(x)).mean((2, 3))); return 'done'", "gives a str, in which there is no tensor"),
     "nothing": ("self.fc(self.c2(self.c1(x)).mean((2, 3))); return None", "gives a NoneType, in which there is no tensor"),
     "another path": ("return self.fc(x[:, 0, 0, :8])", "another path than it was planned with: c1 was not reached"),
