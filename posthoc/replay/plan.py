@@ -146,7 +146,7 @@ def plan_extraction(
     count what there is to do. `before`: a plan of the same run as it was, whose trial holds if all else is as it was.
     Raises PosthocError for whatever does not fit.
     """
-    check_options(layers, signals, dtype, memory_format)
+    check_options(layers, signals, dtype, memory_format, seed)
     if not 0 <= untrained <= MOST_CONTROLS:
         raise UsageError(f"--untrained {untrained}: give a number from 0 to {MOST_CONTROLS}.")
     signals = list(dict.fromkeys(signals))

@@ -23,6 +23,8 @@ DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvgpu", "/dev/kfd", "/dev
 SIGNALS = ("mean", "var")
 DTYPES = ("float32", "bfloat16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
+LARGEST_SEED = 2**53
+"""Up to here every reader of JSON has whole numbers as they are."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def check_request(
     data_root: Path | None = None,
     download: bool = False,
     device: str = "auto",
+    seed: int = 0,
     here: bool = True,
     **_: Any,
 ) -> None:
@@ -76,7 +79,7 @@ def check_request(
 
     here: whether the work is done on this machine, whose devices then count.
     """
-    check_options(layers, signals, dtype, memory_format)
+    check_options(layers, signals, dtype, memory_format, seed)
     parse_arguments(model_arg)
     for place in places:
         if not os.path.lexists(place):
@@ -113,7 +116,7 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def check_options(layers: Sequence[str], signals: Sequence[str], dtype: str, memory_format: str) -> None:
+def check_options(layers: Sequence[str], signals: Sequence[str], dtype: str, memory_format: str, seed: int) -> None:
     """Raise UsageError for values that no run could be replayed with."""
     if not layers:
         raise UsageError("No layers asked for; give default, all, or globs.")
@@ -124,6 +127,8 @@ def check_options(layers: Sequence[str], signals: Sequence[str], dtype: str, mem
         raise UsageError(f"Unknown --dtype {dtype!r}; give {' or '.join(DTYPES)}.")
     if memory_format not in MEMORY_FORMATS:
         raise UsageError(f"Unknown --memory-format {memory_format!r}; give {' or '.join(MEMORY_FORMATS)}.")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"--seed {seed}: give a number from 0 to {LARGEST_SEED} (2^53).")
 
 
 def _check_device(name: str, here: bool) -> None:

@@ -118,6 +118,7 @@ PROBE = ("--probe", "npz:probe.npz")
         (("extract", "run", *PROBE, "-o", "text.h5/a.h5"), 1, "Cannot write"),
         (("extract", "run", *PROBE, "--layers", "layer9"), 2, "no such hook point"),
         (("extract", "run", *PROBE, "--signals", "median"), 2, "Unknown signal median"),
+        (("extract", "run", *PROBE, "--seed", str(2**64 - 1)), 2, "give a number from 0 to"),
         (("extract", "run", *PROBE, "--model", "resnet18"), 1, "do not fit resnet18"),
         (("extract", "run", *PROBE, "--channels", "few"), 2, "give a number"),
         (("extract", "run", *PROBE, "--normalize", "mnist"), 2, "Unknown normalisation"),
