@@ -18,6 +18,7 @@ from posthoc.analysis.dfa import DFA, REASONS, dfa
 from posthoc.analysis.fractional import noise_covariance
 from posthoc.analysis.kernels import dfa as kernel
 from posthoc.analysis.kernels import in_threads, likelihood, phase
+from posthoc.analysis.kernels.products import product
 from posthoc.errors import UsageError
 
 FloatArray = NDArray[np.float64]
@@ -165,8 +166,8 @@ def whittle_log_likelihood(y: FloatArray) -> FloatArray:
     expected, weight = _expected_periodogram(y.shape[1])
     periodogram = np.abs(scipy.fft.rfft(y, axis=1)[:, 1:]) ** 2
     count = weight.sum()
-    level = (periodogram * weight) @ (1 / expected) / count
-    return np.asarray(-count * np.log(level) - weight @ np.log(expected))
+    level = product(periodogram * weight, 1 / expected) / count
+    return np.asarray(-count * np.log(level) - product(weight[None], np.log(expected)))
 
 
 @functools.lru_cache(maxsize=16)

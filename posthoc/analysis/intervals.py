@@ -28,16 +28,22 @@ UPPER = 0.975
 def half_splits(strata: NDArray[np.int64], random: np.random.Generator, count: int = SPLITS) -> FloatArray:
     """Random halves of the units of every stratum (layer): 0 or 1 for every split and unit, [count, U].
 
-    Of an odd number of units the first half has one less.
+    The odd unit of a stratum goes to one half and to the other in turn, for metastability depends on how many units a
+    half has. Strata of one unit are taken together.
 
-    >>> half_splits(np.array([0, 0, 1, 1]), np.random.default_rng(0), 3).sum(axis=1)
-    array([2., 2., 2.])
+    >>> half_splits(np.array([0, 0, 0, 1, 1, 1]), np.random.default_rng(0), 3).sum(axis=1)
+    array([3., 3., 3.])
     """
     halves = np.zeros((count, len(strata)))
-    for stratum in np.unique(strata):
-        members = np.flatnonzero(strata == stratum)
+    names, sizes = np.unique(strata, return_counts=True)
+    together = np.where(np.isin(strata, names[sizes == 1]), -1, strata)
+    odd = 0
+    for stratum in np.unique(together):
+        members = np.flatnonzero(together == stratum)
+        size = (len(members) + odd) // 2
+        odd = (odd + len(members)) % 2
         for split in halves:
-            split[random.permutation(members)[: len(members) // 2]] = 1
+            split[random.permutation(members)[:size]] = 1
     return halves
 
 
@@ -75,6 +81,22 @@ def over_units(values: FloatArray, strata: NDArray[np.int64]) -> Interval:
     margin = float(special.stdtrit(freedom, UPPER)) * math.sqrt(variance)
     mean = sum(float(group.sum()) for group in groups) / U
     return mean - margin, mean + margin
+
+
+def over_halves(value: float, differences: FloatArray, strata: NDArray[np.int64]) -> Interval:
+    """What a measure of units [U] together is expected to be over other units of the same strata (Student's t).
+
+    What the units share is fixed. differences: [K], the measure in one half of the units less that in the other, for
+    random halves; a quarter of their mean square is the variance for all units, for a mean as for the length of a sum of
+    phases (the jackknife makes it four times as large where the units are independent). Of metastability it covers 0.93
+    to 0.96, of units that share part of what they do 0.86 to 0.92, of images over depth, whose sum is 0 in every layer,
+    0.99. NaN where a stratum has a single unit.
+    """
+    freedom = len(strata) - len(np.unique(strata))
+    if freedom < 1 or np.unique(strata, return_counts=True)[1].min() < 2 or not np.isfinite(differences).all():
+        return NOWHERE
+    margin = float(special.stdtrit(freedom, UPPER)) * math.sqrt(float((differences**2).mean()) / 4)
+    return value - margin, value + margin
 
 
 def over_runs(values: ArrayLike) -> Interval:

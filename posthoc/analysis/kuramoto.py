@@ -52,7 +52,12 @@ def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None =
     """
     if not (isinstance(trim, Real) and 0 <= trim < 0.5):
         raise UsageError(f"trim is {trim}; give a fraction from 0 to below 0.5.")
-    real, imaginary, live = _analytic(x, band)
+    return _synchrony(*_analytic(x, band), trim)
+
+
+def _synchrony(
+    real: NDArray[np.float64], imaginary: NDArray[np.float64], live: NDArray[np.bool_], trim: float = 0.0
+) -> Kuramoto:
     dropped = int(trim * real.shape[1])
     kept = slice(dropped, real.shape[1] - dropped)
     if not len(real):
@@ -61,6 +66,26 @@ def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None =
     in_threads(lambda first, last: kernel.order_parameter(first, last, real, imaginary, R), len(R), kernel.BLOCK)
     R = R[kept]
     return Kuramoto(R, 0.0 if np.ptp(R) <= ROUNDING else float(R.std()), float(R.mean()), int(live.sum()))
+
+
+def metastability_in_halves(x: ArrayLike, halves: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Metastability of the units of x [U, T], and that of each half of them less that of the rest [K].
+
+    halves: [K, U], 1 for the units of a half. NaN where a half has none, or a unit no phase.
+    """
+    real, imaginary, live = _analytic(x, None)
+    value = _synchrony(real, imaginary, live).metastability
+    if not live.all():
+        return value, np.full(len(halves), np.nan)
+    lengths = np.empty((2, len(halves), real.shape[1]))
+    options = (real, imaginary, np.ascontiguousarray(halves), lengths)
+    in_threads(
+        lambda first, last: kernel.halves_order_parameter(first, last, *options), real.shape[1], kernel.HALVES_BLOCK
+    )
+    units = halves.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        first, rest = lengths.std(axis=2) / np.array([units, len(real) - units])
+    return value, np.asarray(first - rest)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from posthoc.analysis.hurst import exponents
 from posthoc.analysis.intervals import (
     NOWHERE,
     half_splits,
+    over_halves,
     over_images_and_channels,
     over_units,
 )
-from posthoc.analysis.kuramoto import Kuramoto, PhaseLocking, kuramoto, phase_locking
+from posthoc.analysis.kuramoto import Kuramoto, PhaseLocking, kuramoto, metastability_in_halves, phase_locking
 from posthoc.analysis.measures import (
     expanding,
     integration,
@@ -39,7 +40,6 @@ from posthoc.analysis.nulls import (
     compare,
     draws,
     mean_alive,
-    metastability_interval,
     middle,
     stream,
 )
@@ -244,7 +244,8 @@ def _measure(
         )
     else:
         by_alpha = over_units(result.alpha, strata)
-        one.phases_interval = metastability_interval(series, phases.metastability)
+        halves = half_splits(strata[live], stream(seed, epoch, "time", 2**32 - 1))
+        one.phases_interval = over_halves(*metastability_in_halves(series[live], halves), strata[live])
     one.interval = float(_finish(by_alpha[0], one, protocol)), float(_finish(by_alpha[1], one, protocol))
     return one
 
@@ -335,7 +336,7 @@ def _draw_until_decided(
 
     while True:
         found = [comparison(e, key) for e, key in family]
-        left = np.array([measured[e].stages.get(key, [most])[-1] < most for e, key in family])
+        left = np.array([measured[e].stages.get(key, [most])[-1] < most for e, key in family], dtype=bool)
         more = left & worth_drawing([one.p for one in found], [one.draws for one in found], most)
         if not more.any():
             return

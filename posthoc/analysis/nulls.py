@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.hurst import exponents
 from posthoc.analysis.kernels import in_threads
-from posthoc.analysis.kuramoto import kuramoto, unit_phasors
+from posthoc.analysis.kuramoto import kuramoto, metastability_in_halves
 from posthoc.analysis.series import Axis
 from posthoc.analysis.verdicts import NAMES, two_sided_p
 
@@ -100,9 +100,10 @@ def draws(
                 if halves is not None and draw < HALVED:
                     found[null]["H halves"][draw] = _mean_of_halves(result.alpha, halves)
             if "M" in chosen[null]:
-                found[null]["M"][draw] = kuramoto(series).metastability
                 if halves is not None and draw < HALVED:
-                    found[null]["M halves"][draw] = _metastability_of_halves(series, halves)
+                    found[null]["M"][draw], found[null]["M halves"][draw] = metastability_in_halves(series, halves)
+                else:
+                    found[null]["M"][draw] = kuramoto(series).metastability
 
     in_threads(work, len(tasks))
     return found
@@ -127,36 +128,5 @@ def _mean_of_halves(alpha: FloatArray, halves: FloatArray) -> FloatArray:
     alive = np.isfinite(alpha)
     alpha = np.where(alive, alpha, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        first, second = (half @ alpha / (half @ alive) for half in (halves, 1 - halves))
+        first, second = ((half * alpha).sum(axis=1) / (half * alive).sum(axis=1) for half in (halves, 1 - halves))
     return np.asarray(first - second)
-
-
-def _metastability_of_halves(series: FloatArray, halves: FloatArray) -> FloatArray:
-    """Metastability of one half of the units of series [U, T] less that of the other, [K]; in single precision."""
-    z = unit_phasors(series)
-    if len(z) != halves.shape[1]:  # a draw in which a unit has no phase
-        return np.full(len(halves), np.nan)
-    parts = [np.ascontiguousarray(part, dtype=np.float32) for part in (z.real, z.imag)]
-    weights = halves.astype(np.float32)
-    spreads = []
-    for half in (weights, 1 - weights):
-        cosine, sine = (half @ part for part in parts)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            spreads.append(np.sqrt(cosine**2 + sine**2).std(axis=1, dtype=np.float64) / half.sum(axis=1))
-    return np.asarray(spreads[0] - spreads[1])
-
-
-def metastability_interval(series: FloatArray, value: float) -> tuple[float, float]:
-    """A 95 % interval of the metastability by the jackknife over units.
-
-    Not by the bootstrap: units drawn twice are in step with themselves, which alone raises the metastability of
-    independent units by a factor of sqrt(2), so that the percentile interval would miss the value it is for.
-    """
-    z = unit_phasors(series)
-    U = len(z)
-    if U < 3:
-        return np.nan, np.nan
-    total = z.sum(axis=0)
-    left_out = np.array([np.abs(total - row).std() for row in z]) / (U - 1)
-    error = np.sqrt((U - 1) / U * ((left_out - left_out.mean()) ** 2).sum())
-    return float(value - 1.96 * error), float(value + 1.96 * error)

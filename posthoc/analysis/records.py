@@ -101,8 +101,8 @@ class Protocol:
 class EpochMetrics:
     """One checkpoint's measures; NaN where undefined, `reasons` counting why channels have no exponent.
 
-    Intervals are 95 %: of hurst and integration by the bootstrap over units, of metastability by the jackknife. nulls:
-    null -> measure -> comparison. hurst_sd: of the exponents of the units as measured, before calibration. untrained: saved at step 0; such a checkpoint is a control and takes no part in the
+    Intervals are 95 % (`posthoc.analysis.intervals`): over other images and channels on the image axis, over other units
+    on the others. nulls: null -> measure -> comparison. hurst_sd: of the exponents of the units as measured, before calibration. untrained: saved at step 0; such a checkpoint is a control and takes no part in the
     run's z-scores and summary.
 
     As of RunMetrics, a field that files of earlier versions do not have needs a default.

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.kernels import series as kernel
+from posthoc.analysis.kernels.products import product
 from posthoc.errors import UsageError
 
 
@@ -102,7 +103,7 @@ class ImageAxis:
         if null == "white":
             x = random.standard_normal(x.shape, dtype=np.float32)
         elif null == "gaussian":
-            x = self._mixing[live] @ random.standard_normal(self.x.shape, dtype=np.float32)
+            x = product(self._mixing[live], random.standard_normal(self.x.shape, dtype=np.float32))
         elif null == "order":  # the stable sort of shuffled images permutes them within their class
             shuffled = random.permutation(len(labels))
             order = shuffled[_by_class(labels[shuffled])[0]]
@@ -169,7 +170,7 @@ class EpochAxis:
 def _gaussian(x: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
     """Gaussian noise, independent from point to point, with the covariance that the units x [U, T] have over time."""
     centred = x - x.mean(axis=1, keepdims=True)
-    return np.asarray(centred @ random.standard_normal((x.shape[1], x.shape[1])) / np.sqrt(x.shape[1]))
+    return np.asarray(product(centred, random.standard_normal((x.shape[1], x.shape[1]))) / np.sqrt(x.shape[1]))
 
 
 def _redraw_in_time(x: NDArray[np.float64], null: str, random: np.random.Generator) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posthoc.analysis import intervals
+from posthoc.analysis.kuramoto import metastability_in_halves
 
 
 @given(st.data())
@@ -91,6 +92,8 @@ def test_half_of_every_layer_is_in_each_half():
     halves = intervals.half_splits(strata, np.random.default_rng(0), 10)
     for layer, half in ((0, 2), (1, 3), (2, 16)):
         assert (halves[:, strata == layer].sum(axis=1) == half).all()
+    odd = np.repeat([0, 1, 2, 3, 4, 5], [7, 7, 7, 7, 1, 1])  # halves of unequal size differ in M for that alone
+    assert (intervals.half_splits(odd, np.random.default_rng(0), 10).sum(axis=1) == 15).all()
     assert len(np.unique(halves, axis=0)) == 10
 
 
@@ -101,6 +104,19 @@ def test_over_units_is_student_within_layers():
     low, high = np.array([intervals.over_units(row, strata) for row in values]).T
     assert 0.93 <= ((low <= 1) & (high >= 1)).mean() <= 0.97
     assert math.isnan(intervals.over_units(np.array([1.0, 2.0]), np.array([0, 1]))[0])
+
+
+def test_over_halves_covers_metastability_of_other_units():
+    random, strata = np.random.default_rng(9), np.repeat([0, 1], 16)
+    values, bounds = [], []
+    for series in random.standard_normal((300, 32, 40)):
+        value, differences = metastability_in_halves(series, intervals.half_splits(strata, random))
+        values.append(value)
+        bounds.append(intervals.over_halves(value, differences, strata))
+    low, high = np.array(bounds).T
+    assert 0.92 <= ((low <= np.mean(values)) & (high >= np.mean(values))).mean() <= 0.98
+    assert np.mean(high - low) / 3.92 / np.std(values) == pytest.approx(1, abs=0.15)
+    assert math.isnan(intervals.over_halves(0.1, differences, np.arange(32))[0])
 
 
 def test_over_runs_covers_with_three():

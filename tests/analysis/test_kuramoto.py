@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posthoc.analysis.kuramoto import kuramoto, phase_locking
+from posthoc.analysis.intervals import half_splits
+from posthoc.analysis.kuramoto import kuramoto, metastability_in_halves, phase_locking
 from posthoc.analysis.measures import correlation, z_scores
 from posthoc.errors import UsageError
 
@@ -157,3 +158,14 @@ def test_series_too_short_to_filter_and_groups_that_do_not_fit_are_refused():
         kuramoto(series(0, 3, 10), band=(0.1, 0.2))
     with pytest.raises(UsageError, match="2 groups for 3 units"):
         phase_locking(series(0, 3, 10), [0, 1])
+
+
+def test_metastability_in_halves_is_that_of_their_units():
+    x = np.random.default_rng(3).standard_normal((9, 300))
+    halves = half_splits(np.array([0, 0, 0, 0, 1, 1, 1, 1, 1]), np.random.default_rng(1), 5)
+    value, differences = metastability_in_halves(x, halves)
+    assert value == kuramoto(x).metastability
+    expected = [kuramoto(x[h > 0]).metastability - kuramoto(x[h == 0]).metastability for h in halves]
+    np.testing.assert_allclose(differences, expected, atol=1e-13)
+    x[2] = 1.0
+    assert np.isnan(metastability_in_halves(x, halves)[1]).all()

@@ -10,7 +10,7 @@ import naive
 import numpy as np
 import pandas
 import pytest
-from noise import config
+from noise import config, make
 
 import posthoc
 from posthoc.analysis.dfa import published_scales
@@ -145,6 +145,12 @@ def test_measures_of_a_real_file_are_those_of_the_formulas(activations_file):
     assert metrics.summary["epochs"] == 4
     assert metrics.summary["best_accuracy"] == 0.5
     assert metrics.summary["best_epoch"] == 4
+
+
+def test_a_lone_untrained_checkpoint_has_measures_and_nulls(tmp_path):
+    metrics = compute_metrics(open_activations(make(tmp_path / "a.h5", epochs=1)), nulls=39)
+    assert metrics.epochs[0].nulls["order"]["hurst"].draws == 39
+    assert metrics.summary["nulls"] == {}
 
 
 def test_the_saved_file_reads_back(activations_file, tmp_path):

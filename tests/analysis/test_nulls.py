@@ -9,7 +9,7 @@ import scipy.stats
 from posthoc.analysis.dfa import default_scales, dfa, published_scales
 from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.measures import integration
-from posthoc.analysis.nulls import compare, draws, mean_alive, metastability_interval, stream
+from posthoc.analysis.nulls import compare, draws, mean_alive, stream
 from posthoc.analysis.series import DepthAxis, EpochAxis, ImageAxis, image_series
 
 compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
@@ -207,11 +207,3 @@ def test_noise_through_the_published_protocol(N, classes, smooth, published):
         series = image_series(random.standard_normal((128, N)), random.integers(0, classes, N), smooth)
         found.append(mean_alive(dfa(series, published_scales(N), fluctuation="published").alpha))
     assert integration(found).mean() == pytest.approx(published, abs=0.01)
-
-
-def test_an_interval_of_metastability_holds_its_value():
-    series = np.random.default_rng(0).standard_normal((40, 300))
-    value = kuramoto(series).metastability
-    low, high = metastability_interval(series, value)
-    assert low < value < high < 2 * value
-    assert np.isnan(metastability_interval(series[:2], 0.1)).all()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posthoc.analysis.dfa import dfa
+from posthoc.analysis.kernels.products import product
 from posthoc.analysis.series import image_series
 from posthoc.errors import UsageError
 
@@ -55,3 +56,12 @@ def test_non_finite_values_stay_visible(classes):
 def test_what_does_not_fit_is_refused(labels, smooth):
     with pytest.raises(UsageError):
         image_series(np.zeros((2, 3)), labels, smooth)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_are_those_of_matrices(dtype):
+    random = np.random.default_rng(0)
+    a, b = random.standard_normal((7, 30)).astype(dtype), random.standard_normal((1100, 30)).astype(dtype).T
+    result = product(a, b)
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result, a.astype(float) @ b.astype(float), atol=300 * np.finfo(dtype).eps)

@@ -9,6 +9,7 @@ from posthoc.analysis.kernels import REORDER, jit
 from posthoc.analysis.kernels.dfa import centre
 
 BLOCK = 512
+HALVES_BLOCK = 128
 
 
 @jit()
@@ -50,3 +51,48 @@ def order_parameter(
                 sine[t] += b * inverse
         for t in range(length):
             R[start + t] = math.sqrt(cosine[t] * cosine[t] + sine[t] * sine[t]) / U
+
+
+@jit(fastmath=set(REORDER))
+def halves_order_parameter(
+    first: int,
+    last: int,
+    x: NDArray[np.float64],
+    h: NDArray[np.float64],
+    halves: NDArray[np.float64],
+    lengths: NDArray[np.float64],
+) -> None:
+    """Fill lengths [2, K, T] from `first` to `last`: of the sums over the units of each half, and the rest, of z / |z|.
+
+    z = x + i h, both [U, T]; halves: [K, U], 1 for the units of a half, 0 for the rest. In blocks of time, as above.
+    """
+    U = len(x)
+    cosine, sine = np.empty((U, HALVES_BLOCK)), np.empty((U, HALVES_BLOCK))
+    all_cosine, all_sine = np.empty(HALVES_BLOCK), np.empty(HALVES_BLOCK)
+    half_cosine, half_sine = np.empty(HALVES_BLOCK), np.empty(HALVES_BLOCK)
+    for start in range(first, last, HALVES_BLOCK):
+        length = min(HALVES_BLOCK, last - start)
+        all_cosine[:] = 0.0
+        all_sine[:] = 0.0
+        for u in range(U):
+            for t in range(length):
+                a, b = x[u, start + t], h[u, start + t]
+                square = a * a + b * b
+                inverse = 1.0 / math.sqrt(square) if square > 0.0 else 0.0
+                cosine[u, t] = a * inverse if square > 0.0 else 1.0
+                sine[u, t] = b * inverse
+                all_cosine[t] += cosine[u, t]
+                all_sine[t] += sine[u, t]
+        for k in range(len(halves)):
+            half_cosine[:] = 0.0
+            half_sine[:] = 0.0
+            for u in range(U):
+                if halves[k, u] > 0:
+                    for t in range(length):
+                        half_cosine[t] += cosine[u, t]
+                        half_sine[t] += sine[u, t]
+            for t in range(length):
+                a, b = half_cosine[t], half_sine[t]
+                lengths[0, k, start + t] = math.sqrt(a * a + b * b)
+                a, b = all_cosine[t] - a, all_sine[t] - b
+                lengths[1, k, start + t] = math.sqrt(a * a + b * b)
