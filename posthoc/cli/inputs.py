@@ -23,7 +23,7 @@ def kind_of(path: Path) -> str:
     if start.startswith(HDF5):
         return "hdf5"
     text = start.decode("latin-1").lstrip("\ufeff \t\r\n")
-    if not text.startswith(("{", "[")):
+    if not text.startswith(("{", "[")) or "\0" in text:  # the length of a safetensors header may begin so
         return ""
     said = re.search(r'"format"\s*:\s*"([\w-]+)"', text)
     return KINDS.get(said[1], "json") if said else "json"

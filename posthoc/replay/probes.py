@@ -2,8 +2,8 @@
 
 import hashlib
 import os
+import warnings
 import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 import posthoc
 from posthoc.errors import PosthocError, UsageError
+from posthoc.files import open_regular
 
 DEFAULT_IMAGES = 2048
 """Images in a probe unless told otherwise (fewer where the data set is smaller)."""
+UNPACKED = 100
+"""Bytes that an archive may unpack to for each of its own: pictures seldom come to 20."""
 
 
 class Normalization(NamedTuple):
@@ -192,7 +195,8 @@ def _digits(split: str) -> Images:
 
 def _npz(path: Path, split: str) -> Images:
     try:
-        with np.load(path) as pack:
+        with open_regular(path) as file, np.load(file) as pack:
+            _require_sound(path, pack.zip)
             pairs = [(f"x_{split}", f"y_{split}"), ("images", "labels"), ("x", "y")]
             pair = next((pair for pair in pairs if set(pair) <= set(pack.files)), None)
             if pair is None:
@@ -202,23 +206,29 @@ def _npz(path: Path, split: str) -> Images:
                 )
             images, labels = pack[pair[0]], pack[pair[1]]
             index = pack[f"{split}_index"] if f"{split}_index" in pack.files else None
-    except FileNotFoundError:
-        raise PosthocError(f"No such file: {path}.") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:  # numpy: not an archive, torn, or pickled objects
+    except (PosthocError, MemoryError):
+        raise
+    except Exception as error:  # numpy, zipfile and Python's tokenizer: no archive, torn, pickled objects, any header
         raise PosthocError(f"{path} is not a readable .npz archive of arrays ({error}).") from error
     return _images(f"npz:{path.name}", images, labels, index=index)
 
 
+def _require_sound(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raise for an archive with a name twice, and for one that unpacks to more than pictures do."""
+    entries = archive.infolist()
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise PosthocError(f"{path} holds two entries of one name; write it again.")
+    produced, limit = sum(entry.file_size for entry in entries), UNPACKED * path.stat().st_size + (64 << 20)
+    if produced > limit:
+        raise PosthocError(
+            f"{path} unpacks to {produced:,} bytes, of which a file of its size may have {limit:,}; write it with np.savez, "
+            f"not np.savez_compressed."
+        )
+
+
 def _image_folder(folder: Path, split: str, size: int | None) -> Images:
     import torchvision
+    from PIL import Image
     from torchvision.transforms import v2
 
     parts = [folder / name for name in (("train",) if split == "train" else ("test", "val", "valid"))]
@@ -231,10 +241,16 @@ def _image_folder(folder: Path, split: str, size: int | None) -> Images:
     except OSError as error:
         raise PosthocError(f"{folder} is not a folder of class folders of images ({error}).") from error
     fit: Any = v2.Compose([v2.Resize(size), v2.CenterCrop(size)]) if size else v2.Identity()
-    try:
-        pictures = [np.asarray(fit(picture)) for picture, _ in listing]
-    except OSError as error:
-        raise PosthocError(f"An image in {folder} cannot be read ({error}).") from error
+    pictures = []
+    for place, _ in listing.samples:
+        try:
+            with open_regular(place) as file, warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                pictures.append(np.asarray(fit(Image.open(file).convert("RGB"))))
+        except (PosthocError, MemoryError):
+            raise
+        except Exception as error:  # whatever Pillow's many readers raise
+            raise PosthocError(f"{place} is no picture that can be read ({error}); mend or remove it.") from error
     if len({picture.shape for picture in pictures}) > 1:
         raise PosthocError(f"The images in {folder} differ in size; pass --image-size to scale and crop them to one.")
     return _images(f"imagefolder:{folder.name}", np.stack(pictures), listing.targets, classes=len(listing.classes))

@@ -91,7 +91,7 @@ def check_request(
         Normalization.parse(normalize)
     file = (model or "").partition(":")[0]
     if file.endswith(".py") and not Path(file).is_file():
-        raise PosthocError(f"No such file: {file}.")
+        raise PosthocError(f"{file} is no file of Python." if os.path.lexists(file) else f"No such file: {file}.")
     _check_device(device, here)
 
 

@@ -1,7 +1,10 @@
 """Probes from every source; torchvision's own files in a folder of the same layout."""
 
 import hashlib
+import os
 import pickle
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -135,3 +138,49 @@ def test_a_single_array_file_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     with pytest.raises(PosthocError, match="not a readable"):
         load_probe(f"npz:{tmp_path / 'a.npy'}")
+
+
+def npy(shape, kind):
+    """The head of an array file that claims this shape."""
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+LABELS_OF_5 = npy("(5,)", "<i8") + bytes(40)
+ARCHIVES = {
+    "no header": ({"x.npy": b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16}, "is not a readable .npz archive of arrays"),
+    "claims": ({"x.npy": npy("(-5, 8, 8, 3)", "|u1")}, "is not a readable .npz archive of arrays"),
+    "unpacks": ({"x.npy": npy("(5, 8, 8, 3)", "|u1") + bytes(80 << 20)}, r"unpacks to 83,\d+,\d+ bytes"),
+    "twice": ([("x.npy", npy("(5, 8, 8, 3)", "|u1") + bytes(960))] * 2, "holds two entries of one name"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_hostile_archives_are_refused(tmp_path, kind):
+    entries, message = ARCHIVES[kind]
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in [*(entries.items() if isinstance(entries, dict) else entries), ("y.npy", LABELS_OF_5)]:
+            archive.writestr(name, content)
+    with pytest.raises(PosthocError, match=message):
+        load_probe(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_what_lies_in_an_image_folder_and_is_no_picture(tmp_path):
+    Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(tmp_path / "sound.png")
+    sound = (tmp_path / "sound.png").read_bytes()
+    (tmp_path / "a").mkdir()
+    place = tmp_path / "a" / "0.png"
+    place.write_bytes(sound)
+    assert load_probe(f"imagefolder:{tmp_path}").images.tolist() == [[[[7] * 3] * 8] * 8]
+    size = (30_000).to_bytes(4, "big") * 2
+    head = b"IHDR" + size + sound[24:29]
+    huge = sound[:12] + head + zlib.crc32(head).to_bytes(4, "big") + sound[33:]
+    for content in (sound[:40], b"", b"text", sound.replace(b"IHDR", b"IHDS"), huge):
+        place.write_bytes(content)
+        with pytest.raises(PosthocError, match=r"0\.png is no picture that can be read"):
+            load_probe(f"imagefolder:{tmp_path}")
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(PosthocError, match=r"0\.png is a pipe"):
+        load_probe(f"imagefolder:{tmp_path}")

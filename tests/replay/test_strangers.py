@@ -1,6 +1,7 @@
 """Files that are no checkpoints are named by what they are; files that cannot be opened hang nothing."""
 
 import io
+import json
 import os
 import pickle
 import re
@@ -15,8 +16,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.replay.readers import NoWeightsError, StrangerError, read_header
 from posthoc.replay.strangers import is_named_like_a_checkpoint, looks_like_a_checkpoint
@@ -142,3 +145,12 @@ def test_an_archive_that_readers_would_take_for_two(tmp_path, second):
         file.writestr(second.replace("archive", root), np.ones(4, np.float32).tobytes())
     with pytest.raises(PosthocError, match="is not read: its archive has an entry of one name twice"):
         read_header(path)
+
+
+def test_a_header_whose_length_begins_like_json_is_no_json(tmp_path):
+    head = json.dumps({"a.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}).ljust(ord("{"))
+    path = tmp_path / "epoch_3.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head.encode() + bytes(16))
+    done = CliRunner().invoke(main, ["inspect", str(path)])
+    assert done.exit_code == 0
+    assert "a.weight  2x2" in done.output
