@@ -153,6 +153,8 @@ def dfa(
 def _chosen(scales: ArrayLike | None, T: int, order: int) -> NDArray[np.int64]:
     """The scales that are asked for, rising; UsageError where they do not fit."""
     chosen = default_scales(T).tolist() if scales is None else whole_numbers("scales", scales)
+    if scales is None and len(chosen) < 2:
+        raise UsageError(f"Series of {T} points are too short for DFA; it needs 20.")
     least = order + 2
     if len(chosen) < 2 or chosen[0] < least or chosen[-1] > T // 2:
         raise UsageError(

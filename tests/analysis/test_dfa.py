@@ -197,9 +197,9 @@ def test_the_batch_changes_no_bit():
     np.testing.assert_array_equal(dfa(x).fluctuation, [dfa(row).fluctuation for row in x])
 
 
-@pytest.mark.parametrize("T", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("T", [1, 2, 3, 5, 9, 19])
 def test_too_few_points_are_refused(T):
-    with pytest.raises(UsageError, match="at least two scales"):
+    with pytest.raises(UsageError, match=rf"^Series of {T} points are too short for DFA; it needs 20\.$"):
         dfa(np.arange(T) % 3)
 
 
