@@ -17,6 +17,7 @@ from posthoc.files import open_regular
 
 DEFAULT_IMAGES = 2048
 """Images in a probe unless told otherwise (fewer where the data set is smaller)."""
+MOST_CLASSES = 1_000_000
 UNPACKED = 100
 """Bytes that an archive may unpack to for each of its own: pictures seldom come to 20."""
 
@@ -275,10 +276,19 @@ def _images(
         raise PosthocError(f"{name}: labels of {labels.dtype} {labels.shape} do not fit {len(images)} images.")
     if labels.min() < 0:
         raise PosthocError(f"{name}: label {labels.min()} is negative; labels count from 0.")
+    if labels.max() >= MOST_CLASSES:
+        raise PosthocError(
+            f"{name}: label {labels.max()} is no class; labels count from 0 to fewer than {MOST_CLASSES:,}."
+        )
+    if not images.size:
+        raise PosthocError(f"{name}: images have shape {images.shape}, in which there are no pixels.")
+    index = np.arange(first, first + len(labels)) if index is None else np.asarray(index)
+    if index.shape != labels.shape or not np.issubdtype(index.dtype, np.integer):
+        raise PosthocError(f"{name}: an index of {index.dtype} {index.shape} does not fit {len(labels)} images.")
     return Images(
         name=name,
         images=np.ascontiguousarray(images),
         labels=labels.astype(np.int64),
-        index=np.arange(first, first + len(labels)) if index is None else np.asarray(index, dtype=np.int64),
+        index=index.astype(np.int64),
         classes=classes or int(labels.max()) + 1,
     )

@@ -184,3 +184,19 @@ def test_what_lies_in_an_image_folder_and_is_no_picture(tmp_path):
     os.mkfifo(place)
     with pytest.raises(PosthocError, match=r"0\.png is a pipe"):
         load_probe(f"imagefolder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"y_test": np.full(20, 2**62)}, "label 4611686018427387904 is no class"),
+        ({"y_test": np.full(20, 2**64 - 1, np.uint64)}, "label 18446744073709551615 is no class"),
+        ({"x_test": IMAGES[:, :0]}, r"shape \(20, 0, 8, 3\), in which there are no pixels"),
+        ({"test_index": np.arange(3)}, r"an index of int64 \(3,\) does not fit 20 images"),
+        ({"test_index": np.array(["a"] * 20)}, r"an index of <U1 \(20,\) does not fit 20 images"),
+    ],
+)
+def test_arrays_that_are_no_probe(tmp_path, changed, message):
+    np.savez(tmp_path / "a.npz", **({"x_test": IMAGES, "y_test": LABELS} | changed))
+    with pytest.raises(PosthocError, match=message):
+        load_probe(f"npz:{tmp_path / 'a.npz'}")
