@@ -81,7 +81,9 @@ class Submission:
                 raise MisfitError("is no record")
             submission: Submission = typed(cls, {**content, "out": ""})
         except MisfitError as error:
-            raise PosthocError(f"{path} is not what posthoc submit wrote ({error}); choose another -o.") from error
+            raise PosthocError(
+                f"{path} is not what posthoc submit wrote ({error}); move it away, or give another folder."
+            ) from error
         submission.out = out
         return submission
 

@@ -31,7 +31,7 @@ class Budget:
     >>> budget.grow(123)
     >>> budget.produce(20 * 10**9)
     Traceback (most recent call last):
-    posthoc.replay.budget.BudgetError: a.pt claims 20 GB of tensors in a file of 123 bytes, so it is not read; a sound \
+    posthoc.replay.budget.BudgetError: a.pt claims 20 GB of tensors in files of 123 bytes, so it is not read; a sound \
 checkpoint of that size holds less.
     """
 

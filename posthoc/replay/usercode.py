@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -73,14 +73,14 @@ class UserCode:
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
         """While it runs: its own `sys.path`, no arguments of ours, what it prints on stderr; and all as it was after."""
-        path, argv = list(sys.path), sys.argv
+        path, argv, stderr = list(sys.path), sys.argv, sys.stderr
         sys.path[:], sys.argv = self._path, list(self._argv)
         try:
-            with contextlib.chdir("."), _stdout_to_stderr():
+            with contextlib.chdir("."), _stdout_to_stderr(), _ending_as_an_exception():
                 yield
         finally:
             self._path = list(sys.path)
-            sys.path[:], sys.argv = path, argv
+            sys.path[:], sys.argv, sys.stderr = path, argv, stderr
 
     @contextlib.contextmanager
     def calling(self, failure: str, advice: str = "", seed: int | None = None) -> Iterator[None]:
@@ -238,6 +238,23 @@ def _returns(function: Callable[..., Any]) -> bool:
             return True
         before = step
     return False
+
+
+@contextlib.contextmanager
+def _ending_as_an_exception() -> Iterator[None]:
+    """os._exit ends this process as sys.exit does, so that it is told; a process that was forked ends at once."""
+    ours, end = os.getpid(), os._exit
+
+    def leave(status: int) -> NoReturn:
+        if os.getpid() == ours:
+            sys.exit(status)
+        end(status)
+
+    os._exit = leave
+    try:
+        yield
+    finally:
+        os._exit = end
 
 
 @contextlib.contextmanager

@@ -56,6 +56,8 @@ def resolve(tmp_path, monkeypatch):
     ("text", "message"),
     [
         ("import sys; sys.exit(0)", r"mine/nets\.py cannot be imported \(it ends the program, with 0\); put what is not"),
+        ("import os; os._exit(0)", r"cannot be imported \(it ends the program, with 0\)"),
+        ("import sys; sys.stderr = None; raise ValueError(3)", r"cannot be imported \(ValueError: 3"),
         ("raise SystemExit", r"cannot be imported \(it ends the program, with None\)"),
         ("exit('no data')", r"cannot be imported \(it ends the program, with 'no data'\)"),
         ("import argparse; p = argparse.ArgumentParser(); p.add_argument('data'); p.parse_args()", "ends the program, with 2"),
