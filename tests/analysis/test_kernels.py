@@ -65,6 +65,14 @@ def test_numbas_own_setting_wins(tmp_path):
     assert said(measure(NUMBA_CACHE_DIR=str(tmp_path)))[0] == str(tmp_path)
 
 
+def test_numbas_settings_are_not_taken_from_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / ".numba_config.yaml").write_text("disable_jit: 1\ncache_dir: here\n")
+    monkeypatch.chdir(tmp_path)
+    code = "import numba; from posthoc.analysis import kernels; print(repr(numba.config.CACHE_DIR), numba.config.DISABLE_JIT)"
+    assert said(measure(code, XDG_CACHE_HOME=str(tmp_path))) == ("''", 0)
+    assert not (tmp_path / "here").exists()
+
+
 @pytest.mark.parametrize("fault", ["is a link", "belongs to another user", "others can write to ", "inside"])
 @pytest.mark.parametrize("given", [True, False])
 def test_a_cache_that_others_can_fill_is_not_used(tmp_path, fault, given):

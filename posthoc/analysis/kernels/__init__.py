@@ -22,10 +22,15 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numba
+import numba.core.config
 
 from posthoc.cpus import cpu_count
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+# Numba takes settings from a file of the working directory, at its import and at each compilation; the environment's stay.
+numba.core.config._config_fname = ""
+numba.core.config.reload_config()
 
 # Sums may be reordered (for SIMD) and fused, but NaN and infinity keep their meaning.
 REORDER = frozenset({"reassoc", "contract", "arcp", "nsz"})
