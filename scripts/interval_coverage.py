@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis import intervals
 from posthoc.analysis.dfa import dfa, published_scales
-from posthoc.analysis.kuramoto import unit_phasors
+from posthoc.analysis.kuramoto import metastability_in_halves
 from posthoc.analysis.series import ImageAxis
 
 FloatArray = NDArray[np.float64]
@@ -44,12 +44,9 @@ class Layers:
 def measures(series: FloatArray, halves: FloatArray) -> tuple[FloatArray, FloatArray]:
     """H and M of all channels [2], and of one half less the other [2, K]."""
     alpha = dfa(series, published_scales(series.shape[1]), fluctuation="published").alpha
-    phasors = unit_phasors(series)
-    first, size = halves @ phasors, len(phasors) // 2
-    total = phasors.sum(axis=0)
-    lengths = np.abs(first / size).std(axis=1) - np.abs((total - first) / size).std(axis=1)
-    values = np.array([alpha.mean(), np.abs(total / len(phasors)).std()])
-    return values, np.array([(2 * halves - 1) @ alpha / size, lengths])
+    metastability, differences = metastability_in_halves(series, halves)
+    size = len(alpha) // 2
+    return np.array([alpha.mean(), metastability]), np.array([(2 * halves - 1) @ alpha / size, differences])
 
 
 def images(replicates: int, draws: int = intervals.LEAST_DRAWS) -> None:
