@@ -36,6 +36,7 @@ def rehearsal(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_rehearsal_of_the_whole(rehearsal):
     words = ["--runs", "resnet18-cifar10", "--epochs", 1, "--images", 300, "--data", f"npz:{rehearsal / 'pictures.npz'}",
              "--out", rehearsal / "out", "--keep", rehearsal / "kept", "--device", "cpu"]  # fmt: skip

@@ -93,6 +93,7 @@ def process_of(shard):
     raise AssertionError(f"no process does shard {shard}")
 
 
+@pytest.mark.slow
 def test_whatever_befalls_an_array_one_resubmission_completes_it(slurm, tmp_path):
     words = make_run(tmp_path / "run", 24, seconds=5)
     out = tmp_path / "out"
@@ -217,6 +218,7 @@ def test_the_sbatch_files_of_ones_own(slurm, tmp_path):
     assert (tmp_path / "metrics.json").exists(), logs
 
 
+@pytest.mark.slow
 def test_many_cold_starts_at_once(slurm, tmp_path):
     """32 tasks that all find no kernels and no calibration, in one home, come to the same numbers."""
     activations_file = make(tmp_path / "noise.h5", epochs=21)
