@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.forward import said_by
 
 Factory = Callable[..., Any] | nn.Module
 _REGISTERED: dict[str, Path] = {}
@@ -185,10 +186,7 @@ def reason(error: BaseException) -> str:
     >>> reason(ValueError("no\\n  width"))
     'ValueError: no width'
     """
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # the user's own class may fail at it
-        text = ""
+    text = " ".join(said_by(error).split())
     name = type(error).__name__
     return f"{name}: {text[:300]}" if text else name
 
