@@ -1,12 +1,13 @@
 """Does a network see the probe as it saw its training images? Told by its accuracy, against chance and what it recorded."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrc
+
+from posthoc.recording import Recording
 
 LEVEL = 0.01
 GAP = 0.2
@@ -38,7 +39,7 @@ class Replayed(Protocol):
     loss: NDArray[np.float64]
     accuracy: NDArray[np.float64]
     recorded: dict[str, NDArray[np.float64]]
-    config: Any
+    recording: Recording
 
 
 def ends(run: Replayed) -> list[tuple[str, str]]:
@@ -72,7 +73,7 @@ def doubt(run: Replayed) -> str | None:
         return None
     last = known[-1]
     where = f"probe accuracy {accuracy[last]:.2f} at {_place(epochs[last], steps[last])}"
-    options = f"assumed: {assumed(run.config)}; options of extract: --normalize, --image-size"
+    options = f"assumed: {run.recording.provenance.preparation}; options of extract: --normalize, --image-size"
     if not any(better_than_chance(float(accuracy[e]), labels) for e in known):
         if not np.isfinite(run.loss[last]):
             return (
@@ -87,17 +88,7 @@ def doubt(run: Replayed) -> str | None:
     return None
 
 
-def assumed(config: Mapping[str, Any]) -> str:
-    """How a recorded probe was scaled, in words; "unknown" where a file does not say."""
-    probe = config["probe"]
-    if not {"normalization", "image_size"} <= probe.keys():
-        return "unknown"
-    mean, std = (", ".join(f"{value:.4g}" for value in probe["normalization"][key]) for key in ("mean", "std"))
-    colour = "grey" if probe.get("channels") == 1 else "colour"
-    return f"mean {mean}, std {std}, {probe['image_size']} x {probe['image_size']}, {colour}"
-
-
-def _recorded(recorded: Mapping[str, Sequence[float] | NDArray[np.float64]], row: int) -> tuple[str, float]:
+def _recorded(recorded: dict[str, NDArray[np.float64]], row: int) -> tuple[str, float]:
     """The accuracy that a checkpoint says it had on images it was not trained on, 0..1, and its name; NaN if none."""
     names = [name for name in recorded if "acc" in name.lower() and not {"train", "best"} & _words(name)]
     for name in sorted(names, key=lambda name: not _words(name) & {"val", "valid", "test", "eval"}):

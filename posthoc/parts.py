@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from posthoc import store
 from posthoc.errors import PosthocError
 from posthoc.files import read_json, refuse_existing, replacing
 from posthoc.own import LOCK, files_of, open_lock, own_folder, read_lock, remove, sign_lock
-from posthoc.recording import MOST_CONTROLS
+from posthoc.recording import MOST_CONTROLS, Identity, Recording
 from posthoc.typed import MisfitError, Range, typed
 
 PLAN = "plan.json"
@@ -48,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Control:
-    """An untrained network beside the run, the `number`-th (0, 1, ...) of those that its config asks for."""
+    """An untrained network beside the run, the `number`-th (0, 1, ...)."""
 
     number: int
 
@@ -71,30 +71,33 @@ class Control:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What belongs in the folder; former: the names of parts of checkpoints that are no longer of the run."""
+    """What belongs in the folder; former: the names of parts of checkpoints that are no longer of the run.
 
-    config: dict[str, Any]
+    untrained: how many untrained networks there have to be; most: as many as any shard was asked for.
+    """
+
+    recording: Recording
     checkpoints: tuple[Entry, ...]
     shards: Annotated[int, Range(1)] | None = None
     former: tuple[str, ...] = ()
+    untrained: Annotated[int, Range(0, MOST_CONTROLS)] = 0
+    most: Annotated[int, Range(0, MOST_CONTROLS)] = 0
 
     @property
     def parts(self) -> set[str]:
         """The names of all parts that are, or were, planned here."""
-        planned = {entry.part for entry in self.checkpoints} | {control.part for control in self.controls}
+        planned = {entry.part for entry in self.checkpoints} | {control.part for control in controls_of(self.most)}
         return planned | set(filter(PART.fullmatch, self.former))
 
     @property
     def controls(self) -> tuple[Control, ...]:
         """The untrained networks."""
-        return controls_of(self.config)
+        return controls_of(self.untrained)
 
 
-def controls_of(config: Mapping[str, Any]) -> tuple[Control, ...]:
-    """The untrained networks that a config asks for."""
-    count = config.get("untrained", 0)
-    sound = isinstance(count, int) and 0 <= count <= MOST_CONTROLS
-    return tuple(map(Control, range(count if sound else 0)))
+def controls_of(count: int) -> tuple[Control, ...]:
+    """So many untrained networks."""
+    return tuple(map(Control, range(count)))
 
 
 @dataclass(frozen=True)
@@ -171,27 +174,37 @@ class Parts:
             Path(path).unlink(missing_ok=True)
 
     def start(
-        self, config: dict[str, Any], entries: Sequence[Entry], damaged: Sequence[str] = (), shards: int | None = None
+        self,
+        recording: Recording,
+        entries: Sequence[Entry],
+        damaged: Sequence[str] = (),
+        shards: int | None = None,
+        untrained: int = 0,
     ) -> None:
-        """Write down what belongs here; refuses parts that were made with another configuration.
+        """Write down what belongs here; refuses parts of another identity.
 
         What was skipped before and is neither of the run nor `damaged` any more is forgotten. Shards have to agree on
-        the checkpoints: of those that a shard does not see, no part may be missing.
+        the checkpoints: of those that a shard does not see, no part may be missing. They need not on how many untrained
+        networks there are: no more have to be there than all were asked for.
         """
         before = self._plan()
-        if before is not None and before.config != config:
-            theirs = before.config
-            keys = sorted(key for key in config.keys() | theirs.keys() if config.get(key) != theirs.get(key))
-            what = "; ".join(f"{key}: {_short(theirs.get(key))} there, {_short(config.get(key))} now" for key in keys)
+        differences = before.recording.identity.differences(recording.identity) if before else {}
+        if differences:
+            what = "; ".join(
+                f"{name}: {_short(there)} there, {_short(now)} now" for name, (there, now) in differences.items()
+            )
             raise PosthocError(
                 f"{self.folder} holds the parts of an extraction that was configured otherwise ({what}); "
                 f"finish it with its own options, or pass --force to start anew."
             )
+        most = untrained
         if shards and before is not None:
             entries = self._agreed(before.checkpoints, entries)
-        plan = Manifest(config, tuple(entries), shards)
+            if before.shards:
+                untrained, most = min(before.untrained, untrained), max(before.most, untrained)
+        plan = Manifest(recording, tuple(entries), shards, untrained=untrained, most=most)
         plan = replace(plan, former=tuple(sorted(before.parts - plan.parts)) if before else ())
-        here = {entry.path for entry in entries} | {control.path for control in plan.controls}
+        here = {entry.path for entry in entries} | {control.path for control in controls_of(most)}
         for gone in self.skipped().keys() - here - set(damaged):
             self.unskip(gone)
         if plan != before:
@@ -236,11 +249,15 @@ class Parts:
         plan = self._plan()
         return plan.controls if plan else ()
 
-    def digest(self, entry: Entry | Control, config: dict[str, Any]) -> str | None:
-        """SHA-256 of the checkpoint that a part was made from; None where there is none of this configuration."""
+    def digest(self, entry: Entry | Control, identity: Identity) -> str | None:
+        """SHA-256 of the checkpoint that a part was made from; None where there is none of this identity."""
         try:
             with store.open_activations(self.path(entry)) as one:
-                same = len(one) == 1 and one.config == config and one.checkpoints[0] == entry.path
+                same = (
+                    len(one) == 1
+                    and one.recording.identity.digest == identity.digest
+                    and one.checkpoints[0] == entry.path
+                )
                 return one.checkpoint_sha256[0] if same else None
         except PosthocError:
             return None
@@ -281,15 +298,15 @@ class Parts:
         untrained: list[tuple[int, Path]] = []
         missing = []
         items: list[tuple[int, Entry | Control]] = [*enumerate(entries)]
-        items += [(control.place, control) for control in plan.controls]
+        items += [(control.place, control) for control in controls_of(plan.most)]
         for k, item in items:
-            if self.digest(item, plan.config) is not None:
+            if self.digest(item, plan.recording.identity) is not None:
                 if isinstance(item, Control):
                     untrained.append((item.number, self.path(item)))
                 else:
                     done.append(self.path(item))
                 skipped.pop(item.path, None)
-            elif item.path not in skipped:
+            elif item.path not in skipped and not (isinstance(item, Control) and item.number >= plan.untrained):
                 missing.append((k, item.path))
         if missing:
             names = ", ".join(name for _, name in missing[:5]) + (", ..." if len(missing) > 5 else "")

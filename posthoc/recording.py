@@ -1,15 +1,205 @@
-"""What is recorded of an extraction in an activations file, and goes from there into what is measured of it."""
+"""What is recorded of an extraction, in an activations file and in what is measured of it.
 
+Two parts: its identity is what the numbers depend on, and decides alone whether a part of it may be used; its
+provenance is whatever else a reader may want to know, and never blocks anything.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from posthoc.typed import Range
+from posthoc.typed import Range, typed
 
 MOST_CONTROLS = 1000
 """Untrained networks beside a run."""
+UNKNOWN = "unknown"
 
 
-class Model(TypedDict):
-    """The network: how it was found, with what arguments, the digest of its code, how many scores it gives."""
+@dataclass(frozen=True)
+class Model:
+    """The network: its architecture's name, what that was called with, the digest of the user's code that defines it."""
+
+    architecture: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    code: str | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which of the weights in a checkpoint were replayed."""
+
+    key: str | None = None
+    ema: bool = False
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was fed: digest and number of samples; number of classes and size of the largest, where there are labels.
+
+    preparation: how the samples were made ready for the network, by names that the probe's kind knows.
+    """
+
+    sha256: str
+    samples: Annotated[int, Range(1)]
+    classes: Annotated[int, Range(1)] | None = None
+    largest_class: Annotated[int, Range(1)] | None = None
+    preparation: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A hook point: its module's type, the shape of its output for one sample, how many channels were recorded, of what
+    total."""
+
+    name: str
+    type: str | None = None
+    shape: tuple[int, ...] = ()
+    channels: int | None = None
+    total: int | None = None
+
+    @property
+    def size(self) -> int | None:
+        """How many channels the layer has; where that is not recorded from its shape, if that leaves no doubt.
+
+        >>> Layer("fc", shape=(512,)).size, Layer("block", shape=(197, 768)).size, Layer("conv", shape=(64, 8, 8)).size
+        (512, 768, 64)
+        """
+        if self.total is not None:
+            return self.total
+        match self.shape:
+            case (C,) | (_, C):  # a vector, or a sequence
+                return C
+            case (a, b, c) if (a == b) != (b == c):  # a square map, [H, W, C] or [C, H, W]
+                return c if a == b else a
+        return None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Which output was scored, and how many classes it has; None where none is."""
+
+    name: str | None = None
+    columns: int | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the numbers depend on.
+
+    channels: recorded of each layer, None for all; device: its model, "cpu" or the GPU's name.
+    """
+
+    model: Model
+    probe: Probe
+    layers: tuple[Layer, ...]
+    signals: tuple[str, ...]
+    device: str
+    dtype: str
+    weights: Weights = Weights()
+    channels: int | None = None
+    seed: int = 0
+    tf32: bool = False
+    compile: bool = False
+    memory_format: str = UNKNOWN
+    batch_size: int | None = None
+    output: Output = Output()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: "Identity") -> dict[str, tuple[Any, Any]]:
+        """What differs: name -> this value and the other's.
+
+        >>> a = Identity(Model("vgg"), Probe("00", 8), (), (), "cpu", "float32")
+        >>> b = Identity(Model("vgg"), Probe("ff", 8), (), (), "cpu", "bfloat16")
+        >>> a.differences(b)
+        {'probe.sha256': ('00', 'ff'), 'dtype': ('float32', 'bfloat16')}
+        """
+        values, others = dict(_leaves(self)), dict(_leaves(other))
+        return {name: (value, others[name]) for name, value in values.items() if _json(value) != _json(others[name])}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the numbers do not depend on: names and words, versions of libraries, where it was made.
+
+    model, probe: as they are called; source: how the model was found; dataset, recipe, training_seed: as the run says of
+    itself; layers: how they were chosen; preparation: of the probe, in words; output: why none was scored.
+    """
+
+    model: str
+    probe: str
+    source: str = UNKNOWN
+    dataset: Any = None
+    recipe: Any = None
+    training_seed: Any = None
+    layers: str = ""
+    preparation: str = UNKNOWN
+    output: str | None = None
+    versions: dict[str, str | None] = field(default_factory=dict)
+    host: str | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was replayed, and how."""
+
+    identity: Identity
+    provenance: Provenance
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Recording":
+        """What `to_dict` gave; raises MisfitError where it is something else."""
+        recording: Recording = typed(cls, content)
+        return recording
+
+
+def seed_of_control(seed: int, number: int) -> int:
+    """From which the weights of the untrained network of that number (0, 1, ...) are drawn; the run's seed is none of them."""
+    return (seed + 1 + number) % 2**63
+
+
+def image_words(mean: list[float], std: list[float], size: int, channels: int | None) -> str:
+    """How images are prepared, in words.
+
+    >>> image_words([0.5], [0.25], 28, 1)
+    'mean 0.5, std 0.25, 28 x 28, grey'
+    """
+    means, deviations = (", ".join(f"{value:.4g}" for value in values) for values in (mean, std))
+    return f"mean {means}, std {deviations}, {size} x {size}, {'grey' if channels == 1 else 'colour'}"
+
+
+def _leaves(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for each in fields(record):
+        value = getattr(record, each.name)
+        if is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{each.name}.")
+        else:
+            yield prefix + each.name, value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=asdict)
+
+
+class NormalizationV1(TypedDict):
+    """By channel of the images."""
+
+    mean: Annotated[list[float], Range(-1e9, 1e9)]
+    std: Annotated[list[float], Range(-1e9, 1e9)]
+
+
+class ModelV1(TypedDict):
+    """Model of version 1."""
 
     name: str
     source: str
@@ -18,22 +208,8 @@ class Model(TypedDict):
     outputs: NotRequired[int | None]
 
 
-class Weights(TypedDict):
-    """Which of the weights in a checkpoint were replayed."""
-
-    key: str | None
-    ema: bool
-
-
-class Normalization(TypedDict):
-    """By channel of the images."""
-
-    mean: Annotated[list[float], Range(-1e9, 1e9)]
-    std: Annotated[list[float], Range(-1e9, 1e9)]
-
-
-class Probe(TypedDict):
-    """The images that were fed."""
+class ProbeV1(TypedDict):
+    """Images of version 1."""
 
     name: str
     images: Annotated[int, Range(1)]
@@ -42,29 +218,19 @@ class Probe(TypedDict):
     largest_class: NotRequired[Annotated[int, Range(1)]]
     image_size: NotRequired[int]
     channels: NotRequired[int]
-    normalization: NotRequired[Normalization]
+    normalization: NotRequired[NormalizationV1]
 
 
-class Layer(TypedDict):
-    """A hook point: its module's type, the shape of its output for one image, how many channels were recorded, of what total."""
-
-    name: str
-    type: NotRequired[str]
-    shape: NotRequired[list[int]]
-    channels: NotRequired[int]
-    total: NotRequired[int]
-
-
-class Scores(TypedDict):
-    """Which output was scored, how many classes it has, or why none was."""
+class ScoresV1(TypedDict):
+    """Scored output of version 1."""
 
     output: str | None
     columns: int | None
     reason: str | None
 
 
-class Versions(TypedDict):
-    """Of what the numbers may depend on."""
+class VersionsV1(TypedDict):
+    """Versions of version 1."""
 
     torch: str | None
     posthoc: NotRequired[str | None]
@@ -73,18 +239,18 @@ class Versions(TypedDict):
     gpu: NotRequired[str | None]
 
 
-class Config(TypedDict):
-    """How an activations file was made. Files may hold more, which is kept and not looked at."""
+class ConfigV1(TypedDict):
+    """The `config` of activations.h5 and metrics.json of version 1."""
 
-    model: Model
-    probe: Probe
-    layers: list[Layer]
-    signals: list[str]
+    model: ModelV1
+    probe: ProbeV1
+    layers: tuple[Layer, ...]
+    signals: tuple[str, ...]
     device: str
     dtype: str
-    versions: Versions
+    versions: VersionsV1
     weights: NotRequired[Weights]
-    scores: NotRequired[Scores]
+    scores: NotRequired[ScoresV1]
     layers_chosen: NotRequired[str]
     channels: NotRequired[int | str]
     seed: NotRequired[int]
@@ -96,3 +262,55 @@ class Config(TypedDict):
     recipe: NotRequired[Any]
     training_seed: NotRequired[Any]
     dataset: NotRequired[Any]
+
+
+def from_version_1(content: Any) -> Recording:
+    """The recording that a `config` of version 1 describes; raises MisfitError where it is something else."""
+    return upgraded(typed(ConfigV1, content))
+
+
+def upgraded(config: ConfigV1) -> Recording:
+    """The recording that a `config` of version 1 describes, which `typed` has read."""
+    model, probe, scores = config["model"], config["probe"], config.get("scores")
+    versions: Mapping[str, Any] = config["versions"]
+    channels = config.get("channels")
+    known = {"image_size", "channels", "normalization"}
+    words = UNKNOWN
+    if "normalization" in probe and "image_size" in probe:
+        words = image_words(**probe["normalization"], size=probe["image_size"], channels=probe.get("channels"))
+    return Recording(
+        Identity(
+            model=Model(model["name"], model.get("arguments", {}), model.get("code")),
+            probe=Probe(
+                sha256=probe["sha256"],
+                samples=probe["images"],
+                classes=probe["classes"],
+                largest_class=probe.get("largest_class"),
+                preparation={name: value for name, value in probe.items() if name in known},
+            ),
+            layers=config["layers"],
+            signals=config["signals"],
+            device=versions.get("gpu") or config["device"],
+            channels=channels if isinstance(channels, int) else None,
+            output=Output(scores["output"] if scores else None, model.get("outputs")),
+            dtype=config["dtype"],
+            weights=config.get("weights", Weights()),
+            seed=config.get("seed", 0),
+            tf32=config.get("tf32", False),
+            compile=config.get("compile", False),
+            memory_format=config.get("memory_format", UNKNOWN),
+            batch_size=config.get("batch_size"),
+        ),
+        Provenance(
+            model=model["name"],
+            probe=probe["name"],
+            source=model["source"],
+            layers=config.get("layers_chosen", ""),
+            preparation=words,
+            output=scores["reason"] if scores else None,
+            versions={name: str(value) for name, value in versions.items() if value is not None and name != "gpu"},
+            dataset=config.get("dataset"),
+            recipe=config.get("recipe"),
+            training_seed=config.get("training_seed"),
+        ),
+    )

@@ -16,10 +16,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.recording import Config
-from posthoc.typed import typed
+from posthoc.recording import Recording, from_version_1
 
-CONFIG_BYTES = 2**24
+RECORDING_BYTES = 2**24
 DEFLATE, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 SWELLING = 64
 """How many times larger than stored signals may be where an earlier version compressed them."""
@@ -58,19 +57,19 @@ class SoundFile:
             raise UnsoundError(f"its attribute {name} is not {'a text' if kind is str else 'a whole number'}")
         return kind(value)
 
-    def config(self) -> dict[str, Any]:
-        """The recorded configuration."""
-        text = self.attribute("config", str) or ""
-        if len(text) > CONFIG_BYTES:
-            raise UnsoundError("its configuration is too long")
+    def recording(self) -> Recording:
+        """What was replayed, and how; files of version 1 have it in another form."""
+        name = "recording" if "recording" in self._file.attrs else "config"
+        text = self.attribute(name, str) or ""
+        if len(text) > RECORDING_BYTES:
+            raise UnsoundError(f"its {name} is too long")
         try:
-            content: dict[str, Any] = json.loads(text)
-            typed(Config, content)
+            content = json.loads(text)
+            return Recording.from_dict(content) if name == "recording" else from_version_1(content)
         except RecursionError:
-            raise UnsoundError("its configuration is nested too deep") from None
+            raise UnsoundError(f"its {name} is nested too deep") from None
         except ValueError as error:
-            raise UnsoundError(f"its configuration: {error}") from error
-        return content
+            raise UnsoundError(f"its {name}: {error}") from error
 
     def names(self, place: str) -> list[str]:
         """What is in a group; nothing where there is none."""

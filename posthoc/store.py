@@ -1,8 +1,8 @@
 """activations.h5, the door between the two wings: schema, parts, merge, open.
 
-Both wings read and write this format (version 1) and nothing else of each other:
+Both wings read and write this format (version 2) and nothing else of each other:
 
-    /                   attributes: format, format_version, created_by, created, config (JSON), probe_sha256, complete
+    /                   attributes: format, format_version, created_by, created, recording (JSON), probe_sha256, complete
     /epoch /step [E]    -1: unknown            /image /label [N]
     /checkpoint/path /checkpoint/sha256 [E]    /probe/loss /probe/accuracy [E]    /recorded/<name> [E]
     /signals/<signal>/<layer> [E, C, N] f4     /channel/<layer> [C]
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import quote, unquote
 
 import h5py
@@ -34,10 +34,11 @@ from numpy.typing import NDArray
 from posthoc import __version__
 from posthoc.errors import PosthocError
 from posthoc.files import HDF5, open_regular, replacing
+from posthoc.recording import Recording, seed_of_control
 from posthoc.soundness import SoundFile, UnsoundError, row_of
 
 FORMAT = "posthoc-activations"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHUNK_BYTES = 2**20
 UNTRAINED = "control/untrained"
 MOST_ATTACHED = 4000
@@ -64,19 +65,24 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Layout:
     """What all frames of one file share: how they were made, on which images, which channels of which layers."""
 
-    config: dict[str, Any]
+    recording: Recording
     image: NDArray[np.int64]
     label: NDArray[np.int64]
     channels: dict[str, NDArray[np.int64]]
 
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.recording.identity.signals
+
     def by_layer(self, columns: NDArray[np.float32]) -> dict[str, dict[str, NDArray[np.float32]]]:
         """Signals of one checkpoint as a frame has them; columns: float32 [N, signals x channels of all layers]."""
-        ends = np.cumsum([len(rows) for _ in self.config["signals"] for rows in self.channels.values()])
+        ends = np.cumsum([len(rows) for _ in self.signals for rows in self.channels.values()])
         blocks = iter(np.split(columns.T, ends[:-1]))
-        return {signal: {layer: next(blocks) for layer in self.channels} for signal in self.config["signals"]}
+        return {signal: {layer: next(blocks) for layer in self.channels} for signal in self.signals}
 
 
 class Activations:
@@ -105,11 +111,12 @@ class Activations:
     def _read(self, file: SoundFile) -> None:
         """Everything but the signals; raises what `_refusing` makes a PosthocError of."""
         _refuse_other_formats(self.path, file)
-        self.config: dict[str, Any] = file.config()
+        self.recording = file.recording()
+        identity = self.recording.identity
         self.created = file.attribute("created", str) or "unknown"
-        self.probe_sha256: str = file.attribute("probe_sha256", str) or self.config["probe"]["sha256"]
-        self.layers: tuple[str, ...] = tuple(layer["name"] for layer in self.config["layers"])
-        self.signals: tuple[str, ...] = tuple(self.config["signals"])
+        self.probe_sha256: str = file.attribute("probe_sha256", str) or identity.probe.sha256
+        self.layers: tuple[str, ...] = tuple(layer.name for layer in identity.layers)
+        self.signals = identity.signals
         self.epochs = file.numbers("epoch", "i", None, -1)
         E = len(self.epochs)
         self.steps = file.numbers("step", "i", E, -1)
@@ -201,11 +208,6 @@ class Activations:
             return np.concatenate([row_of(blocks[signal, layer], row) for layer in self.layers])
 
 
-def seed_of_control(config: Mapping[str, Any], number: int) -> int:
-    """From which the weights of the untrained network of that number (0, 1, ...) are drawn; the run's own is none of them."""
-    return int((config["seed"] + 1 + number) % 2**63)
-
-
 def open_activations(path: str | os.PathLike[str]) -> Activations:
     """Open an activations file for reading.
 
@@ -214,7 +216,7 @@ def open_activations(path: str | os.PathLike[str]) -> Activations:
     return Activations(Path(path))
 
 
-def write(path: Path, plan: Plan, frames: Sequence[Frame]) -> None:
+def write(path: Path, plan: Layout, frames: Sequence[Frame]) -> None:
     """Write a whole file, or a part of one checkpoint; it appears at `path` complete or not at all.
 
     It is put together in memory: HDF5 does not come back in order from a disk that fills up under it.
@@ -248,7 +250,7 @@ def merge(
     for part in parts:
         with Activations(part) as one:
             names |= set(one.recorded)
-            plan = Plan(one.config, one.images, one.labels, one.channels)
+            plan = Layout(one.recording, one.images, one.labels, one.channels)
     if shutil.disk_usage(path.parent).free < size:
         raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
     with _created(path, plan, len(parts), names) as file:
@@ -256,7 +258,7 @@ def merge(
             with Activations(part) as one:
                 _copy(file, row, one)
         if untrained:
-            seeds = [seed_of_control(plan.config, number) for number, _ in untrained]
+            seeds = [seed_of_control(plan.recording.identity.seed, number) for number, _ in untrained]
             column = file.create_dataset(f"{UNTRAINED}/seed", data=np.array(seeds, "i8"))
             _describe(column, "seed from which the weights of an untrained network were drawn")
             _lay_out_blocks(file, plan, UNTRAINED, len(seeds))
@@ -295,7 +297,7 @@ def _copy_blocks(file: h5py.File, group: str, row: int, one: Activations) -> Non
 
 
 @contextmanager
-def _created(path: Path, plan: Plan, length: int, recorded: set[str]) -> Iterator[h5py.File]:
+def _created(path: Path, plan: Layout, length: int, recorded: set[str]) -> Iterator[h5py.File]:
     """A new file with every dataset in place and its rows empty, moved to `path` once they are filled."""
     try:
         # No lock: the name is this process's own, and some network file systems have none.
@@ -309,13 +311,13 @@ def _created(path: Path, plan: Plan, length: int, recorded: set[str]) -> Iterato
         raise PosthocError(f"Cannot write {path}: {said[1] if said else error}.") from error
 
 
-def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) -> None:
+def _lay_out(file: h5py.File, plan: Layout, length: int, recorded: Sequence[str]) -> None:
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["created_by"] = f"posthoc {__version__}"
     file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    file.attrs["config"] = json.dumps(plan.config)
-    file.attrs["probe_sha256"] = plan.config["probe"]["sha256"]
+    file.attrs["recording"] = json.dumps(plan.recording.to_dict())
+    file.attrs["probe_sha256"] = plan.recording.identity.probe.sha256
     text = h5py.string_dtype()
     for name, meaning in (("epoch", "epoch of each checkpoint, -1: unknown"), ("step", "step, -1: unknown")):
         _describe(file.create_dataset(name, (length,), "i8"), meaning)
@@ -345,8 +347,8 @@ def _lay_out(file: h5py.File, plan: Plan, length: int, recorded: Sequence[str]) 
     _attach_scales(file, plan)
 
 
-def _lay_out_blocks(file: h5py.File, plan: Plan, group: str, rows: int) -> None:
-    for signal in plan.config["signals"]:
+def _lay_out_blocks(file: h5py.File, plan: Layout, group: str, rows: int) -> None:
+    for signal in plan.signals:
         for layer, channels in plan.channels.items():
             shape = (rows, len(channels), len(plan.label))
             row_bytes = 4 * shape[2]
@@ -355,12 +357,12 @@ def _lay_out_blocks(file: h5py.File, plan: Plan, group: str, rows: int) -> None:
             _describe(block, MEANING[signal], "1")
 
 
-def _attach_scales(file: h5py.File, plan: Plan) -> None:
+def _attach_scales(file: h5py.File, plan: Layout) -> None:
     """Name the dimensions: of the signals first, for a scale takes a bounded number of datasets."""
     epoch, image = file["epoch"], file["image"]
     pairs = [
         (file[f"signals/{signal}/{layer}"].dims[axis], scale)
-        for signal in plan.config["signals"]
+        for signal in plan.signals
         for layer in plan.channels
         for axis, scale in enumerate((epoch, file[f"signals/channel.{layer}"], image))
     ]

@@ -26,9 +26,10 @@ from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol
 from posthoc.analysis.runs import load_csv
 from posthoc.files import replacing
+from posthoc.recording import Identity, Layer, Model, Probe, Provenance, Recording
 from posthoc.replay.probes import load_images
 from posthoc.shown import shown
-from posthoc.store import Frame, Plan, open_activations, write
+from posthoc.store import Frame, Layout, open_activations, write
 
 SEEDS = (42, 123, 1000, 1337, 2026)
 """Those of the published runs over several seeds, the first being that of the single ones."""
@@ -97,17 +98,14 @@ def noise(keep: Path) -> None:
     for protocol, row in sorted({row.protocol: row for row in ROWS.values()}.items()):
         random = np.random.default_rng(0)
         layers = [f"layer{k}" for k in range(4)]
-        config = {
-            "model": {"name": "none", "source": "pure noise"},
-            "probe": {"sha256": "0", "name": "noise", "images": row.images, "classes": row.classes},
-            "layers": [{"name": name} for name in layers],
-            "signals": ["mean"],
-            "device": "cpu",
-            "dtype": "float32",
-            "versions": {"torch": None},
-        }
-        plan = Plan(
-            config, np.arange(row.images), np.arange(row.images) % row.classes, {name: np.arange(32) for name in layers}
+        identity = Identity(
+            Model("none"), Probe("0", row.images, row.classes), tuple(map(Layer, layers)), ("mean",), "cpu", "float32"
+        )
+        plan = Layout(
+            Recording(identity, Provenance("none", "noise", "pure noise")),
+            np.arange(row.images),
+            np.arange(row.images) % row.classes,
+            {name: np.arange(32) for name in layers},
         )
         frames = [
             Frame(str(k), "0", k, k + 1, 0.0, 0.0, {}, {

@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from posthoc.store import Frame, Plan, write
+from posthoc.recording import Identity, Layer, Model, Probe, Provenance, Recording
+from posthoc.store import Frame, Layout, write
 
 
-def config(layers, signals=("mean",), images=80, classes=4, sha256="0"):
+def recording(layers, signals=("mean",), images=80, classes=4, sha256="0"):
     """What an activations file says at the least of how it was made."""
-    probe = {"sha256": sha256, "name": "noise", "images": images, "classes": classes}
-    return {
-        "model": {"name": "none", "source": "made up"}, "probe": probe, "layers": [{"name": name} for name in layers],
-        "signals": list(signals), "device": "cpu", "dtype": "float32", "versions": {"torch": None},
-    }  # fmt: skip
+    identity = Identity(
+        Model("none"), Probe(sha256, images, classes), tuple(map(Layer, layers)), tuple(signals), "cpu", "float32"
+    )
+    return Recording(identity, Provenance("none", "noise", "made up"))
 
 
 def make(path, layers=2, channels=3, images=80, epochs=24, seed=0, classes=4):
@@ -25,6 +25,8 @@ def make(path, layers=2, channels=3, images=80, epochs=24, seed=0, classes=4):
         })
         for e in range(epochs)
     ]  # fmt: skip
-    plan = Plan(config(names, images=images, classes=classes), np.arange(images), np.arange(images) % classes, kept)
+    plan = Layout(
+        recording(names, images=images, classes=classes), np.arange(images), np.arange(images) % classes, kept
+    )
     write(path, plan, frames)
     return path

@@ -2,8 +2,10 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
+import noise
 import numpy as np
 import pytest
 import torch
@@ -14,12 +16,14 @@ from torch.nn import functional as F
 import posthoc
 from posthoc.chance import better_than_chance, doubt, largest_share
 from posthoc.cli import main
+from posthoc.recording import image_words
 from posthoc.replay.probes import load_images
 
 LABELS = np.repeat(np.arange(10), 20)
-CONFIG = {
-    "probe": {"normalization": {"mean": [0.5] * 3, "std": [0.25] * 3}, "image_size": 32, "channels": 3},
-}
+RECORDING = noise.recording(["a"])
+RECORDING = replace(
+    RECORDING, provenance=replace(RECORDING.provenance, preparation=image_words([0.5] * 3, [0.25] * 3, 32, 3))
+)
 
 
 def run(accuracy, epochs=None, steps=None, labels=LABELS, **recorded):
@@ -31,7 +35,7 @@ def run(accuracy, epochs=None, steps=None, labels=LABELS, **recorded):
         steps=np.full(E, -1) if steps is None else np.array(steps),
         labels=labels,
         recorded={name: np.array(values, float) for name, values in recorded.items()},
-        config=CONFIG,
+        recording=RECORDING,
     )
 
 

@@ -27,7 +27,7 @@ def test_activations_of_version_1_hold_what_they_held():
         assert file.signals == ("mean", "var")
         assert [len(channels) for channels in file.channels.values()] == [4, 4, 4, 4]
         assert len(file.labels) == 200
-        assert file.config["model"]["name"] == "shufflenet_v2_x1_0"
+        assert file.recording.identity.model.architecture == "shufflenet_v2_x1_0"
         assert file.recorded["val_acc"][[0, 10, 11]] == pytest.approx([0.10037641, 0.90338770, 0.88205772])
         assert [path for path, _ in file.skipped] == ["epoch-099.safetensors"]
         assert file.read("mean", 11).shape == (16, 200)

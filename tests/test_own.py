@@ -13,11 +13,13 @@ from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.files import refuse_existing, replacing
 from posthoc.parts import Entry, Parts, merge
-from posthoc.store import Frame, Plan, open_activations, write
+from posthoc.store import Frame, Layout, open_activations, write
 
 LAYERS = ["a", "b"]
 ENTRIES = [Entry(f"{e}.pt", e, 10 * e) for e in range(3)]
-PLAN = Plan(noise.config(LAYERS, images=8), np.arange(8), np.arange(8) % 4, {name: np.arange(2) for name in LAYERS})
+PLAN = Layout(
+    noise.recording(LAYERS, images=8), np.arange(8), np.arange(8) % 4, {name: np.arange(2) for name in LAYERS}
+)
 
 
 def frame(e):
@@ -32,7 +34,7 @@ def parts(tmp_path):
     (tmp_path / "home" / "thesis.tex").write_text("precious")
     parts = Parts(tmp_path / "out" / "a.h5")
     with parts.held():
-        parts.start(PLAN.config, ENTRIES, shards=1)
+        parts.start(PLAN.recording, ENTRIES, shards=1)
         for e, entry in enumerate(ENTRIES):
             write(parts.path(entry), PLAN, [frame(e)])
     return parts
@@ -138,7 +140,7 @@ def test_a_plan_names_parts_and_nothing_else(parts, tmp_path):
         {"checkpoints": [{"path": 0, "epoch": 0, "step": 0}]},
         {"checkpoints": {"0.pt": 1}},
         {"shards": 0},
-        {"config": "none"},
+        {"recording": "none"},
     ],
 )
 def test_a_spoilt_plan_is_none(parts, spoil):
@@ -150,16 +152,16 @@ def test_a_spoilt_plan_is_none(parts, spoil):
 
 def test_shards_agree_on_the_checkpoints(parts):
     with parts.held(shared=True):
-        parts.start(PLAN.config, ENTRIES[:2], shards=1)  # the third is done: it stays
+        parts.start(PLAN.recording, ENTRIES[:2], shards=1)  # the third is done: it stays
         assert parts.entries() == ENTRIES
         parts.path(ENTRIES[2]).unlink()
         with pytest.raises(PosthocError, match=r"is of other checkpoints than this shard has, 2\.pt too"):
-            parts.start(PLAN.config, ENTRIES[:2], shards=1)
+            parts.start(PLAN.recording, ENTRIES[:2], shards=1)
 
 
 def test_parts_of_checkpoints_that_are_gone_are_removed_with_the_rest(parts):
     with parts.held():
-        parts.start(PLAN.config, ENTRIES[1:])
+        parts.start(PLAN.recording, ENTRIES[1:])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert merge(parts.output) == []

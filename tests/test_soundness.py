@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from posthoc.cli import main
 from posthoc.errors import PosthocError
-from posthoc.store import Frame, Plan, merge, open_activations, write
+from posthoc.store import Frame, Layout, merge, open_activations, write
 
 LAYERS = ["a", "b.c"]
 
@@ -25,8 +25,8 @@ def frame(e, **about):
 
 
 def plan():
-    return Plan(
-        noise.config(LAYERS, images=200), np.arange(200), np.arange(200) % 4, {name: np.arange(3) for name in LAYERS}
+    return Layout(
+        noise.recording(LAYERS, images=200), np.arange(200), np.arange(200) % 4, {name: np.arange(3) for name in LAYERS}
     )
 
 
@@ -48,10 +48,12 @@ def other(file, place, **what):
     file.create_dataset(place, **what)
 
 
-def config(**change):
+def identity(**change):
     def spoil(file):
-        content = {**json.loads(file.attrs["config"]), **change}
-        file.attrs["config"] = json.dumps({key: value for key, value in content.items() if value is not ...})
+        content = json.loads(file.attrs["recording"])
+        changed = {**content["identity"], **change}
+        content["identity"] = {key: value for key, value in changed.items() if value is not ...}
+        file.attrs["recording"] = json.dumps(content)
 
     return spoil
 
@@ -147,14 +149,14 @@ HOSTILE = [
     (lambda file: file.move("label", "labels"), "it lacks /label"),
     (attribute("format", np.arange(3)), "its attribute format is not a text"),
     (attribute("format_version", "1"), "its attribute format_version is not a whole number"),
-    (attribute("config", "[]"), "its configuration: it is a list of 0, not an object"),
-    (attribute("config", "[" * 100_000), "its configuration is nested too deep"),
-    (config(device=..., probe=...), "its configuration: it lacks probe, device"),
-    (config(model="x"), "its configuration: model is 'x', not an object"),
-    (config(seed=2**70), "its configuration: seed is 1180591620717411303424, not a whole number"),
-    (config(layers=[{"name": "a"}, {"name": "a"}]), "it has layers of one name"),
-    (config(layers=[{"name": "../epoch"}]), "it lacks /"),
-    (config(signals=[]), "it has no signals"),
+    (attribute("recording", "[]"), "its recording: it is a list of 0, not an object"),
+    (attribute("recording", "[" * 100_000), "its recording is nested too deep"),
+    (identity(device=..., probe=...), "its recording: identity lacks probe, device"),
+    (identity(model="x"), "its recording: identity.model is 'x', not an object"),
+    (identity(seed=2**70), "its recording: identity.seed is 1180591620717411303424, not a whole number"),
+    (identity(layers=[{"name": "a"}, {"name": "a"}]), "it has layers of one name"),
+    (identity(layers=[{"name": "../epoch"}]), "it lacks /"),
+    (identity(signals=[]), "it has no signals"),
 ]
 
 

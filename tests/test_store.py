@@ -9,13 +9,14 @@ import pytest
 from contents import assert_same
 
 from posthoc.errors import PosthocError
-from posthoc.store import Frame, Plan, merge, open_activations, write
+from posthoc.store import Frame, Layout, merge, open_activations, write
 
 
-def plan(**config):
+def plan():
     channels = {"layer1": np.array([1, 4, 6]), "block.2": np.arange(2)}
-    base = noise.config(channels, ("mean", "var"), 50, 5, "abc") | {"seed": 0}
-    return Plan(base | config, np.arange(10, 60), np.arange(50) % 5, channels)
+    return Layout(
+        noise.recording(channels, ("mean", "var"), 50, 5, "abc"), np.arange(10, 60), np.arange(50) % 5, channels
+    )
 
 
 def frame(epoch, step=None, **recorded):
@@ -105,9 +106,9 @@ def without_labels(path):
     ("spoil", "says"),
     [
         (spoil_attribute("format", "something"), "not one of posthoc's"),
-        (spoil_attribute("format_version", 2), "newer than this posthoc"),
+        (spoil_attribute("format_version", 3), "newer than this posthoc"),
         (spoil_attribute("complete", 0), "not written to its end"),
-        (spoil_attribute("config", "{"), "damaged"),
+        (spoil_attribute("recording", "{"), "damaged"),
         (cut, "damaged|cut short"),
         (empty, "not an HDF5 file"),
         (without_labels, "damaged"),

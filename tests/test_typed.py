@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+import h5py
 import pytest
 
 from posthoc.analysis.audit import Audit, audit, load_audit
@@ -15,7 +16,7 @@ from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import RunMetrics, load_metrics
 from posthoc.analysis.runs import as_run
 from posthoc.errors import PosthocError
-from posthoc.recording import Config
+from posthoc.recording import ConfigV1, Recording
 from posthoc.store import open_activations
 from posthoc.typed import MisfitError, Range, Shape, typed, undeclared
 
@@ -88,9 +89,12 @@ def test_no_key_that_is_written_is_unknown_to_those_who_read(activations_file, t
     for folder in (V1, tmp_path):
         if folder != V1:
             with open_activations(activations_file) as file:
-                assert undeclared(Config, file.config) == []
+                assert undeclared(Recording, file.recording.to_dict()) == []
                 compute_metrics(file, nulls=3).save(folder / "metrics.json")
                 audit(file, count=3).save(folder / "audit.json")
+        if folder == V1:
+            with h5py.File(folder / "activations.h5") as file:
+                assert undeclared(ConfigV1, json.loads(file.attrs["config"])) == []
         assert undeclared(RunMetrics, json.loads((folder / "metrics.json").read_text())) == HEADER
         assert undeclared(Audit, json.loads((folder / "audit.json").read_text())) == HEADER[:2]
         load_metrics(folder / "metrics.json")

@@ -27,6 +27,7 @@ from posthoc.analysis.series import ImageAxis
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing, sha256
+from posthoc.recording import Recording
 from posthoc.store import Activations
 from posthoc.typed import Shape, read_typed
 
@@ -169,7 +170,7 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     return Audit(
         path=str(activations.path),
         sha256=sha256(activations.path),
-        probe=activations.config["probe"],
+        probe=_probe(activations.recording),
         protocol=protocol,
         draws=count,
         seed=seed,
@@ -177,6 +178,20 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
         verdicts=verdicts,
         conclusions=_conclusions(controls, verdicts),
     )
+
+
+def _probe(recording: Recording) -> dict[str, Any]:
+    """The probe as an audit.json has it."""
+    probe = recording.identity.probe
+    about = {"classes": probe.classes, "largest_class": probe.largest_class}
+    known = {name: value for name, value in about.items() if value is not None}
+    return {
+        "name": recording.provenance.probe,
+        "images": probe.samples,
+        **known,
+        **probe.preparation,
+        "sha256": probe.sha256,
+    }
 
 
 def _spreads(found: Mapping[str, NDArray[np.float64]], protocol: Protocol) -> dict[str, Spread]:

@@ -141,7 +141,7 @@ def compute_metrics(
             "path": str(activations.path),
             "sha256": sha256(activations.path),
             "probe_sha256": activations.probe_sha256,
-            "config": activations.config,
+            "recording": activations.recording,
         },
         epochs=epochs,
         summary=summarise(epochs, protocol, seed)

@@ -21,6 +21,7 @@ from posthoc.analysis.representation import SIGNALS as SPECTRAL
 from posthoc.analysis.schema import Fluctuation, Input, Layers, Locking, Representation, Summary, Unit
 from posthoc.errors import UsageError
 from posthoc.files import replacing
+from posthoc.recording import Recording, upgraded
 from posthoc.typed import Range, Shape, read_typed
 
 FORMAT = "posthoc-metrics"
@@ -168,6 +169,12 @@ class RunMetrics:
     fluctuation: Annotated[tuple[Annotated[dict[str, Any], Fluctuation], ...], Shape(("E",))] = ()
     versions: dict[str, str] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def recording(self) -> Recording:
+        """What was replayed, and how."""
+        recording: Recording | None = self.input.get("recording")
+        return recording or upgraded(self.input["config"])
 
     def column(self, name: str) -> FloatArray:
         """One field over all epochs, [E]."""

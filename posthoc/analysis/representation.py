@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -97,17 +96,5 @@ def spectral_signal(activations: Activations, name: str, rows: Sequence[int]) ->
 def _samples(activations: Activations, signal: str, row: int) -> list[Sample]:
     sizes = np.cumsum([0, *(len(rows) for rows in activations.channels.values())])
     x = activations.read(signal, row)
-    totals = [layer_size(layer) for layer in activations.config["layers"]]
+    totals = [layer.size for layer in activations.recording.identity.layers]
     return [Sample.of(x[a:b], total) for (a, b), total in zip(itertools.pairwise(sizes), totals, strict=True)]
-
-
-def layer_size(layer: dict[str, Any]) -> int | None:
-    """How many channels a recorded layer has; of files that do not say so from its shape, if that leaves no doubt."""
-    total, shape = layer.get("total"), layer.get("shape", [])
-    if isinstance(total, int):
-        return total
-    if len(shape) in (1, 2):  # a vector [C] or a sequence [T, C]
-        return int(shape[-1])
-    if len(shape) == 3 and (shape[0] == shape[1]) != (shape[1] == shape[2]):  # a square map, [H, W, C] or [C, H, W]
-        return int(shape[2] if shape[0] == shape[1] else shape[0])
-    return None

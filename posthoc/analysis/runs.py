@@ -19,7 +19,6 @@ from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
 from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stability_index, unevenness, z_scores
 from posthoc.analysis.records import RunMetrics, counted, load_metrics
 from posthoc.analysis.verdicts import verdict
-from posthoc.chance import assumed
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import names_apart, open_regular
 
@@ -143,21 +142,22 @@ def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> 
 
 def as_run(metrics: RunMetrics, name: str) -> Run:
     """A run's measures as one row of a comparison has them."""
-    config, protocol = metrics.input["config"], metrics.protocol
+    identity, provenance = metrics.recording.identity, metrics.recording.provenance
+    protocol = metrics.protocol
     trained = ~metrics.column("untrained").astype(bool)
     unit, when = counted(metrics.epochs)
     about = {
-        "model": config["model"]["name"],
-        "dataset": _label(config.get("dataset") or config["probe"]["name"]),
-        "probe": config["probe"]["name"],
-        "images": config["probe"]["images"],
-        "classes": config["probe"]["classes"],
-        "scaling": assumed(config),
+        "model": identity.model.architecture,
+        "dataset": _label(provenance.dataset or provenance.probe),
+        "probe": provenance.probe,
+        "images": identity.probe.samples,
+        "classes": identity.probe.classes,
+        "scaling": provenance.preparation,
         "protocol": protocol.name,
         **{key: value for key, value in asdict(protocol).items() if key != "name"},
         "accuracy_source": metrics.summary.get("accuracy_source"),
     }
-    said = {"recipe": config.get("recipe"), "seed": config.get("training_seed")}
+    said = {"recipe": provenance.recipe, "seed": provenance.training_seed}
     about |= {name: _label(value) for name, value in said.items() if value is not None}
     return Run(
         name=name,

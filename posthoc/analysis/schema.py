@@ -6,7 +6,7 @@ What is declared here is checked when a file is read; E stands for the number of
 from typing import Annotated, Literal, NotRequired, TypedDict
 
 from posthoc.analysis.verdicts import DESCRIPTIONS
-from posthoc.recording import Config
+from posthoc.recording import ConfigV1, Recording
 from posthoc.typed import Match, Range, Shape
 
 Number = float | None
@@ -28,7 +28,8 @@ class Input(TypedDict):
     path: str
     sha256: str
     probe_sha256: str
-    config: Config
+    config: NotRequired[ConfigV1]
+    recording: NotRequired[Recording]
 
 
 class Convergence(TypedDict):

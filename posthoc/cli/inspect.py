@@ -107,14 +107,17 @@ def _activations(path: Path) -> None:
     from posthoc.store import open_activations
 
     with open_activations(path) as file:
-        config = file.config
+        identity, provenance = file.recording.identity, file.recording.provenance
         listing = [
             ("activations", f"{path}, {len(file)} checkpoints, {len(file.units)} channels, {len(file.labels)} images"),
-            ("created", f"{file.created}, {config['device']}, {config['dtype']}, torch {config['versions']['torch']}"),
-            ("model", f"{config['model']['name']} ({config['model']['source']})"),
+            (
+                "created",
+                f"{file.created}, {identity.device}, {identity.dtype}, torch {provenance.versions.get('torch')}",
+            ),
+            ("model", f"{provenance.model} ({provenance.source})"),
             (
                 "probe",
-                f"{config['probe']['name']}, {config['probe']['classes']} classes, sha256 {file.probe_sha256[:12]}",
+                f"{provenance.probe}, {identity.probe.classes} classes, sha256 {file.probe_sha256[:12]}",
             ),
             ("layers", ", ".join(f"{layer} ({len(file.channels[layer])})" for layer in file.layers)),
             ("signals", ", ".join(file.signals)),
@@ -152,13 +155,13 @@ def _audit(path: Path) -> None:
 def _metrics(path: Path) -> None:
     from posthoc.analysis.records import load_metrics
 
-    content = load_metrics(path).to_dict()
-    config: dict[str, Any] = content["input"]["config"]
+    metrics = load_metrics(path)
+    content, recording = metrics.to_dict(), metrics.recording
     notes([
         ("metrics", f"{path}, {content['created']}"),
         ("of", f"{content['input']['path']}, sha256 {content['input']['sha256'][:12]}"),
-        ("model", config["model"]["name"]),
-        ("probe", f"{config['probe']['name']}, {config['probe']['images']} images"),
+        ("model", recording.provenance.model),
+        ("probe", f"{recording.provenance.probe}, {recording.identity.probe.samples} images"),
         *summary_notes(content),
     ])  # fmt: skip
     echo()

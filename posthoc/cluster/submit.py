@@ -224,11 +224,11 @@ class _Desk:
                 )
             return _Planned(entries, [], None, [])
         missing = [k for k, entry in enumerate(entries) if anew or not parts.path(entry).exists()]
-        untrained = controls_of(plan.stored.config)
+        untrained = controls_of(plan.untrained)
         controls = [one.place for one in untrained if anew or not parts.path(one).exists()]
-        probe, given = plan.stored.config["probe"], self.resources
+        given = self.resources
         kind = (
-            f"{plan.model.name}, {probe['images']} images of {probe['image_size']} pixels, "
+            f"{plan.model.name}, {len(plan.probe)} images of {plan.image_size} pixels, "
             f"{'GPU' if given.gpus else f'{given.cpus_per_task} processors'}, {asked.get('dtype', 'float32')}"
         )
         return _Planned(entries, missing, self._seconds(kind, target) if missing or controls else None, controls)

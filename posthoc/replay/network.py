@@ -32,7 +32,6 @@ class Network:
     def __init__(self, plan: "Extraction", images: int | None = None) -> None:
         """images: how many of the probe, all of them unless given."""
         self.plan = plan
-        config = plan.stored.config
         self.x, self.labels = probe_batch(plan, images)
         module = plan.model.module.requires_grad_(False)
         self.module = module._apply(
@@ -40,10 +39,10 @@ class Network:
         )
         self.state = State(self.module)
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
-        self.recorder = Recorder(plan.points, channels, config["signals"])
-        self.columns = [(signal, point.name) for signal in config["signals"] for point in plan.points]
+        self.recorder = Recorder(plan.points, channels, plan.identity.signals)
+        self.columns = [(signal, point.name) for signal in plan.identity.signals for point in plan.points]
         self.step: Callable[[Tensor, Scored], tuple[Tensor | None, Tensor]] = (
-            torch.compile(self._step) if config["compile"] else self._step
+            torch.compile(self._step) if plan.identity.compile else self._step
         )
         self.outputs: list[tuple[Tensor | None, Tensor]] = []
         self.failure: PosthocError | None = None
@@ -107,8 +106,8 @@ class Network:
 
         What the model raises is kept for `results`.
         """
-        reduced = self.plan.stored.config["dtype"] == "bfloat16"
-        seed = self.plan.stored.config["seed"]
+        reduced = self.plan.identity.dtype == "bfloat16"
+        seed = self.plan.identity.seed
         self.outputs, self.failure, self.where = [], None, where
         with (
             self.plan.model.at_work(),
@@ -139,7 +138,7 @@ class Network:
 @contextmanager
 def network(plan: "Extraction", images: int | None = None) -> Iterator[Network]:
     """The plan's network with its hooks in place, under the precision and the threads that the plan asks for."""
-    with torch.no_grad(), _precision(plan.stored.config["tf32"]), _threads():
+    with torch.no_grad(), _precision(plan.identity.tf32), _threads():
         built = Network(plan, images)
         with built.recorder.attached(built.module):
             yield built
@@ -155,10 +154,10 @@ def probe_batch(plan: "Extraction", images: int | None = None) -> tuple[Tensor, 
         piece = (piece.float() / 255 - mean) / std
         if piece.shape[2:] != (plan.image_size, plan.image_size):
             piece = F.interpolate(piece, size=(plan.image_size,) * 2, mode="bilinear", antialias=True)
-        if plan.stored.config["probe"]["channels"] == 1:
+        if plan.identity.probe.preparation["channels"] == 1:
             piece = (piece * LUMA.to(plan.device)).sum(1, keepdim=True)
         pieces.append(piece)
-    layout = FORMATS[plan.stored.config["memory_format"]]
+    layout = FORMATS[plan.identity.memory_format]
     return torch.cat(pieces).contiguous(memory_format=layout), torch.from_numpy(plan.probe.labels[:images]).to(
         plan.device
     )

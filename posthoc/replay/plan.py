@@ -1,6 +1,6 @@
 """What an extraction will do: run, model, probe, hook points and shapes, all resolved before anything is computed."""
 
-import json
+import socket
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +14,19 @@ from numpy.typing import NDArray
 
 from posthoc import __version__, store
 from posthoc.errors import PosthocError, UsageError
-from posthoc.parts import controls_of
-from posthoc.recording import MOST_CONTROLS
+from posthoc.recording import (
+    MOST_CONTROLS,
+    Identity,
+    Layer,
+    Output,
+    Provenance,
+    Recording,
+    Weights,
+    image_words,
+    seed_of_control,
+)
+from posthoc.recording import Model as RecordedModel
+from posthoc.recording import Probe as RecordedProbe
 from posthoc.replay.hooks import HookPoint, choose
 from posthoc.replay.inputs import fit_images, usual_size
 from posthoc.replay.layout import Run, find_run
@@ -44,8 +55,14 @@ class Extraction:
     points: tuple[HookPoint, ...]
     device: torch.device
     batch_size: int
-    stored: store.Plan
+    stored: store.Layout
+    untrained: int = 0
     trial: Trial | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """What the numbers depend on."""
+        return self.stored.recording.identity
 
     @property
     def scored(self) -> Scored:
@@ -55,50 +72,53 @@ class Extraction:
     @property
     def notes(self) -> list[tuple[str, str]]:
         """What was found and decided, as label and text."""
-        config, checkpoints = self.stored.config, self.run.checkpoints
-        signal_bytes = 4 * len(self.probe) * sum(map(len, self.stored.channels.values())) * len(config["signals"])
+        checkpoints, identity = self.run.checkpoints, self.identity
+        signal_bytes = 4 * len(self.probe) * sum(map(len, self.stored.channels.values())) * len(identity.signals)
         return [
             ("run", f"{self.run.folder}, {self.run.span}"),
             *about_order(self.run),
             *aside(self.run),
-            ("model", f"{self.model.title}, {_outputs(config)}"),
+            ("model", f"{self.model.title}, {_outputs(identity.output)}"),
             (
                 "probe",
                 f"{self.probe.name}, {len(self.probe)} images at {self.image_size} x {self.image_size}"
-                + (", grey" if config["probe"]["channels"] == 1 else ""),
+                + (", grey" if identity.probe.preparation["channels"] == 1 else ""),
             ),
             ("normalisation", f"mean {self.normalization.mean}, std {self.normalization.std}"),
             (
                 "layers",
                 ", ".join(f"{p.name} ({len(self.stored.channels[p.name])} of {p.channels})" for p in self.points)
-                + f"; {config['layers_chosen']}",
+                + f"; {self.stored.recording.provenance.layers}",
             ),
-            ("signals", ", ".join(config["signals"])),
+            ("signals", ", ".join(identity.signals)),
             *self._about_untrained(),
-            ("device", f"{config['device']}, batches of {self.batch_size}, {_precision(config)}"),
+            ("device", f"{self.device.type}, batches of {self.batch_size}, {_precision(identity)}"),
             *(self.trial.remarks if self.trial else ()),
             (
                 "output",
-                f"{(len(checkpoints) + config.get('untrained', 0)) * signal_bytes / 1e6:.1f} MB before compression",
+                f"{(len(checkpoints) + self.untrained) * signal_bytes / 1e6:.1f} MB before compression",
             ),
         ]
 
     def _about_untrained(self) -> list[tuple[str, str]]:
-        if not (
-            seeds := [store.seed_of_control(self.stored.config, c.number) for c in controls_of(self.stored.config)]
-        ):
+        if not (seeds := [seed_of_control(self.identity.seed, number) for number in range(self.untrained)]):
             return []
         of = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         return [("untrained", f"{len(seeds)} initialisation{'s' * (len(seeds) > 1)} of the network, {of}")]
 
     def settled(self, trial: Trial) -> "Extraction":
         """With what the trial decided; it is part of what the parts of a run must agree with."""
-        config, scored = self.stored.config, trial.scored
-        model = config["model"] | {"outputs": scored.columns}
-        scores = {"output": scored.name, "columns": scored.columns, "reason": scored.reason}
-        config = config | {"model": model, "memory_format": trial.memory_format, "scores": scores}
-        stored = store.Plan(config, self.stored.image, self.stored.label, self.stored.channels)
-        return replace(self, stored=stored, trial=trial)
+        output = Output(trial.scored.name, trial.scored.columns)
+        plan = self.changed(memory_format=trial.memory_format, output=output)
+        provenance = replace(self.stored.recording.provenance, output=trial.scored.reason)
+        recording = replace(plan.stored.recording, provenance=provenance)
+        return replace(plan, stored=replace(plan.stored, recording=recording), trial=trial)
+
+    def changed(self, **identity: Any) -> "Extraction":
+        """With other values in its identity."""
+        recording = self.stored.recording
+        recording = replace(recording, identity=replace(recording.identity, **identity))
+        return replace(self, stored=replace(self.stored, recording=recording))
 
 
 def plan_extraction(
@@ -165,51 +185,41 @@ def plan_extraction(
     hooks, chosen = choose(anatomy.points, layers, network.name)
     kept = {point.name: _draw_channels(point, channels, seed) for point in hooks}
     batch_size = batch_size or (256 if size <= 64 else 32)
-    config = {
-        "model": {
-            "name": network.name,
-            "source": network.source,
-            "arguments": parse_arguments(model_arg),
-            "code": network.code,
-            "outputs": anatomy.outputs,
-        },
-        "weights": {"key": weights_key, "ema": ema},
-        "probe": {
-            "name": pictures.name,
-            "images": len(pictures),
-            "classes": int(np.unique(pictures.labels).size),
-            "largest_class": int(np.bincount(pictures.labels).max()),
-            "image_size": size,
-            "channels": image_channels,
-            "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
-            "sha256": pictures.sha256,
-        },
-        "layers": [
-            {
-                "name": p.name,
-                "type": p.kind,
-                "shape": list(p.shape),
-                "channels": len(kept[p.name]),
-                "total": p.channels,
-            }
-            for p in hooks
-        ],
-        "layers_chosen": chosen,
-        "channels": "all" if channels is None else channels,
-        "signals": list(signals),
-        "seed": seed,
-        **({"untrained": untrained} if untrained else {}),
-        "device": chosen_device.type,
-        "dtype": dtype,
-        "tf32": tf32,
-        "compile": compile,
-        "memory_format": memory_format,
-        "batch_size": batch_size,
-        "recipe": run.about.get("recipe"),
-        "training_seed": run.about.get("seed"),
-        "dataset": run.about.get("dataset"),
-        "versions": _versions(chosen_device),
-    }
+    identity = Identity(
+        model=RecordedModel(network.name, parse_arguments(model_arg), network.code),
+        weights=Weights(weights_key, ema),
+        probe=RecordedProbe(
+            sha256=pictures.sha256,
+            samples=len(pictures),
+            classes=int(np.unique(pictures.labels).size),
+            largest_class=int(np.bincount(pictures.labels).max()),
+            preparation={"image_size": size, "channels": image_channels, "normalization": normalization._asdict()},
+        ),
+        layers=tuple(Layer(p.name, p.kind, tuple(p.shape), len(kept[p.name]), p.channels) for p in hooks),
+        channels=channels,
+        signals=tuple(signals),
+        seed=seed,
+        device=_device_model(chosen_device),
+        dtype=dtype,
+        tf32=tf32,
+        compile=compile,
+        memory_format=memory_format,
+        batch_size=batch_size,
+        output=Output(None, anatomy.outputs),
+    )
+    provenance = Provenance(
+        model=network.name,
+        probe=pictures.name,
+        source=network.source,
+        layers=chosen,
+        preparation=image_words(list(normalization.mean), list(normalization.std), size, image_channels),
+        recipe=run.about.get("recipe"),
+        training_seed=run.about.get("seed"),
+        dataset=run.about.get("dataset"),
+        versions=_versions(chosen_device),
+        host=socket.gethostname(),
+    )
+    recording = Recording.from_dict(Recording(identity, provenance).to_dict())
     plan = Extraction(
         run=run,
         pick=pick,
@@ -220,13 +230,14 @@ def plan_extraction(
         points=tuple(hooks),
         device=chosen_device,
         batch_size=batch_size,
-        stored=store.Plan(json.loads(json.dumps(config)), pictures.index, pictures.labels, kept),
+        stored=store.Layout(recording, pictures.index, pictures.labels, kept),
+        untrained=untrained,
     )
     if untrained:
         require_constructor(plan)
     if not trial:
         return plan
-    if before and before.trial and before.stored.config == plan.settled(before.trial).stored.config:
+    if before and before.trial and before.identity == plan.settled(before.trial).identity:
         return plan.settled(before.trial)
     settled = plan.settled(try_out(plan, memory_format, model_output, skip_damaged))
     if untrained:
@@ -234,18 +245,20 @@ def plan_extraction(
     return settled
 
 
-def _outputs(config: dict[str, Any]) -> str:
-    if not (columns := config["model"]["outputs"]):
+def _outputs(output: Output) -> str:
+    if not output.columns:
         return "no scores"
-    name = config.get("scores", {}).get("output")
-    return f"{columns} outputs" + (f" ({name})" if name not in (None, "0") else "")
+    return f"{output.columns} outputs" + (f" ({output.name})" if output.name not in (None, "0") else "")
 
 
-def _precision(config: dict[str, Any]) -> str:
-    tf32 = ("with TF32" if config["tf32"] else "without TF32",) if config["device"] == "cuda" else ()
-    return ", ".join(
-        [config["dtype"], *tf32, config["memory_format"].replace("_", " "), *["compiled"] * config["compile"]]
-    )
+def _precision(identity: Identity) -> str:
+    words = [identity.dtype]
+    if identity.device != "cpu":
+        words.append("with TF32" if identity.tf32 else "without TF32")
+    words.append(identity.memory_format.replace("_", " "))
+    if identity.compile:
+        words.append("compiled")
+    return ", ".join(words)
 
 
 def about_order(run: Run) -> list[tuple[str, str]]:
@@ -312,6 +325,10 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def _device_model(device: torch.device) -> str:
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else device.type
+
+
 def _versions(device: torch.device) -> dict[str, str | None]:
     on_gpu = device.type == "cuda"
     return {
@@ -319,5 +336,4 @@ def _versions(device: torch.device) -> dict[str, str | None]:
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "cuda": torch.version.cuda if on_gpu else None,
-        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
     }

@@ -140,9 +140,14 @@ def _replay_into(
 ) -> list[tuple[str, str]]:
     """Make the parts that are missing, but for those `finished`, to which new ones are added; what was skipped, and why."""
     entries = entries_of(plan)
-    config = plan.stored.config
     skipped = [(_relative(plan, path), reason) for path, reason in plan.run.damaged]
-    parts.start(config, list(entries.values()), [path for path, _ in skipped], shard.count if shard else None)
+    parts.start(
+        plan.stored.recording,
+        list(entries.values()),
+        [path for path, _ in skipped],
+        shard.count if shard else None,
+        plan.untrained,
+    )
     for path, reason in skipped:
         parts.skip(path, reason)
     finished = set() if finished is None else finished
@@ -151,7 +156,7 @@ def _replay_into(
     mine = [checkpoint for checkpoint in mine if checkpoint.path not in finished]
     controls = [
         control
-        for control in controls_of(config)
+        for control in controls_of(plan.untrained)
         if parts.path(control) not in finished and (not shard or control.place % shard.count == shard.index - 1)
     ]
     total = len(mine) + len(controls)
@@ -161,7 +166,7 @@ def _replay_into(
         parts.unskip(entries[checkpoint.path].path)
 
     def known(checkpoint: Checkpoint) -> str | None:
-        return parts.digest(entries[checkpoint.path], config)
+        return parts.digest(entries[checkpoint.path], plan.identity)
 
     def outcomes() -> Iterator[tuple[Path, Entry | Control, PosthocError | None, bool]]:
         for checkpoint, error, fresh in replay(plan, mine, known, write, stop):
@@ -192,7 +197,7 @@ def _replay_into(
 
 def _replay_control(parts: Parts, plan: Extraction, control: Control) -> tuple[PosthocError | None, bool]:
     """Make the part of an untrained network, unless it is there; what was wrong with it, and whether it was replayed."""
-    if parts.digest(control, plan.stored.config) is not None:
+    if parts.digest(control, plan.identity) is not None:
         return None, False
     try:
         frame = replay_untrained(plan, control)
@@ -234,7 +239,7 @@ def _grown(plan: Extraction, replan: Callable[[], Extraction]) -> Extraction:
         now = replan()
     except PosthocError:
         return plan
-    return replace(plan, run=now.run) if now.stored.config == plan.stored.config else now
+    return replace(plan, run=now.run) if now.identity == plan.identity else now
 
 
 def _pause(stop: threading.Event | None, seconds: float) -> None:

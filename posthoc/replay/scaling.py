@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from posthoc import store
 from posthoc.chance import LEVEL, better_than_chance
 from posthoc.errors import PosthocError
 from posthoc.replay.forward import guarded, own_randomness, seed_batch
@@ -33,8 +32,7 @@ def better_scaling(plan: Extraction) -> str | None:
     small = plan.image_size <= 64
     count = min(100 if small else 64, len(plan.probe))
     probe = plan.probe.take(np.arange(count) * len(plan.probe) // count)
-    config = plan.stored.config | {"compile": False}
-    plan = replace(plan, probe=probe, stored=store.Plan(config, probe.index, probe.labels, plan.stored.channels))
+    plan = replace(plan.changed(compile=False), probe=probe)
     sizes = sorted({plan.image_size, *(SIZES if small else ())}, key=lambda side: side != plan.image_size)
     grid = list(itertools.product(SCALES.items(), sizes))
     best, accuracy = "", -1.0
@@ -66,7 +64,7 @@ def _accuracy(passes: Passes, net: Network, plan: Extraction) -> float:
             plan.model.at_work(),
             torch.inference_mode(),
         ):
-            seed_batch(plan.stored.config["seed"], number)
+            seed_batch(plan.identity.seed, number)
             part = part_of(net.module(batch.clone()), plan.scored.path or ())
             if part is None:
                 raise PosthocError("no scores")

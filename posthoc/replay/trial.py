@@ -4,13 +4,12 @@ Always with the weights of the run's first checkpoint, so that every shard of a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from posthoc import store
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.forward import DrawsHeard, first_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.models import name_tensors
@@ -56,7 +55,7 @@ def try_out(plan: "Extraction", memory_format: str, output: str | None, skip_err
     try the next checkpoint where the model cannot run with the weights of one.
     """
     images = 8 if plan.image_size <= 64 else 4
-    exact = _configured(plan, memory_format="contiguous", dtype="float32", tf32=False, compile=False)
+    exact = plan.changed(memory_format="contiguous", dtype="float32", tf32=False, compile=False)
     failures: list[PosthocError] = []
     with network(exact, min(images, plan.batch_size)) as net, own_randomness(plan.device):
         try:
@@ -77,11 +76,6 @@ def try_out(plan: "Extraction", memory_format: str, output: str | None, skip_err
         finally:
             net.state.put_back()
     raise failures[0]
-
-
-def _configured(plan: "Extraction", **changes: Any) -> "Extraction":
-    stored = plan.stored
-    return replace(plan, stored=store.Plan(stored.config | changes, stored.image, stored.label, stored.channels))
 
 
 class Passes:
@@ -127,7 +121,7 @@ class Passes:
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, dtype == "bfloat16"),
         ):
-            seed_batch(self.plan.stored.config["seed"] + seed, 0)
+            seed_batch(self.plan.identity.seed + seed, 0)
             before = random_state(device)
             output, signals = self.net.forward(batch)
             drawn = tuple(name for name, state in random_state(device).items() if state != before[name])
@@ -146,7 +140,6 @@ class Passes:
 
 
 def _tried(passes: Passes, plan: "Extraction", asked_format: str, asked_output: str | None) -> Trial:
-    config = plan.stored.config
     wanted = _usual_format(passes.net.module, plan) if asked_format == "auto" else asked_format
     base = "contiguous" if asked_format == "auto" else wanted
     first = passes.run(base)
@@ -159,8 +152,8 @@ def _tried(passes: Passes, plan: "Extraction", asked_format: str, asked_output: 
     if wanted != base:
         chosen, reason = _agreeing(passes, base, wanted, first)
         remarks += [("memory format", reason)] if reason else []
-    if config["dtype"] != "float32":
-        passes.run(chosen, dtype=config["dtype"])
+    if plan.identity.dtype != "float32":
+        passes.run(chosen, dtype=plan.identity.dtype)
     if scored.reason:
         remarks.append(("accuracy", f"none: {scored.reason}"))
     return Trial(chosen, scored, tuple(remarks))
@@ -168,8 +161,7 @@ def _tried(passes: Passes, plan: "Extraction", asked_format: str, asked_output: 
 
 def _usual_format(module: nn.Module, plan: "Extraction") -> str:
     """Channels last for convolutions wherever it is the faster: everywhere but in full single precision on CUDA."""
-    config = plan.stored.config
-    helps = plan.device.type != "cuda" or config["tf32"] or config["dtype"] != "float32"
+    helps = plan.device.type != "cuda" or plan.identity.tf32 or plan.identity.dtype != "float32"
     return "channels_last" if helps and first_convolution(module) else "contiguous"
 
 

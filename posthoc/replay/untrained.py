@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from posthoc import store
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import Control
+from posthoc.recording import seed_of_control
 from posthoc.replay.forward import guarded, own_randomness
 from posthoc.replay.lazy import lazy_layers
 from posthoc.replay.network import network, probe_batch
@@ -73,7 +74,7 @@ def _drawn(plan: "Extraction", number: int) -> nn.Module:
     """A new network on the CPU, whose numbers are the same for every device that it then goes to."""
     require_constructor(plan)
     assert plan.model.drawn is not None
-    with _randomness(plan, store.seed_of_control(plan.stored.config, number)) as seed:
+    with _randomness(plan, seed_of_control(plan.identity.seed, number)) as seed:
         module = plan.model.drawn(seed)
         if lazy_layers(module):  # draw their weights when they are first used, with the numbers that follow
             x, _ = probe_batch(replace(plan, device=torch.device("cpu")), FEW)

@@ -133,19 +133,18 @@ def _findings(metrics: RunMetrics) -> list[str]:
 
 def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
     """What was analysed, in labelled lines."""
-    config, protocol = metrics.input["config"], metrics.protocol
-    probe, model = config["probe"], config["model"]
-    layers = ", ".join(str(layer["name"]) for layer in config.get("layers", []))
-    versions = {**config.get("versions", {}), **metrics.versions}
+    protocol, identity, provenance = metrics.protocol, metrics.recording.identity, metrics.recording.provenance
+    layers = ", ".join(layer.name for layer in identity.layers)
+    versions = {**provenance.versions, **metrics.versions}
     lines = [
         ("activations", metrics.input["path"]),
         ("sha256", metrics.input["sha256"]),
         ("checkpoints", f"{len(metrics.epochs)}, {unit(metrics)} {when(metrics)[0]} to {when(metrics)[-1]}"),
-        ("model", f"{model['name']} ({model.get('source', 'given')})"),
+        ("model", f"{provenance.model} ({provenance.source})"),
         ("layers", layers),
-        ("probe", f"{probe['name']}, {probe['images']} images, {probe['classes']} classes"),
+        ("probe", f"{provenance.probe}, {identity.probe.samples} images, {identity.probe.classes} classes"),
         ("probe sha256", metrics.input["probe_sha256"]),
-        ("device", f"{config.get('device')}, {config.get('dtype')}, batches of {config.get('batch_size')}"),
+        ("device", f"{identity.device}, {identity.dtype}, batches of {identity.batch_size}"),
         ("protocol", f"{protocol.name}, {protocol.axis} axis, signal {protocol.signal}, smoothing {protocol.smooth}, "
                      f"scales {', '.join(map(str, metrics.scales))}, fluctuation {protocol.fluctuation}, "
                      f"estimator {protocol.estimator}"
@@ -157,9 +156,9 @@ def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
         ("measured", metrics.created),
     ]  # fmt: skip
     said = {
-        "recipe": config.get("recipe"),
-        "data set": config.get("dataset"),
-        "training seed": config.get("training_seed"),
+        "recipe": provenance.recipe,
+        "data set": provenance.dataset,
+        "training seed": provenance.training_seed,
     }
     return lines + [(name, str(value)) for name, value in said.items() if value is not None]
 

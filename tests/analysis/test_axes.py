@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from noise import config, make
+from noise import make, recording
 
 import posthoc
 from posthoc.analysis.audit import ANOTHER_ORDER, GAUSSIAN, MARGINS, Control, Spread, _of_training, _verdict, load_audit
@@ -16,7 +16,7 @@ from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, plain
 from posthoc.analysis.series import depth_series
 from posthoc.errors import PosthocError, UsageError
-from posthoc.store import Frame, Plan, open_activations, write
+from posthoc.store import Frame, Layout, open_activations, write
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
 
@@ -72,8 +72,8 @@ def frames(signals, epochs):
 
 
 def plan(layers, channels, images):
-    return Plan(
-        config(layers, images=images),
+    return Layout(
+        recording(layers, images=images),
         np.arange(images),
         np.arange(images) % 4,
         {layer: np.arange(channels) for layer in layers},
@@ -228,7 +228,7 @@ def with_a_rhythm(path, epochs):
     N = 256
     labels = np.arange(N) % 4
     rhythm = np.sin(0.4 * (np.arange(N) // 4)).astype("f4")  # what the sort by class lays out in a row
-    made = Plan(config(["a"], images=N), np.arange(N), labels, {"a": np.arange(12)})
+    made = Layout(recording(["a"], images=N), np.arange(N), labels, {"a": np.arange(12)})
     noise = [random.standard_normal((12, N), "f4") for _ in range(epochs)]
     write(path, made, frames(lambda e: {"a": noise[e] + (1.5 * rhythm if e > 2 else 0)}, epochs))
     return path

@@ -10,7 +10,7 @@ import naive
 import numpy as np
 import pandas
 import pytest
-from noise import config, make
+from noise import make, recording
 
 import posthoc
 from posthoc.analysis.dfa import published_scales
@@ -26,7 +26,7 @@ from posthoc.analysis.measures import (
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, load_metrics
 from posthoc.errors import PosthocError, UsageError
-from posthoc.store import Frame, Plan, open_activations, write
+from posthoc.store import Frame, Layout, open_activations, write
 
 TABLE1 = {
     ("ResNet-18", "CIFAR-10"): "resnet18_cifar10",
@@ -182,7 +182,7 @@ def dead_file(tmp_path):
     """Three epochs of two layers, in which channels die one after another, for different reasons."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 4, 128)
-    plan = Plan(config(["a", "b"], images=128), np.arange(128), labels, {"a": np.arange(2), "b": np.arange(1)})
+    plan = Layout(recording(["a", "b"], images=128), np.arange(128), labels, {"a": np.arange(2), "b": np.arange(1)})
     frames = []
     for epoch in range(3):
         a, b = random.standard_normal((2, 128)).astype("f4"), random.standard_normal((1, 128)).astype("f4")

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noise import config
+from noise import recording
 
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol
-from posthoc.analysis.representation import effective_rank, layer_size, representation
+from posthoc.analysis.representation import effective_rank, representation
 from posthoc.analysis.similarity import Sample, alignment, cross, debiased_cka, participation_ratios, similarity
 from posthoc.errors import UsageError
-from posthoc.store import Frame, Plan, open_activations, write
+from posthoc.recording import Layer
+from posthoc.store import Frame, Layout, open_activations, write
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(10, 60), st.integers(0, 2**32 - 1))
 
@@ -149,7 +150,7 @@ def test_dimensions_are_those_of_many_images():
     ({}, None),
 ])  # fmt: skip
 def test_how_many_channels_a_layer_has(layer, total):
-    assert layer_size(layer) == total
+    assert Layer("a", **layer).size == total
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +158,8 @@ def turning(tmp_path_factory):
     """Thirty checkpoints of two layers: one turns slowly into noise of its own, one stays."""
     random = np.random.default_rng(0)
     start, end, still = (random.standard_normal((6, 200)) for _ in range(3))
-    plan = Plan(
-        config(["turns", "stays"], images=200, classes=5),
+    plan = Layout(
+        recording(["turns", "stays"], images=200, classes=5),
         np.arange(200),
         np.arange(200) % 5,
         {"turns": np.arange(6), "stays": np.arange(6)},

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from noise import config, make
+from noise import make, recording
 
 from posthoc.analysis import settling as module
 from posthoc.analysis.measures import convergence, expanding, stability_index, unevenness, volatility
@@ -15,7 +15,7 @@ from posthoc.analysis.runs import as_run, load_csv
 from posthoc.analysis.settling import KINDS, autocorrelation, sentence, settling
 from posthoc.analysis.stopping import by_volatility
 from posthoc.errors import PosthocError
-from posthoc.store import Frame, Plan, open_activations, write
+from posthoc.store import Frame, Layout, open_activations, write
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,7 +91,7 @@ def test_uneven_checkpoints_have_no_volatility_and_no_epoch_axis(tmp_path):
         Frame(f"{s}.pt", "0", None, int(s), 1.0, 0.01 * k, {}, {"mean": {"a": random.standard_normal((6, 96), "f4")}})
         for k, s in enumerate(steps)
     ]
-    plan = Plan(config(["a"], images=96), np.arange(96), np.arange(96) % 4, {"a": np.arange(6)})
+    plan = Layout(recording(["a"], images=96), np.arange(96), np.arange(96) % 4, {"a": np.arange(6)})
     write(tmp_path / "a.h5", plan, frames)
     with open_activations(tmp_path / "a.h5") as activations:
         with pytest.raises(PosthocError, match="unevenly spaced: the largest gap, 1024 steps, is above twice"):

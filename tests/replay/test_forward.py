@@ -113,14 +113,14 @@ def in_shards(folder, output, **more):
 
 def plain_loop(net, state, plan, seed):
     """Signals and scores of a checkpoint: PyTorch and nothing else, a fresh module, batch after batch."""
-    config = plan.stored.config
+    preparation = plan.identity.probe.preparation
     probe = load_probe("digits", 100)
     x = (torch.from_numpy(probe.images).permute(0, 3, 1, 2).float() / 255 - 0.4) / 0.3
-    if config["probe"]["image_size"] != 32:
-        x = F.interpolate(x, size=config["probe"]["image_size"], mode="bilinear", antialias=True)
-    if config["probe"]["channels"] == 1:
+    if preparation["image_size"] != 32:
+        x = F.interpolate(x, size=preparation["image_size"], mode="bilinear", antialias=True)
+    if preparation["channels"] == 1:
         x = (x * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
-    x = x.contiguous(memory_format=FORMATS[config["memory_format"]])
+    x = x.contiguous(memory_format=FORMATS[plan.identity.memory_format])
     model = net().eval()
     model.load_state_dict(state)
     rows, outputs = {}, []
@@ -152,8 +152,8 @@ def test_to_the_bit_as_a_plain_loop_whole_and_in_shards(tmp_path, name, flatten)
     plan = planned(tmp_path)
     if name != "LeNet":  # of one channel, in which both formats are one
         lasting = name != "MLP" and flatten == "reshape"
-        assert plan.stored.config["memory_format"] == ("channels_last" if lasting else "contiguous")
-    assert plan.stored.config["probe"]["image_size"] == (28 if name == "LeNet" else 32)
+        assert plan.identity.memory_format == ("channels_last" if lasting else "contiguous")
+    assert plan.identity.probe.preparation["image_size"] == (28 if name == "LeNet" else 32)
     run_extraction(plan, tmp_path / "a.h5")
     in_shards(tmp_path, tmp_path / "b.h5")
     assert_same(tmp_path / "a.h5", tmp_path / "b.h5")
@@ -182,7 +182,10 @@ def test_the_two_memory_formats_agree(tmp_path, name):
         posthoc.open_activations(tmp_path / "contiguous.h5") as one,
         posthoc.open_activations(tmp_path / "channels_last.h5") as two,
     ):
-        assert (one.config["memory_format"], two.config["memory_format"]) == ("contiguous", "channels_last")
+        assert (one.recording.identity.memory_format, two.recording.identity.memory_format) == (
+            "contiguous",
+            "channels_last",
+        )
         for signal in ("mean", "var"):
             a, b = one.read(signal, 0), two.read(signal, 0)
             assert np.abs(a - b).max() <= 1e-4 * a.std()
@@ -200,7 +203,7 @@ class Net(nn.Module):
         return self.fc(torch.as_strided(x, (x.size(0), 512), (512, 1)))
 """)  # fmt: skip
     plan = planned(tmp_path)
-    assert plan.stored.config["memory_format"] == "contiguous"
+    assert plan.identity.memory_format == "contiguous"
     assert "contiguous, for with channels last the output" in dict(plan.notes)["memory format"]
     with pytest.raises(UsageError, match="give auto or contiguous or channels_last"):
         planned(tmp_path, memory_format="last")
@@ -389,7 +392,7 @@ Named = collections.namedtuple("Named", ["hidden", "logits"])
     probe = load_probe("digits", 100)
     x = (torch.from_numpy(probe.images).permute(0, 3, 1, 2).float() / 255 - 0.4) / 0.3
     with posthoc.open_activations(tmp_path / "a.h5") as file:
-        assert file.config["scores"]["output"] == name
+        assert file.recording.identity.output.name == name
         assert ("accuracy" in dict(plan.notes)) == (name is None)
         for e in range(2):
             model = net().eval()
@@ -473,5 +476,5 @@ def test_a_shard_agrees_whatever_it_was_told_to_use(tmp_path):
     other = planned(tmp_path, memory_format="contiguous")
     with pytest.raises(PosthocError, match='memory_format: "channels_last" there, "contiguous" now'):
         run_extraction(other, tmp_path / "a.h5", shard=Shard(2, 3))
-    plan = json.loads((tmp_path / "a.h5.parts" / "plan.json").read_text())
-    assert (plan["config"]["memory_format"], plan["config"]["batch_size"]) == ("channels_last", 32)
+    identity = json.loads((tmp_path / "a.h5.parts" / "plan.json").read_text())["recording"]["identity"]
+    assert (identity["memory_format"], identity["batch_size"]) == ("channels_last", 32)

@@ -10,6 +10,7 @@ from contents import assert_same
 
 import posthoc
 from posthoc.errors import PosthocError
+from posthoc.recording import Model
 from posthoc.replay.plan import plan_extraction
 
 REDUCTIONS = {"mean": lambda maps: maps.mean(2), "var": lambda maps: maps.var(2, correction=0)}
@@ -63,9 +64,9 @@ def test_recognised_without_run_json_from_pt_files(states, activations_file, pro
         )
     path = posthoc.extract(tmp_path, f"npz:{probe_file}", tmp_path / "a.h5", normalize="0.5/0.25")
     with posthoc.open_activations(path) as ours, posthoc.open_activations(activations_file) as theirs:
-        assert ours.config["model"] == {
-            "name": "shufflenet_v2_x0_5", "source": "recognised", "arguments": {}, "code": None, "outputs": 10,
-        }  # fmt: skip
+        identity, provenance = ours.recording.identity, ours.recording.provenance
+        assert identity.model == Model("shufflenet_v2_x0_5", {}, None)
+        assert (provenance.source, identity.output.columns) == ("recognised", 10)
         for e in range(5):
             np.testing.assert_array_equal(ours.read("mean", e), theirs.read("mean", e))
 
