@@ -11,7 +11,7 @@ READ = """
 import sys, time
 from pathlib import Path
 from posthoc.errors import PosthocError
-from posthoc.replay.readers import read_checkpoint
+from posthoc.replay.checkpoint import read_checkpoint
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
 before, start, said = peak(), time.process_time(), "read"

@@ -41,7 +41,7 @@ import posthoc
 from posthoc.cli import main as commands
 from posthoc.cluster.submission import Array, Submission, Target
 from posthoc.errors import PosthocError
-from posthoc.replay.readers import read_header, read_weights
+from posthoc.replay.checkpoint import read_header, read_weights
 
 NETWORK = """
 from torch import nn

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
+from posthoc.replay.checkpoint import read_weights
 from posthoc.replay.plan import find_device
 from posthoc.replay.probes import NORMALIZATIONS, Images, load_images
-from posthoc.replay.readers import read_weights
 from posthoc.shown import shown
 
 

@@ -57,8 +57,8 @@ def _checkpoints(
     from posthoc.replay.layout import find_run
     from posthoc.replay.models import resolve_model
     from posthoc.replay.plan import about_order, aside
-    from posthoc.replay.readers import Pick
     from posthoc.replay.request import parse_arguments
+    from posthoc.replay.weights import Pick
 
     run = find_run(path, select, Pick(weights_key, ema), order=order, placed=placed)
     header = run.checkpoints[0].header

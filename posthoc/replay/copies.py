@@ -11,8 +11,9 @@ from typing import TypeVar
 import torch
 
 from posthoc.errors import PosthocError
+from posthoc.replay.checkpoint import Header, read_weights
 from posthoc.replay.naming import UNUSED, canonical
-from posthoc.replay.readers import Header, Pick, read_weights
+from posthoc.replay.weights import Pick
 
 T = TypeVar("T")
 Said = tuple[int | None, ...]

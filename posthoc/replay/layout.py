@@ -18,24 +18,22 @@ from typing import Any
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import KINDS, names_apart, read_json
+from posthoc.replay.checkpoint import MOST_NUMBERS, Header, read_header
 from posthoc.replay.copies import Shape, without_copies
-from posthoc.replay.names import as_glob
-from posthoc.replay.naming import UNUSED, canonical
-from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, parse_places
-from posthoc.replay.readers import (
-    MAIN,
-    MOST_NUMBERS,
-    SUFFIXES,
-    Header,
-    NoWeightsError,
-    Pick,
-    StrangerError,
+from posthoc.replay.formats.table import (
+    endings,
     files_of,
     is_checkpoint_folder,
     is_indivisible,
-    read_header,
+    is_named_like_a_checkpoint,
+    looks_like_a_checkpoint,
+    parts_of,
 )
-from posthoc.replay.strangers import is_named_like_a_checkpoint, looks_like_a_checkpoint
+from posthoc.replay.names import as_glob
+from posthoc.replay.naming import UNUSED, canonical
+from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, parse_places
+from posthoc.replay.strangers import NoWeightsError, StrangerError
+from posthoc.replay.weights import MAIN, Pick
 
 LISTED = 8
 """So many groups are named in an error."""
@@ -290,14 +288,13 @@ def _listed(place: Path | Sequence[Path]) -> tuple[Path, list[Path], list[tuple[
                 strangers.append((path, "not readable"))
         elif is_named_like_a_checkpoint(path) or STRANGE.search(path.name) or _is_nameless_checkpoint(path):
             paths.append(path)
-    if any(not STRANGE.search(path.name) for path in paths):
-        paths = [path for path in paths if not DATA.search(path.name)]
-    shards: set[Path] = set()
+    if any(is_named_like_a_checkpoint(path) or not STRANGE.search(path.name) for path in paths):
+        paths = [path for path in paths if is_named_like_a_checkpoint(path) or not DATA.search(path.name)]
+    parts: set[Path] = set()
     for path in paths:
-        if path.name.endswith(".index.json"):
-            with contextlib.suppress(PosthocError, OSError):  # one that is none is met again when it is read
-                shards.update(files_of(path)[1:])
-    return folder, [path for path in paths if path not in shards], strangers
+        with contextlib.suppress(PosthocError):  # what is no checkpoint is met again when it is read
+            parts |= parts_of(path)
+    return folder, [path for path in paths if path not in parts], strangers
 
 
 def _irregular(path: Path) -> str | None:
@@ -322,7 +319,7 @@ def _is_nameless_checkpoint(path: Path) -> bool:
 
 def _nothing(place: Path, select: str | None, strangers: Sequence[tuple[Path, str]]) -> str:
     which = f" matching {select!r}" if select else ""
-    said = f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in SUFFIXES)})"
+    said = f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in endings())})"
     if strangers and not select:
         return f"{said}; {strangers[0][0].name} is {strangers[0][1]}."
     inside = [child for child in sorted(place.iterdir()) if child.is_dir() and _holds_some(child)]

@@ -17,9 +17,9 @@ from torch import nn
 from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.checkpoint import Header
 from posthoc.replay.lazy import initialise, lazy_layers
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
-from posthoc.replay.readers import Header
 from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
 from posthoc.replay.usercode import Factory, UserCode, reason
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.checkpoint import Header
+from posthoc.replay.formats.table import endings
 from posthoc.replay.names import Places, form, places, why_uncertain
-from posthoc.replay.readers import SUFFIXES, Header
 
 ORDERS = ("name", "inside")
 LARGEST = 2**63 - 1
@@ -291,8 +292,8 @@ def stem(path: Path) -> str:
     >>> stem(Path("checkpoint-12.pth.tar")), stem(Path("epoch=3-step=400-v1.ckpt")), stem(Path("v0.5"))
     ('checkpoint-12', 'epoch=3-step=400', 'v0.5')
     """
-    name = path.name
-    while (end := next((end for end in SUFFIXES if name.lower().endswith(end)), None)) and len(name) > len(end):
+    name, known = path.name, endings()
+    while (end := next((end for end in known if name.lower().endswith(end)), None)) and len(name) > len(end):
         name = name[: -len(end)]
     # Lightning's mark of a second file of the same name.
     return re.sub(r"-v\d+$", "", name) if path.suffix == ".ckpt" else name

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from posthoc import store
 from posthoc.errors import PosthocError
+from posthoc.replay.checkpoint import Header, read_checkpoint
+from posthoc.replay.formats.table import digest
 from posthoc.replay.models import name_tensors
 from posthoc.replay.network import Network, network
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.plan import Extraction
-from posthoc.replay.readers import Header, digest, read_checkpoint
 from posthoc.replay.source import Source
 from posthoc.replay.weights import require_types
 

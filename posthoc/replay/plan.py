@@ -33,10 +33,10 @@ from posthoc.replay.layout import Run, find_run
 from posthoc.replay.models import Model, resolve_model
 from posthoc.replay.outputs import Scored
 from posthoc.replay.probes import NORMALIZATIONS, Images, Normalization, load_probe
-from posthoc.replay.readers import Pick
 from posthoc.replay.request import SIGNALS, check_options, parse_arguments
 from posthoc.replay.trial import Trial, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
+from posthoc.replay.weights import Pick
 
 NAMED = 5
 """So many files are named that were set apart for one reason, and so many reasons."""

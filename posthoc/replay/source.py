@@ -6,12 +6,20 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
 from posthoc.replay.budget import Budget
 
 Stamp = tuple[int, int, int, int, int]
+
+
+class Part(NamedTuple):
+    """Some bytes of a file as a file of their own, and how many they are."""
+
+    file: io.BufferedIOBase
+    size: int
 
 
 class Source:
@@ -38,6 +46,28 @@ class Source:
         """The whole of a small file."""
         with self.open(path) as file:
             return file.read()
+
+    @contextmanager
+    def part(self, path: Path, start: int = 0, end: int | None = None) -> Iterator[Part]:
+        """The bytes of a file from `start` to `end`, to read; EOFError where it has no such bytes."""
+        with self.open(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if start == 0 and end is None:
+                yield Part(file, size)
+                return
+            end = size if end is None else end
+            if not 0 <= start <= end <= size:
+                raise EOFError("it ends before one of its tensors")
+            self.budget.operate((end - start) >> 12)  # the same bytes may be asked for again and again
+            file.seek(start)
+            yield Part(io.BytesIO(file.read(end - start)), end - start)
+
+    def read_json(self, path: Path) -> Any:
+        """The value in a small file of JSON; PosthocError where it holds none."""
+        try:
+            return self.budget.json(self.read(path))
+        except ValueError as error:
+            raise PosthocError(f"{path} is not valid JSON ({error}); mend or remove it.") from error
 
     def size(self, path: Path) -> int:
         """Bytes of a file that is opened later."""

@@ -1,20 +1,12 @@
-"""What a file is, by its first bytes: a checkpoint of a format that is read here, or which other kind of file."""
+"""Which other kind of file one is that is no checkpoint, by its first bytes."""
 
-import io
 import re
 import struct
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
-
-HEAD = 4096
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""What torch.save's form before the zip archive begins with."""
-ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".th", ".t7", ".bin", ".tar", ".pkl", ".pickle", ".index.json")
-"""Names of checkpoints, in small letters or capitals."""
 
 MAGIC = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself: run git lfs pull where it was cloned"),
@@ -71,46 +63,15 @@ class UnsupportedError(ValueError):
     """What the file holds is not damaged and is not read here; the message says what it is."""
 
 
-def is_named_like_a_checkpoint(path: Path) -> bool:
-    """Whether the name ends as those of checkpoints do, in small letters or capitals.
+def stranger(path: Path, head: bytes, tail: bytes) -> str | None:
+    """What a file is, and the way out, where it is of a kind that is known and not read here; else None.
 
-    >>> is_named_like_a_checkpoint(Path("epoch_1.PTH")), is_named_like_a_checkpoint(Path("epoch_1"))
-    (True, False)
+    Decided by its first and last bytes and for a zip archive by what is in it; for TensorFlow's data by the name.
     """
-    return path.name.lower().endswith(ENDINGS)
-
-
-def looks_like_a_checkpoint(path: Path) -> bool:
-    """Whether `path` is a regular file in a form of torch.save or safetensors, by content, whatever its name says.
-
-    A pickle that torch did not write counts only where its name says that it is a checkpoint.
-    """
-    try:
-        with open_regular(path) as file:
-            head = file.read(HEAD)
-            if head.startswith(b"PK\3\4"):
-                return any(name.endswith("/data.pkl") for name in zipfile.ZipFile(file).namelist())
-            return head.startswith(LEGACY) or is_safetensors(file)
-    except (OSError, PosthocError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
-        return False
-
-
-def stranger(file: io.BufferedIOBase, name: str = "") -> str | None:
-    """What the file is, and the way out, if it is none of the formats read here; None for what may be one.
-
-    Decided by its first bytes (of a TensorFlow index the last, of its data the name): anything that may be a pickle, a
-    zip archive (see `archive_kind`) or safetensors is left to the readers. The file is left at its start.
-    """
-    file.seek(0)
-    head = file.read(HEAD)
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(size - 8, 0))
-    end = file.read(8)
-    file.seek(0)
     for magic, what in MAGIC:
         if head.startswith(magic):
             return what
-    if end == TABLE_END or re.search(r"\.data-\d{5}-of-\d{5}\Z", name):
+    if tail == TABLE_END or re.search(r"\.data-\d{5}-of-\d{5}\Z", path.name):
         return TENSORFLOW
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it and give a checkpoint from it"
@@ -118,18 +79,26 @@ def stranger(file: io.BufferedIOBase, name: str = "") -> str | None:
         return "a file of joblib, such as scikit-learn's: it holds no network"
     if head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42"):
         return "an ONNX network: give the PyTorch checkpoint that it was exported from"
+    if head.startswith(b"PK\3\4") and (names := entries(path)):
+        return next((what for form, what in ARCHIVES if any(re.fullmatch(form, name) for name in names)), PLAIN_ARCHIVE)
     return _text(head)
 
 
-def nothing_known(file: io.BufferedIOBase) -> str | None:
+def entries(archive: Path) -> list[str]:
+    """The names in a zip archive; none where it is damaged."""
+    try:
+        with open_regular(archive) as file:
+            return zipfile.ZipFile(file).namelist()
+    except (OSError, PosthocError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+        return []
+
+
+def nothing_known(head: bytes) -> str | None:
     """What a file is that could not be read, where it is no damaged checkpoint either; None where it may be one.
 
     A damaged checkpoint still begins as one: as a zip archive, with the number of a pickle's protocol, or with a
     length and the JSON object of safetensors.
     """
-    file.seek(0)
-    head = file.read(HEAD)
-    file.seek(0)
     beginning = head.startswith(b"PK\3\4") or (head[:1] == b"\x80" and head[1:2] <= b"\x05") or head[8:9] == b"{"
     if len(head) < 9 or beginning:
         return None
@@ -147,18 +116,3 @@ def _text(head: bytes) -> str | None:
     if re.match(rb'[{]\s*("|[}])|\[\s*["{\[\d]', start) and head.lstrip().isascii():
         return "a JSON text: give the checkpoint"
     return "a script: give the checkpoint" if start.startswith(b"#!") else None
-
-
-def archive_kind(names: Iterable[str]) -> str:
-    """What a zip archive of these entries is, which is none of torch.save, and the way out."""
-    names = list(names)
-    return next((what for form, what in ARCHIVES if any(re.fullmatch(form, name) for name in names)), PLAIN_ARCHIVE)
-
-
-def is_safetensors(file: io.BufferedIOBase) -> bool:
-    """Whether the file begins as safetensors do: with the length of a JSON object, which lies in the file."""
-    file.seek(0)
-    head = file.read(9)
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    return head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8

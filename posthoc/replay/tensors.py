@@ -1,10 +1,12 @@
 """Tensors as places in a file, and what pickles may call to describe them: nothing is read until it is asked for."""
 
 import io
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from posthoc.replay.budget import Budget
 from posthoc.replay.pickles import Global, Record
+from posthoc.replay.source import Source
 from posthoc.replay.strangers import UnsupportedError
 
 MAX_DIMENSIONS = 64
@@ -98,6 +101,73 @@ class Stored:
         return buffer.view(self.dtype).as_strided(self.shape, self.stride).contiguous()
 
 
+@dataclass(frozen=True, eq=False)
+class Deferred:
+    """A tensor that `read` makes when it is asked for; whoever describes it charges the budget for it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+
+class Block(NamedTuple):
+    """Where the numbers of a tensor lie in a file, its rows one behind the other."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def stored_blocks(source: Source, size: int, blocks: Mapping[str, Block]) -> dict[str, Stored]:
+    """Tensors by name that lie in a file of `size` bytes, each in bytes of its own; charged to the source's budget.
+
+    Raises ValueError or EOFError where they do not fit, UnsupportedError where two of them lie in the same bytes.
+    """
+    maker = Maker(source.budget, lambda *arguments: None)
+    tensors = {}
+    for name, (dtype, shape, start, end) in blocks.items():
+        require_shape((start, end, *shape), len(shape))
+        count = math.prod(shape)
+        if end - start != count * dtype.itemsize or end > size:
+            raise EOFError("it ends inside a tensor")
+        tensors[name] = maker.view(maker.storage(dtype, count, start), dtype, 0, shape, contiguous(shape))
+    places = sorted((block.start, block.end) for block in blocks.values())
+    if any(first[1] > second[0] for first, second in itertools.pairwise(places)):
+        raise UnsupportedError("two of its tensors lie in the same bytes")
+    return tensors
+
+
+def reader(
+    source: Source, path: Path, start: int = 0, end: int | None = None
+) -> Callable[[Mapping[str, Any], Mapping[str, Tensor] | None, bool], dict[str, Tensor]]:
+    """A function that reads `Stored` tensors of a file (of its bytes from `start` to `end`), as `Content.read` does.
+
+    The same tensor under several names is read once, and so is memory used once.
+    """
+
+    def read(wanted: Mapping[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
+        tensors: dict[Stored, Tensor] = {}
+        used: set[int] = set()
+        with source.part(path, start, end) as part:
+            for name, stored in wanted.items():
+                if stored not in tensors:
+                    memory = (into or {}).get(name)
+                    if memory is not None and memory.data_ptr() in used:
+                        memory = None
+                    tensors[stored] = stored.read(part.file, memory, pin)
+                    used.add(tensors[stored].data_ptr())
+        return {name: tensors[stored] for name, stored in wanted.items()}
+
+    return read
+
+
+def require_shape(numbers: Any, dimensions: int) -> None:
+    """Raise ValueError where sides (and what counts as they do) are no such numbers, or too many."""
+    if dimensions > MAX_DIMENSIONS or not all(type(number) is int and 0 <= number < 1 << 60 for number in numbers):
+        raise ValueError("a tensor has no valid shape")
+
+
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a tensor whose rows lie one behind the other."""
     return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
@@ -160,12 +230,9 @@ class Maker:
     def _checked(self, storage: Any, dtype: torch.dtype, offset: Any, size: Any, stride: Any) -> Stored:
         if not isinstance(storage, Storage):
             raise TypeError("a tensor lies in what is no storage")
-        sides = (size, stride)
-        if not all(isinstance(side, (tuple, list)) and len(side) <= MAX_DIMENSIONS for side in sides):
+        if not (isinstance(size, (tuple, list)) and isinstance(stride, (tuple, list)) and len(size) == len(stride)):
             raise ValueError("a tensor has no valid shape")
-        numbers = (offset, *size, *stride)
-        if len(size) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 60 for n in numbers):
-            raise ValueError("a tensor has no valid shape")
+        require_shape((offset, *size, *stride), len(size))
         return self.view(storage, dtype, offset, tuple(size), tuple(stride))
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Stored:
@@ -315,9 +382,9 @@ _UNREAD = {
 }
 
 
-def leaf(value: Any) -> Stored | Unread | None:
+def leaf(value: Any) -> Stored | Deferred | Unread | None:
     """The tensor that a value is, of torch or NumPy; None for any other value."""
-    if isinstance(value, Stored):
+    if isinstance(value, (Stored, Deferred)):
         return value
     if isinstance(value, Array):
         return value.tensor()

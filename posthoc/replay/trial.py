@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.forward import DrawsHeard, first_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.models import name_tensors
 from posthoc.replay.network import FORMATS, Network, network
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_scores, is_dense, tensors_in
-from posthoc.replay.readers import read_checkpoint
 from posthoc.replay.recognition import first_convolution
 from posthoc.replay.weights import require_types
 

@@ -12,7 +12,6 @@ from torch import nn
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.budget import Budget
-from posthoc.replay.distributed import Scattered
 from posthoc.replay.modules import is_module, mapping, module_tensors
 from posthoc.replay.pickles import Global, Record
 from posthoc.replay.strangers import NoWeightsError
@@ -140,7 +139,7 @@ class _Finder:
             return module_tensors(value, self.budget)
         items = mapping(value)
         self.budget.operate(len(items))
-        leaves = {name: leaf for name, item in items.items() if (leaf := _leaf(item)) is not None}
+        leaves = {name: tensor for name, item in items.items() if (tensor := leaf(item)) is not None}
         if nested and not leaves:
             return self.parts(items)
         weights = {name: leaf for name, leaf in leaves.items() if isinstance(name, str)}
@@ -165,10 +164,6 @@ def _values(weights: Mapping[str, Any]) -> int:
 
 def _is_group(value: Any) -> bool:
     return is_module(value) or bool(mapping(value))
-
-
-def _leaf(value: Any) -> Any:
-    return value if isinstance(value, Scattered) else leaf(value)
 
 
 def _listed(names: list[str], between: str = ", ") -> str:

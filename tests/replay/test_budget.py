@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from posthoc.errors import PosthocError
-from posthoc.replay import readers
 from posthoc.replay.budget import SPARE_BYTES, SPARE_OPERATIONS, Budget, BudgetError
+from posthoc.replay.checkpoint import read_checkpoint, read_header, read_weights
+from posthoc.replay.formats.table import open_content, readable
 from posthoc.replay.naming import MOST_PARTS, readings
 from posthoc.replay.source import Source
 from posthoc.replay.weights import MAIN, find_weights
@@ -27,8 +28,8 @@ def charged(path):
     """The account of a checkpoint of which everything was read, as it stood when that ended or was refused."""
     source = Source(path)
     try:
-        with readers._readable(path):
-            content = readers._open(source, path)
+        with readable(path):
+            content = open_content(source, path)
             content.read(find_weights(content.tree, MAIN, path, source.budget), None, False)
     except PosthocError:
         pass
@@ -50,10 +51,10 @@ def test_a_small_file_costs_little(tmp_path, kind):
             assert budget.operations <= n + SPARE_OPERATIONS
             assert budget.produced <= 4 * n + SPARE_BYTES
     if not reason:
-        assert readers.read_weights(path)
+        assert read_weights(path)
         return
     with pytest.raises(PosthocError, match=reason) as error:
-        readers.read_header(path)
+        read_header(path)
     assert isinstance(error.value, BudgetError) == over
 
 
@@ -61,7 +62,7 @@ READ = """
 import sys
 from pathlib import Path
 from posthoc.errors import PosthocError
-from posthoc.replay.readers import read_header, read_weights
+from posthoc.replay.checkpoint import read_checkpoint, read_header, read_weights
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
 before = peak()
@@ -113,14 +114,14 @@ def test_the_same_tensor_under_many_names_counts_and_lies_in_memory_once(tmp_pat
     torch.save(state, tmp_path / "a.pt")
     budget = charged(tmp_path / "a.pt")
     assert (budget.tensors, budget.produced) == (2, 2 * 4 * (300 * 300 + 300))
-    weights = readers.read_weights(tmp_path / "a.pt")
+    weights = read_weights(tmp_path / "a.pt")
     assert len(weights) == 60
     assert len({tensor.data_ptr() for tensor in weights.values()}) == 2
     assert all(torch.equal(weights[name], state[name]) for name in state)
     # Memory that names shared is given to one of them when they no longer share.
     apart = {name: torch.randn_like(tensor) for name, tensor in state.items()}
     torch.save(apart, tmp_path / "b.pt")
-    _, again = readers.read_checkpoint(tmp_path / "b.pt", into=weights)
+    _, again = read_checkpoint(tmp_path / "b.pt", into=weights)
     assert all(torch.equal(again[name], apart[name]) for name in apart)
     assert again["0.weight"].data_ptr() == weights["0.weight"].data_ptr()
 
@@ -139,7 +140,7 @@ def test_training_logs_and_small_tensors_are_within_the_account(tmp_path):
             torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
         else:
             path.write_bytes(pickle.dumps(content, int(form)))
-        assert len(readers.read_weights(path)) == 1000
+        assert len(read_weights(path)) == 1000
         budget = charged(path)
         assert budget.operations < 0.7 * budget.size
         assert budget.produced < 2 * budget.size

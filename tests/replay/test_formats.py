@@ -14,9 +14,11 @@ from torch import nn
 
 import posthoc
 from posthoc.errors import PosthocError
+from posthoc.replay.checkpoint import read_header, read_weights
+from posthoc.replay.formats.table import digest
 from posthoc.replay.layout import find_run
 from posthoc.replay.models import name_tensors, resolve_model
-from posthoc.replay.readers import Pick, digest, read_header, read_weights
+from posthoc.replay.weights import Pick
 
 NETWORKS = Path(__file__).parents[1] / "networks.py"
 

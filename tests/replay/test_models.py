@@ -11,10 +11,10 @@ from torch import nn
 from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.checkpoint import Header
 from posthoc.replay.hooks import Recorder, choose, dissect
 from posthoc.replay.inputs import fit_images, usual_size
 from posthoc.replay.models import Model, resolve_model
-from posthoc.replay.readers import Header
 from posthoc.replay.recognition import build, recognise
 
 NAMES = zoo.list_models(module=zoo)

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 import posthoc
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.checkpoint import Header, read_header, read_weights
 from posthoc.replay.lazy import lazy_layers
 from posthoc.replay.models import name_tensors, resolve_model
-from posthoc.replay.readers import Header, Pick, read_header, read_weights
+from posthoc.replay.weights import Pick
 
 HEAD = """
 import torch

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from posthoc.errors import PosthocError
 from posthoc.replay.budget import Budget
+from posthoc.replay.checkpoint import read_header, read_weights
 from posthoc.replay.pickles import Global, Record, unpickle
-from posthoc.replay.readers import read_header, read_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -223,7 +223,7 @@ READ_ALL = """
 import resource, sys, time
 from pathlib import Path
 from posthoc.errors import PosthocError
-from posthoc.replay.readers import read_header, read_weights
+from posthoc.replay.checkpoint import read_header, read_weights
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):
     for read in (read_header, read_weights):

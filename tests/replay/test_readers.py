@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from posthoc.errors import PosthocError
+from posthoc.replay.checkpoint import read_header, read_weights
 from posthoc.replay.naming import canonical
-from posthoc.replay.readers import read_header, read_weights
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(5)}
 

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 
 from posthoc.cli import main
 from posthoc.errors import PosthocError
-from posthoc.replay.readers import NoWeightsError, StrangerError, read_header
-from posthoc.replay.strangers import is_named_like_a_checkpoint, looks_like_a_checkpoint
+from posthoc.replay.checkpoint import read_header
+from posthoc.replay.formats.table import is_named_like_a_checkpoint, looks_like_a_checkpoint
+from posthoc.replay.strangers import NoWeightsError, StrangerError
 
 
 def archive(*names):

@@ -15,10 +15,13 @@ import posthoc
 from posthoc.errors import PosthocError
 from posthoc.files import sha256
 from posthoc.replay import pipeline
+from posthoc.replay.checkpoint import MOST_NUMBERS, read_header, read_weights
+from posthoc.replay.formats.table import digest
 from posthoc.replay.layout import find_run
 from posthoc.replay.plan import plan_extraction
-from posthoc.replay.readers import MOST_NUMBERS, NoWeightsError, Source, digest, read_header, read_weights
 from posthoc.replay.run import run_extraction
+from posthoc.replay.source import Source
+from posthoc.replay.strangers import NoWeightsError
 
 MODEL = f"{__file__}:Net"
 

@@ -1,0 +1,20 @@
+"""The formats in which checkpoints are read: one file and one record each, all in the table FORMATS.
+
+A new format is a file that makes its `Format`, and its line here. A module outside the package registers one as
+`FORMATS["name"] = Format("name", ...)`, which is asked before those that were there.
+"""
+
+from posthoc.replay.formats.deepspeed import DEEPSPEED
+from posthoc.replay.formats.distributed import DISTRIBUTED
+from posthoc.replay.formats.safetensors import SAFETENSORS
+from posthoc.replay.formats.shards import SHARDS
+from posthoc.replay.formats.table import FORMATS as FORMATS
+from posthoc.replay.formats.table import Content as Content
+from posthoc.replay.formats.table import Format as Format
+from posthoc.replay.formats.table import Preview as Preview
+from posthoc.replay.formats.torch_pickle import TORCH_PICKLE
+from posthoc.replay.formats.torch_zip import TORCH_ZIP
+from posthoc.replay.formats.trainer import TRAINER
+
+for _format in (SAFETENSORS, TORCH_PICKLE, TORCH_ZIP, SHARDS, DEEPSPEED, TRAINER, DISTRIBUTED):
+    FORMATS.setdefault(_format.name, _format)
