@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from posthoc import store
+from posthoc import store, writing
 from posthoc.errors import PosthocError
 from posthoc.files import read_json, refuse_existing, replacing
 from posthoc.own import LOCK, files_of, open_lock, own_folder, read_lock, remove, sign_lock
@@ -320,7 +320,7 @@ class Parts:
             )
         if not done:
             raise PosthocError(f"None of the {len(entries)} checkpoints could be replayed: {min(skipped.values())}")
-        store.merge(self.output, done, list(skipped.items()), untrained)
+        writing.merge(self.output, done, list(skipped.items()), untrained)
         self.clear()
         self._leave()
         return list(skipped.items())

@@ -6,8 +6,9 @@ provenance is whatever else a reader may want to know, and never blocks anything
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from posthoc.typed import Range, typed
@@ -88,7 +89,8 @@ class Output:
 class Identity:
     """What the numbers depend on.
 
-    channels: recorded of each layer, None for all; device: its model, "cpu" or the GPU's name.
+    channels: recorded of each layer, None for all; device: its model, "cpu" or the GPU's name; behaviour, head: names of
+    what is stored of each checkpoint beside the signals.
     """
 
     model: Model
@@ -105,6 +107,8 @@ class Identity:
     memory_format: str = UNKNOWN
     batch_size: int | None = None
     output: Output = Output()
+    behaviour: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -119,8 +123,9 @@ class Identity:
         >>> a.differences(b)
         {'probe.sha256': ('00', 'ff'), 'dtype': ('float32', 'bfloat16')}
         """
-        values, others = dict(_leaves(self)), dict(_leaves(other))
-        return {name: (value, others[name]) for name, value in values.items() if _json(value) != _json(others[name])}
+        values, others = dict(_leaves(asdict(self))), dict(_leaves(asdict(other)))
+        names = [name for name in values | others if json.dumps(values.get(name)) != json.dumps(others.get(name))]
+        return {name: (values.get(name), others.get(name)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,8 @@ class Provenance:
     """What the numbers do not depend on: names and words, versions of libraries, where it was made.
 
     model, probe: as they are called; source: how the model was found; dataset, recipe, training_seed: as the run says of
-    itself; layers: how they were chosen; preparation: of the probe, in words; output: why none was scored.
+    itself; layers: how they were chosen; signals: what each means; preparation: of the probe, in words; output: why none
+    was scored.
     """
 
     model: str
@@ -138,6 +144,7 @@ class Provenance:
     recipe: Any = None
     training_seed: Any = None
     layers: str = ""
+    signals: dict[str, str] = field(default_factory=dict)
     preparation: str = UNKNOWN
     output: str | None = None
     versions: dict[str, str | None] = field(default_factory=dict)
@@ -163,6 +170,19 @@ class Recording:
         return recording
 
 
+def apart(provenances: Sequence[Provenance]) -> list[str]:
+    """In what the provenances of several checkpoints differ, in words, and how many have which; nothing if they do not.
+
+    >>> apart([Provenance("vgg", "digits", host="a"), Provenance("vgg", "digits", host="b")])
+    ['host a (1 checkpoint)', 'host b (1 checkpoint)']
+    """
+    leaves = [dict(_leaves(asdict(provenance))) for provenance in provenances]
+    every = dict.fromkeys(name for each in leaves for name in each)
+    names = [name for name in every if len({json.dumps(each.get(name)) for each in leaves}) > 1]
+    counts = Counter(", ".join(f"{name} {each.get(name)}" for name in names) for each in leaves)
+    return [f"{words} ({n} checkpoint{'s' if n > 1 else ''})" for words, n in counts.items()] if names else []
+
+
 def seed_of_control(seed: int, number: int) -> int:
     """From which the weights of the untrained network of that number (0, 1, ...) are drawn; the run's seed is none of them."""
     return (seed + 1 + number) % 2**63
@@ -178,17 +198,12 @@ def image_words(mean: list[float], std: list[float], size: int, channels: int | 
     return f"mean {means}, std {deviations}, {size} x {size}, {'grey' if channels == 1 else 'colour'}"
 
 
-def _leaves(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for each in fields(record):
-        value = getattr(record, each.name)
-        if is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{each.name}.")
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield prefix + each.name, value
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=asdict)
+            yield prefix + name, value
 
 
 class NormalizationV1(TypedDict):

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.recording import Recording, from_version_1
+from posthoc.recording import Provenance, Recording, from_version_1
+from posthoc.typed import typed
 
 RECORDING_BYTES = 2**24
 DEFLATE, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
@@ -26,6 +27,8 @@ SPARE_BYTES = 2**26
 REFERENCE = struct.Struct("<IQI")
 """What stands in a dataset for a text: its length, and where it is."""
 HERE = h5py.h5s.ALL
+COLUMNS = ("i", "f", "O")
+"""Kinds of what has one value for each checkpoint, sample or unit, and is stored at one place: all else is in blocks."""
 
 
 class UnsoundError(ValueError):
@@ -71,16 +74,33 @@ class SoundFile:
         except ValueError as error:
             raise UnsoundError(f"its {name}: {error}") from error
 
+    def provenances(self, place: str) -> list[Provenance]:
+        """A column of provenances."""
+        try:
+            return [typed(Provenance, json.loads(text)) for text in self.texts(place)]
+        except RecursionError:
+            raise UnsoundError(f"/{place} is nested too deep") from None
+        except ValueError as error:
+            raise UnsoundError(f"/{place}: {error}") from error
+
+    def has(self, place: str) -> bool:
+        """Whether something has that name."""
+        group = h5py.h5g.open(self._file.id, b"/")
+        *folders, name = place.split("/")
+        for folder in folders:
+            if not _exists(group, folder):
+                return False
+            group = self._group(group, folder, place)
+        return _exists(group, name)
+
     def names(self, place: str) -> list[str]:
         """What is in a group; nothing where there is none."""
-        group, found = h5py.h5g.open(self._file.id, b"/"), []
-        for name in filter(None, place.split("/")):
-            if not _exists(group, name):
-                return []
+        if not self.has(place):
+            return []
+        group = h5py.h5g.open(self._file.id, b"/")
+        for name in place.split("/"):
             group = self._group(group, name, place)
-        for key in group:
-            found.append(key.decode("utf-8", "surrogateescape"))
-        return found
+        return [key.decode("utf-8", "surrogateescape") for key in group]
 
     def numbers(self, place: str, kind: str, length: int | None = None, least: float = -math.inf) -> NDArray[Any]:
         """A column of whole numbers (kind `i`) or others (`f`), none of them below `least`."""
@@ -104,70 +124,70 @@ class SoundFile:
         dataset.read(HERE, HERE, values)
         return tuple(value.decode("utf-8", "surrogateescape") for value in values.tolist())
 
-    def signal(self, place: str, shape: tuple[int, int, int]) -> h5py.Dataset:
-        """A block of signals of that shape, to be read by `row_of`."""
-        dataset = self._dataset(place, "f4", 3, shape[0])
-        blocks = dataset.get_create_plist().get_chunk()
-        if dataset.shape != shape or blocks[0] != 1 or blocks[1] > shape[1] or blocks[2] != shape[2]:
-            raise UnsoundError(f"/{place} is of shape {dataset.shape} in blocks of {blocks}, not {shape}")
+    def block(self, place: str, dtype: str, shape: tuple[int | None, ...], more: int = 0) -> h5py.Dataset:
+        """An array of that shape (None: of any length), by checkpoint, to be read by `row_of`; it may have `more` axes."""
+        dataset = self._dataset(place, dtype, len(shape), shape[0], more)
+        chunk = dataset.get_create_plist().get_chunk()
+        fits = all(length in (None, actual) for length, actual in zip(shape, dataset.shape, strict=False))
+        if not fits or chunk[0] != 1 or chunk[1] > dataset.shape[1] or chunk[2:] != dataset.shape[2:]:
+            lengths = ", ".join("any" if length is None else str(length) for length in shape)
+            raise UnsoundError(f"/{place} is of shape {dataset.shape} in blocks of {chunk}, not ({lengths})")
         return h5py.Dataset(dataset)
 
-    def _dataset(self, place: str, kind: str, rank: int, length: int | None) -> h5py.h5d.DatasetID:
-        """kind: `i`, `f`, `f4` (signals, in blocks) or `O` (texts)."""
+    def _dataset(self, place: str, kind: str, rank: int, length: int | None, more: int = 0) -> h5py.h5d.DatasetID:
+        """kind: `i`, `f` or `O` (texts), or the exact type of an array in blocks."""
         group = h5py.h5g.open(self._file.id, b"/")
         *folders, name = place.split("/")
         for folder in folders:
             group = self._group(group, folder, place)
-        found = _open(group, name, place)
-        if not isinstance(found, h5py.h5d.DatasetID):
+        dataset = _open(group, name, place)
+        if not isinstance(dataset, h5py.h5d.DatasetID):
             raise UnsoundError(f"/{place} is no dataset")
-        about, dtype = found.get_create_plist(), found.dtype
-        if about.get_layout() == h5py.h5d.VIRTUAL or about.get_external_count():
+        properties, dtype = dataset.get_create_plist(), dataset.dtype
+        if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
             raise UnsoundError(f"/{place} is stored in other files")
-        text = h5py.check_string_dtype(dtype)
-        right = {"O": text is not None and text.length is None, "i": dtype.kind == "i", "f4": dtype == "<f4"}
-        if not right.get(kind, dtype.kind == "f" and dtype.itemsize <= 8):
+        if not _is_of(dtype, kind):
             raise UnsoundError(f"/{place} has values of type {dtype}")
-        if found.rank != rank or not all(found.shape) or length not in (None, found.shape[0]):
-            raise UnsoundError(f"/{place} is of shape {found.shape}" + (f", not {length} long" if length else ""))
-        filters = [about.get_filter(k)[0] for k in range(about.get_nfilters())]
-        in_blocks = about.get_layout() == h5py.h5d.CHUNKED
-        if in_blocks != (kind == "f4") or filters not in ([], *([[DEFLATE], [SHUFFLE, DEFLATE]] if in_blocks else [])):
+        shape = dataset.shape
+        if not rank <= len(shape) <= rank + more or not all(shape) or length not in (None, shape[0]):
+            raise UnsoundError(f"/{place} is of shape {shape}" + (f", not {length} long" if length else ""))
+        filters = [properties.get_filter(k)[0] for k in range(properties.get_nfilters())]
+        in_blocks = kind not in COLUMNS
+        usual = [[], [DEFLATE], [SHUFFLE, DEFLATE]] if (kind, len(shape)) == ("<f4", 3) else [[]]
+        if (properties.get_layout() == h5py.h5d.CHUNKED) != in_blocks or filters not in usual:
             raise UnsoundError(f"/{place} is not stored as posthoc stores it")
-        stored = found.get_storage_size()
-        self._claim(
-            place, math.prod(found.shape) * dtype.itemsize, SWELLING * stored + SPARE_BYTES if filters else stored
-        )
+        stored = dataset.get_storage_size()
+        most = SWELLING * stored + SPARE_BYTES if filters else stored
+        self._claim(place, math.prod(shape) * dtype.itemsize, most)
         self._claim(place, stored, self._size - self._stored)
         self._stored += stored
-        return found
+        return dataset
 
     def _group(self, group: h5py.h5g.GroupID, name: str, place: str) -> h5py.h5g.GroupID:
-        found = _open(group, name, place)
-        if not isinstance(found, h5py.h5g.GroupID):
+        inner = _open(group, name, place)
+        if not isinstance(inner, h5py.h5g.GroupID):
             raise UnsoundError(f"{name} in /{place} is no group")
-        return found
+        return inner
 
     def _claim(self, place: str, claimed: int, most: int) -> None:
         if claimed > most:
             raise UnsoundError(f"/{place} claims {claimed:.3g} bytes where {max(most, 0):.3g} are stored")
 
 
-def row_of(dataset: h5py.Dataset, row: int) -> NDArray[np.float32]:
-    """A row [C, N] of a block of signals.
+def row_of(dataset: h5py.Dataset, row: int) -> NDArray[Any]:
+    """A row of an array in blocks, of signals [C, N].
 
     Blocks that an earlier version compressed are taken apart here: HDF5 would let one swell without end.
     """
-    filters = [DEFLATE] * bool(dataset.compression)
-    if not filters:
-        values: NDArray[np.float32] = dataset[row]
+    if not dataset.compression:
+        values: NDArray[Any] = dataset[row]
         return values
-    filters = [SHUFFLE] * bool(dataset.shuffle) + filters
+    filters = [SHUFFLE, DEFLATE] if dataset.shuffle else [DEFLATE]
     height, width = dataset.chunks[1:]
     out = np.empty((-(-dataset.shape[1] // height) * height, width), "<f4")
     for first in range(0, dataset.shape[1], height):
         mask, block = dataset.id.read_direct_chunk((row, first, 0))
-        applied = [one for k, one in enumerate(filters) if not mask >> k & 1]
+        applied = [name for k, name in enumerate(filters) if not mask >> k & 1]
         raw = zlib.decompressobj().decompress(block, 4 * height * width) if DEFLATE in applied else block
         if len(raw) != 4 * height * width:
             raise OSError(f"a block holds {len(raw)} bytes")
@@ -175,6 +195,15 @@ def row_of(dataset: h5py.Dataset, row: int) -> NDArray[np.float32]:
             raw = np.frombuffer(raw, "u1").reshape(4, -1).T.tobytes()
         out[first : first + height] = np.frombuffer(raw, "<f4").reshape(height, width)
     return out[: dataset.shape[1]]
+
+
+def _is_of(dtype: np.dtype[Any], kind: str) -> bool:
+    if kind == "O":
+        text = h5py.check_string_dtype(dtype)
+        return text is not None and text.length is None
+    if kind in COLUMNS:
+        return dtype.kind == kind and dtype.itemsize <= 8
+    return bool(dtype == np.dtype(kind))
 
 
 def _exists(group: h5py.h5g.GroupID, name: str) -> bool:

@@ -29,7 +29,8 @@ from posthoc.files import replacing
 from posthoc.recording import Identity, Layer, Model, Probe, Provenance, Recording
 from posthoc.replay.probes import load_images
 from posthoc.shown import shown
-from posthoc.store import Frame, Layout, open_activations, write
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import write
 
 SEEDS = (42, 123, 1000, 1337, 2026)
 """Those of the published runs over several seeds, the first being that of the single ones."""

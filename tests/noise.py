@@ -3,7 +3,8 @@
 import numpy as np
 
 from posthoc.recording import Identity, Layer, Model, Probe, Provenance, Recording
-from posthoc.store import Frame, Layout, write
+from posthoc.store import Frame, Layout
+from posthoc.writing import write
 
 
 def recording(layers, signals=("mean",), images=80, classes=4, sha256="0"):

@@ -13,7 +13,8 @@ from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.files import refuse_existing, replacing
 from posthoc.parts import Entry, Parts, merge
-from posthoc.store import Frame, Layout, open_activations, write
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import write
 
 LAYERS = ["a", "b"]
 ENTRIES = [Entry(f"{e}.pt", e, 10 * e) for e in range(3)]

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from posthoc.cli import main
 from posthoc.errors import PosthocError
-from posthoc.store import Frame, Layout, merge, open_activations, write
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import merge, write
 
 LAYERS = ["a", "b.c"]
 
@@ -130,23 +131,26 @@ HOSTILE = [
     (bomb, "/signals/mean/a is of shape (3, 3, 200) in blocks of (3, 3, 200)"),
     (dataset("epoch", shape=(10**12,), dtype="i8", chunks=(1024,)), "/epoch is not stored as"),
     (dataset("epoch", shape=(10**9,), dtype="i8"), "/epoch claims 8e+09 bytes where 0 are stored"),
-    (dataset("label", shape=(3 * 10**8,), dtype="i8", chunks=(10**8,), compression="gzip"), "/label is of shape"),
+    (
+        dataset("sample/label", shape=(3 * 10**8,), dtype="i8", chunks=(10**8,), compression="gzip"),
+        "/sample/label is of shape",
+    ),
     (dataset("probe/loss", data=np.array([b"a", b"b", b"c"])), "/probe/loss has values of type |S1"),
     (dataset("probe/loss", data=np.zeros((3, 1))), "/probe/loss is of shape (3, 1)"),
     (dataset("checkpoint/sha256", data=np.arange(3)), "/checkpoint/sha256 has values of type int64"),
-    (dataset("image", data=np.arange(3)), "/label is of shape (200,), not 3 long"),
-    (dataset("label", data=np.arange(200) - 1), "/label has a value below 0"),
+    (dataset("sample/index", data=np.arange(3)), "/sample/label is of shape (200,), not 3 long"),
+    (dataset("sample/label", data=np.arange(200) - 1), "/sample/label has a value below 0"),
     (dataset("epoch", data=np.array([1, 1, 2])), None),
     (dataset("step", data=np.array([0, 10, -2])), "/step has a value below -1"),
     (dataset("step", data=np.array([0.5, 1, 2])), "/step has values of type float64"),
-    (dataset("signals/channel.a", data=np.array([1, 1, 2])), "it has equal channels of a"),
+    (dataset("signals/unit.a", data=np.array([1, 1, 2])), "it has equal channels of a"),
     (dataset("signals/mean/a", shape=(3, 3, 200), dtype="S4"), "/signals/mean/a has values of type |S4"),
     (dataset("signals/mean/a", data=np.zeros((3, 2, 200), "f4"), chunks=(1, 2, 200)), "/signals/mean/a is of shape"),
     (dataset("signals/mean/a", shape=(3, 3, 200), dtype="f4", chunks=(1, 3, 200)), "/signals/mean/a claims"),
     (dataset("recorded", data=np.arange(3)), "recorded in /recorded is no group"),
     (dataset("skipped", data=np.arange(3)), "skipped in /skipped is no group"),
     (dataset("nonfinite/a", data=np.zeros(4, int)), "/nonfinite/a is of shape (4,), not 3 long"),
-    (lambda file: file.move("label", "labels"), "it lacks /label"),
+    (lambda file: file.move("sample/label", "labels"), "it lacks /sample/label"),
     (attribute("format", np.arange(3)), "its attribute format is not a text"),
     (attribute("format_version", "1"), "its attribute format_version is not a whole number"),
     (attribute("recording", "[]"), "its recording: it is a list of 0, not an object"),
@@ -275,4 +279,4 @@ def test_more_recorded_numbers_than_hdf5_lists(tmp_path):
     with open_activations(tmp_path / "a.h5") as file:
         assert file.recorded["n4199"].tolist() == [4199.0, 4199.0]
     with xarray.open_dataset(tmp_path / "a.h5", engine="h5netcdf", group="signals/mean") as signals:
-        assert signals["b.c"].dims == ("epoch", "channel.b.c", "image")
+        assert signals["b.c"].dims == ("checkpoint", "unit.b.c", "sample")

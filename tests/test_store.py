@@ -9,7 +9,8 @@ import pytest
 from contents import assert_same
 
 from posthoc.errors import PosthocError
-from posthoc.store import Frame, Layout, merge, open_activations, write
+from posthoc.store import STORED, Frame, Layout, Stored, open_activations
+from posthoc.writing import merge, write
 
 
 def plan():
@@ -99,7 +100,7 @@ def empty(path):
 
 def without_labels(path):
     with h5py.File(path, "r+") as file:
-        del file["label"]
+        del file["sample/label"]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,100 @@ def test_absent_files_and_folders_are_refused(tmp_path):
         open_activations(tmp_path)
 
 
+def whole(epoch):
+    """A frame with all that can be stored of a checkpoint, and a signal that keeps time."""
+    random = np.random.default_rng(epoch)
+    made = frame(epoch, 10 * epoch)
+    made.signals["var"].update({
+        "layer1": random.standard_normal((3, 50, 7), "f4"), "block.2": random.standard_normal((2, 50, 4), "f4")
+    })  # fmt: skip
+    logits = random.standard_normal((50, 5))
+    behaviour = {
+        "loss": random.random(50, "f4"), "prediction": logits.argmax(1), "correct": logits.argmax(1) == np.arange(50) % 5,
+        "logits": logits.astype("f2"), "features": random.standard_normal((50, 6), "f4"),
+    }  # fmt: skip
+    head = {"weight": random.standard_normal((5, 6), "f4"), "bias": random.standard_normal(5, "f4")}
+    return replace(made, behaviour=behaviour, head=head)
+
+
+def test_behaviour_head_and_time_are_read_as_they_were_written_and_merged(tmp_path):
+    frames = [whole(1), whole(2)]
+    for k, made in enumerate(frames):
+        write(tmp_path / f"{k}.h5", plan(), [made])
+    merge(tmp_path / "a.h5", [tmp_path / "0.h5", tmp_path / "1.h5"], untrained=[(0, tmp_path / "0.h5")])
+    with open_activations(tmp_path / "a.h5") as file:
+        assert file.behaviours == ("loss", "prediction", "correct", "logits", "features")
+        for name, values in frames[1].behaviour.items():
+            assert file.behaviour(name).shape == (2, *values.shape)
+            np.testing.assert_array_equal(file.behaviour(name)[1], values)
+            np.testing.assert_array_equal(file.behaviour(name, 1), values)
+        assert file.behaviour("logits").dtype == np.float16
+        np.testing.assert_array_equal(file.head("weight", 0), frames[0].head["weight"])
+        assert file.head("bias").shape == (2, 5)
+        np.testing.assert_array_equal(file.read("var", 0, "layer1"), frames[0].signals["var"]["layer1"])
+        np.testing.assert_array_equal(file.read_untrained("var", 0, "block.2"), frames[0].signals["var"]["block.2"])
+        assert file.read("mean", 0).shape == (5, 50)
+        with pytest.raises(PosthocError, match="var is not as long in all layers; read one layer at a time"):
+            file.read("var", 0)
+        with pytest.raises(PosthocError, match="holds no behaviour 'margin', only loss, prediction, correct, logits"):
+            file.behaviour("margin")
+    write(tmp_path / "b.h5", plan(), [frame(1)])
+    with open_activations(tmp_path / "b.h5") as file:
+        assert file.behaviours == ()
+        with pytest.raises(PosthocError, match="holds no head 'bias', nor any other; extract it again"):
+            file.head("bias")
+
+
+def test_samples_need_no_labels(tmp_path):
+    recording = plan().recording
+    probe = replace(recording.identity.probe, classes=None)
+    recording = replace(recording, identity=replace(recording.identity, probe=probe))
+    write(tmp_path / "a.h5", replace(plan(), recording=recording, label=None), [frame(1)])
+    merge(tmp_path / "b.h5", [tmp_path / "a.h5"])
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert list(file["sample"]) == ["index"]
+    with open_activations(tmp_path / "b.h5") as file:
+        assert file.labels.tolist() == [0] * 50
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "says"),
+    [
+        ("behaviour/loss", np.zeros((1, 49), "f4"), "of shape .1, 49. in blocks of .1, 49., not .1, 50."),
+        ("behaviour/loss", np.zeros((1, 50), "f8"), "has values of type float64"),
+        ("behaviour/logits", np.zeros((1, 50, 4), "f2"), "/behaviour/features|/head/weight is of shape"),
+        ("head/weight", np.zeros((1, 5), "f4"), "/head/weight is of shape"),
+    ],
+)
+def test_what_is_stored_has_its_shape_and_type(tmp_path, place, content, says):
+    write(tmp_path / "a.h5", plan(), [whole(1)])
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file[place]
+        file.create_dataset(place, data=content, chunks=content.shape)
+    with pytest.raises(PosthocError, match=says):
+        open_activations(tmp_path / "a.h5")
+
+
+def test_a_new_thing_to_be_stored_is_one_record(tmp_path, monkeypatch):
+    monkeypatch.setitem(STORED, "behaviour/margin", Stored("by how much it is right", "<f4", ("sample",)))
+    write(tmp_path / "a.h5", plan(), [replace(whole(1), behaviour={"margin": np.arange(50)})])
+    with open_activations(tmp_path / "a.h5") as file:
+        assert file.behaviour("margin").tolist() == [list(range(50))]
+
+
+def test_xarray_sees_behaviour(tmp_path):
+    import xarray
+
+    write(tmp_path / "a.h5", plan(), [whole(1), whole(2)])
+    with xarray.open_dataset(tmp_path / "a.h5", engine="h5netcdf", group="behaviour") as behaviour:
+        assert behaviour["logits"].dims == ("checkpoint", "sample", "class")
+        assert behaviour["sample"].values.tolist() == list(range(10, 60))
+    with xarray.open_dataset(tmp_path / "a.h5", engine="h5netcdf", group="signals/var") as signals:
+        assert signals["layer1"].dims == ("checkpoint", "unit.layer1", "sample", "time.var.layer1")
+    with xarray.open_dataset(tmp_path / "a.h5", engine="h5netcdf", group="head") as head:
+        assert head["weight"].dims == ("checkpoint", "class", "feature")
+
+
 def test_xarray_sees_named_dimensions(activations_file):
     import xarray
 
@@ -137,8 +232,9 @@ def test_xarray_sees_named_dimensions(activations_file):
         open_activations(activations_file) as activations,
     ):
         layer = activations.layers[1]
-        assert signals[layer].dims == ("epoch", f"channel.{layer}", "image")
-        assert signals.sizes["image"] == 300
+        assert signals[layer].dims == ("checkpoint", f"unit.{layer}", "sample")
+        assert signals.sizes["sample"] == 300
         np.testing.assert_array_equal(
-            signals[layer].isel(epoch=2), activations.read("mean", 2)[[name == layer for name, _ in activations.units]]
+            signals[layer].isel(checkpoint=2),
+            activations.read("mean", 2)[[name == layer for name, _ in activations.units]],
         )

@@ -104,6 +104,7 @@ def _checkpoints(
 
 
 def _activations(path: Path) -> None:
+    from posthoc.recording import apart
     from posthoc.store import open_activations
 
     with open_activations(path) as file:
@@ -122,6 +123,8 @@ def _activations(path: Path) -> None:
             ("layers", ", ".join(f"{layer} ({len(file.channels[layer])})" for layer in file.layers)),
             ("signals", ", ".join(file.signals)),
         ]
+        if differences := apart(file.provenances):
+            listing.append(("made under", "; ".join(differences)))
         if len(file.untrained_seeds):
             seeds = ", ".join(map(str, file.untrained_seeds[:5])) + (", ..." if len(file.untrained_seeds) > 5 else "")
             listing.append(("untrained", f"{len(file.untrained_seeds)} initialisations as controls, of seed {seeds}"))

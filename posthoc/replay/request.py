@@ -20,7 +20,11 @@ DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvgpu", "/dev/kfd", "/dev
 """What on Linux a GPU that torch calls cuda is reached through: NVIDIA's, Tegra's, AMD's, Windows'."""
 
 
-SIGNALS = ("mean", "var")
+MEANING = {
+    "mean": "spatial mean of the feature map, per channel and image",
+    "var": "spatial variance (population) of the feature map, per channel and image",
+}
+SIGNALS = tuple(MEANING)
 DTYPES = ("float32", "bfloat16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 LARGEST_SEED = 2**53

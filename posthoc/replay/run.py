@@ -18,6 +18,7 @@ from posthoc.replay.pipeline import replay
 from posthoc.replay.plan import Extraction, plan_extraction
 from posthoc.replay.request import Shard
 from posthoc.replay.untrained import replay_untrained
+from posthoc.writing import write
 
 Progress = Callable[[int, int, str], None]
 POLL_SECONDS = 2.0
@@ -161,15 +162,15 @@ def _replay_into(
     ]
     total = len(mine) + len(controls)
 
-    def write(checkpoint: Checkpoint, frame: store.Frame) -> None:
-        store.write(parts.path(entries[checkpoint.path]), plan.stored, [frame])
+    def keep(checkpoint: Checkpoint, frame: store.Frame) -> None:
+        write(parts.path(entries[checkpoint.path]), plan.stored, [frame])
         parts.unskip(entries[checkpoint.path].path)
 
     def known(checkpoint: Checkpoint) -> str | None:
         return parts.digest(entries[checkpoint.path], plan.identity)
 
     def outcomes() -> Iterator[tuple[Path, Entry | Control, PosthocError | None, bool]]:
-        for checkpoint, error, fresh in replay(plan, mine, known, write, stop):
+        for checkpoint, error, fresh in replay(plan, mine, known, keep, stop):
             yield checkpoint.path, entries[checkpoint.path], error, fresh
         for control in controls:
             if stop and stop.is_set():
@@ -203,7 +204,7 @@ def _replay_control(parts: Parts, plan: Extraction, control: Control) -> tuple[P
         frame = replay_untrained(plan, control)
     except PosthocError as error:
         return error, False
-    store.write(parts.path(control), plan.stored, [frame])
+    write(parts.path(control), plan.stored, [frame])
     parts.unskip(control.path)
     return None, True
 

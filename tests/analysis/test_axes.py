@@ -16,7 +16,8 @@ from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, plain
 from posthoc.analysis.series import depth_series
 from posthoc.errors import PosthocError, UsageError
-from posthoc.store import Frame, Layout, open_activations, write
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import write
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
 

@@ -26,7 +26,8 @@ from posthoc.analysis.measures import (
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, load_metrics
 from posthoc.errors import PosthocError, UsageError
-from posthoc.store import Frame, Layout, open_activations, write
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import write
 
 TABLE1 = {
     ("ResNet-18", "CIFAR-10"): "resnet18_cifar10",

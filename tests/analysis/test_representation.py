@@ -13,7 +13,8 @@ from posthoc.analysis.representation import effective_rank, representation
 from posthoc.analysis.similarity import Sample, alignment, cross, debiased_cka, participation_ratios, similarity
 from posthoc.errors import UsageError
 from posthoc.recording import Layer
-from posthoc.store import Frame, Layout, open_activations, write
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import write
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(10, 60), st.integers(0, 2**32 - 1))
 

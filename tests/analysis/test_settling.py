@@ -15,7 +15,8 @@ from posthoc.analysis.runs import as_run, load_csv
 from posthoc.analysis.settling import KINDS, autocorrelation, sentence, settling
 from posthoc.analysis.stopping import by_volatility
 from posthoc.errors import PosthocError
-from posthoc.store import Frame, Layout, open_activations, write
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import write
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -218,7 +218,7 @@ def test_heads_and_first_convolutions_are_drawn_too():
 def test_controls_are_checked_on_opening(run_folder, probe_file, tmp_path, damage):
     path = posthoc.extract(run_folder, f"npz:{probe_file}", tmp_path / "a.h5", untrained=2, images=64)
     with h5py.File(path, "a") as file:
-        group = file["control/untrained"]
+        group = file["null/untrained"]
         if damage == "seed":
             group["seed"][1] = group["seed"][0]
         else:

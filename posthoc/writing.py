@@ -1,0 +1,316 @@
+"""Writing activations files: a part of one checkpoint, or parts put together; whole or absent."""
+
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+import h5py
+import numpy as np
+
+from posthoc import __version__
+from posthoc.errors import PosthocError
+from posthoc.files import replacing
+from posthoc.recording import Provenance, seed_of_control
+from posthoc.soundness import row_of
+from posthoc.store import FORMAT, FORMAT_VERSION, PLACES, STORED, Activations, Array, Frame, Layout, Stored
+
+CHUNK_BYTES = 2**20
+MOST_ATTACHED = 4000
+"""To one scale of dimensions: what HDF5's list of them holds in 64 kB."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """An array of each checkpoint: what it is, and its shape without the dimension of the checkpoints."""
+
+    stored: Stored
+    shape: tuple[int, ...]
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Of one checkpoint; about so many bytes at a time."""
+        first, *rest = self.shape
+        row = math.prod(rest) * np.dtype(self.stored.dtype).itemsize
+        return (1, max(1, min(first, CHUNK_BYTES // row)), *rest)
+
+
+def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
+    """Write a whole file, or a part of one checkpoint; it appears at `path` complete or not at all.
+
+    It is put together in memory: HDF5 does not come back in order from a disk that fills up under it.
+    """
+    recorded = {name for frame in frames for name in frame.recorded if name}
+    arrays = [_arrays(frame) for frame in frames]
+    with replacing(path) as temporary:
+        room = sum(array.nbytes for row in arrays for array in row.values()) + 2**18  # at once, for it grows by copying
+        with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=room) as file:
+            _lay_out(file, layout, len(frames), recorded, _blocks(layout, arrays[0]))
+            for row, frame in enumerate(frames):
+                for place, array in arrays[row].items():
+                    file[place][row] = array
+                _fill(file, row, frame, _nonfinite(frame))
+            file.attrs["complete"] = 1
+            file.flush()
+            image = file.id.get_file_image()
+        temporary.write_bytes(image)
+
+
+def merge(
+    path: Path,
+    parts: Sequence[Path],
+    skipped: Sequence[tuple[str, str]] = (),
+    untrained: Sequence[tuple[int, Path]] = (),
+) -> None:
+    """Write the rows of `parts`, in their order, as one file; blocks are copied byte for byte.
+
+    Of checkpoints' behaviour what all parts have. `skipped`: path and reason of those that have no part; `untrained`: number and part of each control.
+    """
+    recorded: set[str] = set()
+    provenances: list[Provenance] = []
+    blocks: dict[str, Block] | None = None
+    size = sum(part.stat().st_size for part in [*parts, *(part for _, part in untrained)])
+    for part in parts:
+        with Activations(part) as source:
+            recorded |= set(source.recorded)
+            provenances += source.provenances
+            labels = source.labels if source.labelled else None
+            layout = Layout(source.recording, source.images, labels, source.channels)
+            here = _blocks(layout, {place: block[0] for place, block in source.blocks.items()})
+            blocks = here if blocks is None else {place: blocks[place] for place in blocks if place in here}
+    assert blocks is not None
+    if shutil.disk_usage(path.parent).free < size:
+        raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
+    with _created(path) as file:
+        _lay_out(file, layout, len(parts), recorded, blocks)
+        for row, part in enumerate(parts):
+            with Activations(part) as source:
+                _fill(file, row, _first_frame(source), {layer: int(n[0]) for layer, n in source.nonfinite.items()})
+                for place in blocks:
+                    _copy(source.blocks[place], file[place], row)
+        _write_untrained(file, layout, blocks, untrained)
+        _write_provenances(file, provenances)
+        if skipped:
+            for name, column in zip(("path", "reason"), zip(*skipped, strict=True), strict=True):
+                file.create_dataset(f"skipped/{name}", data=list(map(_bytes, column)), dtype=h5py.string_dtype())
+
+
+def _arrays(frame: Frame) -> dict[str, Array]:
+    """A frame's arrays by their places."""
+    signals = {
+        f"signals/{signal}/{layer}": block
+        for signal, layers in frame.signals.items()
+        for layer, block in layers.items()
+    }
+    behaviour = {f"behaviour/{name}": array for name, array in frame.behaviour.items()}
+    return signals | behaviour | {f"head/{name}": array for name, array in frame.head.items()}
+
+
+def _blocks(layout: Layout, arrays: Mapping[str, Array]) -> dict[str, Block]:
+    """What is to be laid out, signals first, for arrays of one checkpoint by their places."""
+    blocks = {}
+    meanings = layout.recording.provenance.signals
+    for signal in layout.signals:
+        for layer in layout.channels:
+            shape = arrays[f"signals/{signal}/{layer}"].shape
+            dimensions = (f"unit.{layer}", "sample", f"time.{signal}.{layer}")[: len(shape)]
+            stored = Stored(meanings.get(signal, signal), "<f4", dimensions, "1")
+            blocks[f"signals/{signal}/{layer}"] = Block(stored, shape)
+    return blocks | {place: Block(stored, arrays[place].shape) for place, stored in STORED.items() if place in arrays}
+
+
+def _nonfinite(frame: Frame) -> dict[str, int]:
+    """How many values of a layer's signals are NaN or infinite."""
+    counts: Counter[str] = Counter()
+    for layers in frame.signals.values():
+        counts.update({layer: int(np.count_nonzero(~np.isfinite(block))) for layer, block in layers.items()})
+    return counts
+
+
+def _first_frame(source: Activations) -> Frame:
+    """A part's only checkpoint, without its arrays."""
+    epoch, step = (None if column[0] < 0 else int(column[0]) for column in (source.epochs, source.steps))
+    return Frame(
+        source.checkpoints[0],
+        source.checkpoint_sha256[0],
+        epoch,
+        step,
+        source.loss[0],
+        source.accuracy[0],
+        {name: column[0] for name, column in source.recorded.items()},
+        {},
+        int(source.nonfinite_weights[0]),
+    )
+
+
+def _copy(source: h5py.Dataset, target: h5py.Dataset, row: int) -> None:
+    if source.chunks != target.chunks or source.compression:  # of an earlier version
+        target[row] = row_of(source, 0)
+        return
+    for k in range(source.id.get_num_chunks()):
+        place = source.id.get_chunk_info(k).chunk_offset
+        mask, block = source.id.read_direct_chunk(place)
+        target.id.write_direct_chunk((row, *place[1:]), block, mask)
+
+
+def _write_untrained(
+    file: h5py.File, layout: Layout, blocks: Mapping[str, Block], untrained: Sequence[tuple[int, Path]]
+) -> None:
+    """The signals of the untrained networks; nothing where there are none."""
+    if not untrained:
+        return
+    group = file.create_group(PLACES[FORMAT_VERSION].untrained)
+    seeds = [seed_of_control(layout.recording.identity.seed, number) for number, _ in untrained]
+    column = group.create_dataset("seed", data=np.array(seeds, "i8"))
+    _describe(column, "seed from which the weights of an untrained network were drawn")
+    signals = [place for place in blocks if place.startswith("signals/")]
+    targets = {
+        place: _create(group, place.removeprefix("signals/"), blocks[place], len(untrained)) for place in signals
+    }
+    for row, (_, part) in enumerate(untrained):
+        with Activations(part) as source:
+            for place, target in targets.items():
+                _copy(source.blocks[place], target, row)
+
+
+def _write_provenances(file: h5py.File, provenances: Sequence[Provenance]) -> None:
+    """All provenances of the checkpoints, and which is whose, where that is not the same."""
+    texts = [json.dumps(asdict(provenance)) for provenance in provenances]
+    if len(distinct := list(dict.fromkeys(texts))) > 1:
+        file.create_dataset("provenance", data=distinct, dtype=h5py.string_dtype())
+        rows = file.create_dataset("checkpoint/provenance", data=np.array(list(map(distinct.index, texts)), "i8"))
+        _describe(rows, "which of /provenance each checkpoint was replayed under")
+
+
+@contextmanager
+def _created(path: Path) -> Iterator[h5py.File]:
+    """A new file, moved to `path` once it is filled."""
+    try:
+        # No lock: the name is this process's alone, and some network file systems have none.
+        with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+            yield file
+            file.flush()
+            file.attrs["complete"] = 1
+    except RuntimeError as error:  # HDF5's, on closing a file that it could not write
+        reason = re.search(r"error message = '([^']+)'", str(error))
+        raise PosthocError(f"Cannot write {path}: {reason[1] if reason else error}.") from error
+
+
+def _lay_out(file: h5py.File, layout: Layout, length: int, recorded: set[str], blocks: Mapping[str, Block]) -> None:
+    """Every dataset in its place, the rows of the checkpoints empty."""
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["created_by"] = f"posthoc {__version__}"
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    file.attrs["recording"] = json.dumps(layout.recording.to_dict())
+    text = h5py.string_dtype()
+    for name, meaning in (("epoch", "epoch of each checkpoint, -1: unknown"), ("step", "step, -1: unknown")):
+        _describe(file.create_dataset(name, (length,), "i8"), meaning)
+    places = PLACES[FORMAT_VERSION]
+    _describe(file.create_dataset(places.index, data=layout.index), "position of each sample in its data set")
+    if layout.label is not None:
+        _describe(file.create_dataset(places.label, data=layout.label), "class of each sample")
+    _describe(file.create_dataset("checkpoint/path", (length,), text), "file, relative to the run's folder")
+    _describe(file.create_dataset("checkpoint/sha256", (length,), text), "digest of that file")
+    _describe(file.create_dataset("checkpoint/nonfinite", (length,), "i8"), "weights that are NaN or infinite")
+    _describe(file.create_dataset("probe/loss", (length,), "f8"), "mean cross-entropy over the probe", "nat")
+    _describe(file.create_dataset("probe/accuracy", (length,), "f8"), "share of the probe classified correctly", "1")
+    for layer in layout.channels:
+        column = file.create_dataset(f"nonfinite/{layer}", (length,), "i8")
+        _describe(column, f"values of the signals of {layer} that are NaN or infinite")
+    file.create_group("recorded")
+    for name in sorted(recorded):
+        column = file.create_dataset(f"recorded/{_escaped(name)}", (length,), "f8", fillvalue=math.nan)
+        _describe(column, "as the checkpoint says of itself")
+    _name_dimensions(file, layout, blocks, length)
+
+
+def _create(group: h5py.Group, place: str, block: Block, length: int) -> h5py.Dataset:
+    dataset = group.create_dataset(place, (length, *block.shape), block.stored.dtype, chunks=block.chunk)
+    return _describe(dataset, block.stored.meaning, block.stored.units)
+
+
+def _name_dimensions(file: h5py.File, layout: Layout, blocks: Mapping[str, Block], length: int) -> None:
+    """Make the blocks, with scales for their dimensions, and for the columns of a checkpoint.
+
+    The scales lie in each group, for netCDF looks for a dimension in a variable's own group and those around it. Signals
+    come first, for a scale takes a bounded number of datasets.
+    """
+    known = {"checkpoint": np.arange(length), "sample": layout.index}
+    known |= {f"unit.{layer}": channels for layer, channels in layout.channels.items()}
+    meanings = {"checkpoint": "row of each checkpoint", "sample": "position of each sample in its data set"}
+    taken: Counter[str] = Counter()
+
+    def attach(dataset: h5py.Dataset, axis: int, scale: h5py.Dataset) -> None:
+        if taken[scale.name] < MOST_ATTACHED:
+            dataset.dims[axis].attach_scale(scale)
+            taken[scale.name] += 1
+
+    for place, block in blocks.items():
+        dataset = _create(file, place, block, length)
+        group = place.split("/")[0]
+        names = ("checkpoint", *block.stored.dimensions)
+        for axis, (name, size) in enumerate(zip(names, dataset.shape, strict=True)):
+            if f"{group}/{name}" not in file:
+                scale = file.create_dataset(f"{group}/{name}", data=known.get(name, np.arange(size)))
+                _describe(scale, meanings.get(name, f"number of each {name.split('.')[0]}")).make_scale()
+            attach(dataset, axis, file[f"{group}/{name}"])
+    file["epoch"].make_scale()
+    for column in (file["step"], file["probe/loss"], file["probe/accuracy"], *file["recorded"].values()):
+        attach(column, 0, file["epoch"])
+
+
+def _describe(dataset: h5py.Dataset, meaning: str, units: str | None = None) -> h5py.Dataset:
+    dataset.attrs["long_name"] = meaning
+    if units:
+        dataset.attrs["units"] = units
+    return dataset
+
+
+def _fill(file: h5py.File, row: int, frame: Frame, nonfinite: Mapping[str, int]) -> None:
+    """The columns' values of one checkpoint."""
+    for name, place in (("epoch", frame.epoch), ("step", frame.step)):
+        if place is not None and not 0 <= place < 2**63:
+            raise PosthocError(f"{frame.path}: {name} {place} is beyond what an activations file can hold.")
+        file[name][row] = -1 if place is None else place
+    file["checkpoint/path"][row] = _bytes(frame.path)
+    file["checkpoint/sha256"][row] = frame.sha256
+    file["probe/loss"][row] = frame.loss
+    file["probe/accuracy"][row] = frame.accuracy
+    file["checkpoint/nonfinite"][row] = frame.nonfinite
+    for name, value in frame.recorded.items():
+        if name:
+            file[f"recorded/{_escaped(name)}"][row] = _float(value)
+    for layer, count in nonfinite.items():
+        file[f"nonfinite/{layer}"][row] = count
+
+
+def _bytes(text: str) -> bytes:
+    """A text as HDF5 takes it; a file's name that is no UTF-8 as the bytes that it is."""
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        content = text.encode("utf-8", "backslashreplace")
+    return content.replace(b"\0", b"\\0")
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of 400 digits
+        return math.inf if value > 0 else -math.inf
+
+
+def _escaped(name: str) -> str:
+    """A name that HDF5 takes as one: without what parts its paths, ends its strings, or is no text."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(quote(sign, "") if sign in "/%" or not sign.isprintable() else sign for sign in text).replace(
+        ".", "%2E", 0 if text.strip(".") else -1
+    )
