@@ -35,10 +35,16 @@ def command(path: Path, layers: bool, **options: Any) -> None:
         _metrics(path)
     elif kind == "audit":
         _audit(path)
-    elif kind == "json" and not path.name.endswith(".index.json"):
+    elif kind == "json" and not _is_checkpoint(path):
         raise PosthocError(f"{path} is not a metrics file, an audit or a checkpoint, but other JSON.")
     else:
         _checkpoints(path, layers, **options)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    from posthoc.replay.formats.table import looks_like_a_checkpoint
+
+    return looks_like_a_checkpoint(path)
 
 
 def _checkpoints(

@@ -119,13 +119,13 @@ class Block(NamedTuple):
     end: int
 
 
-def stored_blocks(source: Source, size: int, blocks: Mapping[str, Block]) -> dict[str, Stored]:
-    """Tensors by name that lie in a file of `size` bytes, each in bytes of its own; charged to the source's budget.
+def stored_blocks(source: Source, path: Path, blocks: Mapping[str, Block]) -> dict[str, Stored]:
+    """Tensors by name that lie in the file, each in bytes of its own; charged to the source's budget.
 
     Raises ValueError or EOFError where they do not fit, UnsupportedError where two of them lie in the same bytes.
     """
     maker = Maker(source.budget, lambda *arguments: None)
-    tensors = {}
+    tensors, size = {}, source.size(path)
     for name, (dtype, shape, start, end) in blocks.items():
         require_shape((start, end, *shape), len(shape))
         count = math.prod(shape)

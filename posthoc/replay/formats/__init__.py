@@ -15,6 +15,11 @@ from posthoc.replay.formats.table import Preview as Preview
 from posthoc.replay.formats.torch_pickle import TORCH_PICKLE
 from posthoc.replay.formats.torch_zip import TORCH_ZIP
 from posthoc.replay.formats.trainer import TRAINER
+from posthoc.replay.source import Source as Source
+from posthoc.replay.tensors import DTYPES as DTYPES
+from posthoc.replay.tensors import Block as Block
+from posthoc.replay.tensors import reader as reader
+from posthoc.replay.tensors import stored_blocks as stored_blocks
 
 for _format in (SAFETENSORS, TORCH_PICKLE, TORCH_ZIP, SHARDS, DEEPSPEED, TRAINER, DISTRIBUTED):
     FORMATS.setdefault(_format.name, _format)

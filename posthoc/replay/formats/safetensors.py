@@ -39,7 +39,7 @@ def _open(source: Source, path: Path) -> Content:
         raise ValueError("its header is no object")
     metadata = header.pop("__metadata__", None) or {}
     blocks = {name: _block(entry, 8 + length) for name, entry in header.items()}
-    tensors = stored_blocks(source, size, blocks)
+    tensors = stored_blocks(source, path, blocks)
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata are no texts")
     return Content(tensors, metadata, reader(source, path))

@@ -195,7 +195,7 @@ def readable(path: Path) -> Iterator[None]:
     except UnsupportedError as error:
         raise PosthocError(f"{path} is not read: {error}.") from error
     except DAMAGE as error:
-        if path.is_file() and (what := nothing_known(preview(path).head)):
+        if path.is_file() and not format_of(seen := preview(path)) and (what := nothing_known(seen.head)):
             raise StrangerError(f"{path} is {what}.") from error
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise PosthocError(f"{path} is damaged or cut short ({reason}); remove it or copy it again.") from error
