@@ -27,21 +27,22 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
-from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 import posthoc
 from posthoc.cli import main as commands
 from posthoc.cluster.submission import Array, Submission, Target
 from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import read_header, read_weights
+from posthoc.replay.formats.table import FORMATS, files_of
 
 NETWORK = """
 from torch import nn
@@ -94,6 +95,9 @@ def load_torch(path: Path) -> dict[str, Any]:
     return {name: value for name, value in inner.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
 
 
+REFERENCES: dict[str, Reference] = {"torch zip": load_torch, "torch pickle": load_torch, "safetensors": load_file}
+
+
 def states(count: int) -> list[dict[str, torch.Tensor]]:
     """Weights of the network."""
     torch.manual_seed(0)
@@ -116,54 +120,29 @@ def looked_at(work: Path, place: Path) -> tuple[tuple[str, ...], ...]:
 
 
 def checkpoints(work: Path) -> dict[str, Entrance]:
-    """Sound checkpoints of every format."""
+    """Every file of a sound checkpoint of each format in the table, of a few more kinds, and a run.json."""
     state, other = states(2)
     optimizer = {"state": {0: state["conv.bias"]}}
     wrapped = {"state_dict": state, "epoch": 3, "global_step": 40, "arch": "mine", "optimizer": optimizer}
-    whole = Net()
-    log = [{"step": 40, "epoch": 1.5, "eval_loss": 0.5}]
-    files: dict[str, tuple[Path, Callable[[Path], object], Reference | None]] = {
-        "torch zip": (Path("zip.pt"), lambda path: torch.save(state, path), load_torch),
-        "torch zip, wrapped": (Path("wrapped.ckpt"), lambda path: torch.save(wrapped, path), load_torch),
-        "torch older form": (
-            Path("older.pth"),
-            lambda path: torch.save(wrapped, path, _use_new_zipfile_serialization=False),
-            load_torch,
-        ),
-        "plain pickle": (Path("plain.pkl"), lambda path: path.write_bytes(pickle.dumps(wrapped)), None),
-        "whole module": (Path("module.pt"), lambda path: torch.save(whole, path), None),
-        "whole module, older": (
-            Path("module.pth"),
-            lambda path: torch.save(whole, path, _use_new_zipfile_serialization=False),
-            None,
-        ),
-        "safetensors": (Path("a.safetensors"), lambda path: save_file(state, path, {"epoch": "3"}), load_file),
+    makers: dict[str, tuple[str, Callable[[Path], object], Reference | None]] = {
+        form.name: ("".join(form.endings[:1]), partial(form.write, state), REFERENCES.get(form.name))
+        for form in FORMATS.values()
+        if form.write
+    }
+    makers |= {
+        "torch zip, wrapped": (".ckpt", partial(torch.save, wrapped), load_torch),
+        "plain pickle": (".pkl", lambda path: path.write_bytes(pickle.dumps(wrapped)), None),
+        "whole module": (".pt", partial(torch.save, Net()), None),
+        "whole module, older": (".pth", partial(torch.save, Net(), _use_new_zipfile_serialization=False), None),
     }
     entrances = {}
-    for k, (name, (file, write, reference)) in enumerate(files.items()):
-        path = work / f"file{k}" / file
-        path.parent.mkdir()
-        write(path)
-        entrances[name] = Entrance(path, looked_at(work, path), path, reference)
-    sharded = work / "sharded"
-    sharded.mkdir()
-    for k, name in enumerate(state):
-        save_file({name: state[name]}, sharded / f"s{k}.safetensors")
-    index = sharded / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {name: f"s{k}.safetensors" for k, name in enumerate(state)}}))
-    entrances["index of shards"] = Entrance(index, looked_at(work, index), index)
-    trainer = work / "trainer" / "checkpoint-40"
-    trainer.mkdir(parents=True)
-    save_file(state, trainer / "model.safetensors")
-    said = trainer / "trainer_state.json"
-    said.write_text(json.dumps({"epoch": 1.5, "global_step": 40, "log_history": log}))
-    entrances["trainer's folder"] = Entrance(said, looked_at(work, trainer.parent), trainer)
-    folder = work / "distributed"
-    with contextlib.redirect_stderr(io.StringIO()):
-        save_distributed({"model": dict(state), "epoch": 3}, checkpoint_id=folder)
-    entrances["distributed, metadata"] = Entrance(folder / ".metadata", looked_at(work, folder), folder)
-    piece = next(folder.glob("*.distcp"))
-    entrances["distributed, tensors"] = Entrance(piece, looked_at(work, folder), folder)
+    for k, (name, (ending, write, reference)) in enumerate(makers.items()):
+        place = work / f"made{k}" / f"epoch_3{ending}"
+        place.parent.mkdir()
+        with contextlib.redirect_stderr(io.StringIO()):
+            write(place)
+        for file in sorted(place.rglob("*")) if place.is_dir() else files_of(place):
+            entrances[f"{name}, {file.name}"] = Entrance(file, looked_at(work, place), place, reference)
     run = work / "run"
     run.mkdir()
     for epoch, weights in enumerate((state, other)):

@@ -33,9 +33,9 @@ def test_a_toy_format_is_inspected_and_extracted(form, states, run_folder, probe
     folder.mkdir()
     for epoch, state in enumerate(states):
         if form == "file":
-            save(folder / f"moment{epoch}.toy", state, epoch=epoch, val_acc=0.1 + 0.1 * epoch)
+            save(state, folder / f"moment{epoch}.toy", epoch=epoch, val_acc=0.1 + 0.1 * epoch)
         else:
-            save_folder(folder / f"moment{epoch}", state, epoch=epoch, val_acc=0.1 + 0.1 * epoch)
+            save_folder(state, folder / f"moment{epoch}", epoch=epoch, val_acc=0.1 + 0.1 * epoch)
     (folder / "notes.toy").write_text("no checkpoint at all, but a note\n")
     shown = run("inspect", folder)
     assert "5 checkpoints, epoch 0 to epoch 4" in shown
@@ -80,7 +80,7 @@ def test_a_hostile_toy_is_refused_in_one_sentence(content, what, tmp_path):
 
 
 def test_its_name_says_what_a_toy_was_whose_start_is_damaged(tmp_path):
-    save(tmp_path / "a.toy", {"w": torch.ones(3)})
+    save({"w": torch.ones(3)}, tmp_path / "a.toy")
     content = bytearray((tmp_path / "a.toy").read_bytes())
     content[:2] = b"\x80\x04"
     (tmp_path / "a.toy").write_bytes(content)

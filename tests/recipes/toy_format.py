@@ -25,17 +25,17 @@ def open_file(source, path):
     return Content(stored_blocks(source, path, blocks), header, reader(source, path))
 
 
-def save(path, weights, **values):
+def save(weights, path, **values):
     """Write a checkpoint with values beside the weights."""
     tensors = {name: (str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for name, tensor in weights.items()}
     content = b"".join(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for tensor in weights.values())
     path.write_bytes(MAGIC + json.dumps({**values, "tensors": tensors}).encode() + b"\n" + content)
 
 
-def save_folder(folder, weights, **values):
+def save_folder(weights, folder, **values):
     """Write it as a folder, of which the log is a part."""
     folder.mkdir()
-    save(folder / "weights", weights, **values)
+    save(weights, folder / "weights", **values)
     (folder / "toy.log").write_text("done\n")
 
 

@@ -160,7 +160,7 @@ def _state(record: Any) -> Mapping[str, Any]:
     return record.state
 
 
-def _write(folder: Path, weights: Mapping[str, Tensor]) -> None:
+def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict_saver import save
 
     save({"model": dict(weights), "epoch": 3}, checkpoint_id=folder)

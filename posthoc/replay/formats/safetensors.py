@@ -55,5 +55,5 @@ SAFETENSORS = Format(
     _matches,
     _open,
     endings=(".safetensors",),
-    write=lambda path, weights: save_file(dict(weights), path, {"epoch": "3"}),
+    write=lambda weights, path: save_file(dict(weights), path, {"epoch": "3"}),
 )

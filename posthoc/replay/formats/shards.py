@@ -69,7 +69,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value}/"
 
 
-def _write(path: Path, weights: Mapping[str, Tensor]) -> None:
+def _write(weights: Mapping[str, Tensor], path: Path) -> None:
     shards = {name: f"shard-{k}.safetensors" for k, name in enumerate(weights)}
     for name, shard in shards.items():
         save_file({name: weights[name]}, path.parent / shard)

@@ -73,7 +73,7 @@ class Format:
     endings: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
     divisible: bool = False
-    write: Callable[[Path, Mapping[str, Tensor]], object] | None = None
+    write: Callable[[Mapping[str, Tensor], Path], object] | None = None
 
     def names(self, path: Path) -> bool:
         """Whether the name of `path` is one for this format."""

@@ -110,7 +110,7 @@ TORCH_PICKLE = Format(
     lambda seen: seen.head.startswith(HEAD),
     lambda source, path: open_torch(source, path, parse),
     endings=ENDINGS,
-    write=lambda path, weights: torch.save(
+    write=lambda weights, path: torch.save(
         {"state_dict": dict(weights), "epoch": 3}, path, _use_new_zipfile_serialization=False
     ),
 )

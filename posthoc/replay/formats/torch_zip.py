@@ -20,12 +20,11 @@ MAX_PICKLE = 1 << 30
 
 
 def _matches(seen: Preview) -> bool:
-    """By the first entry, or where that is some other, by all: the list of a large archive takes long to read."""
-    if not seen.head.startswith(ENTRY):
-        return False
-    if re.match(rb"[^/]*/data(\.pkl|/)", seen.head[30:]):
-        return True
-    return any(name.endswith("/data.pkl") for name in entries(seen.path))
+    """By the first entry, or where that is some other by all, which take long to list; or damaged, and no telling."""
+    if not seen.head.startswith(ENTRY) or re.match(rb"[^/]*/data(\.pkl|/)", seen.head[30:]):
+        return seen.head.startswith(ENTRY)
+    names = entries(seen.path)
+    return not names or any(name.endswith("/data.pkl") for name in names)
 
 
 def parse(file: io.BufferedIOBase, size: int, maker: Maker) -> Any:
@@ -88,5 +87,5 @@ TORCH_ZIP = Format(
     _matches,
     lambda source, path: open_torch(source, path, parse),
     endings=ENDINGS,
-    write=lambda path, weights: torch.save({"state_dict": dict(weights), "epoch": 3}, path),
+    write=lambda weights, path: torch.save({"state_dict": dict(weights), "epoch": 3}, path),
 )

@@ -55,7 +55,7 @@ def trainer_state(source: Source, folder: Path) -> dict[str, Any]:
     return recorded
 
 
-def _write(folder: Path, weights: Mapping[str, Tensor]) -> None:
+def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
     folder.mkdir()
     save_file(dict(weights), folder / INSIDE[0])
     log = [{"step": 40, "epoch": 1.5, "eval_loss": 0.5}]
