@@ -22,6 +22,7 @@ from posthoc.errors import PosthocError
 from posthoc.files import read_json, refuse_existing, replacing
 from posthoc.own import LOCK, files_of, open_lock, own_folder, read_lock, remove, sign_lock
 from posthoc.recording import MOST_CONTROLS, Identity, Recording
+from posthoc.store import Skipped
 from posthoc.typed import MisfitError, Range, typed
 
 PLAN = "plan.json"
@@ -98,14 +99,6 @@ class Manifest:
 def controls_of(count: int) -> tuple[Control, ...]:
     """So many untrained networks."""
     return tuple(map(Control, range(count)))
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A checkpoint that could not be replayed, and why."""
-
-    path: str
-    reason: str
 
 
 class Parts:
@@ -205,8 +198,9 @@ class Parts:
         plan = Manifest(recording, tuple(entries), shards, untrained=untrained, most=most)
         plan = replace(plan, former=tuple(sorted(before.parts - plan.parts)) if before else ())
         here = {entry.path for entry in entries} | {control.path for control in controls_of(most)}
-        for gone in self.skipped().keys() - here - set(damaged):
-            self.unskip(gone)
+        for skip in self.skipped():
+            if skip.path not in {*here, *damaged}:
+                self.unskip(skip.path)
         if plan != before:
             with replacing(self.folder / PLAN) as temporary:
                 temporary.write_text(json.dumps(asdict(plan)))
@@ -216,9 +210,8 @@ class Parts:
         there = {entry.part for entry in entries}
         unseen = [entry for entry in before if entry.part not in there]
         if undone := [entry.path for entry in unseen if not self.settled(entry)]:
-            names = ", ".join(undone[:5]) + (", ..." if len(undone) > 5 else "")
             raise PosthocError(
-                f"{self.folder} is of other checkpoints than this shard has, {names} too; give all shards the same, "
+                f"{self.folder} is of other checkpoints than this shard has, {_listed(undone)} too; give all shards the same, "
                 f"or remove that folder to start anew."
             )
         return sorted([*entries, *unseen], key=lambda entry: (entry.epoch, entry.step)) if unseen else entries
@@ -262,10 +255,10 @@ class Parts:
         except PosthocError:
             return None
 
-    def skip(self, path: str, reason: str) -> None:
+    def skip(self, skipped: Skipped) -> None:
         """Record that a checkpoint could not be replayed."""
-        with replacing(self._skip(path)) as temporary:
-            temporary.write_text(json.dumps({"path": path, "reason": reason}))
+        with replacing(self._skip(skipped.path)) as temporary:
+            temporary.write_text(json.dumps(skipped._asdict()))
 
     def unskip(self, path: str) -> None:
         """Forget that a checkpoint could not be replayed."""
@@ -274,17 +267,17 @@ class Parts:
     def _skip(self, path: str) -> Path:
         return self.folder / f"skipped-{hashlib.sha256(path.encode()).hexdigest()[:16]}.json"
 
-    def skipped(self) -> dict[str, str]:
-        """Path and reason of what was skipped."""
-        found = {}
+    def skipped(self) -> list[Skipped]:
+        """What was skipped."""
+        skipped = []
         for file in sorted(self.folder.glob("skipped-*.json")):
-            with contextlib.suppress(PosthocError, MisfitError):
-                skip: Skip = typed(Skip, read_json(file, SKIP_BYTES))
+            with contextlib.suppress(PosthocError, MisfitError, TypeError):
+                skip = Skipped(**typed(dict[str, str], read_json(file, SKIP_BYTES)))
                 if file == self._skip(skip.path):
-                    found[skip.path] = skip.reason
-        return found
+                    skipped.append(skip)
+        return skipped
 
-    def merge(self) -> list[tuple[str, str]]:
+    def merge(self) -> list[Skipped]:
         """Put the parts together as the activations file and take their folder away; what was skipped, and why.
 
         Raises PosthocError that names the missing checkpoints, and the shards that have them to do.
@@ -292,45 +285,50 @@ class Parts:
         plan = self._plan()
         if plan is None:
             raise PosthocError(f"{self.folder} holds no parts of an extraction; run posthoc extract first.")
-        entries = plan.checkpoints
-        skipped = self.skipped()
-        done: list[Path] = []
-        untrained: list[tuple[int, Path]] = []
-        missing = []
-        items: list[tuple[int, Entry | Control]] = [*enumerate(entries)]
-        items += [(control.place, control) for control in controls_of(plan.most)]
-        for k, item in items:
+        done: list[Entry] = []
+        untrained: list[Control] = []
+        missing: list[Entry | Control] = []
+        skipped = {skip.path: skip for skip in self.skipped()}
+        items: tuple[Entry | Control, ...] = (*plan.checkpoints, *controls_of(plan.most))
+        for item in items:
             if self.digest(item, plan.recording.identity) is not None:
-                if isinstance(item, Control):
-                    untrained.append((item.number, self.path(item)))
-                else:
-                    done.append(self.path(item))
                 skipped.pop(item.path, None)
-            elif item.path not in skipped and not (isinstance(item, Control) and item.number >= plan.untrained):
-                missing.append((k, item.path))
+                if isinstance(item, Control):
+                    untrained.append(item)
+                else:
+                    done.append(item)
+            elif item.path not in skipped and (isinstance(item, Entry) or item.number < plan.untrained):
+                missing.append(item)
         if missing:
-            names = ", ".join(name for _, name in missing[:5]) + (", ..." if len(missing) > 5 else "")
-            shards = plan.shards
-            which = sorted({k % shards + 1 for k, _ in missing}) if shards else []
-            advice = f"run --shard {' and '.join(f'{i}/{shards}' for i in which)}" if which else "run extract again"
-            raise PosthocError(
-                f"{self.folder} lacks {len(missing)} of {len(entries)} checkpoints"
-                f"{f' and {len(plan.controls)} untrained networks' if plan.controls else ''} ({names}); "
-                f"{advice}, then merge."
-            )
+            raise PosthocError(self._lacking(plan, missing))
         if not done:
-            raise PosthocError(f"None of the {len(entries)} checkpoints could be replayed: {min(skipped.values())}")
-        writing.merge(self.output, done, list(skipped.items()), untrained)
+            reason = min(skip.reason for skip in skipped.values())
+            raise PosthocError(f"None of the {len(plan.checkpoints)} checkpoints could be replayed: {reason}")
+        controls = [(control.number, self.path(control)) for control in untrained]
+        writing.merge(self.output, [self.path(entry) for entry in done], list(skipped.values()), controls)
         self.clear()
         self._leave()
-        return list(skipped.items())
+        return list(skipped.values())
+
+    def _lacking(self, plan: Manifest, missing: Sequence[Entry | Control]) -> str:
+        """What is missing, and how it is made."""
+        advice = "run extract again"
+        if plan.shards:
+            places = [item.place if isinstance(item, Control) else plan.checkpoints.index(item) for item in missing]
+            shards = sorted({place % plan.shards + 1 for place in places})
+            advice = f"run --shard {' and '.join(f'{shard}/{plan.shards}' for shard in shards)}"
+        controls = f" and {plan.untrained} untrained networks" if plan.untrained else ""
+        return (
+            f"{self.folder} lacks {len(missing)} of {len(plan.checkpoints)} checkpoints{controls} "
+            f"({_listed([item.path for item in missing])}); {advice}, then merge."
+        )
 
     def clear(self) -> None:
         """Remove the parts that are, or were, planned here, and what was skipped, and last the plan; the lock stays."""
         plan = self._plan()
         if plan is None:
             return
-        names = plan.parts | {self._skip(path).name for path in self.skipped()}
+        names = plan.parts | {self._skip(skip.path).name for skip in self.skipped()}
         with own_folder(self.folder) as folder:
             there = set(files_of(folder, self.folder, NAMES))
             for name in (*sorted(there & names), PLAN):
@@ -349,21 +347,24 @@ class Parts:
             others = sorted(set(os.listdir(folder)) - {LOCK})  # noqa: PTH208 - of this very folder
             remove(folder, self.folder, LOCK)
         if others:
-            names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-            warnings.warn(f"{self.folder} stays, for it holds what is not posthoc's: {names}.", stacklevel=2)
+            warnings.warn(f"{self.folder} stays, for it holds what is not posthoc's: {_listed(others)}.", stacklevel=2)
         else:
             with contextlib.suppress(OSError):  # another process is about to begin there
                 self.folder.rmdir()
 
 
-def merge(output: Path, force: bool = False) -> list[tuple[str, str]]:
-    """Merge the parts of `output`, made by shards; path and reason of what was skipped."""
+def merge(output: Path, force: bool = False) -> list[Skipped]:
+    """Merge the parts of `output`, made by shards; what was skipped."""
     refuse_existing(output, force)
     parts = Parts(output)
     if not parts.folder.is_dir():
         raise PosthocError(f"{parts.folder} does not exist; run posthoc extract --shard first.")
     with parts.held():
         return parts.merge()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _short(value: Any) -> str:

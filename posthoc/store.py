@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote
 
 import h5py
@@ -77,6 +77,13 @@ STORED = {
     "head/bias": Stored("bias of the last layer", "<f4", ("class",)),
 }
 Array = NDArray[Any]
+
+
+class Skipped(NamedTuple):
+    """A checkpoint that could not be replayed, by its path relative to the run's folder, and why."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -173,8 +180,8 @@ class Activations:
             layer: file.numbers(f"nonfinite/{layer}", "i", E, 0) if counted else zeros for layer in self.layers
         }
         self.nonfinite_weights = file.numbers("checkpoint/nonfinite", "i", E, 0) if counted else zeros
-        skipped = [file.texts(f"skipped/{name}") for name in ("path", "reason") if file.names("skipped")]
-        self.skipped: tuple[tuple[str, str], ...] = tuple(zip(*skipped, strict=True))
+        skipped = [file.texts(f"skipped/{name}") for name in Skipped._fields if file.names("skipped")]
+        self.skipped = tuple(map(Skipped._make, zip(*skipped, strict=True)))
         self.provenances = self._provenances_in(file, E)
         self.blocks = self._signals_in(file, "signals", E)
         self.blocks |= self._stored_in(file, {"checkpoint": E, "sample": N})

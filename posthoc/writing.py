@@ -20,7 +20,7 @@ from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.recording import Provenance, seed_of_control
 from posthoc.soundness import row_of
-from posthoc.store import FORMAT, FORMAT_VERSION, PLACES, STORED, Activations, Array, Frame, Layout, Stored
+from posthoc.store import FORMAT, FORMAT_VERSION, PLACES, STORED, Activations, Array, Frame, Layout, Skipped, Stored
 
 CHUNK_BYTES = 2**20
 MOST_ATTACHED = 4000
@@ -66,7 +66,7 @@ def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
 def merge(
     path: Path,
     parts: Sequence[Path],
-    skipped: Sequence[tuple[str, str]] = (),
+    skipped: Sequence[Skipped] = (),
     untrained: Sequence[tuple[int, Path]] = (),
 ) -> None:
     """Write the rows of `parts`, in their order, as one file; blocks are copied byte for byte.
@@ -98,7 +98,7 @@ def merge(
         _write_untrained(file, layout, blocks, untrained)
         _write_provenances(file, provenances)
         if skipped:
-            for name, column in zip(("path", "reason"), zip(*skipped, strict=True), strict=True):
+            for name, column in zip(Skipped._fields, zip(*skipped, strict=True), strict=True):
                 file.create_dataset(f"skipped/{name}", data=list(map(_bytes, column)), dtype=h5py.string_dtype())
 
 

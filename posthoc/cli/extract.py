@@ -153,10 +153,11 @@ def command(
     from posthoc.replay.plan import plan_extraction
     from posthoc.replay.run import follow_extraction, run_extraction
     from posthoc.replay.scaling import better_scaling
+    from posthoc.store import Skipped
 
     writing: dict[str, Any] = {"force": force, "skip_errors": on_error == "skip"}
 
-    def one(place: Path | list[Path], path: Path, stop: threading.Event) -> tuple[tuple[str, str], ...]:
+    def one(place: Path | list[Path], path: Path, stop: threading.Event) -> tuple[Skipped, ...]:
         """Replay one run; what was skipped of it, and why."""
 
         plan: Any = None
@@ -199,7 +200,7 @@ def command(
     if len(checkpoints) > 1 and not dry_run:
         for _, _, path in work:
             try_output(path, force or several, make=several)
-    skipped = []
+    skipped: list[Skipped] = []
     with stop_on_signal() as stop:
         for name, place, path in work:
             if several and path.exists() and not (force or dry_run):
@@ -208,13 +209,13 @@ def command(
             try:
                 with _kept(path):
                     left_out = one(place, path, stop)
-                skipped += [(f"{name}/{checkpoint}" if name else checkpoint, why) for checkpoint, why in left_out]
+                skipped += [Skipped(f"{name}/{path}" if name else path, reason) for path, reason in left_out]
             except (StoppedError, UsageError):
                 raise
             except PosthocError as error:
                 if on_error == "fail" or not several:
                     raise
-                skipped.append((name, str(error)))
+                skipped.append(Skipped(name, str(error)))
     report_skipped(skipped)
 
 

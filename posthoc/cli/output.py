@@ -38,12 +38,12 @@ def order_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, str], None]]:
+def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, object], None]]:
     """Yield a callback (done, total, name): a bar with ETA on a terminal, plain lines in a log."""
     if not sys.stderr.isatty():
         start = time.monotonic()
 
-        def line(done: int, total: int, name: str) -> None:
+        def line(done: int, total: int, name: object) -> None:
             left = (time.monotonic() - start) / done * (total - done)
             echo(f"{what} {done}/{total} {name}, about {left:.0f} s left", err=True)
 
@@ -61,7 +61,7 @@ def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, str], None]]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=shown(name))
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=shown(str(name)))
 
 
 @contextmanager

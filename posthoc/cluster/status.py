@@ -9,7 +9,7 @@ from posthoc.cluster.submission import Queue, Submission, Target, queue
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
 from posthoc.parts import Parts
-from posthoc.store import open_activations
+from posthoc.store import Skipped, open_activations
 
 LOG_BYTES = 20_000
 """Of the end of a log that is looked at."""
@@ -36,7 +36,7 @@ class RunStatus:
     name: str
     count: int
     replayed: int
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[Skipped, ...]
     measured: bool
     tasks: tuple[Task, ...]
 
@@ -91,9 +91,9 @@ def _run_status(submission: Submission, target: Target, live: Queue | None) -> R
             count, replayed, skipped = target.count, len(file), file.skipped
     else:
         entries = parts.entries()
-        count, skipped = target.count, tuple(parts.skipped().items())
+        count, skipped = target.count, tuple(parts.skipped())
         if target.left_out:
-            skipped += (("all checkpoints", target.left_out),)
+            skipped += (Skipped("all checkpoints", target.left_out),)
         missing = {k for k in range(count) if k >= len(entries) or not parts.settled(entries[k])}
         missing |= {control.place for control in parts.controls() if not parts.settled(control)}
         replayed = sum(parts.path(entry).exists() for entry in entries)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from posthoc import store
 from posthoc.errors import PosthocError
+from posthoc.parts import Control
 from posthoc.replay.checkpoint import Header, read_checkpoint
 from posthoc.replay.formats.table import digest
 from posthoc.replay.models import name_tensors
@@ -23,22 +24,52 @@ from posthoc.replay.source import Source
 from posthoc.replay.weights import require_types
 
 
-@dataclass
-class Loaded:
-    """A checkpoint's tensors on the CPU, by the model's names; None where `known` says that its part is there already."""
+@dataclass(frozen=True)
+class Replayed:
+    """A checkpoint, or an untrained network, that was replayed."""
 
-    checkpoint: Checkpoint
-    sha256: str
-    tensors: dict[str, Tensor] | None
-    nonfinite: int = 0
+    item: Checkpoint | Control
+
+    def __str__(self) -> str:
+        return _name(self.item)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One whose part was there already."""
+
+    item: Checkpoint | Control
+
+    def __str__(self) -> str:
+        return f"{_name(self.item)}, kept"
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A checkpoint that cannot be replayed, and why."""
+    """One that could not be replayed, and why."""
+
+    item: Checkpoint | Control
+    error: PosthocError
+
+    def __str__(self) -> str:
+        return f"{_name(self.item)}, skipped"
+
+
+Outcome = Replayed | Kept | Failed
+
+
+def _name(item: Checkpoint | Control) -> str:
+    return item.path if isinstance(item, Control) else item.path.name
+
+
+@dataclass
+class Loaded:
+    """A checkpoint's tensors on the CPU, by the model's names."""
 
     checkpoint: Checkpoint
-    error: PosthocError
+    sha256: str
+    tensors: dict[str, Tensor]
+    nonfinite: int = 0
 
 
 def replay(
@@ -47,8 +78,8 @@ def replay(
     known: Callable[[Checkpoint], str | None],
     write: Callable[[Checkpoint, store.Frame], None],
     stop: threading.Event | None = None,
-) -> Iterator[tuple[Checkpoint, PosthocError | None, bool]]:
-    """Replay the checkpoints and write each one's frame; yields each, what was wrong with it, and whether it was replayed.
+) -> Iterator[Outcome]:
+    """Replay the checkpoints and write each one's frame; yields what became of each.
 
     A checkpoint whose digest `known` returns is left alone. Reading and writing go on in a thread each; what is
     written is the same as without them. A frame has been written when its checkpoint is yielded. Once `stop` is
@@ -57,7 +88,7 @@ def replay(
     source = itertools.takewhile(lambda _: not (stop and stop.is_set()), checkpoints)
     names: dict[int, dict[str, str]] = {}  # by the identity of the shapes, which the checkpoints of a run share
 
-    def read_next(into: dict[str, Tensor]) -> Loaded | Failed | None:
+    def read_next(into: dict[str, Tensor]) -> Loaded | Kept | Failed | None:
         checkpoint = next(source, None)
         if checkpoint is None:
             return None
@@ -76,21 +107,21 @@ def replay(
         running: Loaded | None = None
         while True:
             item = ahead.result()  # read while the network ran
-            while isinstance(item, Failed) or (item and item.tensors is None):
-                yield item.checkpoint, item.error if isinstance(item, Failed) else None, False
+            while isinstance(item, (Kept, Failed)):
+                yield item
                 item = reader.submit(read_next, {}).result()
             try:
-                if item and item.tensors is not None:
+                if item:
                     net = net or stack.enter_context(network(plan))
                     net.stage(item.tensors)
                 if running and net:
                     frame = _frame_or_failure(plan, running, net)
                     if written:
                         written[1].result()
-                        yield written[0], None, True
+                        yield Replayed(written[0])
                         written = None
                     if isinstance(frame, PosthocError):
-                        yield running.checkpoint, frame, False
+                        yield Failed(running.checkpoint, frame)
                     else:
                         written = running.checkpoint, writer.submit(write, running.checkpoint, frame)
                 if not item or not net or (stop and stop.is_set()):
@@ -104,12 +135,12 @@ def replay(
                 raise PosthocError(f"Out of memory at {where} ({reason}); pass a smaller --batch-size.") from error
         if written:
             written[1].result()
-            yield written[0], None, True
+            yield Replayed(written[0])
 
 
 def load(
     plan: Extraction, checkpoint: Checkpoint, names: dict[str, str], known: str | None, into: dict[str, Tensor]
-) -> Loaded:
+) -> Loaded | Kept:
     """Read a checkpoint's tensors, unless its digest is `known`; raises PosthocError where it is not as planned.
 
     names: of each tensor in the model, and in the checkpoint; into: tensors whose memory may be used again.
@@ -117,7 +148,7 @@ def load(
     source = Source(checkpoint.path)  # the same files for the digest and for the tensors, or an error
     found = digest(checkpoint.path, source)
     if found == known:
-        return Loaded(checkpoint, found, None)
+        return Kept(checkpoint)
     memory = {names[name]: tensor for name, tensor in into.items() if name in names}
     pin = plan.device.type == "cuda"
     now, theirs = read_checkpoint(checkpoint.path, plan.pick, set(names.values()), memory, pin, source)

@@ -7,21 +7,52 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import refuse_existing
 from posthoc.parts import Control, Entry, Parts, controls_of
 from posthoc.replay.order import Checkpoint
-from posthoc.replay.pipeline import replay
+from posthoc.replay.pipeline import Failed, Kept, Outcome, Replayed, replay
 from posthoc.replay.plan import Extraction, plan_extraction
 from posthoc.replay.request import Shard
 from posthoc.replay.untrained import replay_untrained
+from posthoc.store import Skipped
 from posthoc.writing import write
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, Outcome], None]
+"""Called after each checkpoint and untrained network with done, total and what became of it, which `str` puts in words."""
 POLL_SECONDS = 2.0
+
+
+class PlanOptions(TypedDict, total=False):
+    """Options of `plan_extraction`, but for those that say what to do with checkpoints that are damaged."""
+
+    select: str | None
+    order: str | None
+    placed: Sequence[str]
+    weights_key: str | None
+    ema: bool
+    model: str | None
+    model_arg: Sequence[str]
+    layers: Sequence[str]
+    channels: int | None
+    signals: Sequence[str]
+    images: int | None
+    image_size: int | None
+    normalize: str | None
+    data_root: Path | None
+    download: bool
+    device: str
+    dtype: str
+    tf32: bool
+    compile: bool
+    batch_size: int | None
+    memory_format: str
+    model_output: str | None
+    seed: int
+    untrained: int
 
 
 @dataclass(frozen=True)
@@ -29,7 +60,43 @@ class Result:
     """What an extraction did: the file, or the folder of parts where other shards have theirs to do, and what it skipped."""
 
     path: Path
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the parts of a run are made: see `run_extraction`."""
+
+    parts: Parts
+    progress: Progress | None
+    stop: threading.Event | None
+    shard: Shard | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no other checkpoint is to be begun."""
+        return self.stop is not None and self.stop.is_set()
+
+
+def extract(
+    checkpoints: str | Path | Sequence[str | Path],
+    probe: str,
+    output: str | Path = "activations.h5",
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    skip_errors: bool = False,
+    **options: Unpack[PlanOptions],
+) -> Path:
+    """Replay every checkpoint of a run over one fixed probe batch and store the signals; returns the file's path.
+
+    Options are those of `plan_extraction`; force, progress and skip_errors those of `run_extraction`.
+    """
+    output = Path(output)
+    refuse_existing(output, force)
+    place = Path(checkpoints) if isinstance(checkpoints, (str, Path)) else [Path(path) for path in checkpoints]
+    plan = plan_extraction(place, probe, skip_damaged=skip_errors, **options)
+    return run_extraction(plan, output, force=force, progress=progress, skip_errors=skip_errors).path
 
 
 def run_extraction(
@@ -42,14 +109,14 @@ def run_extraction(
     shard: Shard | None = None,
     stop: threading.Event | None = None,
 ) -> Result:
-    """Replay every checkpoint and write `output`; parts of an interrupted run of the same plan are kept and used.
+    """Replay every checkpoint and write `output`; parts of an interrupted run of the same identity are kept and used.
 
-    `progress` is called after each checkpoint with done, total and its file name, which says if the part was kept.
-    `skip_errors` records a checkpoint that cannot be replayed, with the reason, and goes on. `shard`: only its checkpoints, left as parts for
-    `posthoc merge`. Once `stop` is set the checkpoint in hand is finished and StoppedError raised.
+    `skip_errors` records a checkpoint that cannot be replayed, with the reason, and goes on. `shard`: only its
+    checkpoints, left as parts for `posthoc merge`. Once `stop` is set the checkpoint in hand is finished and
+    StoppedError raised.
     """
     with _working(plan, output, force, shard) as parts:
-        skipped = _replay_into(parts, plan, progress, skip_errors, shard, stop)
+        skipped = _replay_into(Work(parts, progress, stop, shard), plan, skip_errors, set())
         if shard:
             return Result(parts.folder, tuple(skipped))
         return Result(output, tuple(parts.merge()))
@@ -73,48 +140,34 @@ def follow_extraction(
     """
     plan = _wait_for_first(replan, stop, quiet)
     with _working(plan, output, force, None) as parts:
+        work = Work(parts, progress, stop)
         newest, since = plan.run.checkpoints[-1].position, time.monotonic()
-        finished: set[Path] = set()
+        finished: set[str] = set()
         while True:
             last = plan.run.checkpoints[-1].epoch
-            over = time.monotonic() - since > quiet or (
+            if time.monotonic() - since > quiet or (
                 until_epoch is not None and last is not None and last >= until_epoch
-            )
-            if over:  # what cannot be read now never will be
-                plan = replan()
-            _replay_into(parts, plan, progress, skip_errors or not over, None, stop, None if over else finished)
-            if over:
+            ):
+                # What cannot be read now never will be.
+                _replay_into(work, replan(), skip_errors, set())
                 return Result(output, tuple(parts.merge()))
+            _replay_into(work, plan, True, finished)
             _pause(stop, POLL_SECONDS)
             plan = _grown(plan, replan)
             if plan.run.checkpoints[-1].position != newest:
                 newest, since = plan.run.checkpoints[-1].position, time.monotonic()
 
 
-def time_checkpoint(checkpoints: str, probe: str, **options: Any) -> float:
-    """Seconds that the first checkpoint of a run takes; nothing is kept. Options are those of `plan_extraction`."""
-    if options.get("data_root"):
-        options["data_root"] = Path(options["data_root"])
-    plan = plan_extraction(Path(checkpoints), probe, **{**options, "untrained": 0})
+def time_checkpoint(checkpoints: str, probe: str, **options: Unpack[PlanOptions]) -> float:
+    """Seconds that the first checkpoint of a run takes; nothing is kept."""
+    if root := options.get("data_root"):
+        options["data_root"] = Path(root)
+    options["untrained"] = 0
+    plan = plan_extraction(Path(checkpoints), probe, **options)
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         run_extraction(plan, Path(folder) / "a.h5", shard=Shard(1, len(plan.run.checkpoints)))
         return time.monotonic() - start
-
-
-def extract(
-    checkpoints: str | Path | Sequence[Path], probe: str, output: str | Path = "activations.h5", **options: Any
-) -> Path:
-    """Replay every checkpoint of a run over one fixed probe batch and store the signals; returns the file's path.
-
-    Options are those of `plan_extraction`, and `force`, `progress` and `skip_errors` of `run_extraction`.
-    """
-    writing = {name: options.pop(name) for name in ("force", "progress", "skip_errors") if name in options}
-    output = Path(output)
-    refuse_existing(output, bool(writing.get("force")))
-    place = Path(checkpoints) if isinstance(checkpoints, (str, Path)) else [Path(path) for path in checkpoints]
-    plan = plan_extraction(place, probe, skip_damaged=bool(writing.get("skip_errors")), **options)
-    return run_extraction(plan, output, **writing).path
 
 
 @contextmanager
@@ -130,83 +183,80 @@ def _working(plan: Extraction, output: Path, force: bool, shard: Shard | None) -
         yield parts
 
 
-def _replay_into(
-    parts: Parts,
-    plan: Extraction,
-    progress: Progress | None,
-    skip_errors: bool,
-    shard: Shard | None,
-    stop: threading.Event | None,
-    finished: set[Path] | None = None,
-) -> list[tuple[str, str]]:
-    """Make the parts that are missing, but for those `finished`, to which new ones are added; what was skipped, and why."""
-    entries = entries_of(plan)
-    skipped = [(_relative(plan, path), reason) for path, reason in plan.run.damaged]
-    parts.start(
-        plan.stored.recording,
-        list(entries.values()),
-        [path for path, _ in skipped],
-        shard.count if shard else None,
-        plan.untrained,
-    )
-    for path, reason in skipped:
-        parts.skip(path, reason)
-    finished = set() if finished is None else finished
-    mine = list(plan.run.checkpoints)
-    mine = mine[shard.index - 1 :: shard.count] if shard else mine
-    mine = [checkpoint for checkpoint in mine if checkpoint.path not in finished]
-    controls = [
-        control
-        for control in controls_of(plan.untrained)
-        if parts.path(control) not in finished and (not shard or control.place % shard.count == shard.index - 1)
-    ]
-    total = len(mine) + len(controls)
-
-    def keep(checkpoint: Checkpoint, frame: store.Frame) -> None:
-        write(parts.path(entries[checkpoint.path]), plan.stored, [frame])
-        parts.unskip(entries[checkpoint.path].path)
-
-    def known(checkpoint: Checkpoint) -> str | None:
-        return parts.digest(entries[checkpoint.path], plan.identity)
-
-    def outcomes() -> Iterator[tuple[Path, Entry | Control, PosthocError | None, bool]]:
-        for checkpoint, error, fresh in replay(plan, mine, known, keep, stop):
-            yield checkpoint.path, entries[checkpoint.path], error, fresh
-        for control in controls:
-            if stop and stop.is_set():
-                return
-            yield parts.path(control), control, *_replay_control(parts, plan, control)
-
+def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: set[str]) -> list[Skipped]:
+    """Make the parts that are missing, but for those `finished` (by name), to which new ones are added; what was skipped."""
+    parts, entries = work.parts, entries_of(plan)
+    skipped = [Skipped(_relative(plan, path), reason) for path, reason in plan.run.damaged]
+    shards = work.shard.count if work.shard else None
+    damaged = [skip.path for skip in skipped]
+    parts.start(plan.stored.recording, list(entries.values()), damaged, shards, plan.untrained)
+    for skip in skipped:
+        parts.skip(skip)
+    share = _share(plan.run.checkpoints, work.shard)
+    checkpoints = [checkpoint for checkpoint in share if entries[checkpoint.path].part not in finished]
+    controls = [control for control in _of_shard(plan.untrained, work.shard) if control.part not in finished]
+    total = len(checkpoints) + len(controls)
     done = 0
-    for place, item, error, fresh in outcomes():
+    for outcome in _outcomes(work, plan, entries, checkpoints, controls):
         done += 1
-        how = "" if fresh else ", skipped" if error else ", kept"
-        if error is not None:
+        item = outcome.item if isinstance(outcome.item, Control) else entries[outcome.item.path]
+        if isinstance(outcome, Failed):
             if not skip_errors:
-                raise error
-            skipped.append((item.path, str(error)))
+                raise outcome.error
+            skipped.append(Skipped(item.path, str(outcome.error)))
             parts.path(item).unlink(missing_ok=True)  # of the file as it once was
-            parts.skip(item.path, str(error))
+            parts.skip(skipped[-1])
         else:
-            finished.add(place)
-        if progress:
-            progress(done, total, (item.path if isinstance(item, Control) else place.name) + how)
-    if stop and stop.is_set() and done < total:
+            finished.add(item.part)
+        if work.progress:
+            work.progress(done, total, outcome)
+    if work.stopped and done < total:
         raise StoppedError(f"stopped after {done} of {total} checkpoints; the same command goes on from there.")
     return skipped
 
 
-def _replay_control(parts: Parts, plan: Extraction, control: Control) -> tuple[PosthocError | None, bool]:
-    """Make the part of an untrained network, unless it is there; what was wrong with it, and whether it was replayed."""
-    if parts.digest(control, plan.identity) is not None:
-        return None, False
-    try:
-        frame = replay_untrained(plan, control)
-    except PosthocError as error:
-        return error, False
-    write(parts.path(control), plan.stored, [frame])
-    parts.unskip(control.path)
-    return None, True
+def _share(checkpoints: Sequence[Checkpoint], shard: Shard | None) -> Sequence[Checkpoint]:
+    return checkpoints[shard.index - 1 :: shard.count] if shard else checkpoints
+
+
+def _of_shard(untrained: int, shard: Shard | None) -> list[Control]:
+    return [c for c in controls_of(untrained) if not shard or c.place % shard.count == shard.index - 1]
+
+
+def _outcomes(
+    work: Work,
+    plan: Extraction,
+    entries: dict[Path, Entry],
+    checkpoints: Sequence[Checkpoint],
+    controls: Sequence[Control],
+) -> Iterator[Outcome]:
+    """Replay the checkpoints and then the controls, unless their parts are there."""
+    parts = work.parts
+
+    def keep(item: Entry | Control, frame: store.Frame) -> None:
+        write(parts.path(item), plan.stored, [frame])
+        parts.unskip(item.path)
+
+    yield from replay(
+        plan,
+        checkpoints,
+        lambda checkpoint: parts.digest(entries[checkpoint.path], plan.identity),
+        lambda checkpoint, frame: keep(entries[checkpoint.path], frame),
+        work.stop,
+    )
+    for control in controls:
+        if work.stopped:
+            return
+        if parts.digest(control, plan.identity) is not None:
+            yield Kept(control)
+            continue
+        try:
+            frame = replay_untrained(plan, control)
+        except PosthocError as error:
+            yield Failed(control, error)
+        else:
+            keep(control, frame)
+            yield Replayed(control)
 
 
 def entries_of(plan: Extraction) -> dict[Path, Entry]:

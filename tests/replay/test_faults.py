@@ -336,7 +336,10 @@ def test_a_growing_folder_is_followed(run_folder, probe, activations_file, tmp_p
     seen = []
     options = {"until_epoch": 4} if ending == "until" else {"quiet": 5.0}
     result = follow_extraction(
-        lambda: plan_extraction(growing, probe), tmp_path / "a.h5", progress=lambda *row: seen.append(row[2]), **options
+        lambda: plan_extraction(growing, probe),
+        tmp_path / "a.h5",
+        progress=lambda *row: seen.append(str(row[2])),
+        **options,
     )
     trainer.join()
     assert result.skipped == ()

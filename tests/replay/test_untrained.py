@@ -161,7 +161,7 @@ def test_of_the_users_model_with_lazy_layers_and_whatever_else_it_draws(file_run
     done = []
 
     def interrupt(count, total, name):
-        done.append(name)
+        done.append(str(name))
         if count == 4:
             raise KeyboardInterrupt
 
@@ -169,7 +169,7 @@ def test_of_the_users_model_with_lazy_layers_and_whatever_else_it_draws(file_run
         run_extraction(plan, tmp_path / "a.h5", progress=interrupt)
     assert done == ["epoch_1.pth", "epoch_2.pth", "untrained network 1", "untrained network 2"]
     said = []
-    run_extraction(plan, tmp_path / "a.h5", progress=lambda count, total, name: said.append((count, total, name)))
+    run_extraction(plan, tmp_path / "a.h5", progress=lambda count, total, name: said.append((count, total, str(name))))
     assert said[-2:] == [(4, 5, "untrained network 2, kept"), (5, 5, "untrained network 3")]
     with posthoc.open_activations(tmp_path / "a.h5") as file:
         assert file.untrained_seeds.tolist() == [5, 6, 7]
