@@ -11,7 +11,17 @@ import importlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # for type checkers alone: `python -m posthoc` would take a typing.py of the working directory's
-    from typing import Any
+    from posthoc.analysis.audit import audit as audit
+    from posthoc.analysis.dfa import dfa as dfa
+    from posthoc.analysis.hurst import hurst as hurst
+    from posthoc.analysis.kuramoto import kuramoto as kuramoto
+    from posthoc.analysis.kuramoto import phase_locking as phase_locking
+    from posthoc.analysis.metrics import compute_metrics as compute_metrics
+    from posthoc.analysis.records import Protocol as Protocol
+    from posthoc.analysis.records import load_metrics as load_metrics
+    from posthoc.errors import PosthocError as PosthocError
+    from posthoc.replay.run import extract as extract
+    from posthoc.store import open_activations as open_activations
 
 __version__ = "0.1.0"
 
@@ -32,7 +42,9 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str) -> "Any":
-    if name not in _HOMES:
-        raise AttributeError(f"module 'posthoc' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # which would take any name for one of ours
+
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module 'posthoc' has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOMES[name]), name)

@@ -160,8 +160,8 @@ def results(work: Path) -> dict[str, Entrance]:
     out.mkdir()
     for epoch, state in enumerate(states(12)):
         torch.save(state, run / f"epoch_{epoch}.pt")
-    options = {"model": f"{work / 'net.py'}:Net", "normalize": "none"}
-    activations = posthoc.extract(run, f"npz:{work / 'probe.npz'}", out / "activations.h5", **options)
+    network, probe = f"{work / 'net.py'}:Net", f"npz:{work / 'probe.npz'}"
+    activations = posthoc.extract(run, probe, out / "activations.h5", model=network, normalize="none")
     metrics, audit, record = out / "metrics.json", out / "audit.json", out / "submission.json"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         commands.main(["metrics", str(activations), "--nulls", "9", "--max-nulls", "9"], standalone_mode=False)

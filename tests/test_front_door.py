@@ -1,0 +1,52 @@
+"""What a user's type checker sees of posthoc."""
+
+import inspect
+import subprocess
+import sys
+
+import posthoc
+from posthoc.replay.plan import plan_extraction
+from posthoc.replay.run import PlanOptions
+
+SCRIPT = """
+import posthoc
+
+path = posthoc.extract("run", "cifar10", "a.h5", layers=["default"], channels=8, seed=1, force=True)
+reveal_type(path)
+with posthoc.open_activations(path) as activations:
+    reveal_type(activations.recording.identity.device)
+    reveal_type(activations.behaviour("loss"))
+    metrics = posthoc.compute_metrics(activations)
+reveal_type(metrics)
+reveal_type(posthoc.load_metrics("metrics.json"))
+posthoc.extract("run", "cifar10", chanels=8)
+posthoc.extract("run", "cifar10", channels="8")
+posthoc.measure
+"""
+
+
+def test_a_users_script_has_types(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), "script.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    lines = [line.partition(": ")[2] for line in result.stdout.splitlines() if line.startswith("script.py")]
+    assert lines[0].endswith('"pathlib.Path"')
+    assert lines[1].endswith('"str"')
+    assert "ndarray" in lines[2]
+    assert lines[3].endswith('"posthoc.analysis.records.RunMetrics"')
+    assert lines[4].endswith('"posthoc.analysis.records.RunMetrics"')
+    assert 'Unexpected keyword argument "chanels" for "extract"' in lines[5]
+    assert '"channels" to "extract" has incompatible type "str"' in lines[-2]
+    assert 'no attribute "measure"' in lines[-1]
+
+
+def test_every_name_that_is_promised_is_there():
+    for name in posthoc.__all__:
+        assert getattr(posthoc, name) is not None
+
+
+def test_the_options_of_extract_are_those_of_the_plan():
+    parameters = inspect.signature(plan_extraction).parameters
+    named = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    assert named - PlanOptions.__annotations__.keys() == {"skip_damaged", "trial", "before"}
+    assert PlanOptions.__annotations__.keys() <= named
