@@ -87,15 +87,15 @@ def sign_lock(descriptor: int, holder: str) -> None:
 def files_of(folder: int, where: Path, names: re.Pattern[str]) -> list[str]:
     """The files in a folder of ours whose names match, sorted; raises PosthocError where such a name is no file."""
     with os.scandir(folder) as entries:
-        found = sorted(entry.name for entry in entries if names.fullmatch(entry.name))
-    for name in found:
+        files = sorted(entry.name for entry in entries if names.fullmatch(entry.name))
+    for name in files:
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         if not stat.S_ISREG(mode):
             what = "a link" if stat.S_ISLNK(mode) else "no file"
             raise PosthocError(
                 f"{where / name} is {what}, which posthoc did not make; move it away, or choose another -o."
             )
-    return found
+    return files
 
 
 def remove(folder: int, where: Path, name: str) -> None:

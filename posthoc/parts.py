@@ -158,10 +158,12 @@ class Parts:
         """Remove what processes that were killed had begun to write: here, and beside the output."""
         for name in files_of(folder, self.folder, LEFT):
             remove(folder, self.folder, name)
-        mine = re.compile(rf"\.{re.escape(self.output.name)}\.[0-9a-f]{{1,12}}\.tmp")
+        temporary = re.compile(rf"\.{re.escape(self.output.name)}\.[0-9a-f]{{1,12}}\.tmp")
         with os.scandir(self.output.parent) as entries:
             left = [
-                entry.path for entry in entries if mine.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+                entry.path
+                for entry in entries
+                if temporary.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
             ]
         for path in left:
             Path(path).unlink(missing_ok=True)
@@ -184,7 +186,7 @@ class Parts:
         differences = before.recording.identity.differences(recording.identity) if before else {}
         if differences:
             what = "; ".join(
-                f"{name}: {_short(there)} there, {_short(now)} now" for name, (there, now) in differences.items()
+                f"{name}: {_short(recorded)} there, {_short(now)} now" for name, (recorded, now) in differences.items()
             )
             raise PosthocError(
                 f"{self.folder} holds the parts of an extraction that was configured otherwise ({what}); "
@@ -197,9 +199,9 @@ class Parts:
                 untrained, most = min(before.untrained, untrained), max(before.most, untrained)
         plan = Manifest(recording, tuple(entries), shards, untrained=untrained, most=most)
         plan = replace(plan, former=tuple(sorted(before.parts - plan.parts)) if before else ())
-        here = {entry.path for entry in entries} | {control.path for control in controls_of(most)}
+        known = {*damaged, *(entry.path for entry in entries), *(control.path for control in controls_of(most))}
         for skip in self.skipped():
-            if skip.path not in {*here, *damaged}:
+            if skip.path not in known:
                 self.unskip(skip.path)
         if plan != before:
             with replacing(self.folder / PLAN) as temporary:
@@ -207,8 +209,8 @@ class Parts:
 
     def _agreed(self, before: Sequence[Entry], entries: Sequence[Entry]) -> Sequence[Entry]:
         """The checkpoints of a shard with those that other shards have done, in the run's order."""
-        there = {entry.part for entry in entries}
-        unseen = [entry for entry in before if entry.part not in there]
+        seen = {entry.part for entry in entries}
+        unseen = [entry for entry in before if entry.part not in seen]
         if undone := [entry.path for entry in unseen if not self.settled(entry)]:
             raise PosthocError(
                 f"{self.folder} is of other checkpoints than this shard has, {_listed(undone)} too; give all shards the same, "
@@ -245,13 +247,9 @@ class Parts:
     def digest(self, entry: Entry | Control, identity: Identity) -> str | None:
         """SHA-256 of the checkpoint that a part was made from; None where there is none of this identity."""
         try:
-            with store.open_activations(self.path(entry)) as one:
-                same = (
-                    len(one) == 1
-                    and one.recording.identity.digest == identity.digest
-                    and one.checkpoints[0] == entry.path
-                )
-                return one.checkpoint_sha256[0] if same else None
+            with store.open_activations(self.path(entry)) as part:
+                same = part.recording.identity.digest == identity.digest and part.checkpoints == (entry.path,)
+                return part.checkpoint_sha256[0] if same else None
         except PosthocError:
             return None
 
@@ -330,8 +328,7 @@ class Parts:
             return
         names = plan.parts | {self._skip(skip.path).name for skip in self.skipped()}
         with own_folder(self.folder) as folder:
-            there = set(files_of(folder, self.folder, NAMES))
-            for name in (*sorted(there & names), PLAN):
+            for name in (*sorted(names.intersection(files_of(folder, self.folder, NAMES))), PLAN):
                 remove(folder, self.folder, name)
 
     def remove(self) -> None:

@@ -49,10 +49,11 @@ def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
     """
     recorded = {name for frame in frames for name in frame.recorded if name}
     arrays = [_arrays(frame) for frame in frames]
+    blocks = _blocks(layout, {place: array.shape for place, array in arrays[0].items()})
     with replacing(path) as temporary:
         room = sum(array.nbytes for row in arrays for array in row.values()) + 2**18  # at once, for it grows by copying
         with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=room) as file:
-            _lay_out(file, layout, len(frames), recorded, _blocks(layout, arrays[0]))
+            _lay_out(file, layout, len(frames), recorded, blocks)
             for row, frame in enumerate(frames):
                 for place, array in arrays[row].items():
                     file[place][row] = array
@@ -71,7 +72,8 @@ def merge(
 ) -> None:
     """Write the rows of `parts`, in their order, as one file; blocks are copied byte for byte.
 
-    Of checkpoints' behaviour what all parts have. `skipped`: path and reason of those that have no part; `untrained`: number and part of each control.
+    Of the checkpoints' behaviour it holds what all parts have. `skipped`: those that have no part; `untrained`: number and
+    part of each control.
     """
     recorded: set[str] = set()
     provenances: list[Provenance] = []
@@ -83,8 +85,8 @@ def merge(
             provenances += source.provenances
             labels = source.labels if source.labelled else None
             layout = Layout(source.recording, source.images, labels, source.channels)
-            here = _blocks(layout, {place: block[0] for place, block in source.blocks.items()})
-            blocks = here if blocks is None else {place: blocks[place] for place in blocks if place in here}
+            stored = _blocks(layout, {place: block.shape[1:] for place, block in source.blocks.items()})
+            blocks = stored if blocks is None else {place: blocks[place] for place in blocks if place in stored}
     assert blocks is not None
     if shutil.disk_usage(path.parent).free < size:
         raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
@@ -113,17 +115,17 @@ def _arrays(frame: Frame) -> dict[str, Array]:
     return signals | behaviour | {f"head/{name}": array for name, array in frame.head.items()}
 
 
-def _blocks(layout: Layout, arrays: Mapping[str, Array]) -> dict[str, Block]:
-    """What is to be laid out, signals first, for arrays of one checkpoint by their places."""
+def _blocks(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Block]:
+    """What is to be laid out, signals first, for arrays of one checkpoint with these shapes by their places."""
     blocks = {}
     meanings = layout.recording.provenance.signals
     for signal in layout.signals:
         for layer in layout.channels:
-            shape = arrays[f"signals/{signal}/{layer}"].shape
+            shape = shapes[f"signals/{signal}/{layer}"]
             dimensions = (f"unit.{layer}", "sample", f"time.{signal}.{layer}")[: len(shape)]
             stored = Stored(meanings.get(signal, signal), "<f4", dimensions, "1")
             blocks[f"signals/{signal}/{layer}"] = Block(stored, shape)
-    return blocks | {place: Block(stored, arrays[place].shape) for place, stored in STORED.items() if place in arrays}
+    return blocks | {place: Block(stored, shapes[place]) for place, stored in STORED.items() if place in shapes}
 
 
 def _nonfinite(frame: Frame) -> dict[str, int]:

@@ -90,14 +90,14 @@ def whole_parts(output: Path) -> set[str]:
 
 def datasets(path: Path) -> dict[str, bytes]:
     """Every dataset's bytes."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     with h5py.File(path) as file:
         file.visititems(
-            lambda name, item: found.update({name: np.asarray(item[()]).tobytes() if item.dtype.kind != "O" else
+            lambda name, item: contents.update({name: np.asarray(item[()]).tobytes() if item.dtype.kind != "O" else
                                              repr(item[()].tolist()).encode()})
             if isinstance(item, h5py.Dataset) else None
         )  # fmt: skip
-    return found
+    return contents
 
 
 def main() -> int:

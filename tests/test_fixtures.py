@@ -10,7 +10,8 @@ import pytest
 
 import posthoc
 
-V1 = Path(__file__).parent / "fixtures" / "v1"
+FIXTURES = Path(__file__).parent / "fixtures"
+V1 = FIXTURES / "v1"
 
 
 @pytest.fixture(scope="module")
@@ -19,20 +20,43 @@ def frozen():
     return json.loads((V1 / "metrics.json").read_text())
 
 
-def test_activations_of_version_1_hold_what_they_held():
-    with posthoc.open_activations(V1 / "activations.h5") as file:
+@pytest.mark.parametrize("version", [1, 2])
+def test_activations_hold_what_they_held(version):
+    with posthoc.open_activations(FIXTURES / f"v{version}" / "activations.h5") as file:
         assert file.epochs.tolist() == list(range(12))
         assert file.steps.tolist() == [20 * epoch for epoch in range(12)]
         assert file.layers == ("stage2", "stage3", "stage4", "conv5")
         assert file.signals == ("mean", "var")
         assert [len(channels) for channels in file.channels.values()] == [4, 4, 4, 4]
         assert len(file.labels) == 200
-        assert file.recording.identity.model.architecture == "shufflenet_v2_x1_0"
+        assert np.bincount(file.labels).tolist() == [20, 19, 17, 17, 22, 23, 19, 19, 21, 23]
+        assert file.images[[0, 199]].tolist() == [1000, 1199]
+        identity, provenance = file.recording.identity, file.recording.provenance
+        assert identity.model.architecture == "shufflenet_v2_x1_0"
+        assert (identity.device, identity.memory_format, identity.batch_size) == ("cpu", "channels_last", 256)
+        assert (provenance.probe, provenance.training_seed) == ("digits", 42)
+        assert file.provenances == (provenance,) * 12
         assert file.recorded["val_acc"][[0, 10, 11]] == pytest.approx([0.10037641, 0.90338770, 0.88205772])
-        assert [path for path, _ in file.skipped] == ["epoch-099.safetensors"]
+        assert file.loss[11] == pytest.approx(0.30637, rel=1e-3)
+        assert file.accuracy.max() == 0.94
+        assert [skipped.path for skipped in file.skipped] == ["epoch-099.safetensors"]
         assert file.read("mean", 11).shape == (16, 200)
         assert file.read("mean", 11).sum(dtype=float) == pytest.approx(1175.11831, rel=1e-6)
         assert file.read("var", 3)[5, 17] == pytest.approx(0.1289687, rel=1e-6)
+
+
+def test_both_versions_hold_the_same_numbers():
+    with (
+        posthoc.open_activations(V1 / "activations.h5") as first,
+        posthoc.open_activations(FIXTURES / "v2" / "activations.h5") as second,
+    ):
+        assert first.checkpoint_sha256 == second.checkpoint_sha256
+        assert first.units == second.units
+        for name in ("labels", "images", "loss", "accuracy"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+        for signal in first.signals:
+            for row in range(12):
+                np.testing.assert_array_equal(first.read(signal, row), second.read(signal, row))
 
 
 def test_metrics_of_version_1_hold_what_they_held(frozen):
@@ -54,10 +78,11 @@ def test_measures_of_version_1_activations_are_those_of_version_1(frozen):
 
 
 @pytest.mark.parametrize("words", [
-    ["inspect", "activations.h5"], ["inspect", "metrics.json"], ["metrics", "activations.h5", "--nulls", "0", "-o", "OUT"],
-    ["compare", "metrics.json"], ["report", "metrics.json", "--audit", "audit.json", "-o", "OUT"],
+    ["inspect", "v1/activations.h5"], ["inspect", "v2/activations.h5"], ["inspect", "v1/metrics.json"],
+    ["metrics", "v1/activations.h5", "--nulls", "0", "-o", "OUT"], ["compare", "v1/metrics.json"],
+    ["report", "v1/metrics.json", "--audit", "v1/audit.json", "-o", "OUT"],
 ])  # fmt: skip
-def test_every_command_takes_version_1(words, tmp_path):
+def test_every_command_takes_earlier_versions(words, tmp_path):
     words = [str(tmp_path / "out.html") if word == "OUT" else word for word in words]
-    result = subprocess.run([sys.executable, "-m", "posthoc", *words], cwd=V1, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-m", "posthoc", *words], cwd=FIXTURES, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -51,8 +51,8 @@ def test_merged_parts_equal_the_file_written_at_once(tmp_path):
     frames = [frame(1, 10, val_acc=0.3), frame(2, 20), frame(3, 30, val_loss=1.0)]
     write(tmp_path / "whole.h5", plan(), frames)
     parts = [tmp_path / f"{k}.h5" for k in range(3)]
-    for part, one in zip(parts, frames, strict=True):
-        write(part, plan(), [one])
+    for part, made in zip(parts, frames, strict=True):
+        write(part, plan(), [made])
     merge(tmp_path / "merged.h5", parts)
     assert_same(tmp_path / "whole.h5", tmp_path / "merged.h5")
 
@@ -61,8 +61,8 @@ def test_what_is_not_finite_is_counted_and_what_was_skipped_is_kept(tmp_path):
     bad = frame(2)
     bad.signals["mean"]["layer1"][0, :3] = np.nan
     bad.signals["var"]["layer1"][1, 0] = np.inf
-    for k, one in enumerate((frame(1), replace(bad, nonfinite=7))):
-        write(tmp_path / f"{k}.h5", plan(), [one])
+    for k, made in enumerate((frame(1), replace(bad, nonfinite=7))):
+        write(tmp_path / f"{k}.h5", plan(), [made])
     merge(tmp_path / "a.h5", [tmp_path / "0.h5", tmp_path / "1.h5"], [("e3.pt", "it is damaged")])
     with open_activations(tmp_path / "a.h5") as activations:
         np.testing.assert_array_equal(activations.nonfinite_weights, [0, 7])
