@@ -24,6 +24,7 @@ from posthoc.cli.output import (
 from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import try_output
 from posthoc.recording import MOST_CONTROLS
+from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
 
 def _count(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -55,7 +56,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--layers", default="default", callback=_list, help="default, all, or globs separated by commas."
         ),
         click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all."),
-        click.option("--signals", default="mean,var", callback=_list, help="mean, var or both."),
+        click.option("--signals", default=",".join(DEFAULT_SIGNALS), callback=_list, help=f"Of {', '.join(SIGNALS)}."),
         click.option(
             "--images", type=click.IntRange(min=1), help="Images in the probe (default: 2048, or all if fewer)."
         ),

@@ -2,7 +2,6 @@
 
 import copy
 import fnmatch
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.architectures import architecture_of
 from posthoc.replay.forward import State, own_randomness, said_by, seed_batch
 from posthoc.replay.outputs import tensors_in
+from posthoc.replay.signals import SIGNALS, LayerOutput
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,6 @@ class Anatomy:
     def outputs(self) -> int | None:
         """Scores per image, None where the output is no vector of scores."""
         return self.output[1] if len(self.output) == 2 else None
-
-
-# The layers of arXiv 2604.09716, by the model's name.
-PUBLISHED = (
-    (r"(wide_)?resnex?t\d+", [f"layer{k}" for k in (1, 2, 3, 4)]),
-    (r"densenet", [f"features.denseblock{k}" for k in (1, 2, 3, 4)]),
-    (r"mobilenet_v2", [f"features.{k}" for k in (4, 7, 14, 17)]),
-    (r"vgg16_bn", [f"features.{k}" for k in (6, 13, 23, 33)]),
-    (r"vit_b_", [f"encoder.layers.encoder_layer_{k}" for k in (0, 3, 6, 9)]),
-)
 
 
 def dissect(model: nn.Module, image_size: int, image_channels: int = 3) -> Anatomy:
@@ -231,7 +222,8 @@ def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) 
     if list(layers) == ["all"]:
         return [point for point in maps if point.same_as is None], "all"
     if list(layers) == ["default"]:
-        names = next((names for pattern, names in PUBLISHED if re.match(pattern, model_name)), [])
+        known = architecture_of(model_name)
+        names = known.layers if known else ()
         published = [point for point in maps if point.name in names]
         if published and len(published) == len(names):
             return published, "as published"
@@ -274,7 +266,7 @@ def _parents(name: str) -> list[str]:
 class Recorder:
     """Reduces the outputs of the hook points to signals while the model runs.
 
-    After `with recorder.attached(model): model(x)`, `recorder.signals[signal][layer]` is float32 [B, C_l].
+    After `with recorder.attached(model): model(x)`, `recorder.signals[signal][layer]` is float32 [B, C_l], or [B, C_l, T].
     """
 
     def __init__(self, points: Sequence[HookPoint], channels: dict[str, Tensor], signals: Sequence[str]) -> None:
@@ -302,11 +294,8 @@ class Recorder:
                 raise TypeError(f"{point.name} gave no tensor")
             kept = tensor.movedim(point.batch_axis, 0)
             kept = kept.index_select(point.channel_axis, self.channels[point.name]).float()
-            mean = kept.mean(dim=axes, keepdim=True) if axes else kept
-            if "var" in self.signals:  # in two passes: as exact as torch.var, and several times as fast
-                squares = (kept - mean).square_()
-                self.signals["var"][point.name] = (squares.mean(dim=axes) if axes else squares).flatten(1)
-            if "mean" in self.signals:
-                self.signals["mean"][point.name] = mean.flatten(1)
+            reduced = LayerOutput(kept, point.channel_axis, axes)
+            for signal, layers in self.signals.items():
+                layers[point.name] = SIGNALS[signal].reduce(reduced)
 
         return reduce

@@ -33,7 +33,8 @@ from posthoc.replay.layout import Run, find_run
 from posthoc.replay.models import Model, resolve_model
 from posthoc.replay.outputs import Scored
 from posthoc.replay.probes import NORMALIZATIONS, Images, Normalization, load_probe
-from posthoc.replay.request import MEANING, SIGNALS, check_options, parse_arguments
+from posthoc.replay.request import check_options, parse_arguments
+from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 from posthoc.replay.trial import Trial, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
 from posthoc.replay.weights import Pick
@@ -134,7 +135,7 @@ def plan_extraction(
     model_arg: Sequence[str] = (),
     layers: Sequence[str] = ("default",),
     channels: int | None = 32,
-    signals: Sequence[str] = SIGNALS,
+    signals: Sequence[str] = DEFAULT_SIGNALS,
     images: int | None = None,
     image_size: int | None = None,
     normalize: str | None = None,
@@ -212,7 +213,7 @@ def plan_extraction(
         probe=pictures.name,
         source=network.source,
         layers=chosen,
-        signals={name: MEANING[name] for name in signals},
+        signals={name: SIGNALS[name].meaning for name in signals},
         preparation=image_words(list(normalization.mean), list(normalization.std), size, image_channels),
         recipe=run.about.get("recipe"),
         training_seed=run.about.get("seed"),

@@ -17,35 +17,13 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models as zoo
 
 from posthoc.errors import PosthocError
+from posthoc.replay.architectures import ARCHITECTURES
 from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.usercode import reason
 
 Shapes = Mapping[str, tuple[int, ...]]
 NEAR = 0.5
 """Share of tensors from which on an architecture is named as near."""
-
-# A name every member of the family has and no other family, and the names of its members.
-FAMILIES = (
-    (r"layer1\.0\.conv1\.weight", r"(wide_)?resne[x]?t\d+"),
-    (r"features\.denseblock1\.denselayer1\.norm1\.weight", "densenet"),
-    (r"features\.1\.conv\.0\.0\.weight", "mobilenet_v2"),
-    (r"features\.1\.block\.0\.0\.weight", "mobilenet_v3"),
-    (r"features\.1\.0\.block\.1\.fc1\.weight", "efficientnet_b"),
-    (r"features\.1\.0\.block\.0\.0\.weight", "efficientnet_v2"),
-    (r"features\.1\.0\.layer_scale", "convnext"),
-    (r"features\.1\.0\.attn\.logit_scale", "swin_v2"),
-    (r"features\.1\.0\.attn\.relative_position_bias_table", "swin_[tsb]"),
-    (r"features\.3\.squeeze\.weight", "squeezenet"),
-    (r"encoder\.pos_embedding", "vit"),
-    (r"blocks\.0\.layers\.0\.", "maxvit"),
-    (r"trunk_output\.block1\.block1-0\.f\.se\.", "regnet_y"),
-    (r"trunk_output\.block1\.", "regnet_x"),
-    (r"stage2\.0\.branch1\.0\.weight", "shufflenet"),
-    (r"layers\.8\.0\.layers\.0\.weight", "mnasnet"),
-    (r"inception3a\.branch1\.conv\.weight", "googlenet"),
-    (r"Mixed_5b\.branch1x1\.conv\.weight", "inception_v3"),
-    (r"classifier\.6\.weight", "alexnet|vgg"),
-)
 
 
 class OnMeta(TorchFunctionMode):
@@ -168,16 +146,21 @@ def changes(name: str, model: nn.Module) -> str | None:
 
 def recognise(shapes: Shapes) -> tuple[str, nn.Module] | None:
     """The torchvision classification model whose names and shapes are exactly `shapes`, None where there is none."""
-    for pattern, members in FAMILIES:
-        if any(re.match(pattern, key) for key in shapes):
-            for name in zoo.list_models(module=zoo):
-                if re.match(members, name):
-                    with contextlib.suppress(PosthocError):
-                        model = build(name, shapes)
-                        if compare(model, shapes).fits:
-                            return name, model
-            return None
+    families = [known for known in ARCHITECTURES.values() if known.tensor and _any_named(known.tensor, shapes)]
+    for name in dict.fromkeys(name for family in families for name in _members(family.members)):
+        with contextlib.suppress(PosthocError):
+            model = build(name, shapes)
+            if compare(model, shapes).fits:
+                return name, model
     return None
+
+
+def _any_named(pattern: str, shapes: Shapes) -> bool:
+    return any(re.match(pattern, name) for name in shapes)
+
+
+def _members(pattern: str) -> list[str]:
+    return [name for name in zoo.list_models(module=zoo) if re.match(pattern, name)]
 
 
 @dataclass(frozen=True)

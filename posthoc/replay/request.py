@@ -13,6 +13,7 @@ from typing import Any
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.probes import Normalization, check_images
+from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "ipu", "maia", "meta", "privateuseone")
 """What torch calls the kinds of devices it knows."""
@@ -20,11 +21,6 @@ DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvgpu", "/dev/kfd", "/dev
 """What on Linux a GPU that torch calls cuda is reached through: NVIDIA's, Tegra's, AMD's, Windows'."""
 
 
-MEANING = {
-    "mean": "spatial mean of the feature map, per channel and image",
-    "var": "spatial variance (population) of the feature map, per channel and image",
-}
-SIGNALS = tuple(MEANING)
 DTYPES = ("float32", "bfloat16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 LARGEST_SEED = 2**53
@@ -68,7 +64,7 @@ def check_request(
     model: str | None = None,
     model_arg: Sequence[str] = (),
     layers: Sequence[str] = ("default",),
-    signals: Sequence[str] = SIGNALS,
+    signals: Sequence[str] = DEFAULT_SIGNALS,
     dtype: str = "float32",
     memory_format: str = "auto",
     normalize: str | None = None,

@@ -1,0 +1,62 @@
+"""Signals: to what numbers the output of a layer is reduced, while the network runs and where it runs.
+
+A signal is one entry in `SIGNALS`. Torch is not imported here, for the names and their meanings are wanted without it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class LayerOutput:
+    """What a layer gave for a batch, as signals reduce it.
+
+    values: float32, the batch first, the recorded channels alone on axis `channel_axis`; axes: all others, which is
+    nothing for a vector.
+    """
+
+    values: "Tensor"
+    channel_axis: int
+    axes: list[int]
+    _mean: "Tensor | None" = None
+
+    @property
+    def mean(self) -> "Tensor":
+        """Over `axes`, which stay with length 1; computed once for all signals."""
+        if self._mean is None:
+            self._mean = self.values.mean(dim=self.axes, keepdim=True) if self.axes else self.values
+        return self._mean
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One way to reduce a layer's output; its name is its key in `SIGNALS`.
+
+    meaning: in words, as files have it; reduce: from a layer's output to float32 [B, C], or [B, C, T] where the
+    dimensions kept end in `time` (as many moments for every batch).
+    """
+
+    meaning: str
+    reduce: Callable[[LayerOutput], "Tensor"]
+    dimensions: tuple[str, ...] = ("unit", "sample")
+
+
+def _mean(output: LayerOutput) -> "Tensor":
+    return output.mean.flatten(1)
+
+
+def _var(output: LayerOutput) -> "Tensor":
+    """In two passes: as exact as torch.var, and several times as fast."""
+    squares = (output.values - output.mean).square_()
+    return (squares.mean(dim=output.axes) if output.axes else squares).flatten(1)
+
+
+SIGNALS = {
+    "mean": Signal("spatial mean of the feature map, per channel and image", _mean),
+    "var": Signal("spatial variance (population) of the feature map, per channel and image", _var),
+}
+DEFAULT_SIGNALS = ("mean", "var")
