@@ -111,10 +111,10 @@ checkpoint of that size holds less.
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("an object has a name twice")
-    return found
+    return members
 
 
 def _bytes(count: int) -> str:

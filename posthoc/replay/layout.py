@@ -10,7 +10,7 @@ import re
 import shlex
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
@@ -18,8 +18,8 @@ from typing import Any
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import KINDS, names_apart, read_json
-from posthoc.replay.checkpoint import MOST_NUMBERS, Header, read_header
-from posthoc.replay.copies import Shape, without_copies
+from posthoc.replay.checkpoint import MOST_NUMBERS, read_header
+from posthoc.replay.copies import Candidate, Group, Shape, without_copies
 from posthoc.replay.formats.table import (
     endings,
     files_of,
@@ -135,35 +135,33 @@ def find_run(
         strangers = [(path, reason) for path, reason in strangers if _matches(path.name, select)]
     if not paths:
         raise PosthocError(_nothing(folder, select, strangers))
-    headers, apart, damaged = _read(paths, pick, skip_damaged)
-    if not headers:
+    candidates, apart, damaged = _read(paths, pick, skip_damaged)
+    if not candidates:
         raise PosthocError(_only_strangers(folder, apart, damaged))
-    parts = headers.keys() <= set(files_of(folder)) if is_checkpoint_folder(folder) else False
+    parts = {item.path for item in candidates} <= set(files_of(folder)) if is_checkpoint_folder(folder) else False
     if parts and isinstance(place, Path):
         return _single(place, pick, order, given)
-    shape_of = _shapes()
-    groups = _grouped({path: headers[path] for path in headers if path not in places}, shape_of, runs=order != "name")
-    groups, copies = without_copies(groups, headers, shape_of, pick, skip_damaged)
-    if len(groups) > 1 and not (select and _are_one(groups, headers, shape_of)):
-        raise PosthocError(_several(folder, groups, headers, shape_of))
-    kept = {path: headers[path] for group in groups for path in group}
-    kept |= {path: headers[path] for path in places if path in headers}
-    _same_network(kept, places, shape_of)
-    found = in_order(kept, order, places)
+    groups = _grouped((item for item in candidates if item.path not in places), runs=order != "name")
+    groups, copies = without_copies(groups, pick, skip_damaged)
+    if len(groups) > 1 and not (select and _is_one_run(groups)):
+        raise PosthocError(_several(folder, groups))
+    kept = [item for group in groups for item in group] + [item for item in candidates if item.path in places]
+    _require_one_network(kept, places)
+    ordered = in_order({item.path: item.header for item in kept}, order, places)
     aside = [*strangers, *((path, _what(path, error)) for path, error in apart)]
-    return _run(folder, found, copies, aside, damaged)
+    return _run(folder, ordered, copies, aside, damaged)
 
 
 def _run(
     folder: Path,
-    found: Order,
+    order: Order,
     copies: Sequence[tuple[Path, Path]] = (),
     apart: Sequence[tuple[Path, str]] = (),
     damaged: Sequence[tuple[Path, str]] = (),
 ) -> Run:
-    checkpoints, notes = _within_numbers(found.checkpoints)
+    checkpoints, notes = _within_numbers(order.checkpoints)
     return Run(
-        folder, checkpoints, _about(folder), tuple(copies), tuple(apart), tuple(damaged), found.by, found.notes + notes
+        folder, checkpoints, _about(folder), tuple(copies), tuple(apart), tuple(damaged), order.by, order.notes + notes
     )  # fmt: skip
 
 
@@ -212,26 +210,35 @@ def _matches(name: str, select: str) -> bool:
 
 def _read(
     paths: Sequence[Path], pick: Pick, skip_damaged: bool
-) -> tuple[dict[Path, Header], list[tuple[Path, NoWeightsError]], list[tuple[Path, str]]]:
-    """The headers of checkpoints, what is none, and what is damaged, with the reasons."""
-    headers: dict[Path, Header] = {}
+) -> tuple[list[Candidate], list[tuple[Path, NoWeightsError]], list[tuple[Path, str]]]:
+    """The checkpoints, what is none, and what is damaged, with the reasons."""
+    candidates: list[Candidate] = []
     apart, damaged = [], []
-    known: dict[tuple[tuple[str, tuple[int, ...]], ...], dict[str, tuple[int, ...]]] = {}
+    known: dict[tuple[tuple[str, tuple[int, ...]], ...], Candidate] = {}
     for path in paths:
         try:
             header = read_header(path, pick)
         except NoWeightsError as error:
             apart.append((path, error))
         except PosthocError as error:
-            if STRANGE.search(path.name):
+            if STRANGE.search(path.name) and not is_named_like_a_checkpoint(path):
                 apart.append((path, NoWeightsError(str(error))))
                 continue
             if not skip_damaged:
                 raise
             damaged.append((path, str(error)))
         else:  # a thousand checkpoints name the same tensors
-            headers[path] = replace(header, shapes=known.setdefault(tuple(header.shapes.items()), header.shapes))
-    return headers, apart, damaged
+            shapes = tuple(header.shapes.items())
+            if shapes not in known:
+                known[shapes] = Candidate(path, header, _network(header.shapes))
+            alike = known[shapes]
+            candidates.append(Candidate(path, replace(header, shapes=alike.header.shapes), alike.network))
+    return candidates, apart, damaged
+
+
+def _network(shapes: Mapping[str, tuple[int, ...]]) -> Shape:
+    names = canonical(shapes)
+    return frozenset((short, shapes[name]) for name, short in names.items() if not short.endswith(UNUSED))
 
 
 def _what(path: Path, error: NoWeightsError) -> str:
@@ -319,19 +326,19 @@ def _is_nameless_checkpoint(path: Path) -> bool:
 
 def _nothing(place: Path, select: str | None, strangers: Sequence[tuple[Path, str]]) -> str:
     which = f" matching {select!r}" if select else ""
-    said = f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in endings())})"
+    text = f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in endings())})"
     if strangers and not select:
-        return f"{said}; {strangers[0][0].name} is {strangers[0][1]}."
+        return f"{text}; {strangers[0][0].name} is {strangers[0][1]}."
     inside = [child for child in sorted(place.iterdir()) if child.is_dir() and _holds_some(child)]
     if not inside or select:
-        return f"{said}."
+        return f"{text}."
     if linking := _linking(place, inside):
         return (
-            f"{said}; it has a folder for each checkpoint ({inside[0].name}, ...), a layout that is not read; link them "
+            f"{text}; it has a folder for each checkpoint ({inside[0].name}, ...), a layout that is not read; link them "
             f"into one folder and give that: {linking}"
         )
     names = ", ".join(str(child) for child in inside[:5])
-    return f"{said}; there are some in {names}{', ...' if len(inside) > 5 else ''}: give one of these."
+    return f"{text}; there are some in {names}{', ...' if len(inside) > 5 else ''}: give one of these."
 
 
 def _holds_some(folder: Path) -> bool:
@@ -367,85 +374,58 @@ def _only_strangers(
     return f"None of the {len(reasons)} files in {folder} is a checkpoint that can be replayed. The first: {reasons[0]}"
 
 
-def _shapes() -> Callable[[Header], Shape]:
-    """A function that gives the names and shapes by which networks are told apart; most checkpoints share one."""
-    known: dict[int, tuple[Header, Shape]] = {}
-
-    def shape_of(header: Header) -> Shape:
-        if id(header.shapes) not in known:
-            names = canonical(header.shapes)
-            shape = frozenset(
-                (short, header.shapes[name]) for name, short in names.items() if not short.endswith(UNUSED)
-            )
-            known[id(header.shapes)] = header, shape  # the header is kept, so that its identity is
-        return known[id(header.shapes)][1]
-
-    return shape_of
-
-
-def _grouped(headers: Mapping[Path, Header], shape_of: Callable[[Header], Shape], runs: bool) -> list[list[Path]]:
+def _grouped(candidates: Iterable[Candidate], runs: bool) -> list[Group]:
     """Checkpoints of one network whose names are equal but for the numbers that count."""
     groups = defaultdict(list)
-    for path, header in headers.items():
-        groups[shape_of(header), form_of(path, runs)].append(path)
+    for item in candidates:
+        groups[item.network, form_of(item.path, runs)].append(item)
     return list(groups.values())
 
 
-def _are_one(
-    groups: Sequence[Sequence[Path]], headers: Mapping[Path, Header], shape_of: Callable[[Header], Shape]
-) -> bool:
+def _is_one_run(groups: Sequence[Group]) -> bool:
     """Whether files named in several ways may be one run: of one network, and all say their epoch or step."""
-    paths = [path for group in groups for path in group]
-    said = [all(getattr(headers[path], name) is not None for path in paths) for name in ("epoch", "step")]
-    return len({shape_of(headers[path]) for path in paths}) == 1 and any(said)
+    items = [item for group in groups for item in group]
+    placed = any(all(item.place[unit] is not None for item in items) for unit in (0, 1))
+    return placed and len({item.network for item in items}) == 1
 
 
-def _same_network(
-    headers: Mapping[Path, Header], placed: Mapping[Path, int], shape_of: Callable[[Header], Shape]
-) -> None:
+def _require_one_network(candidates: Sequence[Candidate], placed: Mapping[Path, int]) -> None:
     """Raise where a checkpoint that --as adds is of another network than the others."""
-    sizes = Counter(shape_of(header) for header in headers.values())
-    usual = sizes.most_common(1)[0][0]
-    for path, header in headers.items():
-        if shape_of(header) != usual:
-            odd = path if path in placed else next(iter(placed))
-            raise PosthocError(f"{odd}, given a place with --as, holds a network of another shape than the others.")
+    usual = Counter(item.network for item in candidates).most_common(1)[0][0]
+    odd = next((item.path for item in candidates if item.network != usual), None)
+    if odd:
+        odd = odd if odd in placed else next(iter(placed))
+        raise PosthocError(f"{odd}, given a place with --as, holds a network of another shape than the others.")
 
 
-def _several(
-    place: Path,
-    groups: list[list[Path]],
-    headers: Mapping[Path, Header],
-    shape_of: Callable[[Header], Shape],
-) -> str:
+def _several(place: Path, groups: Sequence[Group]) -> str:
     lines = []
     for group in sorted(groups, key=len, reverse=True)[:LISTED]:
-        shapes = headers[group[0]].shapes
-        values = sum(map(math.prod, shapes.values()))
-        name = group[0].name if len(group) == 1 else f"{form_of(group[0])} ({len(group)} files)"
-        lines.append(f"{name}: {len(shapes)} tensors, {values:,} values")
+        path, shapes = group[0].path, group[0].header.shapes
+        name = path.name if len(group) == 1 else f"{form_of(path)} ({len(group)} files)"
+        lines.append(f"{name}: {len(shapes)} tensors, {sum(map(math.prod, shapes.values())):,} values")
     more = ["..."] if len(groups) > LISTED else []
     listed = f"fall into {len(groups)} groups ({'; '.join(lines + more)})"
-    networks = len({shape_of(headers[group[0]]) for group in groups})
+    networks = len({group[0].network for group in groups})
     what = "networks of different shape" if networks > 1 else "checkpoints named alike"
-    advice = [example] if (example := _choice(groups)) else ["move the others elsewhere"]
+    advice = [_choice(groups) or "move the others elsewhere"]
     if networks == 1:
-        if _are_one(groups, headers, shape_of):
+        if _is_one_run(groups):
             advice.append("take them all with --select '*'")
-        if len({form_of(group[0], runs=False) for group in groups}) == 1:
+        if len({form_of(group[0].path, runs=False) for group in groups}) == 1:
             advice.append("pass --order name if it is one run all the same")
-        elif odd := next((group[0].name for group in groups if len(group) == 1), None):
+        elif odd := next((group[0].path.name for group in groups if len(group) == 1), None):
             advice.append(f"give a file its place in the run with --as, such as --as {shlex.quote(odd)}=EPOCH")
     return f"{place} holds more than one run: {what} {listed}; {', or '.join(advice)}."
 
 
-def _choice(groups: Sequence[Sequence[Path]]) -> str | None:
+def _choice(groups: Sequence[Group]) -> str | None:
     """An option that chooses one of the groups, the largest that can be chosen by its names."""
-    forms = Counter(form for group in groups for form in {form_of(path) for path in group})
+    forms = Counter(form for group in groups for form in {form_of(item.path) for item in group})
     for group in sorted(groups, key=len, reverse=True):
-        form = form_of(group[0])
+        form = form_of(group[0].path)
         if forms[form] == 1 or len(group) == 1:
-            pattern = form if forms[form] == 1 else as_glob(group[0].name)
+            pattern = form if forms[form] == 1 else as_glob(group[0].path.name)
             return f"choose one with --select GLOB, such as --select {shlex.quote(pattern)}"
     return None
 

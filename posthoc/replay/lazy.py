@@ -36,17 +36,17 @@ def initialise(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> nn.Mo
 def _shape(layer: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape in the file, but for the sides that the layer itself declares: a head of 10 is none of 5."""
     free = None
-    own: tuple[int | None, ...]
+    declared: tuple[int | None, ...]
     if isinstance(layer, nn.Linear):
-        own = (layer.out_features,) if name == "bias" else (layer.out_features, free)
+        declared = (layer.out_features,) if name == "bias" else (layer.out_features, free)
     elif isinstance(layer, nn.modules.conv._ConvNd):
         width = layer.out_channels
         sides = (free, width // layer.groups) if layer.transposed else (width, free)
-        own = (width,) if name == "bias" else (*sides, *layer.kernel_size)
+        declared = (width,) if name == "bias" else (*sides, *layer.kernel_size)
     else:
         return shape
-    theirs = (*shape, *[0] * len(own))  # of however many sides
-    return tuple(theirs[k] if side is free else side for k, side in enumerate(own))
+    padded = (*shape, *[0] * len(declared))  # of however many sides
+    return tuple(padded[k] if side is free else side for k, side in enumerate(declared))
 
 
 def _settle(layer: Any) -> None:

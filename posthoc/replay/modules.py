@@ -24,7 +24,7 @@ def module_tensors(module: Record, budget: Budget) -> dict[str, Any]:
     Also of a TorchScript module, whose parameters and submodules are attributes. Each item and name is charged: modules
     may hold each other many times, or without end.
     """
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     waiting = [("", module)]
     while waiting:
         prefix, record = waiting.pop()
@@ -39,12 +39,12 @@ def module_tensors(module: Record, budget: Budget) -> dict[str, Any]:
                 tensor = leaf(value)
                 if tensor is not None and name not in volatile:
                     budget.produce(len(prefix) + len(str(name)))
-                    found[f"{prefix}{name}"] = tensor
+                    tensors[f"{prefix}{name}"] = tensor
         for name, child in reversed(list(children.items())):
             if isinstance(child, Record):
                 budget.produce(len(prefix) + len(str(name)))
                 waiting.append((f"{prefix}{name}.", child))
-    return found
+    return tensors
 
 
 def mapping(value: Any) -> Mapping[Any, Any]:

@@ -72,16 +72,41 @@ class Number:
     word: str
 
 
+Column = tuple[int, ...] | None
+
+
 @dataclass(frozen=True)
 class Places:
-    """What the names of several checkpoints say, in the order of the names: epochs, steps, or both.
+    """Epochs and steps of several checkpoints, in their order, from one source; None where not all have one.
 
-    sure: a word says which of the two is counted; otherwise epochs are assumed.
+    sure: a word says which of the two is counted; otherwise epochs are assumed. where: the source, in words.
     """
 
-    epochs: tuple[int, ...] | None
-    steps: tuple[int, ...] | None
-    sure: bool
+    epochs: Column
+    steps: Column
+    sure: bool = True
+    where: str = "in the names"
+
+    @property
+    def units(self) -> dict[str, tuple[int, ...]]:
+        """The columns that there are, by what they count."""
+        columns = {"epoch": self.epochs, "step": self.steps}
+        return {unit: column for unit, column in columns.items() if column is not None}
+
+    @property
+    def positions(self) -> list[tuple[int, ...]]:
+        """Of each checkpoint."""
+        return list(zip(*self.units.values(), strict=True))
+
+    @property
+    def differ(self) -> bool:
+        """Whether no two checkpoints have the same place."""
+        return len(set(self.positions)) == len(self.positions) > 0
+
+    @property
+    def by(self) -> str:
+        """What an order by these goes by, in words."""
+        return f"by the {' and '.join(f'{unit}s' for unit in self.units)} {self.where}"
 
 
 def numbers(name: str, dates: bool = True) -> list[Number]:

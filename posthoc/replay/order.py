@@ -4,17 +4,16 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import Header
 from posthoc.replay.formats.table import endings
-from posthoc.replay.names import Places, form, places, why_uncertain
+from posthoc.replay.names import Column, Places, form, places, why_uncertain
 
 ORDERS = ("name", "inside")
 LARGEST = 2**63 - 1
-Column = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -50,25 +49,11 @@ class Order:
 
 @dataclass(frozen=True)
 class _Source:
-    """Epochs and steps of some checkpoints as one source has them; None where not all have one."""
+    """What the order goes by, also in words, and what a user should know of it."""
 
-    epochs: Column
-    steps: Column
+    places: Places
     by: str
-    sure: bool = True
-    units: dict[str, Column] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "units", {"epoch": self.epochs, "step": self.steps})
-
-    @property
-    def positions(self) -> list[tuple[int, ...]]:
-        return list(zip(*(column for column in (self.epochs, self.steps) if column is not None), strict=True))
-
-    @property
-    def tells(self) -> bool:
-        """Whether no two checkpoints have the same place."""
-        return len(set(self.positions)) == len(self.positions) > 0
+    notes: tuple[str, ...] = ()
 
 
 def parse_places(placed: Sequence[str]) -> dict[str, int]:
@@ -99,9 +84,11 @@ def in_order(
     """
     placed = placed or {}
     rest = [path for path in headers if path not in placed]
-    source, notes = (None, ()) if not rest else _decide(rest, headers, order, lone=len(headers) == 1)
-    epochs = dict(zip(rest, source.epochs, strict=True)) if source and source.epochs is not None else {}
-    steps = dict(zip(rest, source.steps, strict=True)) if source and source.steps is not None else {}
+    source = _decide(rest, headers, order, lone=len(headers) == 1) if rest else None
+    epochs, steps = (
+        dict(zip(rest, source.places.units[unit], strict=True)) if source and unit in source.places.units else {}
+        for unit in ("epoch", "step")
+    )
     (steps if steps and not epochs else epochs).update(placed)
     checkpoints = [Checkpoint(path, epochs.get(path), steps.get(path), headers[path]) for path in headers]
     for checkpoint in checkpoints:
@@ -115,105 +102,82 @@ def in_order(
             first.when == second.when and (first.path in placed or second.path in placed)
         ):
             raise PosthocError(_tied(first, second, rest))
+    notes = source.notes if source else ()
     if [checkpoint.position for checkpoint in checkpoints] == [(-1, -1)]:
         name = checkpoints[0].path.name
         notes = (f"nothing says which epoch {name} is of; --as {name}=EPOCH gives it one",)
-    by = [source.by] if source else []
-    return Order(tuple(checkpoints), " and ".join(by + ["as given with --as"] * bool(placed)), notes)
+    by = (source.by if source else "", "as given with --as" if placed else "")
+    return Order(tuple(checkpoints), " and ".join(filter(None, by)), notes)
 
 
-def _decide(
-    paths: list[Path], headers: Mapping[Path, Header], order: str | None, lone: bool
-) -> tuple[_Source | None, tuple[str, ...]]:
+def _decide(paths: list[Path], headers: Mapping[Path, Header], order: str | None, lone: bool) -> _Source | None:
     """Which source the order goes by, and what to know of it; none for a lone checkpoint without a place."""
     inside, named = _inside(paths, headers), _named(paths, forced=order == "name")
     if order is not None:
         chosen = named if order == "name" else inside
         if chosen is None:
             raise PosthocError(_cannot(paths, headers, order))
-        return chosen, ()
-    if (
-        inside
-        and named
-        and named.sure
-        and named.tells
-        and inside.epochs
-        and _is_constant(inside.epochs)
-        and not _is_constant(named.epochs)
-    ):
+        return _Source(chosen, chosen.by)
+    if inside and named and named.sure and named.differ and _count_the_whole(inside.epochs, named.epochs):
         steps = inside.steps if named.steps is None else named.steps
-        return _Source(named.epochs, steps, named.by), (_repeats(paths, inside),)
-    if inside and inside.tells:
-        return inside, _disagreement(paths, inside, named)
-    if inside and named and named.tells:
-        return named, (_repeats(paths, inside),)
-    if inside or named:
-        return inside or named, ()
-    if len(paths) == 1 and (of_folder := _of_folder(paths[0])):
-        return of_folder, ()
+        return _Source(replace(named, steps=steps), named.by, (_repeats(paths, inside),))
+    if inside and inside.differ:
+        return _Source(inside, inside.by, _disagreement(paths, inside, named))
+    if inside and named and named.differ:
+        return _Source(named, named.by, (_repeats(paths, inside),))
+    if chosen := inside or named or (_of_folder(paths[0]) if len(paths) == 1 else None):
+        return _Source(chosen, chosen.by)
     if lone:
-        return None, ()
+        return None
     raise PosthocError(_uncertain(paths))
 
 
-def _is_constant(column: Column) -> bool:
-    """Whether several checkpoints say the same, as where the epochs of the whole training were saved in each."""
-    return column is None or (len(column) > 1 and len(set(column)) == 1)
+def _count_the_whole(inside: Column, named: Column) -> bool:
+    """Whether the epochs inside are one number for all, as where each file says how long the training is to be."""
+    return bool(inside and named) and len(set(inside or ())) == 1 < len(set(named or ()))
 
 
-def _inside(paths: list[Path], headers: Mapping[Path, Header]) -> _Source | None:
+def _inside(paths: list[Path], headers: Mapping[Path, Header]) -> Places | None:
     def column(values: list[int | None]) -> Column:
         known = tuple(value for value in values if value is not None)
         return known if len(known) == len(values) else None
 
     epochs, steps = (column([getattr(headers[path], unit) for path in paths]) for unit in ("epoch", "step"))
-    if epochs is None and steps is None:
-        return None
-    return _Source(epochs, steps, f"by the {_units(epochs, steps)} inside the files")
+    return None if epochs is None and steps is None else Places(epochs, steps, where="inside the files")
 
 
-def _named(paths: list[Path], forced: bool) -> _Source | None:
+def _named(paths: list[Path], forced: bool) -> Places | None:
     if len({form_of(path, runs=False) for path in paths}) > 1:
         return None
-    return _source(places([stem(path) for path in paths], forced))
+    return places([stem(path) for path in paths], forced)
 
 
-def _source(found: Places | None, where: str = "in the names") -> _Source | None:
-    if found is None:
-        return None
-    return _Source(found.epochs, found.steps, f"by the {_units(found.epochs, found.steps)} {where}", found.sure)
-
-
-def _of_folder(path: Path) -> _Source | None:
+def _of_folder(path: Path) -> Places | None:
     """What the name of its folder says of a checkpoint that says nothing itself: epoch_3/model.pt, checkpoint-500/."""
     folder = path.absolute().parent.name
     step = re.fullmatch(r"checkpoint-([0-9]+)", folder)  # as Transformers' Trainer and those that follow it
-    found = Places(None, (int(step[1]),), True) if step else places([folder])
-    return _source(found, "in the name of its folder") if found and found.sure else None
+    named = Places(None, (int(step[1]),)) if step else places([folder])
+    return replace(named, where="in the name of its folder") if named and named.sure else None
 
 
-def _units(epochs: Column, steps: Column) -> str:
-    return " and ".join(unit for unit, column in (("epochs", epochs), ("steps", steps)) if column is not None)
-
-
-def _disagreement(paths: list[Path], inside: _Source, named: _Source | None) -> tuple[str, ...]:
+def _disagreement(paths: list[Path], inside: Places, named: Places | None) -> tuple[str, ...]:
     """What the names say otherwise than the files, where the order goes by the files."""
     if named is None:
         return ()
     remedy = "the order goes by what is inside, --order name goes by the names"
     for unit, values in inside.units.items():
-        theirs = named.units[unit] if named.sure else None
-        if values is None or theirs is None or values == theirs:
+        others = named.units.get(unit) if named.sure else None
+        if others is None or values == others:
             continue
-        shifts = {b - a for a, b in zip(values, theirs, strict=True)}
+        shifts = {b - a for a, b in zip(values, others, strict=True)}
         if len(shifts) == 1 and len(paths) > 1:
             shift = shifts.pop()
             how = f"{abs(shift)} {'more' if shift > 0 else 'less'}"
             return (f"the {unit}s in the names are {how} than those inside; {remedy}",)
-        differing = [k for k in range(len(paths)) if values[k] != theirs[k]]
+        differing = [k for k in range(len(paths)) if values[k] != others[k]]
         first = min(differing, key=lambda k: inside.positions[k])
-        others = f" ({len(differing)} of {len(paths)} disagree)" if len(differing) > 1 else ""
-        return (f"{paths[first].name} says {unit} {values[first]} inside{others}; {remedy}",)
+        more = f" ({len(differing)} of {len(paths)} disagree)" if len(differing) > 1 else ""
+        return (f"{paths[first].name} says {unit} {values[first]} inside{more}; {remedy}",)
     rows = sorted(range(len(paths)), key=lambda k: inside.positions[k])
     for first, second in itertools.pairwise(rows):
         if named.positions[first] > named.positions[second]:
@@ -221,8 +185,8 @@ def _disagreement(paths: list[Path], inside: _Source, named: _Source | None) -> 
     return ()
 
 
-def _repeats(paths: list[Path], inside: _Source) -> str:
-    unit, values = next((unit, column) for unit, column in inside.units.items() if column is not None)
+def _repeats(paths: list[Path], inside: Places) -> str:
+    unit, values = next(iter(inside.units.items()))
     if len(set(values)) == 1:
         return f"all say {unit} {values[0]} inside; the order goes by the names"
     times = Counter(values)
@@ -243,7 +207,7 @@ def _uncertain(paths: list[Path]) -> str:
         )
     names = [stem(path) for path in paths]
     named = _named(paths, forced=True)
-    remedy = "if it counts epochs, pass --order name" if named and named.tells else _give_places(paths)
+    remedy = "if it counts epochs, pass --order name" if named and named.differ else _give_places(paths)
     return (
         f"The order of the checkpoints in {where} is not certain: not all say an epoch or step inside, and "
         f"{why_uncertain(names)} ({paths[0].name}, ...); {remedy}."
@@ -276,7 +240,7 @@ def _tied(first: Checkpoint, second: Checkpoint, rest: list[Path]) -> str:
         remedy = "give another place with --as"
     elif forms[0] != forms[1]:
         remedy = f"choose with --select, such as --select '{forms[0]}'"
-    elif named and named.tells:
+    elif named and named.differ:
         remedy = "pass --order name to go by the names"
     else:
         remedy = f"say which is which with --as, such as --as {names[1]}=EPOCH"

@@ -6,7 +6,7 @@ The opcodes are taken apart by the standard library's `pickletools`; nothing is 
 
 import io
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -15,12 +15,6 @@ from posthoc.replay.budget import Budget
 MAX_LINE = 1 << 20
 
 _MARK = object()
-_NOTHING = frozenset({"PROTO", "FRAME"})
-_LITERALS = frozenset({
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES",
-    "BINBYTES8", "BYTEARRAY8",
-})  # fmt: skip
 
 
 class Global(NamedTuple):
@@ -102,15 +96,15 @@ def unpickle(
     >>> import pickle
     >>> from pathlib import Path
     >>> file = io.BytesIO(pickle.dumps([1, io.BytesIO(b"x"), {"a": (2.0, "b")}]))
-    >>> found = unpickle(file, {}, lambda key: key, Budget(Path("a.pkl")))
-    >>> found[0], str(found[1].kind), found[2]
+    >>> values = unpickle(file, {}, lambda key: key, Budget(Path("a.pkl")))
+    >>> values[0], str(values[1].kind), values[2]
     (1, '_io.BytesIO', {'a': (2.0, 'b')})
     """
     return _Machine(construct, persistent, budget).run(file)
 
 
 class _Machine:
-    """The pickle machine: a stack, a memo, and one method per kind of opcode."""
+    """The pickle machine: a stack, a memo, and what the operations (below) do with them."""
 
     def __init__(
         self, construct: Mapping[Global, Callable[..., Any]], persistent: Callable[[Any], Any], budget: Budget
@@ -138,9 +132,6 @@ class _Machine:
             else:
                 step(self, reader(file))
 
-    def do_nothing(self, argument: Any) -> None:
-        """A protocol's number, the length of a frame."""
-
     def pop(self) -> Any:
         value = self.stack.pop()
         if value is _MARK:
@@ -163,74 +154,13 @@ class _Machine:
             raise ValueError("its pickle stack is in disorder")
         return value
 
-    # Literals.
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
+    def pair(self) -> tuple[Any, Any]:
+        second = self.pop()
+        return self.pop(), second
 
-    def do_none(self) -> None:
-        self.stack.append(None)
-
-    def do_newtrue(self) -> None:
-        self.stack.append(True)
-
-    def do_newfalse(self) -> None:
-        self.stack.append(False)
-
-    def do_empty_tuple(self) -> None:
-        self.stack.append(())
-
-    # Containers.
-    def do_mark(self) -> None:
-        self.stack.append(_MARK)
-
-    def do_pop(self) -> None:
-        self.stack.pop()
-
-    def do_pop_mark(self) -> None:
-        self.since_mark()
-
-    def do_dup(self) -> None:
-        self.stack.append(self.top())
-
-    def do_empty_list(self) -> None:
-        self.stack.append([])
-
-    do_empty_set = do_empty_list
-
-    def do_empty_dict(self) -> None:
-        self.stack.append({})
-
-    def do_list(self) -> None:
-        self.stack.append(self.since_mark())
-
-    def do_tuple(self) -> None:
-        self.stack.append(tuple(self.since_mark()))
-
-    do_frozenset = do_tuple
-
-    def do_tuple1(self) -> None:
-        self.stack.append((self.pop(),))
-
-    def do_tuple2(self) -> None:
-        second, first = self.pop(), self.pop()
-        self.stack.append((first, second))
-
-    def do_tuple3(self) -> None:
-        third, second, first = self.pop(), self.pop(), self.pop()
-        self.stack.append((first, second, third))
-
-    def do_dict(self) -> None:
-        values = self.since_mark()
-        self.stack.append({})
-        self.set_items(values)
-
-    def do_append(self) -> None:
-        self.extend([self.pop()])
-
-    def do_appends(self) -> None:
-        self.extend(self.since_mark())
-
-    do_additems = do_appends
+    def triple(self) -> tuple[Any, Any, Any]:
+        third = self.pop()
+        return *self.pair(), third
 
     def extend(self, values: list[Any]) -> None:
         target = self.top()
@@ -240,14 +170,7 @@ class _Machine:
             raise TypeError("it appends to what is no list")
         target.extend(values)
 
-    def do_setitem(self) -> None:
-        value, key = self.pop(), self.pop()
-        self.set_items([key, value])
-
-    def do_setitems(self) -> None:
-        self.set_items(self.since_mark())
-
-    def set_items(self, values: list[Any]) -> None:
+    def set_items(self, values: Sequence[Any]) -> None:
         target = self.top()
         if isinstance(target, Record):
             target = target.pairs
@@ -258,47 +181,20 @@ class _Machine:
                 self.budget.operate(len(key) >> 6)  # equal ones that are not the same are compared to their ends
             target[_key(key)] = value
 
-    # Memory.
-    def do_memoize(self) -> None:
-        self.memo[len(self.memo)] = self.top()
+    def make_dictionary(self) -> None:
+        values = self.since_mark()
+        self.stack.append({})
+        self.set_items(values)
 
-    def do_put(self, at: int) -> None:
+    def put(self, at: int) -> None:
         self.memo[at] = self.top()
 
-    do_binput = do_long_binput = do_put
-
-    def do_get(self, at: int) -> None:
-        self.stack.append(self.memo[at])
-
-    do_binget = do_long_binget = do_get
-
     # What would import and call.
-    def do_global(self, argument: str) -> None:
-        self.stack.append(Global(*argument.split(" ", 1)))
-
-    def do_stack_global(self) -> None:
-        name, module = self.pop(), self.pop()
+    def named(self) -> Global:
+        module, name = self.pair()
         if not (isinstance(name, str) and isinstance(module, str)):
             raise TypeError("it names a class by what is no name")
-        self.stack.append(Global(module, name))
-
-    def do_inst(self, argument: str) -> None:
-        arguments = tuple(self.since_mark())
-        self.stack.append(self.make(Global(*argument.split(" ", 1)), arguments))
-
-    def do_obj(self) -> None:
-        kind, *arguments = self.since_mark()
-        self.stack.append(self.make(kind, tuple(arguments)))
-
-    def do_reduce(self) -> None:
-        arguments, kind = self.pop(), self.pop()
-        self.stack.append(self.make(kind, arguments))
-
-    do_newobj = do_reduce
-
-    def do_newobj_ex(self) -> None:
-        self.pop()
-        self.do_reduce()
+        return Global(module, name)
 
     def make(self, kind: Any, arguments: Any) -> Any:
         if not isinstance(arguments, tuple):
@@ -307,16 +203,18 @@ class _Machine:
             return self.construct[kind](*arguments)
         return Record(kind, arguments)
 
-    def do_build(self) -> None:
+    def make_object(self) -> Any:
+        kind, *arguments = self.since_mark()
+        return self.make(kind, tuple(arguments))
+
+    def make_with_keywords(self) -> Any:
+        self.pop()
+        return self.make(*self.pair())
+
+    def build(self) -> None:
         state, target = self.pop(), self.top()
         if isinstance(target, Record):
             target.state = state
-
-    def do_persid(self, argument: str) -> None:
-        self.stack.append(self.persistent(argument))
-
-    def do_binpersid(self) -> None:
-        self.stack.append(self.persistent(self.pop()))
 
 
 def _key(value: Any) -> Any:
@@ -338,20 +236,51 @@ def _is_short(value: Any) -> bool:
     return _is_plain(value) and not (isinstance(value, (str, bytes)) and len(value) > 1000)
 
 
-def _steps() -> dict[bytes, tuple[Callable[[Any], Any] | None, Callable[..., None]]]:
-    """How each operation's argument is read, and what it does."""
-    steps = {}
-    for opcode in pickletools.opcodes:
-        name = opcode.name
-        if name in _LITERALS:
-            step: Any = _Machine.push
-        elif name in _NOTHING:
-            step = _Machine.do_nothing
-        else:
-            step = getattr(_Machine, f"do_{name.lower()}", None)
-        if step is not None:
-            steps[opcode.code.encode("latin-1")] = (opcode.arg.reader if opcode.arg else None, step)
-    return steps
+def _global(argument: str) -> Global:
+    return Global(*argument.split(" ", 1))
 
 
-_STEPS = _steps()
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "PROTO FRAME": lambda m, argument: None,
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE "
+    "BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8": lambda m, value: m.stack.append(value),
+    "NONE": lambda m: m.stack.append(None),
+    "NEWTRUE": lambda m: m.stack.append(True),
+    "NEWFALSE": lambda m: m.stack.append(False),
+    "EMPTY_TUPLE": lambda m: m.stack.append(()),
+    "EMPTY_LIST EMPTY_SET": lambda m: m.stack.append([]),
+    "EMPTY_DICT": lambda m: m.stack.append({}),
+    "MARK": lambda m: m.stack.append(_MARK),
+    "POP": lambda m: m.stack.pop(),
+    "POP_MARK": lambda m: m.since_mark(),
+    "DUP": lambda m: m.stack.append(m.top()),
+    "LIST": lambda m: m.stack.append(m.since_mark()),
+    "TUPLE FROZENSET": lambda m: m.stack.append(tuple(m.since_mark())),
+    "TUPLE1": lambda m: m.stack.append((m.pop(),)),
+    "TUPLE2": lambda m: m.stack.append(m.pair()),
+    "TUPLE3": lambda m: m.stack.append(m.triple()),
+    "DICT": _Machine.make_dictionary,
+    "APPEND": lambda m: m.extend([m.pop()]),
+    "APPENDS ADDITEMS": lambda m: m.extend(m.since_mark()),
+    "SETITEM": lambda m: m.set_items(m.pair()),
+    "SETITEMS": lambda m: m.set_items(m.since_mark()),
+    "MEMOIZE": lambda m: m.put(len(m.memo)),
+    "PUT BINPUT LONG_BINPUT": _Machine.put,
+    "GET BINGET LONG_BINGET": lambda m, at: m.stack.append(m.memo[at]),
+    "GLOBAL": lambda m, argument: m.stack.append(_global(argument)),
+    "STACK_GLOBAL": lambda m: m.stack.append(m.named()),
+    "INST": lambda m, argument: m.stack.append(m.make(_global(argument), tuple(m.since_mark()))),
+    "OBJ": lambda m: m.stack.append(m.make_object()),
+    "REDUCE NEWOBJ": lambda m: m.stack.append(m.make(*m.pair())),
+    "NEWOBJ_EX": lambda m: m.stack.append(m.make_with_keywords()),
+    "BUILD": _Machine.build,
+    "PERSID": lambda m, argument: m.stack.append(m.persistent(argument)),
+    "BINPERSID": lambda m: m.stack.append(m.persistent(m.pop())),
+}
+"""What each operation does, by its names in `pickletools`; those that are not here are refused."""
+_BY_NAME = {name: step for names, step in _OPERATIONS.items() for name in names.split()}
+_STEPS: dict[bytes, tuple[Callable[[Any], Any] | None, Callable[..., Any]]] = {
+    opcode.code.encode("latin-1"): (opcode.arg.reader if opcode.arg else None, _BY_NAME[opcode.name])
+    for opcode in pickletools.opcodes
+    if opcode.name in _BY_NAME
+}

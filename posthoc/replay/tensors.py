@@ -21,36 +21,20 @@ MAX_DIMENSIONS = 64
 NESTED = 100
 """Operations that a file within a file is charged with, beside its own."""
 
-STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,
-    "QInt8Storage": torch.qint8,
-    "QUInt8Storage": torch.quint8,
-    "QInt32Storage": torch.qint32,
-    "QUInt4x2Storage": torch.quint4x2,
-    "QUInt2x4Storage": torch.quint2x4,
-}
-FLOATING = frozenset({
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
-    torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
-})  # fmt: skip
-WHOLE = frozenset({
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.bool,
-})  # fmt: skip
+_WIDTHS = "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz"
+_WHOLE = "int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool"
+FLOATING, WHOLE = (frozenset(getattr(torch, name) for name in names.split()) for names in (_WIDTHS, _WHOLE))
 """Types of numbers that a network may be given; all others stand for something else or need a scale."""
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 """torch's types of numbers by name: looked up here, for an attribute of torch may import half of it."""
+
+_KINDS = (
+    "Double=float64 Float=float32 Half=float16 BFloat16=bfloat16 Long=int64 Int=int32 Short=int16 Char=int8 Byte=uint8 "
+    "Bool=bool ComplexFloat=complex64 ComplexDouble=complex128 Untyped=uint8 QInt8=qint8 QUInt8=quint8 QInt32=qint32 "
+    "QUInt4x2=quint4x2 QUInt2x4=quint2x4"
+)
+STORAGES = {f"{kind}Storage": DTYPES[dtype] for kind, dtype in (pair.split("=") for pair in _KINDS.split())}
+"""Types of numbers by torch's names of storages."""
 
 
 @dataclass(eq=False)
@@ -183,31 +167,26 @@ class Maker:
         self.budget = budget
         self.parse = parse
         self.views: dict[Any, Stored] = {}
-        tensors, arrays = "torch._utils._rebuild_", ("numpy.core.multiarray.", "numpy._core.multiarray.")
+        numpy = ("numpy.core", "numpy._core")
         known: dict[str, Callable[..., Any]] = {
-            f"{tensors}tensor": self._tensor,
-            f"{tensors}tensor_v2": self._tensor,
-            f"{tensors}tensor_v3": self._typed_tensor,
-            f"{tensors}parameter": _parameter,
-            f"{tensors}parameter_with_state": _parameter,
+            "torch._utils._rebuild_tensor torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_tensor_v3": self._typed_tensor,
+            "torch._utils._rebuild_parameter torch._utils._rebuild_parameter_with_state": lambda data, *rest: data,
             "torch._tensor._rebuild_from_type_v2": self._from_type,
             "torch.storage._load_from_bytes": self._storage_from_bytes,
-            "torch.Size": self._size,
-            "collections.OrderedDict": self._dictionary,
-            "collections.defaultdict": self._dictionary,
-            "collections.Counter": self._dictionary,
-            **dict.fromkeys(
-                ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset"), self._sequence
-            ),
+            "torch.Size": lambda sizes=(): tuple(self._sequence(sizes)),
+            "collections.OrderedDict collections.defaultdict collections.Counter": self._dictionary,
+            "builtins.set __builtin__.set builtins.frozenset __builtin__.frozenset": self._sequence,
             "_codecs.encode": self.encoded,
-            "copyreg._reconstructor": _reconstructed,
-            "copy_reg._reconstructor": _reconstructed,
-            **dict.fromkeys([f"{module}scalar" for module in arrays], _scalar),
-            **dict.fromkeys([f"{module}_reconstruct" for module in arrays], self._array),
-            "numpy.core.numeric._frombuffer": self._buffer,
-            "numpy._core.numeric._frombuffer": self._buffer,
+            # By which the oldest protocols make any object.
+            "copyreg._reconstructor copy_reg._reconstructor": lambda kind, *rest: Record(kind),
+            " ".join(f"{module}.multiarray.scalar" for module in numpy): _scalar,
+            " ".join(f"{module}.multiarray._reconstruct" for module in numpy): self._array,
+            " ".join(f"{module}.numeric._frombuffer" for module in numpy): self._buffer,
         }
-        self.construct = {Global(*name.rsplit(".", 1)): function for name, function in known.items()}
+        self.construct = {
+            Global(*name.rsplit(".", 1)): function for names, function in known.items() for name in names.split()
+        }
 
     def storage(self, dtype: torch.dtype, size: int, start: int = -1, data: bytes | None = None) -> Storage:
         """A storage of `size` numbers."""
@@ -264,9 +243,6 @@ class Maker:
         storage.data = data[storage.start : storage.start + storage.bytes]
         return storage
 
-    def _size(self, sizes: Any = ()) -> tuple[Any, ...]:
-        return tuple(self._sequence(sizes))
-
     def _sequence(self, *arguments: Any) -> list[Any]:
         values = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else []
         self.budget.operate(len(values))
@@ -276,7 +252,7 @@ class Maker:
         """An ordered, default or counting dictionary; the oldest protocols pass the items as lists of two."""
         pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
         self.budget.operate(len(pairs))
-        return {pair[0]: pair[1] for pair in pairs if _is_pair(pair)}
+        return dict(pair for pair in pairs if _is_pair(pair))
 
     def encoded(self, text: Any, encoding: Any = "utf-8", *rest: Any) -> bytes:
         """The bytes of a text."""
@@ -333,15 +309,6 @@ def torch_dtype(name: Any) -> torch.dtype:
     if not (isinstance(name, Global) and name.module == "torch" and name.name in DTYPES):
         raise ValueError("a tensor is of no type of numbers")
     return DTYPES[name.name]
-
-
-def _parameter(data: Any, *rest: Any) -> Any:
-    return data
-
-
-def _reconstructed(kind: Any, *rest: Any) -> Record:
-    """`copyreg._reconstructor`, by which the oldest protocols make any object."""
-    return Record(kind)
 
 
 def _scalar(dtype: Any, data: Any = None, *rest: Any) -> Any:

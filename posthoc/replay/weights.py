@@ -84,11 +84,11 @@ class _Finder:
             raise PosthocError(f"{path} holds several networks; choose with --weights-key {' or '.join(wrapped)}.")
         if wrapped:
             return inner[wrapped[0]]
-        own = self.state_dict(tree, nested=False)
+        top = self.state_dict(tree, nested=False)
         others = [key for key in inner if key not in EMA]
-        loose, inside = _values(own), sum(_values(inner[key]) for key in others)
+        loose, inside = _values(top), sum(_values(inner[key]) for key in others)
         if loose and loose > 10 * inside:
-            return own
+            return top
         if loose and inside <= 10 * loose:
             raise PosthocError(
                 f"{path} holds tensors both by themselves and under {_listed(others)}; choose with --weights-key."
@@ -119,15 +119,15 @@ class _Finder:
 
     def at(self, key: str) -> dict[str, Any]:
         """Follow `key` through nested dictionaries as far as it goes; the rest is what names of tensors begin with."""
-        parts, here = key.split("."), self.tree
-        while parts and not is_module(here):
-            inside = mapping(here)
+        parts, group = key.split("."), self.tree
+        while parts and not is_module(group):
+            inside = mapping(group)
             taken = next((n for n in range(len(parts), 0, -1) if _is_group(inside.get(".".join(parts[:n])))), None)
             if taken is None:
                 break
-            here, parts = inside[".".join(parts[:taken])], parts[taken:]
+            group, parts = inside[".".join(parts[:taken])], parts[taken:]
         prefix = "".join(f"{part}." for part in parts)
-        weights = self.state_dict(here)
+        weights = self.state_dict(group)
         weights = {name.removeprefix(prefix): leaf for name, leaf in weights.items() if name.startswith(prefix)}
         if not weights:
             raise UsageError(f"--weights-key {key}: {self.path} has no weights there; found {_keys(self.tree)}.")
@@ -187,16 +187,16 @@ def require_types(module: nn.Module, types: Mapping[str, torch.dtype], path: Pat
     """
     state = module.state_dict(keep_vars=True)
     for name, dtype in types.items():
-        ours = state[name]
+        usual = state[name]
         if dtype.is_complex:
-            fits = ours.dtype.is_complex
+            fits = usual.dtype.is_complex
         elif dtype in WHOLE:
-            fits = not (isinstance(ours, nn.Parameter) and (ours.dtype.is_floating_point or ours.dtype.is_complex))
+            fits = not (isinstance(usual, nn.Parameter) and (usual.dtype.is_floating_point or usual.dtype.is_complex))
         else:
             fits = dtype in FLOATING
         if not fits:
             raise PosthocError(
-                f"{path}: {name} is {_type(dtype)}, where the network has {_type(ours.dtype)}; it is not replayed as "
+                f"{path}: {name} is {_type(dtype)}, where the network has {_type(usual.dtype)}; it is not replayed as "
                 f"something else: save it in the network's own type."
             )
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from posthoc.errors import PosthocError
 from posthoc.replay.budget import Budget
 from posthoc.replay.checkpoint import read_header, read_weights
+from posthoc.replay.formats import FORMATS
 from posthoc.replay.pickles import Global, Record, unpickle
 
 ROOT = Path(__file__).parents[2]
@@ -256,8 +257,8 @@ def test_an_index_names_files_beside_it_only(tmp_path, shard):
 @pytest.mark.parametrize(
     ("of", "files", "count"),
     [
-        ("checkpoints", 12, 8),
-        pytest.param("checkpoints", 12, 850, marks=pytest.mark.slow),
+        ("checkpoints", 17, 8),
+        pytest.param("checkpoints", 17, 600, marks=pytest.mark.slow),
         pytest.param("results", 4, 60, marks=pytest.mark.slow),
     ],
 )
@@ -267,6 +268,8 @@ def test_mutated_files_of_every_format(of, files, count):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("slowest") == files
+    formats = [form.name for form in FORMATS.values() if form.write]
+    assert of == "results" or all(f"\n{name}, " in f"\n{done.stdout}" for name in formats)
 
 
 def test_tensors_of_every_kind_are_those_of_torch_load(tmp_path):
