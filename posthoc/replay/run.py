@@ -77,6 +77,10 @@ class Work:
         """Whether no other checkpoint is to be begun."""
         return self.stop is not None and self.stop.is_set()
 
+    def has(self, place: int) -> bool:
+        """Whether what is at that place of the run is of this shard."""
+        return self.shard is None or place % self.shard.count == self.shard.index - 1
+
 
 def extract(
     checkpoints: str | Path | Sequence[str | Path],
@@ -192,9 +196,12 @@ def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: set[
     parts.start(plan.stored.recording, list(entries.values()), damaged, shards, plan.untrained)
     for skip in skipped:
         parts.skip(skip)
-    share = _share(plan.run.checkpoints, work.shard)
-    checkpoints = [checkpoint for checkpoint in share if entries[checkpoint.path].part not in finished]
-    controls = [control for control in _of_shard(plan.untrained, work.shard) if control.part not in finished]
+    checkpoints = [
+        checkpoint
+        for place, checkpoint in enumerate(plan.run.checkpoints)
+        if work.has(place) and entries[checkpoint.path].part not in finished
+    ]
+    controls = [c for c in controls_of(plan.untrained) if work.has(c.place) and c.part not in finished]
     total = len(checkpoints) + len(controls)
     done = 0
     for outcome in _outcomes(work, plan, entries, checkpoints, controls):
@@ -213,14 +220,6 @@ def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: set[
     if work.stopped and done < total:
         raise StoppedError(f"stopped after {done} of {total} checkpoints; the same command goes on from there.")
     return skipped
-
-
-def _share(checkpoints: Sequence[Checkpoint], shard: Shard | None) -> Sequence[Checkpoint]:
-    return checkpoints[shard.index - 1 :: shard.count] if shard else checkpoints
-
-
-def _of_shard(untrained: int, shard: Shard | None) -> list[Control]:
-    return [c for c in controls_of(untrained) if not shard or c.place % shard.count == shard.index - 1]
 
 
 def _outcomes(
