@@ -6,8 +6,10 @@ import h5py
 import noise
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from contents import assert_same
 
+from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.store import STORED, Frame, Layout, Stored, open_activations
 from posthoc.writing import merge, write
@@ -167,6 +169,8 @@ def test_behaviour_head_and_time_are_read_as_they_were_written_and_merged(tmp_pa
             file.read("var", 0)
         with pytest.raises(PosthocError, match="holds no behaviour 'margin', only loss, prediction, correct, logits"):
             file.behaviour("margin")
+    output = CliRunner().invoke(main, ["inspect", str(tmp_path / "a.h5")]).output
+    assert "loss, prediction, correct, logits, features" in output
     write(tmp_path / "b.h5", plan(), [frame(1)])
     with open_activations(tmp_path / "b.h5") as file:
         assert file.behaviours == ()

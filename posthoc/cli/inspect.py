@@ -129,6 +129,8 @@ def _activations(path: Path) -> None:
             ("layers", ", ".join(f"{layer} ({len(file.channels[layer])})" for layer in file.layers)),
             ("signals", ", ".join(file.signals)),
         ]
+        if file.behaviours:
+            listing.append(("behaviour", ", ".join(file.behaviours)))
         if differences := apart(file.provenances):
             listing.append(("made under", "; ".join(differences)))
         if len(file.untrained_seeds):
