@@ -121,12 +121,6 @@ class Layout:
         """Their names."""
         return self.recording.identity.signals
 
-    def by_layer(self, columns: NDArray[np.float32]) -> dict[str, dict[str, NDArray[np.float32]]]:
-        """Signals of one checkpoint as a frame has them; columns: float32 [N, signals x channels of all layers]."""
-        ends = np.cumsum([len(rows) for _ in self.signals for rows in self.channels.values()])
-        blocks = iter(np.split(columns.T, ends[:-1]))
-        return {signal: {layer: next(blocks) for layer in self.channels} for signal in self.signals}
-
 
 class Activations:
     """An activations file, open for reading. Use as a context manager, or call `close`.

@@ -34,9 +34,14 @@ def write_run(folder: Path, name: str, size: int, checkpoints: int) -> None:
                 parameter += 0.01 * torch.randn_like(parameter)
 
 
+def images_of(plan: Extraction) -> torch.Tensor:
+    """The probe as the network sees it."""
+    return probe_batch(plan)["images"]
+
+
 def bare_passes(plan: Extraction, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], None]:
     """The forward passes of the same batches, nothing loaded, nothing recorded."""
-    x = probe_batch(plan)[0].contiguous(memory_format=memory_format)
+    x = images_of(plan).contiguous(memory_format=memory_format)
     module = module.to(plan.device).to(memory_format=memory_format)
 
     def run() -> None:
@@ -59,7 +64,7 @@ def read_files(plan: Extraction) -> None:
 
 def keep_everything(plan: Extraction, fresh: Callable[[], nn.Module]) -> None:
     """The obvious loop: load, hooks that keep whole feature maps, bring them to the CPU, reduce them there."""
-    x, _ = probe_batch(plan)
+    x = images_of(plan)
     for checkpoint in plan.run.checkpoints:
         model = fresh()
         model.load_state_dict(load_file(checkpoint.path))
@@ -78,7 +83,7 @@ def keep_everything(plan: Extraction, fresh: Callable[[], nn.Module]) -> None:
 
 def extract_features(plan: Extraction, fresh: Callable[[], nn.Module]) -> None:
     """torchvision's feature extractor, reduced batch by batch."""
-    x, _ = probe_batch(plan)
+    x = images_of(plan)
     names = {point.name: point.name for point in plan.points}
     for checkpoint in plan.run.checkpoints:
         model = fresh()

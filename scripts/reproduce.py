@@ -27,7 +27,7 @@ from posthoc.analysis.records import Protocol
 from posthoc.analysis.runs import load_csv
 from posthoc.files import replacing
 from posthoc.recording import Identity, Layer, Model, Probe, Provenance, Recording
-from posthoc.replay.probes import load_images
+from posthoc.replay.probes.images import load_images
 from posthoc.shown import shown
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write

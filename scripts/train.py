@@ -26,7 +26,7 @@ from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.replay.checkpoint import read_weights
 from posthoc.replay.plan import find_device
-from posthoc.replay.probes import NORMALIZATIONS, Images, load_images
+from posthoc.replay.probes.images import NORMALIZATIONS, Images, load_images
 from posthoc.shown import shown
 
 

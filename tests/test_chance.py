@@ -17,7 +17,7 @@ import posthoc
 from posthoc.chance import better_than_chance, doubt, largest_share
 from posthoc.cli import main
 from posthoc.recording import image_words
-from posthoc.replay.probes import load_images
+from posthoc.replay.probes.images import load_images
 
 LABELS = np.repeat(np.arange(10), 20)
 RECORDING = noise.recording(["a"])

@@ -1,12 +1,11 @@
 """What a user's type checker sees of posthoc."""
 
-import inspect
+import dataclasses
 import subprocess
 import sys
 
 import posthoc
-from posthoc.replay.plan import plan_extraction
-from posthoc.replay.run import PlanOptions
+from posthoc.replay.request import PlanOptions, Request
 
 SCRIPT = """
 import posthoc
@@ -45,8 +44,5 @@ def test_every_name_that_is_promised_is_there():
         assert getattr(posthoc, name) is not None
 
 
-def test_the_options_of_extract_are_those_of_the_plan():
-    parameters = inspect.signature(plan_extraction).parameters
-    named = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
-    assert named - PlanOptions.__annotations__.keys() == {"skip_damaged", "trial", "before"}
-    assert PlanOptions.__annotations__.keys() <= named
+def test_the_options_of_extract_are_those_of_a_request():
+    assert [field.name for field in dataclasses.fields(Request)] == ["probe", *PlanOptions.__annotations__]

@@ -58,7 +58,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all."),
         click.option("--signals", default=",".join(DEFAULT_SIGNALS), callback=_list, help=f"Of {', '.join(SIGNALS)}."),
         click.option(
-            "--images", type=click.IntRange(min=1), help="Images in the probe (default: 2048, or all if fewer)."
+            "--images", type=click.IntRange(min=1), help="Samples in the probe (default: of images 2048, or all if fewer)."
         ),
         click.option(
             "--image-size", type=click.IntRange(min=1), help="Side to scale images to (default: what the model takes)."
@@ -87,6 +87,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="NAME|INDEX|none",
             help="Which of the network's outputs holds the scores (default: logits, or the one as wide as the probe has classes).",
         ),
+        click.option("--features", is_flag=True, help="Keep what the last layer is given, and its weights."),
         click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels, and what the network draws."),
         click.option(
             "--untrained",
@@ -138,7 +139,7 @@ def command(
 
     Several folders are a run each, several files one run. Interrupted, the same command goes on where it stopped.
     """
-    from posthoc.replay.request import Shard, check_request
+    from posthoc.replay.request import Request, Shard
 
     share = Shard.parse(shard) if shard else None
     if follow and share:
@@ -149,7 +150,7 @@ def command(
         raise UsageError("--follow watches one folder; give one.")
     if len(checkpoints) == 1 and not dry_run:
         try_output(output or Path("activations.h5"), force)
-    check_request(() if follow else checkpoints, **options)
+    Request(**options).check_places(() if follow else checkpoints)
     from posthoc.replay.layout import is_file_of_run, run_folders
     from posthoc.replay.plan import plan_extraction
     from posthoc.replay.run import follow_extraction, run_extraction

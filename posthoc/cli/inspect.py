@@ -59,10 +59,10 @@ def _checkpoints(
     model: str | None,
     model_arg: Sequence[str],
 ) -> None:
-    from posthoc.replay.inputs import fit_images, usual_size
     from posthoc.replay.layout import find_run
     from posthoc.replay.models import resolve_model
     from posthoc.replay.plan import about_order, aside
+    from posthoc.replay.probes.fitting import fit_images, usual_size
     from posthoc.replay.request import parse_arguments
     from posthoc.replay.weights import Pick
 

@@ -1,6 +1,5 @@
 """posthoc submit: checkpoints -> batch jobs on Slurm."""
 
-import inspect
 import shlex
 import sys
 import time
@@ -91,19 +90,18 @@ def command(
     """
     if find_spec("submitit") is None:
         raise PosthocError("Batch scripts are written by submitit, with --dry-run too: pip install 'posthoc[slurm]'.")
-    from posthoc.replay.request import check_request
+    from posthoc.replay.request import PlanOptions, Request
 
-    check_request(checkpoints, here=False, **options)
+    replayed = PlanOptions.__annotations__.keys() | {"probe"}
+    Request(**{name: options[name] for name in replayed}).check_places(checkpoints, here=False)
     if not dry_run:
         try_output(output / "submission.json", force=True, make=True)
     from posthoc.cluster.scripts import Resources
     from posthoc.cluster.submission import queue
     from posthoc.cluster.submit import Work, submit
     from posthoc.replay.layout import run_folders
-    from posthoc.replay.plan import plan_extraction
 
     context = click.get_current_context()
-    replayed = inspect.signature(plan_extraction).parameters.keys() & options.keys()
     extraction = {parameter.name: parameter for parameter in context.command.params if parameter.name in replayed}
     resources = Resources(**{name: value for name, value in options.items() if name not in extraction})
     if minutes_per_task < 0 or (seconds_per_checkpoint or 0) < 0:

@@ -228,7 +228,7 @@ class _Desk:
         controls = [one.place for one in untrained if anew or not parts.path(one).exists()]
         given = self.resources
         kind = (
-            f"{plan.model.name}, {len(plan.probe)} images of {plan.image_size} pixels, "
+            f"{plan.model.name}, {len(plan.probe)} {plan.probe.samples}, "
             f"{'GPU' if given.gpus else f'{given.cpus_per_task} processors'}, {asked.get('dtype', 'float32')}"
         )
         return _Planned(entries, missing, self._seconds(kind, target) if missing or controls else None, controls)

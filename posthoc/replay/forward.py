@@ -21,11 +21,18 @@ _OURS = (str(Path(posthoc.__file__).parent), str(Path(torch.__file__).parent))
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
 
 
+def call(module: nn.Module, batch: Mapping[str, Tensor]) -> Any:
+    """What a module gives for a batch: the only input by its position, several by their names."""
+    if len(batch) == 1:
+        return module(*batch.values())
+    return module(**batch)
+
+
 @contextmanager
-def guarded(name: str, module: nn.Module, shape: tuple[int, ...], where: str) -> Iterator[None]:
+def guarded(name: str, module: nn.Module, batch: Mapping[str, Tensor], where: str) -> Iterator[None]:
     """Whatever the module raises is a PosthocError that names layer, batch and checkpoint; memory that runs out is not.
 
-    where: the checkpoint, in words; shape: of the batch.
+    where: the checkpoint, in words.
     """
     try:
         yield
@@ -36,13 +43,14 @@ def guarded(name: str, module: nn.Module, shape: tuple[int, ...], where: str) ->
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the user's code raises
-        batch = " x ".join(map(str, shape))
+        shapes = {name: " x ".join(map(str, tensor.shape)) for name, tensor in batch.items()}
+        sizes = ", ".join(shapes.values() if len(shapes) == 1 else (f"{n} {shape}" for n, shape in shapes.items()))
         if isinstance(error, MemoryError) or "can't allocate memory" in said_by(error):
             raise PosthocError(
                 f"Out of memory at {where} ({first_line(error)}); pass a smaller --batch-size."
             ) from error
         raise PosthocError(
-            f"{where}: {name} fails {place_of(error, module)} on a batch of {batch} ({first_line(error)})."
+            f"{where}: {name} fails {place_of(error, module)} on a batch of {sizes} ({first_line(error)})."
         ) from error
 
 

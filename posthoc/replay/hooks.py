@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.architectures import architecture_of
-from posthoc.replay.forward import State, own_randomness, said_by, seed_batch
+from posthoc.replay.forward import State, call, own_randomness, said_by, seed_batch
 from posthoc.replay.outputs import tensors_in
+from posthoc.replay.probes.probe import Batch
 from posthoc.replay.signals import SIGNALS, LayerOutput
 
 
@@ -84,19 +85,19 @@ class Anatomy:
         return self.output[1] if len(self.output) == 2 else None
 
 
-def dissect(model: nn.Module, image_size: int, image_channels: int = 3) -> Anatomy:
-    """Find all modules whose output is a feature map, a sequence or a vector for each image.
+def dissect(model: nn.Module, example: Callable[[int, bool], Batch]) -> Anatomy:
+    """Find all modules whose output is a feature map, a sequence or a vector for each sample.
 
-    Which axis holds the batch and which the channels is seen from a second pass with a larger batch of larger images:
+    Which axis holds the batch and which the channels is seen from a second pass with a larger batch of larger samples:
     the batch grows from 2 to 3, and channels do not grow. Of a tuple or dictionary the first tensor counts.
 
-    Raises CannotRunError where the model cannot take images of this size.
+    example: a batch of so many samples, larger ones on request. Raises CannotRunError where the model cannot take it.
     """
-    outputs, output, entered = _outputs(model, 2, image_size, image_channels)
+    outputs, output, entered = _outputs(model, example(2, False))
     try:
-        second = _outputs(model, 3, 2 * image_size, image_channels)[0]
+        second = _outputs(model, example(3, True))[0]
     except CannotRunError:  # a fixed input size: only the batch grows
-        second = _outputs(model, 3, image_size, image_channels)[0]
+        second = _outputs(model, example(3, False))[0]
     last_with = {(id(seen.output), seen.version): name for name, seen in outputs.items()}
     points = []
     for name, seen in outputs.items():
@@ -147,16 +148,13 @@ def first_tensor(output: Any) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
-def _outputs(
-    model: nn.Module, batch: int, image_size: int, image_channels: int
-) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
+def _outputs(model: nn.Module, batch: Batch) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
     """What every module gives in one forward pass, and the whole model; the last call of each counts.
 
     On the meta device, where nothing is computed; where a model needs real numbers to find its way, on the CPU.
     """
-    shape = (batch, image_channels, image_size, image_size)
     try:
-        return _pass(copy.deepcopy(model).to("meta"), shape, "meta")
+        return _pass(copy.deepcopy(model).to("meta"), batch, "meta")
     except Exception as error:  # whatever the user's code raises, in its forward pass or when it is copied
         if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
             raise error if isinstance(error, CannotRunError) else CannotRunError(error, ()) from error
@@ -164,12 +162,12 @@ def _outputs(
     try:
         with own_randomness(torch.device("cpu")):
             seed_batch(0, 0)
-            return _pass(model, shape, "cpu")
+            return _pass(model, batch, "cpu")
     finally:
         state.put_back()
 
 
-def _pass(model: nn.Module, shape: tuple[int, ...], device: str) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
+def _pass(model: nn.Module, batch: Batch, device: str) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
     seen: dict[str, _Seen] = {}
     entered: list[Entered] = []
 
@@ -194,7 +192,7 @@ def _pass(model: nn.Module, shape: tuple[int, ...], device: str) -> tuple[dict[s
     try:
         # Without inference mode, which keeps no version by which an in-place ReLU is told from what it overwrites.
         with torch.no_grad(), torch.device(device):
-            whole = model(torch.zeros(shape))
+            whole = call(model, {name: tensor.to(device, copy=True) for name, tensor in batch.items()})
         output = first_tensor(whole)
         if output is None:  # in an object, or deeper
             output = next((tensor for _, tensor in tensors_in(whole)), None)
@@ -269,20 +267,35 @@ class Recorder:
     After `with recorder.attached(model): model(x)`, `recorder.signals[signal][layer]` is float32 [B, C_l], or [B, C_l, T].
     """
 
-    def __init__(self, points: Sequence[HookPoint], channels: dict[str, Tensor], signals: Sequence[str]) -> None:
+    def __init__(
+        self,
+        points: Sequence[HookPoint],
+        channels: dict[str, Tensor],
+        signals: Sequence[str],
+        head: str | None = None,
+    ) -> None:
+        """head: the module whose input is kept as `features`, float32 [B, D]."""
         self.points = points
         self.channels = channels
+        self.head = head
+        self.features: Tensor | None = None
         self.signals: dict[str, dict[str, Tensor]] = {signal: {} for signal in signals}
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
         modules = dict(model.named_modules())
         handles = [modules[point.name].register_forward_hook(self._hook(point)) for point in self.points]
+        if self.head:
+            handles.append(modules[self.head].register_forward_pre_hook(self._keep_features))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _keep_features(self, module: nn.Module, inputs: Any) -> None:
+        tensor = first_tensor(inputs)
+        self.features = None if tensor is None else tensor.float().clone()
 
     def _hook(self, point: HookPoint) -> Callable[..., None]:
         axes = [axis for axis in range(1, len(point.shape) + 1) if axis != point.channel_axis]

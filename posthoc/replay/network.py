@@ -1,25 +1,46 @@
 """The model on its device with the probe beside it: built once, given one checkpoint's weights after another."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
-from posthoc.replay.forward import State, guarded, own_randomness, seed_batch
+from posthoc.replay.forward import State, call, guarded, own_randomness, seed_batch
 from posthoc.replay.hooks import Recorder
-from posthoc.replay.outputs import Scored, part_of, same_rows, score
+from posthoc.replay.outputs import Scored, Scores, part_of, same_rows
+from posthoc.replay.probes.probe import Batch
 
 if TYPE_CHECKING:
     from posthoc.replay.plan import Extraction
 
-LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+class Pass(NamedTuple):
+    """Of one batch: signals [B, columns], scores [B, K], what the head is given [B, D]."""
+
+    signals: Tensor
+    scores: Tensor | None
+    features: Tensor | None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a checkpoint gave: see `store.Frame`."""
+
+    signals: dict[str, dict[str, NDArray[np.float32]]]
+    loss: float
+    accuracy: float
+    behaviour: dict[str, NDArray[Any]]
+    head: dict[str, NDArray[np.float32]]
 
 
 class Network:
@@ -29,49 +50,50 @@ class Network:
     set to those of the batch: what a checkpoint gives depends on nothing that ran before it.
     """
 
-    def __init__(self, plan: "Extraction", images: int | None = None) -> None:
-        """images: how many of the probe, all of them unless given."""
+    def __init__(self, plan: "Extraction", samples: int | None = None) -> None:
+        """samples: how many of the probe, all of them unless given."""
         self.plan = plan
-        self.x, self.labels = probe_batch(plan, images)
+        self.x = probe_batch(plan, samples)
+        targets = plan.probe.targets
+        self.targets = None if targets is None else torch.from_numpy(targets[:samples]).to(plan.device)
         module = plan.model.module.requires_grad_(False)
         self.module = module._apply(
             lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
         )
         self.state = State(self.module)
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
-        self.recorder = Recorder(plan.points, channels, plan.identity.signals)
+        self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head)
         self.columns = [(signal, point.name) for signal in plan.identity.signals for point in plan.points]
-        self.step: Callable[[Tensor, Scored], tuple[Tensor | None, Tensor]] = (
-            torch.compile(self._step) if plan.identity.compile else self._step
-        )
-        self.outputs: list[tuple[Tensor | None, Tensor]] = []
+        self.step: Callable[[Batch, Scored], Pass] = torch.compile(self._step) if plan.identity.compile else self._step
+        self.outputs: list[Pass] = []
         self.failure: PosthocError | None = None
         self.staged: dict[str, Tensor] = {}
         self.next: dict[str, Tensor] = {}
         self.current: dict[str, Tensor] = {}
         self.side = torch.cuda.Stream(plan.device) if plan.device.type == "cuda" else None
 
-    def forward(self, batch: Tensor) -> tuple[Any, Tensor]:
+    def forward(self, batch: Batch) -> tuple[Any, Tensor]:
         """What the model gives, and the signals [B, columns]."""
         signals = self.recorder.signals
         for layers in signals.values():
             layers.clear()
-        output = self.module(batch.clone())  # which it may write to; the next checkpoint is given the same images
+        # Copies, for it may write to them; the next checkpoint is given the same samples.
+        output = call(self.module, {name: tensor.clone() for name, tensor in batch.items()})
         for signal, layer in self.columns:
             if layer not in signals[signal]:
                 raise PosthocError(
                     f"{self.plan.model.name} took another path than it was planned with: {layer} was not reached."
                 )
-        return output, torch.cat([signals[signal][layer] for signal, layer in self.columns], dim=1)
+        return output, torch.cat([signals[signal][layer].flatten(1) for signal, layer in self.columns], dim=1)
 
-    def _step(self, batch: Tensor, scored: Scored) -> tuple[Tensor | None, Tensor]:
+    def _step(self, batch: Batch, scored: Scored) -> Pass:
         output, signals = self.forward(batch)
         scores = None if scored.path is None else part_of(output, scored.path)
-        if (scores is None and scored.path is not None) or not same_rows(scores, len(batch)):
+        if (scores is None and scored.path is not None) or not same_rows(scores, length(batch)):
             raise PosthocError(
                 f"{self.plan.model.name} took another path than it was planned with: its output {scored.name} is not there."
             )
-        return None if scores is None else scores.float(), signals
+        return Pass(signals, None if scores is None else scores.float(), self.recorder.features)
 
     def stage(self, tensors: dict[str, Tensor]) -> None:
         """Bring a checkpoint's weights to the device; on CUDA beside what is running, on a stream of their own."""
@@ -115,52 +137,98 @@ class Network:
             torch.inference_mode(),
             torch.autocast(self.plan.device.type, torch.bfloat16, reduced),
         ):
-            for number, batch in enumerate(self.x.split(self.plan.batch_size)):
+            for number, batch in enumerate(split(self.x, self.plan.batch_size)):
                 try:
-                    with guarded(self.plan.model.name, self.module, tuple(batch.shape), where):
+                    with guarded(self.plan.model.name, self.module, batch, where):
                         seed_batch(seed, number)
                         self.outputs.append(self.step(batch, self.plan.scored))
                 except PosthocError as error:
                     self.failure = error
                     return
 
-    def results(self) -> tuple[Tensor, float, float]:
-        """Signals [N, columns] on the CPU, loss and accuracy; raises PosthocError where the model failed."""
+    def results(self) -> Results:
+        """What came of the probe, on the CPU; raises PosthocError where the model failed."""
         outputs, failure, self.outputs, self.failure = self.outputs, self.failure, [], None
         if failure:
             raise failure
-        with guarded(self.plan.model.name, self.module, tuple(self.x.shape), self.where):  # CUDA fails late
-            scores = [scores for scores, _ in outputs if scores is not None]
-            signals = torch.cat([signals for _, signals in outputs])
-            return signals.cpu(), *score(torch.cat(scores) if scores else None, self.labels)
+        with guarded(self.plan.model.name, self.module, self.x, self.where):  # CUDA fails late
+            columns = torch.cat([output.signals for output in outputs]).cpu().numpy()
+            scores = self._scores(outputs)
+            behaviour = {name: tensor.cpu().numpy() for name, tensor in scores.samples.items()}
+            head = {}
+            if self.recorder.head:
+                features = [output.features for output in outputs if output.features is not None]
+                behaviour["features"] = torch.cat(features).cpu().numpy()
+                head = head_of(self.module.get_submodule(self.recorder.head))
+            return Results(self._by_layer(columns), scores.loss, scores.accuracy, behaviour, head)
+
+    def _scores(self, outputs: Sequence[Pass]) -> Scores:
+        scores = [output.scores for output in outputs if output.scores is not None]
+        scoring = self.plan.scoring
+        if not scores or scoring is None or self.targets is None:
+            return Scores(math.nan, math.nan, {})
+        return scoring.score(torch.cat(scores), self.targets)
+
+    def _by_layer(self, columns: NDArray[np.float32]) -> dict[str, dict[str, NDArray[np.float32]]]:
+        """Signals as a frame has them, [C, N] or [C, N, T]; columns: float32 [N, ...] as they were put together."""
+        last = self.recorder.signals
+        shapes = [last[signal][layer].shape[1:] for signal, layer in self.columns]
+        blocks = np.split(columns, np.cumsum([shape.numel() for shape in shapes])[:-1], axis=1)
+        signals: dict[str, dict[str, NDArray[np.float32]]] = {signal: {} for signal, _ in self.columns}
+        for (signal, layer), shape, block in zip(self.columns, shapes, blocks, strict=True):
+            signals[signal][layer] = block.reshape(-1, *shape).swapaxes(0, 1)
+        return signals
 
 
 @contextmanager
-def network(plan: "Extraction", images: int | None = None) -> Iterator[Network]:
+def network(plan: "Extraction", samples: int | None = None) -> Iterator[Network]:
     """The plan's network with its hooks in place, under the precision and the threads that the plan asks for."""
     with torch.no_grad(), _precision(plan.identity.tf32), _threads():
-        built = Network(plan, images)
+        built = Network(plan, samples)
         with built.recorder.attached(built.module):
             yield built
 
 
-def probe_batch(plan: "Extraction", images: int | None = None) -> tuple[Tensor, Tensor]:
-    """The probe (its first images) and its labels on the device: normalised, and resized where the model wants another
-    size; laid out in memory as planned, whatever the layout of the pixels."""
-    x = torch.from_numpy(plan.probe.images[:images]).to(plan.device).permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(row, device=plan.device).view(3, 1, 1) for row in plan.normalization)
-    pieces = []
-    for piece in x.split(plan.batch_size):
-        piece = (piece.float() / 255 - mean) / std
-        if piece.shape[2:] != (plan.image_size, plan.image_size):
-            piece = F.interpolate(piece, size=(plan.image_size,) * 2, mode="bilinear", antialias=True)
-        if plan.identity.probe.preparation["channels"] == 1:
-            piece = (piece * LUMA.to(plan.device)).sum(1, keepdim=True)
-        pieces.append(piece)
-    layout = FORMATS[plan.identity.memory_format]
-    return torch.cat(pieces).contiguous(memory_format=layout), torch.from_numpy(plan.probe.labels[:images]).to(
-        plan.device
-    )
+def probe_batch(plan: "Extraction", samples: int | None = None) -> Batch:
+    """The probe (its first samples) on the device as the network sees it; laid out in memory as planned, whatever the
+    layout of what it was made of."""
+    pieces = list(plan.probe.batches(plan.device, plan.batch_size, samples))
+    whole = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return laid_out(whole, plan.identity.memory_format)
+
+
+def laid_out(batch: Batch, layout: str) -> Batch:
+    """In that memory format, which images alone have a choice of."""
+    return {
+        name: tensor.contiguous(memory_format=FORMATS[layout if tensor.ndim == 4 else "contiguous"])
+        for name, tensor in batch.items()
+    }
+
+
+def split(batch: Batch, size: int) -> Iterator[Batch]:
+    """So many samples at a time."""
+    for start in range(0, length(batch), size):
+        yield first(batch, start + size, start)
+
+
+def first(batch: Batch, stop: int | None, start: int = 0) -> Batch:
+    """The samples from `start` up to `stop`."""
+    return {name: tensor[start:stop] for name, tensor in batch.items()}
+
+
+def length(batch: Batch) -> int:
+    """How many samples it has."""
+    return len(next(iter(batch.values())))
+
+
+def head_of(layer: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Weight and bias of a layer as they are now; copies, for the next checkpoint is read into their memory."""
+    tensors = {name: getattr(layer, name, None) for name in ("weight", "bias")}
+    return {
+        name: tensor.detach().float().cpu().clone().numpy()
+        for name, tensor in tensors.items()
+        if isinstance(tensor, Tensor)
+    }
 
 
 @contextmanager

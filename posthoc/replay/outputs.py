@@ -1,7 +1,7 @@
 """What a network gives -> the scores in it, one row per image and one column per class, if there are any."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from posthoc.errors import UsageError
 Path = tuple[str | int, ...]
 MAX_DEPTH = 8
 NONE = "none"
+MOST_LOGITS = 1000
+"""Classes up to which the scores of every sample are kept."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,47 @@ def _shape(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "a number"
 
 
-def score(scores: Tensor | None, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy (nat) and share of the images whose highest score is their label's; NaN without scores."""
-    if scores is None:
-        return float("nan"), float("nan")
-    return F.cross_entropy(scores, labels).item(), (scores.argmax(1) == labels).double().mean().item()
+@dataclass(frozen=True)
+class Scores:
+    """How a checkpoint did: mean loss (nat) and share of the samples that are right, and of each sample what
+    `store.STORED` has as behaviour, on the device."""
+
+    loss: float
+    accuracy: float
+    samples: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a probe's outputs are scored.
+
+    find: where the scores are in an output of so many samples, for a probe of so many classes, as was asked;
+    score: all samples' scores against their targets.
+    """
+
+    find: Callable[[Any, int, int, str | None], Scored]
+    score: Callable[[Tensor, Tensor], Scores]
+
+
+def score_classes(scores: Tensor, labels: Tensor) -> Scores:
+    """Cross-entropy and the class of the highest score; scores [N, K], labels [N].
+
+    >>> score_classes(torch.tensor([[0.0, 9.0], [9.0, 0.0]]), torch.tensor([1, 1])).accuracy
+    0.5
+    """
+    prediction = scores.argmax(1)
+    correct = prediction == labels
+    samples = {
+        "loss": F.cross_entropy(scores, labels, reduction="none"),
+        "prediction": prediction,
+        "correct": correct.to(torch.uint8),
+    }
+    if scores.shape[1] <= MOST_LOGITS:
+        samples["logits"] = scores.half()
+    return Scores(F.cross_entropy(scores, labels).item(), correct.double().mean().item(), samples)
+
+
+CLASSES = Scoring(find_scores, score_classes)
 
 
 def same_rows(scores: Tensor | None, images: int) -> bool:

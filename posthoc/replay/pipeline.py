@@ -184,22 +184,17 @@ def _nonfinite(tensor: Tensor) -> int:
 
 def _frame_or_failure(plan: Extraction, loaded: Loaded, net: Network) -> store.Frame | PosthocError:
     """What the checkpoint gave, or what the model raised."""
+    checkpoint = loaded.checkpoint
     try:
-        return _frame(plan, loaded, *net.results())
+        results = net.results()
     except PosthocError as error:
         return error
-
-
-def _frame(plan: Extraction, loaded: Loaded, values: Tensor, loss: float, accuracy: float) -> store.Frame:
-    checkpoint = loaded.checkpoint
     return store.Frame(
         path=checkpoint.path.relative_to(plan.run.folder).as_posix(),
         sha256=loaded.sha256,
         epoch=checkpoint.epoch,
         step=checkpoint.step,
-        loss=loss,
-        accuracy=accuracy,
         recorded=checkpoint.header.recorded,
-        signals=plan.stored.by_layer(values.numpy()),
         nonfinite=loaded.nonfinite,
+        **vars(results),
     )

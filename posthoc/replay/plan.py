@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,28 +13,27 @@ import torchvision
 from numpy.typing import NDArray
 
 from posthoc import __version__, store
-from posthoc.errors import PosthocError, UsageError
+from posthoc.errors import PosthocError
 from posthoc.recording import (
-    MOST_CONTROLS,
     Identity,
     Layer,
     Output,
     Provenance,
     Recording,
     Weights,
-    image_words,
     seed_of_control,
 )
 from posthoc.recording import Model as RecordedModel
 from posthoc.recording import Probe as RecordedProbe
-from posthoc.replay.hooks import HookPoint, choose
-from posthoc.replay.inputs import fit_images, usual_size
+from posthoc.replay.architectures import architecture_of
+from posthoc.replay.forward import first_line
+from posthoc.replay.hooks import Anatomy, CannotRunError, HookPoint, choose, dissect
 from posthoc.replay.layout import Run, find_run
 from posthoc.replay.models import Model, resolve_model
-from posthoc.replay.outputs import Scored
-from posthoc.replay.probes import NORMALIZATIONS, Images, Normalization, load_probe
-from posthoc.replay.request import check_options, parse_arguments
-from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
+from posthoc.replay.outputs import CLASSES, Scored, Scoring
+from posthoc.replay.probes import Probe, load_probe
+from posthoc.replay.request import PlanOptions, Request, parse_arguments
+from posthoc.replay.signals import SIGNALS
 from posthoc.replay.trial import Trial, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
 from posthoc.replay.weights import Pick
@@ -45,19 +44,21 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction will do, decided down to the last shape."""
+    """What an extraction will do, decided down to the last shape.
+
+    features: whether what the last layer is given is kept, and its weights.
+    """
 
     run: Run
     pick: Pick
     model: Model
-    probe: Images
-    normalization: Normalization
-    image_size: int
+    probe: Probe
     points: tuple[HookPoint, ...]
     device: torch.device
     batch_size: int
     stored: store.Layout
     untrained: int = 0
+    features: bool = False
     trial: Trial | None = None
 
     @property
@@ -66,39 +67,39 @@ class Extraction:
         return self.stored.recording.identity
 
     @property
+    def scoring(self) -> Scoring | None:
+        """How outputs are scored; None where the probe has nothing to score by."""
+        return self.probe.scoring or (None if self.probe.labels is None else CLASSES)
+
+    @property
     def scored(self) -> Scored:
         """Which output is scored."""
         return self.trial.scored if self.trial else Scored(None)
 
     @property
+    def head(self) -> str | None:
+        """The last layer, where its input is kept."""
+        return self.trial.head if self.trial else None
+
+    @property
     def notes(self) -> list[tuple[str, str]]:
         """What was found and decided, as label and text."""
-        checkpoints, identity = self.run.checkpoints, self.identity
-        signal_bytes = 4 * len(self.probe) * sum(map(len, self.stored.channels.values())) * len(identity.signals)
+        checkpoints, identity, probe = self.run.checkpoints, self.identity, self.probe
+        signal_bytes = 4 * len(probe) * sum(map(len, self.stored.channels.values())) * len(identity.signals)
+        layers = ", ".join(f"{p.name} ({len(self.stored.channels[p.name])} of {p.channels})" for p in self.points)
         return [
             ("run", f"{self.run.folder}, {self.run.span}"),
             *about_order(self.run),
             *aside(self.run),
             ("model", f"{self.model.title}, {_outputs(identity.output)}"),
-            (
-                "probe",
-                f"{self.probe.name}, {len(self.probe)} images at {self.image_size} x {self.image_size}"
-                + (", grey" if identity.probe.preparation["channels"] == 1 else ""),
-            ),
-            ("normalisation", f"mean {self.normalization.mean}, std {self.normalization.std}"),
-            (
-                "layers",
-                ", ".join(f"{p.name} ({len(self.stored.channels[p.name])} of {p.channels})" for p in self.points)
-                + f"; {self.stored.recording.provenance.layers}",
-            ),
+            *(probe.notes or [("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes})")]),
+            ("layers", f"{layers}; {self.stored.recording.provenance.layers}"),
             ("signals", ", ".join(identity.signals)),
+            *([("features", f"what {self.head} is given, and its {' and '.join(identity.head)}")] if self.head else []),
             *self._about_untrained(),
             ("device", f"{self.device.type}, batches of {self.batch_size}, {_precision(identity)}"),
             *(self.trial.remarks if self.trial else ()),
-            (
-                "output",
-                f"{(len(checkpoints) + self.untrained) * signal_bytes / 1e6:.1f} MB before compression",
-            ),
+            ("output", f"{(len(checkpoints) + self.untrained) * signal_bytes / 1e6:.1f} MB before compression"),
         ]
 
     def _about_untrained(self) -> list[tuple[str, str]]:
@@ -110,7 +111,9 @@ class Extraction:
     def settled(self, trial: Trial) -> "Extraction":
         """With what the trial decided; it is part of what the parts of a run must agree with."""
         output = Output(trial.scored.name, trial.scored.columns)
-        plan = self.changed(memory_format=trial.memory_format, output=output)
+        plan = self.changed(
+            memory_format=trial.memory_format, output=output, behaviour=trial.behaviour, head=trial.head_tensors
+        )
         provenance = replace(self.stored.recording.provenance, output=trial.scored.reason)
         recording = replace(plan.stored.recording, provenance=provenance)
         return replace(plan, stored=replace(plan.stored, recording=recording), trial=trial)
@@ -126,125 +129,110 @@ def plan_extraction(
     checkpoints: Path | Sequence[Path],
     probe: str,
     *,
-    select: str | None = None,
-    order: str | None = None,
-    placed: Sequence[str] = (),
-    weights_key: str | None = None,
-    ema: bool = False,
-    model: str | None = None,
-    model_arg: Sequence[str] = (),
-    layers: Sequence[str] = ("default",),
-    channels: int | None = 32,
-    signals: Sequence[str] = DEFAULT_SIGNALS,
-    images: int | None = None,
-    image_size: int | None = None,
-    normalize: str | None = None,
-    data_root: Path | None = None,
-    download: bool = False,
-    device: str = "auto",
-    dtype: str = "float32",
-    tf32: bool = False,
-    compile: bool = False,
-    batch_size: int | None = None,
-    memory_format: str = "auto",
-    model_output: str | None = None,
-    seed: int = 0,
-    untrained: int = 0,
     skip_damaged: bool = False,
     trial: bool = True,
     before: Extraction | None = None,
+    **options: Unpack[PlanOptions],
 ) -> Extraction:
-    """Find the run, its model, the probe and the hook points, and try the model on a few images; nothing is written.
+    """Find the run, its model, the probe and the hook points, and try the model on a few samples; nothing is written.
 
-    `checkpoints` is the folder of a run, one checkpoint, or several of one folder; `order` (name or inside) says by
-    what they are ordered, `placed` gives some their place, as FILE=EPOCH.
-    `channels` None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. `dtype`
-    bfloat16 replays under autocast; `tf32` allows it on CUDA; `compile` runs the network through torch.compile.
-    `memory_format` auto takes channels last where it is faster and gives the same; `model_output` says by name or
-    position which output is scored, `none` that none is. `untrained`: so many new initialisations of the model are
-    replayed beside the run, as controls. `skip_damaged` sets checkpoints apart whose headers cannot be
-    read, and goes on where the model cannot run with the weights of one. Without `trial` nothing is run: enough to
-    count what there is to do. `before`: a plan of the same run as it was, whose trial holds if all else is as it was.
-    Raises PosthocError for whatever does not fit.
+    `checkpoints` is the folder of a run, one checkpoint, or several of one folder; the options are those of `Request`.
+    `skip_damaged` sets checkpoints apart whose headers cannot be read, and goes on where the model cannot run with the
+    weights of one. Without `trial` nothing is run: enough to count what there is to do. `before`: a plan of the same
+    run as it was, whose trial holds if all else is as it was. Raises PosthocError for whatever does not fit.
     """
-    check_options(layers, signals, dtype, memory_format, seed)
-    if not 0 <= untrained <= MOST_CONTROLS:
-        raise UsageError(f"--untrained {untrained}: give a number from 0 to {MOST_CONTROLS}.")
-    signals = list(dict.fromkeys(signals))
-    chosen_device = find_device(device)
-    pick = Pick(weights_key, ema)
-    run = find_run(checkpoints, select, pick, skip_damaged, order, placed)
-    recorded = run.about.get("model")
-    network = resolve_model(run.checkpoints[0].header, model, recorded, parse_arguments(model_arg))
-    recorded_size = run.about.get("image_size")
-    if recorded_size is not None and not (isinstance(recorded_size, int) and recorded_size > 0):
-        raise PosthocError(f"run.json: image_size {recorded_size!r} is not a number of pixels.")
-    size = image_size or recorded_size or usual_size(network.module)
-    pictures = load_probe(probe, images, root=data_root, download=download, size=size)
-    normalization = _normalization(normalize, run.about.get("normalization"), probe)
-    size, image_channels, anatomy = fit_images(network, size, *pictures.images.shape[1:3])
-    hooks, chosen = choose(anatomy.points, layers, network.name)
-    kept = {point.name: _draw_channels(point, channels, seed) for point in hooks}
-    batch_size = batch_size or (256 if size <= 64 else 32)
-    identity = Identity(
-        model=RecordedModel(network.name, parse_arguments(model_arg), network.code),
-        weights=Weights(weights_key, ema),
-        probe=RecordedProbe(
-            sha256=pictures.sha256,
-            samples=len(pictures),
-            classes=int(np.unique(pictures.labels).size),
-            largest_class=int(np.bincount(pictures.labels).max()),
-            preparation={"image_size": size, "channels": image_channels, "normalization": normalization._asdict()},
-        ),
-        layers=tuple(Layer(p.name, p.kind, tuple(p.shape), len(kept[p.name]), p.channels) for p in hooks),
-        channels=channels,
-        signals=tuple(signals),
-        seed=seed,
-        device=_device_model(chosen_device),
-        dtype=dtype,
-        tf32=tf32,
-        compile=compile,
-        memory_format=memory_format,
-        batch_size=batch_size,
-        output=Output(None, anatomy.outputs),
-    )
-    provenance = Provenance(
-        model=network.name,
-        probe=pictures.name,
-        source=network.source,
-        layers=chosen,
-        signals={name: SIGNALS[name].meaning for name in signals},
-        preparation=image_words(list(normalization.mean), list(normalization.std), size, image_channels),
-        recipe=run.about.get("recipe"),
-        training_seed=run.about.get("seed"),
-        dataset=run.about.get("dataset"),
-        versions=_versions(chosen_device),
-        host=socket.gethostname(),
-    )
-    recording = Recording.from_dict(Recording(identity, provenance).to_dict())
-    plan = Extraction(
-        run=run,
-        pick=pick,
-        model=network,
-        probe=pictures,
-        normalization=normalization,
-        image_size=size,
-        points=tuple(hooks),
-        device=chosen_device,
-        batch_size=batch_size,
-        stored=store.Layout(recording, pictures.index, pictures.labels, kept),
-        untrained=untrained,
-    )
-    if untrained:
+    request = Request(probe, **options)
+    request.check()
+    find_device(request.device)
+    pick = Pick(request.weights_key, request.ema)
+    run = find_run(checkpoints, request.select, pick, skip_damaged, request.order, request.placed)
+    plan = _planned(request, run, pick)
+    if request.untrained:
         require_constructor(plan)
     if not trial:
         return plan
     if before and before.trial and before.identity == plan.settled(before.trial).identity:
         return plan.settled(before.trial)
-    settled = plan.settled(try_out(plan, memory_format, model_output, skip_damaged))
-    if untrained:
+    settled = plan.settled(try_out(plan, request.memory_format, request.model_output, skip_damaged))
+    if request.untrained:
         require_draws(settled)
     return settled
+
+
+def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
+    """All but what only a trial shows."""
+    device, arguments = find_device(request.device), parse_arguments(request.model_arg)
+    model = resolve_model(run.checkpoints[0].header, request.model, run.about.get("model"), arguments)
+    probe = load_probe(replace(request.asked, recorded=run.about), model)
+    anatomy = probe.anatomy or _traced(model, probe)
+    points, chosen = choose(anatomy.points, request.layers, model.name)
+    channels = {point.name: _draw_channels(point, request.channels, request.seed) for point in points}
+    signals = tuple(dict.fromkeys(request.signals))
+    labels = probe.labels
+    identity = Identity(
+        model=RecordedModel(model.name, arguments, model.code),
+        weights=Weights(request.weights_key, request.ema),
+        probe=RecordedProbe(
+            sha256=probe.sha256,
+            samples=len(probe),
+            classes=None if labels is None else int(np.unique(labels).size),
+            largest_class=None if labels is None else int(np.unique(labels, return_counts=True)[1].max()),
+            preparation=dict(probe.preparation),
+        ),
+        layers=tuple(Layer(p.name, p.kind, tuple(p.shape), len(channels[p.name]), p.channels) for p in points),
+        channels=request.channels,
+        signals=signals,
+        seed=request.seed,
+        device=_device_model(device),
+        dtype=request.dtype,
+        tf32=request.tf32,
+        compile=request.compile,
+        memory_format=request.memory_format,
+        batch_size=request.batch_size or probe.batch_size,
+        output=Output(None, anatomy.outputs),
+    )
+    provenance = Provenance(
+        model=model.name,
+        probe=probe.name,
+        source=model.source,
+        layers=chosen,
+        signals={name: SIGNALS[name].meaning for name in signals},
+        preparation=probe.words,
+        recipe=run.about.get("recipe"),
+        training_seed=run.about.get("seed"),
+        dataset=run.about.get("dataset"),
+        versions=_versions(device),
+        host=socket.gethostname(),
+    )
+    index = np.arange(len(probe)) if probe.index is None else probe.index
+    recording = Recording.from_dict(Recording(identity, provenance).to_dict())
+    return Extraction(
+        run=run,
+        pick=pick,
+        model=model,
+        probe=probe,
+        points=tuple(points),
+        device=device,
+        batch_size=request.batch_size or probe.batch_size,
+        stored=store.Layout(recording, index, labels, channels),
+        untrained=request.untrained,
+        features=request.features,
+    )
+
+
+def _traced(model: Model, probe: Probe) -> Anatomy:
+    """What a pass shows of the network; raises PosthocError where it cannot take the probe."""
+    try:
+        with model.at_work():
+            return dissect(model.module, probe.traced)
+    except CannotRunError as error:
+        last = error.entered[-1] if error.entered else None
+        where = f" in {last.name} ({type(last.module).__name__})" if last and last.name else ""
+        known = architecture_of(model.name)
+        takes = f"{model.name} takes {known.inputs}, and" if known else model.name
+        raise PosthocError(
+            f"{takes} cannot take {probe.name} ({probe.shapes}){where}: {first_line(error.reason)}."
+        ) from error
 
 
 def _outputs(output: Output) -> str:
@@ -292,22 +280,6 @@ def _draw_channels(point: HookPoint, count: int | None, seed: int) -> NDArray[np
         return np.arange(point.channels)
     stream = np.random.Generator(np.random.Philox(key=np.array([seed, zlib.crc32(point.name.encode())], np.uint64)))
     return np.sort(stream.choice(point.channels, count, replace=False))
-
-
-def _normalization(given: str | None, recorded: Any, probe: str) -> Normalization:
-    if given:
-        return Normalization.parse(given)
-    if recorded:
-        try:
-            return Normalization.of(tuple(map(float, recorded["mean"])), tuple(map(float, recorded["std"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise PosthocError(f"run.json: normalization {recorded!r} is not {{mean: [...], std: [...]}}.") from error
-    if probe in NORMALIZATIONS:
-        return NORMALIZATIONS[probe]
-    raise UsageError(
-        f"How the images of {probe} were normalised in training is not recorded; "
-        f"pass --normalize {'|'.join(NORMALIZATIONS)} or MEAN/STD."
-    )
 
 
 def find_device(name: str) -> torch.device:

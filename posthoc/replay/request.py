@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.probes import Normalization, check_images
+from posthoc.recording import MOST_CONTROLS
+from posthoc.replay.probes import Asked, check_probe
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "ipu", "maia", "meta", "privateuseone")
@@ -57,42 +58,115 @@ class Shard:
         return cls(index, count)
 
 
-def check_request(
-    places: Sequence[Path],
-    *,
-    probe: str,
-    model: str | None = None,
-    model_arg: Sequence[str] = (),
-    layers: Sequence[str] = ("default",),
-    signals: Sequence[str] = DEFAULT_SIGNALS,
-    dtype: str = "float32",
-    memory_format: str = "auto",
-    normalize: str | None = None,
-    data_root: Path | None = None,
-    download: bool = False,
-    device: str = "auto",
-    seed: int = 0,
-    here: bool = True,
-    **_: Any,
-) -> None:
-    """Raise UsageError or PosthocError for what is mistyped or is not there; the rest is found in the planning.
+class PlanOptions(TypedDict, total=False):
+    """Options of `Request`, as a caller names them."""
 
-    here: whether the work is done on this machine, whose devices then count.
+    select: str | None
+    order: str | None
+    placed: Sequence[str]
+    weights_key: str | None
+    ema: bool
+    model: str | None
+    model_arg: Sequence[str]
+    layers: Sequence[str]
+    channels: int | None
+    signals: Sequence[str]
+    images: int | None
+    image_size: int | None
+    normalize: str | None
+    data_root: Path | None
+    download: bool
+    device: str
+    dtype: str
+    tf32: bool
+    compile: bool
+    batch_size: int | None
+    memory_format: str
+    model_output: str | None
+    features: bool
+    seed: int
+    untrained: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be replayed, and how.
+
+    order: name or inside, by what the checkpoints are ordered; placed: some of them given their place, as FILE=EPOCH.
+    channels: None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. images: so
+    many samples of the probe; image_size, normalize: of a probe of images. dtype: bfloat16 replays under autocast;
+    tf32: allows it on CUDA; compile: through torch.compile. memory_format: auto takes channels last where it is faster
+    and gives the same. model_output: by name or position, which output is scored, `none` that none is. features: what
+    the last layer is given is kept, with its weights. untrained: so many new initialisations of the model are replayed
+    beside the run, as controls.
     """
-    check_options(layers, signals, dtype, memory_format, seed)
-    parse_arguments(model_arg)
-    for place in places:
-        if not os.path.lexists(place):
-            raise PosthocError(f"No such file or folder: {place}.")
-        if place.is_dir() and not any(place.iterdir()):
-            raise PosthocError(f"No checkpoint in {place}: the folder is empty.")
-    check_images(probe, data_root, download)
-    if normalize:
-        Normalization.parse(normalize)
-    file = (model or "").partition(":")[0]
-    if file.endswith(".py") and not Path(file).is_file():
-        raise PosthocError(f"{file} is no file of Python." if os.path.lexists(file) else f"No such file: {file}.")
-    _check_device(device, here)
+
+    probe: str
+    select: str | None = None
+    order: str | None = None
+    placed: Sequence[str] = ()
+    weights_key: str | None = None
+    ema: bool = False
+    model: str | None = None
+    model_arg: Sequence[str] = ()
+    layers: Sequence[str] = ("default",)
+    channels: int | None = 32
+    signals: Sequence[str] = DEFAULT_SIGNALS
+    images: int | None = None
+    image_size: int | None = None
+    normalize: str | None = None
+    data_root: Path | None = None
+    download: bool = False
+    device: str = "auto"
+    dtype: str = "float32"
+    tf32: bool = False
+    compile: bool = False
+    batch_size: int | None = None
+    memory_format: str = "auto"
+    model_output: str | None = None
+    features: bool = False
+    seed: int = 0
+    untrained: int = 0
+
+    @property
+    def asked(self) -> Asked:
+        """Of the probe."""
+        options = {"image_size": self.image_size, "normalize": self.normalize}
+        return Asked(self.probe, self.images, self.data_root, self.download, options)
+
+    def check(self) -> None:
+        """Raise UsageError for values that no run could be replayed with."""
+        if not self.layers:
+            raise UsageError("No layers asked for; give default, all, or globs.")
+        unknown = set(self.signals) - set(SIGNALS)
+        if unknown or not self.signals:
+            raise UsageError(f"Unknown signal {', '.join(sorted(unknown)) or '(none)'}; give {' or '.join(SIGNALS)}.")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"Unknown --dtype {self.dtype!r}; give {' or '.join(DTYPES)}.")
+        if self.memory_format not in MEMORY_FORMATS:
+            raise UsageError(f"Unknown --memory-format {self.memory_format!r}; give {' or '.join(MEMORY_FORMATS)}.")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(f"--seed {self.seed}: give a number from 0 to {LARGEST_SEED} (2^53).")
+        if not 0 <= self.untrained <= MOST_CONTROLS:
+            raise UsageError(f"--untrained {self.untrained}: give a number from 0 to {MOST_CONTROLS}.")
+
+    def check_places(self, places: Sequence[Path], here: bool = True) -> None:
+        """As `check`; raises PosthocError for what is not there, too. The rest is found in the planning.
+
+        here: whether the work is done on this machine, whose devices then count.
+        """
+        self.check()
+        parse_arguments(self.model_arg)
+        for place in places:
+            if not os.path.lexists(place):
+                raise PosthocError(f"No such file or folder: {place}.")
+            if place.is_dir() and not any(place.iterdir()):
+                raise PosthocError(f"No checkpoint in {place}: the folder is empty.")
+        check_probe(self.asked)
+        file = (self.model or "").partition(":")[0]
+        if file.endswith(".py") and not Path(file).is_file():
+            raise PosthocError(f"{file} is no file of Python." if os.path.lexists(file) else f"No such file: {file}.")
+        _check_device(self.device, here)
 
 
 def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
@@ -114,21 +188,6 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
         except TypeError as error:
             raise UsageError(f"--model-arg {pair!r}: give a number, text, a list or a dictionary ({error}).") from error
     return arguments
-
-
-def check_options(layers: Sequence[str], signals: Sequence[str], dtype: str, memory_format: str, seed: int) -> None:
-    """Raise UsageError for values that no run could be replayed with."""
-    if not layers:
-        raise UsageError("No layers asked for; give default, all, or globs.")
-    unknown = set(signals) - set(SIGNALS)
-    if unknown or not signals:
-        raise UsageError(f"Unknown signal {', '.join(sorted(unknown)) or '(none)'}; give {' or '.join(SIGNALS)}.")
-    if dtype not in DTYPES:
-        raise UsageError(f"Unknown --dtype {dtype!r}; give {' or '.join(DTYPES)}.")
-    if memory_format not in MEMORY_FORMATS:
-        raise UsageError(f"Unknown --memory-format {memory_format!r}; give {' or '.join(MEMORY_FORMATS)}.")
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UsageError(f"--seed {seed}: give a number from 0 to {LARGEST_SEED} (2^53).")
 
 
 def _check_device(name: str, here: bool) -> None:

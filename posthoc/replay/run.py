@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError
@@ -16,7 +16,7 @@ from posthoc.parts import Control, Entry, Parts, controls_of
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.pipeline import Failed, Kept, Outcome, Replayed, replay
 from posthoc.replay.plan import Extraction, plan_extraction
-from posthoc.replay.request import Shard
+from posthoc.replay.request import PlanOptions, Shard
 from posthoc.replay.untrained import replay_untrained
 from posthoc.store import Skipped
 from posthoc.writing import write
@@ -24,35 +24,6 @@ from posthoc.writing import write
 Progress = Callable[[int, int, Outcome], None]
 """Called after each checkpoint and untrained network with done, total and what became of it, which `str` puts in words."""
 POLL_SECONDS = 2.0
-
-
-class PlanOptions(TypedDict, total=False):
-    """Options of `plan_extraction`, but for those that say what to do with checkpoints that are damaged."""
-
-    select: str | None
-    order: str | None
-    placed: Sequence[str]
-    weights_key: str | None
-    ema: bool
-    model: str | None
-    model_arg: Sequence[str]
-    layers: Sequence[str]
-    channels: int | None
-    signals: Sequence[str]
-    images: int | None
-    image_size: int | None
-    normalize: str | None
-    data_root: Path | None
-    download: bool
-    device: str
-    dtype: str
-    tf32: bool
-    compile: bool
-    batch_size: int | None
-    memory_format: str
-    model_output: str | None
-    seed: int
-    untrained: int
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,24 @@
-"""A few images through the network before the run: which memory format, which output, and can it be repeated at all?
+"""A few samples through the network before the run: which memory format, which output, and can it be repeated at all?
 
 Always with the weights of the run's first checkpoint, so that every shard of a run comes to the same answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.forward import DrawsHeard, first_line, guarded, own_randomness, random_state, seed_batch
+from posthoc.replay.hooks import first_tensor
 from posthoc.replay.models import name_tensors
-from posthoc.replay.network import FORMATS, Network, network
+from posthoc.replay.network import Network, first, head_of, laid_out, length, network
 from posthoc.replay.order import Checkpoint
-from posthoc.replay.outputs import Scored, find_scores, is_dense, tensors_in
+from posthoc.replay.outputs import Scored, is_dense, part_of, tensors_in
 from posthoc.replay.recognition import first_convolution
 from posthoc.replay.weights import require_types
 
@@ -32,11 +34,17 @@ _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RRe
 
 @dataclass(frozen=True)
 class Trial:
-    """What the trial decided; remarks: what a reader of the numbers should know, as label and text."""
+    """What the trial decided; remarks: what a reader of the numbers should know, as label and text.
+
+    behaviour: names of what is kept of each sample; head: the last layer, whose input and tensors are kept.
+    """
 
     memory_format: str
     scored: Scored
     remarks: tuple[tuple[str, str], ...] = ()
+    behaviour: tuple[str, ...] = ()
+    head: str | None = None
+    head_tensors: tuple[str, ...] = ()
 
 
 class Values(NamedTuple):
@@ -49,15 +57,14 @@ class Values(NamedTuple):
 
 
 def try_out(plan: "Extraction", memory_format: str, output: str | None, skip_errors: bool) -> Trial:
-    """Run the first images of the probe; raises PosthocError where the network cannot.
+    """Run the first samples of the probe; raises PosthocError where the network cannot.
 
     memory_format: auto or the one to use; output: which one is scored, None for what `find_scores` finds; skip_errors:
     try the next checkpoint where the model cannot run with the weights of one.
     """
-    images = 8 if plan.image_size <= 64 else 4
     exact = plan.changed(memory_format="contiguous", dtype="float32", tf32=False, compile=False)
     failures: list[PosthocError] = []
-    with network(exact, min(images, plan.batch_size)) as net, own_randomness(plan.device):
+    with network(exact, min(plan.probe.few, plan.batch_size)) as net, own_randomness(plan.device):
         try:
             for checkpoint in plan.run.checkpoints:
                 try:
@@ -105,7 +112,7 @@ class Passes:
         ]
 
     def run(
-        self, layout: str, seed: int = 0, images: int | None = None, dtype: str = "float32", fresh: bool = True
+        self, layout: str, seed: int = 0, samples: int | None = None, dtype: str = "float32", fresh: bool = True
     ) -> Values:
         """One pass, from the state at the start of a checkpoint or from where the last one left it.
 
@@ -113,10 +120,10 @@ class Passes:
         """
         if fresh:
             self.fresh()
-        batch = self.net.x[:images].contiguous(memory_format=FORMATS[layout])
+        batch = laid_out(first(self.net.x, samples), layout)
         device = self.plan.device
         with (
-            guarded(self.plan.model.name, self.net.module, tuple(batch.shape), str(self.checkpoint.path)),
+            guarded(self.plan.model.name, self.net.module, batch, str(self.checkpoint.path)),
             self.plan.model.at_work(),
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, dtype == "bfloat16"),
@@ -142,21 +149,83 @@ class Passes:
 def _tried(passes: Passes, plan: "Extraction", asked_format: str, asked_output: str | None) -> Trial:
     wanted = _usual_format(passes.net.module, plan) if asked_format == "auto" else asked_format
     base = "contiguous" if asked_format == "auto" else wanted
-    first = passes.run(base)
-    scored = find_scores(first.output, len(passes.net.x), plan.probe.classes, asked_output)
+    start = passes.run(base)
+    scored = _scored(passes, plan, start.output, asked_output)
+    behaviour = _behaviour(passes, plan, start.output, scored)
+    head = _find_head(passes, base, scored) if plan.features else None
+    tensors = tuple(head_of(passes.net.module.get_submodule(head))) if head else ()
     remarks = _modes(passes.net.module)
     again = passes.run(base, seed=1, fresh=False)
-    unsteady = bool(first.drawn) or not _equal(first, again)
-    remarks += _unsteady(passes, base, first) if unsteady else _mixing(passes, base, first)
+    unsteady = bool(start.drawn) or not _equal(start, again)
+    remarks += _unsteady(passes, base, start) if unsteady else _mixing(passes, base, start)
     chosen = base
     if wanted != base:
-        chosen, reason = _agreeing(passes, base, wanted, first)
+        chosen, reason = _agreeing(passes, base, wanted, start)
         remarks += [("memory format", reason)] if reason else []
     if plan.identity.dtype != "float32":
         passes.run(chosen, dtype=plan.identity.dtype)
     if scored.reason:
         remarks.append(("accuracy", f"none: {scored.reason}"))
-    return Trial(chosen, scored, tuple(remarks))
+    if head:
+        behaviour = (*behaviour, "features")
+    return Trial(chosen, scored, tuple(remarks), behaviour, head, tensors)
+
+
+def _scored(passes: Passes, plan: "Extraction", output: Any, asked: str | None) -> Scored:
+    """Which output is scored; none where the probe has nothing to score by."""
+    scoring, labels = plan.scoring, plan.probe.labels
+    if scoring is None:
+        return Scored(None, None, "the probe has no targets")
+    classes = plan.probe.classes or (0 if labels is None else int(labels.max()) + 1)
+    return scoring.find(output, length(passes.net.x), classes, asked)
+
+
+def _behaviour(passes: Passes, plan: "Extraction", output: Any, scored: Scored) -> tuple[str, ...]:
+    """Names of what the scoring says of each sample."""
+    scores = None if scored.path is None else part_of(output, scored.path)
+    if scores is None or plan.scoring is None or passes.net.targets is None:
+        return ()
+    with guarded(plan.model.name, passes.net.module, passes.net.x, str(passes.checkpoint.path)):
+        return tuple(plan.scoring.score(scores.float(), passes.net.targets).samples)
+
+
+def _find_head(passes: Passes, layout: str, scored: Scored) -> str:
+    """The last layer: it multiplies what it is given, a vector for each sample, by its weights, and gives the scores."""
+    if scored.path is None:
+        raise UsageError(f"--features: nothing is scored ({scored.reason}), so no layer is the last before the scores.")
+    calls: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def remember(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            given, gave = first_tensor(inputs), first_tensor(output)
+            calls.pop(name, None)
+            if given is not None and gave is not None and given.ndim == gave.ndim == 2:
+                calls[name] = given.clone(), gave.clone()
+
+        return hook
+
+    module = passes.net.module
+    layers = [(name, part) for name, part in module.named_modules() if name and _is_linear(part)]
+    handles = [part.register_forward_hook(remember(name)) for name, part in layers]
+    try:
+        scores = part_of(passes.run(layout).output, scored.path)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, (given, gave) in reversed(calls.items()):
+        if scores is not None and gave.shape == scores.shape and bool(_alike(gave, scores).all()):
+            part: Any = module.get_submodule(name)
+            product = F.linear(given.float(), part.weight.float(), getattr(part, "bias", None))
+            if torch.allclose(product, scores.float(), 1e-3, 1e-4 * float(scores.abs().max()), equal_nan=True):
+                return name
+    raise UsageError(
+        f"--features: the scores of {passes.plan.model.name} are not what a linear layer gives, so it has no last layer."
+    )
+
+
+def _is_linear(part: nn.Module) -> bool:
+    weight = getattr(part, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def _usual_format(module: nn.Module, plan: "Extraction") -> str:
@@ -217,12 +286,12 @@ def _unsteady(passes: Passes, layout: str, first: Values) -> list[tuple[str, str
 
 
 def _mixing(passes: Passes, layout: str, first: Values) -> list[tuple[str, str]]:
-    """Whether an image's numbers depend on the others of its batch."""
-    half = len(passes.net.x) // 2
+    """Whether a sample's numbers depend on the others of its batch."""
+    half = length(passes.net.x) // 2
     if not half:
         return []
     try:
-        alone = passes.run(layout, images=half)
+        alone = passes.run(layout, samples=half)
     except PosthocError:  # a smaller batch than any of the run's, which need not work
         return []
     rows = {name: tensor[:half] for name, tensor in first.tensors.items() if not name.startswith("output")}

@@ -15,7 +15,7 @@ from posthoc import store
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import Control
 from posthoc.recording import seed_of_control
-from posthoc.replay.forward import guarded, own_randomness
+from posthoc.replay.forward import call, guarded, own_randomness
 from posthoc.replay.lazy import lazy_layers
 from posthoc.replay.network import network, probe_batch
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from posthoc.replay.plan import Extraction
 
 FEW = 4
-"""Images that lazy layers are given, to learn their sizes from."""
+"""Samples that lazy layers are given, to learn their sizes from."""
 
 
 def require_constructor(plan: "Extraction") -> None:
@@ -63,11 +63,11 @@ def replay_untrained(plan: "Extraction", control: Control) -> store.Frame:
         with network(replace(plan, model=replace(plan.model, module=module))) as net:
             net.swap()
             net.launch(control.path)
-            values, loss, accuracy = net.results()
+            results = net.results()
     except torch.OutOfMemoryError as error:
         reason = str(error).split("\n")[0]
         raise PosthocError(f"Out of memory at {control.path} ({reason}); pass a smaller --batch-size.") from error
-    return store.Frame(control.path, digest, None, 0, loss, accuracy, {}, plan.stored.by_layer(values.numpy()))
+    return store.Frame(control.path, digest, None, 0, recorded={}, **vars(results))
 
 
 def _drawn(plan: "Extraction", number: int) -> nn.Module:
@@ -77,10 +77,10 @@ def _drawn(plan: "Extraction", number: int) -> nn.Module:
     with _randomness(plan, seed_of_control(plan.identity.seed, number)) as seed:
         module = plan.model.drawn(seed)
         if lazy_layers(module):  # draw their weights when they are first used, with the numbers that follow
-            x, _ = probe_batch(replace(plan, device=torch.device("cpu")), FEW)
+            few = probe_batch(replace(plan, device=torch.device("cpu")), FEW)
             where = Control(number).path
-            with torch.no_grad(), plan.model.at_work(), guarded(plan.model.name, module, tuple(x.shape), where):
-                module(x)
+            with torch.no_grad(), plan.model.at_work(), guarded(plan.model.name, module, few, where):
+                call(module, few)
     return module
 
 

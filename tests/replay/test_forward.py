@@ -16,7 +16,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
 from posthoc.replay.network import FORMATS
 from posthoc.replay.plan import plan_extraction
-from posthoc.replay.probes import load_probe
+from posthoc.replay.probes.images import probe_images
 from posthoc.replay.run import Shard, run_extraction
 
 HEAD = """
@@ -114,7 +114,7 @@ def in_shards(folder, output, **more):
 def plain_loop(net, state, plan, seed):
     """Signals and scores of a checkpoint: PyTorch and nothing else, a fresh module, batch after batch."""
     preparation = plan.identity.probe.preparation
-    probe = load_probe("digits", 100)
+    probe = probe_images("digits", 100)
     x = (torch.from_numpy(probe.images).permute(0, 3, 1, 2).float() / 255 - 0.4) / 0.3
     if preparation["image_size"] != 32:
         x = F.interpolate(x, size=preparation["image_size"], mode="bilinear", antialias=True)
@@ -157,7 +157,7 @@ def test_to_the_bit_as_a_plain_loop_whole_and_in_shards(tmp_path, name, flatten)
     run_extraction(plan, tmp_path / "a.h5")
     in_shards(tmp_path, tmp_path / "b.h5")
     assert_same(tmp_path / "a.h5", tmp_path / "b.h5")
-    labels = torch.from_numpy(load_probe("digits", 100).labels)
+    labels = torch.from_numpy(probe_images("digits", 100).labels)
     with posthoc.open_activations(tmp_path / "a.h5") as file:
         for e, path in enumerate(sorted((tmp_path / "run").iterdir())):
             signals, outputs = plain_loop(net, torch.load(path), plan, 0)
@@ -389,7 +389,7 @@ Named = collections.namedtuple("Named", ["hidden", "logits"])
     net = written(tmp_path, kinds + convs(f"{body}; return {output}"), 2)
     plan = planned(tmp_path, **chosen)
     run_extraction(plan, tmp_path / "a.h5")
-    probe = load_probe("digits", 100)
+    probe = probe_images("digits", 100)
     x = (torch.from_numpy(probe.images).permute(0, 3, 1, 2).float() / 255 - 0.4) / 0.3
     with posthoc.open_activations(tmp_path / "a.h5") as file:
         assert file.recording.identity.output.name == name

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from posthoc.errors import PosthocError
-from posthoc.replay.inputs import fit_images
 from posthoc.replay.models import Model
+from posthoc.replay.probes.fitting import fit_images
 
 
 def fitted(module, wanted=None, height=32):

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torchvision import models as zoo
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import Header
 from posthoc.replay.hooks import Recorder, choose, dissect
-from posthoc.replay.inputs import fit_images, usual_size
 from posthoc.replay.models import Model, resolve_model
+from posthoc.replay.probes.fitting import fit_images, usual_size
+from posthoc.replay.probes.images import example
 from posthoc.replay.recognition import build, recognise
 
 NAMES = zoo.list_models(module=zoo)
@@ -67,7 +69,9 @@ def test_recognised_with_four_layers_to_record(name):
 )
 def test_published_hook_points(name, layers):
     _, model = recognise(shapes_of(name))
-    points, chosen = choose(dissect(model, 224 if name == "vit_b_16" else 32).points, ["default"], name)
+    points, chosen = choose(
+        dissect(model, partial(example, 224 if name == "vit_b_16" else 32, 3)).points, ["default"], name
+    )
     assert [point.name for point in points] == layers
     assert chosen == "as published"
 
@@ -111,7 +115,11 @@ def test_heads_and_first_convolutions_are_taken_from_the_shapes():
     shapes = shapes_of("resnet18") | {"conv1.weight": (64, 3, 3, 3)}
     model = resolve_model(header(shapes))
     assert model.title.startswith("resnet18 (recognised; conv1 of 3 x 3, for which stride 1 and no max pooling")
-    assert dict((p.name, p.shape) for p in dissect(model.module, 32).points)["layer1"] == (64, 32, 32)
+    assert dict((p.name, p.shape) for p in dissect(model.module, partial(example, 32, 3)).points)["layer1"] == (
+        64,
+        32,
+        32,
+    )
     grey = resolve_model(header(shapes_of("resnet18") | {"conv1.weight": (64, 1, 7, 7)}))
     assert "1 input channel" in grey.title
     assert fit_images(grey, None, 32)[1] == 1
@@ -223,7 +231,7 @@ class Odd(nn.Module):
 def test_any_module_has_hook_points():
     torch.manual_seed(0)
     model = Odd().eval()
-    anatomy = dissect(model, 32)
+    anatomy = dissect(model, partial(example, 32, 3))
     points = {point.name: point for point in anatomy.points}
     assert anatomy.outputs == 10
     assert {name: (p.shape, p.batch_axis, p.channels, p.calls) for name, p in points.items()} == {
@@ -260,7 +268,7 @@ def test_recorded_signals_are_those_of_the_kept_feature_maps(name):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, num_classes=10).eval()
     meta = build(name, {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
-    points = [point for point in dissect(meta, 64).points if not point.is_vector]
+    points = [point for point in dissect(meta, partial(example, 64, 3)).points if not point.is_vector]
     kept = {}
     handles = [
         model.get_submodule(point.name).register_forward_hook(
@@ -287,7 +295,7 @@ def test_recorded_signals_are_those_of_the_kept_feature_maps(name):
 
 def test_all_means_every_distinct_output_once():
     _, model = recognise(shapes_of("resnet18"))
-    points = dissect(model, 32).points
+    points = dissect(model, partial(example, 32, 3)).points
     names = [point.name for point in choose(points, ["all"], "resnet18")[0]]
     assert "fc" not in names  # scores, not a map
     assert "layer1" in names

@@ -12,7 +12,7 @@ import torchvision
 from PIL import Image
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.probes import Normalization, load_images, load_probe
+from posthoc.replay.probes.images import Normalization, load_images, probe_images
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
@@ -33,7 +33,7 @@ def test_digits():
 def test_npz(tmp_path, keys, form):
     images = {"NHWC": IMAGES, "NCHW": IMAGES.transpose(0, 3, 1, 2), "NHW": IMAGES[..., 0]}[form]
     np.savez(tmp_path / "a.npz", **dict(zip(keys, (images, LABELS), strict=True)))
-    probe = load_probe(f"npz:{tmp_path / 'a.npz'}", 5)
+    probe = probe_images(f"npz:{tmp_path / 'a.npz'}", 5)
     expected = IMAGES if form != "NHW" else IMAGES[..., :1].repeat(3, axis=3)
     np.testing.assert_array_equal(probe.images, expected[:5])
     np.testing.assert_array_equal(probe.labels, LABELS[:5])
@@ -54,15 +54,15 @@ def test_npz(tmp_path, keys, form):
 def test_unfit_npz_files_are_refused(tmp_path, content, says):
     np.savez(tmp_path / "a.npz", **content)
     with pytest.raises(PosthocError, match=says):
-        load_probe(f"npz:{tmp_path / 'a.npz'}")
+        probe_images(f"npz:{tmp_path / 'a.npz'}")
 
 
 def test_what_is_no_npz_is_refused(tmp_path):
     with pytest.raises(PosthocError, match="No such file"):
-        load_probe(f"npz:{tmp_path / 'none.npz'}")
+        probe_images(f"npz:{tmp_path / 'none.npz'}")
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(PosthocError, match="not a readable"):
-        load_probe(f"npz:{tmp_path / 'a.npz'}")
+        probe_images(f"npz:{tmp_path / 'a.npz'}")
 
 
 def test_image_folder_is_taken_evenly_over_its_classes(tmp_path):
@@ -70,15 +70,15 @@ def test_image_folder_is_taken_evenly_over_its_classes(tmp_path):
         folder = tmp_path / f"class{k // 5}"
         folder.mkdir(exist_ok=True)
         Image.fromarray(picture).save(folder / f"{k:02d}.png")
-    probe = load_probe(f"imagefolder:{tmp_path}", 4)
+    probe = probe_images(f"imagefolder:{tmp_path}", 4)
     np.testing.assert_array_equal(probe.labels, [0, 1, 2, 3])
     np.testing.assert_array_equal(probe.images, IMAGES[::5])
-    assert load_probe(f"imagefolder:{tmp_path}", size=4).images.shape == (20, 4, 4, 3)
+    assert probe_images(f"imagefolder:{tmp_path}", size=4).images.shape == (20, 4, 4, 3)
     Image.fromarray(IMAGES[0, :5]).save(tmp_path / "class0" / "99.png")
     with pytest.raises(PosthocError, match="differ in size"):
-        load_probe(f"imagefolder:{tmp_path}")
+        probe_images(f"imagefolder:{tmp_path}")
     with pytest.raises(PosthocError, match="not a folder of class folders"):
-        load_probe(f"imagefolder:{tmp_path / 'none'}")
+        probe_images(f"imagefolder:{tmp_path / 'none'}")
 
 
 def test_cifar_from_torchvisions_own_files(tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_cifar_from_torchvisions_own_files(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar, "train_list", [])
     monkeypatch.setattr(cifar, "test_list", [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(cifar, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]})
-    probe = load_probe("cifar10", 4, root=tmp_path)
+    probe = probe_images("cifar10", 4, root=tmp_path)
     np.testing.assert_array_equal(probe.images, pixels[:4].transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(probe.labels, [0, 9, 3, 3])
     assert probe.classes == 10
@@ -106,11 +106,11 @@ def test_cifar_from_torchvisions_own_files(tmp_path, monkeypatch):
 
 def test_absent_data_sets_say_how_to_get_them(tmp_path):
     with pytest.raises(PosthocError, match=r"--download.*--data-root"):
-        load_probe("cifar100", root=tmp_path)
+        probe_images("cifar100", root=tmp_path)
     with pytest.raises(UsageError, match="Unknown data set"):
-        load_probe("mnist")
+        probe_images("mnist")
     with pytest.raises(PosthocError, match="holds only 797"):
-        load_probe("digits", 800)
+        probe_images("digits", 800)
 
 
 def test_normalisation():
@@ -126,18 +126,18 @@ def test_image_folder_with_splits_uses_the_one_for_testing(tmp_path):
         for label in ("cat", "dog"):
             (tmp_path / split / label).mkdir(parents=True)
             Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / split / label / "0.png")
-    probe = load_probe(f"imagefolder:{tmp_path}")
+    probe = probe_images(f"imagefolder:{tmp_path}")
     assert probe.images.min() == 255
     np.testing.assert_array_equal(probe.labels, [0, 1])
     (tmp_path / "val").rename(tmp_path / "other")
     with pytest.raises(PosthocError, match="no folder test or val or valid"):
-        load_probe(f"imagefolder:{tmp_path}")
+        probe_images(f"imagefolder:{tmp_path}")
 
 
 def test_a_single_array_file_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     with pytest.raises(PosthocError, match="not a readable"):
-        load_probe(f"npz:{tmp_path / 'a.npy'}")
+        probe_images(f"npz:{tmp_path / 'a.npy'}")
 
 
 def npy(shape, kind):
@@ -163,7 +163,7 @@ def test_hostile_archives_are_refused(tmp_path, kind):
         for name, content in [*(entries.items() if isinstance(entries, dict) else entries), ("y.npy", LABELS_OF_5)]:
             archive.writestr(name, content)
     with pytest.raises(PosthocError, match=message):
-        load_probe(f"npz:{tmp_path / 'a.npz'}")
+        probe_images(f"npz:{tmp_path / 'a.npz'}")
 
 
 def test_what_lies_in_an_image_folder_and_is_no_picture(tmp_path):
@@ -172,18 +172,18 @@ def test_what_lies_in_an_image_folder_and_is_no_picture(tmp_path):
     (tmp_path / "a").mkdir()
     place = tmp_path / "a" / "0.png"
     place.write_bytes(sound)
-    assert load_probe(f"imagefolder:{tmp_path}").images.tolist() == [[[[7] * 3] * 8] * 8]
+    assert probe_images(f"imagefolder:{tmp_path}").images.tolist() == [[[[7] * 3] * 8] * 8]
     size = (30_000).to_bytes(4, "big") * 2
     head = b"IHDR" + size + sound[24:29]
     huge = sound[:12] + head + zlib.crc32(head).to_bytes(4, "big") + sound[33:]
     for content in (sound[:40], b"", b"text", sound.replace(b"IHDR", b"IHDS"), huge):
         place.write_bytes(content)
         with pytest.raises(PosthocError, match=r"0\.png is no picture that can be read"):
-            load_probe(f"imagefolder:{tmp_path}")
+            probe_images(f"imagefolder:{tmp_path}")
     place.unlink()
     os.mkfifo(place)
     with pytest.raises(PosthocError, match=r"0\.png is a pipe"):
-        load_probe(f"imagefolder:{tmp_path}")
+        probe_images(f"imagefolder:{tmp_path}")
 
 
 @pytest.mark.parametrize(
@@ -199,4 +199,4 @@ def test_what_lies_in_an_image_folder_and_is_no_picture(tmp_path):
 def test_arrays_that_are_no_probe(tmp_path, changed, message):
     np.savez(tmp_path / "a.npz", **({"x_test": IMAGES, "y_test": LABELS} | changed))
     with pytest.raises(PosthocError, match=message):
-        load_probe(f"npz:{tmp_path / 'a.npz'}")
+        probe_images(f"npz:{tmp_path / 'a.npz'}")

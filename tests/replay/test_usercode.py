@@ -15,7 +15,7 @@ from torch import nn
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import Header
 from posthoc.replay.models import resolve_model
-from posthoc.replay.plan import fit_images
+from posthoc.replay.probes.fitting import fit_images
 from posthoc.replay.request import parse_arguments
 
 NET = """

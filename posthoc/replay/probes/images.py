@@ -1,12 +1,15 @@
-"""Name -> fixed images and labels: the data sets a probe (or a training run) is taken from."""
+"""Probes of labelled 8-bit images: the data sets they (or a training run) are taken from, and what a network sees of them."""
 
 import hashlib
+import itertools
 import os
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,11 @@ from numpy.typing import NDArray
 import posthoc
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular
+from posthoc.recording import image_words
+from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
+
+if TYPE_CHECKING:
+    from posthoc.replay.models import Model
 
 DEFAULT_IMAGES = 2048
 """Images in a probe unless told otherwise (fewer where the data set is smaller)."""
@@ -65,6 +73,15 @@ NORMALIZATIONS = {
     "none": Normalization((0.0,) * 3, (1.0,) * 3),
 }
 
+SCALES = NORMALIZATIONS | {
+    "0.5/0.5": Normalization.parse("0.5/0.5"),  # -1..1
+    "0/0.00392157": Normalization.parse("0/0.00392157"),  # 0..255
+}
+"""What is tried where a network does no better than chance."""
+SIZES = (8, 28, 32)
+"""Sides tried beside the run's own, where that is no more than 64: larger ones cost too much for a hint."""
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 """Data sets that torchvision reads and fetches, and the folders it keeps them in."""
 DIGITS_TRAIN = 1000
@@ -113,7 +130,7 @@ def load_images(
     `size` is the side to which pictures of an image folder are scaled and cropped (data sets that are arrays keep
     their own); `split` is `train` or `test`.
     """
-    check_images(spec, root, download)
+    check_images(Asked(spec, root=root, download=download))
     kind, _, place = spec.partition(":")
     if kind in CIFAR:
         return _cifar(kind, split, data_root(root), download)
@@ -122,19 +139,23 @@ def load_images(
     return _npz(Path(place), split) if kind == "npz" else _image_folder(Path(place), split, size)
 
 
-def check_images(spec: str, root: Path | None = None, download: bool = False) -> None:
+def check_images(asked: Asked) -> None:
     """Raise UsageError for a name that is none of a data set, PosthocError where its files are not there."""
-    kind, _, place = spec.partition(":")
+    kind, place, root = asked.kind, asked.place, data_root(asked.root)
     if bool(place) != (kind in ("npz", "imagefolder")) or (kind not in (*CIFAR, "digits") and not place):
-        raise UsageError(f"Unknown data set {spec!r}; give cifar10, cifar100, digits, npz:FILE or imagefolder:DIR.")
+        raise UsageError(
+            f"Unknown data set {asked.spec!r}; give cifar10, cifar100, digits, npz:FILE or imagefolder:DIR."
+        )
     if kind == "npz" and not Path(place).exists():
         raise PosthocError(f"No such file: {place}.")
     if kind == "npz" and not Path(place).is_file():
         raise PosthocError(f"{place} is no file; give an .npz archive.")
     if kind == "imagefolder" and not Path(place).is_dir():
         raise PosthocError(f"{place} is not a folder of class folders of images.")
-    if kind in CIFAR and not download and not (data_root(root) / CIFAR[kind]).is_dir():
-        raise PosthocError(_absent(kind, data_root(root)))
+    if kind in CIFAR and not asked.download and not (root / CIFAR[kind]).is_dir():
+        raise PosthocError(_absent(kind, root))
+    if asked.options.get("normalize"):
+        Normalization.parse(asked.options["normalize"])
 
 
 def _absent(kind: str, root: Path) -> str:
@@ -144,7 +165,7 @@ def _absent(kind: str, root: Path) -> str:
     )
 
 
-def load_probe(
+def probe_images(
     spec: str,
     count: int | None = None,
     *,
@@ -160,6 +181,111 @@ def load_probe(
     if spec.startswith("imagefolder:"):  # sorted by class: the first would all be of one
         return data.take(np.arange(count) * len(data) // count)
     return data.take(np.arange(count))
+
+
+def load(asked: Asked, model: "Model") -> Probe:
+    """The probe of images, at the size and in the colours that the network takes."""
+    from posthoc.replay.probes.fitting import fit_images, usual_size
+
+    recorded = asked.recorded.get("image_size")
+    if recorded is not None and not (isinstance(recorded, int) and recorded > 0):
+        raise PosthocError(f"run.json: image_size {recorded!r} is not a number of pixels.")
+    wanted = asked.options.get("image_size") or recorded or usual_size(model.module)
+    data = probe_images(asked.spec, asked.samples, root=asked.root, download=asked.download, size=wanted)
+    normalization = _normalization(asked.options.get("normalize"), asked.recorded.get("normalization"), asked.spec)
+    size, channels, anatomy = fit_images(model, wanted, *data.images.shape[1:3])
+    return replace(Prepared(data, normalization, size, channels).probe(), anatomy=anatomy)
+
+
+def _normalization(given: str | None, recorded: Any, probe: str) -> Normalization:
+    if given:
+        return Normalization.parse(given)
+    if recorded:
+        try:
+            return Normalization.of(tuple(map(float, recorded["mean"])), tuple(map(float, recorded["std"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PosthocError(f"run.json: normalization {recorded!r} is not {{mean: [...], std: [...]}}.") from error
+    if probe in NORMALIZATIONS:
+        return NORMALIZATIONS[probe]
+    raise UsageError(
+        f"How the images of {probe} were normalised in training is not recorded; "
+        f"pass --normalize {'|'.join(NORMALIZATIONS)} or MEAN/STD."
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images as a network sees them: normalised, scaled to a side of `size`, in colour (3 channels) or grey (1)."""
+
+    data: Images
+    normalization: Normalization
+    size: int
+    channels: int
+
+    def probe(self) -> Probe:
+        """As any other probe."""
+        mean, std = self.normalization
+        small = self.size <= 64
+        place = f"{self.data.name}, {len(self.data)} images at {self.size} x {self.size}"
+        return Probe(
+            name=self.data.name,
+            inputs={"images": self.data.images},
+            targets=self.data.labels,
+            index=self.data.index,
+            classes=self.data.classes,
+            axes={"images": ("height", "width", "colour")},
+            prepare=self.prepare,
+            example=partial(example, self.size, self.channels),
+            digest=self.data.sha256,
+            samples="images",
+            preparation={
+                "image_size": self.size,
+                "channels": self.channels,
+                "normalization": self.normalization._asdict(),
+            },
+            words=image_words(list(mean), list(std), self.size, self.channels),
+            notes=[
+                ("probe", f"{place}, grey" if self.channels == 1 else place),
+                ("normalisation", f"mean {mean}, std {std}"),
+            ],
+            batch_size=256 if small else 32,
+            few=8 if small else 4,
+            alternatives=self.alternatives,
+        )
+
+    def prepare(self, batch: Batch) -> Batch:
+        """float32 [B, channels, size, size] of uint8 [B, H, W, 3]."""
+        import torch
+        from torch.nn import functional as F
+
+        x = batch["images"].permute(0, 3, 1, 2)
+        mean, std = (torch.tensor(row, device=x.device).view(3, 1, 1) for row in self.normalization)
+        x = (x.float() / 255 - mean) / std
+        if x.shape[2:] != (self.size, self.size):
+            x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
+        if self.channels == 1:
+            x = (x * torch.tensor(LUMA, device=x.device).view(3, 1, 1)).sum(1, keepdim=True)
+        return {"images": x}
+
+    def alternatives(self) -> Sequence[tuple[str, Probe]]:
+        """Usual ways to scale a few of the images, the run's own size first; large images at that size only."""
+        small = self.size <= 64
+        count = min(100 if small else 64, len(self.data))
+        few = self.data.take(np.arange(count) * len(self.data) // count)
+        sizes = sorted({self.size, *(SIZES if small else ())}, key=lambda side: side != self.size)
+        rows = []
+        for (name, scale), size in itertools.product(SCALES.items(), sizes):
+            words = f"--normalize {name}" if size == self.size else f"--normalize {name} --image-size {size}"
+            rows.append((words, Prepared(few, scale, size, self.channels).probe()))
+        return rows
+
+
+def example(size: int, channels: int, batch: int, grown: bool) -> Batch:
+    """Black images; grown: of twice the side."""
+    import torch
+
+    side = 2 * size if grown else size
+    return {"images": torch.zeros(batch, channels, side, side)}
 
 
 def _cifar(kind: str, split: str, root: Path, download: bool) -> Images:
@@ -292,3 +418,9 @@ def _images(
         index=index.astype(np.int64),
         classes=classes or int(labels.max()) + 1,
     )
+
+
+KINDS = {
+    name: Kind(load, check_images, ("image_size", "normalize"))
+    for name in ("cifar10", "cifar100", "digits", "npz", "imagefolder")
+}

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Iterator
+from functools import partial
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from posthoc.errors import PosthocError
 from posthoc.replay.forward import first_line
 from posthoc.replay.hooks import Anatomy, CannotRunError, Entered, dissect
 from posthoc.replay.models import Model
+from posthoc.replay.probes.images import example
 
 FALLBACK_SIZES = (224, 299)
 """Image sides tried, in turn, where a model cannot take the probe's own."""
@@ -52,7 +54,7 @@ def _fitted(model: Model, wanted: int | None, height: int, width: int | None) ->
             continue
         tried.add((side, channels))
         try:
-            anatomy = dissect(model.module, side, channels)
+            anatomy = dissect(model.module, partial(example, side, channels))
         except CannotRunError as error:
             failures.append((side, channels, error))
             if not wanted and side == sides[0]:
@@ -92,7 +94,7 @@ def _asked_for(module: nn.Module, side: int, channels: int, failure: CannotRunEr
 def _flat_size(module: nn.Module, layer: str, side: int, channels: int) -> int:
     """How many numbers a layer is given at this side; 0 where the images are too small to come so far."""
     try:
-        dissect(module, side, channels)
+        dissect(module, partial(example, side, channels))
     except CannotRunError as failure:
         last = failure.entered[-1] if failure.entered else None
         return last.shape[-1] if last and last.name == layer and last.shape else 0
@@ -160,4 +162,4 @@ def _inputs(module: nn.Module) -> list[str]:
     except (TypeError, ValueError):
         return []
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [one.name for one in parameters if one.kind in kinds and one.default is inspect.Parameter.empty]
+    return [each.name for each in parameters if each.kind in kinds and each.default is inspect.Parameter.empty]
