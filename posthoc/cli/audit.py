@@ -16,7 +16,7 @@ from posthoc.files import try_output
 @click.argument("activations", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: audit.json beside ACTIVATIONS.")
 @click.option("--smooth", type=click.IntRange(min=1), default=5, help="Width of the moving mean.")
-@click.option("--signal", type=click.Choice(["mean", "var"]), default="mean", help="Which recorded signal.")
+@click.option("--signal", default="mean", metavar="NAME", help="Which signal of the file.")
 @click.option("--draws", type=click.IntRange(min=10), default=50, help="Draws of each control that redraws.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")

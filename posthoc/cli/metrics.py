@@ -33,9 +33,9 @@ from posthoc.files import try_output
 @click.option("--span", type=int, help="On the epoch axis: checkpoints in a window (default: all so far).")
 @click.option(
     "--signal",
-    type=click.Choice(["mean", "var", "effective-rank", "participation-ratio"]),
     default="mean",
-    help="Which signal; the last two, one number per layer, on the epoch axis only.",
+    metavar="NAME",
+    help="A signal of the file, or effective-rank or participation-ratio, one number per layer, on the epoch axis only.",
 )
 @click.option(
     "--estimator",

@@ -31,4 +31,4 @@ def test_a_toy_signal_is_recorded_and_measured(tmp_path):
         assert activations.read("moments", 0).shape == (6, 200, 1)
         assert activations.recording.provenance.signals["toy"] == "the largest"
     run("json", "metrics", tmp_path / "a.h5", "--signal", "toy", "-o", tmp_path / "m.json")
-    assert json.loads((tmp_path / "m.json").read_text())
+    assert json.loads((tmp_path / "m.json").read_text())["protocol"]["signal"] == "toy"
