@@ -16,6 +16,9 @@ from posthoc.errors import PosthocError, UsageError
 
 JSON_BYTES = 2**26
 """How large a JSON file may be, unless its reader says otherwise."""
+SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""How files are opened, as far as the platform knows these flags."""
 HDF5 = b"\x89HDF\r\n\x1a\n"
 KINDS = {
     stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device",
@@ -34,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         _refuse_others(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY, 0o666))
         yield temporary
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
@@ -66,7 +69,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - a path as it comes
         if stat.S_ISREG(mode):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | AT_ONCE)
             file = open(descriptor, "rb")  # noqa: SIM115, PTH123 - the caller closes it
             mode = os.fstat(file.fileno()).st_mode  # another may lie there by now
             if stat.S_ISREG(mode):

@@ -4,8 +4,6 @@ One part per checkpoint, whole or absent, is what resumption, shards, merging an
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +18,7 @@ from typing import Annotated, Any
 from posthoc import store, writing
 from posthoc.errors import PosthocError
 from posthoc.files import read_json, refuse_existing, replacing
+from posthoc.locks import hold
 from posthoc.own import LOCK, files_of, open_lock, own_folder, read_lock, remove, sign_lock
 from posthoc.recording import MOST_CONTROLS, Identity, Recording
 from posthoc.store import Skipped
@@ -118,7 +117,7 @@ class Parts:
         """
         with contextlib.ExitStack() as stack:
             try:
-                folder, lock = self._lock(stack, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+                folder, lock = self._lock(stack, shared)
                 files_of(folder, self.folder, NAMES)
                 with contextlib.suppress(OSError):  # a full disk is met when there is something to write
                     sign_lock(lock, f"process {os.getpid()} on {socket.gethostname()}")
@@ -128,7 +127,7 @@ class Parts:
                 raise PosthocError(f"Cannot write into {self.folder}: {error.strerror or error}.") from error
             yield
 
-    def _lock(self, stack: contextlib.ExitStack, how: int) -> tuple[int, int]:
+    def _lock(self, stack: contextlib.ExitStack, shared: bool) -> tuple[int, int]:
         """Descriptors of the folder and of its lock, held."""
         while True:
             attempt = stack.enter_context(contextlib.ExitStack())
@@ -140,15 +139,12 @@ class Parts:
                 continue
             attempt.callback(os.close, lock)
             try:
-                fcntl.flock(lock, how | fcntl.LOCK_NB)
+                hold(lock, shared)
             except BlockingIOError:
                 who = read_lock(lock).strip() or "another process"
                 raise PosthocError(
                     f"{self.output} is being written by {who}; wait for it, or choose another -o."
                 ) from None
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock), (self.folder / LOCK).lstat()):
                     return folder, lock

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from posthoc.analysis.audit import MARGINS, Control, Spread, _verdict
 from posthoc.analysis.compare import permutation_p
 from posthoc.analysis.dfa import default_scales, dfa
-from posthoc.analysis.kuramoto import unit_phasors
+from posthoc.analysis.kuramoto import hilbert
 from posthoc.analysis.nulls import stream
 from posthoc.analysis.series import Axis, EpochAxis, ImageAxis
 from posthoc.analysis.settling import KINDS, settling
@@ -35,6 +35,13 @@ def noise(kind: str, points: int, random: np.random.Generator) -> FloatArray:
     rho = float(number or 0)
     shared = random.standard_normal((LAYERS, points)).repeat(UNITS // LAYERS, axis=0)
     return np.asarray(np.sqrt(rho) * shared + np.sqrt(1 - rho) * independent)
+
+
+def unit_phasors(x: FloatArray) -> NDArray[np.complex128]:
+    """exp(i phi_u(t)) of each unit of x [U, T]."""
+    centred = x - x.mean(axis=1, keepdims=True)
+    z = centred + 1j * hilbert(centred)
+    return np.asarray(z / np.abs(z))
 
 
 def p_values(axis: Axis, nulls: tuple[str, ...], count: int, seed: int) -> list[float]:

@@ -132,12 +132,6 @@ def phase_locking(
     return PhaseLocking(mean_over_pairs(np.sqrt(square) / T), mean_over_pairs((square - T) / (T * (T - 1))))
 
 
-def unit_phasors(x: ArrayLike) -> NDArray[np.complex128]:
-    """exp(i phi_u(t)) of the live units of x [U, T]."""
-    real, imaginary, _ = _analytic(x, None)
-    return _phasors(real, imaginary)
-
-
 def _phasors(real: NDArray[np.float64], imaginary: NDArray[np.float64]) -> NDArray[np.complex128]:
     z = real + 1j * imaginary
     length = np.abs(z)

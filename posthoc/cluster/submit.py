@@ -1,7 +1,6 @@
 """Submitting what is missing: of each run the shards without parts, and the jobs that wait for them."""
 
 import contextlib
-import fcntl
 import functools
 import json
 import math
@@ -20,6 +19,7 @@ from posthoc.cluster.scripts import Resources, compare_script, extract_script, f
 from posthoc.cluster.submission import Array, Submission, Target, outside, queue, slurm
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
+from posthoc.locks import hold
 from posthoc.own import open_lock, own_folder, refuse_link, remove
 from posthoc.parts import Entry, Parts, controls_of
 from posthoc.store import open_activations
@@ -81,11 +81,9 @@ def _alone(out: Path) -> Iterator[None]:
         except OSError as error:
             raise PosthocError(f"Cannot write into {out}: {error.strerror or error}.") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(lock)
         except BlockingIOError:
             raise PosthocError(f"Another posthoc submit is at work in {out}; wait for it.") from None
-        except OSError:  # a file system without locks
-            pass
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled")
@@ -27,9 +28,9 @@ print(hashlib.sha256(b"".join(number.tobytes() for number in numbers)).hexdigest
 CODE = """
 import numpy as np
 from posthoc.analysis.dfa import dfa
-from posthoc.analysis.kernels import CACHE, dfa as kernel
+from posthoc.analysis.kernels import cache_folder, dfa as kernel
 dfa(np.arange(100.0) % 7)
-print(CACHE, sum(kernel.fluctuation.stats.cache_hits.values()))
+print(cache_folder(), sum(kernel.fluctuation.stats.cache_hits.values()))
 """
 
 
@@ -66,10 +67,13 @@ def test_numbas_own_setting_wins(tmp_path):
 
 
 def test_numbas_settings_are_not_taken_from_the_working_directory(tmp_path, monkeypatch):
+    """Nor are those changed that the user's own functions are compiled with, by Numba's rules."""
     (tmp_path / ".numba_config.yaml").write_text("disable_jit: 1\ncache_dir: here\n")
     monkeypatch.chdir(tmp_path)
-    code = "import numba; from posthoc.analysis import kernels; print(repr(numba.config.CACHE_DIR), numba.config.DISABLE_JIT)"
-    assert said(measure(code, XDG_CACHE_HOME=str(tmp_path))) == ("''", 0)
+    settings = "assert (numba.config.CACHE_DIR, int(numba.config.DISABLE_JIT)) == ('here', 1)\n"
+    code = f"import numba\n{settings}{CODE}{settings}"
+    assert said(measure(code, XDG_CACHE_HOME=str(tmp_path)))[0].startswith(str(tmp_path / "posthoc"))
+    assert list(tmp_path.rglob("dfa.fluctuation-*.nbi"))
     assert not (tmp_path / "here").exists()
 
 
@@ -102,9 +106,41 @@ def test_a_new_cache_is_nobody_elses(tmp_path):
     assert stat.S_IMODE(Path(out.strip()).stat().st_mode) == 0o700
 
 
-WHERE = "from posthoc.analysis.kernels import CACHE; print(CACHE)"
+WHERE = "from posthoc.analysis.kernels import cache_folder; print(cache_folder())"
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_the_threads_change_no_bit(threads):
     assert said(measure(DIGEST, NUMBA_NUM_THREADS=str(threads))) == said(measure(DIGEST, NUMBA_NUM_THREADS="1"))
+
+
+IMPORTED = """
+import os, sys
+sys.modules["fcntl"] = None
+written = []
+def watch(event, given):
+    if event in ("os.mkdir", "os.rename", "os.link", "os.symlink") or (
+        event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    ):
+        written.append((event, given[0]))
+import numpy as np, numba, scipy.stats  # what they do is theirs
+sys.addaudithook(watch)
+import posthoc
+functions = [getattr(posthoc, name) for name in posthoc._HOMES if name != "extract"]
+assert not written, written
+x = np.random.default_rng(0).standard_normal((4, 400))
+print(float(posthoc.dfa(x).alpha[0]), float(posthoc.kuramoto(x).metastability), float(posthoc.hurst(x).H[0]))
+"""
+
+
+@pytest.mark.parametrize("home", ["read-only", "writable"])
+def test_importing_writes_nothing_and_needs_no_locks(tmp_path, home):
+    """A platform without fcntl, and a home that cannot be written."""
+    (tmp_path / "file").touch()
+    place = str(tmp_path / ("file/home" if home == "read-only" else "home"))
+    process = measure(IMPORTED, HOME=place, PYTHONDONTWRITEBYTECODE="1")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert all(np.isfinite(float(number)) for number in out.split())
+    assert len(out.split()) == 3
+    assert (tmp_path / "home").exists() == (home == "writable")

@@ -7,30 +7,27 @@ loads the kernel from the cache, and the two would differ in the last digit.
 """
 
 import contextlib
-import fcntl
 import functools
 import itertools
 import os
 import platform
 import stat
 import threading
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar, cast
 
-import numba
-import numba.core.config
+from numba.core import config
+from numba.core.caching import NullCache
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import CPUDispatcher
 
 from posthoc.cpus import cpu_count
+from posthoc.locks import hold
 
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
-
-# Numba takes settings from a file of the working directory, at its import and at each compilation; the environment's stay.
-numba.core.config._config_fname = ""
-numba.core.config.reload_config()
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Sums may be reordered (for SIMD) and fused, but NaN and infinity keep their meaning.
 REORDER = frozenset({"reassoc", "contract", "arcp", "nsz"})
@@ -70,67 +67,75 @@ def _not_private(folder: Path) -> str:
     about = folder.lstat()
     if stat.S_ISLNK(about.st_mode):
         return f"{folder} is a link"
+    if not hasattr(os, "geteuid"):  # Windows, where a user's folder is the user's
+        return ""
     if about.st_uid != os.geteuid():
         return f"{folder} belongs to another user"
     return f"others can write to {folder}" if about.st_mode & 0o022 else ""
 
 
-CACHE = cache_folder()
-
-
-def jit(**options: Any) -> Callable[[Kernel], Kernel]:
-    """`numba.njit` whose machine code is kept in `cache_folder`."""
-
-    def decorate(function: Kernel) -> Kernel:
-        config: Any = numba.config
-        before = config.CACHE_DIR
-        try:
-            config.CACHE_DIR = str(CACHE or "")  # read while the decorator runs, and only then
-            compiled: Kernel = numba.njit(cache=CACHE is not None, error_model="numpy", nogil=True, **options)(function)
-        finally:
-            config.CACHE_DIR = before
-        if CACHE and not config.DISABLE_JIT:
-            compiled.compile = functools.partial(_one_at_a_time, compiled.compile)  # type: ignore[attr-defined]
-        return compiled
-
-    return decorate
-
-
+kernel_folder = functools.cache(cache_folder)
+"""The same, looked for once, when the first kernel is called: importing makes no folder."""
 PATIENCE = 120.0
-"""Seconds to wait for another process that compiles."""
-_compiling = threading.RLock()
-_holding = threading.local()
+"""Seconds to wait for another process that compiles: one that was suspended must not hold up the others for ever."""
 
 
-def _one_at_a_time(compile: Callable[..., Any], *signature: Any) -> Any:
-    """Compile, or load what is compiled, while no other process does.
+class Kernel(CPUDispatcher):  # type: ignore[misc]
+    """Numba's function, compiled by one process at a time, whose machine code is kept in `cache_folder`.
 
     Of many first calls at once one compiles and the others load. Without this Numba's cache is not safe: it writes the
     index and what the index names one after the other, and numbers new entries by an index that another process may
     just have replaced, so that one could be handed the code of another signature.
     """
-    with _compiling, contextlib.ExitStack() as stack:
-        outermost = not getattr(_holding, "lock", False)
-        if outermost and CACHE:
-            _holding.lock = True
-            stack.callback(setattr, _holding, "lock", False)
-            with contextlib.suppress(OSError):  # a file system without locks: as safe as Numba itself
-                _wait_for(stack.enter_context((CACHE / ".lock").open("a")))
-        return compile(*signature)
+
+    _holding = False  # of the class: whoever has Numba's lock has the file's, too, or waits for it
+
+    def compile(self, sig: Any) -> Any:
+        """Compile for a signature, or load what is compiled."""
+        with global_compiler_lock, contextlib.ExitStack() as stack:
+            folder = kernel_folder()
+            if folder and not Kernel._holding:
+                Kernel._holding = True
+                stack.callback(setattr, Kernel, "_holding", False)
+                with contextlib.suppress(OSError):  # as safe as Numba itself
+                    hold(stack.enter_context((folder / ".lock").open("a")).fileno(), patience=PATIENCE)
+            stack.enter_context(_settings())
+            if folder and isinstance(self._cache, NullCache):
+                config.CACHE_DIR, before = str(folder), config.CACHE_DIR  # read by what is called here, and only then
+                try:
+                    self.enable_caching()
+                finally:
+                    config.CACHE_DIR = before
+            return super().compile(sig)
 
 
-def _wait_for(file: IO[str]) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:  # one that was suspended while it compiled must not hold up the others for ever
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Numba's settings but for those of a file in the working directory, which it reads whenever it compiles."""
+    name, config._config_fname = config._config_fname, ""
+    try:
+        config.reload_config()  # changes nothing where there is no such file
+        yield
+    finally:
+        config._config_fname = name
+        config.reload_config()
+
+
+def jit(**options: Any) -> Callable[[Function], Function]:
+    """Make a function a `Kernel`, with these options of `numba.njit`; it is compiled when it is called."""
+
+    def decorate(function: Function) -> Function:
+        with _settings():
+            if config.DISABLE_JIT:
+                return function
+        given = {"nopython": True, "boundscheck": None, "error_model": "numpy", "nogil": True, **options}
+        return cast(Function, Kernel(py_func=function, targetoptions=given))
+
+    return decorate
 
 
 def thread_count() -> int:
     """How many threads kernels use: NUMBA_NUM_THREADS, else the processors that this process may use."""
-    config: Any = numba.config
     threads = int(config.NUMBA_NUM_THREADS)
     return threads if "NUMBA_NUM_THREADS" in os.environ else min(threads, cpu_count())
 
