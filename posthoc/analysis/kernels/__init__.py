@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from numba.core import config
+import numba.core.config
 from numba.core.caching import NullCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
@@ -28,6 +28,7 @@ from posthoc.cpus import cpu_count
 from posthoc.locks import hold
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+config: Any = numba.core.config
 
 # Sums may be reordered (for SIMD) and fused, but NaN and infinity keep their meaning.
 REORDER = frozenset({"reassoc", "contract", "arcp", "nsz"})
@@ -80,7 +81,7 @@ PATIENCE = 120.0
 """Seconds to wait for another process that compiles: one that was suspended must not hold up the others for ever."""
 
 
-class Kernel(CPUDispatcher):  # type: ignore[misc]
+class Kernel(CPUDispatcher):
     """Numba's function, compiled by one process at a time, whose machine code is kept in `cache_folder`.
 
     Of many first calls at once one compiles and the others load. Without this Numba's cache is not safe: it writes the
@@ -88,6 +89,7 @@ class Kernel(CPUDispatcher):  # type: ignore[misc]
     just have replaced, so that one could be handed the code of another signature.
     """
 
+    _cache: Any
     _holding = False  # of the class: whoever has Numba's lock has the file's, too, or waits for it
 
     def compile(self, sig: Any) -> Any:
@@ -112,13 +114,15 @@ class Kernel(CPUDispatcher):  # type: ignore[misc]
 @contextlib.contextmanager
 def _settings() -> Iterator[None]:
     """Numba's settings but for those of a file in the working directory, which it reads whenever it compiles."""
-    name, config._config_fname = config._config_fname, ""
+    reloader, name = config._env_reloader, config._config_fname
+    environment, before = reloader.old_environ, {name: value for name, value in vars(config).items() if name.isupper()}
+    config._config_fname = ""
     try:
         config.reload_config()  # changes nothing where there is no such file
         yield
-    finally:
-        config._config_fname = name
-        config.reload_config()
+    finally:  # all as it was, what a user has set in code, too
+        vars(config).update(before)
+        reloader.old_environ, config._config_fname = environment, name
 
 
 def jit(**options: Any) -> Callable[[Function], Function]:
