@@ -45,6 +45,17 @@ def test_activations_hold_what_they_held(version):
         assert file.read("var", 3)[5, 17] == pytest.approx(0.1289687, rel=1e-6)
 
 
+def test_activations_of_version_2_hold_what_the_network_said_of_each_sample():
+    with posthoc.open_activations(FIXTURES / "v2" / "activations.h5") as file:
+        assert file.behaviours == ("loss", "prediction", "correct", "logits")
+        assert file.behaviour("logits").shape == (12, 200, 10)
+        assert file.behaviour("logits").dtype == np.float16
+        np.testing.assert_array_equal(file.behaviour("correct"), file.behaviour("prediction") == file.labels)
+        np.testing.assert_array_equal(file.behaviour("correct").mean(axis=1), file.accuracy)
+        np.testing.assert_allclose(file.behaviour("loss").mean(axis=1), file.loss, rtol=1e-5)
+        np.testing.assert_array_equal(file.behaviour("logits", 11).argmax(axis=1), file.behaviour("prediction", 11))
+
+
 def test_both_versions_hold_the_same_numbers():
     with (
         posthoc.open_activations(V1 / "activations.h5") as first,
