@@ -164,3 +164,7 @@ def test_shards_say_it_when_they_are_merged(trained, tmp_path):
         done = CliRunner().invoke(main, list(map(str, [*words, "-o", tmp_path / "a.h5", "--shard", f"{k}/2"])))
         assert done.stdout == f"{tmp_path}/a.h5.parts\n"
     assert "caution" in CliRunner().invoke(main, ["merge", str(tmp_path / "a.h5")]).stdout
+
+
+def test_the_share_of_a_class_whose_label_is_a_huge_number():
+    assert largest_share(np.array([2**62, 0, 0, -1])) == 0.5

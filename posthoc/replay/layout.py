@@ -148,7 +148,10 @@ def find_run(
     kept = [item for group in groups for item in group] + [item for item in candidates if item.path in places]
     _require_one_network(kept, places)
     ordered = in_order({item.path: item.header for item in kept}, order, places)
-    aside = [*strangers, *((path, _what(path, error)) for path, error in apart)]
+    reasons = (
+        (path, error.what if isinstance(error, StrangerError) else "no network's weights") for path, error in apart
+    )
+    aside = [*strangers, *reasons]
     return _run(folder, ordered, copies, aside, damaged)
 
 
@@ -239,13 +242,6 @@ def _read(
 def _network(shapes: Mapping[str, tuple[int, ...]]) -> Shape:
     names = canonical(shapes)
     return frozenset((short, shapes[name]) for name, short in names.items() if not short.endswith(UNUSED))
-
-
-def _what(path: Path, error: NoWeightsError) -> str:
-    """What a file is that is no checkpoint, in a few words."""
-    if not isinstance(error, StrangerError):
-        return "no network's weights"
-    return str(error).removeprefix(f"{path} is ").partition(": ")[0].rstrip(".")
 
 
 def _children(folder: Path) -> tuple[Path, list[Path]]:

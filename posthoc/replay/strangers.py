@@ -56,7 +56,11 @@ class NoWeightsError(PosthocError):
 
 
 class StrangerError(NoWeightsError):
-    """The file is something else than a checkpoint that is read here; the message says what, and the way out."""
+    """The file is something else than a checkpoint that is read here; what: that, in a few words; and the way out."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path} is {what}.")
+        self.what = what.partition(": ")[0]
 
 
 class UnsupportedError(ValueError):

@@ -23,7 +23,7 @@ from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import read_header
 from posthoc.replay.formats.table import is_named_like_a_checkpoint, looks_like_a_checkpoint
-from posthoc.replay.strangers import NoWeightsError, StrangerError
+from posthoc.replay.strangers import NoWeightsError, StrangerError, stranger
 
 
 def archive(*names):
@@ -155,3 +155,31 @@ def test_a_header_whose_length_begins_like_json_is_no_json(tmp_path):
     done = CliRunner().invoke(main, ["inspect", str(path)])
     assert done.exit_code == 0
     assert "a.weight  2x2" in done.output
+
+
+@pytest.mark.parametrize("length", [376, 40056, 0x121008])
+def test_a_header_whose_length_begins_like_another_kind_of_file_is_safetensors(tmp_path, length):
+    """As joblib's files, twice, and as an ONNX network."""
+    entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+    head = json.dumps({"__metadata__": {"epoch": "3"}, "a.weight": entry}).ljust(length)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + head.encode() + bytes(16))
+    assert stranger(path, path.read_bytes()[:4096], b"") is not None
+    assert read_header(path).epoch == 3
+    assert looks_like_a_checkpoint(path)
+
+
+def test_a_shard_is_no_index_again(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"w": "a.bin"}}')
+    (tmp_path / "a.bin").write_text('{"weight_map": {"w": "a.bin"}}')
+    with pytest.raises(PosthocError, match=r"names 'a\.bin', which is not one file with weights"):
+        read_header(index)
+
+
+def test_an_index_is_recognised_by_content(tmp_path):
+    save_file({"w": torch.ones(3)}, tmp_path / "part.safetensors")
+    index = tmp_path / "weights.json"
+    index.write_text('{"metadata": {}, "weight_map": {"w": "part.safetensors"}}')
+    assert read_header(index).shapes == {"w": (3,)}
+    assert CliRunner().invoke(main, ["inspect", str(index)]).exit_code == 0

@@ -152,7 +152,7 @@ def format_to_read(seen: Preview) -> Format:
         names = ", ".join(name for form in FORMATS.values() for name in form.inside)
         raise NoWeightsError(f"{seen.path} holds no weights (looked for {names}).")
     if what := stranger(seen.path, seen.head, seen.tail):
-        raise StrangerError(f"{seen.path} is {what}.")
+        raise StrangerError(seen.path, what)
     # Damaged, then, as its own format says best, or a pickle, whose oldest forms begin with anything.
     return next((form for form in FORMATS.values() if form.names(seen.path)), FORMATS["torch pickle"])
 
@@ -196,7 +196,7 @@ def readable(path: Path) -> Iterator[None]:
         raise PosthocError(f"{path} is not read: {error}.") from error
     except DAMAGE as error:
         if path.is_file() and not format_of(seen := preview(path)) and (what := nothing_known(seen.head)):
-            raise StrangerError(f"{path} is {what}.") from error
+            raise StrangerError(path, what) from error
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise PosthocError(f"{path} is damaged or cut short ({reason}); remove it or copy it again.") from error
     except OSError as error:
