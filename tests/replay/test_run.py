@@ -138,7 +138,7 @@ def test_a_model_that_needs_larger_images_gets_them(probe_file, tmp_path):
     model = torchvision.models.alexnet(num_classes=10)
     torch.save(model.state_dict(), tmp_path / "1.pt")
     plan = plan_extraction(tmp_path, f"npz:{probe_file}", normalize="none", images=64)
-    assert plan.image_size == 224
+    assert plan.identity.probe.preparation["image_size"] == 224
     path = posthoc.extract(tmp_path, f"npz:{probe_file}", tmp_path / "a.h5", normalize="none", images=8)
     with posthoc.open_activations(path) as activations:
         assert np.isfinite(activations.read("mean", 0)).all()
