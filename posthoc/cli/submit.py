@@ -1,9 +1,8 @@
-"""posthoc submit: checkpoints -> batch jobs on Slurm."""
+"""posthoc submit: checkpoints -> batch jobs of a cluster."""
 
 import shlex
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +65,7 @@ def _pairs(
     callback=_pairs,
     help="Any other option of sbatch, for the arrays; account and such for all jobs.",
 )
+@click.option("--scheduler", default="slurm", metavar="NAME", help="What runs the jobs.")
 @click.option("--wait", is_flag=True, help="Return when all is done; 1 if something failed.")
 @click.option("--force", is_flag=True, help="Remove what is there and start anew.")
 @click.option(
@@ -79,25 +79,25 @@ def command(
     jobs: int,
     minutes_per_task: float,
     seconds_per_checkpoint: float | None,
+    scheduler: str,
     wait: bool,
     force: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Replay and measure the run in each folder CHECKPOINTS on a Slurm cluster, and compare them.
+    """Replay and measure the run in each folder CHECKPOINTS on a cluster, and compare them.
 
     The same command again submits what is missing, and nothing that is done or in the queue.
     """
-    if find_spec("submitit") is None:
-        raise PosthocError("Batch scripts are written by submitit, with --dry-run too: pip install 'posthoc[slurm]'.")
+    from posthoc.cluster.scheduler import scheduler_named
     from posthoc.replay.request import PlanOptions, Request
 
+    queue = scheduler_named(scheduler).queue
     replayed = PlanOptions.__annotations__.keys() | {"probe"}
     Request(**{name: options[name] for name in replayed}).check_places(checkpoints, here=False)
     if not dry_run:
         try_output(output / "submission.json", force=True, make=True)
-    from posthoc.cluster.scripts import Resources
-    from posthoc.cluster.submission import queue
+    from posthoc.cluster.jobs import Resources
     from posthoc.cluster.submit import Work, submit
     from posthoc.replay.layout import run_folders
 
@@ -114,6 +114,7 @@ def command(
         jobs=jobs,
         minutes_per_task=minutes_per_task,
         seconds_per_checkpoint=seconds_per_checkpoint,
+        scheduler=scheduler,
     )
     folders = run_folders(checkpoints) if len(checkpoints) > 1 else [("", checkpoints[0])]
     submission = submit(folders, output, work, resources, force=force, dry_run=dry_run, say=echo)
@@ -144,5 +145,5 @@ def _typed(context: click.Context, parameter: click.Parameter) -> list[str]:
     if value is True:
         return [option]
     if isinstance(value, tuple):
-        return [word for one in value for word in (option, str(one))]
+        return [word for item in value for word in (option, str(item))]
     return [option, ",".join(value) if isinstance(value, list) else "all" if value is None else str(value)]

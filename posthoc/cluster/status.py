@@ -5,7 +5,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from posthoc.cluster.submission import Queue, Submission, Target, queue
+from posthoc.cluster.jobs import Queued
+from posthoc.cluster.scheduler import scheduler_named
+from posthoc.cluster.submission import Submission, Target
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
 from posthoc.parts import Parts
@@ -70,9 +72,10 @@ def read_status(out: Path) -> Status:
     submission = Submission.load(out.absolute())
     if submission is None:
         raise PosthocError(f"{out} holds no submission; give the folder that posthoc submit -o was given.")
-    live: Queue | None
+    live: dict[str, Queued] | None
+    scheduler = scheduler_named(submission.scheduler)
     try:
-        live = queue(submission.out)
+        live = scheduler.queue(submission.out)
     except PosthocError:
         live = None
     comparison = None
@@ -81,7 +84,7 @@ def read_status(out: Path) -> Status:
     return Status(tuple(_run_status(submission, target, live) for target in submission.targets), comparison)
 
 
-def _run_status(submission: Submission, target: Target, live: Queue | None) -> RunStatus:
+def _run_status(submission: Submission, target: Target, live: dict[str, Queued] | None) -> RunStatus:
     home = submission.home(target)
     parts = Parts(home / "activations.h5")
     measured = (home / "metrics.json").exists()
@@ -111,15 +114,14 @@ def _run_status(submission: Submission, target: Target, live: Queue | None) -> R
     return RunStatus(target.title, count, replayed, skipped, measured, tuple(tasks))
 
 
-def _task(submission: Submission, target: Target | None, id: str, what: str, live: Queue | None) -> Task:
+def _task(submission: Submission, target: Target | None, id: str, what: str, live: dict[str, Queued] | None) -> Task:
     log = submission.log(target, id)
     name = target.title if target else "all"
     if live is None:
         return Task(name, id, what, "unknown", "the queue cannot be asked here", log)
     if id in live:
-        state, reason = live[id]
-        waits = state == "PENDING"
-        return Task(name, id, what, "waiting" if waits else "running", reason if waits else "", log)
+        waits = live[id].waits
+        return Task(name, id, what, "waiting" if waits else "running", live[id].reason if waits else "", log)
     return Task(name, id, what, "failed", _last_words(log), log)
 
 

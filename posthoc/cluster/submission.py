@@ -1,8 +1,7 @@
-"""What was submitted, as OUT/submission.json has it, and Slurm's own word on it."""
+"""What was submitted, as OUT/submission.json has it."""
 
 import json
 import os
-import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +14,8 @@ from posthoc.typed import Match, MisfitError, Range, typed
 RECORD = "submission.json"
 MOST = 10**6
 """Checkpoints of a run, or tasks of an array: more than a cluster holds."""
-Queue = dict[str, tuple[str, str]]
-"""State and reason of jobs and tasks that are waiting or running, by id."""
-Job = Annotated[str, Match(r"[0-9]{1,20}")]
-"""What Slurm calls a job."""
+Job = Annotated[str, Match(r"[A-Za-z0-9][A-Za-z0-9.]{0,63}")]
+"""What a scheduler calls a job."""
 Name = Annotated[str, Match(r"(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+(/(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+)*|")]
 """Folders below another, from its outermost to its innermost, none of which leads out of it; or none."""
 
@@ -67,6 +64,7 @@ class Submission:
     targets: list[Target] = field(default_factory=list)
     seconds: dict[str, Annotated[float, Range(0, 1e9)]] = field(default_factory=dict)
     compare: Job | None = None
+    scheduler: str = "slurm"
 
     @classmethod
     def load(cls, out: Path) -> "Submission | None":
@@ -109,41 +107,3 @@ class Submission:
     def log(self, target: Target | None, task: str) -> Path:
         """Where a task or job writes: of a run, or of the comparison."""
         return (self.home(target) if target else self.out) / "logs" / f"{task}_0_log.out"
-
-
-def queue(out: Path) -> Queue:
-    """State and reason of this user's jobs and tasks that are waiting or running, by id: those whose scripts lie in `out`.
-
-    Whatever a record says: a job that is called otherwise, or runs what is elsewhere, is none of ours.
-    """
-    words = ["squeue", "--noheader", "--all", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j|%o"]
-    rows = [line.split("|", 4) for line in slurm(*words).splitlines()]
-    place = out.resolve()
-    return {
-        row[0]: (row[1], row[2])
-        for row in rows
-        if len(row) == 5 and row[3].startswith("posthoc-") and Path(row[4].strip()).resolve().is_relative_to(place)
-    }
-
-
-def outside() -> dict[str, str]:
-    """The environment without what an allocation that this runs in, or a user's taste in listings, has put there."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name == "SLURM_CONF" or not name.startswith(("SLURM_", "SQUEUE_"))
-    }
-
-
-def slurm(*words: str) -> str:
-    """Output of one of Slurm's commands; raises PosthocError with what it complained of."""
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, env=outside())
-    except FileNotFoundError:
-        raise PosthocError(
-            f"There is no Slurm here (no {words[0]}); on other schedulers use posthoc extract --shard i/n."
-        ) from None
-    if done.returncode:
-        reason = " ".join((done.stderr or done.stdout).split())
-        raise PosthocError(f"{words[0]} failed: {reason}. The same command goes on from here once that is mended.")
-    return done.stdout

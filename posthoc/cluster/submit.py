@@ -5,18 +5,18 @@ import functools
 import json
 import math
 import os
-import re
 import shlex
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posthoc.cluster.scripts import Resources, compare_script, extract_script, finish_script
-from posthoc.cluster.submission import Array, Submission, Target, outside, queue, slurm
+from posthoc.cluster.jobs import Job, Resources, compare_job, extract_job, finish_job
+from posthoc.cluster.scheduler import Scheduler, scheduler_named
+from posthoc.cluster.submission import Array, Submission, Target
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
 from posthoc.locks import hold
@@ -41,6 +41,7 @@ class Work:
     jobs: int = 16
     minutes_per_task: float = 10.0
     seconds_per_checkpoint: float | None = None
+    scheduler: str = "slurm"
 
 
 def submit(
@@ -55,16 +56,18 @@ def submit(
 ) -> Submission:
     """Submit what is missing of these runs, names and folders, and is in no queue; `say` is told, line by line.
 
-    Raises PosthocError where Slurm refuses a job: what was submitted before is written down, and the same call goes on
+    Raises PosthocError where the scheduler refuses a job: what was submitted before is written down, and the same call goes on
     from there.
     """
     out = out.absolute()
     places = [str(Path.cwd()), str(out), *(text for name, folder in folders for text in (name, str(folder)))]
     if unfit := [text for text in (*places, *work.words, *work.measuring) if _acts(text)]:
         raise UsageError(f"{unfit[0]!r} has a line's end or another control character, which no batch script may hold.")
-    if any(set("%\\") & set(text) for text in (str(out), *(name for name, _ in folders))):
+    misread = scheduler_named(work.scheduler).misread
+    if any(set(misread) & set(text) for text in (str(out), *(name for name, _ in folders))):
+        signs = " and ".join(misread)
         raise UsageError(
-            f"Slurm reads % and \\ in the names of logs otherwise; {out} or a run has one: choose another -o."
+            f"{work.scheduler} reads {signs} in the names of logs otherwise; {out} or a run has one: choose another -o."
         )
     if dry_run:
         return _submit(folders, out, work, resources, force, dry_run, say)
@@ -99,17 +102,20 @@ def _submit(
     dry_run: bool,
     say: Callable[[str], None],
 ) -> Submission:
-    submission = Submission.load(out) or Submission(out, list(work.words), list(work.measuring))
-    there = [*submission.words, *submission.measuring]
-    if there != [*work.words, *work.measuring] and not force:
+    new = Submission(out, list(work.words), list(work.measuring), scheduler=work.scheduler)
+    submission = Submission.load(out) or new
+    if submission.scheduler != work.scheduler:
+        raise PosthocError(f"{out} was submitted to {submission.scheduler!r}; choose another -o.")
+    before = [*submission.words, *submission.measuring]
+    if before != [*work.words, *work.measuring] and not force:
         raise PosthocError(
-            f"{out} was submitted with other options ({shlex.join(there) or 'none'}); "
+            f"{out} was submitted with other options ({shlex.join(before) or 'none'}); "
             f"choose another -o, or pass --force to start anew."
         )
     desk = _Desk(submission, work, resources, dry_run, say, set())
     desk.look()
     targets = [desk.target(name, folder.absolute()) for name, folder in folders]
-    if force and there != [*work.words, *work.measuring] and len(targets) < len(submission.targets):
+    if force and before != [*work.words, *work.measuring] and len(targets) < len(submission.targets):
         raise UsageError(f"{out} has other runs of other options; give all of them with --force, or another -o.")
     planned = [desk.plan(target, force) for target in targets]  # and timed, all of them before anything is done
     desk.look()
@@ -137,7 +143,7 @@ class _Planned:
 
 @dataclass
 class _Desk:
-    """One call of `submit`: what it is to do, and what Slurm said when it began."""
+    """One call of `submit`: what it is to do, and what was in the queue when it began."""
 
     submission: Submission
     work: Work
@@ -146,43 +152,53 @@ class _Desk:
     say: Callable[[str], None]
     live: set[str]
 
+    @functools.cached_property
+    def scheduler(self) -> Scheduler:
+        return scheduler_named(self.work.scheduler)
+
+    @functools.cached_property
+    def largest(self) -> int:
+        """The largest number of an array's task; the usual one where a dry run cannot ask for it."""
+        try:
+            return self.scheduler.largest()
+        except PosthocError:
+            if not self.dry_run:
+                raise
+            return 1000
+
     def look(self) -> None:
         """See what is in the queue now."""
         try:
-            self.live = set(queue(self.submission.out))
+            self.live = set(self.scheduler.queue(self.submission.out))
         except PosthocError:
-            if not self.dry_run:  # which needs no Slurm
+            if not self.dry_run:  # which needs no scheduler
                 raise
 
     def target(self, name: str, folder: Path) -> Target:
         """The run in `folder`, as it was submitted before, or new."""
-        for there in self.submission.targets:
-            if there.checkpoints == str(folder):
-                return there
-            if there.name == name:
-                raise PosthocError(
-                    f"{self.submission.home(there)} is of {there.checkpoints}, not of {folder}; choose another -o."
-                )
+        for target in self.submission.targets:
+            if target.checkpoints == str(folder):
+                return target
+            if target.name == name:
+                home = self.submission.home(target)
+                raise PosthocError(f"{home} is of {target.checkpoints}, not of {folder}; choose another -o.")
         self.submission.targets.append(Target(name, str(folder)))
         return self.submission.targets[-1]
 
     def start_anew(self, targets: Sequence[Target]) -> None:
         """Remove what was made of these runs; refused while their jobs are in the queue."""
         if alive := {task.split("_")[0] for task in self.live} & self.submission.jobs():
-            raise PosthocError(
-                f"Jobs of {self.submission.out} are in the queue; first: scancel {' '.join(sorted(alive))}"
-            )
+            jobs = " ".join(sorted(alive))
+            raise PosthocError(f"Jobs of {self.submission.out} are in the queue; cancel them first: {jobs}")
         if self.dry_run:
             return
         self.submission.words, self.submission.measuring = list(self.work.words), list(self.work.measuring)
         for target in targets:
             home = self.submission.home(target)
             Parts(home / "activations.h5").remove()
-            for name in ("activations.h5", "metrics.json"):
-                if home.is_dir():
-                    with own_folder(
-                        home.resolve(), shared=True
-                    ) as folder:  # OUT itself may be a link that the user made
+            if home.is_dir():
+                with own_folder(home.resolve(), shared=True) as folder:  # OUT itself may be a link that the user made
+                    for name in ("activations.h5", "metrics.json"):
                         remove(folder, home, name)
             target.arrays, target.finish = [], None
         self.submission.save()
@@ -195,12 +211,12 @@ class _Desk:
         from posthoc.replay.plan import plan_extraction
         from posthoc.replay.run import entries_of
 
-        asked = dict(self.work.extraction)
+        options = dict(self.work.extraction)
         if self._away:
-            asked["device"] = "cpu"  # only what there is to do is planned here
+            options["device"] = "cpu"  # only what there is to do is planned here
         target.left_out = ""
         try:
-            plan = plan_extraction(Path(target.checkpoints), skip_damaged=self.work.skip_errors, trial=False, **asked)
+            plan = plan_extraction(Path(target.checkpoints), skip_damaged=self.work.skip_errors, trial=False, **options)
         except PosthocError as error:
             if not self.work.skip_errors or isinstance(error, UsageError):
                 raise
@@ -212,9 +228,8 @@ class _Desk:
         parts = Parts(self.submission.home(target) / "activations.h5")
         if parts.output.exists() and not anew:
             with open_activations(parts.output) as file:
-                new = len(
-                    {entry.path for entry in entries} - set(file.checkpoints) - {path for path, _ in file.skipped}
-                )
+                handled = {*file.checkpoints, *(path for path, _ in file.skipped)}
+            new = len({entry.path for entry in entries} - handled)
             if new:
                 raise PosthocError(
                     f"{parts.output} lacks {new} of the checkpoints in {target.checkpoints}, which were saved since; "
@@ -223,51 +238,35 @@ class _Desk:
             return _Planned(entries, [], None, [])
         missing = [k for k, entry in enumerate(entries) if anew or not parts.path(entry).exists()]
         untrained = controls_of(plan.untrained)
-        controls = [one.place for one in untrained if anew or not parts.path(one).exists()]
-        given = self.resources
-        kind = (
-            f"{plan.model.name}, {len(plan.probe)} {plan.probe.samples}, "
-            f"{'GPU' if given.gpus else f'{given.cpus_per_task} processors'}, {asked.get('dtype', 'float32')}"
-        )
+        controls = [control.place for control in untrained if anew or not parts.path(control).exists()]
+        processors = "GPU" if self.resources.gpus else f"{self.resources.cpus_per_task} processors"
+        samples = f"{len(plan.probe)} {plan.probe.samples}"
+        kind = f"{plan.model.name}, {samples}, {processors}, {options.get('dtype', 'float32')}"
         return _Planned(entries, missing, self._seconds(kind, target) if missing or controls else None, controls)
 
     def submit_run(self, target: Target, planned: "_Planned") -> bool:
         """Submit a run's shards that lack parts, then the job that waits for them; whether anything was."""
-        home, entries, missing, seconds = (
-            self.submission.home(target),
-            planned.entries,
-            planned.missing,
-            planned.seconds,
-        )
+        home, missing = self.submission.home(target), planned.missing
         waiting = [
             (array, shard) for array in target.arrays for shard in array.shards if array.task(shard) in self.live
         ]
         # While tasks wait, the run stays cut as it was for them: no checkpoint may belong to two.
         places = [*missing, *planned.controls]
-        count = waiting[0][0].count if waiting else self._tasks(len(places), seconds)
+        count = waiting[0][0].count if waiting else self._tasks(len(places), planned.seconds)
         shards = sorted({k % count + 1 for k in places} - {shard for _, shard in waiting})
-        said = [f"{len(entries)} checkpoints"]
-        said += [f"{len(entries) - len(missing)} of them replayed"] if len(missing) < len(entries) else []
-        said += [f"about {seconds:.2g} s each"] if seconds else []
-        said += [f"{len(waiting)} tasks in the queue"] if waiting else []
-        self.say(f"{target.title}: {', '.join(said)}; tasks to submit: {len(shards)}")
+        facts = [f"{len(planned.entries)} checkpoints"]
+        replayed = len(planned.entries) - len(missing)
+        facts += [f"{replayed} of them replayed"] if replayed else []
+        facts += [f"about {planned.seconds:.2g} s each"] if planned.seconds else []
+        facts += [f"{len(waiting)} tasks in the queue"] if waiting else []
+        self.say(f"{target.title}: {', '.join(facts)}; tasks to submit: {len(shards)}")
         after = {array.job for array, _ in waiting}
-        size = _max_array_size(self.dry_run) - 1
-        for group in _split(shards, size):
-            offset = (group[0] - 1) // size * size
-            text = extract_script(
-                home, target.checkpoints, self._words(), self.resources, group, count, offset, seconds
-            )
-            job = self._sbatch(home / (f"extract-{offset}.sh" if offset else "extract.sh"), text)
-            after.add(job)
-            if not self.dry_run:
-                target.arrays.append(Array(job, group, count, offset))
-                self.submission.save()
-                self.say(f"  job {job}: replays, tasks: {len(group)}, logs {self.submission.log(target, f'{job}_*')}")
+        for group in _split(shards, self.largest):
+            after.add(self._submit_array(target, group, count, planned.seconds))
         if not shards and target.finish in self.live:
             return False
         self._withdraw(target.finish)
-        job = self._sbatch(home / "finish.sh", finish_script(home, self.work.measuring, self.resources), after)
+        job = self._hand_over(home / "finish.sh", finish_job(home, self.work.measuring, self.resources), after)
         if not self.dry_run:
             target.finish = job
             self.live.add(job)
@@ -275,12 +274,27 @@ class _Desk:
             self.say(f"  job {job}: merges and measures, log {self.submission.log(target, job)}")
         return True
 
+    def _submit_array(self, target: Target, shards: list[int], count: int, seconds: float | None) -> str:
+        """Submit the array of some shards of `count`; its id. Task k does shard k + offset."""
+        home = self.submission.home(target)
+        offset = (shards[0] - 1) // self.largest * self.largest
+        number = self.scheduler.task + (f" + {offset}" if offset else "")
+        tasks = [shard - offset for shard in shards]
+        shard = f"$(({number}))/{count}"
+        array = extract_job(home, target.checkpoints, self._words(), self.resources, tasks, shard, seconds)
+        job = self._hand_over(home / (f"extract-{offset}.sh" if offset else "extract.sh"), array)
+        if not self.dry_run:
+            target.arrays.append(Array(job, shards, count, offset))
+            self.submission.save()
+            self.say(f"  job {job}: replays, tasks: {len(shards)}, logs {self.submission.log(target, f'{job}_*')}")
+        return job
+
     def submit_comparison(self) -> None:
         """Submit the job that compares all runs once they are measured."""
         self._withdraw(self.submission.compare)
         after = {target.finish for target in self.submission.targets if target.finish in self.live}
-        text = compare_script(self.submission.out, self.resources)
-        job = self._sbatch(self.submission.out / "compare.sh", text, {str(job) for job in after})
+        compare = compare_job(self.submission.out, self.resources)
+        job = self._hand_over(self.submission.out / "compare.sh", compare, {str(job) for job in after})
         if not self.dry_run:
             (self.submission.out / "comparison.txt").unlink(missing_ok=True)  # of fewer runs
             self.submission.compare = job
@@ -304,34 +318,38 @@ class _Desk:
         if self.work.seconds_per_checkpoint is not None or self.work.jobs == 1 or not self.work.minutes_per_task:
             return self.work.seconds_per_checkpoint
         if kind not in self.submission.seconds:
-            command = [sys.executable, "-P", "-c", TIMING]
-            asked = {"checkpoints": target.checkpoints, "skip_damaged": self.work.skip_errors, **self.work.extraction}
-            command.append(json.dumps(asked, default=str))
             if self._away and self.dry_run:
                 self.say(f"{kind}: not timed, for there is no GPU here; at the most --jobs tasks are used")
                 return None
             if self._away:
                 self.say(f"{kind}: timing a checkpoint in the cluster (--seconds-per-checkpoint does without)")
-                command = self.resources.srun(command)
-            environment = {**outside(), "SLURM_CPUS_PER_TASK": str(self.resources.cpus_per_task)}
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            done = self._time(target)
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-                said = f"A checkpoint of {target.checkpoints} could not be timed: {reason}"
+                text = f"A checkpoint of {target.checkpoints} could not be timed: {reason}"
                 if not self.work.skip_errors:
-                    raise PosthocError(said)
-                self.say(said)
+                    raise PosthocError(text)
+                self.say(text)
                 return None
             self.submission.seconds[kind] = float(done.stdout.split()[-1])
         return self.submission.seconds[kind]
+
+    def _time(self, target: Target) -> "subprocess.CompletedProcess[str]":
+        options = {"checkpoints": target.checkpoints, "skip_damaged": self.work.skip_errors, **self.work.extraction}
+        command = [sys.executable, "-P", "-c", TIMING, json.dumps(options, default=str)]
+        if self._away:
+            return self.scheduler.attend(command, self.resources)
+        environment = {**os.environ, "SLURM_CPUS_PER_TASK": str(self.resources.cpus_per_task)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     @property
     def _away(self) -> bool:
         """Whether tasks are given GPUs and this machine has none."""
         return self.resources.gpus and not _gpu_here()
 
-    def _sbatch(self, path: Path, text: str, after: set[str] | None = None) -> str:
-        """Write a script and submit it, to run when others have ended, however they did; the job's id."""
+    def _hand_over(self, path: Path, job: Job, after: Collection[str] = ()) -> str:
+        """Write a job's script and submit it, to run when others have ended, however they did; the job's id."""
+        text = self.scheduler.render(job)
         if self.dry_run:
             condition = f", when {', '.join(sorted(after))} has ended" if after else ""
             self.say(f"--- {path}{condition} (it needs the folder {path.parent / 'logs'})")
@@ -342,14 +360,13 @@ class _Desk:
         (path.parent / "logs").mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(text)
-        dependency = [f"--dependency=afterany:{':'.join(sorted(after))}"] if after else []
-        return slurm("sbatch", "--parsable", *dependency, str(path)).strip().split(";")[0]
+        return self.scheduler.submit(path, after)
 
     def _withdraw(self, job: str | None) -> None:
         """Take a job that waits for others out of the queue: one that waits for more takes its place."""
-        if job in self.live and not self.dry_run:
-            slurm("scancel", str(job))
-            self.live.discard(str(job))
+        if job is not None and job in self.live and not self.dry_run:
+            self.scheduler.cancel(job)
+            self.live.discard(job)
 
 
 def _acts(text: str) -> bool:
@@ -362,18 +379,6 @@ def _gpu_here() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-@functools.cache
-def _max_array_size(dry_run: bool) -> int:
-    """One more than the largest number that a task of an array may have; Slurm's default where Slurm cannot be asked."""
-    try:
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", slurm("scontrol", "show", "config"), re.MULTILINE)
-    except PosthocError:
-        if not dry_run:
-            raise
-        found = None
-    return max(2, int(found[1])) if found else 1001
 
 
 def _split(shards: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -13,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = (
-    "click", "torch", "torchvision", "h5py", "numpy", "numba", "rich", "scipy", "safetensors", "submitit", "typing",
+    "click", "torch", "torchvision", "h5py", "numpy", "numba", "rich", "scipy", "safetensors", "typing",
     "json", "zipfile", "pickle", "timm", "sitecustomize", "usercustomize",
 )  # fmt: skip
 
