@@ -13,6 +13,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import numpy as np
+from numpy.typing import NDArray
+
 from posthoc.errors import PosthocError
 from posthoc.files import read_json
 
@@ -90,6 +93,42 @@ class Match:
             raise MisfitError(f"is {_short(value)}, which cannot be")
 
 
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """Of an `Annotated` NumPy array: names of its lengths, as of Shape. Null is read as NaN; an empty list always fits.
+
+    low, high: the least and the largest number that may be; whole: whether they are whole numbers, none of them null.
+    """
+
+    names: tuple[str, ...]
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+
+    def read(self, value: Any, sizes: Sizes) -> NDArray[Any]:
+        """The array of a list of lists; raises MisfitError where it is none, or does not fit."""
+        level = [value]
+        for name in self.names:
+            for inner in level:
+                if not isinstance(inner, list):
+                    _refuse(list, inner)
+                if inner and len(inner) != sizes.setdefault(name, len(inner)):
+                    raise MisfitError(f"has {len(inner)} values where {sizes[name]} belong")
+            level = [number for inner in level for number in inner]
+        if not set(map(type, level)) <= ({int} if self.whole else {float, int, types.NoneType}):
+            raise MisfitError("has values that are no whole numbers" if self.whole else "has values that are no numbers")
+        try:
+            array = np.array(level, dtype=np.int64 if self.whole else np.float64)
+        except OverflowError:
+            raise MisfitError("has a number that is too large") from None
+        shape = [sizes[name] for name in self.names] if level else [0] * len(self.names)
+        if array.size != math.prod(shape):
+            raise MisfitError("has rows of different lengths")
+        if ((array < self.low) | (array > self.high)).any():
+            raise MisfitError(f"has a value that is not within {self.low:g} to {self.high:g}")
+        return array.reshape(shape)
+
+
 def typed(kind: Any, value: Any) -> Any:
     """The value as the type `kind` has it: records made, lists as tuples where so annotated, null as NaN for a float.
 
@@ -101,24 +140,40 @@ def typed(kind: Any, value: Any) -> Any:
 
 
 def read_typed(
-    path: str | os.PathLike[str], kind: Any, format: str, version: int, what: str, command: str
+    path: str | os.PathLike[str],
+    kind: Any,
+    format: str,
+    version: int,
+    what: str,
+    command: str,
+    upgrades: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """A JSON file of a format of ours, as the record `kind`, and its content as it stands in the file.
 
-    what: the kind of file, in words; command: what writes such. Raises PosthocError where it is absent, something else,
-    of a later version than `version`, or not as `kind` has it.
+    what: the kind of file, in words; command: what writes such; upgrades: version -> what makes content of that version
+    that of `version`. Raises PosthocError where it is absent, something else, of a later version, or not as `kind` has it.
     """
     content = read_json(path, TABLE_BYTES, f"`{command}`")
     if not isinstance(content, dict) or content.get("format") != format:
         raise PosthocError(f"{path} is not {what}; give what `{command}` wrote.")
     try:
-        if _within("format_version", _reader(int), content.get("format_version"), {}) > version:
-            raise PosthocError(
-                f"{path} is of format version {content['format_version']}, newer than this posthoc reads; upgrade it."
-            )
-        return typed(kind, content), content
+        written = _within("format_version", _reader(int), content.get("format_version"), {})
+        if written > version:
+            raise PosthocError(f"{path} is of format version {written}, newer than this posthoc reads; upgrade it.")
+        return typed(kind, _upgraded(content, (upgrades or {}).get(written))), content
     except MisfitError as error:
         raise PosthocError(f"{path} is damaged ({error}); write it again with `{command}`.") from error
+
+
+def _upgraded(content: dict[str, Any], upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None) -> dict[str, Any]:
+    """Content of an earlier version as the current one has it, which is then checked like any other."""
+    if upgrade is None:
+        return content
+    try:
+        return upgrade(content)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        lacks = isinstance(error, KeyError)
+        raise MisfitError(f"lacks {error.args[0]}" if lacks else "is not as its version has it") from error
 
 
 def undeclared(kind: Any, value: Any, where: str = "") -> list[str]:
@@ -148,6 +203,9 @@ def _reader(kind: Any) -> Read:
     """What reads a value of a type: made once, for files hold many."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
+        for rule in arguments[1:]:
+            if isinstance(rule, Array):
+                return rule.read
         return _ruled(_reader(_standing(arguments)), [rule for rule in arguments[1:] if hasattr(rule, "check")])
     if origin in (Union, types.UnionType):
         return _either(arguments)

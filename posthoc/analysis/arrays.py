@@ -1,5 +1,6 @@
-"""What callers hand over, as arrays of real numbers: read as it is, or refused; and what is constant up to rounding."""
+"""Arrays of real numbers: as callers hand them over, read as they are or refused; and sums of those that are not NaN."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,3 +72,24 @@ def is_constant(values: NDArray[np.float64] | Sequence[float]) -> bool:
     array = np.asarray(values, dtype=np.float64)
     low, high = array.min(), array.max()
     return bool(not high / 2 - low / 2 > ROUNDING * (max(abs(low), abs(high)) / 2))
+
+
+def correlation(a: ArrayLike, b: ArrayLike) -> float:
+    """Pearson r over the epochs at which both are there; NaN with fewer than three of them, or without variation."""
+    pair = np.array([a, b], dtype=float)
+    pair = pair[:, np.isfinite(pair).all(axis=0)]
+    if pair.shape[1] < 3 or is_constant(pair[0]) or is_constant(pair[1]):
+        return math.nan
+    return float(np.corrcoef(pair)[0, 1])
+
+
+def mean_finite(values: NDArray[np.float64]) -> float:
+    """Mean of what is finite; NaN where nothing is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.nan
+
+
+def sd_finite(values: NDArray[np.float64]) -> float:
+    """Standard deviation (ddof 1) of what is finite; NaN where fewer than two are."""
+    finite = values[np.isfinite(values)]
+    return float(finite.std(ddof=1)) if len(finite) > 1 else math.nan

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.measures import integration
 from posthoc.analysis.nulls import draws, mean_alive, stream
 from posthoc.analysis.records import Protocol, plain
-from posthoc.analysis.schema import Verdict
 from posthoc.analysis.series import ImageAxis
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
@@ -41,6 +40,30 @@ ANOTHER_ORDER = "images of each class in another order"
 GAUSSIAN = "Gaussian noise with the channels' covariance"
 REPEATED = "HM"
 LEVEL = 0.05
+
+
+Number = float | None
+
+
+class Effect(TypedDict):
+    """What a control does to a measure, and the range of that with the order of images."""
+
+    effect: Number
+    low: Number
+    high: Number
+
+
+class Verdict(TypedDict):
+    """What a measure responds to, and to what it does not: by less than `margin`, in files that have one."""
+
+    value: Number
+    spread_by_order: Number
+    responds: dict[str, Effect]
+    indifferent: dict[str, Effect]
+    undecided: NotRequired[dict[str, Effect]]
+    margin: NotRequired[float]
+    order_p: NotRequired[Number]
+    undefined: list[str]
 
 
 @dataclass(frozen=True)

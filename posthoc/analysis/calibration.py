@@ -28,6 +28,7 @@ from posthoc.analysis.fractional import arfima, fractional
 from posthoc.analysis.kernels import cache_folder, in_threads
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
+from posthoc.streams import keyed
 
 FloatArray = NDArray[np.float64]
 NOISE = np.linspace(0.02, 0.98, 17)
@@ -92,7 +93,7 @@ def _simulate(T: int, scales: tuple[int, ...], order: int, fluctuation: str) -> 
 
     def work(first: int, last: int) -> None:
         for kind, g in tasks[first:last]:
-            random = np.random.Generator(np.random.Philox(np.random.SeedSequence([T, kind, g])))
+            random = keyed([T, kind, g])
             step = max(1, 2**20 // T)  # no more in memory at once
             for start in range(0, count, step):
                 some = slice(start, min(start + step, count))

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from posthoc.analysis.arrays import as_series, whole_numbers
 from posthoc.analysis.kernels import dfa as kernel
 from posthoc.analysis.kernels import in_threads
+from posthoc.analysis.scales import default_scales
 from posthoc.errors import UsageError
 
 REASONS = {
@@ -49,32 +50,6 @@ class DFA:
         log_F = self.log_fluctuation[np.isfinite(self.alpha)]
         relative: NDArray[np.float64] = log_F - log_F.mean(axis=1, keepdims=True)
         return relative
-
-
-def published_scales(T: int) -> NDArray[np.int64]:
-    """The scales of arXiv 2604.09716: ten from 16 to T // 4, log-spaced, truncated, those with two windows or more.
-
-    >>> published_scales(2048)
-    array([ 16,  23,  34,  50,  74, 109, 161, 237, 348, 512])
-    """
-    if T // 4 < 16:
-        return np.empty(0, np.int64)
-    scales = np.unique(np.logspace(np.log10(16), np.log10(T // 4), 10).astype(np.int64))
-    return scales[T // scales >= 2]
-
-
-def default_scales(T: int) -> NDArray[np.int64]:
-    """Twelve log-spaced scales from 8 (4 for series shorter than 256) to T // 4.
-
-    >>> default_scales(64)
-    array([ 4,  5,  6,  7,  8,  9, 10, 11, 12, 14, 16])
-    """
-    low, high = (8 if T >= 256 else 4), T // 4
-    return (
-        np.unique(np.rint(np.geomspace(low, max(low, high), 12)).astype(np.int64))
-        if high > low
-        else np.empty(0, np.int64)
-    )
 
 
 def dfa(

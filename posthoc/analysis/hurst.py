@@ -19,10 +19,10 @@ from posthoc.analysis.fractional import noise_covariance
 from posthoc.analysis.kernels import dfa as kernel
 from posthoc.analysis.kernels import in_threads, likelihood, phase
 from posthoc.analysis.kernels.products import product
+from posthoc.analysis.records import ESTIMATORS
 from posthoc.errors import UsageError
 
 FloatArray = NDArray[np.float64]
-ESTIMATORS = ("dfa", "whittle", "reml")
 LEAST_POINTS = 10
 """Of the likelihoods; DFA needs as many as its scales do."""
 MOST_POINTS = 2048

@@ -1,4 +1,8 @@
-"""Is there anything in the number? Every measure against redrawn data."""
+"""Is there anything in the number? The table of nulls, and every measure of the data that they redraw.
+
+A null of your own is one more record: `NULLS["reversed"] = Null("reversed", "the images in reverse", "images reversed",
+{"image": redraw})`.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.hurst import exponents
-from posthoc.analysis.kernels import in_threads
-from posthoc.analysis.kuramoto import kuramoto, metastability_in_halves
-from posthoc.analysis.series import Axis
-from posthoc.analysis.verdicts import NAMES, two_sided_p
+from posthoc.analysis.axes import Axis, Material, Redraw, depth, epoch, image
+from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
+from posthoc.analysis.records import NullWords
+from posthoc.analysis.verdicts import two_sided_p
+from posthoc.streams import stream
 
 FloatArray = NDArray[np.float64]
 HALVED = 39
@@ -19,11 +23,95 @@ HALVED = 39
 
 
 @dataclass(frozen=True)
+class Null:
+    """What redrawn data are, and how each axis redraws them.
+
+    words: as in "differs from that of ..."; short: for a legend; redraws: axis -> how; only: the measures that it is
+    for (none: all that are drawn); steady: whether what is redrawn does not depend on the checkpoint.
+    """
+
+    key: str
+    words: str
+    short: str
+    redraws: Mapping[str, Redraw]
+    only: tuple[str, ...] = ()
+    steady: bool = False
+
+    def measures(self) -> list[Measure]:
+        """Those that are drawn under it."""
+        drawn = [measure for measure in MEASURES.values() if measure.of_series and measure.nulls]
+        return [measure for measure in drawn if not self.only or measure.key in self.only]
+
+
+NULLS: dict[str, Null] = {
+    null.key: null
+    for null in (
+        Null(
+            "white",
+            "pure noise, independent in every channel",
+            "pure noise",
+            {"image": image.white, "depth": depth.white, "epoch": epoch.white},
+            steady=True,
+        ),
+        Null("label", "permuted labels", "labels permuted", {"image": image.labels_permuted}),
+        Null("order", "another order of the same images", "images reordered", {"image": image.images_reordered}),
+        Null(
+            "split", "each class split in ten at random", "classes split", {"image": image.classes_split}, ("hurst",)
+        ),
+        Null(
+            "channel",
+            "each channel's images in an order of its own",
+            "channels reordered",
+            {"image": image.channels_reordered},
+            ("metastability",),
+        ),
+        Null(
+            "time",
+            "the same points in another order of time",
+            "time permuted",
+            {"depth": depth.layers_permuted, "epoch": epoch.checkpoints_permuted},
+        ),
+        Null(
+            "phase",
+            "randomised spectral phases",
+            "phases randomised",
+            {"depth": depth.phases_randomised, "epoch": epoch.phases_randomised},
+            ("metastability",),
+        ),
+        Null(
+            "gaussian",
+            "Gaussian noise with the channels' covariance",
+            "Gaussian noise",
+            {"image": image.gaussian, "depth": depth.gaussian, "epoch": epoch.gaussian},
+        ),
+    )
+}
+
+
+def nulls_of(axis: str) -> list[Null]:
+    """The nulls of an axis."""
+    return [null for null in NULLS.values() if axis in null.redraws]
+
+
+def words_of(axis: str) -> dict[str, NullWords]:
+    """What a file says of the nulls of an axis."""
+    return {null.key: NullWords(null.words, null.short) for null in nulls_of(axis)}
+
+
+def deciding(measure: Measure, axis: Axis) -> str:
+    """The null that decides about a measure on an axis; empty for one that is not drawn."""
+    if measure.of_measure:
+        return deciding(MEASURES[measure.of_measure.of], axis)
+    drawn = measure.of_series is not None and measure.nulls
+    return (measure.decided_by or {}).get(axis.key, axis.decides) if drawn else ""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A value beside its null: mean and standard deviation of B draws, z = (value - mean) / sd, two-sided p.
 
-    p: see `verdicts.two_sided_p`; low, high: the range of the middle 95 % of the draws; draws: B, 0 in files of
-    versions that did not record it. NaN where nothing can be compared.
+    p: see `verdicts.two_sided_p`; low, high: the range of the middle 95 % of the draws; draws: B. NaN where nothing can
+    be compared.
     """
 
     mean: float
@@ -35,98 +123,74 @@ class Comparison:
     draws: int = 0
 
 
+NOTHING = Comparison(math.nan, math.nan, math.nan, math.nan)
+
+
 def compare(value: float, drawn: FloatArray, stages: Sequence[int] = ()) -> Comparison:
     """Compare a value with the draws [B] of its null, which were drawn in stages that end at `stages`.
 
     >>> compare(3.0, np.array([1.0, -1.0, 0.5, -0.5])).p
     0.4
     """
-    there = drawn[np.isfinite(drawn)]
-    if len(there) < 2 or not np.isfinite(value):
-        return Comparison(math.nan, math.nan, math.nan, math.nan)
-    mean, sd = float(there.mean()), float(there.std(ddof=1))
-    low, high = np.quantile(there, [0.025, 0.975])
+    finite = drawn[np.isfinite(drawn)]
+    if len(finite) < 2 or not np.isfinite(value):
+        return NOTHING
+    mean, sd = float(finite.mean()), float(finite.std(ddof=1))
+    low, high = np.quantile(finite, [0.025, 0.975])
     z = float((value - mean) / sd) if sd > 0 else math.nan
-    return Comparison(mean, sd, z, two_sided_p(value, drawn, stages), float(low), float(high), len(there))
+    return Comparison(mean, sd, z, two_sided_p(value, drawn, stages), float(low), float(high), len(finite))
 
 
-def stream(seed: int, epoch: int, null: str, draw: int) -> np.random.Generator:
-    """The random numbers of one draw, by themselves: any draw can be computed again alone, in any order."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, NAMES.index(null), draw])))
+@dataclass
+class Draws:
+    """What was measured of B draws: values [B]; halves: [B, K], of the first `HALVED` of them, else NaN, where halves
+    were asked for; curves: [B, S], the mean log F(s) behind an exponent, where there is one."""
 
-
-Drawn = dict[str, dict[str, FloatArray]]
-"""null -> what was measured of its draws: H and M [B], F [B, S]."""
+    values: FloatArray
+    halves: FloatArray | None = None
+    curves: FloatArray | None = None
 
 
 def draws(
-    axis: Axis,
+    null: Null,
+    axis: str,
+    material: Material,
     live: NDArray[np.bool_],
-    scales: NDArray[np.int64],
-    fluctuation: str,
+    scope: Scope,
     count: int,
     seed: int,
     epoch: int,
-    nulls: Mapping[str, str] | None = None,
+    measures: Sequence[Measure] | None = None,
     first: int = 0,
     halves: FloatArray | None = None,
-    estimator: str = "dfa",
-) -> Drawn:
-    """For each null the mean exponent over units (H) and the metastability (M) of `count` draws, [count] each.
+) -> dict[str, Draws]:
+    """What `measures` (default: all that the null is for) are of `count` draws of a null, by key.
 
-    With H come the curves behind it (F), [count, S]: of each draw the relative log F(s), averaged over units. live: [U],
-    the units to draw for; nulls: which, and for which measures (default: all of the axis, for theirs); first: how many
-    draws there are already, of which these are the next; halves: [K, live units], 1 for those of one half: of the first
-    `HALVED` draws H and M of that half less those of the other as well (H halves, M halves), [count, K], else NaN.
+    live: [U], the units to draw for; first: how many draws there are already, of which these are the next; halves:
+    [K, live units], 1 for those of one half.
     """
-    chosen = axis.nulls if nulls is None else nulls
-    found = {null: {measure: np.full(count, np.nan) for measure in measures} for null, measures in chosen.items()}
-    for null, measures in chosen.items():
-        if "H" in measures:
-            found[null]["F"] = np.full((count, len(scales)), np.nan)
-        if halves is not None:
-            found[null] |= {f"{measure} halves": np.full((count, len(halves)), np.nan) for measure in measures}
-    if not live.any():
-        return found
-    tasks = [(null, draw) for null in chosen for draw in range(count)]
+    from posthoc.analysis.kernels import in_threads
+
+    measures = null.measures() if measures is None else measures
+    drawn = {measure.key: Draws(np.full(count, np.nan)) for measure in measures}
+    for result in drawn.values() if halves is not None else ():
+        result.halves = np.full((count, len(halves)), np.nan)  # type: ignore[arg-type]
+    if "hurst" in drawn:
+        drawn["hurst"].curves = np.full((count, len(scope.scales)), np.nan)
 
     def work(begin: int, end: int) -> None:
-        for null, draw in tasks[begin:end]:
-            series = axis.redraw(null, stream(seed, epoch, null, first + draw), live)
-            if "H" in chosen[null]:
-                result = exponents(series, estimator, scales, fluctuation)
-                found[null]["H"][draw] = mean_alive(result.alpha)
-                found[null]["F"][draw] = middle(result.relative_log_fluctuation())[0]
-                if halves is not None and draw < HALVED:
-                    found[null]["H halves"][draw] = _mean_of_halves(result.alpha, halves)
-            if "M" in chosen[null]:
-                if halves is not None and draw < HALVED:
-                    found[null]["M"][draw], found[null]["M halves"][draw] = metastability_in_halves(series, halves)
-                else:
-                    found[null]["M"][draw] = kuramoto(series).metastability
+        for draw in range(begin, end):
+            random = stream(f"null {null.key}", seed, epoch, first + draw)
+            values = null.redraws[axis](material, random, live)
+            series = Series(values, scope, halves if draw < HALVED else None)
+            for measure in measures:
+                reading, result = measure.read(series), drawn[measure.key]
+                result.values[draw] = reading.value
+                if result.halves is not None and reading.halves is not None:
+                    result.halves[draw] = reading.halves
+                if result.curves is not None and reading.curve is not None:
+                    result.curves[draw] = reading.curve[0]
 
-    in_threads(work, len(tasks))
-    return found
-
-
-def mean_alive(alpha: FloatArray) -> float:
-    """Mean over the units that have an exponent; NaN where none has."""
-    alive = alpha[np.isfinite(alpha)]
-    return float(alive.mean()) if len(alive) else np.nan
-
-
-def middle(values: FloatArray) -> FloatArray:
-    """Mean of curves [n, S] and the ends of the middle 95 % of them at each point, [3, S]; NaN where there is none."""
-    values = values[np.isfinite(values).all(axis=1)]
-    if not len(values):
-        return np.full((3, values.shape[1]), np.nan)
-    return np.array([values.mean(axis=0), *np.quantile(values, [0.025, 0.975], axis=0)])
-
-
-def _mean_of_halves(alpha: FloatArray, halves: FloatArray) -> FloatArray:
-    """Mean exponent of one half of the units [U] less that of the other, [K]; units without one are left out."""
-    alive = np.isfinite(alpha)
-    alpha = np.where(alive, alpha, 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        first, second = ((half * alpha).sum(axis=1) / (half * alive).sum(axis=1) for half in (halves, 1 - halves))
-    return np.asarray(first - second)
+    if live.any():
+        in_threads(work, count)
+    return drawn

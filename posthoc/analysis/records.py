@@ -1,40 +1,41 @@
-"""What travels between the analysis and its readers: the protocol, a run's measures, and metrics.json."""
+"""What travels between the analysis and its readers: the protocol, a run's measures, and metrics.json (version 2).
+
+A metrics.json says everything that its readers need: the names of its measures, nulls and axis, and the words for them.
+"""
 
 import csv
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posthoc import __version__
-from posthoc.analysis.dfa import default_scales, published_scales
-from posthoc.analysis.hurst import ESTIMATORS
-from posthoc.analysis.nulls import Comparison
-from posthoc.analysis.representation import SIGNALS as SPECTRAL
-from posthoc.analysis.schema import Fluctuation, Input, Layers, Locking, Representation, Summary, Unit
-from posthoc.errors import UsageError
+from posthoc.analysis.scales import LEAST_POINTS, default_scales, published_scales
+from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
-from posthoc.recording import Recording, upgraded
-from posthoc.typed import Range, Shape, read_typed
+from posthoc.recording import Recording
+from posthoc.typed import Array, Range, Shape, read_typed
+
+if TYPE_CHECKING:
+    from altair import TopLevelMixin
 
 FORMAT = "posthoc-metrics"
-FORMAT_VERSION = 1
-AXES = ("image", "depth", "epoch")
-PER_LAYER = (
-    "effective_rank", "participation_ratio", "participation_ratio_layer",
-    "cka_previous", "cka_previous_sd", "cka_last", "cka_last_sd",
-)  # fmt: skip
-"""Of the representation, what metrics.csv has a column for each layer of."""
-LEAST_POINTS = 20
-"""Points in time that the default scales, 4 to a quarter of them, need for a slope."""
+FORMAT_VERSION = 2
+SPECTRAL = ("effective-rank", "participation-ratio")
+"""What may play the part of a signal on the epoch axis: one number per layer and checkpoint."""
+ESTIMATORS = ("dfa", "whittle", "reml")
+DIGITS = 6
+"""Of what is stored for every layer, unit or scale; what is stored for every checkpoint is whole."""
 FloatArray = NDArray[np.float64]
+Interval = tuple[float, float]
+NOWHERE: Interval = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Protocol:
     F(s), and uses twelve log-spaced scales up to a quarter of the series and the usual root-mean-square fluctuation.
     estimator: of the Hurst exponent, `dfa`, or `whittle` or `reml`, which take a series for fractional Gaussian noise and
     its F(s) for no more than a picture (`posthoc.hurst`). calibrate: debias the exponents of DFA by simulated noise of the
-    same length. axis: what plays the part of time, `image`,
-    `depth` or `epoch`; span: checkpoints in an epoch's window on the epoch axis (None: all so far).
+    same length. axis: what plays the part of time, `image`, `depth` or `epoch`; span: checkpoints in an epoch's window
+    on the epoch axis (None: all so far).
     """
 
     name: str = "published"
-    axis: Annotated[str, Literal["image", "depth", "epoch"]] = "image"
+    axis: str = "image"
     signal: str = "mean"
     smooth: int = 5
     scales: str = "published"
@@ -66,15 +67,20 @@ class Protocol:
     estimator: Annotated[str, Literal["dfa", "whittle", "reml"]] = "dfa"
 
     @classmethod
-    def named(cls, name: str, **changes: Any) -> "Protocol":
-        """The protocol `published` or `default`, with the given fields changed (those that are None are not)."""
+    def named(cls, name: str = "", **changes: Any) -> "Protocol":
+        """The protocol `published` or `default`, with the given fields changed (those that are None are not).
+
+        Without a name, the published one on the image axis, which alone has it, and elsewhere the default one.
+        """
+        from posthoc.analysis.axes import AXES
+
         axis = changes.get("axis") or "image"
         if axis not in AXES:
             raise UsageError(f"Unknown axis {axis!r}; give {', '.join(AXES)}.")
-        if name not in ("published", "default") or (name == "published" and axis != "image"):
-            raise UsageError(
-                f"No protocol {name!r} for the {axis} axis; give default{' or published' * (axis == 'image')}."
-            )
+        names = ("default", "published") if axis == "image" else ("default",)
+        name = name or names[-1]
+        if name not in names:
+            raise UsageError(f"No protocol {name!r} for the {axis} axis; give {' or '.join(names)}.")
         start = cls() if name == "published" else cls(name="default", smooth=1, scales="default", fluctuation="peng")
         estimator = changes.get("estimator") or "dfa"
         if estimator not in ESTIMATORS or (estimator != "dfa" and changes.get("calibrate")):
@@ -82,110 +88,295 @@ class Protocol:
         if axis != "image" and estimator == "dfa":
             start = replace(start, calibrate=True)
         protocol = replace(start, **{key: value for key, value in changes.items() if value is not None})
-        numbers = (protocol.h_opt, protocol.sigma_h, protocol.threshold)
-        if not all(map(math.isfinite, numbers)) or protocol.sigma_h <= 0:
-            raise UsageError("h_opt, sigma_h and threshold must be finite, sigma_h above 0.")
-        if not 0 <= protocol.w_h <= 1 or protocol.window < 2:
-            raise UsageError("w_h must be in 0..1 and window 2 or more.")
-        if protocol.signal in SPECTRAL and axis != "epoch":
-            raise UsageError(f"The signal {protocol.signal} is one number per checkpoint and layer: use --axis epoch.")
-        if protocol.span is not None and protocol.span < LEAST_POINTS:
-            raise UsageError(f"span is {protocol.span}; an exponent needs at least {LEAST_POINTS} points in time.")
+        protocol._require_sound()
         return protocol
+
+    def _require_sound(self) -> None:
+        if not all(map(math.isfinite, (self.h_opt, self.sigma_h, self.threshold))) or self.sigma_h <= 0:
+            raise UsageError("h_opt, sigma_h and threshold must be finite, sigma_h above 0.")
+        if not 0 <= self.w_h <= 1 or self.window < 2:
+            raise UsageError("w_h must be in 0..1 and window 2 or more.")
+        if self.signal in SPECTRAL and self.axis != "epoch":
+            raise UsageError(f"The signal {self.signal} is one number per checkpoint and layer: use --axis epoch.")
+        if self.span is not None and self.span < LEAST_POINTS:
+            raise UsageError(f"span is {self.span}; an exponent needs at least {LEAST_POINTS} points in time.")
 
     def scales_for(self, T: int) -> NDArray[np.int64]:
         """The scales for series of T points; none where they are too short."""
         return published_scales(T) if self.scales == "published" else default_scales(T)
 
 
+Column = Annotated[FloatArray, Array(("E",))]
+"""One number for every checkpoint, NaN where there is none."""
+ByLayer = Annotated[FloatArray, Array(("E", "L"))]
+ByPair = Annotated[FloatArray, Array(("E", "L", "L"))]
+
+
+def _none(*shape: int) -> Any:
+    return field(default_factory=lambda: np.empty(shape))
+
+
 @dataclass(frozen=True)
-class EpochMetrics:
-    """One checkpoint's measures; NaN where undefined, `reasons` counting why channels have no exponent.
+class AxisWords:
+    """The axis: what its points in time and its series are called, and the null that decides unless a measure has its own."""
 
-    Intervals are 95 % (`posthoc.analysis.intervals`): over other images and channels on the image axis, over other units
-    on the others. nulls: null -> measure -> comparison. hurst_sd: of the exponents of the units as measured, before calibration. untrained: saved at step 0; such a checkpoint is a control and takes no part in the
-    run's z-scores and summary.
+    key: str
+    points: str
+    units: str
+    decides: str
 
-    As of RunMetrics, a field that files of earlier versions do not have needs a default.
-    """
+
+@dataclass(frozen=True)
+class NullWords:
+    """A null: what its redrawn data are, and what it redraws, for a legend."""
+
+    words: str
+    short: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """The activations that were measured."""
+
+    path: str
+    sha256: str
+    probe_sha256: str
+    recording: Recording
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint; untrained: saved at step 0, a control that takes no part in z-scores and summary; dead: how many
+    units have no exponent, and reasons: why, with the count of each."""
 
     epoch: Annotated[int, Range(0)] | None
     step: Annotated[int, Range(0)] | None
     untrained: bool
-    hurst: float
-    hurst_sd: float
-    hurst_interval: tuple[float, float]
-    integration: float
-    integration_interval: tuple[float, float]
-    metastability: float
-    metastability_interval: tuple[float, float]
-    synchrony: float
-    integration_z: float
-    metastability_z: float
-    stability_index: float
-    volatility: float
-    stability_index_causal: float
-    volatility_causal: float
-    accuracy: float
-    loss: float = field(default=math.nan, kw_only=True)
-    n_dead: int
+    dead: int
     reasons: dict[str, int]
-    nulls: dict[str, dict[str, Comparison]]
 
 
-def counted(epochs: Sequence[EpochMetrics]) -> tuple[str, list[int]]:
-    """What a run's checkpoints are counted in, and the number of each: epochs, or steps, or places in their order.
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """A measure beside one null at every checkpoint: mean and standard deviation of the draws, z, two-sided p, the range
+    of the middle 95 % of the draws, and how many there were (0 where none, or in files that do not say)."""
 
-    Epochs and steps only where all are known and no two are the same.
+    mean: Column
+    sd: Column
+    z: Column
+    p: Column
+    low: Column
+    high: Column
+    draws: Annotated[NDArray[np.int64], Array(("E",), whole=True)]
+
+
+@dataclass(frozen=True)
+class Against:
+    """A measure against one null over the run: the null's mean, in how many checkpoints the measure differs, and in how
+    many draws are wanting to tell, of how many; the most draws of one; whether this null decides."""
+
+    mean: float
+    differs: int
+    wanting: int
+    epochs: int
+    draws: int
+    decides: bool
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A measure over the trained checkpoints: mean, sd (ddof 1), the 95 % interval of the mean over further checkpoints
+    (of headline measures), how many have a value, and what its nulls say."""
+
+    mean: float = math.nan
+    sd: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    count: int = 0
+    nulls: dict[str, Against] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One measure of a run: how it is called, its value [E] with the ends of its 95 % interval, and its nulls.
+
+    symbol ... layers: see `measures.Measure`; decided_by: the null that decides, empty where none does; function_of: the
+    measure that it is a function of. low, high: empty where it has no interval; sd: over the units, where it is their
+    mean; by_layer: of each layer by itself; by_unit: of every unit as measured.
     """
-    for unit in ("epoch", "step"):
-        found = [getattr(epoch, unit) for epoch in epochs]
-        if None not in found and len(set(found)) == len(found):
-            return unit, found
-    return "checkpoint", list(range(len(epochs)))
+
+    symbol: str
+    title: str
+    value: Column
+    about: str = ""
+    digits: Annotated[int, Range(0, 12)] = 4
+    limits: tuple[float, float] = NOWHERE
+    headline: bool = False
+    listed: bool = True
+    decided_by: str = ""
+    function_of: str = ""
+    low: Column = _none(0)
+    high: Column = _none(0)
+    sd: Column = _none(0)
+    by_layer: ByLayer = _none(0, 0)
+    by_unit: Annotated[FloatArray, Array(("E", "U"))] = _none(0, 0)
+    nulls: dict[str, Beside] = field(default_factory=dict)
+    summary: Overall = field(default_factory=Overall)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a series is of: a channel of a layer, or a layer where there is one number for all of it."""
+
+    layer: str
+    channel: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Locking:
+    """Between the channels of every two layers: mean phase-locking value and pairwise phase consistency."""
+
+    plv: ByPair = _none(0, 0, 0)
+    ppc: ByPair = _none(0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Representation:
+    """The geometry of the layers; see `representation`."""
+
+    effective_rank: ByLayer
+    participation_ratio: ByLayer
+    cka_previous: ByLayer
+    cka_last: ByLayer
+    cka_layers: ByPair
+    participation_ratio_layer: ByLayer = _none(0, 0)
+    cka_previous_sd: ByLayer = _none(0, 0)
+    cka_last_sd: ByLayer = _none(0, 0)
+    cka_layers_sd: ByPair = _none(0, 0, 0)
+
+
+Logarithms = Annotated[FloatArray, Array(("S",), -700, 700)]
+"""Whose exponentials a float can hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """log F(s), less its mean over the scales, of the units or of a null: mean and ends of the middle 95 %."""
+
+    mean: Logarithms
+    low: Logarithms
+    high: Logarithms
+
+
+@dataclass(frozen=True)
+class Fluctuation:
+    """The curves of one checkpoint over its scales S: `units`, and every null of the exponent by its name."""
+
+    scales: Annotated[tuple[int, ...], Shape(("S",)), Range(1)]
+    curves: dict[str, Curve]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson r of two measures over the trained checkpoints, and its 95 % interval over further ones."""
+
+    symbol: str
+    first: str
+    second: str
+    r: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Settles:
+    """In which share of series that do not converge volatility settles, and by when in half of those."""
+
+    share: float
+    median: int | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in one row: what relates its trained checkpoints to each other. Of single measures, see `Measured.summary`.
+
+    unit: what checkpoints are counted in; convergence: when volatility has stayed below the threshold, `retrospective`,
+    with z-scores over the whole run, which look into the future, and `causal`, with what was known at each checkpoint;
+    uneven: why there is no volatility, where that is; settling: kind of series -> way -> how often and how early it
+    would settle on series that do not converge; draws: of a deciding null, at the least; doubt: why the probe was
+    probably not prepared as in training.
+    """
+
+    unit: Annotated[str, Literal["epoch", "step", "checkpoint"]]
+    epochs: int
+    best_accuracy: float
+    best_epoch: int | None
+    accuracy_source: str
+    convergence: dict[str, int | None]
+    correlations: dict[str, Correlation]
+    uneven: str = ""
+    settling: dict[str, dict[str, Settles]] = field(default_factory=dict)
+    draws: int = 0
+    seed: int = 0
+    doubt: str | None = None
 
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """All measures of one run.
+    """All measures of one run over its checkpoints E.
 
-    channels: layer, channel and Hurst exponent, as measured, per epoch [E] of every unit; phase_locking: the layers, and
-    the mean phase-locking value (plv) and pairwise phase consistency (ppc) between their channels, [E, L, L] each;
-    layers: exponent and metastability of each layer by itself, [E, L] each (neither on the depth axis, whose units are
-    images); fluctuation: for each epoch its scales and the curves log F(s), each less its mean over the scales, of the
-    units and of every null of H: mean and the ends of the middle 95 % of the units, or draws; representation: effective
-    rank, participation ratio and debiased CKA of the layers (see `representation`).
+    measures: by key, see `Measured`; units: what the rows of `Measured.by_unit` are (none on an axis whose units are no
+    part of a layer); phase_locking, representation: between and of the layers; fluctuation: the curves behind the
+    exponents of every checkpoint. A field that files of earlier versions do not have needs a default.
     """
 
     protocol: Protocol
+    axis: AxisWords
     scales: tuple[int, ...]
-    input: Annotated[dict[str, Any], Input]
-    epochs: Annotated[tuple[EpochMetrics, ...], Shape(("E",), least=1)]
-    summary: Annotated[dict[str, Any], Summary]
-    channels: tuple[Annotated[dict[str, Any], Unit], ...]
-    phase_locking: Annotated[dict[str, Any], Locking]
-    representation: Annotated[dict[str, Any], Representation]
-    layers: Annotated[dict[str, Any], Layers] = field(default_factory=dict)
-    fluctuation: Annotated[tuple[Annotated[dict[str, Any], Fluctuation], ...], Shape(("E",))] = ()
+    input: Input
+    layers: Annotated[tuple[str, ...], Shape(("L",))]
+    units: Annotated[tuple[Unit, ...], Shape(("U",))]
+    checkpoints: Annotated[tuple[Checkpoint, ...], Shape(("E",), least=1)]
+    nulls: dict[str, NullWords]
+    measures: dict[str, Measured]
+    summary: Summary
+    representation: Representation
+    phase_locking: Locking = field(default_factory=Locking)
+    fluctuation: Annotated[tuple[Fluctuation, ...], Shape(("E",))] = ()
     versions: dict[str, str] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
     def recording(self) -> Recording:
         """What was replayed, and how."""
-        recording: Recording | None = self.input.get("recording")
-        return recording or upgraded(self.input["config"])
+        return self.input.recording
 
-    def column(self, name: str) -> FloatArray:
-        """One field over all epochs, [E]."""
-        return np.array([getattr(epoch, name) for epoch in self.epochs], dtype=float)
+    @property
+    def trained(self) -> NDArray[np.bool_]:
+        """Which checkpoints are not controls, [E]."""
+        return np.array([not checkpoint.untrained for checkpoint in self.checkpoints])
+
+    @property
+    def when(self) -> list[int]:
+        """The number of every checkpoint in the summary's unit: its epoch or step, or its place."""
+        if self.summary.unit == "checkpoint":
+            return list(range(len(self.checkpoints)))
+        return [getattr(checkpoint, self.summary.unit) for checkpoint in self.checkpoints]
+
+    def column(self, measure: str) -> FloatArray:
+        """A measure's value at every checkpoint, [E]. Raises PosthocError for one that is not there."""
+        if measure not in self.measures:
+            raise PosthocError(f"There is no measure {measure!r} here, only {', '.join(self.measures)}.")
+        return self.measures[measure].value
 
     def null(self, null: str, measure: str, name: str = "mean") -> FloatArray:
-        """One number of a measure's comparison with a null over all epochs, [E]; NaN where there is none."""
-        found = (epoch.nulls.get(null, {}).get(measure) for epoch in self.epochs)
-        return np.array([math.nan if one is None else getattr(one, name) for one in found])
+        """One number of a measure beside a null at every checkpoint, [E]; NaN where there is none."""
+        beside = self.measures[measure].nulls.get(null)
+        if beside is None:
+            return np.full(len(self.checkpoints), np.nan)
+        return np.asarray(getattr(beside, name), dtype=float)
 
-    def chart(self, name: str, epoch: int | None = None) -> Any:
+    def chart(self, name: str, epoch: int | None = None) -> "TopLevelMixin":
         """A figure of the report as an Altair chart (extra `report`); epoch: of figures of one epoch (default: last).
 
         Raises UsageError for a name that `posthoc report --list` does not know.
@@ -201,8 +392,7 @@ class RunMetrics:
             "format_version": FORMAT_VERSION,
             "created_by": f"posthoc {self.versions.get('posthoc', __version__)}",
         }
-        values: dict[str, Any] = plain(header | asdict(self))
-        return values
+        return header | plain(self)  # type: ignore[no-any-return]
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write metrics.json."""
@@ -210,48 +400,61 @@ class RunMetrics:
             temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
 
     def save_csv(self, path: str | PathLike[str]) -> None:
-        """Write one row per epoch, with an empty field where a measure is undefined."""
-        per_layer = [name for name in PER_LAYER if name in self.representation]
-        rows = [
-            _flat(plain(asdict(epoch)))
-            | {f"{name}_{layer}": plain(self.representation[name][e][k]) for name in per_layer
-               for k, layer in enumerate(self.representation["layers"])}
-            for e, epoch in enumerate(self.epochs)
-        ]  # fmt: skip
+        """Write one row per checkpoint, with an empty field where a measure is undefined."""
+        columns = self.flat()
         with replacing(Path(path)) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), restval="")
-            writer.writeheader()
-            writer.writerows(rows)
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(["" if value != value else value for value in row] for row in zip(*columns.values(), strict=True))
+
+    def flat(self) -> dict[str, list[Any]]:
+        """Every number of every checkpoint as columns [E]: `integration`, `integration_low`, `integration_order_p`, ..."""
+        columns: dict[str, list[Any]] = {
+            "epoch": ["" if checkpoint.epoch is None else checkpoint.epoch for checkpoint in self.checkpoints],
+            "step": ["" if checkpoint.step is None else checkpoint.step for checkpoint in self.checkpoints],
+            "untrained": [checkpoint.untrained for checkpoint in self.checkpoints],
+        }
+        for key, measured in self.measures.items():
+            for suffix, values in (("", measured.value), ("_low", measured.low), ("_high", measured.high), ("_sd", measured.sd)):
+                if values.size:
+                    columns[key + suffix] = values.tolist()
+        columns["dead"] = [checkpoint.dead for checkpoint in self.checkpoints]
+        columns["reasons"] = [
+            "; ".join(f"{count} {why}" for why, count in checkpoint.reasons.items()) for checkpoint in self.checkpoints
+        ]
+        for key, measured in self.measures.items():
+            for null, beside in measured.nulls.items():
+                columns |= {f"{key}_{null}_{name}": values.tolist() for name, values in vars(beside).items()}
+        tables = {key: measured.by_layer for key, measured in self.measures.items()} | vars(self.representation)
+        for name, table in tables.items():
+            if table.ndim == 2 and table.size:
+                rounded = table.round(DIGITS).T.tolist()
+                columns |= {f"{name}_{layer}": rounded[k] for k, layer in enumerate(self.layers)}
+        return columns
 
 
 def load_metrics(path: str | PathLike[str]) -> RunMetrics:
-    """Read a metrics.json. Raises PosthocError where it is absent, damaged or not one."""
+    """Read a metrics.json of any version. Raises PosthocError where it is absent, damaged or not one."""
+    from posthoc.analysis.version1 import upgraded
+
     run: RunMetrics
-    run, _ = read_typed(path, RunMetrics, FORMAT, FORMAT_VERSION, "a metrics file", "posthoc metrics")
+    run, _ = read_typed(path, RunMetrics, FORMAT, FORMAT_VERSION, "a metrics file", "posthoc metrics", {1: upgraded})
     return run
 
 
 def plain(value: Any) -> Any:
-    """Nested values as JSON has them: tuples as lists, numbers that are not finite as None."""
-    if isinstance(value, dict):
+    """Nested values as JSON has them: records as objects, arrays and tuples as lists, numbers that are not finite as None.
+
+    Tables, of arrays with more than one dimension and of curves, are rounded to `DIGITS`.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        curve = isinstance(value, Curve)
+        items = {item.name: getattr(value, item.name) for item in fields(value)}
+        return {name: plain(inner.round(DIGITS) if curve else inner) for name, inner in items.items()}
+    if isinstance(value, np.ndarray):
+        return plain((value.round(DIGITS) if value.ndim > 1 else value).tolist())
+    if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """One epoch's record with a column for each number."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if name == "reasons":
-            flat[name] = "; ".join(f"{count} {why}" for why, count in value.items())
-        elif name == "nulls":
-            for null, measures in value.items():
-                for measure, comparison in measures.items():
-                    flat |= {f"{measure}_{null}_{key}": number for key, number in comparison.items()}
-        elif name.endswith("_interval"):
-            flat |= {name.replace("_interval", "_low"): value[0], name.replace("_interval", "_high"): value[1]}
-        else:
-            flat[name] = value
-    return flat

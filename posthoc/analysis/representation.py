@@ -3,17 +3,15 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.records import Representation
 from posthoc.analysis.similarity import LEAST_CHANNELS, LEAST_IMAGES, Sample, alignment, participation_ratios
 from posthoc.store import Activations
 
 FloatArray = NDArray[np.float64]
-SIGNALS = ("effective-rank", "participation-ratio")
-"""What may play the part of a signal on the epoch axis: one number per layer and checkpoint."""
 
 
 def effective_rank(singular_values: ArrayLike) -> float:
@@ -29,31 +27,16 @@ def effective_rank(singular_values: ArrayLike) -> float:
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
-@dataclass(frozen=True)
-class Representation:
-    """Of every checkpoint and layer, [E, L]; similarity by debiased CKA, to the checkpoint before (NaN for the first),
-    to the last, and between the layers of a checkpoint [E, L, L].
-
-    effective_rank: of the recorded channels over these images. participation_ratio: of the recorded channels,
-    participation_ratio_layer: of all channels of the layer; both as over any number of images. cka: of the whole layers,
-    too (`posthoc.analysis.similarity`); cka_..._sd: its standard deviation over fresh images and channels. Of a layer of
-    which fewer than four channels are recorded, but not all, there is no CKA.
-    """
-
-    layers: tuple[str, ...]
-    effective_rank: FloatArray
-    participation_ratio: FloatArray
-    cka_previous: FloatArray
-    cka_last: FloatArray
-    cka_layers: FloatArray
-    participation_ratio_layer: FloatArray
-    cka_previous_sd: FloatArray
-    cka_last_sd: FloatArray
-    cka_layers_sd: FloatArray
-
-
 def representation(activations: Activations, signal: str) -> Representation:
-    """The representation's geometry through training, from the stored `signal`; two checkpoints are in memory at a time."""
+    """The representation's geometry through training, from the stored `signal`; two checkpoints are in memory at a time.
+
+    Of every checkpoint and layer, [E, L]; similarity by debiased CKA, to the checkpoint before (NaN for the first), to
+    the last, and between the layers of a checkpoint [E, L, L]. effective_rank: of the recorded channels over these
+    images. participation_ratio: of the recorded channels, participation_ratio_layer: of all channels of the layer; both
+    as over any number of images. cka: of the whole layers, too (`posthoc.analysis.similarity`); cka_..._sd: its standard
+    deviation over fresh images and channels. Of a layer of which fewer than four channels are recorded, but not all,
+    there is no CKA.
+    """
     E, L = len(activations), len(activations.layers)
     rank, recorded, layer = np.full((3, E, L), np.nan)
     previous, last, between = np.full((2, E, L), np.nan), np.full((2, E, L), np.nan), np.full((2, E, L, L), np.nan)
@@ -70,9 +53,7 @@ def representation(activations: Activations, signal: str) -> Representation:
         for i, j in itertools.combinations_with_replacement(range(L), 2):
             between[:, e, i, j] = between[:, e, j, i] = _cka(samples[i], samples[j], same=i == j)
         before = samples
-    return Representation(
-        activations.layers, rank, recorded, previous[0], last[0], between[0], layer, previous[1], last[1], between[1]
-    )
+    return Representation(rank, recorded, previous[0], last[0], between[0], layer, previous[1], last[1], between[1])
 
 
 def _cka(a: Sample, b: Sample, same: bool) -> tuple[float, float]:
@@ -98,3 +79,4 @@ def _samples(activations: Activations, signal: str, row: int) -> list[Sample]:
     x = activations.read(signal, row)
     totals = [layer.size for layer in activations.recording.identity.layers]
     return [Sample.of(x[a:b], total) for (a, b), total in zip(itertools.pairwise(sizes), totals, strict=True)]
+

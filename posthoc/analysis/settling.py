@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posthoc.analysis.measures import CAUSAL_EPOCHS, CONSECUTIVE, volatility
+from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, CONSECUTIVE, volatility
+from posthoc.streams import stream
 
 FloatArray = NDArray[np.float64]
 SERIES = 1000
@@ -65,7 +66,7 @@ def _rounded(kind: str, autocorrelations: tuple[float, float]) -> tuple[float, f
 def _of_kind(
     kind: str, way: str, epochs: int, threshold: float, window: int, w_h: float, phi: tuple[float, float], seed: int
 ) -> tuple[float, int | None]:
-    random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, list(KINDS).index(kind), epochs])))
+    random = stream(f"settling {kind}", seed, epochs)
     pairs = _series(kind, epochs, phi, random)
     index = _first_settled(volatility(_psi(pairs, w_h, way == "causal"), window), threshold)
     fired = index[index >= 0]

@@ -1,114 +1,142 @@
-"""A run in one row: what relates its epochs to each other and to their nulls."""
+"""A run in one row: what relates its checkpoints to each other and to their nulls. The one summary, of whatever file."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.intervals import correlation_over_epochs
-from posthoc.analysis.measures import CAUSAL_EPOCHS, convergence, correlation, mean_finite, sd_finite, unevenness
-from posthoc.analysis.records import EpochMetrics, Protocol, counted
+from posthoc.analysis.arrays import correlation, mean_finite, sd_finite
+from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
+from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, convergence, unevenness
+from posthoc.analysis.records import (
+    Against,
+    Beside,
+    Checkpoint,
+    Correlation,
+    Measured,
+    Overall,
+    Protocol,
+    Settles,
+    Summary,
+)
 from posthoc.analysis.settling import autocorrelation, settling
-from posthoc.analysis.verdicts import MEASURES, TESTED, rejected, wanting
+from posthoc.analysis.verdicts import rejected, wanting
 
 FloatArray = NDArray[np.float64]
+CORRELATIONS = {
+    "integration_metastability": ("r(Hz, Mz)", "integration_z", "metastability_z"),
+    "stability_index_accuracy": ("r(Psi, acc)", "stability_index", "accuracy"),
+}
+WAYS = {"retrospective": "volatility", "causal": "volatility_causal"}
 
 
-def summarise(epochs: tuple[EpochMetrics, ...], protocol: Protocol, seed: int = 0) -> dict[str, Any]:
-    """A run in one row: means over the epochs with an integration (the published convention), correlations, signals.
+def counted(checkpoints: Sequence[Checkpoint]) -> tuple[str, list[int]]:
+    """What a run's checkpoints are counted in, and the number of each: epochs, or steps, or places in their order.
 
-    `convergence` gives the epoch (or step) at which volatility has stayed below the threshold: `retrospective`, with
-    z-scores over the whole run, which look into the future, and `causal`, with what was known at each epoch. `nulls`:
-    in how many epochs each measure differs from each null, at a false discovery rate of 5 % (Benjamini & Hochberg 1995):
-    over all epochs and tested measures for the deciding null, over the epochs for each of the references. Intervals of
-    correlations: see `intervals.correlation_over_epochs`. `uneven`: why there is no volatility, where that is; `settling`:
-    how often and how early it would settle on series that do not converge.
+    Epochs and steps only where all are known and no two are the same.
     """
-    trained = [epoch for epoch in epochs if not epoch.untrained]
+    for unit in ("epoch", "step"):
+        numbers = [getattr(checkpoint, unit) for checkpoint in checkpoints]
+        if None not in numbers and len(set(numbers)) == len(numbers):
+            return unit, numbers
+    return "checkpoint", list(range(len(checkpoints)))
 
-    def column(name: str) -> FloatArray:
-        return np.array([getattr(epoch, name) for epoch in trained], dtype=float)
 
-    there = np.isfinite(column("integration"))
-    unit, numbers = counted(epochs)
-    when = [at for at, epoch in zip(numbers, epochs, strict=True) if not epoch.untrained]
+def overall(values: FloatArray, headline: bool, limits: tuple[float, float], nulls: dict[str, Against]) -> Overall:
+    """A measure over the trained checkpoints [E]; the interval of its mean, of headline measures, kept within limits."""
+    low, high = mean_over_epochs(values) if headline else (np.nan, np.nan)
+    if np.isfinite(low):
+        least, most = (limit if np.isfinite(limit) else end for limit, end in zip(limits, (-np.inf, np.inf), strict=True))
+        low, high = (float(np.clip(end, least, most)) for end in (low, high))
+    return Overall(mean_finite(values), sd_finite(values), low, high, int(np.isfinite(values).sum()), nulls)
+
+
+def summarise(
+    columns: Mapping[str, FloatArray], checkpoints: Sequence[Checkpoint], protocol: Protocol, seed: int = 0,
+    accuracy_source: str = "", draws: int = 0, doubt: str | None = None,
+) -> Summary:  # fmt: skip
+    """The summary of a run from its measures' columns [E]; those that it has not count as undefined."""
+    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints])
+    unit, numbers = counted(checkpoints)
+    when = [number for number, kept in zip(numbers, trained, strict=True) if kept]
+
+    def column(key: str) -> FloatArray:
+        return columns[key][trained] if key in columns else np.full(len(when), np.nan)
+
     accuracy = column("accuracy")
     best = int(np.nanargmax(accuracy)) if np.isfinite(accuracy).any() else None
-    pairs = {
-        "r_integration_metastability": (column("integration_z"), column("metastability_z")),
-        "r_stability_index_accuracy": (column("stability_index"), accuracy),
-    }
-    signals = {
-        name: convergence(column(key), protocol.threshold)
-        for name, key in (("retrospective", "volatility"), ("causal", "volatility_causal"))
-    }
-    uneven = unevenness([epoch.step for epoch in trained], [epoch.epoch for epoch in trained])
-    return {
-        "unit": unit,
-        "epochs": len(trained),
-        "epochs_with_integration": int(there.sum()),
-        "best_accuracy": None if best is None else float(accuracy[best]),
-        "best_epoch": None if best is None else when[best],
-        "hurst_mean": mean_finite(column("hurst")),
-        "integration_mean": mean_finite(column("integration")),
-        "integration_sd": sd_finite(column("integration")),
-        "metastability_mean": mean_finite(column("metastability")),
-        "metastability_sd": sd_finite(column("metastability")),
-        "synchrony_mean": mean_finite(column("synchrony")),
-        "stability_index_mean": mean_finite(column("stability_index")),
-        "stability_index_sd": sd_finite(column("stability_index")),
-        **{name: correlation(*pair) for name, pair in pairs.items()},
-        **{f"{name}_interval": correlation_over_epochs(*pair) for name, pair in pairs.items()},
-        "convergence": {name: None if index is None else when[index] for name, index in signals.items()},
-        "uneven": uneven,
-        "settling": {}
-        if uneven or len(trained) < CAUSAL_EPOCHS
+    settled = {way: convergence(column(key), protocol.threshold) for way, key in WAYS.items()}
+    kept = [checkpoint for checkpoint in checkpoints if not checkpoint.untrained]
+    uneven = unevenness([checkpoint.step for checkpoint in kept], [checkpoint.epoch for checkpoint in kept])
+    return Summary(
+        unit=unit,
+        epochs=len(when),
+        best_accuracy=np.nan if best is None else float(accuracy[best]),
+        best_epoch=None if best is None else when[best],
+        accuracy_source=accuracy_source,
+        convergence={way: None if index is None else when[index] for way, index in settled.items()},
+        correlations={
+            name: Correlation(
+                symbol, first, second,
+                correlation(column(first), column(second)), *correlation_over_epochs(column(first), column(second)),
+            )
+            for name, (symbol, first, second) in CORRELATIONS.items()
+        },
+        uneven=uneven,
+        settling={}
+        if uneven or len(when) < CAUSAL_EPOCHS
         else _settling(column("integration"), column("metastability"), when, protocol, seed),
-        "nulls": _against_nulls(trained, protocol.axis),
-    }
+        draws=draws,
+        seed=seed,
+        doubt=doubt,
+    )  # fmt: skip
 
 
 def _settling(
-    h_eff: FloatArray, m: FloatArray, when: Sequence[int], protocol: Protocol, seed: int
-) -> dict[str, dict[str, dict[str, Any]]]:
+    integration: FloatArray, metastability: FloatArray, when: Sequence[int], protocol: Protocol, seed: int
+) -> dict[str, dict[str, Settles]]:
     """kind of series -> way -> in which share of series volatility settles, and by when in half of those."""
-    phi = autocorrelation(h_eff), autocorrelation(m)
-    found = settling(len(when), protocol.threshold, protocol.window, protocol.w_h, phi, seed)
+    phi = autocorrelation(integration), autocorrelation(metastability)
     return {
         kind: {
-            way: {"share": one.share, "median": None if one.median is None else when[one.median]}
-            for way, one in ways.items()
+            way: Settles(result.share, None if result.median is None else when[result.median])
+            for way, result in ways.items()
         }
-        for kind, ways in found.items()
+        for kind, ways in settling(len(when), protocol.threshold, protocol.window, protocol.w_h, phi, seed).items()
     }
 
 
-def _against_nulls(epochs: Sequence[EpochMetrics], axis: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """For each null and measure: its mean over epochs, and in how many epochs the measure differs or lacks draws."""
-    nulls = next((epoch.nulls for epoch in reversed(epochs) if epoch.nulls), {})
-    found: dict[str, dict[str, dict[str, Any]]] = {null: {} for null in nulls}
-    for null, measures in nulls.items():
-        tested = [key for key in TESTED if key in measures]
-        decides = MEASURES[tested[0]].deciding[axis] == null
-        for family in [tested] if decides else [[key] for key in tested]:
-            compared = {
-                key: [epoch.nulls[null][key] for epoch in epochs if key in epoch.nulls.get(null, {})] for key in family
-            }
-            p = np.concatenate([[one.p for one in compared[key]] for key in family])
-            drawn = np.concatenate([[one.draws for one in compared[key]] for key in family])
-            differs, lacking = rejected(p), wanting(p, drawn)
-            of = np.repeat(np.arange(len(family)), [len(compared[key]) for key in family])
-            for key, measure in MEASURES.items():
-                if measure.tested in family and key in measures:
-                    own = of == family.index(measure.tested)
-                    means = [epoch.nulls[null][key].mean for epoch in epochs if key in epoch.nulls.get(null, {})]
-                    found[null][key] = {
-                        "null_mean": mean_finite(np.array(means)),
-                        "epochs_told_apart": int(differs[own].sum()),
-                        "epochs_wanting_draws": int(lacking[own].sum()),
-                        "epochs": int(np.isfinite(p[own]).sum()),
-                        "draws": int(drawn[own].max(initial=0)),
-                        "decides": decides,
-                    }
-    return found
+def against_nulls(
+    measures: Mapping[str, Measured], compared: NDArray[np.bool_], null: str
+) -> dict[str, Against]:
+    """For each measure: one null's mean over the checkpoints `compared` [E], and in how many the measure differs or lacks
+    draws, at a false discovery rate of 5 % (Benjamini & Hochberg 1995): over all of them and all measures that the null
+    decides about, and over them for each of the others by itself."""
+    beside = {key: measured.nulls[null] for key, measured in measures.items() if null in measured.nulls}
+    tested = [key for key in beside if not measures[key].function_of]
+    decided = [key for key in tested if measures[key].decided_by == null]
+    results: dict[str, Against] = {}
+    for family in filter(None, [decided, *([key] for key in tested if key not in decided)]):
+        p = np.concatenate([beside[key].p[compared] for key in family])
+        draws = np.concatenate([beside[key].draws[compared] for key in family])
+        differs, lacking = (flags.reshape(len(family), -1) for flags in (rejected(p), wanting(p, draws)))
+        for key in beside:
+            of = measures[key].function_of or key
+            if of in family:
+                k = family.index(of)
+                results[key] = _against(beside[key], compared, differs[k], lacking[k], beside[of], family is decided)
+    return {key: results[key] for key in beside if key in results}
+
+
+def _against(
+    beside: Beside, compared: NDArray[np.bool_], differs: NDArray[np.bool_], lacking: NDArray[np.bool_], tested: Beside,
+    decides: bool,
+) -> Against:  # fmt: skip
+    return Against(
+        mean=mean_finite(beside.mean[compared]),
+        differs=int(differs.sum()),
+        wanting=int(lacking.sum()),
+        epochs=int(np.isfinite(tested.p[compared]).sum()),
+        draws=int(tested.draws[compared].max(initial=0)),
+        decides=decides,
+    )

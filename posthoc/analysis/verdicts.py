@@ -1,57 +1,30 @@
-"""Which null decides about which measure, and what the draws allow to be said: one table, one family, one set of words."""
+"""What the draws of a null allow to be said of a measure: tests, their family, and verdicts, of which words come last."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+if TYPE_CHECKING:
+    from posthoc.analysis.records import RunMetrics
+
 FloatArray = NDArray[np.float64]
 FALSE_DISCOVERIES = 0.05
-DESCRIPTIONS = {
-    "white": "pure noise, independent in every channel",
-    "label": "permuted labels",
-    "order": "another order of the same images",
-    "split": "each class split in ten at random",
-    "channel": "each channel's images in an order of its own",
-    "time": "the same points in another order of time",
-    "phase": "randomised spectral phases",
-    "gaussian": "Gaussian noise with the channels' covariance",
-}
-NAMES = tuple(DESCRIPTIONS)
-"""In an order that stays: streams of random numbers are keyed by it."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A measure and the null that decides about it.
+class Outcome(Enum):
+    """What is known of a measure beside a null."""
 
-    key: its field in an epoch's record; symbol: as people write it; tested: the measure through which it is tested,
-    itself but for H_eff, which is a function of H; drawn: what of it is drawn, H or M; deciding: axis -> null. The other nulls of an axis are references:
-    they show what a number consists of and decide nothing. `white` in particular assumes independent channels, and
-    channels that share noise differ from it without any order in time.
-    """
-
-    key: str
-    symbol: str
-    tested: str
-    drawn: str
-    deciding: Mapping[str, str]
-
-
-# Each keeps the channels' covariance and takes away the order in time, which alone is in question.
-_ORDER = {"image": "order", "depth": "time", "epoch": "time"}
-MEASURES = {
-    measure.key: measure
-    for measure in (
-        Measure("hurst", "H", "hurst", "H", _ORDER),
-        Measure("integration", "H_eff", "hurst", "H", _ORDER),
-        Measure("metastability", "M", "metastability", "M", _ORDER),
-    )
-}
-TESTED = tuple(measure.key for measure in MEASURES.values() if measure.tested == measure.key)
+    DIFFERS = "differs"
+    """In at least one checkpoint."""
+    INDISTINGUISHABLE = "indistinguishable"
+    UNDETERMINED = "undetermined"
+    """Too few draws to tell."""
+    NOT_DRAWN = "not drawn"
 
 
 def two_sided_p(value: float, drawn: ArrayLike, stages: Sequence[int] = ()) -> float:
@@ -134,54 +107,70 @@ def wanting(p: ArrayLike, draws: ArrayLike) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run's epochs say of a measure against a null.
+    """What a run's checkpoints say of a measure against a null.
 
-    differs, wanting, epochs: in how many epochs it differs, lacks draws to tell, of how many; draws: the most that an
-    epoch was given; decides: whether this null is the measure's deciding one on the run's axis.
+    symbol, words: of the measure, and of the null; differs, wanting, epochs: in how many checkpoints it differs, lacks
+    draws to tell, of how many; draws: the most that one was given; decides: whether this null is the measure's deciding one.
     """
 
-    measure: Measure
+    symbol: str
     null: str
-    differs: int
-    wanting: int
-    epochs: int
-    draws: int
-    decides: bool
+    words: str
+    differs: int = 0
+    wanting: int = 0
+    epochs: int = 0
+    draws: int = 0
+    decides: bool = True
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is known over all checkpoints."""
+        if not self.epochs:
+            return Outcome.NOT_DRAWN
+        if self.differs:
+            return Outcome.DIFFERS
+        return Outcome.UNDETERMINED if self.wanting else Outcome.INDISTINGUISHABLE
 
     @property
     def mostly(self) -> bool | None:
-        """Whether the measure differs in most epochs; None where draws are lacking to say."""
+        """Whether the measure differs in most checkpoints; None where draws are lacking to say, or there are none."""
         if not self.epochs or (self.differs * 2 <= self.epochs < (self.differs + self.wanting) * 2):
             return None
         return self.differs * 2 > self.epochs
 
     def sentence(self, unit: str = "epoch") -> str:
         """In words, without a full stop."""
-        than = f"that of {DESCRIPTIONS[self.null]}"
-        symbol = self.measure.symbol
-        few = f"too few draws in {self.wanting} of {self.epochs} {unit}s ({self.draws} draws: no p below {least_p(self.draws):.2g})"
-        if self.differs:
-            text = f"{symbol} differs from {than} in {self.differs} of {self.epochs} {unit}s"
-            return f"{text}; {few}" if self.wanting else text
-        if self.wanting:
-            return f"whether {symbol} differs from {than} cannot be told: {few}"
-        return f"{symbol} cannot be distinguished from {than} in any of {self.epochs} {unit}s"
+        than = f"that of {self.words}"
+        few = (
+            f"too few draws in {self.wanting} of {self.epochs} {unit}s "
+            f"({self.draws} draws: no p below {least_p(self.draws):.2g})"
+        )
+        match self.outcome:
+            case Outcome.NOT_DRAWN:
+                return f"whether {self.symbol} differs from {than} is not known: that null was not drawn"
+            case Outcome.UNDETERMINED:
+                return f"whether {self.symbol} differs from {than} cannot be told: {few}"
+            case Outcome.INDISTINGUISHABLE:
+                return f"{self.symbol} cannot be distinguished from {than} in any of {self.epochs} {unit}s"
+        text = f"{self.symbol} differs from {than} in {self.differs} of {self.epochs} {unit}s"
+        return f"{text}; {few}" if self.wanting else text
 
 
-def verdict(summary: Mapping[str, Any], axis: str, key: str, null: str | None = None) -> Verdict | None:
-    """A measure's verdict from a run's summary, against its deciding null or another; None where it was not drawn."""
-    measure = MEASURES[key]
-    null = null or measure.deciding[axis]
-    result = summary.get("nulls", {}).get(null, {}).get(key)
-    if not result or not result.get("epochs"):
-        return None
-    draws = result.get("draws", summary.get("draws") or 0)
-    lacking = result.get("epochs_wanting_draws", 0)
-    decides = measure.deciding[axis] == null
-    return Verdict(measure, null, result["epochs_told_apart"], lacking, result["epochs"], draws, decides)
-
-
-def not_drawn(key: str, axis: str) -> str:
-    """What to say, without a full stop, where the null that decides about a measure was not drawn."""
-    measure = MEASURES[key]
-    return f"whether {measure.symbol} differs from that of {DESCRIPTIONS[measure.deciding[axis]]} is not known: that null was not drawn"
+def verdict(run: "RunMetrics", key: str, null: str = "") -> Verdict:
+    """A measure's verdict in a run, against its deciding null or another."""
+    measured = run.measures[key]
+    null = null or measured.decided_by
+    words = run.nulls[null].words if null in run.nulls else null
+    against = measured.summary.nulls.get(null)
+    if against is None:
+        return Verdict(measured.symbol, null, words)
+    return Verdict(
+        measured.symbol,
+        null,
+        words,
+        against.differs,
+        against.wanting,
+        against.epochs,
+        against.draws,
+        null == measured.decided_by,
+    )

@@ -1,28 +1,19 @@
-"""The measures themselves: from exponents and metastability to stability index, volatility and convergence."""
+"""What relates a run's checkpoints to each other: z-scores, the stability index, its volatility, and when that settles."""
 
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import is_constant
+from posthoc.analysis.measures.measure import Epochs, Measure
 
 FloatArray = NDArray[np.float64]
 CONSECUTIVE = 3
 """Epochs in a row for which volatility must stay below its threshold."""
 CAUSAL_EPOCHS = 5
 """Epochs before which an expanding z-score is undefined."""
-
-
-def integration(hurst: ArrayLike, h_opt: float = 0.7, sigma_h: float = 0.15) -> FloatArray:
-    """H_eff = exp(-(H - H_opt)^2 / (2 sigma_H^2)), the nearness of the Hurst exponent to its optimum.
-
-    >>> float(integration(0.7))
-    1.0
-    """
-    hurst = np.asarray(hurst, dtype=float)
-    return np.asarray(np.exp(-((hurst - h_opt) ** 2) / (2 * sigma_h**2)))
 
 
 def z_scores(values: ArrayLike) -> FloatArray:
@@ -116,22 +107,53 @@ def convergence(volatility: ArrayLike, threshold: float, consecutive: int = CONS
     return None
 
 
-def correlation(a: ArrayLike, b: ArrayLike) -> float:
-    """Pearson r over the epochs at which both are there; NaN with fewer than three of them, or without variation."""
-    pair = np.array([a, b], dtype=float)
-    pair = pair[:, np.isfinite(pair).all(axis=0)]
-    if pair.shape[1] < 3 or is_constant(pair[0]) or is_constant(pair[1]):
-        return math.nan
-    return float(np.corrcoef(pair)[0, 1])
+def _index(epochs: Epochs) -> FloatArray:
+    return stability_index(epochs.columns["integration"], epochs.columns["metastability"], epochs.protocol.w_h)
 
 
-def mean_finite(values: FloatArray) -> float:
-    """Mean of what is finite; NaN where nothing is."""
-    there = values[np.isfinite(values)]
-    return float(there.mean()) if len(there) else math.nan
+def _causal_index(epochs: Epochs) -> FloatArray:
+    index = partial(stability_index, w_h=epochs.protocol.w_h)
+    return expanding(index, epochs.columns["integration"], epochs.columns["metastability"])
 
 
-def sd_finite(values: FloatArray) -> float:
-    """Standard deviation (ddof 1) of what is finite; NaN where fewer than two are."""
-    there = values[np.isfinite(values)]
-    return float(there.std(ddof=1)) if len(there) > 1 else math.nan
+def _volatility(key: str) -> Callable[[Epochs], FloatArray]:
+    """Of the stability index `key`; none where epochs are unevenly spaced, for it would span different times."""
+
+    def column(epochs: Epochs) -> FloatArray:
+        index = epochs.columns[key]
+        return volatility(index, epochs.protocol.window) if epochs.even else np.full(len(index), np.nan)
+
+    return column
+
+
+def _of_epochs(
+    key: str, symbol: str, title: str, about: str, of_epochs: Callable[[Epochs], FloatArray], listed: bool = False
+) -> Measure:
+    return Measure(key, symbol, title, about, of_epochs=of_epochs, headline=False, listed=listed)
+
+
+MEASURES = (
+    _of_epochs(
+        "integration_z", "Hz", "z-score of integration", "integration's z-score among the run's epochs",
+        lambda epochs: z_scores(epochs.columns["integration"]),
+    ),
+    _of_epochs(
+        "metastability_z", "Mz", "z-score of metastability", "metastability's z-score among the run's epochs",
+        lambda epochs: z_scores(epochs.columns["metastability"]),
+    ),
+    _of_epochs(
+        "stability_index", "Psi", "stability index Psi",
+        "weighted mean of the z-scores of integration and metastability over the whole run", _index, listed=True,
+    ),
+    _of_epochs(
+        "volatility", "volatility", "volatility of Psi", "rolling standard deviation of the stability index",
+        _volatility("stability_index"), listed=True,
+    ),
+    _of_epochs(
+        "stability_index_causal", "causal Psi", "causal stability index", "as it was known at each epoch", _causal_index,
+    ),
+    _of_epochs(
+        "volatility_causal", "causal", "causal volatility", "rolling standard deviation of the causal stability index",
+        _volatility("stability_index_causal"), listed=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,51 @@
+"""What an axis is: what plays the part of time, and how recorded signals become series over it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.analysis import records
+
+if TYPE_CHECKING:
+    from posthoc.store import Activations
+
+FloatArray = NDArray[np.float64]
+
+
+class Material(Protocol):
+    """What the series of one checkpoint are made of, and what a null redraws."""
+
+    def series(self) -> FloatArray:
+        """The observed series [U, T]."""
+
+
+Redraw = Callable[..., FloatArray]
+"""(material, random, live [U]) -> the series of the live units, with what the null redraws drawn anew."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis. points, units: what its points in time and its series are; remedy: what to do where points are too few.
+
+    decides: the null that decides about measures on it; exchangeable: whether that null's draws spread as fresh points
+    would, so that intervals come of them, else they are over units; layered: whether a unit belongs to a layer.
+    length: the most points that a series has; material: that of every checkpoint.
+    """
+
+    key: str
+    points: str
+    units: str
+    remedy: str
+    decides: str
+    exchangeable: bool
+    layered: bool
+    length: Callable[["Activations", records.Protocol], int]
+    material: Callable[["Activations", records.Protocol], Callable[[int], Material]]
+
+    @property
+    def words(self) -> records.AxisWords:
+        """What a file says of it."""
+        return records.AxisWords(self.key, self.points, self.units, self.decides)

@@ -1,0 +1,85 @@
+"""The epoch axis: units are channels, or layers where a signal is one number for each, time is the checkpoints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.analysis.axes import spectra
+from posthoc.analysis.axes.axis import Axis
+from posthoc.analysis.records import SPECTRAL, Protocol
+
+if TYPE_CHECKING:
+    from posthoc.store import Activations
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class EpochMaterial:
+    """Image means x [U, E] of the channels over the checkpoints of a window."""
+
+    x: FloatArray
+
+    def series(self) -> FloatArray:
+        """The channels over the checkpoints."""
+        return self.x
+
+
+def white(material: EpochMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """Noise, independent in every channel and checkpoint."""
+    return random.standard_normal((int(live.sum()), material.x.shape[1]))
+
+
+def gaussian(material: EpochMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """Noise, independent from checkpoint to checkpoint, with the channels' covariance."""
+    return spectra.gaussian(material.x[live], random)
+
+
+def checkpoints_permuted(material: EpochMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """The checkpoints in another order."""
+    return spectra.permuted(material.x[live], random)
+
+
+def phases_randomised(material: EpochMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """Every channel's spectrum with random phases."""
+    return spectra.phases_randomised(material.x[live], random)
+
+
+def _length(activations: "Activations", protocol: Protocol) -> int:
+    trained = int((activations.steps != 0).sum())
+    return min(trained, protocol.span or trained)
+
+
+def _material(activations: "Activations", protocol: Protocol) -> Callable[[int], EpochMaterial]:
+    """Of every checkpoint its window; an untrained one has no past, nor is one."""
+    from posthoc.analysis.representation import spectral_signal
+
+    trained = np.flatnonzero(activations.steps != 0)
+    if protocol.signal in SPECTRAL:
+        means = spectral_signal(activations, protocol.signal, trained.tolist())
+    else:
+        rows = (activations.read(protocol.signal, e).mean(axis=1, dtype=np.float64) for e in trained.tolist())
+        means = np.stack(list(rows), axis=1)
+
+    def window(e: int) -> EpochMaterial:
+        last = int(np.searchsorted(trained, e, side="right")) if e in trained else 0
+        first = 0 if protocol.span is None else max(0, last - protocol.span)
+        return EpochMaterial(np.ascontiguousarray(means[:, first:last]))
+
+    return window
+
+
+EPOCH = Axis(
+    key="epoch",
+    points="checkpoints",
+    units="channels",
+    remedy="save more of them",
+    decides="time",
+    exchangeable=False,
+    layered=True,
+    length=_length,
+    material=_material,
+)

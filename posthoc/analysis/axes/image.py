@@ -1,0 +1,150 @@
+"""The image axis: units are channels, time is the images of the probe sorted by class."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from posthoc.analysis.axes.axis import Axis
+from posthoc.analysis.records import Protocol
+from posthoc.errors import UsageError
+
+if TYPE_CHECKING:
+    from posthoc.store import Activations
+
+FloatArray = NDArray[np.float64]
+PARTS = 10
+"""Pseudo-classes of each class when classes are split."""
+
+
+def image_series(x: ArrayLike, labels: ArrayLike, smooth: int = 5) -> NDArray[np.float64]:
+    """Series over the images of a probe: units are channels, time is images sorted by class.
+
+    Images are sorted by label (stable), each class's mean is subtracted per channel, and a centred moving mean of
+    width `smooth` is taken, its window shrinking at the edges as pandas' `rolling(smooth, center=True,
+    min_periods=1)`.
+
+    x: [U, N]; labels: [N]; returns float64 [U, N]. Raises UsageError where shapes or `smooth` do not fit.
+
+    >>> image_series([[1, 5, 3, 9]], [0, 1, 0, 1], smooth=1)
+    array([[-1.,  1., -2.,  2.]])
+    """
+    x, labels = np.asarray(x), np.asarray(labels)
+    if x.ndim != 2 or labels.shape != x.shape[1:] or not labels.size:
+        raise UsageError(f"x of shape {x.shape} and labels of shape {labels.shape}: expected [U, N] and [N].")
+    if not 1 <= smooth <= x.shape[1]:
+        raise UsageError(f"smooth is {smooth}; give a width from 1 to the number of images, {x.shape[1]}.")
+    if x.dtype != np.float32:
+        x = x.astype(np.float64, copy=False)
+    return _centred(x, *_by_class(labels), smooth)
+
+
+def _centred(
+    x: NDArray[np.floating], order: NDArray[np.int64], starts: NDArray[np.int64], smooth: int
+) -> NDArray[np.float64]:
+    from posthoc.analysis.kernels import in_threads
+    from posthoc.analysis.kernels import series as kernel
+
+    x, out = np.ascontiguousarray(x), np.empty(x.shape)
+    in_threads(lambda first, last: kernel.centre_and_smooth(first, last, x, order, starts, smooth, out), len(x))
+    return out
+
+
+def _by_class(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The images sorted by class (stable) [N], and where each class begins in that order, and N at the end [K + 1]."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=labels[order[0]] - 1))
+    return order, np.append(starts, len(order))
+
+
+@dataclass(frozen=True)
+class ImageMaterial:
+    """Signals x [U, N] over labelled images."""
+
+    x: NDArray[np.floating]
+    labels: NDArray[np.int64]
+    smooth: int
+
+    def series(self) -> FloatArray:
+        """The channels over the images sorted by class."""
+        return image_series(self.x, self.labels, self.smooth)
+
+    def in_order(self, x: NDArray[np.floating], labels: NDArray[np.int64]) -> FloatArray:
+        """The series of other signals, or of images with other labels."""
+        return _centred(x, *_by_class(labels), self.smooth)
+
+    def live(self, live: NDArray[np.bool_]) -> NDArray[np.floating]:
+        """The signals of the live units."""
+        return self.x if live.all() else self.x[live]
+
+    @cached_property
+    def mixing(self) -> NDArray[np.float32]:
+        """The factor [U, U] that gives independent noise the channels' covariance within classes."""
+        finite = np.isfinite(self.x).all(axis=1, keepdims=True)
+        within = image_series(np.where(finite, self.x, 0), self.labels, 1)
+        values, vectors = np.linalg.eigh(within @ within.T / within.shape[1])
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), dtype=np.float32)
+
+
+def white(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """Noise, independent in every channel and image."""
+    noise = random.standard_normal(material.live(live).shape, dtype=np.float32)
+    return material.in_order(noise, material.labels)
+
+
+def labels_permuted(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """The same images under permuted labels."""
+    return material.in_order(material.live(live), random.permutation(material.labels))
+
+
+def images_reordered(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """The images of each class in another order, the same for all channels."""
+    labels = material.labels
+    # The stable sort of shuffled images permutes them within their class.
+    shuffled = random.permutation(len(labels))
+    order = shuffled[_by_class(labels[shuffled])[0]]
+    return _centred(material.live(live), order, _by_class(labels)[1], material.smooth)
+
+
+def classes_split(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """Each class in `PARTS` equally large parts, drawn at random."""
+    parts = np.empty(len(material.labels), np.int64)
+    for label in np.unique(material.labels):
+        members = np.flatnonzero(material.labels == label)
+        parts[random.permutation(members)] = np.arange(len(members)) % PARTS
+    return material.in_order(material.live(live), material.labels * PARTS + parts)
+
+
+def channels_reordered(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """Each channel's images of a class in an order of its own."""
+    from posthoc.analysis.kernels import series as kernel
+
+    order, starts = _by_class(material.labels)
+    x = material.live(live)[:, order]
+    kernel.shuffle_within(x, starts, random.random(x.shape))
+    return _centred(x, np.arange(len(order)), starts, material.smooth)
+
+
+def gaussian(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    """Noise, independent from image to image, with the channels' covariance."""
+    from posthoc.analysis.kernels.products import product
+
+    noise = random.standard_normal(material.x.shape, dtype=np.float32)
+    return material.in_order(product(material.mixing[live], noise), material.labels)
+
+
+IMAGE = Axis(
+    key="image",
+    points="images",
+    units="channels",
+    remedy="extract with more --images",
+    decides="order",
+    exchangeable=True,
+    layered=True,
+    length=lambda activations, protocol: len(activations.labels),
+    material=lambda activations, protocol: (
+        lambda e: ImageMaterial(activations.read(protocol.signal, e), activations.labels, protocol.smooth)
+    ),
+)

@@ -1,0 +1,29 @@
+"""Redrawing series over time: what the depth and the epoch axis have in common."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+def gaussian(x: FloatArray, random: np.random.Generator) -> FloatArray:
+    """Gaussian noise, independent from point to point, with the covariance that the units x [U, T] have over time."""
+    from posthoc.analysis.kernels.products import product
+
+    centred = x - x.mean(axis=1, keepdims=True)
+    return np.asarray(product(centred, random.standard_normal((x.shape[1], x.shape[1]))) / np.sqrt(x.shape[1]))
+
+
+def permuted(x: FloatArray, random: np.random.Generator) -> FloatArray:
+    """The points in time of x [U, T] in another order, the same for all units."""
+    return x[:, random.permutation(x.shape[1])]
+
+
+def phases_randomised(x: FloatArray, random: np.random.Generator) -> FloatArray:
+    """Each unit of x [U, T] with its spectrum's phases at random."""
+    spectrum = np.fft.rfft(x, axis=1)
+    turned = spectrum * np.exp(2j * np.pi * random.random(spectrum.shape))
+    turned[:, 0] = spectrum[:, 0]
+    if x.shape[1] % 2 == 0:  # real by definition: it can only change its sign
+        turned[:, -1] = spectrum[:, -1] * random.choice([-1.0, 1.0], len(x))
+    return np.fft.irfft(turned, n=x.shape[1], axis=1)

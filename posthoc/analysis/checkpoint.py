@@ -1,0 +1,238 @@
+"""One checkpoint by itself: every measure of its series, beside its nulls."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.analysis.axes import Axis, Material
+from posthoc.analysis.intervals import half_splits, over_halves, over_images_and_channels, over_units
+from posthoc.analysis.kuramoto import PhaseLocking, phase_locking
+from posthoc.analysis.measures import MEASURES, Measure, Reading, Scope, Series
+from posthoc.analysis.measures.integration import mean_alive, middle
+from posthoc.analysis.nulls import NOTHING, Comparison, Draws, Null, compare, deciding, draws, nulls_of
+from posthoc.analysis.records import NOWHERE, Interval, Protocol
+from posthoc.analysis.scales import LEAST_POINTS
+from posthoc.analysis.verdicts import worth_drawing
+from posthoc.streams import stream
+
+FloatArray = NDArray[np.float64]
+REFERENCE_DRAWS = 39
+"""Draws of a null that decides nothing, at the most."""
+
+
+@dataclass
+class Measurement:
+    """What was measured of one checkpoint.
+
+    readings: of every measure of series, as measured; values, intervals: of those and of their functions, finished;
+    by_layer: [L]; nulls: null -> measure -> comparison; curves: relative log F(s), mean and the ends of the middle 95 %
+    of the units (under "units") or of a null's draws (under its name), [3, S]; drawn: of the deciding nulls, and
+    stages: where each measure's draws end, see `verdicts.two_sided_p`.
+    """
+
+    scope: Scope
+    live: NDArray[np.bool_]
+    alpha: FloatArray
+    reasons: Counter[str]
+    readings: dict[str, Reading] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    by_layer: dict[str, FloatArray] = field(default_factory=dict)
+    locking: PhaseLocking | None = None
+    nulls: dict[str, dict[str, Comparison]] = field(default_factory=dict)
+    curves: dict[str, FloatArray] = field(default_factory=dict)
+    drawn: dict[str, Draws] = field(default_factory=dict)
+    stages: dict[str, list[int]] = field(default_factory=dict)
+
+
+Steady = dict[tuple[str, int, int], dict[str, Draws]]
+"""Draws of the nulls that do not depend on the checkpoint, by null and the number of units and points."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How checkpoints are measured. layers: [U], the layer of every unit, None where units are no part of one; draws: of
+    every deciding null (0: none); steady: what was drawn that the next checkpoint can use."""
+
+    axis: Axis
+    protocol: Protocol
+    layers: NDArray[np.int64] | None
+    draws: int
+    seed: int
+    steady: Steady = field(default_factory=dict)
+
+    def measure(self, material: Material, epoch: int) -> Measurement:
+        """Everything of one checkpoint."""
+        series = material.series()
+        U, T = series.shape
+        scope = Scope(self.protocol, T, tuple(self.protocol.scales_for(T).tolist()))
+        if len(scope.scales) < 2:  # the first checkpoints of the epoch axis
+            reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
+            return Measurement(scope, np.zeros(U, np.bool_), np.full(U, np.nan), reasons)
+        observed = Series(series, scope)
+        reasons = observed.exponents.reason
+        live = np.array([reason not in ("constant", "non-finite") for reason in reasons])
+        result = Measurement(scope, live, observed.exponents.alpha, Counter(reason for reason in reasons if reason))
+        self._read(result, observed)
+        if left_out := getattr(material, "left_out", 0):
+            result.reasons["channels non-finite, left out of their layer's mean"] = left_out
+        if self.draws:
+            self._draw(result, material, epoch)
+        self._find_intervals(result, observed, epoch)
+        return result
+
+    def _read(self, result: Measurement, series: Series) -> None:
+        """Every measure of the series, of every layer's, and the functions of them."""
+        layers = self.layers
+        members = [] if layers is None else [layers == layer for layer in range(layers[-1] + 1)]
+        for measure in MEASURES.values():
+            if measure.of_series:
+                reading = result.readings[measure.key] = measure.read(series)
+                result.values[measure.key] = float(measure.finished(reading.value, series.scope))
+                if reading.curve is not None:
+                    result.curves["units"] = reading.curve
+                if measure.layers and members:
+                    result.by_layer[measure.key] = np.array(
+                        [float(measure.finished(_of_layer(measure, reading, series, own), series.scope)) for own in members]
+                    )
+            elif measure.of_measure:
+                raw = result.readings[measure.of_measure.of].value
+                result.values[measure.key] = float(measure.of_measure.value(raw, series.scope))
+        if math.isfinite(result.readings["hurst"].value) and not math.isfinite(result.values["hurst"]):
+            result.reasons["mean exponent beyond the calibration"] = 1
+        if layers is not None:
+            result.locking = phase_locking(series.values, layers)
+
+    def _strata(self, result: Measurement) -> NDArray[np.int64]:
+        return np.zeros(len(result.live), np.int64) if self.layers is None else self.layers
+
+    def _halves(self, result: Measurement, epoch: int) -> FloatArray:
+        random = stream(f"halves of {self.axis.decides}", self.seed, epoch)
+        return half_splits(self._strata(result)[result.live], random)
+
+    def _draw(self, result: Measurement, material: Material, epoch: int) -> None:
+        """Draw all nulls, the references at most `REFERENCE_DRAWS` times, and compare."""
+        few = min(self.draws, REFERENCE_DRAWS)
+        halves = self._halves(result, epoch) if self.axis.exchangeable else None
+        for null in nulls_of(self.axis.key):
+            measures = null.measures()
+            decided = [measure for measure in measures if deciding(measure, self.axis) == null.key]
+            options = (null, self.axis.key, material, result.live, result.scope)
+            if null.steady:
+                key = (null.key, int(result.live.sum()), result.scope.T)
+                if key not in self.steady:
+                    self.steady[key] = draws(*options, few, self.seed, 0)
+                drawn = self.steady[key]
+            elif decided:
+                drawn = draws(*options, self.draws, self.seed, epoch, halves=halves)
+                result.drawn |= {measure.key: drawn[measure.key] for measure in decided}
+                result.stages |= {measure.key: [self.draws] for measure in decided}
+            else:
+                drawn = draws(*options, few, self.seed, epoch)
+            result.nulls[null.key] = self._compared(result, drawn, null.key)
+            if "hurst" in drawn and drawn["hurst"].curves is not None:
+                result.curves[null.key] = middle(drawn["hurst"].curves)
+
+    def _compared(self, result: Measurement, drawn: Mapping[str, Draws], null: str) -> dict[str, Comparison]:
+        """The measures beside one null's draws, and the functions of them, whose p is that of what they are functions of."""
+        compared: dict[str, Comparison] = {}
+        for key, measure in MEASURES.items():
+            stages = result.stages.get(key, ()) if deciding(measure, self.axis) == null else ()
+            if key in drawn:
+                compared[key] = _beside(measure, result, drawn[key].values, stages)
+            elif measure.of_measure and measure.of_measure.of in drawn:
+                values = np.asarray(measure.of_measure.value(drawn[measure.of_measure.of].values, result.scope))
+                compared[key] = replace(compare(result.values[key], values), p=compared[measure.of_measure.of].p)
+        return compared
+
+    def _find_intervals(self, result: Measurement, series: Series, epoch: int) -> None:
+        """95 % intervals: over other images and channels where the deciding null reorders the images, else over units."""
+        strata, live = self._strata(result), result.live
+        halved: NDArray[np.float64] | None = None
+        for key, reading in result.readings.items():
+            measure = MEASURES[key]
+            if not deciding(measure, self.axis):
+                continue
+            interval = NOWHERE
+            if self.axis.exchangeable:
+                drawn = result.drawn.get(key)
+                if drawn is not None and drawn.halves is not None:
+                    interval = over_images_and_channels(reading.value, drawn.values, drawn.halves)
+            elif reading.units is not None:
+                interval = over_units(reading.units, strata)
+            else:
+                halved = self._halves(result, epoch) if halved is None else halved
+                of_live = measure.read(series.only(live, halved))
+                if of_live.halves is not None:
+                    interval = over_halves(of_live.value, of_live.halves, strata[live])
+            low, high = (float(measure.finished(end, result.scope)) for end in interval)
+            result.intervals[key] = low, high
+        for measure in MEASURES.values():
+            if measure.of_measure and measure.of_measure.of in result.intervals:
+                of = result.intervals[measure.of_measure.of]
+                result.intervals[measure.key] = measure.of_measure.interval(of, result.scope)
+
+    def draw_until_decided(
+        self, material_of: Callable[[int], Material], results: Mapping[int, Measurement], most: int
+    ) -> Iterator[tuple[int, int]]:
+        """Draw the deciding nulls again, twice as often each time, in the checkpoints that lack draws for a verdict; each
+        of them, and how many draws it has then.
+
+        The family are all checkpoints and decided measures. Those whose value lies beyond every draw, without being
+        rejected, are given more, as long as `most` draws could decide them.
+        """
+        null_of = {null.key: null for null in nulls_of(self.axis.key)}
+        by = {key: null_of[deciding(measure, self.axis)] for key, measure in MEASURES.items()
+              if measure.of_series and deciding(measure, self.axis) in null_of}  # fmt: skip
+        family = [(e, key) for e in results for key in by]
+        while True:
+            compared = [results[e].nulls.get(by[key].key, {}).get(key, NOTHING) for e, key in family]
+            left = np.array([results[e].stages.get(key, [most])[-1] < most for e, key in family], dtype=bool)
+            more = left & worth_drawing([c.p for c in compared], [c.draws for c in compared], most)
+            if not more.any():
+                return
+            wanting: dict[int, list[str]] = {}
+            for k in np.flatnonzero(more):
+                wanting.setdefault(family[k][0], []).append(family[k][1])
+            for e, keys in wanting.items():
+                material = material_of(e)
+                for key in keys:
+                    yield e, self._draw_more(results[e], material, e, MEASURES[key], by[key], most)
+                for null in {by[key].key: by[key] for key in keys}.values():
+                    drawn = {key: results[e].drawn[key] for key in by if by[key] is null}
+                    results[e].nulls[null.key] = self._compared(results[e], drawn, null.key)
+
+    def _draw_more(
+        self, result: Measurement, material: Material, epoch: int, measure: Measure, null: Null, most: int
+    ) -> int:
+        """As many draws again of one measure, and one; how many it has then."""
+        stages, before = result.stages[measure.key], result.drawn[measure.key]
+        count = min(2 * stages[-1] + 1, most) - stages[-1]
+        options = (null, self.axis.key, material, result.live, result.scope, count, self.seed, epoch)
+        drawn = draws(*options, measures=[measure], first=stages[-1])[measure.key]
+        result.drawn[measure.key] = replace(before, values=np.concatenate([before.values, drawn.values]))
+        stages.append(stages[-1] + count)
+        return stages[-1]
+
+
+def _of_layer(measure: Measure, reading: Reading, series: Series, members: NDArray[np.bool_]) -> float:
+    """A measure of one layer's units by themselves."""
+    if reading.units is not None:
+        return mean_alive(reading.units[members])
+    return measure.read(series.only(members)).value
+
+
+def _beside(measure: Measure, result: Measurement, drawn: FloatArray, stages: Sequence[int]) -> Comparison:
+    """A measure of series beside its draws. It is compared as measured: finishing keeps the order, but may end somewhere."""
+    scope = result.scope
+    compared = compare(result.readings[measure.key].value, drawn, stages)
+    if measure.finish is None or not scope.protocol.calibrate or not compared.draws:
+        return compared
+    mean, low, high = (float(measure.finished(end, scope)) for end in (compared.mean, compared.low, compared.high))
+    sd = float(np.std(measure.finished(drawn[np.isfinite(drawn)], scope), ddof=1))
+    z = (result.values[measure.key] - mean) / sd if sd > 0 else math.nan
+    return replace(compared, mean=mean, sd=sd, z=z, low=low, high=high)

@@ -1,0 +1,33 @@
+"""The scales, in points of time, over which fluctuations are taken."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_POINTS = 20
+"""Points in time that the default scales, 4 to a quarter of them, need for a slope."""
+
+
+def published_scales(T: int) -> NDArray[np.int64]:
+    """The scales of arXiv 2604.09716: ten from 16 to T // 4, log-spaced, truncated, those with two windows or more.
+
+    >>> published_scales(2048)
+    array([ 16,  23,  34,  50,  74, 109, 161, 237, 348, 512])
+    """
+    if T // 4 < 16:
+        return np.empty(0, np.int64)
+    scales = np.unique(np.logspace(np.log10(16), np.log10(T // 4), 10).astype(np.int64))
+    return scales[T // scales >= 2]
+
+
+def default_scales(T: int) -> NDArray[np.int64]:
+    """Twelve log-spaced scales from 8 (4 for series shorter than 256) to T // 4.
+
+    >>> default_scales(64)
+    array([ 4,  5,  6,  7,  8,  9, 10, 11, 12, 14, 16])
+    """
+    low, high = (8 if T >= 256 else 4), T // 4
+    return (
+        np.unique(np.rint(np.geomspace(low, max(low, high), 12)).astype(np.int64))
+        if high > low
+        else np.empty(0, np.int64)
+    )
