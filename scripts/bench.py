@@ -27,11 +27,12 @@ import torch
 from bench_extract import MODELS, extract_table
 from bench_hostile import hostile_table
 from numpy.typing import NDArray
+from posthoc.analysis.series import image_series
 
-from posthoc.analysis.dfa import dfa, published_scales
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kernels import thread_count
 from posthoc.analysis.kuramoto import kuramoto
-from posthoc.analysis.series import image_series
+from posthoc.analysis.scales import published_scales
 
 Call = Callable[[], Any]
 REPEATS = 7

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.calibration import calibration
-from posthoc.analysis.dfa import default_scales, dfa
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.fractional import arfima, fractional
 from posthoc.analysis.hurst import ESTIMATORS, hurst
+from posthoc.analysis.scales import default_scales
 from posthoc.analysis.similarity import Sample, debiased_cka, participation_ratios, similarity
 
 LENGTHS = (25, 32, 58, 128, 512, 2048)

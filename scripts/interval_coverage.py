@@ -9,11 +9,12 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
+from posthoc.analysis.series import ImageAxis
 
 from posthoc.analysis import intervals
-from posthoc.analysis.dfa import dfa, published_scales
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import metastability_in_halves
-from posthoc.analysis.series import ImageAxis
+from posthoc.analysis.scales import published_scales
 
 FloatArray = NDArray[np.float64]
 LAYERS, CHANNELS, POPULATION, IMAGES, CLASSES, SMOOTH = 4, 32, 256, 2048, 10, 5

@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from posthoc.analysis.series import Axis, EpochAxis, ImageAxis
 
 from posthoc.analysis.audit import MARGINS, Control, Spread, _verdict
 from posthoc.analysis.compare import permutation_p
-from posthoc.analysis.dfa import default_scales, dfa
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import hilbert
 from posthoc.analysis.nulls import stream
-from posthoc.analysis.series import Axis, EpochAxis, ImageAxis
+from posthoc.analysis.scales import default_scales
 from posthoc.analysis.settling import KINDS, settling
 from posthoc.analysis.verdicts import corrected, rejected, two_sided_p, worth_drawing
 

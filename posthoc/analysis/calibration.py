@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posthoc.analysis.dfa import dfa
+from posthoc.analysis.fluctuation import analyse
 from posthoc.analysis.fractional import arfima, fractional
 from posthoc.analysis.kernels import cache_folder, in_threads
 from posthoc.errors import PosthocError
@@ -98,7 +98,7 @@ def _simulate(T: int, scales: tuple[int, ...], order: int, fluctuation: str) -> 
             for start in range(0, count, step):
                 some = slice(start, min(start + step, count))
                 series = (fractional, arfima)[kind](GRID[g], T, some.stop - start, random)
-                alpha[kind, g, some] = dfa(series, scales, order=order, fluctuation=fluctuation).alpha
+                alpha[kind, g, some] = analyse(series, scales, order, fluctuation).alpha
 
     in_threads(work, len(tasks))
     mean = alpha[0].mean(axis=1)

@@ -74,9 +74,9 @@ class Measuring:
             reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
             return Measurement(scope, np.zeros(U, np.bool_), np.full(U, np.nan), reasons)
         observed = Series(series, scope)
-        reasons = observed.exponents.reason
-        live = np.array([reason not in ("constant", "non-finite") for reason in reasons])
-        result = Measurement(scope, live, observed.exponents.alpha, Counter(reason for reason in reasons if reason))
+        dead = observed.exponents.reason
+        live = np.array([reason not in ("constant", "non-finite") for reason in dead])
+        result = Measurement(scope, live, observed.exponents.alpha, Counter(filter(None, dead)))
         self._read(result, observed)
         if left_out := getattr(material, "left_out", 0):
             result.reasons["channels non-finite, left out of their layer's mean"] = left_out
@@ -97,7 +97,10 @@ class Measuring:
                     result.curves["units"] = reading.curve
                 if measure.layers and members:
                     result.by_layer[measure.key] = np.array(
-                        [float(measure.finished(_of_layer(measure, reading, series, own), series.scope)) for own in members]
+                        [
+                            float(measure.finished(_of_layer(measure, reading, series, own), series.scope))
+                            for own in members
+                        ]
                     )
             elif measure.of_measure:
                 raw = result.readings[measure.of_measure.of].value

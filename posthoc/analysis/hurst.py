@@ -14,7 +14,8 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import as_series
-from posthoc.analysis.dfa import DFA, REASONS, dfa
+from posthoc.analysis.calibration import calibration
+from posthoc.analysis.fluctuation import DFA, REASONS, analyse
 from posthoc.analysis.fractional import noise_covariance
 from posthoc.analysis.kernels import dfa as kernel
 from posthoc.analysis.kernels import in_threads, likelihood, phase
@@ -103,9 +104,7 @@ def hurst(
     shape, T = series.shape[:-1], series.shape[-1]
     batch = np.ascontiguousarray(series.reshape(-1, T))
     if estimator == "dfa":
-        from posthoc.analysis.calibration import calibration  # here, for most callers want none
-
-        analysis = dfa(batch, scales, order, fluctuation)
+        analysis = analyse(batch, scales, order, fluctuation)
         known = calibration(T, tuple(analysis.scales.tolist()), order, fluctuation)
         H, (low, high) = known.debias(analysis.alpha), known.interval(analysis.alpha)
         reason = tuple(why or (BEYOND if math.isnan(h) else None) for why, h in zip(analysis.reason, H, strict=True))
@@ -121,7 +120,7 @@ def exponents(series: FloatArray, estimator: str, scales: NDArray[np.int64], flu
 
     What measures and their nulls are made of: the exponent as estimated (that of DFA not debiased), and F(s) beside it.
     """
-    result = dfa(series, scales, fluctuation=fluctuation)
+    result = analyse(series, scales, fluctuation=fluctuation)
     if estimator == "dfa":
         return result
     estimated = hurst(series, estimator)

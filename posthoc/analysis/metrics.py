@@ -134,9 +134,7 @@ def _gathered(activations: Activations, measuring: Measuring, results: Sequence[
         protocol=protocol,
         axis=axis.words,
         scales=tuple(protocol.scales_for(axis.length(activations, protocol)).tolist()),
-        input=Input(
-            str(activations.path), sha256(activations.path), activations.probe_sha256, activations.recording
-        ),
+        input=Input(str(activations.path), sha256(activations.path), activations.probe_sha256, activations.recording),
         layers=activations.layers,
         units=_units(activations, measuring),
         checkpoints=checkpoints,
@@ -151,7 +149,10 @@ def _gathered(activations: Activations, measuring: Measuring, results: Sequence[
             _stacked([result.locking.ppc if result.locking else None for result in with_layers], (L, L)),
         ),
         fluctuation=tuple(
-            Fluctuation(result.scope.scales if result.curves else (), {name: Curve(*curve) for name, curve in result.curves.items()})
+            Fluctuation(
+                result.scope.scales if result.curves else (),
+                {name: Curve(*curve) for name, curve in result.curves.items()},
+            )
             for result in results
         ),
         versions={"posthoc": __version__, "python": platform.python_version()}
@@ -179,7 +180,9 @@ def _columns(
             columns[key], source = measure.of_activations(activations)
             accuracy_source = source if key == "accuracy" else accuracy_source
         elif measure.of_epochs:
-            epochs = Epochs({name: values[trained] for name, values in columns.items()}, protocol, not _uneven(activations))
+            epochs = Epochs(
+                {name: values[trained] for name, values in columns.items()}, protocol, not _uneven(activations)
+            )
             columns[key] = np.full(len(results), np.nan)
             columns[key][trained] = measure.of_epochs(epochs)
         else:

@@ -55,9 +55,7 @@ NULLS: dict[str, Null] = {
         ),
         Null("label", "permuted labels", "labels permuted", {"image": image.labels_permuted}),
         Null("order", "another order of the same images", "images reordered", {"image": image.images_reordered}),
-        Null(
-            "split", "each class split in ten at random", "classes split", {"image": image.classes_split}, ("hurst",)
-        ),
+        Null("split", "each class split in ten at random", "classes split", {"image": image.classes_split}, ("hurst",)),
         Null(
             "channel",
             "each channel's images in an order of its own",

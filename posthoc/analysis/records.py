@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -112,8 +113,7 @@ ByLayer = Annotated[FloatArray, Array(("E", "L"))]
 ByPair = Annotated[FloatArray, Array(("E", "L", "L"))]
 
 
-def _none(*shape: int) -> Any:
-    return field(default_factory=lambda: np.empty(shape))
+_NO_COLUMN, _NO_TABLE, _NO_PAIRS = (partial(np.empty, (0,) * dimensions) for dimensions in (1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -215,11 +215,11 @@ class Measured:
     listed: bool = True
     decided_by: str = ""
     function_of: str = ""
-    low: Column = _none(0)
-    high: Column = _none(0)
-    sd: Column = _none(0)
-    by_layer: ByLayer = _none(0, 0)
-    by_unit: Annotated[FloatArray, Array(("E", "U"))] = _none(0, 0)
+    low: Column = field(default_factory=_NO_COLUMN)
+    high: Column = field(default_factory=_NO_COLUMN)
+    sd: Column = field(default_factory=_NO_COLUMN)
+    by_layer: ByLayer = field(default_factory=_NO_TABLE)
+    by_unit: Annotated[FloatArray, Array(("E", "U"))] = field(default_factory=_NO_TABLE)
     nulls: dict[str, Beside] = field(default_factory=dict)
     summary: Overall = field(default_factory=Overall)
 
@@ -236,8 +236,8 @@ class Unit:
 class Locking:
     """Between the channels of every two layers: mean phase-locking value and pairwise phase consistency."""
 
-    plv: ByPair = _none(0, 0, 0)
-    ppc: ByPair = _none(0, 0, 0)
+    plv: ByPair = field(default_factory=_NO_PAIRS)
+    ppc: ByPair = field(default_factory=_NO_PAIRS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,10 +249,10 @@ class Representation:
     cka_previous: ByLayer
     cka_last: ByLayer
     cka_layers: ByPair
-    participation_ratio_layer: ByLayer = _none(0, 0)
-    cka_previous_sd: ByLayer = _none(0, 0)
-    cka_last_sd: ByLayer = _none(0, 0)
-    cka_layers_sd: ByPair = _none(0, 0, 0)
+    participation_ratio_layer: ByLayer = field(default_factory=_NO_TABLE)
+    cka_previous_sd: ByLayer = field(default_factory=_NO_TABLE)
+    cka_last_sd: ByLayer = field(default_factory=_NO_TABLE)
+    cka_layers_sd: ByPair = field(default_factory=_NO_PAIRS)
 
 
 Logarithms = Annotated[FloatArray, Array(("S",), -700, 700)]
@@ -405,7 +405,9 @@ class RunMetrics:
         with replacing(Path(path)) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
-            writer.writerows(["" if value != value else value for value in row] for row in zip(*columns.values(), strict=True))
+            writer.writerows(
+                ["" if value != value else value for value in row] for row in zip(*columns.values(), strict=True)
+            )
 
     def flat(self) -> dict[str, list[Any]]:
         """Every number of every checkpoint as columns [E]: `integration`, `integration_low`, `integration_order_p`, ..."""
@@ -415,7 +417,12 @@ class RunMetrics:
             "untrained": [checkpoint.untrained for checkpoint in self.checkpoints],
         }
         for key, measured in self.measures.items():
-            for suffix, values in (("", measured.value), ("_low", measured.low), ("_high", measured.high), ("_sd", measured.sd)):
+            for suffix, values in (
+                ("", measured.value),
+                ("_low", measured.low),
+                ("_high", measured.high),
+                ("_sd", measured.sd),
+            ):
                 if values.size:
                     columns[key + suffix] = values.tolist()
         columns["dead"] = [checkpoint.dead for checkpoint in self.checkpoints]

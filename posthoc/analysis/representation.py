@@ -79,4 +79,3 @@ def _samples(activations: Activations, signal: str, row: int) -> list[Sample]:
     x = activations.read(signal, row)
     totals = [layer.size for layer in activations.recording.identity.layers]
     return [Sample.of(x[a:b], total) for (a, b), total in zip(itertools.pairwise(sizes), totals, strict=True)]
-

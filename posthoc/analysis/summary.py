@@ -46,7 +46,9 @@ def overall(values: FloatArray, headline: bool, limits: tuple[float, float], nul
     """A measure over the trained checkpoints [E]; the interval of its mean, of headline measures, kept within limits."""
     low, high = mean_over_epochs(values) if headline else (np.nan, np.nan)
     if np.isfinite(low):
-        least, most = (limit if np.isfinite(limit) else end for limit, end in zip(limits, (-np.inf, np.inf), strict=True))
+        least, most = (
+            limit if np.isfinite(limit) else end for limit, end in zip(limits, (-np.inf, np.inf), strict=True)
+        )
         low, high = (float(np.clip(end, least, most)) for end in (low, high))
     return Overall(mean_finite(values), sd_finite(values), low, high, int(np.isfinite(values).sum()), nulls)
 
@@ -106,9 +108,7 @@ def _settling(
     }
 
 
-def against_nulls(
-    measures: Mapping[str, Measured], compared: NDArray[np.bool_], null: str
-) -> dict[str, Against]:
+def against_nulls(measures: Mapping[str, Measured], compared: NDArray[np.bool_], null: str) -> dict[str, Against]:
     """For each measure: one null's mean over the checkpoints `compared` [E], and in how many the measure differs or lacks
     draws, at a false discovery rate of 5 % (Benjamini & Hochberg 1995): over all of them and all measures that the null
     decides about, and over them for each of the others by itself."""

@@ -27,14 +27,17 @@ def upgraded(old: Content) -> Content:
     axis = AXES[old["protocol"].get("axis", "image")]
     epochs, summary = old["epochs"], old["summary"]
     layers = old["representation"]["layers"]
-    new = {name: old[name] for name in ("protocol", "scales", "fluctuation", "versions", "created") if name in old}
+    new: Content = {
+        name: old[name] for name in ("protocol", "scales", "fluctuation", "versions", "created") if name in old
+    }
     new["input"] = {name: old["input"][name] for name in ("path", "sha256", "probe_sha256")}
     new["input"]["recording"] = from_version_1(old["input"]["config"]).to_dict()
     new["axis"] = plain(axis.words)
     new["layers"] = layers
     new["units"] = [{"layer": unit["layer"], "channel": unit["channel"]} for unit in old["channels"]]
     new["checkpoints"] = [
-        {name: row[name] for name in ("epoch", "step", "untrained", "reasons")} | {"dead": row["n_dead"]} for row in epochs
+        {name: row[name] for name in ("epoch", "step", "untrained", "reasons")} | {"dead": row["n_dead"]}
+        for row in epochs
     ]
     new["nulls"] = plain(words_of(axis.key))
     new["measures"] = {key: _measure(key, old) for key in KEYS}

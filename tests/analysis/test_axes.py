@@ -7,14 +7,15 @@ import os
 import numpy as np
 import pytest
 from noise import make, recording
+from posthoc.analysis.series import depth_series
 
 import posthoc
 from posthoc.analysis.audit import ANOTHER_ORDER, GAUSSIAN, MARGINS, Control, Spread, _of_training, _verdict, load_audit
 from posthoc.analysis.calibration import calibration
-from posthoc.analysis.dfa import default_scales, dfa
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, plain
-from posthoc.analysis.series import depth_series
+from posthoc.analysis.scales import default_scales
 from posthoc.errors import PosthocError, UsageError
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write

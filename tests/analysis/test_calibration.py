@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from posthoc.analysis.calibration import calibration
-from posthoc.analysis.dfa import default_scales, dfa
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.fractional import arfima, arfima_covariance, fractional, fractional_gaussian_noise
+from posthoc.analysis.scales import default_scales
 from posthoc.errors import UsageError
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many series, compiled")

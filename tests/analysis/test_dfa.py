@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from posthoc.analysis.dfa import default_scales, dfa, published_scales
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import kuramoto
+from posthoc.analysis.scales import default_scales, published_scales
 from posthoc.errors import UsageError
 
 compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="compared once, compiled")

@@ -13,7 +13,6 @@ import pytest
 from noise import make, recording
 
 import posthoc
-from posthoc.analysis.dfa import published_scales
 from posthoc.analysis.measures import (
     convergence,
     correlation,
@@ -25,6 +24,7 @@ from posthoc.analysis.measures import (
 )
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, load_metrics
+from posthoc.analysis.scales import published_scales
 from posthoc.errors import PosthocError, UsageError
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write

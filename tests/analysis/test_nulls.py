@@ -5,12 +5,13 @@ import os
 import numpy as np
 import pytest
 import scipy.stats
+from posthoc.analysis.series import DepthAxis, EpochAxis, ImageAxis, image_series
 
-from posthoc.analysis.dfa import default_scales, dfa, published_scales
+from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.measures import integration
 from posthoc.analysis.nulls import compare, draws, mean_alive, stream
-from posthoc.analysis.series import DepthAxis, EpochAxis, ImageAxis, image_series
+from posthoc.analysis.scales import default_scales, published_scales
 
 compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
 LABELS = np.arange(96) % 4

@@ -11,7 +11,8 @@ import naive
 import numpy as np
 import pytest
 
-from posthoc.analysis.dfa import dfa, published_scales
+from posthoc.analysis.dfa import dfa
+from posthoc.analysis.scales import published_scales
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="compared once, compiled")
 SCALES = published_scales(2048)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from posthoc.analysis.series import EpochAxis, ImageAxis
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "size_and_power.py"

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.axes.axis import Axis
-from posthoc.analysis.records import Protocol
 from posthoc.errors import UsageError
 
 if TYPE_CHECKING:
-    from posthoc.store import Activations
+    pass
 
 FloatArray = NDArray[np.float64]
 PARTS = 10

@@ -122,7 +122,9 @@ class Measure:
     def __post_init__(self) -> None:
         ways = (self.of_series, self.of_measure, self.of_epochs, self.of_activations)
         if sum(way is not None for way in ways) != 1:
-            raise UsageError(f"The measure {self.key} needs one of of_series, of_measure, of_epochs and of_activations.")
+            raise UsageError(
+                f"The measure {self.key} needs one of of_series, of_measure, of_epochs and of_activations."
+            )
 
     def read(self, series: Series) -> Reading:
         """What a measure of series is of these; its halves, where they are asked for, one by one unless it gives them."""
