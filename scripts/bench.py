@@ -27,8 +27,8 @@ import torch
 from bench_extract import MODELS, extract_table
 from bench_hostile import hostile_table
 from numpy.typing import NDArray
-from posthoc.analysis.series import image_series
 
+from posthoc.analysis.axes.image import image_series
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kernels import thread_count
 from posthoc.analysis.kuramoto import kuramoto

@@ -9,9 +9,9 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
-from posthoc.analysis.series import ImageAxis
 
 from posthoc.analysis import intervals
+from posthoc.analysis.axes.image import ImageMaterial, images_reordered
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import metastability_in_halves
 from posthoc.analysis.scales import published_scales
@@ -60,9 +60,9 @@ def images(replicates: int, draws: int = intervals.LEAST_DRAWS) -> None:
         halves, live = intervals.half_splits(strata, random), np.ones(len(strata), np.bool_)
         values, bounds = np.empty((replicates, 2)), np.empty((replicates, 2, 2))
         for replicate in range(replicates):
-            axis = ImageAxis(layers.draw(), labels, SMOOTH)
+            axis = ImageMaterial(layers.draw(), labels, SMOOTH)
             values[replicate] = measures(axis.series(), halves)[0]
-            redrawn = [measures(axis.redraw("order", random, live), halves) for _ in range(draws)]
+            redrawn = [measures(images_reordered(axis, random, live), halves) for _ in range(draws)]
             drawn, differences = (np.array(part) for part in zip(*redrawn, strict=True))
             for k in range(2):
                 bounds[replicate, k] = intervals.over_images_and_channels(

@@ -10,16 +10,19 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from posthoc.analysis.series import Axis, EpochAxis, ImageAxis
 
 from posthoc.analysis.audit import MARGINS, Control, Spread, _verdict
+from posthoc.analysis.axes import Material
+from posthoc.analysis.axes.epoch import EpochMaterial
+from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.compare import permutation_p
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import hilbert
-from posthoc.analysis.nulls import stream
+from posthoc.analysis.nulls import NULLS
 from posthoc.analysis.scales import default_scales
 from posthoc.analysis.settling import KINDS, settling
 from posthoc.analysis.verdicts import corrected, rejected, two_sided_p, worth_drawing
+from posthoc.streams import stream
 
 FloatArray = NDArray[np.float64]
 UNITS, IMAGES, CLASSES, SMOOTH, LAYERS = 16, 128, 4, 3, 4
@@ -38,19 +41,12 @@ def noise(kind: str, points: int, random: np.random.Generator) -> FloatArray:
     return np.asarray(np.sqrt(rho) * shared + np.sqrt(1 - rho) * independent)
 
 
-def unit_phasors(x: FloatArray) -> NDArray[np.complex128]:
-    """exp(i phi_u(t)) of each unit of x [U, T]."""
-    centred = x - x.mean(axis=1, keepdims=True)
-    z = centred + 1j * hilbert(centred)
-    return np.asarray(z / np.abs(z))
-
-
-def p_values(axis: Axis, nulls: tuple[str, ...], count: int, seed: int) -> list[float]:
+def p_values(axis: Material, nulls: tuple[str, ...], count: int, seed: int) -> list[float]:
     """p of H and of M against each null."""
     result = []
     for null in nulls:
         live = np.ones(len(axis.series()), np.bool_)
-        drawn = [axis.redraw(null, stream(seed, 0, null, draw), live) for draw in range(count)]
+        drawn = [NULLS[null].redraw(axis, stream(f"null {null}", seed, 0, draw), live) for draw in range(count)]
         table = np.concatenate([axis.series(), *drawn])  # all at once: a series' exponent and phases are its own
         U, T = live.size, table.shape[1]
         alpha = dfa(table, default_scales(T)).alpha.reshape(count + 1, U).mean(axis=1)
@@ -92,7 +88,7 @@ def images(replicates: int, count: int = 39) -> None:
         for replicate in range(replicates):
             x = noise(kind, IMAGES, random)
             x[: UNITS // 2] += strength * rhythm
-            axis = ImageAxis(x.astype(np.float32), labels, SMOOTH)
+            axis = ImageMaterial(x.astype(np.float32), labels, SMOOTH)
             for null in found:
                 if replicate < runs[null]:
                     found[null].append(p_values(axis, (null,), count, replicate))
@@ -114,7 +110,7 @@ def time(replicates: int, count: int = 39) -> None:
             x = noise(kind, EPOCHS + 100, random)
             for t in range(1, x.shape[1]):
                 x[:, t] += phi * x[:, t - 1]
-            found.append(p_values(EpochAxis(np.ascontiguousarray(x[:, 100:])), ("time",), count, replicate))
+            found.append(p_values(EpochMaterial(np.ascontiguousarray(x[:, 100:])), ("time",), count, replicate))
         shares = (np.array(found) <= 0.05).mean(axis=0)
         print(
             f"| {kind}{f', AR({phi})' if phi else ''} | {' | '.join(f'{share:.4f}' for share in shares)} |", flush=True

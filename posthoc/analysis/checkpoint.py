@@ -124,7 +124,7 @@ class Measuring:
         for null in nulls_of(self.axis.key):
             measures = null.measures()
             decided = [measure for measure in measures if deciding(measure, self.axis) == null.key]
-            options = (null, self.axis.key, material, result.live, result.scope)
+            options = (null, material, result.live, result.scope)
             if null.steady:
                 key = (null.key, int(result.live.sum()), result.scope.T)
                 if key not in self.steady:
@@ -215,7 +215,7 @@ class Measuring:
         """As many draws again of one measure, and one; how many it has then."""
         stages, before = result.stages[measure.key], result.drawn[measure.key]
         count = min(2 * stages[-1] + 1, most) - stages[-1]
-        options = (null, self.axis.key, material, result.live, result.scope, count, self.seed, epoch)
+        options = (null, material, result.live, result.scope, count, self.seed, epoch)
         drawn = draws(*options, measures=[measure], first=stages[-1])[measure.key]
         result.drawn[measure.key] = replace(before, values=np.concatenate([before.values, drawn.values]))
         stages.append(stages[-1] + count)

@@ -37,6 +37,10 @@ class Null:
     only: tuple[str, ...] = ()
     steady: bool = False
 
+    def redraw(self, material: Material, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+        """The series of the `live` units [U] of a checkpoint's material, drawn anew."""
+        return self.redraws[material.axis](material, random, live)
+
     def measures(self) -> list[Measure]:
         """Those that are drawn under it."""
         drawn = [measure for measure in MEASURES.values() if measure.of_series and measure.nulls]
@@ -151,7 +155,6 @@ class Draws:
 
 def draws(
     null: Null,
-    axis: str,
     material: Material,
     live: NDArray[np.bool_],
     scope: Scope,
@@ -179,8 +182,7 @@ def draws(
     def work(begin: int, end: int) -> None:
         for draw in range(begin, end):
             random = stream(f"null {null.key}", seed, epoch, first + draw)
-            values = null.redraws[axis](material, random, live)
-            series = Series(values, scope, halves if draw < HALVED else None)
+            series = Series(null.redraw(material, random, live), scope, halves if draw < HALVED else None)
             for measure in measures:
                 reading, result = measure.read(series), drawn[measure.key]
                 result.values[draw] = reading.value

@@ -7,10 +7,10 @@ import os
 import numpy as np
 import pytest
 from noise import make, recording
-from posthoc.analysis.series import depth_series
 
 import posthoc
 from posthoc.analysis.audit import ANOTHER_ORDER, GAUSSIAN, MARGINS, Control, Spread, _of_training, _verdict, load_audit
+from posthoc.analysis.axes.depth import depth_series
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.metrics import compute_metrics
@@ -46,27 +46,27 @@ def test_the_depth_axis_runs_over_the_layers(tmp_path):
         x = activations.read("mean", 1).reshape(24, 3, 80).mean(axis=1)
     alpha = dfa(depth_series(x), metrics.scales).alpha.mean()
     expected = float(calibration(24, metrics.scales).debias(alpha))
-    assert metrics.epochs[1].hurst == pytest.approx(expected, abs=1e-6)
-    assert metrics.epochs[1].nulls.keys() == {"white", "time", "phase", "gaussian"}
-    assert metrics.channels == ()
+    assert metrics.column("hurst")[1] == pytest.approx(expected, abs=1e-6)
+    assert (
+        list(metrics.measures["metastability"].nulls) == list(metrics.nulls) == ["white", "time", "phase", "gaussian"]
+    )
+    assert metrics.units == ()
+    assert metrics.axis.points == "layers"
     json.dumps(plain(metrics.to_dict()), allow_nan=False)
 
 
 def test_the_epoch_axis_runs_over_the_checkpoints_so_far(tmp_path):
     path = make(tmp_path / "a.h5", epochs=24)
     metrics = measured(path, "epoch", nulls=5)
-    assert [math.isfinite(epoch.metastability) for epoch in metrics.epochs] == [False] * 20 + [True] * 4
-    assert metrics.epochs[0].reasons == {"fewer than 20 points in time": 6}
-    assert np.array(metrics.phase_locking["plv"]).shape == (24, 2, 2)
+    assert np.isfinite(metrics.column("metastability")).tolist() == [False] * 20 + [True] * 4
+    assert metrics.checkpoints[0].reasons == {"fewer than 20 points in time": 6}
+    assert metrics.phase_locking.plv.shape == (24, 2, 2)
     with open_activations(path) as activations:
         x = np.stack([activations.read("mean", e).mean(axis=1, dtype=float) for e in range(1, 23)], axis=1)
-    np.testing.assert_allclose(
-        [channel["hurst"][22] for channel in metrics.channels], dfa(x, default_scales(22)).alpha, atol=1e-5
-    )
+    np.testing.assert_allclose(metrics.measures["hurst"].by_unit[22], dfa(x, default_scales(22)).alpha, atol=1e-5)
     windowed = measured(path, "epoch", span=20)
-    np.testing.assert_allclose(
-        [channel["hurst"][22] for channel in windowed.channels], dfa(x[:, 2:], default_scales(20)).alpha, atol=1e-5
-    )
+    by_unit = windowed.measures["hurst"].by_unit
+    np.testing.assert_allclose(by_unit[22], dfa(x[:, 2:], default_scales(20)).alpha, atol=1e-5)
 
 
 def frames(signals, epochs):
@@ -89,21 +89,21 @@ def test_one_bad_channel_does_not_take_its_layer_on_the_depth_axis(tmp_path):
     signals["l5"][1, 7] = np.inf
     signals["l6"][:] = 0.1
     write(tmp_path / "a.h5", plan(layers, 3, 60), frames(lambda e: signals, 2))
-    (_, epoch) = measured(tmp_path / "a.h5", "depth").epochs
-    assert epoch.n_dead == 0
-    assert epoch.reasons == {"channels non-finite, left out of their layer's mean": 1}
-    assert math.isfinite(epoch.hurst)
+    metrics = measured(tmp_path / "a.h5", "depth")
+    assert metrics.checkpoints[1].dead == 0
+    assert metrics.checkpoints[1].reasons == {"channels non-finite, left out of their layer's mean": 1}
+    assert math.isfinite(metrics.column("hurst")[1])
 
 
 def test_exponents_beyond_the_calibration_are_named_and_still_compared(tmp_path):
     """Channels that all decay smoothly: a stronger trend than any simulated motion has."""
     decay = np.arange(1.0, 9)[:, None] * np.ones(60)
     write(tmp_path / "a.h5", plan(["a"], 8, 60), frames(lambda e: {"a": (decay * np.exp(-e / 8)).astype("f4")}, 31))
-    epoch = measured(tmp_path / "a.h5", "epoch", nulls=19).epochs[-1]
-    assert math.isnan(epoch.hurst)
-    assert "mean exponent beyond the calibration" in epoch.reasons
-    assert epoch.integration == 0
-    assert epoch.nulls["white"]["hurst"].p == 2 / 20
+    metrics = measured(tmp_path / "a.h5", "epoch", nulls=19)
+    assert math.isnan(metrics.column("hurst")[-1])
+    assert "mean exponent beyond the calibration" in metrics.checkpoints[-1].reasons
+    assert metrics.column("integration")[-1] == 0
+    assert metrics.null("white", "hurst", "p")[-1] == 2 / 20
 
 
 def test_the_audit_of_a_collapsed_network_says_so(tmp_path):
@@ -124,33 +124,31 @@ def test_the_audit_of_a_collapsed_network_says_so(tmp_path):
 
 def test_every_measure_stands_beside_its_nulls(activations_file):
     metrics = measured(activations_file, "image", nulls=19, name="published")
-    for epoch in metrics.epochs:
-        assert epoch.nulls.keys() == {"white", "label", "order", "split", "channel", "gaussian"}
-        for null, measures in epoch.nulls.items():
-            assert ("metastability" in measures) == (null != "split")
-            assert ("hurst" in measures) == (null != "channel")
-            for comparison in measures.values():
-                assert 2 / (comparison.draws + 1) <= comparison.p <= 1
-                assert comparison.draws == 19 or null == "order"
-            if "hurst" in measures:  # H_eff is tested through H, of which it is a function
-                assert measures["integration"].p == measures["hurst"].p
-        low, high = epoch.hurst_interval
-        assert low <= epoch.hurst <= high
-        low, high = epoch.integration_interval
-        assert 0 <= low <= epoch.integration <= high <= 1
-    deciding = metrics.summary["nulls"]["order"]["metastability"]
-    assert deciding["decides"]
-    assert not metrics.summary["nulls"]["white"]["metastability"]["decides"]
-    assert deciding["epochs"] == 4
-    assert 0 <= deciding["epochs_told_apart"] + deciding["epochs_wanting_draws"] <= 4
-    low, high = metrics.summary["r_integration_metastability_interval"]
-    assert math.isnan(low)  # four epochs are too few
+    hurst, integration, metastability = (metrics.measures[key] for key in ("hurst", "integration", "metastability"))
+    assert list(metrics.nulls) == ["white", "label", "order", "split", "channel", "gaussian"]
+    assert metastability.nulls.keys() == metrics.nulls.keys() - {"split"}
+    assert hurst.nulls.keys() == integration.nulls.keys() == metrics.nulls.keys() - {"channel"}
+    for result in (hurst, metastability):
+        for null, beside in result.nulls.items():
+            assert ((2 / (beside.draws + 1) <= beside.p) & (beside.p <= 1)).all()
+            assert (beside.draws == 19).all() or null == "order"
+    for null, beside in hurst.nulls.items():  # H_eff is tested through H, of which it is a function
+        np.testing.assert_array_equal(integration.nulls[null].p, beside.p)
+    assert ((hurst.low <= hurst.value) & (hurst.value <= hurst.high)).all()
+    assert ((integration.low >= 0) & (integration.high <= 1)).all()
+    assert ((integration.low <= integration.value) & (integration.value <= integration.high)).all()
+    against = metastability.summary.nulls["order"]
+    assert against.decides
+    assert not metastability.summary.nulls["white"].decides
+    assert against.epochs == 4
+    assert 0 <= against.differs + against.wanting <= 4
+    assert math.isnan(metrics.summary.correlations["integration_metastability"].low)  # four epochs are too few
 
 
 def test_the_same_seed_gives_the_same_draws_and_another_does_not(activations_file):
     first, again, other = (measured(activations_file, "image", 5, seed, name="published") for seed in (1, 1, 2))
-    assert [epoch.nulls for epoch in first.epochs] == [epoch.nulls for epoch in again.epochs]
-    assert first.epochs[2].nulls != other.epochs[2].nulls
+    assert plain(first.measures) == plain(again.measures)
+    assert first.null("order", "metastability")[2] != other.null("order", "metastability")[2]
 
 
 def test_too_few_layers_or_checkpoints_are_refused_with_the_number_needed(activations_file):
@@ -242,15 +240,15 @@ def test_draws_grow_only_where_a_verdict_needs_them(tmp_path):
         compute_metrics(open_activations(path), Protocol.named("default", smooth=1), 19, max_nulls=most)
         for most in (19, 2559)
     )
-    null = few.summary["nulls"]["order"]
-    assert null["metastability"]["epochs_told_apart"] == 0  # 19 draws cannot decide, and say so
-    assert null["metastability"]["epochs_wanting_draws"] >= 9
-    grown_null = grown.summary["nulls"]["order"]
-    assert grown_null["metastability"]["epochs_told_apart"] == 9
-    assert grown_null["metastability"]["epochs_wanting_draws"] == 0
-    drawn = [epoch.nulls["order"]["metastability"].draws for epoch in grown.epochs]
+    against = few.measures["metastability"].summary.nulls["order"]
+    assert against.differs == 0  # 19 draws cannot decide, and say so
+    assert against.wanting >= 9
+    against = grown.measures["metastability"].summary.nulls["order"]
+    assert against.differs == 9
+    assert against.wanting == 0
+    drawn = grown.null("order", "metastability", "draws")
     assert min(drawn[3:]) >= 39
     assert max(drawn) < 2559
-    assert {epoch.nulls["label"]["metastability"].draws for epoch in grown.epochs} == {19}
+    assert set(grown.null("label", "metastability", "draws")) == {19}
     again = compute_metrics(open_activations(path), Protocol.named("default", smooth=1), 19, max_nulls=2559)
-    assert [epoch.nulls for epoch in again.epochs] == [epoch.nulls for epoch in grown.epochs]
+    assert plain(again.measures) == plain(grown.measures)

@@ -13,15 +13,9 @@ import pytest
 from noise import make, recording
 
 import posthoc
-from posthoc.analysis.measures import (
-    convergence,
-    correlation,
-    expanding,
-    integration,
-    stability_index,
-    volatility,
-    z_scores,
-)
+from posthoc.analysis.arrays import correlation
+from posthoc.analysis.measures.integration import integration
+from posthoc.analysis.measures.stability import convergence, expanding, stability_index, volatility, z_scores
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, load_metrics
 from posthoc.analysis.scales import published_scales
@@ -114,44 +108,43 @@ def test_measures_of_a_real_file_are_those_of_the_formulas(activations_file):
         alphas = [naive.alpha(row, scales, "published") for row in series]
         hurst = np.mean(np.array(alphas)[~np.array(flat)])
         R = naive.order_parameter(series)
-        epoch = metrics.epochs[e]
-        assert epoch.hurst == pytest.approx(hurst, abs=1e-9)
-        assert epoch.integration == pytest.approx(math.exp(-((hurst - 0.7) ** 2) / 0.045), abs=1e-9)
-        assert epoch.metastability == pytest.approx(R.std(), abs=1e-9)
-        assert epoch.synchrony == pytest.approx(R.mean(), abs=1e-9)
-        assert epoch.n_dead == 128 - len(series) + sum(flat)
+        assert metrics.column("hurst")[e] == pytest.approx(hurst, abs=1e-9)
+        assert metrics.column("integration")[e] == pytest.approx(math.exp(-((hurst - 0.7) ** 2) / 0.045), abs=1e-9)
+        assert metrics.column("metastability")[e] == pytest.approx(R.std(), abs=1e-9)
+        assert metrics.column("synchrony")[e] == pytest.approx(R.mean(), abs=1e-9)
+        assert metrics.checkpoints[e].dead == 128 - len(series) + sum(flat)
         plv, _ = naive.phase_locking(
             series, [layer for layer, row in zip(layers, signal, strict=True) if np.ptp(row) > 0]
         )
-        np.testing.assert_allclose(metrics.phase_locking["plv"][e], plv, atol=1e-6)
+        np.testing.assert_allclose(metrics.phase_locking.plv[e], plv, atol=1e-6)
         of_layer = np.array([layer == layers[-1] for layer, row in zip(layers, signal, strict=True) if np.ptp(row) > 0])
         alive = of_layer & ~np.array(flat)
-        assert metrics.layers["hurst"][e][-1] == pytest.approx(np.mean(np.array(alphas)[alive]), abs=1e-6)
+        assert metrics.measures["hurst"].by_layer[e, -1] == pytest.approx(np.mean(np.array(alphas)[alive]), abs=1e-6)
         R_layer = naive.order_parameter(series[of_layer])
-        assert metrics.layers["metastability"][e][-1] == pytest.approx(R_layer.std(), abs=1e-6)
+        assert metrics.measures["metastability"].by_layer[e, -1] == pytest.approx(R_layer.std(), abs=1e-6)
         log_F = np.log([naive.fluctuation(row, scales, "published") for row in series[~np.array(flat)]])
         curves = metrics.fluctuation[e]
-        assert curves["scales"] == list(scales)
+        assert curves.scales == tuple(scales)
         expected = (log_F - log_F.mean(axis=1, keepdims=True)).mean(axis=0)
-        np.testing.assert_allclose(curves["curves"]["units"]["mean"], expected, atol=1e-6)
-        slope = np.polyfit(np.log(scales), curves["curves"]["units"]["mean"], 1)[0]
+        np.testing.assert_allclose(curves.curves["units"].mean, expected, atol=1e-6)
+        slope = np.polyfit(np.log(scales), curves.curves["units"].mean, 1)[0]
         assert slope == pytest.approx(hurst, abs=1e-5)
-    assert metrics.epochs[0].untrained
-    assert [epoch.epoch for epoch in metrics.epochs] == [0, 1, 2, 3, 4]
-    assert math.isnan(metrics.epochs[0].stability_index)
+    assert metrics.checkpoints[0].untrained
+    assert metrics.when == [0, 1, 2, 3, 4]
+    assert math.isnan(metrics.column("stability_index")[0])
     np.testing.assert_allclose(
         metrics.column("stability_index")[1:],
         stability_index(metrics.column("integration")[1:], metrics.column("metastability")[1:]),
     )
-    assert metrics.summary["epochs"] == 4
-    assert metrics.summary["best_accuracy"] == 0.5
-    assert metrics.summary["best_epoch"] == 4
+    assert metrics.summary.epochs == 4
+    assert metrics.summary.best_accuracy == 0.5
+    assert metrics.summary.best_epoch == 4
 
 
 def test_a_lone_untrained_checkpoint_has_measures_and_nulls(tmp_path):
     metrics = compute_metrics(open_activations(make(tmp_path / "a.h5", epochs=1)), nulls=39)
-    assert metrics.epochs[0].nulls["order"]["hurst"].draws == 39
-    assert metrics.summary["nulls"] == {}
+    assert metrics.null("order", "hurst", "draws")[0] == 39
+    assert metrics.measures["hurst"].summary.nulls["order"].epochs == 0
 
 
 def test_the_saved_file_reads_back(activations_file, tmp_path):
@@ -165,14 +158,14 @@ def test_the_saved_file_reads_back(activations_file, tmp_path):
     assert again.protocol == metrics.protocol
     np.testing.assert_array_equal(again.column("volatility"), metrics.column("volatility"))
     np.testing.assert_array_equal(again.null("white", "hurst"), metrics.null("white", "hurst"))
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
     assert content["protocol"]["smooth"] == 5
-    assert content["epochs"][2]["integration"] == metrics.epochs[2].integration
-    assert content["epochs"][0]["stability_index"] is None
-    assert len(content["channels"]) == 128
+    assert content["measures"]["integration"]["value"][2] == metrics.column("integration")[2]
+    assert content["measures"]["stability_index"]["value"][0] is None
+    assert len(content["units"]) == 128
     assert {"numpy", "numba", "posthoc"} <= content["versions"].keys()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
-    assert float(rows[3]["metastability"]) == metrics.epochs[3].metastability
+    assert float(rows[3]["metastability"]) == metrics.column("metastability")[3]
     assert rows[0]["volatility"] == ""
     table = pandas.read_csv(tmp_path / "metrics.csv", index_col="epoch")
     np.testing.assert_allclose(table["integration_white_mean"], metrics.null("white", "integration"))
@@ -200,13 +193,13 @@ def dead_file(tmp_path):
 def test_dead_channels_are_left_out_counted_and_named(dead_file):
     with open_activations(dead_file) as activations:
         metrics = compute_metrics(activations)
-    assert [epoch.n_dead for epoch in metrics.epochs] == [0, 1, 3]
-    assert metrics.epochs[1].reasons == {"constant": 1}
-    assert metrics.epochs[2].reasons == {"constant": 2, "non-finite": 1}
-    assert math.isfinite(metrics.epochs[1].integration)
-    assert math.isnan(metrics.epochs[2].integration)
-    assert math.isnan(metrics.epochs[2].metastability)
-    assert metrics.summary["epochs_with_integration"] == 2
+    assert [checkpoint.dead for checkpoint in metrics.checkpoints] == [0, 1, 3]
+    assert metrics.checkpoints[1].reasons == {"constant": 1}
+    assert metrics.checkpoints[2].reasons == {"constant": 2, "non-finite": 1}
+    assert math.isfinite(metrics.column("integration")[1])
+    assert math.isnan(metrics.column("integration")[2])
+    assert math.isnan(metrics.column("metastability")[2])
+    assert metrics.measures["integration"].summary.count == 2
     json.dumps(metrics.to_dict(), allow_nan=False)
 
 
@@ -215,7 +208,7 @@ def test_too_few_images_are_refused(run_folder, probe_file, tmp_path):
     with open_activations(path) as activations:
         with pytest.raises(PosthocError, match="60 images are too few"):
             compute_metrics(activations)
-        assert len(compute_metrics(activations, Protocol.named("default")).epochs) == 1
+        assert len(compute_metrics(activations, Protocol.named("default")).checkpoints) == 1
 
 
 @pytest.mark.parametrize("changes", [{"sigma_h": 0.0}, {"w_h": 1.5}, {"window": 1}])

@@ -180,7 +180,6 @@ def turning(tmp_path_factory):
 def test_a_run_s_geometry(turning):
     with open_activations(turning) as activations:
         found = representation(activations, "mean")
-    assert found.layers == ("turns", "stays")
     np.testing.assert_allclose(found.cka_last[:, 1], 1)
     assert np.isnan(found.cka_previous[0]).all()
     assert (found.cka_previous[1:, 0] > 0.9).all()
@@ -198,9 +197,9 @@ def test_a_run_s_geometry(turning):
 def test_as_a_signal_of_the_epoch_axis_and_as_columns(turning, tmp_path, signal):
     with open_activations(turning) as activations:
         metrics = compute_metrics(activations, Protocol.named("default", axis="epoch", signal=signal), nulls=5)
-        assert [channel["layer"] for channel in metrics.channels] == ["turns", "stays"]
-        assert metrics.epochs[-1].reasons["constant"] == 1  # the layer that stays
-        assert np.isfinite(metrics.channels[0]["hurst"][-1])
+        assert [unit.layer for unit in metrics.units] == ["turns", "stays"]
+        assert metrics.checkpoints[-1].reasons["constant"] == 1  # the layer that stays
+        assert np.isfinite(metrics.measures["hurst"].by_unit[-1, 0])
     metrics.save_csv(tmp_path / "m.csv")
     header = (tmp_path / "m.csv").read_text().splitlines()[0]
     assert "effective_rank_turns" in header

@@ -6,8 +6,8 @@ import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from posthoc.analysis.series import image_series
 
+from posthoc.analysis.axes.image import image_series
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kernels.products import product
 from posthoc.errors import UsageError

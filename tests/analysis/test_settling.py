@@ -8,9 +8,9 @@ import pytest
 from noise import make, recording
 
 from posthoc.analysis import settling as module
-from posthoc.analysis.measures import convergence, expanding, stability_index, unevenness, volatility
+from posthoc.analysis.measures.stability import convergence, expanding, stability_index, unevenness, volatility
 from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.records import Protocol
+from posthoc.analysis.records import Protocol, Settles
 from posthoc.analysis.runs import as_run, load_csv
 from posthoc.analysis.settling import KINDS, autocorrelation, sentence, settling
 from posthoc.analysis.stopping import by_volatility
@@ -63,8 +63,8 @@ def test_a_run_stands_beside_what_does_not_converge(tmp_path):
     with open_activations(path) as activations:
         summary = compute_metrics(activations, Protocol.named("default", threshold=0.4)).summary
     found = settling(23, 0.4, 3, 0.5, (0.0, 0.0))["white"]["causal"]
-    assert summary["settling"]["white"]["causal"] == {"share": found.share, "median": found.median + 1}
-    assert summary["uneven"] == ""
+    assert summary.settling["white"]["causal"] == Settles(found.share, found.median + 1)
+    assert summary.uneven == ""
     text = sentence(summary)
     assert f"{found.share:.0%} of series of white noise, half of them by epoch {found.median + 1}" in text
     assert sentence({}) == ""
@@ -100,9 +100,9 @@ def test_uneven_checkpoints_have_no_volatility_and_no_epoch_axis(tmp_path):
         metrics = compute_metrics(activations, Protocol.named("default"))
     assert np.isnan(metrics.column("volatility")).all()
     assert np.isfinite(metrics.column("stability_index")[1:]).all()
-    assert metrics.summary["convergence"] == {"retrospective": None, "causal": None}
-    assert "1024 steps" in metrics.summary["uneven"]
-    assert metrics.summary["settling"] == {}
+    assert metrics.summary.convergence == {"retrospective": None, "causal": None}
+    assert "1024 steps" in metrics.summary.uneven
+    assert metrics.summary.settling == {}
     run = as_run(metrics, "a")
     assert by_volatility(run, 9.0) is by_volatility(run, 9.0, causal=False) is None
 

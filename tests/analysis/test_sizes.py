@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from posthoc.analysis.series import EpochAxis, ImageAxis
+
+from posthoc.analysis.axes.epoch import EpochMaterial
+from posthoc.analysis.axes.image import ImageMaterial
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "size_and_power.py"
 compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
@@ -35,12 +37,12 @@ def test_channels_that_share_noise_are_no_order_in_time(tables, kind):
     labels = np.arange(128) % 4
 
     def image(random):
-        return ImageAxis(tables.noise(kind, 128, random).astype(np.float32), labels, 3)
+        return ImageMaterial(tables.noise(kind, 128, random).astype(np.float32), labels, 3)
 
     limit = 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
     assert (shares(tables, image, "order", 200) <= limit).all()
     assert shares(tables, image, "white", 60)[1] > 0.5
-    assert (shares(tables, lambda random: EpochAxis(tables.noise(kind, 40, random)), "time", 200) <= limit).all()
+    assert (shares(tables, lambda random: EpochMaterial(tables.noise(kind, 40, random)), "time", 200) <= limit).all()
 
 
 @compiled
@@ -49,7 +51,7 @@ def test_order_in_time_is_found(tables):
         x = tables.noise("rho 0.5", 140, random)
         for t in range(1, 140):
             x[:, t] += 0.6 * x[:, t - 1]
-        return EpochAxis(np.ascontiguousarray(x[:, 100:]))
+        return EpochMaterial(np.ascontiguousarray(x[:, 100:]))
 
     assert shares(tables, past, "time", 40)[0] > 0.9
 

@@ -1,11 +1,19 @@
 """Tests and their families: exact at their size whatever the null's shape and wherever drawing stops, and said in words."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
 
+from posthoc.analysis.axes import AXES
+from posthoc.analysis.measures import MEASURES
+from posthoc.analysis.nulls import deciding
+from posthoc.analysis.records import load_metrics
 from posthoc.analysis.verdicts import (
-    MEASURES,
+    Outcome,
+    Verdict,
     corrected,
     least_p,
     rejected,
@@ -15,6 +23,7 @@ from posthoc.analysis.verdicts import (
     worth_drawing,
 )
 
+V1 = Path(__file__).parents[1] / "fixtures" / "v1"
 SHAPES = {
     "normal": lambda random, size: random.standard_normal(size),
     "lognormal": lambda random, size: np.exp(2 * random.standard_normal(size)),
@@ -113,33 +122,41 @@ def test_a_family_with_nothing_in_it_is_seldom_rejected():
     assert any_rejected / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
 
 
-SUMMARY = {
-    "nulls": {"order": {"integration": {"epochs_told_apart": 3, "epochs": 25, "epochs_wanting_draws": 0, "draws": 99}}}
-}
+VERDICT = Verdict("H_eff", "order", "another order of the same images", differs=3, epochs=25, draws=99)
 
 
-@pytest.mark.parametrize(("changes", "words", "mostly"), [
-    ({}, "H_eff differs from that of another order of the same images in 3 of 25 epochs", False),
-    ({"epochs_told_apart": 0},
+@pytest.mark.parametrize(("changes", "outcome", "words", "mostly"), [
+    ({}, Outcome.DIFFERS, "H_eff differs from that of another order of the same images in 3 of 25 epochs", False),
+    ({"differs": 0}, Outcome.INDISTINGUISHABLE,
      "H_eff cannot be distinguished from that of another order of the same images in any of 25 epochs", False),
-    ({"epochs_told_apart": 0, "epochs_wanting_draws": 20},
+    ({"differs": 0, "wanting": 20}, Outcome.UNDETERMINED,
      "whether H_eff differs from that of another order of the same images cannot be told: too few draws in 20 of 25 epochs "
      "(99 draws: no p below 0.02)", None),
-    ({"epochs_wanting_draws": 1},
+    ({"wanting": 1}, Outcome.DIFFERS,
      "H_eff differs from that of another order of the same images in 3 of 25 epochs; too few draws in 1 of 25 epochs "
      "(99 draws: no p below 0.02)", False),
-    ({"epochs_told_apart": 13}, "H_eff differs from that of another order of the same images in 13 of 25 epochs", True),
+    ({"differs": 13}, Outcome.DIFFERS,
+     "H_eff differs from that of another order of the same images in 13 of 25 epochs", True),
+    ({"epochs": 0}, Outcome.NOT_DRAWN,
+     "whether H_eff differs from that of another order of the same images is not known: that null was not drawn", None),
 ])  # fmt: skip
-def test_what_is_said(changes, words, mostly):
-    found = {**SUMMARY["nulls"]["order"]["integration"], **changes}
-    result = verdict({"nulls": {"order": {"integration": found}}}, "image", "integration")
+def test_words_follow_the_outcome(changes, outcome, words, mostly):
+    result = dataclasses.replace(VERDICT, **changes)
+    assert result.outcome is outcome
     assert result.sentence() == words
     assert result.mostly is mostly
-    assert result.decides
 
 
-def test_a_null_that_was_not_drawn_has_no_verdict():
-    assert verdict(SUMMARY, "image", "metastability") is None
-    assert verdict(SUMMARY, "depth", "integration") is None
-    assert {measure.deciding["image"] for measure in MEASURES.values()} == {"order"}
-    assert {measure.deciding[axis] for measure in MEASURES.values() for axis in ("depth", "epoch")} == {"time"}
+def test_a_file_says_which_null_decides():
+    metrics = load_metrics(V1 / "metrics.json")
+    result = verdict(metrics, "integration")
+    assert (result.null, result.decides, result.epochs, result.outcome) == (
+        "order",
+        True,
+        11,
+        Outcome.INDISTINGUISHABLE,
+    )
+    assert not verdict(metrics, "integration", "white").decides
+    assert verdict(metrics, "hurst", "channel").outcome is Outcome.NOT_DRAWN
+    by_axis = {axis.key: {deciding(measure, axis) for measure in MEASURES.values()} - {""} for axis in AXES.values()}
+    assert by_axis == {"image": {"order"}, "depth": {"time"}, "epoch": {"time"}}

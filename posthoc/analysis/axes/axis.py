@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ FloatArray = NDArray[np.float64]
 
 class Material(Protocol):
     """What the series of one checkpoint are made of, and what a null redraws."""
+
+    axis: ClassVar[str]
 
     def series(self) -> FloatArray:
         """The observed series [U, T]."""

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +37,7 @@ def depth_series(x: ArrayLike) -> NDArray[np.float64]:
 class DepthMaterial:
     """Channel means x [L, N] of the layers for each image; left_out: non-finite channels that are not in them."""
 
+    axis: ClassVar[str] = "depth"
     x: FloatArray
     left_out: int = 0
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ FloatArray = NDArray[np.float64]
 class EpochMaterial:
     """Image means x [U, E] of the channels over the checkpoints of a window."""
 
+    axis: ClassVar[str] = "epoch"
     x: FloatArray
 
     def series(self) -> FloatArray:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,6 +62,7 @@ def _by_class(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64
 class ImageMaterial:
     """Signals x [U, N] over labelled images."""
 
+    axis: ClassVar[str] = "image"
     x: NDArray[np.floating]
     labels: NDArray[np.int64]
     smooth: int
