@@ -7,11 +7,12 @@ A null of your own is one more record: `NULLS["reversed"] = Null("reversed", "th
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.axes import Axis, Material, Redraw, depth, epoch, image
+from posthoc.analysis.axes import Axis, Material, OverTime, Redraw, image, over_time
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
 from posthoc.analysis.records import NullWords
 from posthoc.analysis.verdicts import two_sided_p
@@ -47,47 +48,34 @@ class Null:
         return [measure for measure in drawn if not self.only or measure.key in self.only]
 
 
-NULLS: dict[str, Null] = {
-    null.key: null
-    for null in (
-        Null(
-            "white",
-            "pure noise, independent in every channel",
-            "pure noise",
-            {"image": image.white, "depth": depth.white, "epoch": epoch.white},
-            steady=True,
-        ),
-        Null("label", "permuted labels", "labels permuted", {"image": image.labels_permuted}),
-        Null("order", "another order of the same images", "images reordered", {"image": image.images_reordered}),
-        Null("split", "each class split in ten at random", "classes split", {"image": image.classes_split}, ("hurst",)),
-        Null(
-            "channel",
-            "each channel's images in an order of its own",
-            "channels reordered",
-            {"image": image.channels_reordered},
-            ("metastability",),
-        ),
-        Null(
-            "time",
-            "the same points in another order of time",
-            "time permuted",
-            {"depth": depth.layers_permuted, "epoch": epoch.checkpoints_permuted},
-        ),
-        Null(
-            "phase",
-            "randomised spectral phases",
-            "phases randomised",
-            {"depth": depth.phases_randomised, "epoch": epoch.phases_randomised},
-            ("metastability",),
-        ),
-        Null(
-            "gaussian",
-            "Gaussian noise with the channels' covariance",
-            "Gaussian noise",
-            {"image": image.gaussian, "depth": depth.gaussian, "epoch": epoch.gaussian},
-        ),
-    )
-}
+def _in_order(function: OverTime) -> dict[str, Redraw]:
+    """How the axes whose points are in an order redraw series by a function of them."""
+
+    def redraw(material: Any, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+        return material.redrawn(function, random, live)  # type: ignore[no-any-return]
+
+    return {"depth": redraw, "epoch": redraw}
+
+
+def _noise(material: Any, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+    return material.noise(random, live)  # type: ignore[no-any-return]
+
+
+_TABLE = (
+    Null("white", "pure noise, independent in every channel", "pure noise",
+         {"image": _noise, "depth": _noise, "epoch": _noise}, steady=True),
+    Null("label", "permuted labels", "labels permuted", {"image": image.labels_permuted}),
+    Null("order", "another order of the same images", "images reordered", {"image": image.images_reordered}),
+    Null("split", "each class split in ten at random", "classes split", {"image": image.classes_split}, ("hurst",)),
+    Null("channel", "each channel's images in an order of its own", "channels reordered",
+         {"image": image.channels_reordered}, ("metastability",)),
+    Null("time", "the same points in another order of time", "time permuted", _in_order(over_time.permuted)),
+    Null("phase", "randomised spectral phases", "phases randomised", _in_order(over_time.phases_randomised),
+         ("metastability",)),
+    Null("gaussian", "Gaussian noise with the channels' covariance", "Gaussian noise",
+         {"image": image.gaussian} | _in_order(over_time.gaussian)),
+)  # fmt: skip
+NULLS: dict[str, Null] = {null.key: null for null in _TABLE}
 
 
 def nulls_of(axis: str) -> list[Null]:

@@ -24,6 +24,8 @@ class Material(Protocol):
         """The observed series [U, T]."""
 
 
+OverTime = Callable[[FloatArray, np.random.Generator], FloatArray]
+"""What redraws series [U, T] over time."""
 Redraw = Callable[..., FloatArray]
 """(material, random, live [U]) -> the series of the live units, with what the null redraws drawn anew."""
 

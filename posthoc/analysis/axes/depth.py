@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posthoc.analysis.axes import spectra
-from posthoc.analysis.axes.axis import Axis
+from posthoc.analysis.axes.axis import Axis, OverTime
 from posthoc.analysis.records import Protocol
 
 if TYPE_CHECKING:
@@ -45,26 +44,13 @@ class DepthMaterial:
         """The images over the layers."""
         return depth_series(self.x)
 
+    def redrawn(self, over_time: OverTime, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+        """The series redrawn over the layers, standardised again: that alone makes images sum to zero in every layer."""
+        return depth_series(over_time(self.series(), random).T)[live]
 
-def white(material: DepthMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-    """Noise, independent in every image and layer."""
-    return depth_series(random.standard_normal(material.x.shape))[live]
-
-
-def gaussian(material: DepthMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-    """Noise, independent from layer to layer, with the images' covariance."""
-    return depth_series(spectra.gaussian(material.series(), random).T)[live]
-
-
-def layers_permuted(material: DepthMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-    """The layers in another order."""
-    # Standardised again, for that alone makes the images sum to zero in every layer.
-    return depth_series(spectra.permuted(material.series(), random).T)[live]
-
-
-def phases_randomised(material: DepthMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-    """Every image's spectrum with random phases."""
-    return depth_series(spectra.phases_randomised(material.series(), random).T)[live]
+    def noise(self, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+        """Series of noise, independent in every image and layer."""
+        return depth_series(random.standard_normal(self.x.shape))[live]
 
 
 def _material(activations: "Activations", protocol: Protocol) -> Callable[[int], DepthMaterial]:

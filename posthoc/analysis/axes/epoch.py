@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.axes import spectra
-from posthoc.analysis.axes.axis import Axis
+from posthoc.analysis.axes.axis import Axis, OverTime
 from posthoc.analysis.records import SPECTRAL, Protocol
 
 if TYPE_CHECKING:
@@ -28,25 +27,13 @@ class EpochMaterial:
         """The channels over the checkpoints."""
         return self.x
 
+    def redrawn(self, over_time: OverTime, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+        """The series redrawn over the checkpoints."""
+        return over_time(self.x[live], random)
 
-def white(material: EpochMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-    """Noise, independent in every channel and checkpoint."""
-    return random.standard_normal((int(live.sum()), material.x.shape[1]))
-
-
-def gaussian(material: EpochMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-    """Noise, independent from checkpoint to checkpoint, with the channels' covariance."""
-    return spectra.gaussian(material.x[live], random)
-
-
-def checkpoints_permuted(material: EpochMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-    """The checkpoints in another order."""
-    return spectra.permuted(material.x[live], random)
-
-
-def phases_randomised(material: EpochMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-    """Every channel's spectrum with random phases."""
-    return spectra.phases_randomised(material.x[live], random)
+    def noise(self, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+        """Series of noise, independent in every channel and checkpoint."""
+        return random.standard_normal((int(live.sum()), self.x.shape[1]))
 
 
 def _length(activations: "Activations", protocol: Protocol) -> int:

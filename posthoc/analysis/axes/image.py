@@ -79,6 +79,10 @@ class ImageMaterial:
         """The signals of the live units."""
         return self.x if live.all() else self.x[live]
 
+    def noise(self, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+        """Series of noise, independent in every channel and image."""
+        return self.in_order(random.standard_normal(self.live(live).shape, dtype=np.float32), self.labels)
+
     @cached_property
     def mixing(self) -> NDArray[np.float32]:
         """The factor [U, U] that gives independent noise the channels' covariance within classes."""
@@ -86,12 +90,6 @@ class ImageMaterial:
         within = image_series(np.where(finite, self.x, 0), self.labels, 1)
         values, vectors = np.linalg.eigh(within @ within.T / within.shape[1])
         return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), dtype=np.float32)
-
-
-def white(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-    """Noise, independent in every channel and image."""
-    noise = random.standard_normal(material.live(live).shape, dtype=np.float32)
-    return material.in_order(noise, material.labels)
 
 
 def labels_permuted(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:

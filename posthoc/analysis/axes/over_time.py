@@ -1,4 +1,4 @@
-"""Redrawing series over time: what the depth and the epoch axis have in common."""
+"""Redrawing series over time, on the axes whose points are in an order: depth and epoch."""
 
 import numpy as np
 from numpy.typing import NDArray
