@@ -116,7 +116,9 @@ class Array:
                     raise MisfitError(f"has {len(inner)} values where {sizes[name]} belong")
             level = [number for inner in level for number in inner]
         if not set(map(type, level)) <= ({int} if self.whole else {float, int, types.NoneType}):
-            raise MisfitError("has values that are no whole numbers" if self.whole else "has values that are no numbers")
+            raise MisfitError(
+                "has values that are no whole numbers" if self.whole else "has values that are no numbers"
+            )
         try:
             array = np.array(level, dtype=np.int64 if self.whole else np.float64)
         except OverflowError:

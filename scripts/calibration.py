@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.fractional import arfima, fractional
-from posthoc.analysis.hurst import ESTIMATORS, hurst
+from posthoc.analysis.hurst import hurst
+from posthoc.analysis.records import ESTIMATORS
 from posthoc.analysis.scales import default_scales
 from posthoc.analysis.similarity import Sample, debiased_cka, participation_ratios, similarity
 

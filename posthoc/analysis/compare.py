@@ -1,4 +1,4 @@
-"""Runs and groups of runs as one table: the published columns, each beside its null or its interval."""
+"""Runs and groups of runs as one table: each measure beside its null or its interval."""
 
 import itertools
 import math
@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from posthoc.analysis.measures import mean_finite, sd_finite
-from posthoc.analysis.nulls import stream
+from posthoc.analysis.arrays import mean_finite, sd_finite
 from posthoc.analysis.runs import Run
 from posthoc.analysis.taxonomy import Evidence, State, Taxonomy, classify
-from posthoc.analysis.verdicts import corrected
+from posthoc.analysis.verdicts import corrected, verdict
 from posthoc.errors import UsageError
+from posthoc.streams import stream
 
-MEASURES = ("best_accuracy", "h_eff", "m", "psi_sd", "r_fields", "r_accuracy")
-"""Columns of a run's summary that groups are compared by."""
 RESPONDS_TO = (
-    "classes", "images", "smooth", "axis", "signal", "scales", "fluctuation", "h_opt", "sigma_h", "w_h", "calibrate", "estimator",
-    "span",
+    "classes", "images", "smooth", "axis", "signal", "scales", "fluctuation", "h_opt", "sigma_h", "w_h", "calibrate",
+    "estimator", "span",
 )  # fmt: skip
 """What the protocol itself responds to, whatever the network."""
 MUST_BE_KNOWN = ("classes", "images", "smooth")
@@ -29,36 +27,72 @@ PERMUTATIONS = 10_000
 
 
 @dataclass(frozen=True)
+class Quantity:
+    """What runs are compared by: a value of a run with the ends of its 95 % interval, and what pure noise gives.
+
+    tested: whether groups are tested for a difference in it.
+    """
+
+    symbol: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    noise: float = math.nan
+    digits: int = 4
+    tested: bool = True
+
+
+def quantities(run: Run) -> dict[str, Quantity]:
+    """Best accuracy, the mean of every headline measure, how the stability index varies, and the correlations."""
+    values = {"best_accuracy": Quantity("best accuracy", run.summary.best_accuracy, tested=False)}
+    for key, measured in run.measures.items():
+        if measured.headline:
+            of = measured.summary
+            values[key] = Quantity(measured.symbol, of.mean, of.low, of.high, run.noise(key), measured.digits)
+    sd = run.measures["stability_index"].summary.sd
+    values["stability_index_sd"] = Quantity("sd of Psi", sd, tested=False)
+    for name, r in run.summary.correlations.items():
+        values[name] = Quantity(r.symbol, r.r, r.low, r.high)
+    return values
+
+
+@dataclass(frozen=True)
 class Row:
-    """A run in the table. intervals: 95 %, by column; noise: what pure noise gives, by column, NaN without nulls."""
+    """A run in the table."""
 
     run: Run
-    summary: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    noise: dict[str, float]
+    quantities: dict[str, Quantity]
     state: State
 
 
 @dataclass(frozen=True)
+class Member:
+    """A quantity of a group: mean, sd and 95 % interval (Student's t) over its runs."""
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Group:
-    """Several runs that agree in what they were grouped by: mean, sd and 95 % interval over runs (Student's t)."""
+    """Several runs that agree in what they were grouped by."""
 
     name: str
     runs: tuple[str, ...]
-    means: dict[str, float]
-    sds: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    quantities: dict[str, Member]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two groups in one column: their difference, its p by permuting runs between them, and the noise's difference.
+    """Two groups in one quantity: their difference, its p by permuting runs between them, and the noise's difference.
 
-    corrected: p as a false discovery rate over all columns and pairs of groups; least: the smallest p that permuting so
-    few runs can give; warning: what the groups differ in that the protocol itself responds to; empty where nothing.
+    corrected: p as a false discovery rate over all quantities and pairs of groups; least: the smallest p that permuting
+    so few runs can give; warning: what the groups differ in that the protocol itself responds to; empty where nothing.
     """
 
-    column: str
+    quantity: str
     first: str
     second: str
     difference: float
@@ -71,29 +105,27 @@ class Difference:
 
 def tabulate(runs: Sequence[Run], taxonomy: Taxonomy | None = None) -> list[Row]:
     """One row per run, in the order given."""
-    rows = []
-    for run in runs:
-        summary = run.summary
-        intervals = {name: run.interval(name) for name in ("h_eff", "m", "r_fields", "r_accuracy")}
-        evidence = Evidence(
-            h_eff=summary["h_eff"],
-            r_fields=summary["r_fields"],
-            r_accuracy=summary["r_accuracy"],
-            h_eff_interval=intervals["h_eff"],
-            r_fields_interval=intervals["r_fields"],
-            r_accuracy_interval=intervals["r_accuracy"],
-            epochs=int(summary["epochs_with_h_eff"]),
-            hurst_differs=run.differs("hurst"),
-            metastability_differs=run.differs("metastability"),
-            axis=str(run.about.get("axis", "image")),
-        )
-        state = classify(evidence, taxonomy)
-        if 0 < summary["epochs_with_h_eff"] < summary["epochs"]:
-            share = f"{summary['epochs_with_h_eff']:.0f} of {summary['epochs']:.0f} epochs"
-            state = State(state.name, f"{state.reason}, from {share} that have an H_eff")
-        noise = {"h_eff": run.noise("integration"), "m": run.noise("metastability")}
-        rows.append(Row(run, summary, intervals, noise, state))
-    return rows
+    return [Row(run, quantities(run), _state(run, taxonomy)) for run in runs]
+
+
+def _state(run: Run, taxonomy: Taxonomy | None) -> State:
+    of, fields, accuracy = run.measures["integration"].summary, *run.summary.correlations.values()
+    evidence = Evidence(
+        integration=of.mean,
+        fields=fields.r,
+        accuracy=accuracy.r,
+        integration_interval=(of.low, of.high),
+        fields_interval=(fields.low, fields.high),
+        accuracy_interval=(accuracy.low, accuracy.high),
+        epochs=of.count,
+        hurst=verdict(run, "hurst"),
+        metastability=verdict(run, "metastability"),
+    )
+    state = classify(evidence, taxonomy)
+    if 0 < of.count < run.summary.epochs:
+        share = f"{of.count} of {run.summary.epochs} epochs"
+        state = State(state.name, f"{state.reason}, from {share} that have an H_eff")
+    return state
 
 
 def group_names(runs: Sequence[Run], by: Sequence[str]) -> list[str]:
@@ -110,41 +142,46 @@ def grouped(rows: Sequence[Row], names: Sequence[str]) -> list[Group]:
     """Mean, sd and interval over the runs of each group, in the order of appearance."""
     groups = []
     for name in dict.fromkeys(names):
-        members = [row for row, own in zip(rows, names, strict=True) if own == name]
-        columns = {key: np.array([row.summary[key] for row in members], dtype=float) for key in MEASURES}
-        groups.append(
-            Group(
-                name=name,
-                runs=tuple(row.run.name for row in members),
-                means={key: mean_finite(values) for key, values in columns.items()},
-                sds={key: sd_finite(values) for key, values in columns.items()},
-                intervals={key: _student(values) for key, values in columns.items()},
-            )
-        )
+        members = [row for row, group in zip(rows, names, strict=True) if group == name]
+        columns = {key: _values(members, key) for key in _keys(rows)}
+        summaries = {
+            key: Member(mean_finite(values), sd_finite(values), *_student(values)) for key, values in columns.items()
+        }
+        groups.append(Group(name, tuple(row.run.name for row in members), summaries))
     return groups
 
 
+def _keys(rows: Sequence[Row]) -> list[str]:
+    """Every quantity that a run has, in order."""
+    return list(dict.fromkeys(key for row in rows for key in row.quantities))
+
+
+def _values(rows: Sequence[Row], key: str, name: str = "value") -> Any:
+    """One number of a quantity of every run, [R]; NaN for a run that has it not."""
+    return np.array([getattr(row.quantities.get(key), name, math.nan) for row in rows], dtype=float)
+
+
 def _student(values: Any) -> tuple[float, float]:
-    there = values[np.isfinite(values)]
-    if len(there) < 2:
+    finite = values[np.isfinite(values)]
+    if len(finite) < 2:
         return math.nan, math.nan
-    half = float(stats.t.ppf(0.975, len(there) - 1)) * sd_finite(there) / math.sqrt(len(there))
-    return float(there.mean()) - half, float(there.mean()) + half
+    half = float(stats.t.ppf(0.975, len(finite) - 1)) * sd_finite(finite) / math.sqrt(len(finite))
+    return float(finite.mean()) - half, float(finite.mean()) + half
 
 
 def differences(rows: Sequence[Row], names: Sequence[str], seed: int = 0) -> list[Difference]:
-    """Every pair of groups in H_eff, M and the two correlations: one family of tests."""
-    found = []
+    """Every pair of groups in every quantity that is tested: one family of tests."""
+    tested = [key for key in _keys(rows) if any(row.quantities[key].tested for row in rows if key in row.quantities)]
+    results = []
     for first, second in itertools.combinations(dict.fromkeys(names), 2):
-        a, b = ([row for row, own in zip(rows, names, strict=True) if own == name] for name in (first, second))
+        a, b = ([row for row, group in zip(rows, names, strict=True) if group == name] for name in (first, second))
         warning = _confounded(a, b)
-        for column in ("h_eff", "m", "r_fields", "r_accuracy"):
-            x, y = (np.array([row.summary[column] for row in group], dtype=float) for group in (a, b))
-            x, y = x[np.isfinite(x)], y[np.isfinite(y)]
-            noise = [mean_finite(np.array([row.noise.get(column, math.nan) for row in group])) for group in (a, b)]
-            found.append(
+        for key in tested:
+            x, y = (values[np.isfinite(values)] for values in (_values(group, key) for group in (a, b)))
+            noise = [mean_finite(_values(group, key, "noise")) for group in (a, b)]
+            results.append(
                 Difference(
-                    column=column,
+                    quantity=key,
                     first=first,
                     second=second,
                     difference=mean_finite(x) - mean_finite(y),
@@ -155,8 +192,8 @@ def differences(rows: Sequence[Row], names: Sequence[str], seed: int = 0) -> lis
                     warning=warning,
                 )
             )
-    rates = corrected([difference.p for difference in found])
-    return [replace(difference, corrected=float(rate)) for difference, rate in zip(found, rates, strict=True)]
+    rates = corrected([result.p for result in results])
+    return [replace(result, corrected=float(rate)) for result, rate in zip(results, rates, strict=True)]
 
 
 def least_permutation_p(first: int, second: int) -> float:
@@ -190,7 +227,7 @@ def permutation_p(x: Any, y: Any, seed: int = 0) -> float:
         chosen = np.array(list(itertools.combinations(range(len(pool)), len(x))))
         extra = 0
     else:
-        random = stream(seed, 0, "white", 2**32 - 5)
+        random = stream("permuted runs", seed)
         chosen = np.array([random.permutation(len(pool))[: len(x)] for _ in range(PERMUTATIONS)])
         extra = 1
 
@@ -205,15 +242,15 @@ def permutation_p(x: Any, y: Any, seed: int = 0) -> float:
 
 def _confounded(a: Sequence[Row], b: Sequence[Row]) -> str:
     """What two groups differ in that the protocol itself responds to, in words."""
-    said = []
+    differ = []
     for field in RESPONDS_TO:
         first, second = (Counter(row.run.about.get(field) for row in group) for group in (a, b))
         shares = [{value: count / total.total() for value, count in total.items()} for total in (first, second)]
         if None not in first | second and shares[0] != shares[1]:
-            said.append(f"{field} {_values(first)} against {_values(second)}")
+            differ.append(f"{field} {_counted(first)} against {_counted(second)}")
     unknown = [name for name in MUST_BE_KNOWN if any(row.run.about.get(name) is None for row in (*a, *b))]
-    return ", ".join(said + ([f"not recorded: {', '.join(unknown)}"] if unknown else []))
+    return ", ".join(differ + ([f"not recorded: {', '.join(unknown)}"] if unknown else []))
 
 
-def _values(values: Counter[Any]) -> str:
+def _counted(values: Counter[Any]) -> str:
     return "/".join(f"{value} ({count} x)" if len(values) > 1 else str(value) for value, count in values.items())

@@ -4,7 +4,6 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +12,9 @@ from posthoc import __version__
 from posthoc.analysis.arrays import sd_finite
 from posthoc.analysis.axes import AXES, Axis
 from posthoc.analysis.checkpoint import Measurement, Measuring
-from posthoc.analysis.measures import MEASURES, Epochs, Measure
+from posthoc.analysis.measures import MEASURES, Measure, of_epochs
 from posthoc.analysis.measures.stability import unevenness
-from posthoc.analysis.nulls import NOTHING, Comparison, deciding, words_of
+from posthoc.analysis.nulls import NOTHING, Comparison, description, words_of
 from posthoc.analysis.records import (
     NOWHERE,
     SPECTRAL,
@@ -126,7 +125,7 @@ def _gathered(activations: Activations, measuring: Measuring, results: Sequence[
         )
         for e, result in enumerate(results)
     )
-    columns, accuracy_source = _columns(activations, protocol, results)
+    columns, accuracy_source = _columns(activations, protocol, results, checkpoints)
     measures = {key: _measured(MEASURES[key], axis, values, results) for key, values in columns.items()}
     with_layers = results if measuring.layers is not None else []
     L = len(activations.layers)
@@ -169,25 +168,19 @@ def _units(activations: Activations, measuring: Measuring) -> tuple[Unit, ...]:
 
 
 def _columns(
-    activations: Activations, protocol: Protocol, results: Sequence[Measurement]
+    activations: Activations, protocol: Protocol, results: Sequence[Measurement], checkpoints: Sequence[Checkpoint]
 ) -> tuple[dict[str, FloatArray], str]:
     """Every measure's values [E], and where the accuracy comes from."""
-    trained = activations.steps != 0
     columns: dict[str, FloatArray] = {}
     accuracy_source = "probe"
     for key, measure in MEASURES.items():
         if measure.of_activations:
             columns[key], source = measure.of_activations(activations)
             accuracy_source = source if key == "accuracy" else accuracy_source
-        elif measure.of_epochs:
-            epochs = Epochs(
-                {name: values[trained] for name, values in columns.items()}, protocol, not _uneven(activations)
-            )
-            columns[key] = np.full(len(results), np.nan)
-            columns[key][trained] = measure.of_epochs(epochs)
-        else:
+        elif not measure.of_epochs:
             columns[key] = np.array([result.values.get(key, np.nan) for result in results])
-    return columns, accuracy_source
+    columns |= of_epochs(columns, protocol, checkpoints)
+    return {key: columns[key] for key in MEASURES}, accuracy_source
 
 
 def _measured(measure: Measure, axis: Axis, values: FloatArray, results: Sequence[Measurement]) -> Measured:
@@ -210,15 +203,6 @@ def _measured(measure: Measure, axis: Axis, values: FloatArray, results: Sequenc
         by_unit=np.stack([result.alpha for result in results]) if by_unit and axis.layered else np.empty((0, 0)),
         nulls={null: _beside([result.nulls.get(null, {}).get(key) for result in results]) for null in names},
     )
-
-
-def description(measure: Measure, axis: Axis) -> dict[str, Any]:
-    """What a file says of a measure beside its numbers."""
-    names = ("symbol", "title", "about", "digits", "limits", "headline", "listed")
-    return {name: getattr(measure, name) for name in names} | {
-        "decided_by": deciding(measure, axis),
-        "function_of": measure.of_measure.of if measure.of_measure else "",
-    }
 
 
 def _beside(compared: Sequence[Comparison | None]) -> Beside:

@@ -96,6 +96,15 @@ def deciding(measure: Measure, axis: Axis) -> str:
     return (measure.decided_by or {}).get(axis.key, axis.decides) if drawn else ""
 
 
+def description(measure: Measure, axis: Axis) -> dict[str, Any]:
+    """What a file says of a measure beside its numbers."""
+    names = ("symbol", "title", "about", "digits", "limits", "headline", "listed")
+    return {name: getattr(measure, name) for name in names} | {
+        "decided_by": deciding(measure, axis),
+        "function_of": measure.of_measure.of if measure.of_measure else "",
+    }
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A value beside its null: mean and standard deviation of B draws, z = (value - mean) / sd, two-sided p.

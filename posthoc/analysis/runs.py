@@ -8,98 +8,68 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
-from posthoc.analysis.measures import correlation, mean_finite, sd_finite, stability_index, unevenness, z_scores
-from posthoc.analysis.records import RunMetrics, counted, load_metrics
-from posthoc.analysis.verdicts import verdict
+from posthoc.analysis.axes import AXES
+from posthoc.analysis.measures import MEASURES, of_epochs
+from posthoc.analysis.nulls import description, words_of
+from posthoc.analysis.records import Checkpoint, Measured, NullWords, Protocol, RunMetrics, Summary, load_metrics
+from posthoc.analysis.summary import overall, summarise
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import names_apart, open_regular
 
 FloatArray = NDArray[np.float64]
-COLUMNS = {"epoch": "epoch", "accuracy": "val_acc", "loss": "val_loss", "hurst": "H_raw", "h_eff": "Heff", "m": "M"}
+COLUMNS = {
+    "epoch": "epoch", "accuracy": "val_acc", "loss": "val_loss", "hurst": "H_raw", "integration": "Heff",
+    "metastability": "M",
+}  # fmt: skip
 """What is read of a CSV, and the names of the columns in the files published with arXiv 2604.09716."""
-
-
+ALIASES = {"h_eff": "integration", "m": "metastability"}
+"""What the columns may be called, too."""
+NEEDED = ("epoch", "integration", "metastability")
 CSV_BYTES = 2**27
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's epochs, the untrained left out, [E] each, NaN where unknown.
+    """One run's checkpoints but for the untrained ones, [E].
 
-    when: the number of each, in `unit`; about: what was recorded of it (model, dataset, seed, images, classes, smooth, ...); nulls: null -> measure -> its
-    mean over epochs and in how many of them the measure differs from it; uneven: why the epochs are no series in time, where they are not;
-    doubt: why its images were probably not scaled as in training.
+    when: the number of each, in the summary's unit; about: what was recorded of it (model, dataset, seed, images,
+    classes, smooth, ...), to group by; columns: of every measure; measures: what is known of each over the run.
     """
 
     name: str
     about: dict[str, Any]
+    protocol: Protocol
     when: tuple[int, ...]
-    accuracy: FloatArray
-    loss: FloatArray
-    hurst: FloatArray
-    h_eff: FloatArray
-    m: FloatArray
-    w_h: float = 0.5
-    window: int = 3
-    nulls: dict[str, Any] = field(default_factory=dict)
-    draws: int = 0
-    unit: str = "epoch"
-    uneven: str = ""
-    doubt: str | None = None
+    columns: dict[str, FloatArray]
+    measures: dict[str, Measured]
+    nulls: dict[str, NullWords]
+    summary: Summary
+
+    def column(self, measure: str) -> FloatArray:
+        """A measure's values [E], NaN throughout for one that the run has not."""
+        return self.columns.get(measure, np.full(len(self.when), np.nan))
 
     @property
-    def psi(self) -> FloatArray:
-        """The stability index with z-scores over the whole run."""
-        return stability_index(self.h_eff, self.m, self.w_h)
+    def accuracy(self) -> FloatArray:
+        """Accuracy, [E]."""
+        return self.column("accuracy")
 
     @property
-    def summary(self) -> dict[str, float]:
-        """The published table's columns, over the epochs with an integration; M over all epochs."""
-        best = int(np.nanargmax(self.accuracy)) if np.isfinite(self.accuracy).any() else None
-        psi = self.psi
-        return {
-            "epochs": len(self.when),
-            "epochs_with_h_eff": int(np.isfinite(self.h_eff).sum()),
-            "best_accuracy": math.nan if best is None else float(self.accuracy[best]),
-            "best_epoch": math.nan if best is None else self.when[best],
-            "h_eff": mean_finite(self.h_eff),
-            "h_eff_sd": sd_finite(self.h_eff),
-            "m": mean_finite(self.m),
-            "psi": mean_finite(psi),
-            "psi_sd": sd_finite(psi),
-            "r_fields": correlation(z_scores(self.h_eff), z_scores(self.m)),
-            "r_accuracy": correlation(psi, self.accuracy),
-        }
-
-    def interval(self, name: str) -> tuple[float, float]:
-        """95 % interval of `h_eff`, `m` (means), `r_fields` or `r_accuracy` over further epochs; see `intervals`."""
-        if name in ("h_eff", "m"):
-            low, high = mean_over_epochs(self.h_eff if name == "h_eff" else self.m)
-            return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))  # neither measure can leave 0 to 1
-        if name == "r_fields":
-            return correlation_over_epochs(self.h_eff, self.m)
-        return correlation_over_epochs(self.psi, self.accuracy)
-
-    def differs(self, key: str) -> bool | None:
-        """Whether a measure (`hurst`, `metastability`) differs from its deciding null in most epochs.
-
-        None where that null was not drawn, or too few times to say.
-        """
-        result = verdict({"nulls": self.nulls, "draws": self.draws}, str(self.about.get("axis", "image")), key)
-        return result.mostly if result else None
+    def judged(self) -> bool:
+        """Whether it has an accuracy, by which stopping rules are judged."""
+        return bool(np.isfinite(self.accuracy).any())
 
     def noise(self, measure: str) -> float:
-        """Mean of `integration` or `metastability` of pure noise through the same protocol; NaN without nulls."""
-        value = self.nulls.get("white", {}).get(measure, {}).get("null_mean")
-        return math.nan if value is None else float(value)
+        """Mean of a measure of pure noise through the same protocol; NaN without nulls."""
+        against = self.measures[measure].summary.nulls.get("white") if measure in self.measures else None
+        return math.nan if against is None else against.mean
 
 
 def load_runs(places: Sequence[str]) -> list[Run]:
@@ -114,8 +84,7 @@ def find_metrics(places: Sequence[str]) -> list[tuple[Path, str]]:
     """The metrics files at these places, each once, with the name of its run; see `load_runs`."""
     paths: list[Path] = []
     for place in places:
-        found = _matching(place)
-        for path in found:
+        for path in _matching(place):
             inside = sorted(path.rglob("*metrics*.json")) if path.is_dir() else [path]
             if not inside:
                 raise PosthocError(f"{path} holds no metrics.json; give what `posthoc metrics` wrote.")
@@ -126,26 +95,23 @@ def find_metrics(places: Sequence[str]) -> list[tuple[Path, str]]:
 
 
 def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> list[Run]:
-    """Read one run per CSV file of epochs; `columns` maps our names (see COLUMNS) to the file's.
+    """Read one run per CSV file of epochs.
 
-    Integration and metastability are needed; an empty field is NaN. What a file's name says of model, data set and
+    columns: our names (see COLUMNS) -> the file's. Integration and metastability are needed; an empty field is NaN. What a file's name says of model, data set and
     seed is recorded.
     """
-    asked = set(columns or ())
-    columns = {**COLUMNS, **(columns or {})}
-    unknown = asked - set(COLUMNS)
-    if unknown:
-        raise UsageError(f"No column is called {', '.join(sorted(unknown))}; map {', '.join(COLUMNS)}.")
+    given = {ALIASES.get(key, key): column for key, column in (columns or {}).items()}
+    if unknown := sorted(set(given) - set(COLUMNS)):
+        raise UsageError(f"No column is called {', '.join(unknown)}; map {', '.join(COLUMNS)}.")
     files = _once([match for place in paths for match in _matching(place)])
-    return [_from_csv(path, columns, asked, name) for path, name in zip(files, _distinct(files), strict=True)]
+    return [
+        _from_csv(path, COLUMNS | given, set(given), name) for path, name in zip(files, _distinct(files), strict=True)
+    ]
 
 
 def as_run(metrics: RunMetrics, name: str) -> Run:
     """A run's measures as one row of a comparison has them."""
-    identity, provenance = metrics.recording.identity, metrics.recording.provenance
-    protocol = metrics.protocol
-    trained = ~metrics.column("untrained").astype(bool)
-    unit, when = counted(metrics.epochs)
+    identity, provenance, protocol = metrics.recording.identity, metrics.recording.provenance, metrics.protocol
     about = {
         "model": identity.model.architecture,
         "dataset": _label(provenance.dataset or provenance.probe),
@@ -155,28 +121,20 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
         "scaling": provenance.preparation,
         "protocol": protocol.name,
         **{key: value for key, value in asdict(protocol).items() if key != "name"},
-        "accuracy_source": metrics.summary.get("accuracy_source"),
+        "accuracy_source": metrics.summary.accuracy_source,
     }
-    said = {"recipe": provenance.recipe, "seed": provenance.training_seed}
-    about |= {name: _label(value) for name, value in said.items() if value is not None}
+    recorded = {"recipe": provenance.recipe, "seed": provenance.training_seed}
+    about |= {key: _label(value) for key, value in recorded.items() if value is not None}
+    trained = metrics.trained
     return Run(
         name=name,
         about=about,
-        when=tuple(at for at, own in zip(when, trained, strict=True) if own),
-        unit=unit,
-        accuracy=metrics.column("accuracy")[trained],
-        loss=metrics.column("loss")[trained],
-        hurst=metrics.column("hurst")[trained],
-        h_eff=metrics.column("integration")[trained],
-        m=metrics.column("metastability")[trained],
-        w_h=protocol.w_h,
-        window=protocol.window,
-        nulls=metrics.summary.get("nulls", {}),
-        draws=metrics.summary.get("draws", 0),
-        uneven=unevenness(
-            *([getattr(one, key) for one in metrics.epochs if not one.untrained] for key in ("step", "epoch"))
-        ),
-        doubt=metrics.summary.get("doubt"),
+        protocol=protocol,
+        when=tuple(at for at, kept in zip(metrics.when, trained, strict=True) if kept),
+        columns={key: measured.value[trained] for key, measured in metrics.measures.items()},
+        measures=metrics.measures,
+        nulls=metrics.nulls,
+        summary=metrics.summary,
     )
 
 
@@ -187,47 +145,52 @@ def _label(value: Any) -> Any:
 
 def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str) -> Run:
     rows = _rows(path)
-    there = list(rows[0]) if rows else []
-    missing = [f"{ours} ({theirs})" for ours, theirs in columns.items() if theirs not in there]
-    needed = [
-        f"{ours} ({columns[ours]})" for ours in {"epoch": 0, "h_eff": 0, "m": 0} | dict.fromkeys(sorted(asked), 0)
-    ]
-    if not rows or set(missing) & set(needed):
+    header = list(rows[0]) if rows else []
+    needed = [key for key in columns if key in NEEDED or key in asked]
+    if missing := [f"{key} ({columns[key]})" for key in needed if columns[key] not in header]:
         raise PosthocError(
-            f"{path} lacks the columns {', '.join(one for one in missing if one in needed) or 'of epochs'}; "
-            f"it has {', '.join(map(str, there)) or 'no rows'}. Map them with --column h_eff=NAME."
+            f"{path} lacks the columns {', '.join(missing) if rows else 'of epochs'}; "
+            f"it has {', '.join(map(str, header)) or 'no rows'}. Map them with --column integration=NAME."
         )
-
-    def column(key: str) -> FloatArray:
-        values = []
-        for number, row in enumerate(rows, start=2):
-            text = (row.get(columns[key]) or "").strip()
-            try:
-                values.append(float(text) if text else math.nan)
-            except ValueError:
-                raise PosthocError(f"{path}, line {number}: {columns[key]} is {text!r}, not a number.") from None
-        return np.array(values)
-
-    said = re.fullmatch(r"(.+?)_(cifar\d+|imagenet\w*?|mnist|svhn)(?:_seed(\d+))?(?:_(.*))?", path.stem)
-    about: dict[str, Any] = {"model": said[1], "dataset": said[2]} if said else {"model": path.stem}
-    if said and said[3]:
-        about["seed"] = int(said[3])
-    if said and said[4]:
-        about["version"] = said[4]
-    epochs = column("epoch")
+    values = {key: _numbers(path, rows, column) for key, column in columns.items()}
+    epochs = values.pop("epoch")
     if not (np.abs(epochs) < 2**53).all():
         raise PosthocError(f"{path}: an epoch has no number, or none that can be counted.")
-    return Run(
-        name=name,
-        about=about,
-        when=tuple(int(epoch) for epoch in epochs),
-        accuracy=column("accuracy"),
-        loss=column("loss"),
-        hurst=column("hurst"),
-        h_eff=column("h_eff"),
-        m=column("m"),
-        uneven=unevenness([None] * len(epochs), [int(epoch) for epoch in epochs]),
-    )
+    when = tuple(int(epoch) for epoch in epochs)
+    checkpoints = [Checkpoint(epoch, None, False, 0, {}) for epoch in when]
+    protocol, axis = Protocol(), AXES["image"]
+    values |= of_epochs(values, protocol, checkpoints)
+    measures = {
+        key: Measured(
+            **description(MEASURES[key], axis),
+            value=column,
+            summary=overall(column, MEASURES[key].headline, MEASURES[key].limits, {}),
+        )
+        for key, column in values.items()
+    }
+    summary = summarise(values, checkpoints, protocol)
+    return Run(name, _about(path), protocol, when, values, measures, words_of(axis.key), summary)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What a published file's name says of model, data set, seed and version."""
+    parts = re.fullmatch(r"(.+?)_(cifar\d+|imagenet\w*?|mnist|svhn)(?:_seed(\d+))?(?:_(.*))?", path.stem)
+    if parts is None:
+        return {"model": path.stem}
+    about: dict[str, Any] = {"model": parts[1], "dataset": parts[2]}
+    about |= {"seed": int(parts[3])} if parts[3] else {}
+    return about | ({"version": parts[4]} if parts[4] else {})
+
+
+def _numbers(path: Path, rows: Sequence[Mapping[str, str]], column: str) -> FloatArray:
+    values = []
+    for line, row in enumerate(rows, start=2):
+        text = (row.get(column) or "").strip()
+        try:
+            values.append(float(text) if text else math.nan)
+        except ValueError:
+            raise PosthocError(f"{path}, line {line}: {column} is {text!r}, not a number.") from None
+    return np.array(values)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -242,25 +205,43 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise PosthocError(f"{path} is not a CSV file ({error}).") from error
 
 
+def in_percent(run: Run) -> bool:
+    """Whether a run's accuracies are in percent, and no shares of 1."""
+    return bool(np.nanmax(run.accuracy, initial=0.0) > 1.5)
+
+
 def in_one_unit(runs: Sequence[Run]) -> list[Run]:
     """The runs with accuracies as shares of 1 where some have them so and others in percent; else as they are."""
-    percent = [bool(np.nanmax(run.accuracy, initial=0.0) > 1.5) for run in runs]
+    percent = [in_percent(run) for run in runs]
     if all(percent) or not any(percent):
         return list(runs)
-    return [
-        replace(run, accuracy=run.accuracy / 100) if large else run for run, large in zip(runs, percent, strict=True)
-    ]
+    return [_as_share(run) if large else run for run, large in zip(runs, percent, strict=True)]
 
 
-def other_scaling(runs: Sequence[Run]) -> list[tuple[str, str, str, str]]:
-    """Pairs of runs over one probe whose images were scaled otherwise: two names, and how each was scaled."""
+def _as_share(run: Run) -> Run:
+    summary = replace(run.summary, best_accuracy=run.summary.best_accuracy / 100)
+    return replace(run, columns={**run.columns, "accuracy": run.accuracy / 100}, summary=summary)
+
+
+@dataclass(frozen=True)
+class OtherScaling:
+    """Two runs over one probe whose images were scaled otherwise: their names, and how each was scaled."""
+
+    first: str
+    first_scaling: str
+    second: str
+    second_scaling: str
+
+
+def other_scaling(runs: Sequence[Run]) -> list[OtherScaling]:
+    """Pairs of runs over one probe whose images were scaled otherwise."""
     first: dict[str, Run] = {}
     pairs = []
     for run in runs:
         before = first.setdefault(str(run.about.get("probe")), run)
-        theirs, ours = (str(one.about.get("scaling")) for one in (before, run))
-        if theirs != ours:
-            pairs.append((before.name, theirs, run.name, ours))
+        scaling, other = (str(each.about.get("scaling")) for each in (before, run))
+        if scaling != other:
+            pairs.append(OtherScaling(before.name, scaling, run.name, other))
     return pairs
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.measures import correlation, integration, mean_finite, stability_index
+from posthoc.analysis.arrays import correlation, mean_finite
+from posthoc.analysis.measures.integration import integration
+from posthoc.analysis.measures.stability import stability_index
 from posthoc.analysis.runs import Run
 from posthoc.errors import UsageError
 
@@ -19,47 +21,47 @@ W_H = (0.3, 0.5, 0.7)
 
 @dataclass(frozen=True)
 class Cell:
-    """One choice of constants: mean H_eff and r(Psi, accuracy) of every run, and the gap between two groups' H_eff.
-
-    gap: mean of the first group less that of the second, NaN unless there are two groups.
-    """
+    """One choice of constants: mean integration and r(Psi, accuracy) of every run, and the gap between two groups'
+    integration: mean of the first less that of the second, NaN unless there are two groups."""
 
     h_opt: float
     sigma_h: float
     w_h: float
-    h_eff: tuple[float, ...]
-    r_accuracy: tuple[float, ...]
+    integration: tuple[float, ...]
+    stability_index_accuracy: tuple[float, ...]
     gap: float
 
 
 def sensitivity(runs: Sequence[Run], groups: Sequence[str] = ()) -> list[Cell]:
-    """H_eff from each run's exponents at every point of the grid; groups: a name for each run, or none.
+    """Integration from each run's exponents at every point of the grid; groups: a name for each run, or none.
 
     Raises UsageError where a run has no exponents.
     """
     for run in runs:
-        if not np.isfinite(run.hurst).any():
+        if not np.isfinite(run.column("hurst")).any():
             raise UsageError(f"{run.name} has no exponents (hurst), from which H_eff could be computed anew.")
+    return [_cell(runs, groups, *constants) for constants in itertools.product(H_OPT, SIGMA_H, W_H)]
+
+
+def _cell(runs: Sequence[Run], groups: Sequence[str], h_opt: float, sigma_h: float, w_h: float) -> Cell:
+    columns = [_integration(run, h_opt, sigma_h) for run in runs]
+    means = [mean_finite(column) for column in columns]
     names = list(dict.fromkeys(groups))
-    cells = []
-    for h_opt, sigma_h, w_h in itertools.product(H_OPT, SIGMA_H, W_H):
-        columns = [_integration(run, h_opt, sigma_h) for run in runs]
-        means = [mean_finite(column) for column in columns]
-        gap = math.nan
-        if len(names) == 2:
-            first, second = (
-                mean_finite(np.array([mean for mean, group in zip(means, groups, strict=True) if group == name]))
-                for name in names
-            )
-            gap = first - second
-        correlations = [
-            correlation(stability_index(column, run.m, w_h), run.accuracy)
-            for column, run in zip(columns, runs, strict=True)
+    gap = math.nan
+    if len(names) == 2:
+        of_groups = [
+            np.array([mean for mean, group in zip(means, groups, strict=True) if group == name]) for name in names
         ]
-        cells.append(Cell(h_opt, sigma_h, w_h, tuple(means), tuple(correlations), gap))
-    return cells
+        gap = mean_finite(of_groups[0]) - mean_finite(of_groups[1])
+    correlations = [
+        correlation(stability_index(column, run.column("metastability"), w_h), run.accuracy)
+        for column, run in zip(columns, runs, strict=True)
+    ]
+    return Cell(h_opt, sigma_h, w_h, tuple(means), tuple(correlations), gap)
 
 
 def _integration(run: Run, h_opt: float, sigma_h: float) -> NDArray[np.float64]:
-    """H_eff anew; an exponent beyond its calibration is not known, and H_eff is as good as 0 whatever the constants."""
-    return np.where(np.isnan(run.hurst) & np.isfinite(run.h_eff), 0.0, integration(run.hurst, h_opt, sigma_h))
+    """Anew; an exponent beyond its calibration is not known, and integration is as good as 0 whatever the constants."""
+    hurst = run.column("hurst")
+    beyond = np.isnan(hurst) & np.isfinite(run.column("integration"))
+    return np.where(beyond, 0.0, integration(hurst, h_opt, sigma_h))

@@ -2,14 +2,13 @@
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, CONSECUTIVE, volatility
+from posthoc.analysis.records import Summary
 from posthoc.streams import stream
 
 FloatArray = NDArray[np.float64]
@@ -136,14 +135,12 @@ def autocorrelation(values: ArrayLike) -> float:
     return float(np.corrcoef(pairs)[0, 1])
 
 
-def sentence(summary: Mapping[str, Any], way: str = "causal") -> str:
+def sentence(summary: Summary, way: str = "causal") -> str:
     """How often and how early volatility settles where nothing converges, without a full stop; empty if not known."""
-    unit = summary.get("unit", "epoch")
     parts = []
-    for kind, ways in summary.get("settling", {}).items():
-        share, median = ways[way]["share"], ways[way]["median"]
-        half = "" if median is None else f", half of them by {unit} {median}"
-        parts.append(f"{share:.0%} of series of {KINDS[kind]}{half}" if kind in KINDS else "")
-    return (
-        f"on series that do not converge it settles as well ({way}): {'; '.join(filter(None, parts))}" if parts else ""
-    )
+    for kind, ways in summary.settling.items():
+        if kind in KINDS:
+            median = ways[way].median
+            half = "" if median is None else f", half of them by {summary.unit} {median}"
+            parts.append(f"{ways[way].share:.0%} of series of {KINDS[kind]}{half}")
+    return f"on series that do not converge it settles as well ({way}): {'; '.join(parts)}" if parts else ""

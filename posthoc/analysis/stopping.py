@@ -1,19 +1,18 @@
 """When training could have stopped: rules replayed over runs that went on, and what each would have saved and lost."""
 
+import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from posthoc.analysis.intervals import paired
-from posthoc.analysis.measures import convergence, expanding, stability_index, volatility
+from posthoc.analysis.measures.stability import convergence
 from posthoc.analysis.runs import Run
 from posthoc.errors import UsageError
 
-FloatArray = NDArray[np.float64]
 THRESHOLDS = (0.2, 0.3, 0.35, 0.4, 0.5, 0.6)
 PATIENCE = (1, 3, 5, 10)
 MIN_DELTAS = (0.0, 0.001)
@@ -21,13 +20,10 @@ BUDGETS = (10, 20, 30)
 TOLERANCE = 0.01
 """Share of the best accuracy that a threshold may lose on average on the runs it is chosen on."""
 
-ELSEWHERE = "volatility, threshold chosen on other configurations"
 SAME_CONFIGURATION = ("seed", "version", "accuracy_source")
 """What of a run's record may differ between runs of one configuration."""
-HINDSIGHT, LOOKS_AHEAD = "best in hindsight", ", whole run known"
-"""What no one who is still training can follow; out of the Pareto set."""
-
-Rule = Callable[[Run], int | None]
+REFERENCE = "patience 10"
+"""The rule that all others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +43,40 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Score:
-    """A rule over several runs: means, and 95 % intervals of their differences from `patience 10`, paired by run.
+class Rule:
+    """A rule by which training could have stopped, by exactly one of `of_run` and `of_runs`.
 
-    Intervals are Student's over the runs, see `intervals.over_runs`; NaN with fewer than three.
+    family: what kind of rule it is, for a legend; of_run: the index of the checkpoint at which it fires in a run, None
+    where it never does; of_runs: what it does to each of several runs together; fits: to which runs it can be applied;
+    looks_ahead: whether it uses what nobody knows who is still training, so that nobody can follow it.
+    """
+
+    name: str
+    family: str
+    of_run: Callable[[Run], int | None] | None = None
+    of_runs: Callable[[Sequence[Run]], "list[Stop]"] | None = None
+    fits: Callable[[Sequence[Run]], bool] = lambda runs: True
+    looks_ahead: bool = False
+
+    def stops(self, runs: Sequence[Run]) -> "list[Stop]":
+        """What it does to each run."""
+        if self.of_runs:
+            return self.of_runs(runs)
+        assert self.of_run is not None
+        return [apply(self.of_run, run) for run in runs]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A rule over several runs: means, and 95 % intervals of their differences from `REFERENCE`, paired by run.
+
+    Intervals are Student's over the runs, see `intervals.over_runs`; NaN with fewer than three. pareto: whether no other
+    rule that can be followed saves a larger share and loses less.
     """
 
     rule: str
+    family: str
+    looks_ahead: bool
     stops: tuple[Stop, ...]
     saved: float
     saved_share: float
@@ -64,18 +87,9 @@ class Score:
     pareto: bool
 
 
-def causal_volatility(run: Run) -> FloatArray:
-    """Volatility of the stability index as it was known at each epoch; NaN where epochs are unevenly spaced."""
-    return _volatility(run, expanding(partial(stability_index, w_h=run.w_h), run.h_eff, run.m))
-
-
-def _volatility(run: Run, psi: FloatArray) -> FloatArray:
-    return np.full(len(psi), np.nan) if run.uneven else volatility(psi, run.window)
-
-
 def by_volatility(run: Run, threshold: float, causal: bool = True) -> int | None:
-    """The epoch at which volatility has stayed below a threshold; not causal: with z-scores over the whole run."""
-    return convergence(causal_volatility(run) if causal else _volatility(run, run.psi), threshold)
+    """The checkpoint at which volatility has stayed below a threshold; not causal: with z-scores over the whole run."""
+    return convergence(run.column("volatility_causal" if causal else "volatility"), threshold)
 
 
 def by_patience(run: Run, patience: int, min_delta: float = 0.0) -> int | None:
@@ -83,10 +97,10 @@ def by_patience(run: Run, patience: int, min_delta: float = 0.0) -> int | None:
 
     One without a loss is waited through like one that did not fall; without any loss the rule never fires.
     """
-    if not np.isfinite(run.loss).any():
+    if not has_loss([run]):
         return None
     best, waited = math.inf, 0
-    for e, loss in enumerate(run.loss):
+    for e, loss in enumerate(run.column("loss")):
         if loss < best - min_delta:
             best, waited = float(loss), 0
         else:
@@ -106,7 +120,7 @@ def by_hindsight(run: Run) -> int | None:
     return int(np.nanargmax(run.accuracy)) if np.isfinite(run.accuracy).any() else None
 
 
-def apply(rule: Rule, run: Run) -> Stop:
+def apply(rule: Callable[[Run], int | None], run: Run) -> Stop:
     """What a rule does to a run; one that never fires saves and loses nothing."""
     index = rule(run)
     last = len(run.when) - 1
@@ -123,21 +137,9 @@ def apply(rule: Rule, run: Run) -> Stop:
     )
 
 
-def rules(patience: bool = True) -> dict[str, Rule]:
-    """All rules that look at nothing but the run itself, by name; `patience` those too that need a validation loss."""
-    found: dict[str, Rule] = {}
-    for threshold in THRESHOLDS:
-        found[f"volatility < {threshold}"] = partial(by_volatility, threshold=threshold)
-    for threshold in (0.2, 0.35, 0.4):
-        found[f"volatility < {threshold}{LOOKS_AHEAD}"] = partial(by_volatility, threshold=threshold, causal=False)
-    for wait in PATIENCE if patience else ():
-        for delta in MIN_DELTAS:
-            name = f"patience {wait}" + (f", min_delta {delta}" if delta else "")
-            found[name] = partial(by_patience, patience=wait, min_delta=delta)
-    for budget in BUDGETS:
-        found[f"budget {budget}"] = partial(by_budget, checkpoints=budget)
-    found[HINDSIGHT] = by_hindsight
-    return found
+def has_loss(runs: Sequence[Run]) -> bool:
+    """Whether all runs have a validation loss."""
+    return all(np.isfinite(run.column("loss")).any() for run in runs)
 
 
 def configuration(run: Run) -> Hashable:
@@ -183,44 +185,77 @@ def random_epoch(run: Run) -> Stop:
     )
 
 
-def compare_rules(runs: Sequence[Run], reference: str = "patience 10") -> list[Score]:
-    """Every rule over the same runs, most checkpoints saved first.
+def _volatility_rules() -> Iterator[Rule]:
+    for threshold in THRESHOLDS:
+        yield Rule(f"volatility < {threshold}", "volatility", partial(by_volatility, threshold=threshold))
+    for threshold in (0.2, 0.35, 0.4):
+        rule = partial(by_volatility, threshold=threshold, causal=False)
+        yield Rule(f"volatility < {threshold}, whole run known", "volatility, whole run known", rule, looks_ahead=True)
+
+
+def _patience_rules() -> Iterator[Rule]:
+    for patience, delta in itertools.product(PATIENCE, MIN_DELTAS):
+        name = f"patience {patience}" + (f", min_delta {delta}" if delta else "")
+        yield Rule(name, "patience", partial(by_patience, patience=patience, min_delta=delta), fits=has_loss)
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        *_volatility_rules(),
+        *_patience_rules(),
+        *(Rule(f"budget {b}", "fixed budget", partial(by_budget, checkpoints=b)) for b in BUDGETS),
+        Rule("best in hindsight", "reference", by_hindsight, looks_ahead=True),
+        Rule(
+            "volatility, threshold chosen on other configurations",
+            "volatility",
+            of_runs=chosen_elsewhere,
+            fits=lambda runs: len({configuration(run) for run in runs}) > 2,
+        ),
+        Rule("random epoch", "reference", of_runs=lambda runs: [random_epoch(run) for run in runs]),
+    )
+}
+"""The table of rules. One of your own is one more: `RULES["third"] = Rule("third", "toy", of_run=lambda run: 2)`."""
+
+
+def compare_rules(runs: Sequence[Run]) -> list[Score]:
+    """Every rule that fits over the same runs, most checkpoints saved first.
 
     Raises UsageError where a run has no accuracy. Patience is left out, and with it the differences from it, unless
     all runs have a validation loss.
     """
     for run in runs:
-        if not np.isfinite(run.accuracy).any():
+        if not run.judged:
             raise UsageError(f"{run.name} has no accuracy, by which stopping rules are judged.")
-    with_loss = all(np.isfinite(run.loss).any() for run in runs)
-    table = {name: [apply(rule, run) for run in runs] for name, rule in rules(with_loss).items()}
-    if len({configuration(run) for run in runs}) > 2:
-        table[ELSEWHERE] = chosen_elsewhere(runs)
-    table["random epoch"] = [random_epoch(run) for run in runs]
-    means = {
-        name: (float(np.mean([s.saved / len(r.when) for s, r in zip(stops, runs, strict=True)])),
-               float(np.mean([stop.lost for stop in stops])))
+    rules = [rule for rule in RULES.values() if rule.fits(runs)]
+    table = {rule.name: rule.stops(runs) for rule in rules}
+    saved = {
+        name: float(np.mean([stop.saved / len(run.when) for stop, run in zip(stops, runs, strict=True)]))
         for name, stops in table.items()
-    }  # fmt: skip
-    kept = [name for name in table if name != HINDSIGHT and not name.endswith(LOOKS_AHEAD)]
-    followed = [means[name] for name in kept]
-    nothing = [Stop(0, 0, False, 0, math.nan, math.nan)] * len(runs)
-    others = table.get(reference, nothing)
+    }
+    lost = {name: float(np.mean([stop.lost for stop in stops])) for name, stops in table.items()}
+    followed = [(saved[rule.name], lost[rule.name]) for rule in rules if not rule.looks_ahead]
+    reference = table.get(REFERENCE)
+    unknown = [math.nan] * len(runs)
     scores = []
-    for name, stops in table.items():
-        share, lost = means[name]
-        beaten = any(s >= share and o <= lost and (s, o) != (share, lost) for s, o in followed)
+    for rule in rules:
+        stops, share, loss = table[rule.name], saved[rule.name], lost[rule.name]
+        beaten = any(s >= share and o <= loss and (s, o) != (share, loss) for s, o in followed)
         scores.append(
             Score(
-                rule=name,
+                rule=rule.name,
+                family=rule.family,
+                looks_ahead=rule.looks_ahead,
                 stops=tuple(stops),
                 saved=float(np.mean([stop.saved for stop in stops])),
                 saved_share=share,
-                lost=lost,
+                lost=loss,
                 never=float(np.mean([not stop.fired for stop in stops])),
-                saved_difference=paired([s.saved for s in stops], [s.saved if with_loss else math.nan for s in others]),
-                lost_difference=paired([s.lost for s in stops], [s.lost for s in others]),
-                pareto=name in kept and not math.isnan(lost) and not beaten,
+                saved_difference=paired(
+                    [s.saved for s in stops], [s.saved for s in reference] if reference else unknown
+                ),
+                lost_difference=paired([s.lost for s in stops], [s.lost for s in reference] if reference else unknown),
+                pareto=not rule.looks_ahead and not math.isnan(loss) and not beaten,
             )
         )
     return sorted(scores, key=lambda score: (-score.saved_share, score.lost))

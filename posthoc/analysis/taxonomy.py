@@ -8,7 +8,8 @@ and gives a name only where the data carry it; else the state is indeterminate, 
 import math
 from dataclasses import dataclass
 
-from posthoc.analysis.verdicts import DESCRIPTIONS, MEASURES
+from posthoc.analysis.records import NOWHERE, Interval
+from posthoc.analysis.verdicts import Verdict
 from posthoc.errors import UsageError
 
 VERSIONS = ("taxonomy-2", "taxonomy-1")
@@ -17,7 +18,6 @@ STATES = (
     "indeterminate",
 )  # fmt: skip
 LEAST_EPOCHS = 10
-NOWHERE = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -45,24 +45,26 @@ class State:
     reason: str
 
 
+UNKNOWN_H, UNKNOWN_M = (Verdict(symbol, "order", "another order of the same images") for symbol in ("H", "M"))
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """What a run says: means and correlations with their 95 % intervals, and whether H and M differ from their nulls.
+    """What a run says, with 95 % intervals: mean integration, and two correlations over its checkpoints.
 
-    epochs: how many have an integration; hurst_differs, metastability_differs: from the deciding null in most epochs,
-    None where that is not known; axis: whose nulls decide.
+    fields: of integration and metastability; accuracy: of the stability index and accuracy; epochs: how many have an
+    integration; hurst, metastability: their verdicts against their deciding nulls.
     """
 
-    h_eff: float
-    r_fields: float
-    r_accuracy: float
-    h_eff_interval: tuple[float, float] = NOWHERE
-    r_fields_interval: tuple[float, float] = NOWHERE
-    r_accuracy_interval: tuple[float, float] = NOWHERE
+    integration: float
+    fields: float
+    accuracy: float
+    integration_interval: Interval = NOWHERE
+    fields_interval: Interval = NOWHERE
+    accuracy_interval: Interval = NOWHERE
     epochs: int = 0
-    hurst_differs: bool | None = None
-    metastability_differs: bool | None = None
-    axis: str = "image"
+    hurst: Verdict = UNKNOWN_H
+    metastability: Verdict = UNKNOWN_M
 
 
 def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
@@ -79,7 +81,7 @@ def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
     'fewer than 10 epochs have an H_eff: 0'
     """
     taxonomy = taxonomy or Taxonomy()
-    if not math.isfinite(evidence.h_eff):
+    if not math.isfinite(evidence.integration):
         return State("indeterminate", "there is no integration")
     state = _by_thresholds(evidence, taxonomy)
     reason = "" if taxonomy.version == "taxonomy-1" else _doubt(evidence, taxonomy)
@@ -87,7 +89,7 @@ def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
 
 
 def _by_thresholds(evidence: Evidence, taxonomy: Taxonomy) -> State:
-    h_eff, r_fields, r_accuracy = evidence.h_eff, evidence.r_fields, evidence.r_accuracy
+    h_eff, r_fields, r_accuracy = evidence.integration, evidence.fields, evidence.accuracy
     if h_eff < taxonomy.rigid:
         return State("rigidly synchronised", f"H_eff = {h_eff:.3f} is below {taxonomy.rigid}")
     if h_eff < taxonomy.partial:
@@ -104,32 +106,35 @@ def _doubt(evidence: Evidence, taxonomy: Taxonomy) -> str:
     """Why the run carries no name; empty where it does."""
     if evidence.epochs < LEAST_EPOCHS:
         return f"fewer than {LEAST_EPOCHS} epochs have an H_eff: {evidence.epochs}"
-    if doubt := _not_different("hurst", evidence.hurst_differs, evidence.axis):
+    if doubt := _not_different(evidence.hurst):
         return doubt
-    low, high = evidence.h_eff_interval
+    low, high = evidence.integration_interval
     if not (math.isfinite(low) and math.isfinite(high)):
         return "the mean H_eff has no interval"
     for threshold in (taxonomy.rigid, taxonomy.partial, taxonomy.high):
         if low < threshold <= high:
             return f"the interval of H_eff, {low:.3f} to {high:.3f}, holds {threshold}"
-    if evidence.h_eff < taxonomy.partial:
+    if evidence.integration < taxonomy.partial:
         return ""
-    if doubt := _not_different("metastability", evidence.metastability_differs, evidence.axis):
+    if doubt := _not_different(evidence.metastability):
         return doubt
     return _doubt_of_signs(evidence)
 
 
-def _not_different(key: str, differs: bool | None, axis: str) -> str:
-    measure = MEASURES[key]
-    null = DESCRIPTIONS[measure.deciding[axis]]
-    if differs is None:
-        return f"it is not known whether {measure.symbol} differs from that of {null}"
-    return "" if differs else f"{measure.symbol} cannot be distinguished from that of {null} in most epochs"
+def _not_different(verdict: Verdict) -> str:
+    """Why a measure does not count as different from its null in most checkpoints; empty where it does."""
+    if verdict.mostly is None:
+        return f"it is not known whether {verdict.symbol} differs from that of {verdict.words}"
+    return (
+        ""
+        if verdict.mostly
+        else f"{verdict.symbol} cannot be distinguished from that of {verdict.words} in most epochs"
+    )
 
 
 def _doubt_of_signs(evidence: Evidence) -> str:
     """Why it is not known whether r(Hz, Mz) < 0 and r(Psi, accuracy) > 0; empty where it is."""
-    (low_f, high_f), (low_a, high_a) = evidence.r_fields_interval, evidence.r_accuracy_interval
+    (low_f, high_f), (low_a, high_a) = evidence.fields_interval, evidence.accuracy_interval
     if low_f >= 0 or high_a <= 0 or (high_f < 0 < low_a):
         return ""
     for name, (low, high) in (("r(Hz, Mz)", (low_f, high_f)), ("r(Psi, accuracy)", (low_a, high_a))):

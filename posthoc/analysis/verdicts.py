@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from posthoc.analysis.records import RunMetrics
+    from posthoc.analysis.runs import Run
 
 FloatArray = NDArray[np.float64]
 FALSE_DISCOVERIES = 0.05
@@ -156,7 +157,7 @@ class Verdict:
         return f"{text}; {few}" if self.wanting else text
 
 
-def verdict(run: "RunMetrics", key: str, null: str = "") -> Verdict:
+def verdict(run: "RunMetrics | Run", key: str, null: str = "") -> Verdict:
     """A measure's verdict in a run, against its deciding null or another."""
     measured = run.measures[key]
     null = null or measured.decided_by

@@ -8,7 +8,7 @@ import numpy as np
 
 from posthoc.analysis.axes import AXES
 from posthoc.analysis.measures import MEASURES
-from posthoc.analysis.nulls import deciding, words_of
+from posthoc.analysis.nulls import deciding, description, words_of
 from posthoc.analysis.records import plain
 from posthoc.analysis.summary import CORRELATIONS, overall
 from posthoc.recording import from_version_1
@@ -77,10 +77,7 @@ def _measure(key: str, old: Content) -> Content:
         row["decides"] = null == deciding(measure, axis)
     nulls = dict.fromkeys(null for row in epochs for null, of in row["nulls"].items() if key in of)
     return {
-        **{name: getattr(measure, name) for name in ("symbol", "title", "about", "digits", "headline", "listed")},
-        "limits": plain(measure.limits),
-        "decided_by": deciding(measure, axis),
-        "function_of": measure.of_measure.of if measure.of_measure else "",
+        **plain(description(measure, axis)),
         **columns,
         "nulls": {null: _beside([row["nulls"].get(null, {}).get(key, {}) for row in epochs]) for null in nulls},
         "summary": plain(summary) | {"nulls": against},

@@ -1,15 +1,18 @@
 """posthoc audit: what do the measures of a run respond to?"""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import require_activations
-from posthoc.cli.output import cell, notes, table
+from posthoc.cli.output import notes, print_table
 from posthoc.files import try_output
+from posthoc.report import tables
+
+if TYPE_CHECKING:
+    from posthoc.analysis.responses import Audit
 
 
 @click.command(name="audit")
@@ -32,39 +35,19 @@ def command(
     from posthoc.store import open_activations
 
     with open_activations(activations) as opened:
-        found = audit(opened, Protocol.named("published", smooth=smooth, signal=signal), draws, seed)
-    found.save(output)
-    show_audit(found.to_dict())
+        result = audit(opened, Protocol.named("published", smooth=smooth, signal=signal), draws, seed)
+    result.save(output)
+    show_audit(result)
     echo(output, err=True)
 
 
-def show_audit(content: Mapping[str, Any]) -> None:
-    """The controls as a table, what each measure responds to, and what follows; content: of an audit.json."""
-    from posthoc.analysis.audit import MEASURES
-
-    rows = []
-    for control in content["controls"]:
-        cells: list[str | float | None] = [control["name"]]
-        for measure in MEASURES:
-            spread = control["measures"][measure]
-            cells += [spread["mean"], f"+- {spread['sd']:.4f}" if spread["sd"] else ""]
-        rows.append(cells)
-    table(["", *(text for title in MEASURES.values() for text in (title, ""))], rows)
-    for measure, title in MEASURES.items():
-        verdict = content["verdicts"][measure]
+def show_audit(result: "Audit") -> None:
+    """The controls as a table, what each measure responds to, and what follows."""
+    table = tables.audit(result)
+    print_table([column.title for column in table.columns], table.rows)
+    for lines in tables.responses(result):
         echo()
-        lines = []
-        margin = verdict.get("margin")  # of files before there was one, what was not seen to move the measure
-        small = "was not seen to respond to" if margin is None else f"changes by less than {margin:g} with"
-        for label, key in (("responds to", "responds"), (small, "indifferent"), ("is undecided about", "undecided")):
-            effects = [f"{what} ({effect['effect']:+.3f})" for what, effect in verdict.get(key, {}).items()]
-            if key == "undecided" and not effects:
-                continue
-            lines.append((f"{title} {label}", ", ".join(effects) or "nothing"))
-        if verdict["undefined"]:
-            lines.append((f"{title} is undefined for", ", ".join(verdict["undefined"])))
-        spread = cell(verdict["spread_by_order"])
-        notes([*lines, (f"{title} varies by", f"{spread} (sd) with the order of images")])
+        notes(lines)
     echo()
-    for sentence in content["conclusions"]:
+    for sentence in result.conclusions:
         echo(sentence)

@@ -11,8 +11,7 @@ import click
 from posthoc.cli.audit import show_audit
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import kind_of
-from posthoc.cli.metrics import epoch_table, summary_notes
-from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, table
+from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, print_table
 from posthoc.errors import PosthocError
 
 
@@ -90,7 +89,7 @@ def _checkpoints(
             ]
             for p in anatomy.points
         ]
-        table(["hook point", "type", "output", "channels", "parameters", "calls", ""], rows)
+        print_table(["hook point", "type", "output", "channels", "parameters", "calls", ""], rows)
         return
     values = sum(math.prod(shape) for shape in header.shapes.values())
     listing = [("run", f"{path}, {run.span}"), ("model", name)]
@@ -104,7 +103,7 @@ def _checkpoints(
     checkpoint_table(run.checkpoints)
     if path.is_file():
         echo()
-        table(
+        print_table(
             ["tensor", "shape"], [[key, "x".join(map(str, shape)) or "scalar"] for key, shape in header.shapes.items()]
         )
 
@@ -143,37 +142,39 @@ def _activations(path: Path) -> None:
         ]  # fmt: skip
         notes(listing)
         echo()
-        table(["file", "epoch", "step", "probe loss", "probe accuracy", *file.recorded], rows)
+        print_table(["file", "epoch", "step", "probe loss", "probe accuracy", *file.recorded], rows)
         if file.skipped:
             echo()
-            table(["skipped", "why"], file.skipped)
+            print_table(["skipped", "why"], file.skipped)
 
 
 def _audit(path: Path) -> None:
-    from posthoc.analysis.audit import load_audit
+    from posthoc.analysis.responses import load_audit
 
-    content = load_audit(path)
+    result = load_audit(path)
     notes([
         ("audit", str(path)),
-        ("of", f"{content['path']}, sha256 {content['sha256'][:12]}"),
-        ("probe", f"{content['probe']['name']}, {content['probe']['images']} images"),
-        ("protocol", f"{content['protocol']['name']}, smoothing {content['protocol']['smooth']}"),
+        ("of", f"{result.path}, sha256 {result.sha256[:12]}"),
+        ("probe", f"{result.probe}, {result.samples} images"),
+        ("protocol", f"{result.protocol.name}, smoothing {result.protocol.smooth}"),
     ])  # fmt: skip
     echo()
-    show_audit(content)
+    show_audit(result)
 
 
 def _metrics(path: Path) -> None:
     from posthoc.analysis.records import load_metrics
+    from posthoc.report import tables
 
     metrics = load_metrics(path)
-    content, recording = metrics.to_dict(), metrics.recording
+    identity, provenance = metrics.recording.identity, metrics.recording.provenance
     notes([
-        ("metrics", f"{path}, {content['created']}"),
-        ("of", f"{content['input']['path']}, sha256 {content['input']['sha256'][:12]}"),
-        ("model", recording.provenance.model),
-        ("probe", f"{recording.provenance.probe}, {recording.identity.probe.samples} images"),
-        *summary_notes(content),
+        ("metrics", f"{path}, {metrics.created}"),
+        ("of", f"{metrics.input.path}, sha256 {metrics.input.sha256[:12]}"),
+        ("model", provenance.model),
+        ("probe", f"{provenance.probe}, {identity.probe.samples} images"),
+        *tables.summary(metrics),
     ])  # fmt: skip
     echo()
-    epoch_table(content)
+    table = tables.checkpoints(metrics)
+    print_table([column.title for column in table.columns], table.rows)

@@ -1,7 +1,5 @@
 """posthoc metrics: activations.h5 -> metrics.json."""
 
-from collections.abc import Callable
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ import click
 
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import require_activations
-from posthoc.cli.output import notes, progress_on_stderr, table
+from posthoc.cli.output import notes, print_table, progress_on_stderr
 from posthoc.errors import UsageError
 from posthoc.files import try_output
 
@@ -79,128 +77,18 @@ def command(
         try_output(path, force, activations)
     from posthoc.analysis.metrics import compute_metrics
     from posthoc.analysis.records import Protocol
+    from posthoc.report import tables
     from posthoc.store import open_activations
 
-    chosen = Protocol.named(protocol or ("published" if changes["axis"] == "image" else "default"), **changes)
+    chosen = Protocol.named(protocol or "", **changes)
     with open_activations(activations) as opened, progress_on_stderr("measuring") as progress:
         metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls)
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))
-    content = metrics.to_dict()
-    epoch_table(content)
+    table = tables.checkpoints(metrics)
+    print_table([column.title for column in table.columns], table.rows)
     echo()
-    notes(summary_notes(content))
+    notes(tables.summary(metrics))
     for path in outputs:
         echo(path, err=True)
-
-
-def epoch_table(content: dict[str, Any]) -> None:
-    """One line per epoch; H_eff and M beside the null that decides about them."""
-    from posthoc.analysis.verdicts import MEASURES
-
-    null = MEASURES["hurst"].deciding[content["protocol"]["axis"]]
-    columns: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "epoch": itemgetter("epoch"),
-        "H": itemgetter("hurst"),
-        "H_eff": itemgetter("integration"),
-        null: lambda epoch: epoch["nulls"][null]["integration"]["mean"],
-        "p ": lambda epoch: epoch["nulls"][null]["integration"]["p"],
-        "M": itemgetter("metastability"),
-        f"{null} ": lambda epoch: epoch["nulls"][null]["metastability"]["mean"],
-        "p": lambda epoch: epoch["nulls"][null]["metastability"]["p"],
-        "synchrony": itemgetter("synchrony"),
-        "Psi": itemgetter("stability_index"),
-        "volatility": itemgetter("volatility"),
-        "causal": itemgetter("volatility_causal"),
-        "accuracy": itemgetter("accuracy"),
-        "dead": itemgetter("n_dead"),
-    }
-    epochs = content["epochs"]
-    if epochs[0]["epoch"] is None:
-        columns = {"step": itemgetter("step")} | {title: get for title, get in columns.items() if title != "epoch"}
-    if not any(epoch["nulls"] for epoch in epochs):
-        columns = {title: get for title, get in columns.items() if title.strip() not in (null, "p")}
-
-    def value(get: Callable[[dict[str, Any]], Any], epoch: dict[str, Any]) -> Any:
-        try:
-            return get(epoch)
-        except KeyError:  # an epoch without nulls
-            return None
-
-    table(list(columns), [[value(get, epoch) for get in columns.values()] for epoch in epochs])
-
-
-def summary_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
-    """The run in a few labelled lines."""
-    from posthoc.analysis.settling import sentence
-
-    summary, protocol, epochs = content["summary"], content["protocol"], content["epochs"]
-    reasons: dict[str, int] = {}
-    for epoch in epochs:
-        for why, count in epoch["reasons"].items():
-            reasons[why] = reasons.get(why, 0) + count
-    unit = summary.get("unit", "epoch" if epochs[0]["epoch"] is not None else "step")
-    signals = {name: "never" if at is None else f"{unit} {at}" for name, at in summary["convergence"].items()}
-    settings = f"{protocol['name']}, {protocol['axis']} axis, estimator {protocol['estimator']}, smoothing {protocol['smooth']}, scales {content['scales']}"
-    best = f"{_text(summary['best_accuracy'])} ({summary['accuracy_source']}) at {unit} {summary['best_epoch']}"
-    if summary["best_accuracy"] is None:
-        best = "none: no accuracy is recorded in the checkpoints, and none could be measured on the probe"
-    settled = f"retrospective: {signals['retrospective']}; causal: {signals['causal']}"
-
-    def with_interval(name: str) -> str:
-        low, high = summary[f"{name}_interval"]
-        return f"{_text(summary[name])}, 95 % interval {_text(low)} to {_text(high)} over epochs"
-
-    lines = [("caution", summary["doubt"])] if summary.get("doubt") else []
-    lines += [
-        ("protocol", settings + (", calibrated" if protocol["calibrate"] else "")),
-        ("epochs", f"{summary['epochs']}, {summary['epochs_with_integration']} of them with an integration"),
-        ("best accuracy", best),
-        ("H_eff", f"{_text(summary['integration_mean'])} +- {_text(summary['integration_sd'])}"),
-        ("M", f"{_text(summary['metastability_mean'])} +- {_text(summary['metastability_sd'])}"),
-        ("Psi", f"{_text(summary['stability_index_mean'])}, sd {_text(summary['stability_index_sd'])}"),
-        ("r(Hz, Mz)", with_interval("r_integration_metastability")),
-        ("r(Psi, acc)", with_interval("r_stability_index_accuracy")),
-        ("settled", f"{settled} (volatility < {protocol['threshold']})"),
-    ]
-    if summary.get("uneven"):
-        lines.append(("volatility", f"undefined, for {summary['uneven']}"))
-    if text := sentence(summary):
-        lines.append(("settled", text))
-    if reasons:
-        dead = ", ".join(f"{count} {why}" for why, count in reasons.items())
-        lines.append(("dead units", f"{dead} (units x epochs), left out"))
-    if any(epoch["untrained"] for epoch in epochs):
-        lines.append(("untrained", "the checkpoint of step 0 is a control and not part of these figures"))
-    return lines + null_notes(content)
-
-
-def null_notes(content: dict[str, Any]) -> list[tuple[str, str]]:
-    """In words, what the deciding null says of H_eff and M, and beside which values the references put them."""
-    from posthoc.analysis.verdicts import DESCRIPTIONS, MEASURES, not_drawn, verdict
-
-    summary, axis = content["summary"], content["protocol"]["axis"]
-    if not summary["nulls"]:
-        return []
-    unit = summary.get("unit", "epoch")
-    lines = []
-    for key in ("integration", "metastability"):
-        result = verdict(summary, axis, key)
-        text = result.sentence(unit) if result else not_drawn(key, axis)
-        lines.append(
-            (f"null: {MEASURES[key].deciding[axis]}", f"{text} (false discovery rate 5 %)" if result else text)
-        )
-    for null, measures in summary["nulls"].items():
-        values = [
-            f"{MEASURES[key].symbol} {_text(measures[key]['null_mean'])}"
-            for key in ("integration", "metastability")
-            if key in measures and MEASURES[key].deciding[axis] != null
-        ]
-        if values:
-            lines.append((f"reference: {null}", f"{', '.join(values)} with {DESCRIPTIONS[null]}"))
-    return lines
-
-
-def _text(value: float | None) -> str:
-    return "undefined" if value is None else f"{round(value, 4) + 0.0:.4f}"  # no -0.0000

@@ -1,6 +1,5 @@
 """What the commands share: tables and notes on stdout, progress on stderr."""
 
-import math
 import signal
 import sys
 import threading
@@ -14,6 +13,7 @@ import click
 
 from posthoc.cli.exits import echo, write
 from posthoc.errors import StoppedError
+from posthoc.report.printing import FORMS, Table, as_text, cell
 from posthoc.shown import shown
 
 
@@ -95,10 +95,10 @@ def flag_nonfinite(path: Path) -> None:
 
     with open_activations(path) as file:
         for row, name in enumerate(file.checkpoints):
-            said = [f"{file.nonfinite_weights[row]} weights"] if file.nonfinite_weights[row] else []
-            said += [f"{count[row]} values of {layer}" for layer, count in file.nonfinite.items() if count[row]]
-            if said:
-                echo(f"{name}: not finite: {', '.join(said)}", err=True)
+            parts = [f"{file.nonfinite_weights[row]} weights"] if file.nonfinite_weights[row] else []
+            parts += [f"{count[row]} values of {layer}" for layer, count in file.nonfinite.items() if count[row]]
+            if parts:
+                echo(f"{name}: not finite: {', '.join(parts)}", err=True)
 
 
 def report_probe(path: Path, remedy: Callable[[], str | None] | None = None) -> None:
@@ -133,12 +133,27 @@ def notes(lines: Sequence[tuple[str, str]], err: bool = False) -> None:
         echo(f"{label:{width}s}  {text}", err=err)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_tables(tables: Sequence[Table], form: str | None = None) -> None:
+    """Print tables one below the other, with titles and notes; form: None for a person, or one of `printing.FORMS`."""
+    for place, table in enumerate(tables):
+        if place:
+            echo()
+        if form is not None:
+            write(FORMS[form](table))
+            continue
+        echo(table.title)
+        print_table([column.title for column in table.columns], table.rows)
+        for note in table.notes:
+            echo(note)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; what is absent or NaN shows as a dash. Never cut short: what is too wide for a terminal wraps."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
+    rows = [[as_text(value) for value in row] for row in rows]
     grid = Table(*(Column(Text(shown(title))) for title in header), box=None, pad_edge=False, header_style="bold")
     for column, first in zip(grid.columns, rows[0] if rows else header, strict=True):
         column.justify = "left" if isinstance(first, str) else "right"
@@ -152,21 +167,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     write(printed.get())
 
 
-def cell(value: Any) -> str:
-    """One value as text.
-
-    >>> cell(0.25), cell(None), cell(float("nan")), cell(3)
-    ('0.2500', '-', '-', '3')
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, float):
-        return f"{round(value, 4) + 0.0:.4f}"  # no -0.0000
-    return str(value)
-
-
 def checkpoint_table(checkpoints: Sequence[Any]) -> None:
     """File, epoch, step and recorded numbers of the checkpoints of a run, in its order."""
     names = sorted({name for checkpoint in checkpoints for name in checkpoint.header.recorded})
     rows = [[c.path.name, c.epoch, c.step, *(c.header.recorded.get(name) for name in names)] for c in checkpoints]
-    table(["file", "epoch", "step", *names], rows)
+    print_table(["file", "epoch", "step", *names], rows)

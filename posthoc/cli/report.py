@@ -3,7 +3,7 @@
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,9 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.files import refuse_existing, try_output
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from posthoc.report.figures import Figure
     from posthoc.report.sources import Source
 
 
@@ -76,19 +79,7 @@ def command(
 
     sources = load_sources(metrics, audit_file)
     if tensorboard is not None:
-        from posthoc.report.scalars import NAME, write_scalars
-
-        paths = [
-            tensorboard.joinpath(*Path(source.name).relative_to(Path(source.name).anchor).parts, NAME)
-            for source in sources
-        ]
-        if not force and (there := [path for path in paths if path.exists()]):
-            raise PosthocError(f"{there[0]} exists already; pass --force to replace it, or another folder.")
-        for path in paths:
-            try_output(path, force, make=True)
-        for source, path in zip(sources, paths, strict=True):
-            write_scalars(source.metrics, path)
-            echo(path)
+        _write_scalars(sources, tensorboard, force)
         return
     if figure is not None and output is not None:
         _refuse(output, sources, force)
@@ -109,6 +100,21 @@ def command(
         webbrowser.open(output.resolve().as_uri())
 
 
+def _write_scalars(sources: "list[Source]", folder: Path, force: bool) -> None:
+    from posthoc.report.scalars import NAME, write_scalars
+
+    paths = [
+        folder.joinpath(*Path(source.name).relative_to(Path(source.name).anchor).parts, NAME) for source in sources
+    ]
+    if not force and (existing := [path for path in paths if path.exists()]):
+        raise PosthocError(f"{existing[0]} exists already; pass --force to replace it, or another folder.")
+    for path in paths:
+        try_output(path, force, make=True)
+    for source, path in zip(sources, paths, strict=True):
+        write_scalars(source.metrics, path)
+        echo(path)
+
+
 def _refuse(output: Path, sources: "list[Source]", force: bool) -> None:
     """Raise where the output exists and is not to be replaced, or is what is read from."""
     for source in sources:
@@ -122,41 +128,19 @@ def _require_extra() -> None:
 
 
 def _list() -> None:
-    from posthoc.report import comparisons, figures
+    from posthoc.report.figures import FIGURES
 
-    for title, functions in (("of one run", figures.FIGURES), ("of an audit", {"audit": comparisons.audit}),
-                             ("of several runs", comparisons.FIGURES)):  # fmt: skip
-        for name, function in functions.items():
-            echo(f"{name:12s}  {(function.__doc__ or '').splitlines()[0]} ({title})")
+    for name, kind in FIGURES.items():
+        echo(f"{name:12s}  {kind.about} ({kind.of.value})")
 
 
 def _save(
     name: str, sources: "list[Source]", output: Path, epoch: int | None, width: int, dpi: int, font: str | None
 ) -> None:
     """Write one figure and print what to say of it."""
-    from posthoc.report import comparisons, figures
     from posthoc.report.export import FONT, export
-    from posthoc.report.sources import as_runs
 
-    build: Any
-    if name in comparisons.FIGURES:
-        if len(sources) < 2:
-            raise UsageError(f"The figure {name} compares runs; give more than one metrics file.")
-        build = partial(comparisons.FIGURES[name], comparisons.Several(as_runs(sources)))
-    elif len(sources) > 1:
-        raise UsageError(f"The figure {name} is of one run, and these are {len(sources)}.")
-    elif name == "audit":
-        audit = sources[0].audit
-        if audit is None:
-            raise PosthocError(
-                f"No audit.json of these activations lies beside {sources[0].path}; run `posthoc audit`."
-            )
-        build = partial(comparisons.audit, audit)
-    elif name in figures.FIGURES:
-        build = partial(figures.FIGURES[name], sources[0].metrics, epoch)
-    else:
-        known = ", ".join([*figures.FIGURES, "audit", *comparisons.FIGURES])
-        raise UsageError(f"No figure is called {name!r}; there are {known}.")
+    build = _builder(name, sources, epoch)
     if epoch is not None and not build(width).epochs:
         raise UsageError(f"The figure {name} shows all epochs; --epoch goes with those of one.")
     figure = export(build, output, width, font or FONT, dpi / 72)
@@ -164,3 +148,25 @@ def _save(
         if text:
             echo(text)
     echo(output, err=True)
+
+
+def _builder(name: str, sources: "list[Source]", epoch: int | None) -> "Callable[[int], Figure]":
+    """What makes the figure of that name, of what was given, for panels of a width."""
+    from posthoc.report.figures import FIGURES, Of
+    from posthoc.report.sources import Several, as_runs
+
+    if name not in FIGURES:
+        raise UsageError(f"No figure is called {name!r}; there are {', '.join(FIGURES)}.")
+    kind = FIGURES[name]
+    if kind.of is Of.RUNS:
+        if len(sources) < 2:
+            raise UsageError(f"The figure {name} compares runs; give more than one metrics file.")
+        return partial(kind.build, Several(as_runs(sources)))
+    if len(sources) > 1:
+        raise UsageError(f"The figure {name} is of one run, and these are {len(sources)}.")
+    if kind.of is Of.RUN:
+        return partial(kind.build, sources[0].metrics, epoch)
+    audit = sources[0].audit
+    if audit is None:
+        raise PosthocError(f"No audit.json of these activations lies beside {sources[0].path}; run `posthoc audit`.")
+    return partial(kind.build, audit)

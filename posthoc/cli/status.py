@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from posthoc.cli.exits import echo
-from posthoc.cli.output import table
+from posthoc.cli.output import print_table
 
 if TYPE_CHECKING:
     from posthoc.cluster.status import Status
@@ -39,12 +39,12 @@ def show_status(output: Path) -> "Status":
         rows.append(
             [run.name, f"{run.replayed} of {run.count}", len(run.skipped), *counts, "yes" if run.measured else "no"]
         )
-    table(["run", "replayed", "skipped", "running", "waiting", "failed", "measured"], rows)
+    print_table(["run", "replayed", "skipped", "running", "waiting", "failed", "measured"], rows)
     tasks = sorted(status.tasks, key=lambda task: ("failed", "unknown", "running", "waiting").index(task.state))
     if tasks:
         echo()
         shown = [[t.id, t.run, t.what, t.state, t.reason, str(t.log)] for t in tasks[:SHOWN]]
-        table(["task", "run", "work", "state", "reason", "log"], shown)
+        print_table(["task", "run", "work", "state", "reason", "log"], shown)
         if len(tasks) > SHOWN:
             echo(f"and {len(tasks) - SHOWN} more")
     for run in status.runs:

@@ -8,7 +8,7 @@ import vl_convert
 
 from posthoc.errors import UsageError
 from posthoc.files import replacing
-from posthoc.report.figure import Figure
+from posthoc.report.figures.figure import Figure
 from posthoc.report.theme import config
 
 FONT = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"

@@ -12,14 +12,13 @@ from markupsafe import Markup
 from posthoc import __version__
 from posthoc.analysis.compare import Row
 from posthoc.analysis.records import RunMetrics
-from posthoc.analysis.verdicts import DESCRIPTIONS
 from posthoc.errors import PosthocError
-from posthoc.report import comparisons
-from posthoc.report.figure import Figure
-from posthoc.report.figures import FIGURES
-from posthoc.report.sources import Source, as_runs
+from posthoc.report import tables
+from posthoc.report.figures import Figure, Of, figures_of
+from posthoc.report.printing import as_html
+from posthoc.report.sources import Several, Source, as_runs
 from posthoc.report.theme import config, on_page
-from posthoc.report.words import decides, finding, references, unit, when
+from posthoc.report.words import finding, headlines, number, references, sentence_of
 from posthoc.shown import shown
 
 FONT = "system-ui, sans-serif"
@@ -29,17 +28,16 @@ WIDTH = 600
 
 def page(sources: Sequence[Source]) -> str:
     """The report on one run, or on several: first all beside each other, then each by itself."""
-    several = comparisons.Several(as_runs(sources))
+    several = Several(as_runs(sources))
     charts: dict[str, Any] = {}
     overview = _overview(several, charts) if len(sources) > 1 else None
     sections = [
         _run(source, row, charts, f"run{k}") for k, (source, row) in enumerate(zip(sources, several.rows, strict=True))
     ]
-    ats = sorted({at for source in sources for at in when(source.metrics)})
-    units = {unit(source.metrics) for source in sources}
+    ats = sorted({at for source in sources for at in source.metrics.when})
+    units = {source.metrics.summary.unit for source in sources}
     folder = files("posthoc.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
-    environment.filters["number"] = _number
     template = environment.from_string((folder / "page.html").read_text())
     return template.render(
         name=sources[0].name if len(sources) == 1 else f"{len(sources)} runs",
@@ -78,56 +76,60 @@ def _place(figure: Figure, charts: dict[str, Any], run: str) -> dict[str, Any]:
             "chosen": bool(figure.epochs)}  # fmt: skip
 
 
-def _overview(several: comparisons.Several, charts: dict[str, Any]) -> dict[str, Any]:
-    judged = all(math.isfinite(run.summary["best_accuracy"]) for run in several.runs)  # without accuracy, no rule is
+def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
+    judged = all(math.isfinite(run.summary.best_accuracy) for run in several.runs)  # without accuracy, no rule is
     figures = [
-        _place(build(several, WIDTH), charts, "all")
-        for name, build in comparisons.FIGURES.items()
-        if judged or name != "stopping"
-    ]
-    return {"figures": figures, "rows": several.rows, "scores": several.scores if judged else []}
+        _place(kind.build(several, WIDTH), charts, "all")
+        for name, kind in figures_of(Of.RUNS).items() if judged or name != "stopping"
+    ]  # fmt: skip
+    return {
+        "figures": figures,
+        "rows": several.rows,
+        "table": as_html(tables.runs(several.rows)),
+        "stopping": as_html(tables.stopping(several.scores)) if judged else None,
+    }
 
 
 def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str, Any]:
     """Everything the template says of one run."""
     metrics = source.metrics
     figures, missing = [], []
-    for name, build in FIGURES.items():
+    for name, kind in figures_of(Of.RUN).items():
         try:
-            figures.append(_place(build(metrics, None, WIDTH), charts, key))
+            figures.append(_place(kind.build(metrics, None, WIDTH), charts, key))
         except PosthocError as error:
             missing.append(f"{name}: {error}")
-    if source.audit:
-        figures.append(_place(comparisons.audit(source.audit, WIDTH), charts, key))
-    else:
-        missing.append("audit: no audit.json of these activations lies beside the metrics; run `posthoc audit`.")
-    null = decides(metrics)
-    epochs = [
-        {"at": at, "untrained": own.untrained, "h": own.hurst, "h_eff": own.integration, "m": own.metastability,
-         **{name: own.nulls[null][key].mean if key in own.nulls.get(null, {}) else None
-            for name, key in (("null", "integration"), ("m_null", "metastability"))},
-         "psi": own.stability_index, "volatility": own.volatility, "accuracy": own.accuracy, "dead": own.n_dead}
-        for at, own in zip(when(metrics), metrics.epochs, strict=True)
-    ]  # fmt: skip
+    for kind in figures_of(Of.AUDIT).values():
+        if source.audit:
+            figures.append(_place(kind.build(source.audit, WIDTH), charts, key))
+        else:
+            missing.append(
+                f"{kind.name}: no audit.json of these activations lies beside the metrics; run `posthoc audit`."
+            )
+    run, means = (
+        metrics.summary,
+        [f"mean {m.symbol} {number(m.summary.mean, m.digits)}" for m in headlines(metrics).values()],
+    )
+    best = "" if run.best_epoch is None else f"Best accuracy {run.best_accuracy:.3f} at {run.unit} {run.best_epoch}. "
     return {
         "name": source.name,
-        "unit": unit(metrics),
-        "null": DESCRIPTIONS[null],
+        "unit": run.unit,
         "state": row.state,
-        "summary": metrics.summary,
+        "doubt": run.doubt,
+        "result": f"{best}{sentence_of(', '.join(means))}",
         "findings": _findings(metrics),
-        "conclusions": source.audit["conclusions"] if source.audit else [],
+        "conclusions": source.audit.conclusions if source.audit else (),
         "figures": figures,
         "missing": missing,
         "about": _about(metrics),
-        "epochs": epochs,
+        "checkpoints": as_html(tables.checkpoints(metrics)),
     }
 
 
 def _findings(metrics: RunMetrics) -> list[str]:
     """Whether the measures differ from their deciding null, and what they are under the others."""
-    found = [text for key in ("integration", "metastability") if (text := finding(metrics, key))]
-    return [*found, *references(metrics)] or ["No nulls were drawn: nothing can be said of what is in these numbers. "
+    findings = [text for key in headlines(metrics) if (text := finding(metrics, key))]
+    return [*findings, *(f"For reference, {text}." for _, text in references(metrics))] or ["No nulls were drawn: nothing can be said of what is in these numbers. "
                                               "Run `posthoc metrics` with --nulls 99."]  # fmt: skip
 
 
@@ -137,13 +139,13 @@ def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
     layers = ", ".join(layer.name for layer in identity.layers)
     versions = {**provenance.versions, **metrics.versions}
     lines = [
-        ("activations", metrics.input["path"]),
-        ("sha256", metrics.input["sha256"]),
-        ("checkpoints", f"{len(metrics.epochs)}, {unit(metrics)} {when(metrics)[0]} to {when(metrics)[-1]}"),
+        ("activations", metrics.input.path),
+        ("sha256", metrics.input.sha256),
+        ("checkpoints", f"{len(metrics.when)}, {metrics.summary.unit} {metrics.when[0]} to {metrics.when[-1]}"),
         ("model", f"{provenance.model} ({provenance.source})"),
         ("layers", layers),
         ("probe", f"{provenance.probe}, {identity.probe.samples} images, {identity.probe.classes} classes"),
-        ("probe sha256", metrics.input["probe_sha256"]),
+        ("probe sha256", metrics.input.probe_sha256),
         ("device", f"{identity.device}, {identity.dtype}, batches of {identity.batch_size}"),
         ("protocol", f"{protocol.name}, {protocol.axis} axis, signal {protocol.signal}, smoothing {protocol.smooth}, "
                      f"scales {', '.join(map(str, metrics.scales))}, fluctuation {protocol.fluctuation}, "
@@ -151,18 +153,13 @@ def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
                      + (", calibrated" if protocol.calibrate else "")),
         ("constants", f"H_opt {protocol.h_opt}, sigma_H {protocol.sigma_h}, w_H {protocol.w_h}, window {protocol.window}, "
                       f"threshold {protocol.threshold}"),
-        ("nulls", f"{metrics.summary.get('draws', 0)} draws to begin with, seed {metrics.summary.get('seed', 0)}"),
+        ("nulls", f"{metrics.summary.draws} draws to begin with, seed {metrics.summary.seed}"),
         ("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value)),
         ("measured", metrics.created),
     ]  # fmt: skip
-    said = {
+    about = {
         "recipe": provenance.recipe,
         "data set": provenance.dataset,
         "training seed": provenance.training_seed,
     }
-    return lines + [(name, str(value)) for name, value in said.items() if value is not None]
-
-
-def _number(value: Any, digits: int = 3) -> str:
-    """A number as the page shows it; a dash where it is absent or NaN."""
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
+    return lines + [(name, str(value)) for name, value in about.items() if value is not None]

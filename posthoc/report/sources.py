@@ -1,13 +1,15 @@
 """What is reported on: the measures of runs, and the audits that lie beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from posthoc.analysis.audit import load_audit
-from posthoc.analysis.records import RunMetrics, load_metrics
+from posthoc.analysis.compare import MUST_BE_KNOWN, Row, tabulate
+from posthoc.analysis.records import Measured, RunMetrics, load_metrics
+from posthoc.analysis.responses import Audit, load_audit
 from posthoc.analysis.runs import Run, as_run, find_metrics, in_one_unit
+from posthoc.analysis.stopping import Score, compare_rules
 from posthoc.errors import PosthocError, UsageError
 
 
@@ -18,7 +20,38 @@ class Source:
     name: str
     path: str
     metrics: RunMetrics
-    audit: Mapping[str, Any] | None = None
+    audit: Audit | None = None
+
+
+@dataclass(frozen=True)
+class Several:
+    """Runs to compare; their table and their stopping rules are made once for all figures of them."""
+
+    runs: Sequence[Run]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """One row per run."""
+        return tabulate(self.runs)
+
+    @cached_property
+    def scores(self) -> list[Score]:
+        """Every stopping rule over the runs; raises UsageError where one has no accuracy."""
+        return compare_rules(self.runs)
+
+    @property
+    def headlines(self) -> dict[str, Measured]:
+        """The headline measures that any of the runs has."""
+        known = {key: measured for run in reversed(self.runs) for key, measured in run.measures.items()}
+        return {key: measured for key, measured in known.items() if measured.headline}
+
+    @property
+    def confounded(self) -> str:
+        """A warning where runs differ in what the protocol itself responds to."""
+        differ = [name for name in MUST_BE_KNOWN if len({run.about.get(name) for run in self.runs}) > 1]
+        if not differ:
+            return ""
+        return f"Runs differ in {', '.join(differ)}, which by themselves make H_eff differ: read it beside the noise."
 
 
 def load_sources(places: Sequence[str], audit_file: Path | None = None) -> list[Source]:
@@ -26,15 +59,15 @@ def load_sources(places: Sequence[str], audit_file: Path | None = None) -> list[
 
     Raises PosthocError where that is the audit of others, UsageError where it is given for several runs.
     """
-    found = find_metrics(places)
-    if audit_file is not None and len(found) > 1:
+    files = find_metrics(places)
+    if audit_file is not None and len(files) > 1:
         raise UsageError("--audit goes with one run; of several, the audit.json beside each is taken.")
     sources = []
-    for path, name in found:
+    for path, name in files:
         metrics = load_metrics(path)
         beside = audit_file or path.with_name("audit.json")
         audit = load_audit(beside) if audit_file or beside.exists() else None
-        if audit is not None and audit.get("sha256") != metrics.input["sha256"]:
+        if audit is not None and audit.sha256 != metrics.input.sha256:
             if audit_file:
                 raise PosthocError(f"{audit_file} is the audit of other activations than those of {path}.")
             audit = None

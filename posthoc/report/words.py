@@ -1,76 +1,71 @@
-"""What is said of a run below its figures."""
+"""What is said of a run: its verdicts and cautions, in sentences, from what its file holds."""
 
-from typing import Any
-
-from posthoc.analysis.records import RunMetrics, counted
+from posthoc.analysis.records import Measured, RunMetrics
 from posthoc.analysis.settling import sentence
-from posthoc.analysis.verdicts import DESCRIPTIONS, MEASURES, not_drawn, verdict
-
-TITLES = {"hurst": "Hurst exponent H", "integration": "integration H_eff", "metastability": "metastability M"}
+from posthoc.analysis.verdicts import Outcome, verdict
 
 
-def unit(metrics: RunMetrics) -> str:
-    """What the checkpoints are counted in: `epoch`, `step` or `checkpoint`."""
-    return counted(metrics.epochs)[0]
+def headlines(metrics: RunMetrics) -> dict[str, Measured]:
+    """The measures that a run is compared by."""
+    return {key: measured for key, measured in metrics.measures.items() if measured.headline}
 
 
-def when(metrics: RunMetrics) -> list[int]:
-    """The number of every checkpoint in that unit."""
-    return counted(metrics.epochs)[1]
-
-
-def decides(metrics: RunMetrics) -> str:
-    """The null that decides about the run's measures."""
-    return MEASURES["hurst"].deciding[metrics.protocol.axis]
-
-
-def short(null: str) -> str:
-    """What a deciding null redraws, for a legend."""
-    return {"order": "images reordered", "time": "time permuted"}[null]
+def short(metrics: RunMetrics, null: str) -> str:
+    """What a null redraws, for a legend."""
+    return metrics.nulls[null].short if null in metrics.nulls else null
 
 
 def finding(metrics: RunMetrics, key: str) -> str:
-    """A sentence: whether a measure differs from its deciding null, and in how many epochs; empty without nulls."""
-    if not metrics.summary.get("nulls"):
+    """A sentence: whether a measure differs from its deciding null, and in how many checkpoints; empty without nulls."""
+    if not any(measured.nulls for measured in metrics.measures.values()) or not metrics.measures[key].decided_by:
         return ""
-    result = verdict(metrics.summary, metrics.protocol.axis, key)
-    text = result.sentence(unit(metrics)) if result else not_drawn(key, metrics.protocol.axis)
-    return f"{text[0].upper()}{text[1:]}."
+    return sentence_of(verdict(metrics, key).sentence(metrics.summary.unit))
+
+
+def sentence_of(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def caution(metrics: RunMetrics, key: str) -> str:
-    """The finding where it is not that the measure differs in every epoch; else empty."""
-    result = verdict(metrics.summary, metrics.protocol.axis, key)
-    return "" if result and result.differs == result.epochs else finding(metrics, key)
+    """The finding where it is not that the measure differs in every checkpoint; else empty."""
+    result = verdict(metrics, key)
+    everywhere = result.outcome is Outcome.DIFFERS and result.differs == result.epochs
+    return "" if everywhere else finding(metrics, key)
 
 
 def cautions(metrics: RunMetrics) -> list[str]:
-    """Cautions of both measures."""
-    return [text for key in ("integration", "metastability") if (text := caution(metrics, key))]
+    """Cautions of the headline measures."""
+    return [text for key in headlines(metrics) if (text := caution(metrics, key))]
 
 
 def without_convergence(metrics: RunMetrics) -> list[str]:
     """What volatility does on series that do not converge, or why there is none."""
-    if uneven := metrics.summary.get("uneven"):
-        return [f"There is no volatility, for {uneven}."]
-    text = sentence(metrics.summary)
-    return [f"{text[0].upper()}{text[1:]}."] if text else []
+    if metrics.summary.uneven:
+        return [f"There is no volatility, for {metrics.summary.uneven}."]
+    return [sentence_of(text)] if (text := sentence(metrics.summary)) else []
 
 
-def references(metrics: RunMetrics) -> list[str]:
-    """Sentences: what the measures are under the nulls that decide nothing."""
-    axis = metrics.protocol.axis
-    sentences = []
-    for null, measures in metrics.summary.get("nulls", {}).items():
+def references(metrics: RunMetrics, digits: int = 3) -> list[tuple[str, str]]:
+    """Of every null that decides nothing its name, and what the headline measures are under it."""
+    lines = []
+    for null, words in metrics.nulls.items():
         values = [
-            f"{MEASURES[key].symbol} {_number(measures[key]['null_mean'])}"
-            for key in ("integration", "metastability")
-            if key in measures and MEASURES[key].deciding[axis] != null
+            f"{measured.symbol} {number(measured.summary.nulls[null].mean, digits)}"
+            for measured in headlines(metrics).values()
+            if null in measured.summary.nulls and measured.decided_by != null
         ]
         if values:
-            sentences.append(f"For reference, {DESCRIPTIONS[null]}: {', '.join(values)}.")
-    return sentences
+            lines.append((null, f"{', '.join(values)} with {words.words}"))
+    return lines
 
 
-def _number(value: Any) -> str:
-    return "undefined" if value is None or value != value else f"{value:.3f}"
+def number(value: float | None, digits: int = 4) -> str:
+    """A number in a sentence.
+
+    >>> number(0.12345), number(float("nan")), number(-0.00001)
+    ('0.1235', 'undefined', '0.0000')
+    """
+    if value is None or value != value:
+        return "undefined"
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.0000

@@ -4,10 +4,16 @@ A measure of your own is one more: `MEASURES["roughness"] = Measure("roughness",
 of_series=roughness)`. Importing the table compiles nothing.
 """
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 from posthoc.analysis.measures import behaviour, integration, stability, synchrony
 from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading, Scope, Series
+from posthoc.analysis.records import Checkpoint, Protocol
 
-__all__ = ["MEASURES", "Epochs", "Function", "Measure", "Reading", "Scope", "Series"]
+__all__ = ["MEASURES", "Epochs", "Function", "Measure", "Reading", "Scope", "Series", "of_epochs"]
 
 MEASURES: dict[str, Measure] = {
     measure.key: measure
@@ -21,3 +27,20 @@ MEASURES: dict[str, Measure] = {
         behaviour.LOSS,
     )
 }
+
+
+def of_epochs(
+    columns: Mapping[str, NDArray[np.float64]], protocol: Protocol, checkpoints: Sequence[Checkpoint]
+) -> dict[str, NDArray[np.float64]]:
+    """The measures [E] that are made of others' columns [E], over the checkpoints that are trained."""
+    kept = [checkpoint for checkpoint in checkpoints if not checkpoint.untrained]
+    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints])
+    uneven = stability.unevenness([checkpoint.step for checkpoint in kept], [checkpoint.epoch for checkpoint in kept])
+    known = {key: values[trained] for key, values in columns.items()}
+    made = {}
+    for key, measure in MEASURES.items():
+        if measure.of_epochs:
+            known[key] = measure.of_epochs(Epochs(known, protocol, not uneven))
+            made[key] = np.full(len(trained), np.nan)
+            made[key][trained] = known[key]
+    return made

@@ -92,6 +92,7 @@ INTEGRATION = Measure(
     "nearness of the mean Hurst exponent to its optimum, from 0 to 1",
     of_measure=Function("hurst", _integration, _interval),
     limits=(0.0, 1.0),
+    margin=0.1,
     digits=3,
     layers=False,
 )

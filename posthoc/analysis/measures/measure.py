@@ -97,7 +97,8 @@ class Measure:
     fits it (nulls: whether it is). of_measure: a function of another measure. of_epochs: a column [E] from those of the
     trained checkpoints. of_activations: a column [E] from the file, and where it was recorded.
     finish: what is reported of values as they were measured, such as an exponent freed of its bias.
-    decided_by: axis -> the null that decides, where that is not the axis's own. limits: what it cannot leave (NaN: none).
+    decided_by: axis -> the null that decides, where that is not the axis's own. limits: what it cannot leave (NaN: none); margin: below
+    which an audit calls a change small (NaN: none is).
     headline: whether runs are compared by it; listed: whether the table of checkpoints has it; layers: whether it is
     also taken of every layer by itself.
     """
@@ -114,6 +115,7 @@ class Measure:
     nulls: bool = True
     decided_by: Mapping[str, str] | None = None
     limits: Interval = NOWHERE
+    margin: float = np.nan
     digits: int = 4
     headline: bool = True
     listed: bool = True

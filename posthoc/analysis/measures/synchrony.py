@@ -20,6 +20,7 @@ METASTABILITY = Measure(
     "standard deviation over time of the units' Kuramoto order parameter",
     of_series=metastability,
     limits=(0.0, 1.0),
+    margin=0.01,
 )
 SYNCHRONY = Measure(
     "synchrony",

@@ -1,18 +1,15 @@
-"""Tables as terminal, CSV, Markdown and LaTeX have them; each escapes what comes from elsewhere in its own way."""
+"""A table, printed five ways: to a terminal, as CSV, LaTeX, Markdown or HTML, each escaping foreign text in its own way."""
 
 import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from posthoc.cli.exits import echo, write
-from posthoc.cli.output import cell, table
 from posthoc.shown import shown
 
-FORMS = ("csv", "latex", "markdown")
 LATEX = {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "`": r"\textasciigrave{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "*": "{*}", '"': "{''}",
@@ -25,15 +22,16 @@ FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, and what its numbers are called in CSV: one name, two of an interval (low, high), or three
-    of a number with its interval (value, low, high)."""
+    """A column: its title, what its numbers are called in CSV — one name, two of an interval (low, high), or three of a
+    number with its interval (value, low, high) — and to how many digits a page shows them."""
 
     title: str
     names: tuple[str, ...]
+    digits: int = 4
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Table:
     """A table: a row has a cell per column, a tuple where the column has several names; notes stand below."""
 
     title: str
@@ -51,34 +49,16 @@ def column(title: str, *names: str) -> Column:
     return Column(title, names or (title.replace(" ", "_"),))
 
 
-def print_sheets(sheets: Sequence[Sheet], form: str | None) -> None:
-    """Print tables one below the other; form: None for a person, or one of FORMS."""
-    for number, sheet in enumerate(sheets):
-        if number:
-            echo()
-        if form == "csv":
-            write(as_csv(sheet))
-        elif form == "latex":
-            write(as_latex(sheet))
-        elif form == "markdown":
-            write(as_markdown(sheet))
-        else:
-            echo(sheet.title)
-            table([one.title for one in sheet.columns], [[_text(value) for value in row] for row in sheet.rows])
-            for note in sheet.notes:
-                echo(note)
-
-
-def as_csv(sheet: Sheet) -> str:
+def as_csv(table: Table) -> str:
     """One value a column, each under a name of its own; an empty field where there is none."""
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writerow([_inert(name) for one in sheet.columns for name in one.names])
-    for row in sheet.rows:
+    writer.writerow([_inert(name) for column in table.columns for name in column.names])
+    for row in table.rows:
         writer.writerow([
             _inert(value)
-            for one, values in zip(sheet.columns, row, strict=True)
-            for value in (values if len(one.names) > 1 else (values,))
+            for column, values in zip(table.columns, row, strict=True)
+            for value in (values if len(column.names) > 1 else (values,))
         ])  # fmt: skip
     return text.getvalue()
 
@@ -97,15 +77,15 @@ def _inert(value: Any) -> Any:
     return text
 
 
-def as_markdown(sheet: Sheet) -> str:
+def as_markdown(table: Table) -> str:
     """A table as GitHub has them, title above and notes below."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(map(_markdown, cells)) + " |"
 
-    lines = [f"**{_markdown(sheet.title)}**", "", line([one.title for one in sheet.columns])]
-    lines += ["|---" * len(sheet.columns) + "|", *(line([cell(_text(value)) for value in row]) for row in sheet.rows)]
-    lines += ["", *(re.sub(r"^([-+=])", r"\\\1", _markdown(note)) for note in sheet.notes)]
+    lines = [f"**{_markdown(table.title)}**", "", line([column.title for column in table.columns])]
+    lines += ["|---" * len(table.columns) + "|", *(line([cell(as_text(value)) for value in row]) for row in table.rows)]
+    lines += ["", *(re.sub(r"^([-+=])", r"\\\1", _markdown(note)) for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -113,12 +93,12 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~#$&])", r"\\\1", shown(text))
 
 
-def as_latex(sheet: Sheet) -> str:
+def as_latex(table: Table) -> str:
     """A tabular for booktabs, title and notes as comments."""
-    lines = [f"% {_latex(sheet.title)}", r"\begin{tabular}{" + "l" * len(sheet.columns) + "}", r"\toprule"]
-    lines += [" & ".join(_latex(one.title) for one in sheet.columns) + r" \\", r"\midrule"]
-    lines += [" & ".join(_latex(cell(_text(value))) for value in row) + r" \\" for row in sheet.rows]
-    lines += [r"\bottomrule", r"\end{tabular}", "", *(f"% {_latex(note)}" for note in sheet.notes)]
+    lines = [f"% {_latex(table.title)}", r"\begin{tabular}{" + "l" * len(table.columns) + "}", r"\toprule"]
+    lines += [" & ".join(_latex(column.title) for column in table.columns) + r" \\", r"\midrule"]
+    lines += [" & ".join(_latex(cell(as_text(value))) for value in row) + r" \\" for row in table.rows]
+    lines += [r"\bottomrule", r"\end{tabular}", "", *(f"% {_latex(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -126,7 +106,7 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in shown(text))
 
 
-def _text(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     """An interval as low..high, a number with its interval as value (low..high); anything else as it is."""
     if not isinstance(value, tuple):
         return value
@@ -134,3 +114,34 @@ def _text(value: Any) -> Any:
     if not first:
         return None if math.isnan(low) else f"{low:.3f}..{high:.3f}"
     return f"{first[0]:+.3f}" if math.isnan(low) else f"{first[0]:+.3f} ({low:+.3f}..{high:+.3f})"
+
+
+def cell(value: Any, digits: int = 4) -> str:
+    """One value as text.
+
+    >>> cell(0.25), cell(None), cell(float("nan")), cell(3), cell(0.25, 2)
+    ('0.2500', '-', '-', '3', '0.25')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.0000
+    return str(value)
+
+
+def as_html(table: Table) -> dict[str, Any]:
+    """The titles and the cells as text, which the page's template escapes and lays out."""
+    rows = [
+        [cell(as_text(value), column.digits) for value, column in zip(row, table.columns, strict=True)]
+        for row in table.rows
+    ]
+    return {
+        "title": table.title,
+        "columns": [column.title for column in table.columns],
+        "rows": rows,
+        "notes": table.notes,
+    }
+
+
+FORMS: dict[str, Callable[[Table], str]] = {"csv": as_csv, "latex": as_latex, "markdown": as_markdown}
+"""Into what tables are printed, but for a person at a terminal and a page."""

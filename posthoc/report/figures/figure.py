@@ -2,13 +2,20 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import altair as alt
 
+from posthoc.analysis.records import RunMetrics
+from posthoc.errors import UsageError
+from posthoc.report.theme import INK, MARK, MUTED, NOISE
 from posthoc.shown import shown
+
+MOST_CELLS = 100_000
+"""Cells of a matrix that a figure keeps over all epochs; of longer runs it keeps every second epoch, or third."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,25 @@ class Figure:
         _share(spec, datasets, {})
         inert: dict[str, Any] = _inert(spec | {"datasets": datasets})
         return inert
+
+
+class Of(Enum):
+    """What a figure is of."""
+
+    RUN = "of one run"
+    AUDIT = "of an audit"
+    RUNS = "of several runs"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A figure that can be made. about: what it shows, in a line; build: (metrics, epoch or None, width) of a run, (audit,
+    width) of an audit, (`Several`, width) of several runs; width: of a panel, in pixels."""
+
+    name: str
+    about: str
+    build: Callable[..., Figure]
+    of: Of = Of.RUN
 
 
 def _inert(node: Any) -> Any:
@@ -112,3 +138,58 @@ def with_epoch(picture: Any, value: int | None, options: list[int] | None = None
     """With the parameter `epoch`, the epoch looked at; in a notebook it is chosen from `options`."""
     bind = {} if options is None else {"bind": alt.binding_select(options=options, name="epoch ")}
     return picture.add_params(alt.param(name="epoch", value=value, **bind))
+
+
+def rows_of(metrics: RunMetrics) -> list[dict[str, Any]]:
+    """One row for every checkpoint: when it was, and whether it is untrained."""
+    return [
+        {"at": at, "untrained": checkpoint.untrained}
+        for at, checkpoint in zip(metrics.when, metrics.checkpoints, strict=True)
+    ]
+
+
+def time_axis(metrics: RunMetrics) -> alt.X:
+    """The axis of checkpoints."""
+    return alt.X("at:Q", title=metrics.summary.unit, axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+
+
+def panel(
+    rows: list[dict[str, Any]], metrics: RunMetrics, marks: list[Any], field: str, width: int, height: int, title: str,
+    baseline: float | None = None,
+) -> Any:  # fmt: skip
+    """Layers over time with the untrained checkpoint, the mark of the chosen epoch, and a tooltip for the nearest."""
+    if all(row[field] is None for row in rows):
+        picture = alt.layer(nothing(metrics))
+    else:
+        base = alt.Chart(data(rows)).transform_filter(f"isValid(datum.{field})")
+        spot = base.encode(x=time_axis(metrics), y=y_axis(field))
+        ground = alt.Chart(data([{"y": baseline}])).mark_rule(color=NOISE).encode(y=y_axis("y"))
+        picture = alt.layer(
+            *([] if baseline is None else [ground]),
+            *marks,
+            spot.transform_filter("datum.untrained").mark_point(shape="diamond", size=70, color=INK),
+            base.transform_filter("datum.at === epoch").mark_rule(color=MARK, strokeWidth=1.5).encode(x=time_axis(metrics)),
+            spot.transform_filter("datum.at === epoch").mark_point(size=110, color=MARK, strokeWidth=2.5),
+            hover(spot, metrics.summary.unit, [field]),
+        )  # fmt: skip
+    return with_epoch(picture.properties(width=width, height=height, title=title), None)
+
+
+def nothing(metrics: RunMetrics) -> Any:
+    """In place of an empty chart, why it is empty."""
+    reasons = dict.fromkeys(why for checkpoint in metrics.checkpoints for why in checkpoint.reasons)
+    text = "undefined at every checkpoint" + (f": {', '.join(reasons)}" if reasons else "")
+    return alt.Chart(data([{"text": text}])).mark_text(color=MUTED).encode(text="text:N")
+
+
+def kept(metrics: RunMetrics, cells: int, epoch: int | None) -> tuple[list[int], int]:
+    """The checkpoints that a figure of one epoch keeps, and which is shown first: the epoch asked for, or the last.
+
+    Raises UsageError where there is no such epoch.
+    """
+    if epoch is not None and epoch not in metrics.when:
+        raise UsageError(f"No {metrics.summary.unit} {epoch} here; there are {', '.join(map(str, metrics.when))}.")
+    last = len(metrics.when) - 1
+    stride = -(-len(metrics.when) * cells // MOST_CELLS)
+    shown = last if epoch is None else metrics.when.index(epoch)
+    return sorted({*range(last, -1, -stride), shown}), metrics.when[shown]

@@ -1,0 +1,129 @@
+"""What an audit says, and audit.json (version 2): every control, and what each measure responds to."""
+
+import json
+import math
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.analysis.records import Protocol, plain
+from posthoc.files import replacing
+from posthoc.typed import Shape, read_typed
+
+FORMAT = "posthoc-audit"
+FORMAT_VERSION = 2
+RESPONDS, INDIFFERENT, UNDECIDED, UNDEFINED = "responds", "indifferent", "undecided", "undefined"
+Outcome = Annotated[str, Literal["responds", "indifferent", "undecided", "undefined"]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A measure under a control: mean over its draws, their standard deviation, the range of 95 % of them, their number.
+
+    count: 0 in files of versions that did not record it.
+    """
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+    count: int = 0
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> "Spread":
+        """Of the values that are finite."""
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return cls(np.nan, np.nan, np.nan, np.nan)
+        low, high = np.quantile(values, [0.025, 0.975])
+        sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        return cls(float(values.mean()), sd, float(low), float(high), len(values))
+
+
+@dataclass(frozen=True)
+class Control:
+    """One row of the audit. changes: what it alters, None for the run as it is and for mere references."""
+
+    name: str
+    changes: str | None
+    measures: dict[str, Spread]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a control does to a measure, the range of that with the order of images, and what follows."""
+
+    changes: str
+    outcome: Outcome
+    effect: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Response:
+    """What one measure responds to. value: of the run as it is; spread_by_order: sd over orders of the images; margin:
+    below which a change is called small (NaN in files that have none); order_p: of the value among those orders."""
+
+    symbol: str
+    value: float
+    spread_by_order: float
+    effects: tuple[Effect, ...]
+    margin: float = math.nan
+    order_p: float = math.nan
+
+    def which(self, outcome: str) -> dict[str, Effect]:
+        """The effects of one outcome, by what they change."""
+        return {effect.changes: effect for effect in self.effects if effect.outcome == outcome}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All controls of a run, for each measure what it responds to, and what follows, in sentences."""
+
+    path: str
+    sha256: str
+    probe: str
+    samples: int
+    protocol: Protocol
+    draws: int
+    seed: int
+    controls: Annotated[tuple[Control, ...], Shape(("controls",), least=1)]
+    measures: dict[str, Response]
+    conclusions: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of audit.json: plain values, NaN as None."""
+        return {"format": FORMAT, "format_version": FORMAT_VERSION} | plain(self)  # type: ignore[no-any-return]
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write audit.json."""
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+def load_audit(path: str | PathLike[str]) -> Audit:
+    """Read an audit.json of any version. Raises PosthocError where it is absent, damaged or not one."""
+    result: Audit
+    result, _ = read_typed(path, Audit, FORMAT, FORMAT_VERSION, "an audit", "posthoc audit", {1: _upgraded})
+    return result
+
+
+def _upgraded(old: dict[str, Any]) -> dict[str, Any]:
+    """Content of version 1 as version 2 has it."""
+    from posthoc.analysis.measures import MEASURES
+
+    measures = {}
+    for key, verdict in old["verdicts"].items():
+        effects = [
+            {"changes": changes, "outcome": outcome, **effect}
+            for outcome in (RESPONDS, INDIFFERENT, UNDECIDED) for changes, effect in verdict.get(outcome, {}).items()
+        ] + [{"changes": changes, "outcome": UNDEFINED} for changes in verdict["undefined"]]  # fmt: skip
+        names = ("value", "spread_by_order", "margin", "order_p")
+        measures[key] = {name: verdict[name] for name in names if name in verdict}
+        measures[key] |= {"symbol": MEASURES[key].symbol, "effects": effects}
+    return old | {"probe": old["probe"]["name"], "samples": old["probe"]["images"], "measures": measures}

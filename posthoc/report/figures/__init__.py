@@ -1,0 +1,59 @@
+"""The table of figures: what the report shows and `posthoc report --figure` saves.
+
+A figure of your own is one more: `FIGURES["toy"] = Kind("toy", "what it shows", build)`.
+"""
+
+from typing import Any
+
+import altair as alt
+
+from posthoc.analysis.records import RunMetrics
+from posthoc.errors import UsageError
+from posthoc.report.figures import (
+    audit,
+    comparison,
+    fluctuation,
+    layers,
+    measures,
+    runs,
+    stability,
+    stopping,
+    trajectory,
+)
+from posthoc.report.figures.figure import Figure, Kind, Of
+from posthoc.report.theme import config
+
+__all__ = ["FIGURES", "Figure", "Kind", "Of", "chart", "figures_of"]
+
+FIGURES: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        measures.MEASURES,
+        stability.STABILITY,
+        trajectory.TRAJECTORY,
+        layers.LAYERS,
+        layers.LOCKING,
+        layers.SIMILARITY,
+        fluctuation.FLUCTUATION,
+        audit.AUDIT,
+        comparison.COMPARISON,
+        runs.RUNS,
+        stopping.STOPPING,
+    )
+}
+
+
+def figures_of(what: Of) -> dict[str, Kind]:
+    """The figures of a run, of an audit or of several runs."""
+    return {name: kind for name, kind in FIGURES.items() if kind.of is what}
+
+
+def chart(metrics: RunMetrics, name: str, epoch: int | None = None) -> Any:
+    """A figure of a run as an Altair chart with its title; see `RunMetrics.chart`."""
+    known = figures_of(Of.RUN)
+    if name not in known:
+        raise UsageError(f"No figure of one run is called {name!r}; there are {', '.join(known)}.")
+    figure = known[name].build(metrics, epoch, 480)
+    lines = [text for text in (figure.explanation, figure.caution) if text]
+    titled = figure.chart.properties(title=alt.TitleParams(figure.title, subtitle=lines))
+    return titled.configure(**config("sans-serif"))

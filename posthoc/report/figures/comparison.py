@@ -1,0 +1,71 @@
+"""The mean of every headline measure of several runs, beside pure noise."""
+
+import math
+from typing import Any
+
+import altair as alt
+
+from posthoc.report.figures.figure import Figure, Kind, Of, data, named, names_of, number
+from posthoc.report.sources import Several
+from posthoc.report.theme import MUTED, VALUE
+
+KEYS = {"mean over epochs": (VALUE, "circle"), "pure noise": (MUTED, "diamond")}
+
+
+def comparison(several: Several, width: int) -> Figure:
+    """Mean of every headline measure of every run with its interval, beside pure noise."""
+    table, titles = several.rows, several.headlines
+    panels = []
+    for key, measured in titles.items():
+        rows = [
+            {"run": row.run.name, "place": place, "state": row.state.name}
+            | {name: number(getattr(row.quantities[key], name)) for name in ("value", "low", "high", "noise")}
+            for place, row in enumerate(table) if key in row.quantities
+        ]  # fmt: skip
+        base = alt.Chart(data(rows)).encode(y=alt.Y("place:O", title=None, axis=named("runs")))
+        domain = {"domain": list(measured.limits)} if measured.limits == (0, 1) and key == "integration" else {}
+        x = alt.X("value:Q", title=None, scale=alt.Scale(zero=key != "integration", **domain))
+        numbers = [alt.Tooltip(f"{name}:Q", format=".4f") for name in ("value", "low", "high", "noise")]
+        tips = [alt.Tooltip("run:N"), *numbers, alt.Tooltip("state:N")]
+        noise = _keyed(base.transform_filter("isValid(datum.noise)"), "pure noise").encode(x="noise:Q", tooltip=tips)
+        bars = (
+            base.transform_filter("isValid(datum.low)")
+            .mark_rule(color=VALUE, strokeWidth=2)
+            .encode(x="low:Q", x2="high:Q")
+        )
+        points = _keyed(base.transform_filter("isValid(datum.value)"), "mean over epochs").encode(x=x, tooltip=tips)
+        size = {"width": width, "height": max(40, 20 * len(table))}
+        panels.append(alt.layer(noise, bars, points).properties(**size, title=f"mean {measured.title}"))
+    return Figure(
+        "comparison",
+        _title(several),
+        "A point is a run's mean over its epochs, the bar its 95 % interval over further epochs where there is one, the diamond what "
+        "pure noise gives through the same protocol: a reference, which takes channels for independent.",
+        several.confounded,
+        alt.vconcat(*panels, spacing=14).add_params(names_of("runs", [run.name for run in several.runs])),
+    )
+
+
+def _title(several: Several) -> str:
+    of = [row.quantities["integration"] for row in several.rows]
+    known = [quantity for quantity in of if math.isfinite(quantity.noise) and math.isfinite(quantity.low)]
+    near = sum(quantity.low <= quantity.noise <= quantity.high for quantity in known)
+    if not known:
+        return f"Mean {' and '.join(measured.symbol for measured in several.headlines.values())} of every run"
+    return f"The interval of mean H_eff holds that of pure noise in {near} of {len(known)} runs"
+
+
+def _keyed(base: Any, key: str) -> Any:
+    """Points in the colour and shape of what they stand for, which the legend names."""
+    colours, shapes = ([look[k] for look in KEYS.values()] for k in range(2))
+    return (
+        base.transform_calculate(key=repr(key))
+        .mark_point(filled=True, size=80, opacity=1)
+        .encode(
+            color=alt.Color("key:N", scale=alt.Scale(domain=list(KEYS), range=colours), legend=alt.Legend(title=None)),
+            shape=alt.Shape("key:N", scale=alt.Scale(domain=list(KEYS), range=shapes), legend=alt.Legend(title=None)),
+        )
+    )
+
+
+COMPARISON = Kind("comparison", "Mean of every headline measure of every run, beside pure noise", comparison, Of.RUNS)

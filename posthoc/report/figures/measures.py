@@ -1,0 +1,81 @@
+"""Every measure with an interval or nulls, checkpoint by checkpoint."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import altair as alt
+
+from posthoc.analysis.records import Measured, RunMetrics
+from posthoc.analysis.verdicts import verdict
+from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
+from posthoc.report.theme import NOISE, OTHER, VALUE
+from posthoc.report.words import cautions, headlines, short
+
+
+def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
+    """Each measure as measured, with its interval, beside the null that decides and pure noise."""
+    shown = {key: measured for key, measured in metrics.measures.items() if measured.low.size or measured.nulls}
+    rows = rows_of(metrics)
+    for key, measured in shown.items():
+        for name, values in _columns(key, measured):
+            for row, value in zip(rows, values, strict=True):
+                row[name] = number(value)
+    decides = short(metrics, metrics.axis.decides)
+    keys, colours = ["measured", "95 % interval"], [VALUE, VALUE]
+    if any(row.get(f"{key}_white_low") is not None for row in rows for key in shown):
+        keys, colours = [*keys, decides, "pure noise"], [*colours, OTHER, NOISE]
+    panels = []
+    for key, measured in shown.items():
+        base = alt.Chart(data(rows)).transform_filter("!datum.untrained")
+        layers = []
+        for stem, name, opacity in (
+            (f"{key}_white_", "pure noise", 0.45), (f"{key}_deciding_", decides, 0.3), (f"{key}_", "95 % interval", 0.25),
+        ):  # fmt: skip
+            if name in keys and f"{stem}low" in rows[0]:
+                band = base.transform_filter(f"isValid(datum.{stem}low)").mark_area(opacity=opacity, line=False)
+                band = band.encode(x=time_axis(metrics), y=y_axis(f"{stem}low"), y2=f"{stem}high:Q")
+                layers.append(keyed(band, name, keys, colours))
+        line = base.mark_line(point={"size": 22, "filled": True}).encode(x=time_axis(metrics), y=y_axis(key))
+        layers.append(keyed(line, "measured", keys, colours))
+        panels.append(panel(rows, metrics, layers, key, width, 130, measured.title))
+    return Figure(
+        "measures",
+        _title(metrics) or "Integration and metastability, epoch by epoch",
+        "The line is what was measured, its band the 95 % interval; the hollow diamond is the untrained network"
+        + (_bands(metrics) if len(keys) > 2 else "."),
+        " ".join(cautions(metrics)),
+        alt.vconcat(*panels, spacing=14),
+    )
+
+
+def _columns(key: str, measured: Measured) -> Iterator[tuple[str, Any]]:
+    """What is drawn of a measure: names of the rows' fields, and their values."""
+    yield key, measured.value
+    if measured.low.size:
+        yield from ((f"{key}_low", measured.low), (f"{key}_high", measured.high))
+    for kind, null in (("white", "white"), ("deciding", measured.decided_by)):
+        if null in measured.nulls:
+            beside = measured.nulls[null]
+            yield from ((f"{key}_{kind}_low", beside.low), (f"{key}_{kind}_high", beside.high))
+
+
+def _title(metrics: RunMetrics) -> str:
+    results = [verdict(metrics, key) for key in headlines(metrics)]
+    return "; ".join(
+        f"{result.symbol} differs from {short(metrics, result.null)} in {result.differs} of {result.epochs} "
+        f"{metrics.summary.unit}s"
+        for result in results if result.epochs
+    )  # fmt: skip
+
+
+def _bands(metrics: RunMetrics) -> str:
+    decides, noise = (metrics.nulls[null].words for null in (metrics.axis.decides, "white"))
+    return (
+        f"; the other bands hold the middle 95 % of the same measure of redrawn data: {decides}, which decides, "
+        f"and {noise}, for reference."
+    )
+
+
+MEASURES = Kind(
+    "measures", "Each measure at every epoch, with its interval, its deciding null and pure noise", measures
+)

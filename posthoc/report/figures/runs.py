@@ -1,0 +1,63 @@
+"""Several runs over their epochs, as small multiples."""
+
+from typing import Any
+
+import altair as alt
+
+from posthoc.report.figures.figure import Figure, Kind, Of, data, hover, names_of, number, with_epoch
+from posthoc.report.sources import Several
+from posthoc.report.theme import MARK, NOISE, THIRD, VALUE
+
+COLUMNS = 3
+"""Small multiples side by side."""
+
+
+def runs(several: Several, width: int) -> Figure:
+    """Every headline measure and accuracy of every run over its epochs, as small multiples."""
+    titles = {key: measured.title for key, measured in several.headlines.items()} | {"accuracy": "accuracy"}
+    rows: list[dict[str, Any]] = [
+        {"run": run.name, "place": place, "at": at}
+        | {key: number(float(run.column(key)[e])) for key in titles}
+        | {f"{key}_noise": number(run.noise(key)) for key in titles}
+        for place, run in enumerate(several.runs) for e, at in enumerate(run.when)
+    ]  # fmt: skip
+    columns = min(COLUMNS, len(several.runs))
+    unit = " or ".join(dict.fromkeys(run.summary.unit for run in several.runs))
+    each = (width - 50 * (columns - 1)) // columns
+    panels = [
+        _facets(rows, key, unit, each, columns).properties(title=title)
+        for key, title in titles.items() if any(row[key] is not None for row in rows)
+    ]  # fmt: skip
+    return Figure(
+        "runs",
+        f"{len(several.runs)} runs side by side, {unit} by {unit}",
+        "All panels of a measure share their scale; the dashed line is the mean of pure noise through the run's protocol.",
+        several.confounded,
+        with_epoch(alt.vconcat(*panels, spacing=18), None).add_params(
+            names_of("runs", [run.name for run in several.runs])
+        ),
+        columns=columns,
+    )
+
+
+def _facets(rows: list[dict[str, Any]], key: str, unit: str, width: int, columns: int) -> Any:
+    """One measure of every run, a panel each."""
+    base = alt.Chart().transform_filter(f"isValid(datum.{key})")
+    x = alt.X("at:Q", title=unit, axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+    y = alt.Y(f"{key}:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
+    noise = base.transform_filter(f"isValid(datum.{key}_noise)").mark_line(color=NOISE, strokeDash=[4, 3])
+    chosen = base.transform_filter("datum.at === epoch")
+    picture = alt.layer(
+        # First, and named, for Altair puts what points out a facet's epoch there.
+        hover(base.encode(x=x, y=y), unit, [key]).properties(name=f"points_{key}"),
+        noise.encode(x=x, y=f"{key}_noise:Q"),
+        base.mark_line(color=THIRD if key == "accuracy" else VALUE).encode(x=x, y=y),
+        chosen.mark_rule(color=MARK, strokeWidth=1.5).encode(x=x),
+        chosen.mark_point(size=90, color=MARK, strokeWidth=2.5).encode(x=x, y=y),
+        data=data(rows),
+    ).properties(width=width, height=90)
+    header = alt.Header(labelExpr="runs[datum.value]", labelLimit=width)
+    return picture.facet(facet=alt.Facet("place:O", title=None, header=header), columns=columns)
+
+
+RUNS = Kind("runs", "Every headline measure and accuracy of every run over its epochs", runs, Of.RUNS)

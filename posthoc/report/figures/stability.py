@@ -1,0 +1,90 @@
+"""The stability index, its volatility with the convergence signal, and accuracy."""
+
+from typing import Any
+
+import altair as alt
+
+from posthoc.analysis.records import RunMetrics
+from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
+from posthoc.report.theme import MUTED, SECOND, THIRD, VALUE
+from posthoc.report.words import cautions, without_convergence
+
+WAYS = {"retrospective": "", "causal": "_causal"}
+COLOURS = [VALUE, SECOND]
+FIELDS = {"psi": "stability_index", "volatility": "volatility"}
+
+
+def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
+    """The stability index, its volatility with the convergence signal, and accuracy."""
+    rows = rows_of(metrics)
+    columns = {f"{stem}_{way}": f"{key}{suffix}" for stem, key in FIELDS.items() for way, suffix in WAYS.items()}
+    for name, key in {"accuracy": "accuracy", **columns}.items():
+        for row, value in zip(rows, metrics.column(key), strict=True):
+            row[name] = number(value)
+    unit, threshold, settled = metrics.summary.unit, metrics.protocol.threshold, metrics.summary.convergence
+    limit = (
+        alt.Chart(data([{"y": threshold}]))
+        .mark_rule(color=MUTED, strokeDash=[2, 2])
+        .encode(y=y_axis("y"), tooltip=alt.Tooltip("y:Q", title="threshold"))
+    )
+    vertical, names = _flags(metrics)
+    accuracy = alt.Chart(data(rows)).transform_filter("!datum.untrained").mark_line(
+        color=THIRD, point={"size": 22, "filled": True, "color": THIRD}
+    ).encode(x=time_axis(metrics), y=y_axis("accuracy"))  # fmt: skip
+    panels = [
+        panel(rows, metrics, _curves(rows, metrics, "psi"), "psi_retrospective", width, 130, "stability index Psi", 0),
+        panel(rows, metrics, [limit, *_curves(rows, metrics, "volatility"), *vertical, *names], "volatility_retrospective",
+              width, 120, f"volatility of Psi over {metrics.protocol.window} {unit}s"),
+        panel(rows, metrics, [accuracy, *vertical], "accuracy", width, 100,
+              f"accuracy (share, {metrics.summary.accuracy_source})"),
+    ]  # fmt: skip
+    signals = [f"{way}: never" if settled[way] is None else f"{way}: {unit} {settled[way]}" for way in WAYS]
+    best = metrics.summary.best_epoch
+    return Figure(
+        "stability",
+        f"Volatility settles below {threshold} ({'; '.join(signals)})"
+        + ("" if best is None else f"; accuracy is best at {unit} {best}"),
+        "Psi is the weighted mean of the z-scores of H_eff and M, volatility its rolling standard deviation; training "
+        "counts as settled after three epochs below the dashed threshold.",
+        " ".join([
+            "The retrospective curve uses z-scores over the whole run, so at every epoch it knows the future; only the causal "
+            "one could have stopped the training.",
+            *without_convergence(metrics),
+            *cautions(metrics),
+        ]),
+        alt.vconcat(*panels, spacing=14),
+    )  # fmt: skip
+
+
+def _curves(rows: list[dict[str, Any]], metrics: RunMetrics, stem: str) -> list[Any]:
+    """Both ways of one quantity, the causal one dashed."""
+    marks = []
+    for way in WAYS:
+        dash = [1, 0] if way == "retrospective" else [5, 3]
+        line = alt.Chart(data(rows)).mark_line(point={"size": 22, "filled": True}, strokeDash=dash)
+        line = line.encode(x=time_axis(metrics), y=y_axis(f"{stem}_{way}"))
+        marks.append(keyed(line, way, list(WAYS), COLOURS))
+    return marks
+
+
+def _flags(metrics: RunMetrics) -> tuple[list[Any], list[Any]]:
+    """Rules where volatility has settled, and what they are called."""
+    settled = {way: at for way in WAYS if (at := metrics.summary.convergence[way]) is not None}
+    if not settled:
+        return [], []
+    rows = [{"at": at, "way": way, "text": f"settled, {way}"} for way, at in settled.items()]
+    middle = (metrics.when[0] + metrics.when[-1]) / 2
+    flags = alt.Chart(data(rows)).encode(
+        x=alt.X("at:Q"), color=alt.Color("way:N", scale=alt.Scale(domain=list(WAYS), range=COLOURS))
+    )
+    names = []
+    for way, at in settled.items():
+        side = {"align": "left", "dx": 4} if at < middle else {"align": "right", "dx": -4}
+        text = flags.mark_text(**side, baseline="top").transform_filter(f"datum.way === '{way}'")
+        names.append(text.encode(y=alt.value(2 if way == "retrospective" else 16), text="text:N"))
+    return [flags.mark_rule(strokeWidth=1.5)], names
+
+
+STABILITY = Kind(
+    "stability", "The stability index, its volatility with the convergence signal, and accuracy", stability
+)

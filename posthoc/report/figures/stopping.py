@@ -1,0 +1,84 @@
+"""Every stopping rule: training saved against accuracy lost."""
+
+import math
+from typing import Any
+
+import altair as alt
+
+from posthoc.analysis.runs import in_percent
+from posthoc.report.figures.figure import Figure, Kind, Of, data, number
+from posthoc.report.sources import Several
+from posthoc.report.theme import INK, MUTED, OTHER, SECOND, THIRD, VALUE
+
+COLOURS = {
+    "volatility": SECOND, "volatility, whole run known": OTHER, "patience": VALUE, "fixed budget": THIRD, "reference": MUTED,
+}  # fmt: skip
+"""Of the families of rules; another is drawn in ink."""
+Row = dict[str, Any]
+
+
+def stopping(several: Several, width: int) -> Figure:
+    """Every stopping rule: training saved against accuracy lost."""
+    percent = any(in_percent(run) for run in several.runs)
+    rows: list[Row] = [
+        {"rule": score.rule, "kind": score.family, "saved": number(score.saved_share), "epochs": number(score.saved),
+         "lost": number(score.lost), "never": number(score.never), "pareto": score.pareto}
+        for score in several.scores if math.isfinite(score.lost)
+    ]  # fmt: skip
+    front = sorted((row for row in rows if row["pareto"]), key=lambda row: (row["saved"], row["lost"]))
+    x = alt.X("saved:Q", title="share of the training saved", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("lost:Q", title=f"accuracy lost ({'points' if percent else 'share'})")
+    line = alt.Chart(data(front)).mark_line(color=INK, strokeWidth=1, interpolate="step-before")
+    picture = alt.layer(
+        line.encode(x=x, y=y, order="saved:Q"),
+        _points(rows, x, y),
+        *_labels(front, max((row["lost"] for row in rows), default=0) or 1, x, y),
+    ).properties(width=width, height=320)
+    useful = [row for row in front if row["kind"] != "reference" and row["never"] < 1]
+    best = sum(row["kind"] == "volatility" for row in useful)
+    few = f", and {len(several.runs)} runs are few." if len(several.runs) < 10 else "."
+    return Figure(
+        "stopping",
+        f"Of the {len(useful)} rules that fire and that no other beats, {best} {'uses' if best == 1 else 'use'} volatility",
+        "Each point is a rule, its mean over the runs: right is more training saved, down is less accuracy lost; the line "
+        "joins those that no other rule beats in both.",
+        f"Rules marked 'whole run known' look into the future; a fixed threshold that does well here was found here{few}",
+        picture,
+        widest=760,
+    )
+
+
+def _points(rows: list[Row], x: alt.X, y: alt.Y) -> Any:
+    """A point for every rule, in the colour and shape of its family."""
+    families = list(dict.fromkeys([*COLOURS, *(row["kind"] for row in rows)]))
+    colours = [COLOURS.get(family, INK) for family in families]
+    tips = [
+        alt.Tooltip("rule:N"), alt.Tooltip("saved:Q", format=".1%"),
+        alt.Tooltip("epochs:Q", title="checkpoints saved", format=".1f"), alt.Tooltip("lost:Q", format=".4f"),
+        alt.Tooltip("never:Q", title="share of runs in which it never fires", format=".0%"),
+    ]  # fmt: skip
+    legend = alt.Legend(title=None)
+    return alt.Chart(data(rows)).mark_point(filled=True, size=70, opacity=0.9).encode(
+        x=x, y=y, tooltip=tips, color=alt.Color("kind:N", scale=alt.Scale(domain=families, range=colours), legend=legend),
+        shape=alt.Shape("kind:N", scale=alt.Scale(domain=families), legend=legend),
+    )  # fmt: skip
+
+
+def _labels(front: list[Row], highest: float, x: alt.X, y: alt.Y) -> list[Any]:
+    """Names of the rules that no other beats, where there is room; those that do the same share one."""
+    places: dict[tuple[float, float], list[Row]] = {}
+    for row in front:
+        places.setdefault((row["saved"], row["lost"]), []).append(row)
+    labels: list[Row] = []
+    for (saved, lost), rows in places.items():  # the others have a tooltip
+        if all(abs(lost - label["lost"]) > 0.05 * highest or abs(saved - label["saved"]) > 0.4 for label in labels):
+            more = f" (+{len(rows) - 1})" if len(rows) > 1 else ""
+            labels.append({**rows[0], "text": rows[0]["rule"] + more})
+    marks = []
+    for align, dx, where in (("right", -6, "datum.saved > 0.5"), ("left", 6, "datum.saved <= 0.5")):
+        text = alt.Chart(data(labels)).mark_text(align=align, dx=dx, dy=-8, fontSize=10)
+        marks.append(text.encode(x=x, y=y, text="text:N").transform_filter(where))
+    return marks
+
+
+STOPPING = Kind("stopping", "Every stopping rule: training saved against accuracy lost", stopping, Of.RUNS)

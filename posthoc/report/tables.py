@@ -1,0 +1,278 @@
+"""Every table, made once: the rows and columns that are printed to a terminal, as CSV, LaTeX, Markdown or HTML."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from posthoc.analysis.records import Overall, RunMetrics
+from posthoc.analysis.responses import INDIFFERENT, RESPONDS, UNDECIDED, UNDEFINED, Audit, Response
+from posthoc.analysis.settling import sentence
+from posthoc.analysis.summary import WAYS
+from posthoc.analysis.verdicts import Outcome, verdict
+from posthoc.report.printing import Column, Table, cell, column
+from posthoc.report.words import headlines, number, references
+
+if TYPE_CHECKING:
+    from posthoc.analysis.compare import Difference, Group, Quantity, Row
+    from posthoc.analysis.runs import Run
+    from posthoc.analysis.sensitivity import Cell
+    from posthoc.analysis.stopping import Score
+
+Lines = list[tuple[str, str]]
+"""Labelled lines."""
+
+
+def checkpoints(metrics: RunMetrics) -> Table:
+    """One row per checkpoint: every listed measure, the headline ones beside the null that decides about them."""
+    unit = "epoch" if metrics.checkpoints[0].epoch is not None else "step"
+    columns = [column(unit)]
+    values: list[Sequence[Any]] = [[getattr(checkpoint, unit) for checkpoint in metrics.checkpoints]]
+    for key, measured in metrics.measures.items():
+        if measured.listed:
+            columns.append(Column(measured.symbol, (key,), measured.digits))
+            values.append(measured.value.tolist())
+            beside = measured.nulls.get(measured.decided_by) if measured.headline else None
+            if beside is not None:
+                null = measured.decided_by
+                columns += [Column(null, (f"{key}_{null}_mean",), measured.digits), column("p", f"{key}_{null}_p")]
+                values += [beside.mean.tolist(), beside.p.tolist()]
+    columns.append(column("dead"))
+    values.append([checkpoint.dead for checkpoint in metrics.checkpoints])
+    return Table("Checkpoints", columns, list(zip(*values, strict=True)))
+
+
+def summary(metrics: RunMetrics) -> Lines:
+    """The run in a few labelled lines."""
+    run, protocol = metrics.summary, metrics.protocol
+    settled = {way: "never" if (at := run.convergence[way]) is None else f"{run.unit} {at}" for way in WAYS}
+    lines = [("caution", run.doubt)] if run.doubt else []
+    lines += [
+        ("protocol", f"{protocol.name}, {protocol.axis} axis, estimator {protocol.estimator}, smoothing {protocol.smooth}, "
+                     f"scales {list(metrics.scales)}" + (", calibrated" if protocol.calibrate else "")),
+        ("epochs", f"{run.epochs}, {metrics.measures['integration'].summary.count} of them with an integration"),
+        ("best accuracy", _best(metrics)),
+        *((measured.symbol, _with_sd(measured.summary, " +- ")) for measured in headlines(metrics).values()),
+        ("Psi", _with_sd(metrics.measures["stability_index"].summary, ", sd ")),
+        *((r.symbol, f"{number(r.r)}, 95 % interval {number(r.low)} to {number(r.high)} over epochs")
+          for r in run.correlations.values()),
+        ("settled", f"{'; '.join(f'{way}: {when}' for way, when in settled.items())} (volatility < {protocol.threshold})"),
+    ]  # fmt: skip
+    if run.uneven:
+        lines.append(("volatility", f"undefined, for {run.uneven}"))
+    if text := sentence(run):
+        lines.append(("settled", text))
+    if reasons := _reasons(metrics):
+        lines.append(("dead units", f"{', '.join(reasons)} (units x epochs), left out"))
+    if any(checkpoint.untrained for checkpoint in metrics.checkpoints):
+        lines.append(("untrained", "the checkpoint of step 0 is a control and not part of these figures"))
+    return lines + nulls(metrics)
+
+
+def _best(metrics: RunMetrics) -> str:
+    run = metrics.summary
+    if run.best_epoch is None:
+        return "none: no accuracy is recorded in the checkpoints, and none could be measured on the probe"
+    return f"{number(run.best_accuracy)} ({run.accuracy_source}) at {run.unit} {run.best_epoch}"
+
+
+def _with_sd(overall: Overall, between: str) -> str:
+    return f"{number(overall.mean)}{between}{number(overall.sd)}"
+
+
+def _reasons(metrics: RunMetrics) -> list[str]:
+    """Why units have no exponent, with the count of each over the checkpoints."""
+    counts: dict[str, int] = {}
+    for checkpoint in metrics.checkpoints:
+        for why, count in checkpoint.reasons.items():
+            counts[why] = counts.get(why, 0) + count
+    return [f"{count} {why}" for why, count in counts.items()]
+
+
+def nulls(metrics: RunMetrics) -> Lines:
+    """What the deciding nulls say of the headline measures, and beside which values the references put them."""
+    if not any(measured.nulls for measured in metrics.measures.values()):
+        return []
+    lines = []
+    for key, measured in headlines(metrics).items():
+        if measured.decided_by:
+            result = verdict(metrics, key)
+            rate = "" if result.outcome is Outcome.NOT_DRAWN else " (false discovery rate 5 %)"
+            lines.append((f"null: {result.null}", result.sentence(metrics.summary.unit) + rate))
+    return lines + [(f"reference: {null}", text) for null, text in references(metrics, 4)]
+
+
+def runs(rows: "Sequence[Row]", notes: Sequence[str] = ()) -> Table:
+    """One row per run: every quantity with its interval and noise, and its state; below, what to know of each."""
+    columns = [
+        column("run"),
+        column("model"),
+        column("dataset"),
+        column("epochs"),
+        column("best accuracy"),
+        column("at", "best_epoch"),
+    ]
+    keys = {key: quantity for row in rows for key, quantity in row.quantities.items() if key != "best_accuracy"}
+    for key, quantity in keys.items():
+        columns += _quantity_columns(key, quantity)
+    columns.append(column("state"))
+    table = []
+    for row in rows:
+        run = row.run
+        cells = [run.name, run.about.get("model"), run.about.get("dataset"), run.summary.epochs, run.summary.best_accuracy,
+                 run.summary.best_epoch]  # fmt: skip
+        for key, quantity in keys.items():
+            cells += _quantity_cells(row.quantities.get(key), quantity)
+        table.append([*cells, row.state.name])
+    doubts = [f"{row.run.name}: {row.run.summary.doubt}." for row in rows if row.run.summary.doubt]
+    states = [f"{row.run.name}: {row.state.name}, for {row.state.reason}." for row in rows]
+    return Table("Runs", columns, table, [*doubts, *notes, *states])
+
+
+def _quantity_columns(key: str, quantity: "Quantity") -> list[Column]:
+    columns = [Column(quantity.symbol, (key,), quantity.digits)]
+    if quantity.tested:
+        columns.append(_interval(key))
+    return [*columns, column("noise", f"{key}_noise")] if math.isfinite(quantity.noise) else columns
+
+
+def _quantity_cells(quantity: "Quantity | None", like: "Quantity") -> list[Any]:
+    """As `like` has them; nothing where a run has no such quantity."""
+    nothing = math.nan
+    cells: list[Any] = [quantity.value if quantity else nothing]
+    if like.tested:
+        cells.append((quantity.low, quantity.high) if quantity else (nothing, nothing))
+    if math.isfinite(like.noise):
+        cells.append(quantity.noise if quantity else nothing)
+    return cells
+
+
+def _interval(name: str) -> Column:
+    return column("95 %", f"{name}_low", f"{name}_high")
+
+
+def groups(rows: "Sequence[Group]", symbols: Mapping[str, str]) -> Table:
+    """One row per group: mean, sd and interval of every quantity over its runs."""
+    columns = [column("group"), column("runs")]
+    keys = list(rows[0].quantities) if rows else []
+    for key in keys:
+        columns += [column(symbols[key], key), column("sd", f"{key}_sd"), _interval(key)]
+    table = []
+    for group in rows:
+        cells: list[Any] = [group.name, len(group.runs)]
+        for of in group.quantities.values():
+            cells += [of.mean, of.sd, (of.low, of.high)]
+        table.append(cells)
+    return Table("Groups: mean over runs", columns, table)
+
+
+def differences(rows: "Sequence[Difference]") -> Table:
+    """One row per pair of groups and quantity."""
+    columns = [column("measure"), column("first"), column("second"), column("difference"), column("p"),
+               column("corrected", "p_corrected"), column("least p", "p_least"),
+               column("noise's difference", "noise_difference"), column("differ also in")]  # fmt: skip
+    table = [
+        [d.quantity, d.first, d.second, d.difference, d.p, d.corrected, d.least, d.noise, d.warning or None]
+        for d in rows
+    ]
+    notes = [
+        "corrected: p as a false discovery rate over all rows of this table; least p: the smallest that so few runs can give."
+    ]
+    if any(row.warning for row in rows):
+        notes.append(
+            "Where groups differ in classes, images or smoothing, the protocol alone makes H_eff differ: "
+            "read the difference beside the noise's."
+        )
+    return Table("Differences between groups: p by permuting runs", columns, table, notes)
+
+
+def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
+    """One row per stopping rule."""
+    from posthoc.analysis.stopping import REFERENCE
+
+    columns = [
+        column("rule"), column("saved"), column("share"), column("accuracy lost"), column("never fires"),
+        *(column(f"{what}, against {REFERENCE}", *(f"{what}_difference{end}" for end in ("", "_low", "_high")))
+          for what in ("saved", "lost")),
+        column("Pareto", "pareto"),
+    ]  # fmt: skip
+    table = [
+        [
+            s.rule,
+            s.saved,
+            s.saved_share,
+            s.lost,
+            s.never,
+            s.saved_difference,
+            s.lost_difference,
+            "*" if s.pareto else "",
+        ]
+        for s in scores
+    ]
+    return Table("Stopping rules", columns, table, [
+        "Patience, budgets and what is saved count checkpoints. Accuracy lost: of the run's best checkpoint less that of the best one kept until the stop, means over runs; "
+        "differences with 95 % intervals, paired by run. *: no other rule that can be followed saves a larger share and "
+        "loses less.",
+        "Rules see what was known at each epoch, but for those marked 'whole run known', whose z-scores look ahead.",
+        *notes,
+    ])  # fmt: skip
+
+
+def sensitivity(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Sequence[str]) -> Table:
+    """One row per choice of the inherited constants."""
+    columns = [column("H_opt"), column("sigma_H"), column("w_H"),
+               *(column(f"H_eff {run.name}", f"H_eff {run.name}") for run in runs),
+               column("r(Psi,acc) below 0", "stability_index_accuracy_below_0"),
+               column("of", "stability_index_accuracy_known"), column("gap")]  # fmt: skip
+    table = []
+    for choice in cells:
+        known = [r for r in choice.stability_index_accuracy if math.isfinite(r)]
+        constants = [f"{choice.h_opt}", f"{choice.sigma_h}", f"{choice.w_h}"]
+        table.append([*constants, *choice.integration, sum(r < 0 for r in known), len(known), choice.gap])
+    groups = list(dict.fromkeys(names))
+    notes = []
+    if len(groups) == 2 and any(math.isfinite(cell.gap) for cell in cells):
+        below = sorted({(cell.h_opt, cell.sigma_h) for cell in cells if cell.gap < 0})
+        where = ", ".join(f"H_opt {h} with sigma_H {s}" for h, s in below) or "nowhere"
+        notes = [f"gap: mean H_eff of {groups[0]} less that of {groups[1]}; below 0: {where}."]
+    elif len(groups) == 2:
+        notes = ["No gap: a group has no H_eff."]
+    return Table("Sensitivity", columns, table, notes)
+
+
+def audit(result: Audit) -> Table:
+    """One row per control: every measure under it."""
+    columns = [column("", "control")]
+    for key, response in result.measures.items():
+        columns += [column(response.symbol, key), column("", f"{key}_sd")]
+    table = []
+    for control in result.controls:
+        cells: list[Any] = [control.name]
+        for key in result.measures:
+            spread = control.measures[key]
+            cells += [spread.mean, f"+- {spread.sd:.4f}" if spread.sd else ""]
+        table.append(cells)
+    return Table("Audit", columns, table)
+
+
+def responses(result: Audit) -> list[Lines]:
+    """What each measure responds to, is undecided about and does not respond to, and how it varies."""
+    blocks = []
+    for response in result.measures.values():
+        title = response.symbol
+        known = math.isfinite(response.margin)  # of files before there was one, what was not seen to move the measure
+        small = f"changes by less than {response.margin:g} with" if known else "was not seen to respond to"
+        lines = [
+            (f"{title} responds to", _effects(response, RESPONDS) or "nothing"),
+            (f"{title} {small}", _effects(response, INDIFFERENT) or "nothing"),
+        ]
+        if text := _effects(response, UNDECIDED):
+            lines.append((f"{title} is undecided about", text))
+        if undefined := response.which(UNDEFINED):
+            lines.append((f"{title} is undefined for", ", ".join(undefined)))
+        lines.append((f"{title} varies by", f"{cell(response.spread_by_order)} (sd) with the order of images"))
+        blocks.append(lines)
+    return blocks
+
+
+def _effects(response: Response, outcome: str) -> str:
+    return ", ".join(f"{what} ({effect.effect:+.3f})" for what, effect in response.which(outcome).items())
