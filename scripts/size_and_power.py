@@ -11,14 +11,16 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.audit import MARGINS, Control, Spread, _verdict
+from posthoc.analysis.audit import ORDER, respond
 from posthoc.analysis.axes import Material
 from posthoc.analysis.axes.epoch import EpochMaterial
 from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.compare import permutation_p
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import hilbert
+from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.nulls import NULLS
+from posthoc.analysis.responses import Control, Spread
 from posthoc.analysis.scales import default_scales
 from posthoc.analysis.settling import KINDS, settling
 from posthoc.analysis.verdicts import corrected, rejected, two_sided_p, worth_drawing
@@ -186,7 +188,7 @@ def audits(replicates: int) -> None:
     """`audit`: a change that is none is called one, or is shown to be small; and one as large as the margin is not."""
     print("| control | scatter by order, of the margin | no change: responds | no change: small | change of the margin: small | "
           "change of three margins: responds |\n|---|---|---|---|---|---|")  # fmt: skip
-    margin = MARGINS["metastability"]
+    margin = MEASURES["metastability"].margin
     for name, count in (("measured once", 1), ("50 draws", 50), ("3 initialisations", 3), ("10 initialisations", 10)):
         for share in (0.15, 0.4):
             random = np.random.default_rng([6, count, int(100 * share)])
@@ -197,14 +199,10 @@ def audits(replicates: int) -> None:
                     values = share * margin * random.standard_normal(51 + count)
                     spreads = (values[:1], values[1:51], change * margin + values[51:])
                     controls = [
-                        Control(
-                            str(k),
-                            ("", "order within class", "training")[k] or None,
-                            {"metastability": Spread.of(part)},
-                        )
+                        Control(str(k), (None, ORDER, "training")[k], {"metastability": Spread.of(part)})
                         for k, part in enumerate(spreads)
                     ]
-                    hits += bool(_verdict(controls, "metastability")[kind])
+                    hits += bool(respond(controls, "metastability", "M", margin).which(kind))
                 cells.append(f"{hits / replicates:.4f}")
             print(f"| {name} | {share} | {' | '.join(cells)} |", flush=True)
 

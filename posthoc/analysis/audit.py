@@ -76,7 +76,7 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     measures = {}
     for key, measure in _audited().items():
         base = measure.of_measure.of if measure.of_measure else key
-        response = _response(controls, key, measure.symbol, measure.margin)
+        response = respond(controls, key, measure.symbol, measure.margin)
         measures[key] = replace(response, order_p=two_sided_p(raw[base], ordered[base].values))
     return Audit(
         path=str(activations.path),
@@ -202,7 +202,7 @@ def _of_settings(trained: _Subject) -> list[Control]:
     return controls
 
 
-def _response(controls: Sequence[Control], key: str, symbol: str, margin: float) -> Response:
+def respond(controls: Sequence[Control], key: str, symbol: str, margin: float) -> Response:
     """What moves a measure beyond what comes from the arbitrary order of images, and what by less than its margin."""
     value = controls[0].measures[key].mean
     order = next(control for control in controls if control.changes == ORDER).measures[key]

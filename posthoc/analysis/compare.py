@@ -28,7 +28,8 @@ PERMUTATIONS = 10_000
 
 @dataclass(frozen=True)
 class Quantity:
-    """What runs are compared by: a value of a run with the ends of its 95 % interval, and what pure noise gives.
+    """What runs are compared by: a value of a run with the ends of its 95 % interval, what pure noise gives, and of a mean
+    over checkpoints their sd.
 
     tested: whether groups are tested for a difference in it.
     """
@@ -38,6 +39,7 @@ class Quantity:
     low: float = math.nan
     high: float = math.nan
     noise: float = math.nan
+    sd: float = math.nan
     digits: int = 4
     tested: bool = True
 
@@ -48,7 +50,7 @@ def quantities(run: Run) -> dict[str, Quantity]:
     for key, measured in run.measures.items():
         if measured.headline:
             of = measured.summary
-            values[key] = Quantity(measured.symbol, of.mean, of.low, of.high, run.noise(key), measured.digits)
+            values[key] = Quantity(measured.symbol, of.mean, of.low, of.high, run.noise(key), of.sd, measured.digits)
     sd = run.measures["stability_index"].summary.sd
     values["stability_index_sd"] = Quantity("sd of Psi", sd, tested=False)
     for name, r in run.summary.correlations.items():

@@ -214,7 +214,7 @@ def _beside(compared: Sequence[Comparison | None]) -> Beside:
 
 def _related(measures: dict[str, Measured], checkpoints: Sequence[Checkpoint]) -> dict[str, Measured]:
     """The measures with their summaries over the trained checkpoints."""
-    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints])
+    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints], dtype=bool)
     nulls = dict.fromkeys(null for measured in measures.values() for null in measured.nulls)
     against = {null: against_nulls(measures, trained, null) for null in nulls}
     return {

@@ -354,7 +354,7 @@ class RunMetrics:
     @property
     def trained(self) -> NDArray[np.bool_]:
         """Which checkpoints are not controls, [E]."""
-        return np.array([not checkpoint.untrained for checkpoint in self.checkpoints])
+        return np.array([not checkpoint.untrained for checkpoint in self.checkpoints], dtype=bool)
 
     @property
     def when(self) -> list[int]:

@@ -156,7 +156,12 @@ def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str
     epochs = values.pop("epoch")
     if not (np.abs(epochs) < 2**53).all():
         raise PosthocError(f"{path}: an epoch has no number, or none that can be counted.")
-    when = tuple(int(epoch) for epoch in epochs)
+    return from_columns(name, _about(path), [int(epoch) for epoch in epochs], values)
+
+
+def from_columns(name: str, about: dict[str, Any], when: Sequence[int], columns: Mapping[str, FloatArray]) -> Run:
+    """A run of the published protocol of which nothing is known but some measures' columns [E] and its epochs."""
+    values = dict(columns)
     checkpoints = [Checkpoint(epoch, None, False, 0, {}) for epoch in when]
     protocol, axis = Protocol(), AXES["image"]
     values |= of_epochs(values, protocol, checkpoints)
@@ -169,7 +174,7 @@ def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str
         for key, column in values.items()
     }
     summary = summarise(values, checkpoints, protocol)
-    return Run(name, _about(path), protocol, when, values, measures, words_of(axis.key), summary)
+    return Run(name, about, protocol, tuple(when), values, measures, words_of(axis.key), summary)
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def summarise(
     accuracy_source: str = "", draws: int = 0, doubt: str | None = None,
 ) -> Summary:  # fmt: skip
     """The summary of a run from its measures' columns [E]; those that it has not count as undefined."""
-    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints])
+    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints], dtype=bool)
     unit, numbers = counted(checkpoints)
     when = [number for number, kept in zip(numbers, trained, strict=True) if kept]
 

@@ -128,22 +128,27 @@ def runs(rows: "Sequence[Row]", notes: Sequence[str] = ()) -> Table:
     return Table("Runs", columns, table, [*doubts, *notes, *states])
 
 
+PARTS = ("sd", "interval", "noise")
+"""What may stand beside a quantity's value."""
+
+
+def _parts(quantity: "Quantity") -> list[str]:
+    """Which of them do."""
+    known = {"sd": math.isfinite(quantity.sd), "interval": quantity.tested, "noise": math.isfinite(quantity.noise)}
+    return [part for part in PARTS if known[part]]
+
+
 def _quantity_columns(key: str, quantity: "Quantity") -> list[Column]:
-    columns = [Column(quantity.symbol, (key,), quantity.digits)]
-    if quantity.tested:
-        columns.append(_interval(key))
-    return [*columns, column("noise", f"{key}_noise")] if math.isfinite(quantity.noise) else columns
+    columns = {"sd": column("sd", f"{key}_sd"), "interval": _interval(key), "noise": column("noise", f"{key}_noise")}
+    return [Column(quantity.symbol, (key,), quantity.digits), *(columns[part] for part in _parts(quantity))]
 
 
 def _quantity_cells(quantity: "Quantity | None", like: "Quantity") -> list[Any]:
     """As `like` has them; nothing where a run has no such quantity."""
-    nothing = math.nan
-    cells: list[Any] = [quantity.value if quantity else nothing]
-    if like.tested:
-        cells.append((quantity.low, quantity.high) if quantity else (nothing, nothing))
-    if math.isfinite(like.noise):
-        cells.append(quantity.noise if quantity else nothing)
-    return cells
+    if quantity is None:
+        return [math.nan, *((math.nan, math.nan) if part == "interval" else math.nan for part in _parts(like))]
+    cells = {"sd": quantity.sd, "interval": (quantity.low, quantity.high), "noise": quantity.noise}
+    return [quantity.value, *(cells[part] for part in _parts(like))]
 
 
 def _interval(name: str) -> Column:

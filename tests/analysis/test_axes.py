@@ -9,12 +9,14 @@ import pytest
 from noise import make, recording
 
 import posthoc
-from posthoc.analysis.audit import ANOTHER_ORDER, GAUSSIAN, MARGINS, Control, Spread, _of_training, _verdict, load_audit
+from posthoc.analysis.audit import GAUSSIAN, ORDER, _of_training, respond
 from posthoc.analysis.axes.depth import depth_series
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import dfa
+from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, plain
+from posthoc.analysis.responses import Control, Spread, load_audit
 from posthoc.analysis.scales import default_scales
 from posthoc.errors import PosthocError, UsageError
 from posthoc.store import Frame, Layout, open_activations
@@ -114,12 +116,12 @@ def test_the_audit_of_a_collapsed_network_says_so(tmp_path):
         frames(lambda e: {"a": good if e == 0 else np.full_like(good, np.nan)}, 2),
     )
     with open_activations(tmp_path / "a.h5") as activations:
-        found = posthoc.audit(activations, count=10)
-    assert found.conclusions == (
+        result = posthoc.audit(activations, count=10)
+    assert result.conclusions == (
         "H_eff of the last checkpoint is undefined: no channel has one.",
         "M of the last checkpoint is undefined: no channel has one.",
     )
-    assert "training" in found.verdicts["integration"]["undefined"]
+    assert "training" in result.measures["integration"].which("undefined")
 
 
 def test_every_measure_stands_beside_its_nulls(activations_file):
@@ -168,23 +170,22 @@ def test_the_audit_finds_that_integration_follows_the_number_of_classes(tmp_path
     """On noise: nothing but the protocol can respond."""
     path = make(tmp_path / "a.h5", layers=4, channels=12, images=1024, epochs=2, classes=10)
     with open_activations(path) as activations:
-        found = posthoc.audit(activations, count=20)
-    split = found.verdicts["integration"]["responds"]["number of classes"]
-    assert split["high"] < -0.3
-    for measure, verdict in found.verdicts.items():
+        result = posthoc.audit(activations, count=20)
+    assert result.measures["integration"].which("responds")["number of classes"].high < -0.3
+    for key, response in result.measures.items():
         for what in ("training", "labels"):
-            effect = (verdict["indifferent"] | verdict["undecided"])[what]
-            small = max(-effect["low"], effect["high"]) < verdict["margin"]  # a wider interval than that of equivalence
-            assert small <= (what in verdict["indifferent"])
-        assert verdict["margin"] == MARGINS[measure]
-        assert 2 / 21 <= verdict["order_p"] <= 1
-    assert any("each class is split in ten" in sentence for sentence in found.conclusions)
-    assert "M changes by less than 0.01 when the labels are permuted." in found.conclusions
-    assert not any("does not" in sentence for sentence in found.conclusions)
-    found.save(tmp_path / "audit.json")
-    content = load_audit(tmp_path / "audit.json")
-    assert content["format"] == "posthoc-audit"
-    names = [control["name"] for control in content["controls"]]
+            effect = (response.which("indifferent") | response.which("undecided"))[what]
+            small = max(-effect.low, effect.high) < response.margin  # a wider interval than that of equivalence
+            assert small <= (what in response.which("indifferent"))
+        assert response.margin == MEASURES[key].margin == {"integration": 0.1, "metastability": 0.01}[key]
+        assert 2 / 21 <= response.order_p <= 1
+    assert any("each class is split in ten" in sentence for sentence in result.conclusions)
+    assert "M changes by less than 0.01 when the labels are permuted." in result.conclusions
+    assert not any("does not" in sentence for sentence in result.conclusions)
+    result.save(tmp_path / "audit.json")
+    again = load_audit(tmp_path / "audit.json")
+    assert again.to_dict() == result.to_dict() == json.loads((tmp_path / "audit.json").read_text())
+    names = [control.name for control in again.controls]
     assert {"untrained weights", "pure noise", GAUSSIAN, "labels permuted", "the first 512 images"} <= set(names)
 
 
@@ -202,13 +203,12 @@ def test_what_is_not_shown_to_be_small_is_undecided(values, kind):
     order = spread(*np.linspace(0.4, 0.6, 40)) if len(values) == 1 else spread(*np.linspace(0.495, 0.505, 40))
     controls = [
         Control("as it is", None, spread(0.5)),
-        Control(ANOTHER_ORDER, "order within class", order),
+        Control("images of each class in another order", ORDER, order),
         Control("untrained weights", "training", spread(*values)),
     ]
-    verdict = _verdict(controls, "integration")
-    assert list(verdict[kind]) == ["training"]
-    assert sum(len(verdict[key]) for key in ("responds", "indifferent", "undecided")) == 1
-    (sentence,) = _of_training("H_eff", verdict, len(values))
+    response = respond(controls, "integration", "H_eff", 0.1)
+    assert [(effect.changes, effect.outcome) for effect in response.effects] == [("training", kind)]
+    (sentence,) = _of_training(response, len(values))
     assert ("one initialisation" in sentence) == (len(values) == 1)
     assert {"responds": "H_eff differs between", "indifferent": "differ by less than 0.1",
             "undecided": "is undecided"}[kind] in sentence  # fmt: skip

@@ -17,21 +17,21 @@ from posthoc.analysis.compare import (
     permutation_p,
     tabulate,
 )
-from posthoc.analysis.runs import Run, in_one_unit, load_csv, load_runs, same_training
+from posthoc.analysis.records import Against
+from posthoc.analysis.runs import from_columns, in_one_unit, load_csv, load_runs, same_training
 from posthoc.analysis.sensitivity import sensitivity
 from posthoc.analysis.stopping import (
-    ELSEWHERE,
     apply,
     by_budget,
     by_hindsight,
     by_patience,
     by_volatility,
-    causal_volatility,
     chosen_elsewhere,
     compare_rules,
     configuration,
 )
 from posthoc.analysis.taxonomy import Evidence, Taxonomy, classify
+from posthoc.analysis.verdicts import Verdict, verdict
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 
@@ -57,10 +57,24 @@ def table1(published):
         return list(csv.DictReader(file))
 
 
+ELSEWHERE = "volatility, threshold chosen on other configurations"
+
+
 def run(name="a", accuracy=(), loss=(), h_eff=(), m=(), hurst=(), **about):
     E = max(map(len, (accuracy, loss, h_eff)))
-    columns = [np.array(c if len(c) else np.full(E, np.nan), dtype=float) for c in (accuracy, loss, hurst, h_eff, m)]
-    return Run(name, about, tuple(range(1, E + 1)), *columns)
+    given = {"accuracy": accuracy, "loss": loss, "hurst": hurst, "integration": h_eff, "metastability": m}
+    columns = {key: np.array(c if len(c) else np.full(E, np.nan), dtype=float) for key, c in given.items()}
+    return from_columns(name, about, range(1, E + 1), columns)
+
+
+def with_null(run, null, key, **numbers):
+    """The run with a measure's result against a null."""
+    against = Against(
+        **{"mean": np.nan, "differs": 0, "wanting": 0, "epochs": 0, "draws": 99, "decides": True, **numbers}
+    )
+    measured = run.measures[key]
+    summary = replace(measured.summary, nulls={**measured.summary.nulls, null: against})
+    return replace(run, measures={**run.measures, key: replace(measured, summary=summary)})
 
 
 def test_all_nine_published_states(table1):
@@ -89,30 +103,37 @@ def test_the_published_states_from_the_published_epochs(table1, published):
         Taxonomy("taxonomy-3")
 
 
-CERTAIN = Evidence(0.88, -0.4, 0.6, (0.85, 0.89), (-0.6, -0.2), (0.3, 0.8), 25, True, True)
+def differs(symbol, epochs, words="another order of the same images"):
+    """A verdict: in how many of 25 epochs a measure differs; None where its null was not drawn."""
+    return Verdict(symbol, "order", words, epochs or 0, epochs=0 if epochs is None else 25)
+
+
+CERTAIN = Evidence(
+    0.88, -0.4, 0.6, (0.85, 0.89), (-0.6, -0.2), (0.3, 0.8), 25, differs("H", 25), differs("M", 25)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "name", "reason"), [
     ({}, "stable convergent", "r(Hz, Mz) = -0.400 is below 0"),
     ({"epochs": 9}, "indeterminate", "fewer than 10 epochs have an H_eff: 9"),
-    ({"h_eff": float("nan")}, "indeterminate", "there is no integration"),
-    ({"hurst_differs": False}, "indeterminate",
+    ({"integration": float("nan")}, "indeterminate", "there is no integration"),
+    ({"hurst": differs("H", 5)}, "indeterminate",
      "H cannot be distinguished from that of another order of the same images in most epochs"),
-    ({"hurst_differs": None}, "indeterminate", "it is not known whether H differs from that of another order"),
-    ({"hurst_differs": False, "axis": "depth"}, "indeterminate",
+    ({"hurst": differs("H", None)}, "indeterminate", "it is not known whether H differs from that of another order"),
+    ({"hurst": differs("H", 0, "the same points in another order of time")}, "indeterminate",
      "H cannot be distinguished from that of the same points in another order of time in most epochs"),
-    ({"h_eff_interval": (np.nan, np.nan)}, "indeterminate", "the mean H_eff has no interval"),
-    ({"h_eff_interval": (0.85, 0.91)}, "indeterminate", "the interval of H_eff, 0.850 to 0.910, holds 0.9"),
-    ({"metastability_differs": False}, "indeterminate", "M cannot be distinguished"),
-    ({"metastability_differs": None}, "indeterminate", "it is not known whether M differs"),
-    ({"r_fields_interval": (-0.6, 0.1)}, "indeterminate", "the interval of r(Hz, Mz), -0.600 to 0.100, holds 0"),
-    ({"r_accuracy_interval": (np.nan, np.nan)}, "indeterminate", "r(Psi, accuracy) has no interval"),
+    ({"integration_interval": (np.nan, np.nan)}, "indeterminate", "the mean H_eff has no interval"),
+    ({"integration_interval": (0.85, 0.91)}, "indeterminate", "the interval of H_eff, 0.850 to 0.910, holds 0.9"),
+    ({"metastability": differs("M", 0)}, "indeterminate", "M cannot be distinguished"),
+    ({"metastability": differs("M", None)}, "indeterminate", "it is not known whether M differs"),
+    ({"fields_interval": (-0.6, 0.1)}, "indeterminate", "the interval of r(Hz, Mz), -0.600 to 0.100, holds 0"),
+    ({"accuracy_interval": (np.nan, np.nan)}, "indeterminate", "r(Psi, accuracy) has no interval"),
     # That one of both has the other sign is enough to say that the run is not stable convergent.
-    ({"r_fields": 0.4, "r_fields_interval": (0.1, 0.6), "r_accuracy_interval": (-0.1, 0.8)}, "transitional", "between"),
-    ({"h_eff": 0.95, "h_eff_interval": (0.92, 0.97), "r_accuracy": -0.5, "r_accuracy_interval": (-0.7, -0.2)},
+    ({"fields": 0.4, "fields_interval": (0.1, 0.6), "accuracy_interval": (-0.1, 0.8)}, "transitional", "between"),
+    ({"integration": 0.95, "integration_interval": (0.92, 0.97), "accuracy": -0.5, "accuracy_interval": (-0.7, -0.2)},
      "metastable, high integration", "at least 0.9"),
     # What rests on H_eff alone asks nothing of M or of the correlations.
-    ({"h_eff": 0.1, "h_eff_interval": (0.05, 0.15), "metastability_differs": False, "r_fields_interval": (-1, 1)},
+    ({"integration": 0.1, "integration_interval": (0.05, 0.15), "metastability": differs("M", 0), "fields_interval": (-1, 1)},
      "rigidly synchronised", "below 0.2"),
 ])  # fmt: skip
 def test_a_name_needs_data_that_carry_it(changes, name, reason):
@@ -126,26 +147,27 @@ def test_thresholds_are_parameters():
 
 def test_the_published_table_from_the_published_epochs(table1, published):
     """Every column to the printed digits but the two that the source itself contradicts: sd of H_eff, and mean M."""
-    wrong = {"h_eff_sd": set(), "m": set()}
+    wrong = {"integration_sd": set(), "metastability": set()}
     for row in table1:
         name = FILES.get(row["model"], "vit_pretrained_cifar10")
-        (one,) = load_csv([str(published / f"{name}.csv")])
-        found = one.summary
-        assert (found["epochs"], found["best_epoch"]) == (int(row["epochs"]), int(row["best_epoch"]))
-        for ours, theirs, digits in (
-            ("best_accuracy", "best_acc", 1), ("h_eff", "Heff_mean", 3), ("psi", "Psi_mean", 3), ("psi_sd", "Psi_std", 3),
-            ("r_fields", "r_Hz_Mz", 3), ("r_accuracy", "r_Psi_acc", 3),
-        ):  # fmt: skip
-            assert found[ours] == pytest.approx(float(row[theirs]), abs=0.51 * 10**-digits + 1e-3 * (digits == 3)), (
-                row,
-                ours,
-            )
-        if abs(found["h_eff_sd"] - float(row["Heff_std"])) > 0.00051:
-            wrong["h_eff_sd"].add(row["model"])
-        if abs(found["m"] - float(row["M_mean"])) > 0.000051:
-            wrong["m"].add(row["model"])
-    assert len(wrong["h_eff_sd"]) == 8
-    assert len(wrong["m"]) == 9
+        (table,) = load_csv([str(published / f"{name}.csv")])
+        summary, of = table.summary, {key: measured.summary for key, measured in table.measures.items()}
+        assert (summary.epochs, summary.best_epoch) == (int(row["epochs"]), int(row["best_epoch"]))
+        for value, theirs, digits in (
+            (summary.best_accuracy, "best_acc", 1),
+            (of["integration"].mean, "Heff_mean", 3),
+            (of["stability_index"].mean, "Psi_mean", 3),
+            (of["stability_index"].sd, "Psi_std", 3),
+            (summary.correlations["integration_metastability"].r, "r_Hz_Mz", 3),
+            (summary.correlations["stability_index_accuracy"].r, "r_Psi_acc", 3),
+        ):
+            assert value == pytest.approx(float(row[theirs]), abs=0.51 * 10**-digits + 1e-3 * (digits == 3)), row
+        if abs(of["integration"].sd - float(row["Heff_std"])) > 0.00051:
+            wrong["integration_sd"].add(row["model"])
+        if abs(of["metastability"].mean - float(row["M_mean"])) > 0.000051:
+            wrong["metastability"].add(row["model"])
+    assert len(wrong["integration_sd"]) == 8
+    assert len(wrong["metastability"]) == 9
 
 
 def test_seeds_as_groups_beside_the_authors_summaries(published):
@@ -170,11 +192,11 @@ def test_seeds_as_groups_beside_the_authors_summaries(published):
                 numbers.append(value)
 
         collect(json.loads((published / "seeds" / file).read_text()))
-        mean = groups[name].means["h_eff"]
+        mean = groups[name].quantities["integration"].mean
         assert min(abs(np.array(numbers) - mean)) < 1e-6, (name, mean)
     # Smoothing was swapped by accident between the published runs and these: H_eff goes where noise puts it.
-    assert groups["resnet101, cifar100"].means["h_eff"] == pytest.approx(0.474, abs=0.001)
-    assert groups["vgg16bn, cifar100"].means["h_eff"] == pytest.approx(0.037, abs=0.001)
+    assert groups["resnet101, cifar100"].quantities["integration"].mean == pytest.approx(0.474, abs=0.001)
+    assert groups["vgg16bn, cifar100"].quantities["integration"].mean == pytest.approx(0.037, abs=0.001)
 
 
 def test_the_published_stops_again_and_what_a_user_would_have_had(published):
@@ -183,14 +205,16 @@ def test_the_published_stops_again_and_what_a_user_would_have_had(published):
     assert len(rows) == 16
     causal = []
     for row in rows:
-        (one,) = load_csv([str(published / row["file"].removeprefix("results_").replace("mobilenet_", "mobilenetv2_"))])
+        (each,) = load_csv(
+            [str(published / row["file"].removeprefix("results_").replace("mobilenet_", "mobilenetv2_"))]
+        )
         threshold = float(row["threshold"])
-        stop = apply(partial(by_volatility, threshold=threshold, causal=False), one)
+        stop = apply(partial(by_volatility, threshold=threshold, causal=False), each)
         assert stop.fired == (row["status"] == "TRIGGERED")
         assert stop.when == int(row["psi_stop_epoch"])
         assert stop.lost_at_stop == pytest.approx(float(row["acc_delta_vs_max"]), abs=0.0101)
         assert stop.saved == int(row["epochs_saved"])
-        causal.append(apply(partial(by_volatility, threshold=threshold), one))
+        causal.append(apply(partial(by_volatility, threshold=threshold), each))
     published_stops = [int(row["psi_stop_epoch"]) for row in rows]
     differ = sum(a.when != b for a, b in zip(causal, published_stops, strict=True))
     assert differ > 0  # they looked ahead
@@ -202,30 +226,31 @@ def test_the_published_claim_of_sensitivity(published):
     runs = load_csv([str(published / f"{name}.csv") for name in names])
     cells = sensitivity(runs, group_names(runs, ["dataset"]))
     assert len(cells) == 60
-    for one in cells:
-        if one.h_opt == 0.5:
-            assert one.gap < 0
-        elif one.sigma_h >= 0.1:
-            assert one.gap > 0.2
-    same = next(one for one in cells if (one.h_opt, one.sigma_h, one.w_h) == (0.7, 0.15, 0.5))
-    np.testing.assert_allclose(same.h_eff, [one.summary["h_eff"] for one in runs])
-    np.testing.assert_allclose(same.r_accuracy, [one.summary["r_accuracy"] for one in runs])
+    for each in cells:
+        if each.h_opt == 0.5:
+            assert each.gap < 0
+        elif each.sigma_h >= 0.1:
+            assert each.gap > 0.2
+    same = next(each for each in cells if (each.h_opt, each.sigma_h, each.w_h) == (0.7, 0.15, 0.5))
+    np.testing.assert_allclose(same.integration, [each.measures["integration"].summary.mean for each in runs])
+    expected = [each.summary.correlations["stability_index_accuracy"].r for each in runs]
+    np.testing.assert_allclose(same.stability_index_accuracy, expected)
 
 
 def test_patience_and_budgets_by_hand():
-    one = run(accuracy=[0.1, 0.3, 0.5, 0.4, 0.6, 0.55], loss=[1.0, 0.8, 0.8005, 0.7995, 0.5, 0.6])
-    assert by_patience(one, 1) == 2
-    assert by_patience(one, 2) is None
-    assert by_patience(one, 2, 0.001) == 3
+    each = run(accuracy=[0.1, 0.3, 0.5, 0.4, 0.6, 0.55], loss=[1.0, 0.8, 0.8005, 0.7995, 0.5, 0.6])
+    assert by_patience(each, 1) == 2
+    assert by_patience(each, 2) is None
+    assert by_patience(each, 2, 0.001) == 3
     assert by_patience(run(accuracy=[0.1, 0.2], loss=[1.0, np.nan]), 1) == 1
-    assert by_budget(one, 3) == 2
-    assert by_budget(one, 7) is None
-    assert by_hindsight(one) == 4
-    stop = apply(partial(by_budget, checkpoints=4), one)
+    assert by_budget(each, 3) == 2
+    assert by_budget(each, 7) is None
+    assert by_hindsight(each) == 4
+    stop = apply(partial(by_budget, checkpoints=4), each)
     assert (stop.index, stop.when, stop.fired, stop.saved) == (3, 4, True, 2)
     assert stop.lost == pytest.approx(0.1)
     assert stop.lost_at_stop == pytest.approx(0.2)
-    never = apply(partial(by_patience, patience=2), one)
+    never = apply(partial(by_patience, patience=2), each)
     assert (never.fired, never.saved, never.lost) == (False, 0, 0)
 
 
@@ -240,11 +265,15 @@ def random_runs(count, E=40):
 
 
 def test_causal_rules_do_not_look_ahead():
-    for one in random_runs(5):
-        whole = causal_volatility(one)
+    for each in random_runs(5):
+        whole = each.column("volatility_causal")
         for e in (10, 20, 39):
-            part = run(accuracy=one.accuracy[: e + 1], h_eff=one.h_eff[: e + 1], m=one.m[: e + 1])
-            np.testing.assert_array_equal(causal_volatility(part)[: e + 1], whole[: e + 1])
+            part = run(
+                accuracy=each.accuracy[: e + 1],
+                h_eff=each.column("integration")[: e + 1],
+                m=each.column("metastability")[: e + 1],
+            )
+            np.testing.assert_array_equal(part.column("volatility_causal")[: e + 1], whole[: e + 1])
 
 
 def test_rules_are_compared_on_the_same_runs():
@@ -292,7 +321,7 @@ def test_seeds_of_one_configuration_do_not_choose_for_each_other():
     ]  # fmt: skip
     with_all, alone = chosen_elsewhere([*others, *seeds]), chosen_elsewhere([*others, seeds[0]])
     assert with_all[3] == alone[3]
-    assert len({configuration(one) for one in (*others, *seeds)}) == 4
+    assert len({configuration(each) for each in (*others, *seeds)}) == 4
     assert ELSEWHERE not in {score.rule for score in compare_rules([*others[:1], *seeds])}
     assert len({configuration(run(name)) for name in "ab"}) == 2  # nothing is known of them
 
@@ -313,21 +342,20 @@ def test_permutations_by_hand():
 
 
 def test_groups_that_the_protocol_itself_tells_apart_carry_a_warning():
-    noise = {"white": {"integration": {"null_mean": 0.95, "epochs_told_apart": 0, "epochs": 3}}}
     few = [run(f"f{k}", accuracy=[1, 2, 3], h_eff=[0.9, 0.91, 0.9 + k / 50], m=[1, 2, 1], classes=10) for k in range(3)]
     many = [
         run(f"m{k}", accuracy=[1, 2, 3], h_eff=[0.3, 0.31, 0.3 + k / 50], m=[1, 2, 1], classes=100) for k in range(3)
     ]
-    for one in few:
-        one.nulls.update(noise)
-    for one in many:
-        one.nulls.update({"white": {"integration": {"null_mean": 0.31}}})
+    few = [with_null(each, "white", "integration", mean=0.95, epochs=3) for each in few]
+    many = [with_null(each, "white", "integration", mean=0.31) for each in many]
     rows = tabulate([*few, *many])
-    gaps = {gap.column: gap for gap in differences(rows, group_names([*few, *many], ["classes"]))}
-    assert gaps["h_eff"].warning == "classes 10 against 100, not recorded: images, smooth"
-    assert gaps["h_eff"].noise == pytest.approx(0.64)
-    assert gaps["h_eff"].p == gaps["h_eff"].least == pytest.approx(0.1)
-    assert gaps["h_eff"].corrected == pytest.approx(min(1, 0.1 * sum(np.isfinite(gap.p) for gap in gaps.values())))
+    gaps = {gap.quantity: gap for gap in differences(rows, group_names([*few, *many], ["classes"]))}
+    assert gaps["integration"].warning == "classes 10 against 100, not recorded: images, smooth"
+    assert gaps["integration"].noise == pytest.approx(0.64)
+    assert gaps["integration"].p == gaps["integration"].least == pytest.approx(0.1)
+    assert gaps["integration"].corrected == pytest.approx(
+        min(1, 0.1 * sum(np.isfinite(gap.p) for gap in gaps.values()))
+    )
     with pytest.raises(UsageError, match=r"--by dataset: not recorded for f0; recorded: classes"):
         group_names(few, ["dataset"])
 
@@ -346,16 +374,16 @@ def metrics_files(activations_file, tmp_path_factory):
 
 def test_the_command_on_metrics_files(metrics_files):
     runs = load_runs([str(metrics_files)])
-    assert [one.name for one in runs] == ["run0", "run1"]
+    assert [each.name for each in runs] == ["run0", "run1"]
     assert runs[0].about["smooth"] == 1
     assert np.isfinite(runs[0].noise("integration"))
-    assert np.isfinite(runs[0].loss).all()
+    assert np.isfinite(runs[0].column("loss")).all()
     done = cli("compare", metrics_files / "*" / "metrics.json", "--by", "smooth", "--stopping", "--sensitivity")
     assert done.exit_code == 0
     for said in ("Runs", "Groups", "Differences", "smooth 1 against 5", "Stopping rules", "Sensitivity"):
         assert said in done.stdout
     content = json.loads(cli("compare", metrics_files, "--by", "smooth", "--json").stdout)
-    assert content["runs"][0]["noise"]["h_eff"] == pytest.approx(runs[0].noise("integration"))
+    assert content["runs"][0]["quantities"]["integration"]["noise"] == pytest.approx(runs[0].noise("integration"))
     assert len(content["differences"]) == 4
 
 
@@ -371,8 +399,13 @@ def test_other_forms_of_the_table(metrics_files, form, begins):
         header, first, _ = csv.reader(done.stdout.splitlines())
         assert len(set(header)) == len(header) == len(first)
         row = dict(zip(header, first, strict=True))
-        assert float(row["h_eff"]) == pytest.approx(load_runs([str(metrics_files)])[0].summary["h_eff"])
-        assert {"h_eff_low", "h_eff_high", "m_low", "r_accuracy_high"} <= row.keys()
+        assert float(row["integration"]) == load_runs([str(metrics_files)])[0].measures["integration"].summary.mean
+        assert {
+            "integration_low",
+            "integration_high",
+            "metastability_low",
+            "stability_index_accuracy_high",
+        } <= row.keys()
 
 
 def test_a_run_without_accuracy_is_left_out_of_the_stopping_rules(tmp_path):
@@ -394,13 +427,14 @@ def test_a_run_without_accuracy_is_left_out_of_the_stopping_rules(tmp_path):
 def test_columns_of_other_names_and_bad_files(tmp_path):
     (tmp_path / "a_cifar10.csv").write_text("ep,acc,I,MM\n1,0.5,0.6,0.1\n2,,0.7,0.2\n3,0.6,,0.1\n")
     mapping = {"epoch": "ep", "accuracy": "acc", "h_eff": "I", "m": "MM"}
-    (one,) = load_csv([str(tmp_path / "a_cifar10.csv")], mapping)
-    assert (one.about, one.when) == ({"model": "a", "dataset": "cifar10"}, (1, 2, 3))
-    np.testing.assert_array_equal(one.h_eff, [0.6, 0.7, np.nan])
+    (each,) = load_csv([str(tmp_path / "a_cifar10.csv")], mapping)
+    assert (each.about, each.when) == ({"model": "a", "dataset": "cifar10"}, (1, 2, 3))
+    np.testing.assert_array_equal(each.column("integration"), [0.6, 0.7, np.nan])
     words = [f"--column={ours}={theirs}" for ours, theirs in mapping.items()]
     assert cli("compare", "--from-csv", tmp_path / "a_cifar10.csv", *words).exit_code == 0
     with pytest.raises(
-        PosthocError, match=r"lacks the columns epoch \(epoch\), h_eff \(Heff\), m \(M\); it has ep, acc"
+        PosthocError,
+        match=r"lacks the columns epoch \(epoch\), integration \(Heff\), metastability \(M\); it has ep, acc",
     ):
         load_csv([str(tmp_path / "a_cifar10.csv")])
     with pytest.raises(PosthocError, match=r"lacks the columns loss \(typo\)"):
@@ -448,7 +482,7 @@ def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
     path = published / "resnet18_cifar10.csv"
     (tmp_path / "link.csv").symlink_to(path)
     (percent,) = load_csv([str(path), str(path), str(tmp_path / "link.csv")])
-    share = replace(percent, name="b", accuracy=percent.accuracy / 100)
+    share = replace(percent, name="b", columns={**percent.columns, "accuracy": percent.accuracy / 100})
     a, b = in_one_unit([percent, share])
     np.testing.assert_allclose(a.accuracy, b.accuracy)
     assert in_one_unit([percent])[0] is percent
@@ -458,18 +492,18 @@ def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
 
 
 def test_few_epochs_and_few_draws_are_said(published):
-    (one,) = load_csv([str(published / "resnet152_cifar10.csv")])
-    assert tabulate([one])[0].state.reason.endswith("from 3 of 38 epochs that have an H_eff")
-    found = {"epochs_told_apart": 0, "epochs": 38, "epochs_wanting_draws": 38}
-    assert replace(one, nulls={"order": {"hurst": found}}, draws=9).differs("hurst") is None
-    nulls = {"order": {"hurst": {**found, "epochs_wanting_draws": 3}}, "white": {"metastability": found}}
-    assert replace(one, nulls=nulls, draws=99).differs("hurst") is False
-    assert replace(one, nulls=nulls, draws=99).differs("metastability") is None  # `white` decides nothing
+    (each,) = load_csv([str(published / "resnet152_cifar10.csv")])
+    assert tabulate([each])[0].state.reason.endswith("from 3 of 38 epochs that have an H_eff")
+    wanting = with_null(each, "order", "hurst", epochs=38, wanting=38, draws=9)
+    assert verdict(wanting, "hurst").mostly is None
+    told = with_null(with_null(each, "order", "hurst", epochs=38, wanting=3), "white", "metastability", epochs=38)
+    assert verdict(told, "hurst").mostly is False
+    assert verdict(told, "metastability").mostly is None  # `white` decides nothing
 
 
 def test_exponents_beyond_the_calibration_stay_without_integration():
-    one = run(accuracy=[1, 2, 3], h_eff=[0.9, 0.0, np.nan], m=[1, 2, 1], hurst=[0.7, np.nan, np.nan])
-    cell = next(c for c in sensitivity([one]) if (c.h_opt, c.sigma_h) == (0.7, 0.15))
-    assert cell.h_eff == pytest.approx((0.5,))
+    each = run(accuracy=[1, 2, 3], h_eff=[0.9, 0.0, np.nan], m=[1, 2, 1], hurst=[0.7, np.nan, np.nan])
+    cell = next(c for c in sensitivity([each]) if (c.h_opt, c.sigma_h) == (0.7, 0.15))
+    assert cell.integration == pytest.approx((0.5,))
     with pytest.raises(UsageError, match="has no exponents"):
         sensitivity([run(accuracy=[1, 2], h_eff=[0.5, 0.5], m=[1, 2])])

@@ -1,5 +1,6 @@
 """The null of the convergence signal: on series in which nothing converges, the rule that the tool applies to runs."""
 
+import dataclasses
 import math
 from functools import partial
 
@@ -67,7 +68,7 @@ def test_a_run_stands_beside_what_does_not_converge(tmp_path):
     assert summary.uneven == ""
     text = sentence(summary)
     assert f"{found.share:.0%} of series of white noise, half of them by epoch {found.median + 1}" in text
-    assert sentence({}) == ""
+    assert sentence(dataclasses.replace(summary, settling={})) == ""
 
 
 @pytest.mark.parametrize(("steps", "epochs", "gap"), [
@@ -111,5 +112,5 @@ def test_a_table_of_uneven_epochs_has_no_volatility(tmp_path):
     rows = "".join(f"{epoch},{epoch / 100},{0.5 + epoch % 3 / 10},0.1{epoch % 4}\n" for epoch in (*range(1, 20), 40))
     (tmp_path / "a.csv").write_text("epoch,val_acc,Heff,M\n" + rows)
     (run,) = load_csv([str(tmp_path / "a.csv")])
-    assert "21 epochs" in run.uneven
+    assert "21 epochs" in run.summary.uneven
     assert by_volatility(run, 9.0) is None

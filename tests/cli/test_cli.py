@@ -27,8 +27,8 @@ def test_the_two_commands(run_folder, probe_file, tmp_path):
     assert "\r" not in extracted.stderr + measured.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["activations.h5", "metrics.csv", "metrics.json"]
     content = json.loads((tmp_path / "metrics.json").read_text())
-    assert [epoch["epoch"] for epoch in content["epochs"]] == [0, 1, 2, 3, 4]
-    assert content["epochs"][4]["nulls"]["white"]["integration"]["p"] >= 0.01
+    assert [row["epoch"] for row in content["checkpoints"]] == [0, 1, 2, 3, 4]
+    assert content["measures"]["integration"]["nulls"]["white"]["p"][4] >= 0.01
     assert "M " in measured.stdout
     assert "with pure noise, independent in every channel" in measured.stdout
     assert "another order of the same images" in measured.stdout
@@ -162,7 +162,7 @@ def test_force_replaces(run_folder, probe_file, here):
     assert run("metrics", "a.h5", "--nulls", "0").exit_code == 0
     assert run("metrics", "a.h5", "--nulls", "0").exit_code == 1
     assert run("metrics", "a.h5", "--nulls", "5", "--force", "--protocol", "default", "--smooth", "2").exit_code == 0
-    assert np.isfinite(json.loads((here / "metrics.json").read_text())["epochs"][1]["hurst"])
+    assert np.isfinite(json.loads((here / "metrics.json").read_text())["measures"]["hurst"]["value"][1])
 
 
 def test_debug_shows_the_traceback(here):

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from posthoc.cli.formats import Sheet, as_csv, as_latex, as_markdown, column, print_sheets
+from posthoc.cli.output import print_tables
+from posthoc.report.printing import Table, as_csv, as_latex, as_markdown, column
 
 HOSTILE = [
     "a\n\\input{/etc/passwd}%",
@@ -25,10 +26,10 @@ HOSTILE = [
 ]
 
 
-def sheet(*names: str) -> Sheet:
+def sheet(*names: str) -> Table:
     columns = [column("run"), column("H"), column("95 %", "H_low", "H_high"), column("by", "d", "d_low", "d_high")]
     rows = [[name, -0.25, (-1.0, float("nan")), (0.5, 0.25, 0.75)] for name in names]
-    return Sheet("Runs", columns, rows, [f"{name}: said." for name in names])
+    return Table("Runs", columns, rows, [f"{name}: said." for name in names])
 
 
 def test_csv_holds_one_value_a_column_and_nothing_that_is_computed():
@@ -70,7 +71,7 @@ def test_markdown_is_text(name):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_terminal_is_shown_names_whole_on_a_line(name, capsys):
-    print_sheets([sheet(name)], None)
+    print_tables([sheet(name)])
     lines = capsys.readouterr().out.split("\n")
     assert len(lines) == 5
     assert all(line.isprintable() for line in lines)

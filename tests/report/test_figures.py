@@ -17,12 +17,12 @@ from noise import make
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Protocol, load_metrics
 from posthoc.analysis.runs import as_run
-from posthoc.analysis.summary import summarise
+from posthoc.analysis.summary import counted, summarise
 from posthoc.cli import main
 from posthoc.errors import UsageError
-from posthoc.report import comparisons
 from posthoc.report.export import export
-from posthoc.report.figures import FIGURES
+from posthoc.report.figures import FIGURES, Of, figures_of
+from posthoc.report.sources import Several
 from posthoc.store import open_activations
 
 HOSTILE = "</script><script>alert(1)</script>\"'`\\ ${x} \u202e" + "long" * 60
@@ -42,28 +42,46 @@ def texts(path):
     return [element.text for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]
 
 
+def changed(metrics, **columns):
+    """The run with other values of some measures."""
+    measures = {key: dataclasses.replace(metrics.measures[key], value=value) for key, value in columns.items()}
+    return dataclasses.replace(metrics, measures={**metrics.measures, **measures})
+
+
+def without_nulls(metrics):
+    """The run as if no null had been drawn."""
+    measures = {
+        key: dataclasses.replace(measured, nulls={}, summary=dataclasses.replace(measured.summary, nulls={}))
+        for key, measured in metrics.measures.items()
+    }
+    return dataclasses.replace(metrics, measures=measures)
+
+
 def without(metrics):
     """The same run with nothing measured in any epoch."""
-    nan = {"hurst": math.nan, "integration": math.nan, "metastability": math.nan, "stability_index": math.nan,
-           "volatility": math.nan, "accuracy": math.nan, "hurst_interval": (math.nan, math.nan),
-           "stability_index_causal": math.nan, "volatility_causal": math.nan, "nulls": {}, "reasons": {"constant": 128}}  # fmt: skip
-    blank = np.full(np.shape(metrics.phase_locking["ppc"]), math.nan).tolist()
-    rows = np.full(np.shape(metrics.layers["hurst"]), math.nan).tolist()
-    curves = tuple({"scales": one["scales"], "curves": {}} for one in metrics.fluctuation)
+    E = len(metrics.checkpoints)
+    nothing = np.full(E, np.nan)
+    measures = {
+        key: dataclasses.replace(
+            measured, value=nothing, low=nothing, high=nothing, by_layer=np.full_like(measured.by_layer, np.nan),
+            summary=dataclasses.replace(measured.summary, mean=math.nan),
+        )
+        for key, measured in without_nulls(metrics).measures.items()
+    }  # fmt: skip
+    summary = dataclasses.replace(metrics.summary, best_epoch=None, convergence={"retrospective": None, "causal": None})
     return dataclasses.replace(
         metrics,
-        epochs=tuple(dataclasses.replace(epoch, **nan) for epoch in metrics.epochs),
-        phase_locking={**metrics.phase_locking, "ppc": blank},
-        layers={**metrics.layers, "hurst": rows, "metastability": rows},
-        fluctuation=curves,
-        summary={**metrics.summary, "nulls": {}, "integration_mean": None, "best_epoch": None,
-                 "convergence": {"retrospective": None, "causal": None}},
-    )  # fmt: skip
+        measures=measures,
+        checkpoints=tuple(dataclasses.replace(row, reasons={"constant": 128}) for row in metrics.checkpoints),
+        phase_locking=dataclasses.replace(metrics.phase_locking, ppc=np.full_like(metrics.phase_locking.ppc, np.nan)),
+        fluctuation=tuple(dataclasses.replace(curves, curves={}) for curves in metrics.fluctuation),
+        summary=summary,
+    )
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", figures_of(Of.RUN))
 def test_every_figure_of_a_run_says_what_it_shows(metrics, name, tmp_path):
-    figure = export(lambda width: FIGURES[name](metrics, None, width), tmp_path / "a.svg", 400)
+    figure = export(lambda width: FIGURES[name].build(metrics, None, width), tmp_path / "a.svg", 400)
     assert figure.title
     assert figure.explanation.endswith(".")
     root = ElementTree.parse(tmp_path / "a.svg").getroot()
@@ -75,9 +93,9 @@ def test_every_figure_of_a_run_says_what_it_shows(metrics, name, tmp_path):
     assert "values" not in json.dumps(spec["params"])
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", figures_of(Of.RUN))
 def test_without_values_a_figure_says_so_instead_of_being_empty(metrics, name, tmp_path):
-    export(lambda width: FIGURES[name](without(metrics), None, width), tmp_path / "a.svg", 400)
+    export(lambda width: FIGURES[name].build(without(metrics), None, width), tmp_path / "a.svg", 400)
     said = texts(tmp_path / "a.svg")
     if name == "similarity":
         assert "1.00" in said
@@ -88,7 +106,7 @@ def test_without_values_a_figure_says_so_instead_of_being_empty(metrics, name, t
 
 
 def test_measures_draw_the_values_and_the_nulls(metrics):
-    spec = FIGURES["measures"](metrics, None, 400).specification
+    spec = FIGURES["measures"].build(metrics, None, 400).specification
     (rows,) = [rows for rows in spec["datasets"].values() if "integration" in rows[0]]
     np.testing.assert_allclose([row["integration"] for row in rows], metrics.column("integration"), rtol=1e-5)
     np.testing.assert_allclose(
@@ -98,64 +116,71 @@ def test_measures_draw_the_values_and_the_nulls(metrics):
 
 
 def test_a_null_not_rejected_is_a_caution(metrics):
-    nulls = {null: {m: {**found, "epochs_told_apart": 1, "epochs_wanting_draws": 0} for m, found in measures.items()}
-             for null, measures in metrics.summary["nulls"].items()}  # fmt: skip
-    doubtful = dataclasses.replace(metrics, summary={**metrics.summary, "nulls": nulls})
-    caution = FIGURES["measures"](doubtful, None, 400).caution
+    def with_against(key, change):
+        measured = metrics.measures[key]
+        nulls = {null: change(null, against) for null, against in measured.summary.nulls.items()}
+        nulls = {null: against for null, against in nulls.items() if against}
+        summary = dataclasses.replace(measured.summary, nulls=nulls)
+        measures = {**metrics.measures, key: dataclasses.replace(measured, summary=summary)}
+        return dataclasses.replace(metrics, measures=measures)
+
+    doubtful = with_against("metastability", lambda null, row: dataclasses.replace(row, differs=1, wanting=0))
+    caution = FIGURES["measures"].build(doubtful, None, 400).caution
     assert "M differs from that of another order of the same images in 1 of 4 epochs." in caution
     assert "pure noise" not in caution  # a reference
-    del nulls["order"]["metastability"]
-    old = dataclasses.replace(metrics, summary={**metrics.summary, "nulls": nulls})
+    old = with_against("metastability", lambda null, row: None if null == "order" else row)
     assert "Whether M differs from that of another order of the same images is not known: that null was not drawn." in (
-        FIGURES["measures"](old, None, 400).caution
+        FIGURES["measures"].build(old, None, 400).caution
     )
 
 
 def test_the_epoch_of_a_figure_can_be_chosen(metrics, tmp_path):
     shown = {}
     for epoch in (1, 4):
-        export(lambda width, epoch=epoch: FIGURES["similarity"](metrics, epoch, width), tmp_path / "a.svg", 400)
+        export(lambda width, epoch=epoch: FIGURES["similarity"].build(metrics, epoch, width), tmp_path / "a.svg", 400)
         shown[epoch] = [text for text in texts(tmp_path / "a.svg") if text and text.replace(".", "").isdigit()]
-        expected = {f"{round(value, 3):.2f}" for row in metrics.representation["cka_layers"][epoch] for value in row}
+        expected = {f"{round(value, 3):.2f}" for row in metrics.representation.cka_layers[epoch] for value in row}
         assert expected <= set(shown[epoch])
     assert shown[1] != shown[4]
     with pytest.raises(UsageError, match="No epoch 9 here; there are 0, 1, 2, 3, 4"):
-        FIGURES["similarity"](metrics, 9, 400)
+        FIGURES["similarity"].build(metrics, 9, 400)
 
 
 def test_long_runs_keep_some_epochs_of_what_is_shown_one_at_a_time(metrics):
     many = dataclasses.replace(
         metrics,
-        epochs=tuple(dataclasses.replace(metrics.epochs[k % 5], epoch=k) for k in range(400)),
-        phase_locking={"layers": [f"l{k}" for k in range(40)], "ppc": np.zeros((400, 40, 40)).tolist()},
+        layers=tuple(f"l{k}" for k in range(40)),
+        checkpoints=tuple(dataclasses.replace(metrics.checkpoints[k % 5], epoch=k) for k in range(400)),
+        phase_locking=dataclasses.replace(metrics.phase_locking, ppc=np.zeros((400, 40, 40))),
     )
-    figure = FIGURES["locking"](many, None, 400)
+    figure = FIGURES["locking"].build(many, None, 400)
     assert figure.epochs[-1] == 399
     assert len(figure.epochs) == 400 // 7 + 1
     assert len(json.dumps(figure.specification)) < 1_000_000
     assert 398 not in figure.epochs
-    assert 398 in FIGURES["locking"](many, 398, 400).epochs
+    assert 398 in FIGURES["locking"].build(many, 398, 400).epochs
 
 
 def test_checkpoints_of_one_epoch_are_counted_in_steps(metrics):
-    twice = dataclasses.replace(
-        metrics, epochs=tuple(dataclasses.replace(own, epoch=k // 2) for k, own in enumerate(metrics.epochs))
+    twice = [dataclasses.replace(row, epoch=k // 2) for k, row in enumerate(metrics.checkpoints)]
+    assert counted(twice) == ("step", [0, 7, 14, 21, 28])
+    partly = (
+        *metrics.checkpoints[:2],
+        dataclasses.replace(metrics.checkpoints[2], epoch=None),
+        *metrics.checkpoints[3:],
     )
-    assert FIGURES["locking"](twice, None, 400).epochs == (0, 7, 14, 21, 28)
-    partly = (*metrics.epochs[:2], dataclasses.replace(metrics.epochs[2], epoch=None), *metrics.epochs[3:])
-    summary = summarise(partly, metrics.protocol)
-    assert (summary["unit"], summary["best_epoch"]) == ("step", 28)
-    assert as_run(dataclasses.replace(metrics, epochs=partly), "a").when == (7, 14, 21, 28)
+    columns = {key: measured.value for key, measured in metrics.measures.items()}
+    summary = summarise(columns, partly, metrics.protocol)
+    assert (summary.unit, summary.best_epoch) == ("step", 28)
+    in_steps = dataclasses.replace(metrics, checkpoints=partly, summary=summary)
+    assert FIGURES["locking"].build(in_steps, None, 400).epochs == (0, 7, 14, 21, 28)
+    assert as_run(in_steps, "a").when == (7, 14, 21, 28)
 
 
 def test_what_is_not_drawn_is_not_explained(metrics):
-    bare = dataclasses.replace(
-        metrics,
-        epochs=tuple(dataclasses.replace(own, nulls={}) for own in metrics.epochs),
-        summary={**metrics.summary, "nulls": {}},
-    )
-    assert "noise" not in FIGURES["measures"](bare, None, 400).explanation
-    assert "noise" not in FIGURES["trajectory"](bare, None, 400).explanation
+    bare = without_nulls(metrics)
+    assert "noise" not in FIGURES["measures"].build(bare, None, 400).explanation
+    assert "noise" not in FIGURES["trajectory"].build(bare, None, 400).explanation
 
 
 def test_a_notebook_gets_the_same_chart(metrics, tmp_path):
@@ -174,29 +199,19 @@ def test_the_other_axes_have_figures_too(axis, tmp_path):
     with open_activations(path) as activations:
         metrics = compute_metrics(activations, Protocol.named("default", axis=axis), nulls=5)
     for name in ("measures", "stability", "trajectory", "fluctuation"):
-        export(lambda width, name=name: FIGURES[name](metrics, None, width), tmp_path / f"{name}.svg", 400)
+        export(lambda width, name=name: FIGURES[name].build(metrics, None, width), tmp_path / f"{name}.svg", 400)
         assert len(ElementTree.tostring(ElementTree.parse(tmp_path / f"{name}.svg").getroot())) > 5000
 
 
 def several(metrics):
-    scaled = [
-        dataclasses.replace(
-            metrics,
-            epochs=tuple(
-                dataclasses.replace(epoch, accuracy=epoch.accuracy * (1 - 0.1 * k), loss=2 - epoch.accuracy)
-                for epoch in metrics.epochs
-            ),
-        )
-        for k in range(3)
-    ]
-    return [as_run(one, name) for one, name in zip(scaled, ("a", "b", HOSTILE), strict=True)]
+    accuracy = metrics.column("accuracy")
+    scaled = [changed(metrics, accuracy=accuracy * (1 - 0.1 * k), loss=2 - accuracy) for k in range(3)]
+    return [as_run(run, name) for run, name in zip(scaled, ("a", "b", HOSTILE), strict=True)]
 
 
-@pytest.mark.parametrize("name", comparisons.FIGURES)
+@pytest.mark.parametrize("name", figures_of(Of.RUNS))
 def test_figures_of_several_runs(metrics, name, tmp_path):
-    figure = export(
-        lambda width: comparisons.FIGURES[name](comparisons.Several(several(metrics)), width), tmp_path / "a.svg", 480
-    )
+    figure = export(lambda width: FIGURES[name].build(Several(several(metrics)), width), tmp_path / "a.svg", 480)
     assert figure.explanation
     if name != "stopping":
         assert {"a", "b"} <= set(texts(tmp_path / "a.svg"))
@@ -204,8 +219,8 @@ def test_figures_of_several_runs(metrics, name, tmp_path):
 
 def test_hostile_layer_names_come_out_as_text(metrics, tmp_path):
     names = ['"', "'", "</svg>", HOSTILE]
-    renamed = dataclasses.replace(metrics, phase_locking={**metrics.phase_locking, "layers": names})
-    export(lambda width: FIGURES["locking"](renamed, None, width), tmp_path / "a.svg", 400)
+    renamed = dataclasses.replace(metrics, layers=tuple(names))
+    export(lambda width: FIGURES["locking"].build(renamed, None, width), tmp_path / "a.svg", 400)
     assert {'"', "'", "</svg>"} <= set(texts(tmp_path / "a.svg"))
 
 
@@ -266,10 +281,10 @@ def test_scalars_for_tensorboard(saved, metrics, tmp_path):
     (folder,) = (tmp_path / "tb").iterdir()
     events = EventAccumulator(str(folder)).Reload()
     scalars = events.Tensors("posthoc/metastability")
-    assert [one.step for one in scalars] == [0, 7, 14, 21, 28]
-    values = [one.tensor_proto.float_val[0] for one in scalars]
+    assert [scalar.step for scalar in scalars] == [0, 7, 14, 21, 28]
+    values = [scalar.tensor_proto.float_val[0] for scalar in scalars]
     np.testing.assert_allclose(values, metrics.column("metastability"), rtol=1e-6)
-    assert [one.step for one in events.Tensors("posthoc/volatility")] == [21, 28]
+    assert [scalar.step for scalar in events.Tensors("posthoc/volatility")] == [21, 28]
     assert len(events.Tensors("posthoc_noise/integration")) == 5
     assert events.SummaryMetadata("posthoc/volatility").plugin_data.plugin_name == "scalars"
 

@@ -34,7 +34,7 @@ def of_epochs(
 ) -> dict[str, NDArray[np.float64]]:
     """The measures [E] that are made of others' columns [E], over the checkpoints that are trained."""
     kept = [checkpoint for checkpoint in checkpoints if not checkpoint.untrained]
-    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints])
+    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints], dtype=bool)
     uneven = stability.unevenness([checkpoint.step for checkpoint in kept], [checkpoint.epoch for checkpoint in kept])
     known = {key: values[trained] for key, values in columns.items()}
     made = {}

@@ -23,7 +23,7 @@ def recorded(activations: "Activations", name: str, replayed: FloatArray) -> tup
 
 ACCURACY = Measure(
     "accuracy",
-    "acc",
+    "accuracy",
     "accuracy",
     "share of samples classified correctly, as the checkpoints recorded it if all did, else on the probe",
     of_activations=lambda activations: recorded(activations, "val_acc", activations.accuracy),

@@ -24,8 +24,8 @@ METASTABILITY = Measure(
 )
 SYNCHRONY = Measure(
     "synchrony",
-    "R",
-    "synchrony R",
+    "synchrony",
+    "synchrony",
     "mean over time of the units' Kuramoto order parameter",
     of_series=lambda series: series.phases.synchrony,
     nulls=False,
