@@ -95,7 +95,8 @@ class Match:
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """Of an `Annotated` NumPy array: names of its lengths, as of Shape. Null is read as NaN; an empty list always fits.
+    """Of an `Annotated` NumPy array: names of its lengths, as of Shape. Null is read as NaN; an empty list always fits
+    unless it must be `full`.
 
     low, high: the least and the largest number that may be; whole: whether they are whole numbers, none of them null.
     """
@@ -104,6 +105,7 @@ class Array:
     low: float = -math.inf
     high: float = math.inf
     whole: bool = False
+    full: bool = False
 
     def read(self, value: Any, sizes: Sizes) -> NDArray[Any]:
         """The array of a list of lists; raises MisfitError where it is none, or does not fit."""
@@ -112,7 +114,7 @@ class Array:
             for inner in level:
                 if not isinstance(inner, list):
                     _refuse(list, inner)
-                if inner and len(inner) != sizes.setdefault(name, len(inner)):
+                if (inner or self.full) and len(inner) != sizes.setdefault(name, len(inner)):
                     raise MisfitError(f"has {len(inner)} values where {sizes[name]} belong")
             level = [number for inner in level for number in inner]
         if not set(map(type, level)) <= ({int} if self.whole else {float, int, types.NoneType}):
@@ -173,6 +175,8 @@ def _upgraded(content: dict[str, Any], upgrade: Callable[[dict[str, Any]], dict[
         return content
     try:
         return upgrade(content)
+    except MisfitError:
+        raise
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
         lacks = isinstance(error, KeyError)
         raise MisfitError(f"lacks {error.args[0]}" if lacks else "is not as its version has it") from error

@@ -43,6 +43,13 @@ def noise(kind: str, points: int, random: np.random.Generator) -> FloatArray:
     return np.asarray(np.sqrt(rho) * shared + np.sqrt(1 - rho) * independent)
 
 
+def unit_phasors(x: FloatArray) -> NDArray[np.complex128]:
+    """exp(i phi_u(t)) of each unit of x [U, T]."""
+    centred = x - x.mean(axis=1, keepdims=True)
+    z = centred + 1j * hilbert(centred)
+    return np.asarray(z / np.abs(z))
+
+
 def p_values(axis: Material, nulls: tuple[str, ...], count: int, seed: int) -> list[float]:
     """p of H and of M against each null."""
     result = []

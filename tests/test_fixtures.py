@@ -80,6 +80,20 @@ def test_metrics_of_version_1_hold_what_they_held(frozen):
     )
 
 
+def test_metrics_of_version_2_hold_what_those_of_version_1_held(frozen):
+    metrics = posthoc.load_metrics(FIXTURES / "v2" / "metrics.json")
+    content = json.loads((FIXTURES / "v2" / "metrics.json").read_text())
+    assert metrics.to_dict() == content
+    assert content["format_version"] == 2
+    first = posthoc.load_metrics(V1 / "metrics.json")
+    for name in first.measures:
+        np.testing.assert_array_equal(metrics.column(name), first.column(name))
+    for null in ("white", "order", "label", "split"):  # all but the calendar of versions, the draws are the same
+        np.testing.assert_array_equal(metrics.null(null, "hurst"), first.null(null, "hurst"))
+    assert metrics.checkpoints == first.checkpoints
+    assert metrics.summary.best_accuracy == first.summary.best_accuracy == frozen["summary"]["best_accuracy"]
+
+
 def test_measures_of_version_1_activations_are_those_of_version_1(frozen):
     with posthoc.open_activations(V1 / "activations.h5") as file:
         metrics = posthoc.compute_metrics(file)
@@ -91,7 +105,9 @@ def test_measures_of_version_1_activations_are_those_of_version_1(frozen):
 @pytest.mark.parametrize("words", [
     ["inspect", "v1/activations.h5"], ["inspect", "v2/activations.h5"], ["inspect", "v1/metrics.json"],
     ["metrics", "v1/activations.h5", "--nulls", "0", "-o", "OUT"], ["compare", "v1/metrics.json"],
-    ["report", "v1/metrics.json", "--audit", "v1/audit.json", "-o", "OUT"],
+    ["report", "v1/metrics.json", "--audit", "v1/audit.json", "-o", "OUT"], ["inspect", "v1/audit.json"],
+    ["inspect", "v2/metrics.json"], ["inspect", "v2/audit.json"], ["metrics", "v2/activations.h5", "--nulls", "0", "-o", "OUT"],
+    ["compare", "v1/metrics.json", "v2/metrics.json", "--json"], ["report", "v2/metrics.json", "-o", "OUT"],
 ])  # fmt: skip
 def test_every_command_takes_earlier_versions(words, tmp_path):
     words = [str(tmp_path / "out.html") if word == "OUT" else word for word in words]

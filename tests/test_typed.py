@@ -11,16 +11,17 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import h5py
 import pytest
 
-from posthoc.analysis.audit import Audit, audit, load_audit
+from posthoc.analysis.audit import audit
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import RunMetrics, load_metrics
+from posthoc.analysis.responses import Audit, load_audit
 from posthoc.analysis.runs import as_run
 from posthoc.errors import PosthocError
 from posthoc.recording import ConfigV1, Recording
 from posthoc.store import open_activations
 from posthoc.typed import MisfitError, Range, Shape, typed, undeclared
 
-V1 = Path(__file__).parent / "fixtures" / "v1"
+V1, V2 = (Path(__file__).parent / "fixtures" / version for version in ("v1", "v2"))
 
 
 class Inner(TypedDict):
@@ -85,7 +86,7 @@ def test_what_does_not_fit_is_said_with_its_place(change, says):
 
 
 def test_no_key_that_is_written_is_unknown_to_those_who_read(activations_file, tmp_path):
-    """Whoever adds one declares it, in `recording` or `analysis/schema`; what is not declared is not checked."""
+    """Whoever adds one declares it, in `recording` or `analysis/records`; what is not declared is not checked."""
     for folder in (V1, tmp_path):
         if folder != V1:
             with open_activations(activations_file) as file:
@@ -95,8 +96,9 @@ def test_no_key_that_is_written_is_unknown_to_those_who_read(activations_file, t
         if folder == V1:
             with h5py.File(folder / "activations.h5") as file:
                 assert undeclared(ConfigV1, json.loads(file.attrs["config"])) == []
-        assert undeclared(RunMetrics, json.loads((folder / "metrics.json").read_text())) == HEADER
-        assert undeclared(Audit, json.loads((folder / "audit.json").read_text())) == HEADER[:2]
+        else:
+            assert undeclared(RunMetrics, json.loads((folder / "metrics.json").read_text())) == HEADER
+            assert undeclared(Audit, json.loads((folder / "audit.json").read_text())) == HEADER[:2]
         load_metrics(folder / "metrics.json")
         load_audit(folder / "audit.json")
 
@@ -105,7 +107,7 @@ HEADER = ["format", "format_version", "created_by"]
 
 
 def spoilt(name, *path, value):
-    content = json.loads((V1 / name).read_text())
+    content = json.loads((V2 / name).read_text())
     place = content
     for key in path[:-1]:
         place = place[key]
@@ -116,17 +118,27 @@ def spoilt(name, *path, value):
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        (("epochs", 3, "hurst"), "x", "epochs[3].hurst is 'x', not a number"),
-        (("epochs", 0, "epoch"), 2**70, "epochs[0].epoch is 1180591620717411303424, not a whole number"),
-        (("epochs", 0, "nulls"), {"white": {"hurst": 1}}, "epochs[0].nulls.white.hurst is 1, not an object"),
-        (("epochs",), [], "epochs has 0 values"),
-        (("summary",), {}, "summary lacks epochs, "),
-        (("summary", "nulls"), {"other": {}}, "summary.nulls is 'other', which cannot be"),
+        (("measures", "hurst", "value", 3), "x", "measures.hurst.value has values that are no numbers"),
+        (("checkpoints", 0, "epoch"), 2**70, "checkpoints[0].epoch is 1180591620717411303424, not a whole number"),
+        (("measures", "hurst", "nulls", "white"), 1, "measures.hurst.nulls.white is 1, not an object"),
+        (
+            ("measures", "hurst", "nulls", "white", "draws", 2),
+            None,
+            "measures.hurst.nulls.white.draws has values that are no",
+        ),
+        (("measures", "hurst", "by_unit", 2), [1.0], "measures.hurst.by_unit has 1 values where 16 belong"),
+        (("measures", "hurst", "by_unit", 2), [], "measures.hurst.by_unit has rows of different lengths"),
+        (("checkpoints",), [], "checkpoints has 0 values"),
+        (("summary",), {}, "summary lacks "),
         (("phase_locking", "ppc"), [[[0.5]]] * 12, "phase_locking.ppc has 1 values where 4 belong"),
         (("representation", "cka_last"), [[0.0] * 4] * 11, "representation.cka_last has 11 values where 12 belong"),
         (("fluctuation", 0, "scales"), [0] * 10, "fluctuation[0].scales is 0, not within 1 to inf"),
-        (("input", "config", "probe"), {"name": "x"}, "input.config.probe lacks images, classes, sha256"),
-        (("protocol", "axis"), "sideways", "protocol.axis is 'sideways', not image or depth or epoch"),
+        (
+            ("input", "recording", "identity", "probe"),
+            {"name": "x"},
+            "input.recording.identity.probe lacks sha256, samples",
+        ),
+        (("protocol", "estimator"), "sideways", "protocol.estimator is 'sideways', not dfa or whittle or reml"),
         (("format_version",), "1", "format_version is '1', not a whole number"),
     ],
 )
@@ -137,6 +149,29 @@ def test_damaged_metrics_are_refused_in_a_sentence(tmp_path, path, value, says):
         load_metrics(file)
     assert str(error.value).startswith(f"{file} is damaged ({says}")
     assert str(error.value).endswith("); write it again with `posthoc metrics`.")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("epochs", 3, "hurst"), "x", "is not as its version has it"),
+        (("epochs", 3), {}, "lacks"),
+        (("summary",), {}, "lacks"),
+        (("protocol", "axis"), "sideways", "lacks sideways"),
+        (("representation", "cka_last"), [[0.0] * 4] * 11, "representation.cka_last has 11 values where 12 belong"),
+        (("input", "config", "probe"), {"name": "x"}, "lacks images"),
+    ],
+)
+def test_damaged_metrics_of_version_1_are_refused_in_a_sentence(tmp_path, path, value, says):
+    content = json.loads((V1 / "metrics.json").read_text())
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(PosthocError, match=r"metrics.json is damaged \(") as error:
+        load_metrics(tmp_path / "metrics.json")
+    assert says in str(error.value)
 
 
 def test_a_damaged_audit_is_refused_in_a_sentence(tmp_path):
@@ -166,7 +201,7 @@ def places(value, place=()):
 def test_whatever_stands_anywhere_it_is_read_or_refused():
     """In each place of metrics.json something else, or nothing."""
     chance = random.Random(0)
-    content = (V1 / "metrics.json").read_text()
+    content = (V2 / "metrics.json").read_text()
     outcomes = Counter()
     for place in places(json.loads(content)):
         if not place:
@@ -183,7 +218,7 @@ def test_whatever_stands_anywhere_it_is_read_or_refused():
             else:
                 outcomes["read"] += 1
                 run = as_run(metrics, "spoilt")
-                assert len(run.when) == sum(not epoch.untrained for epoch in metrics.epochs)
-                assert len(metrics.to_dict()["epochs"]) == 12
+                assert len(run.when) == sum(not row.untrained for row in metrics.checkpoints)
+                assert len(metrics.to_dict()["checkpoints"]) == 12
     assert outcomes["refused"] > 100
     assert outcomes["read"] > 20

@@ -107,8 +107,10 @@ class Protocol:
         return published_scales(T) if self.scales == "published" else default_scales(T)
 
 
-Column = Annotated[FloatArray, Array(("E",))]
+Column = Annotated[FloatArray, Array(("E",), full=True)]
 """One number for every checkpoint, NaN where there is none."""
+Optional = Annotated[FloatArray, Array(("E",))]
+"""As a column, or empty."""
 ByLayer = Annotated[FloatArray, Array(("E", "L"))]
 ByPair = Annotated[FloatArray, Array(("E", "L", "L"))]
 
@@ -167,7 +169,7 @@ class Beside:
     p: Column
     low: Column
     high: Column
-    draws: Annotated[NDArray[np.int64], Array(("E",), whole=True)]
+    draws: Annotated[NDArray[np.int64], Array(("E",), whole=True, full=True)]
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,9 @@ class Measured:
     listed: bool = True
     decided_by: str = ""
     function_of: str = ""
-    low: Column = field(default_factory=_NO_COLUMN)
-    high: Column = field(default_factory=_NO_COLUMN)
-    sd: Column = field(default_factory=_NO_COLUMN)
+    low: Optional = field(default_factory=_NO_COLUMN)
+    high: Optional = field(default_factory=_NO_COLUMN)
+    sd: Optional = field(default_factory=_NO_COLUMN)
     by_layer: ByLayer = field(default_factory=_NO_TABLE)
     by_unit: Annotated[FloatArray, Array(("E", "U"))] = field(default_factory=_NO_TABLE)
     nulls: dict[str, Beside] = field(default_factory=dict)
@@ -435,7 +437,7 @@ class RunMetrics:
         tables = {key: measured.by_layer for key, measured in self.measures.items()} | vars(self.representation)
         for name, table in tables.items():
             if table.ndim == 2 and table.size:
-                rounded = table.round(DIGITS).T.tolist()
+                rounded = _rounded(table).T.tolist()
                 columns |= {f"{name}_{layer}": rounded[k] for k, layer in enumerate(self.layers)}
         return columns
 
@@ -449,6 +451,13 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
     return run
 
 
+def _rounded(values: FloatArray) -> FloatArray:
+    """To `DIGITS`, but for numbers so large that this overflows."""
+    with np.errstate(over="ignore"):
+        rounded = values.round(DIGITS)
+    return np.where(np.isfinite(rounded), rounded, values)
+
+
 def plain(value: Any) -> Any:
     """Nested values as JSON has them: records as objects, arrays and tuples as lists, numbers that are not finite as None.
 
@@ -457,9 +466,9 @@ def plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         curve = isinstance(value, Curve)
         items = {item.name: getattr(value, item.name) for item in fields(value)}
-        return {name: plain(inner.round(DIGITS) if curve else inner) for name, inner in items.items()}
+        return {name: plain(_rounded(inner) if curve else inner) for name, inner in items.items()}
     if isinstance(value, np.ndarray):
-        return plain((value.round(DIGITS) if value.ndim > 1 else value).tolist())
+        return plain((_rounded(value) if value.ndim > 1 else value).tolist())
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -9,7 +9,6 @@ from posthoc.cli.exits import echo
 from posthoc.cli.inputs import require_activations
 from posthoc.cli.output import notes, print_table
 from posthoc.files import try_output
-from posthoc.report import tables
 
 if TYPE_CHECKING:
     from posthoc.analysis.responses import Audit
@@ -43,6 +42,8 @@ def command(
 
 def show_audit(result: "Audit") -> None:
     """The controls as a table, what each measure responds to, and what follows."""
+    from posthoc.report import tables
+
     table = tables.audit(result)
     print_table([column.title for column in table.columns], table.rows)
     for lines in tables.responses(result):
