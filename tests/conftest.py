@@ -60,7 +60,7 @@ def states():
 
 @pytest.fixture(scope="session")
 def run_folder(states, tmp_path_factory):
-    """A run as scripts/train.py leaves it; do not write to it."""
+    """A run as reproduction.train leaves it; do not write to it."""
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("run")

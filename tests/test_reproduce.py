@@ -14,8 +14,8 @@ KEPT = ROOT / "data" / "reproduction"
 
 
 def reproduce(*words):
-    command = [sys.executable, ROOT / "scripts" / "reproduce.py", *words]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "reproduction.run", *words]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_rehearsal_of_the_whole(rehearsal):
     assert not [path for path in kept.rglob("*") if path.suffix in (".safetensors", ".h5")]
 
     assert reproduce("--check", "--keep", kept).returncode == 0
-    metrics["epochs"][-1]["metastability"] += 0.01
+    metrics["measures"]["metastability"]["value"][-1] += 0.01
     (run / "metrics.json").write_text(json.dumps(metrics))
     wrong = reproduce("--check", "--keep", kept)
     assert wrong.returncode == 1
@@ -80,7 +80,7 @@ def test_a_network_starts_from_given_weights(rehearsal, tmp_path):
     def train(weights):
         command = [
             sys.executable,
-            ROOT / "scripts" / "train.py",
+            ROOT / "reproduction" / "train.py",
             "resnet18-cifar10",
             "--epochs",
             0,

@@ -1,4 +1,4 @@
-"""scripts/train.py: checkpoints and nothing else, the same run however often it is interrupted."""
+"""reproduction.train: checkpoints and nothing else, the same run however often it is interrupted."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+SCRIPT = Path(__file__).parents[1] / "reproduction" / "train.py"
 
 
 def train(*words, check=True):

@@ -1,119 +1,35 @@
-"""The page of results, from the files that reproduce.py keeps and from nothing else."""
+"""The page of results, from the files that `reproduction.run` keeps and from nothing else."""
 
-import csv
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from posthoc.analysis.intervals import correlation_over_epochs
-from posthoc.analysis.stopping import ELSEWHERE
-from posthoc.analysis.verdicts import MEASURES
+from posthoc.analysis.records import Against, RunMetrics
+from posthoc.analysis.responses import Spread
+from reproduction.kept import ROWS, Kept, correlation, kept_runs, mean, printed, read
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the printed table: its protocol, the epochs it was trained for, and the name of its published epochs."""
-
-    images: int
-    smooth: int
-    classes: int
-    epochs: int
-    published: str
-
-    @property
-    def protocol(self) -> str:
-        return f"{self.images}/{self.classes}/{self.smooth}"
-
-
-ROWS = {
-    "resnet18-cifar10": Row(2048, 5, 10, 25, "resnet18_cifar10"),
-    "resnet34-cifar10": Row(2048, 5, 10, 27, "resnet34_cifar10"),
-    "resnet152-cifar10": Row(2048, 5, 10, 38, "resnet152_cifar10"),
-    "densenet121-cifar10": Row(4096, 15, 10, 25, "densenet121_cifar10"),
-    "mobilenet_v2-cifar10": Row(4096, 15, 10, 27, "mobilenetv2_cifar10"),
-    "vit_b_16-cifar10": Row(256, 5, 10, 30, "vit_pretrained_cifar10"),
-    "resnet50-cifar100": Row(4096, 5, 100, 56, "resnet50_cifar100"),
-    "resnet101-cifar100": Row(4096, 5, 100, 58, "resnet101_cifar100"),
-    "vgg16_bn-cifar100": Row(4096, 15, 100, 55, "vgg16_cifar100"),
-}
-"""In the order of the printed table, by the names of our recipes."""
 H_OPT = 0.7
 RULES = (
-    "volatility < 0.2", "volatility < 0.35", "volatility < 0.4", ELSEWHERE,
+    "volatility < 0.2", "volatility < 0.35", "volatility < 0.4",
+    "volatility, threshold chosen on other configurations",
     "volatility < 0.35, whole run known", "volatility < 0.4, whole run known", "patience 1", "patience 3", "patience 5",
     "patience 10", "budget 10", "budget 20", "random epoch", "best in hindsight",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of one run: its measures, its audit, and its exponents along the other axes where they were made."""
-
-    run: str
-    seed: int
-    metrics: dict[str, Any]
-    audit: dict[str, Any]
-    axes: dict[str, dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        return f"{self.run}, seed {self.seed}"
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.metrics["summary"]
-        return found
-
-    def trained(self) -> list[dict[str, Any]]:
-        """The epochs without the untrained checkpoint."""
-        return [epoch for epoch in self.metrics["epochs"] if not epoch["untrained"]]
-
-    def untrained(self) -> dict[str, Any] | None:
-        return next((epoch for epoch in self.metrics["epochs"] if epoch["untrained"]), None)
-
-    def control(self, name: str, measure: str = "integration") -> dict[str, float] | None:
-        """An audit's control: mean, sd, low and high of a measure."""
-        for control in self.audit["controls"]:
-            if control["name"].startswith(name):
-                found: dict[str, float] | None = control["measures"].get(measure)
-                return found
-        return None
-
-
-def kept_runs(keep: Path) -> list[Kept]:
-    """All runs that are kept, in the order of the printed table and of their seeds."""
-    runs = []
-    for run in ROWS:
-        for folder in sorted((keep / run).glob("seed-*"), key=lambda folder: int(folder.name[5:])):
-            if (folder / "audit.json").exists():
-                axes = {axis: _read(folder / f"{axis}.json") for axis in ("depth", "epoch", "smoothing")}
-                metrics, audit = _read(folder / "metrics.json"), _read(folder / "audit.json")
-                axes = {axis: content for axis, content in axes.items() if content}
-                runs.append(Kept(run, int(folder.name[5:]), metrics, audit, axes))
-    return runs
-
-
-def figures(keep: Path) -> dict[str, tuple[str, list[Path]]]:
-    """The page's figures: file -> the figure, and what it is of."""
-    every = [keep / one.run / f"seed-{one.seed}" / "metrics.json" for one in kept_runs(keep)]
-    found = {"audit.svg": ("audit", every[:1]), "measures.svg": ("measures", every[:1])}
-    if len(every) > 1:
-        found |= {"runs.svg": ("runs", every), "stopping.svg": ("stopping", every)}
-    return found
-
-
 def page(keep: Path) -> str:
     """The whole page in Markdown."""
     runs = kept_runs(keep)
-    noise, comparison = _read(keep / "noise.json"), _read(keep / "comparison.json")
-    published = _read(keep / "published.json")
+    noise, comparison = read(keep / "noise.json"), read(keep / "comparison.json")
+    published = read(keep / "published.json")
     parts = [
         "# The published study, reproduced and examined\n",
-        "Written by `scripts/reproduce.py` from the files beside this page; `scripts/reproduce.py --check` says whether it, "
+        "Written by `python -m reproduction.run` from the files beside this page; `python -m reproduction.run --check` says whether it, "
         "and the comparison of the runs, are what they give. The study is [arXiv 2604.09716](https://arxiv.org/abs/2604.09716).\n",
         _what_was_run(keep, runs),
         _table(keep, runs, noise, published),
@@ -139,10 +55,10 @@ def _what_was_run(keep: Path, runs: Sequence[Kept]) -> str:
             one.run,
             one.seed,
             len(one.trained()),
-            f"{one.audit['probe']['images']:,}",
-            one.metrics["protocol"]["smooth"],
-            one.metrics["input"]["config"]["device"],
-            one.metrics["summary"]["draws"],
+            f"{one.audit.samples:,}",
+            one.metrics.protocol.smooth,
+            one.metrics.recording.identity.device,
+            one.metrics.summary.draws,
         ]
         for one in runs
     ]
@@ -156,7 +72,7 @@ def _what_was_run(keep: Path, runs: Sequence[Kept]) -> str:
             f"through their protocol, and says so.\n"
         )
     lines.append(
-        "The recipes are the paper's (`scripts/train.py`; on a GPU in bfloat16), stopped at the latest at the epoch at which "
+        "The recipes are the paper's (`python -m reproduction.train`; on a GPU in bfloat16), stopped at the latest at the epoch at which "
         "the published run ended. Of "
         "each layer 32 channels are drawn once per run; the released code drew them anew for every epoch.\n"
     )
@@ -166,7 +82,7 @@ def _what_was_run(keep: Path, runs: Sequence[Kept]) -> str:
 def _table(keep: Path, runs: Sequence[Kept], noise: dict[str, Any], published: dict[str, Any]) -> str:
     epochs = {one["run"]: one for one in published.get("runs", [])}
     rows = []
-    for (run, ours), row in zip(ROWS.items(), _printed(keep), strict=True):
+    for (run, ours), row in zip(ROWS.items(), printed(keep), strict=True):
         theirs = [
             row["best_acc"],
             f"{row['Heff_mean']} ± {row['Heff_std']}",
@@ -176,19 +92,24 @@ def _table(keep: Path, runs: Sequence[Kept], noise: dict[str, Any], published: d
         ]
         rows.append([f"**{row['model']}, {row['dataset']}**", "printed", *theirs])
         if ours.published in epochs:
-            s, i = epochs[ours.published], epochs[ours.published]["intervals"]
-            few = f", {s['epochs_with_h_eff']} of {s['epochs']}" if s["epochs_with_h_eff"] < s["epochs"] else ""
+            s, q = epochs[ours.published], epochs[ours.published]["quantities"]
+            few = (
+                f", {s['epochs_with_integration']} of {s['epochs']}"
+                if s["epochs_with_integration"] < s["epochs"]
+                else ""
+            )
+            h_eff = q["integration"]
             rows.append([
-                "", f"published epochs{few}", _number(s["best_accuracy"], 1), f"{_number(s['h_eff'])} ± {_number(s['h_eff_sd'])}",
-                _number(s["m"], 4), _interval(s["r_fields"], i["r_fields"]), _interval(s["r_accuracy"], i["r_accuracy"]),
+                "", f"published epochs{few}", _number(q["best_accuracy"]["value"], 1),
+                f"{_number(h_eff['value'])} ± {_number(h_eff['sd'])}", _number(q["metastability"]["value"], 4),
+                *(_interval(r["value"], (r["low"], r["high"])) for r in map(q.get, CORRELATIONS)),
             ])  # fmt: skip
         for one in (one for one in runs if one.run == run):
-            s = one.summary
-            best = s["best_accuracy"]
+            h_eff = one.metrics.measures["integration"].summary
             rows.append([
-                "", f"ours, seed {one.seed}", _number(None if best is None else 100 * best, 1),
-                f"{_number(s['integration_mean'])} ± {_number(s['integration_sd'])}", _number(s["metastability_mean"], 4),
-                _with_interval(one.metrics, "r_integration_metastability"), _with_interval(one.metrics, "r_stability_index_accuracy"),
+                "", f"ours, seed {one.seed}", _number(100 * one.metrics.summary.best_accuracy, 1),
+                f"{_number(h_eff.mean)} ± {_number(h_eff.sd)}", _number(mean(one.metrics, "metastability"), 4),
+                *(_with_interval(one.metrics, name) for name in CORRELATIONS),
             ])  # fmt: skip
         h, m = (noise[ours.protocol][name] for name in ("integration", "metastability"))
         rows.append(
@@ -224,7 +145,7 @@ def _separation(runs: Sequence[Kept], noise: dict[str, Any], published: dict[str
     for one in runs:
         own, split = one.control("as it is"), one.control("each class split in ten")
         if own and split:
-            lower.append(split["high"] < own["mean"])
+            lower.append(split.high < own.mean)
             rows.append([one.name, _pm(own, sd=False), _pm(split), _pm(one.control("pure noise"))])
     shown = bool(rows) and all(lower) and min(ten) > max(hundred)
     verdict = "The protocol alone makes such a difference." if shown else "Not decided by these runs."
@@ -244,7 +165,7 @@ def _separation(runs: Sequence[Kept], noise: dict[str, Any], published: dict[str
             f"an order that is arbitrary.\n"
         )
         lines.append(f"![Controls of {runs[0].name}](figures/audit.svg)\n")
-    if gap := next((one for one in published.get("differences", []) if one["column"] == "h_eff"), None):
+    if gap := next((one for one in published.get("differences", []) if one["quantity"] == "integration"), None):
         lines.append(
             f"In the published epochs of all {len(published['runs'])} runs the mean H_eff of CIFAR-10 exceeds that of "
             f"CIFAR-100 by {gap['difference']:.3f} (p = {gap['p']:.1g} by permuting runs, {gap['corrected']:.1g} corrected for "
@@ -263,9 +184,9 @@ def _convergence(runs: Sequence[Kept], comparison: dict[str, Any], published: di
         scores = {score["rule"]: score for score in content.get("stopping", [])}
         if not scores:
             continue
-        unit = 1 if max(run["best_accuracy"] or 0 for run in content["runs"]) > 1.5 else 100
+        unit = 1 if max(run["quantities"]["best_accuracy"]["value"] or 0 for run in content["runs"]) > 1.5 else 100
         count = len(next(iter(scores.values()))["stops"])
-        rows = [
+        scored = [
             [
                 rule,
                 _interval(s["saved"], s["saved_difference"][1:], 1, 1),
@@ -278,7 +199,7 @@ def _convergence(runs: Sequence[Kept], comparison: dict[str, Any], published: di
         tables += [
             f"The {count} runs of {'this page' if whose == 'our' else 'the published epochs'}; in brackets the 95 % interval, "
             "over further runs, of the difference to patience 10:\n",
-            _markdown(["rule", "epochs saved", "accuracy lost, points", "never fires"], rows),
+            _markdown(["rule", "epochs saved", "accuracy lost, points", "never fires"], scored),
             "",
         ]
         better = [
@@ -290,18 +211,18 @@ def _convergence(runs: Sequence[Kept], comparison: dict[str, Any], published: di
             if patience in scores and _beats(scores[rule], scores[patience])
         ]
         verdicts.append(f"on {whose} {count} runs {'; '.join(better) or 'none does'}")
-    rows, early, last = [], 0, 0
+    rows: list[Sequence[Any]] = []
+    early, last = 0, 0
     for one in runs:
         accuracies = [epoch["accuracy"] for epoch in one.trained()]
         if any(accuracy is None for accuracy in accuracies):
             continue
-        signals, best = one.summary["convergence"], one.summary["best_epoch"]
-        plateau = next(
-            epoch["epoch"] for epoch in one.trained() if epoch["accuracy"] > one.summary["best_accuracy"] - PLATEAU
-        )
+        summary = one.metrics.summary
+        signals, best, top = summary.convergence, summary.best_epoch, summary.best_accuracy
+        plateau = next(epoch["epoch"] for epoch in one.trained() if epoch["accuracy"] > top - PLATEAU)
         last += best == one.trained()[-1]["epoch"]
         early += bool(signals["causal"]) and signals["causal"] < plateau
-        cost = one.summary["best_accuracy"] - _accuracy_until(one, signals["causal"]) if signals["causal"] else None
+        cost = top - _accuracy_until(one, signals["causal"]) if signals["causal"] else None
         rows.append([
             one.name, signals["retrospective"] or "never", signals["causal"] or "never", plateau, best,
             _number(None if cost is None else 100 * cost, 1),
@@ -343,32 +264,32 @@ def _accuracy_until(one: Kept, epoch: int) -> float:
 
 
 def _signs(keep: Path, runs: Sequence[Kept], published: dict[str, Any]) -> str:
-    printed = {run: float(row["r_Hz_Mz"]) for run, row in zip(ROWS, _printed(keep), strict=True)}
+    in_print = {run: float(row["r_Hz_Mz"]) for run, row in zip(ROWS, printed(keep), strict=True)}
     turned: list[tuple[float, float, float]] = []
-    rows, sure, alike = [], 0, 0
+    rows: list[Sequence[Any]] = []
+    sure, alike = 0, 0
     for one in runs:
-        r = one.summary["r_integration_metastability"]
-        low, high = _over_epochs(one.metrics, "r_integration_metastability")
+        r = correlation(one.metrics, FIELDS)
+        low, high = _over_epochs(one.metrics, FIELDS)
         if low is not None and high is not None and (low > 0 or high < 0):
             sure += 1
-            alike += r * printed[one.run] > 0
+            alike += (r or 0) * in_print[one.run] > 0
         pairs = [(e["hurst"], e["metastability"]) for e in one.trained() if e["hurst"] is not None]
         raw = statistics.correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else None
-        h = one.summary["hurst_mean"]
+        h = mean(one.metrics, "hurst")
         if h is not None and raw is not None and r is not None:
             turned.append((h, raw, r))
         rows.append([
-            one.name, f"{printed[one.run]:.3f}", _with_interval(one.metrics, "r_integration_metastability"),
-            _number(h), _number(raw), _with_interval(one.metrics, "r_stability_index_accuracy"),
+            one.name, f"{in_print[one.run]:.3f}", _with_interval(one.metrics, FIELDS),
+            _number(h), _number(raw), _with_interval(one.metrics, "stability_index_accuracy"),
         ])  # fmt: skip
     over_seeds = [
-        f"{run}: {_range(one.summary['r_integration_metastability'] for one in some)} over {len(some)} seeds"
+        f"{run}: {_range(correlation(one.metrics, FIELDS) for one in some)} over {len(some)} seeds"
         for run in ROWS
         if len(some := [one for one in runs if one.run == run]) > 1
     ]
     smoothed = [(one, one.axes["smoothing"]) for one in runs if "smoothing" in one.axes]
-    name = "r_integration_metastability"
-    pairs = [(one.summary[name], other["summary"][name]) for one, other in smoothed]
+    pairs = [(correlation(one.metrics, FIELDS), correlation(other, FIELDS)) for one, other in smoothed]
     flips = sum(a is not None and b is not None and a * b < 0 for a, b in pairs)
     verdict = (
         f"In {flips} of {len(pairs)} runs tried it turns when nothing but the smoothing is changed."
@@ -388,9 +309,9 @@ def _signs(keep: Path, runs: Sequence[Kept], published: dict[str, Any]) -> str:
         rows = [
             [
                 one.name,
-                content["protocol"]["smooth"],
-                _number(content["summary"]["hurst_mean"]),
-                _with_interval(content, "r_integration_metastability"),
+                content.protocol.smooth,
+                _number(mean(content, "hurst")),
+                _with_interval(content, FIELDS),
             ]
             for one, other in smoothed
             for content in (one.metrics, other)
@@ -452,8 +373,10 @@ def _sensitivity(comparison: dict[str, Any], published: dict[str, Any]) -> str:
     if cells:
         rows = []
         for k, run in enumerate(comparison["runs"]):
-            values = [cell["r_accuracy"][k] for cell in cells if cell["r_accuracy"][k] is not None]
-            h = [cell["h_eff"][k] for cell in cells]
+            values = [
+                cell["stability_index_accuracy"][k] for cell in cells if cell["stability_index_accuracy"][k] is not None
+            ]
+            h = [cell["integration"][k] for cell in cells]
             rows.append([run["run"], _range(h), f"{sum(r < 0 for r in values)} of {len(values)}"])
         lines += [
             f"Our runs, over {len(cells)} settings:\n",
@@ -488,10 +411,9 @@ def _axes(runs: Sequence[Kept]) -> str:
     for one in runs:
         for axis, content in one.axes.items():
             if axis != "smoothing":
-                summary = content["summary"]
                 rows.append([
-                    one.name, axis, _number(summary["hurst_mean"]), _along(content, "time", "hurst"),
-                    _along(content, "white", "hurst"), _number(summary["metastability_mean"]),
+                    one.name, axis, _number(mean(content, "hurst")), _along(content, "time", "hurst"),
+                    _along(content, "white", "hurst"), _number(mean(content, "metastability")),
                     _along(content, "time", "metastability"), _along(content, "phase", "metastability"),
                 ])  # fmt: skip
     if not rows:
@@ -519,7 +441,7 @@ def _information(runs: Sequence[Kept]) -> str:
         epochs = one.trained()
         rows.append([
             one.name, _apart(one, "order", "integration"), _apart(one, "order", "metastability"),
-            _number((one.control("as it is", "metastability") or {}).get("mean"), 4),
+            _pm(one.control("as it is", "metastability"), 4, sd=False),
             _pm(one.control(ANOTHER_ORDER, "metastability"), 4), _pm(one.control("each channel", "metastability"), 4),
             _pm(one.control("pure noise", "metastability"), 4), _number(epochs[0]["metastability"], 4),
             _number(epochs[-1]["metastability"], 4),
@@ -528,7 +450,7 @@ def _information(runs: Sequence[Kept]) -> str:
         (own, other) for one in runs
         if (own := one.control("as it is", "metastability")) and (other := one.control(ANOTHER_ORDER, "metastability"))
     ]  # fmt: skip
-    inside = sum(other["low"] <= own["mean"] <= other["high"] for own, other in audits)
+    inside = sum(other.low <= own.mean <= other.high for own, other in audits)
     sentences = [
         f"H_eff differs from that of another order of the same images in {_sum(runs, 'order', 'integration')} epochs."
     ]
@@ -573,70 +495,62 @@ def _limits(runs: Sequence[Kept]) -> str:
     ])  # fmt: skip
 
 
-def _printed(keep: Path) -> list[dict[str, str]]:
-    """The rows of the published table as they are printed."""
-    with (keep / "published_table1.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _null(one: Kept, null: str, measure: str) -> dict[str, Any] | None:
+def _null(one: Kept, null: str, measure: str) -> Against | None:
     """In how many epochs a measure differs from a null, and the null's mean over them."""
-    found: dict[str, Any] | None = one.summary["nulls"].get(null, {}).get(measure)
-    return found
+    return one.metrics.measures[measure].summary.nulls.get(null)
 
 
 def _apart(one: Kept, null: str, measure: str) -> str:
-    found = _null(one, null, measure)
-    if not found:
+    against = _null(one, null, measure)
+    if not against:
         return "not drawn"
-    few = found.get("epochs_wanting_draws", 0)
-    return f"{found['epochs_told_apart']} of {found['epochs']}" + (f", too few draws in {few}" if few else "")
+    few = f", too few draws in {against.wanting}" if against.wanting else ""
+    return f"{against.differs} of {against.epochs}{few}"
 
 
 def _sum(runs: Sequence[Kept], null: str, measure: str) -> str:
     """Over all runs, in how many epochs of how many a measure differs from a null."""
-    found = [there for one in runs if (there := _null(one, null, measure))]
-    return f"{sum(one['epochs_told_apart'] for one in found)} of {sum(one['epochs'] for one in found)}"
+    known = [against for one in runs if (against := _null(one, null, measure))]
+    return f"{sum(against.differs for against in known)} of {sum(against.epochs for against in known)}"
 
 
-def _along(content: dict[str, Any], null: str, measure: str) -> str:
+def _along(metrics: RunMetrics, null: str, measure: str) -> str:
     """A null along another axis: its mean over epochs, where its draws could be debiased, and from how many it differs."""
-    told = content["summary"]["nulls"].get(null, {}).get(measure)
-    if not told:
+    measured = metrics.measures[measure]
+    against = measured.summary.nulls.get(null)
+    if not against:
         return "not drawn"
-    draws = [epoch["nulls"][null][measure] for epoch in content["epochs"] if measure in epoch["nulls"].get(null, {})]
-    if any(draw["mean"] is None or draw["sd"] is None or draw["sd"] > WILD for draw in draws):
+    beside = measured.nulls[null]
+    drawn = np.isfinite(beside.p)
+    if not (beside.sd[drawn] <= WILD).all() or np.isnan(beside.mean[drawn]).any():
         return "undefined"
-    mean = _number(told["null_mean"])
-    if MEASURES[measure].deciding[content["protocol"]["axis"]] != null:
-        return mean
-    return f"{mean}; differs in {told['epochs_told_apart']} of {told['epochs']}"
+    if measured.decided_by != null:
+        return _number(against.mean)
+    return f"{_number(against.mean)}; differs in {against.differs} of {against.epochs}"
 
 
 WILD = 0.5
 """Standard deviation of an exponent beyond which its draws say nothing."""
 
 
-def _pm(control: dict[str, float] | None, digits: int = 3, sd: bool = True) -> str:
+def _pm(control: Spread | None, digits: int = 3, sd: bool = True) -> str:
     if control is None:
         return "-"
-    return f"{control['mean']:.{digits}f}" + (f" ± {control['sd']:.{digits}f}" if sd else "")
+    return f"{control.mean:.{digits}f}" + (f" ± {control.sd:.{digits}f}" if sd else "")
 
 
-def _over_epochs(content: dict[str, Any], name: str) -> tuple[float | None, float | None]:
+FIELDS = "integration_metastability"
+CORRELATIONS = {FIELDS: ("integration", "metastability"), "stability_index_accuracy": ("stability_index", "accuracy")}
+
+
+def _over_epochs(metrics: RunMetrics, name: str) -> tuple[float | None, float | None]:
     """The 95 % interval of a correlation, from the epochs that are kept; None where there is none."""
-    pair = {
-        "r_integration_metastability": ("integration", "metastability"),
-        "r_stability_index_accuracy": ("stability_index", "accuracy"),
-    }[name]
-    trained = [epoch for epoch in content["epochs"] if not epoch["untrained"]]
-    columns = [[math.nan if epoch[key] is None else epoch[key] for epoch in trained] for key in pair]
-    low, high = correlation_over_epochs(*columns)
+    low, high = correlation_over_epochs(*(metrics.column(key)[metrics.trained] for key in CORRELATIONS[name]))
     return (None, None) if math.isnan(low) else (low, high)
 
 
-def _with_interval(content: dict[str, Any], name: str) -> str:
-    return _interval(content["summary"][name], _over_epochs(content, name))
+def _with_interval(metrics: RunMetrics, name: str) -> str:
+    return _interval(correlation(metrics, name), _over_epochs(metrics, name))
 
 
 def _interval(value: float | None, ends: Sequence[float | None], digits: int = 3, inner: int = 2) -> str:
@@ -661,11 +575,3 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
     lines.insert(1, "|---" * len(header) + "|")
     return "\n".join(lines)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON file's content; empty where there is none."""
-    if not path.exists():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content

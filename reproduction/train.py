@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train one network by a named recipe and save nothing but checkpoints.
 
 Writes OUT/run.json (what was trained, on what, how) and one OUT/epoch-NNN.safetensors per epoch, epoch 0 being the

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Carry out the study of arXiv 2604.09716 and write one page of results.
 
 Each run is trained (checkpoints only), replayed, measured beside its nulls and audited, in OUT/RUN/seed-S; then all runs
@@ -17,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import results_page
 import torch
-from results_page import ROWS
 
-from posthoc.analysis.measures import correlation, mean_finite
+from posthoc.analysis.arrays import correlation, mean_finite
 from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.records import Protocol
+from posthoc.analysis.records import Protocol, load_metrics
 from posthoc.analysis.runs import load_csv
 from posthoc.files import replacing
 from posthoc.recording import Identity, Layer, Model, Probe, Provenance, Recording
@@ -31,6 +28,8 @@ from posthoc.replay.probes.images import load_images
 from posthoc.shown import shown
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
+from reproduction.kept import ROWS, figures, kept_runs, pruned
+from reproduction.page import page
 
 SEEDS = (42, 123, 1000, 1337, 2026)
 """Those of the published runs over several seeds, the first being that of the single ones."""
@@ -54,9 +53,7 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
     data = args.data or run.rpartition("-")[2]
     there = load_images(data).classes
     if there != row.classes:
-        sys.exit(
-            f"reproduce.py: {shown(run)} is of {row.classes} classes, {shown(data)} of {there}; give its own --data."
-        )
+        sys.exit(f"{shown(run)} is of {row.classes} classes, {shown(data)} of {there}; give its own --data.")
     if not activations.exists():
         train = [sys.executable, HERE / "train.py", run, "--data", data, "--seed", seed, "--epochs", epochs]
         train += ["--out", folder, "--device", args.device]
@@ -82,10 +79,10 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
     for name, words in measures.items():
         if not (folder / name).exists():
             _call(*POSTHOC, *words, "-o", folder / name)
-        content = json.loads((folder / name).read_text())
-        if name not in ("metrics.json", "audit.json"):
-            # Only what the page shows: between dozens of layers there is much more.
-            content = {key: content[key] for key in ("protocol", "scales", "input", "epochs", "summary")}
+        if name in ("metrics.json", "audit.json"):
+            content = json.loads((folder / name).read_text())
+        else:
+            content = pruned(load_metrics(folder / name))
         _save(kept / name, json.dumps(content, indent=1))
 
 
@@ -131,30 +128,32 @@ def read_published(keep: Path, folder: Path) -> None:
     content["hurst"] = [
         {
             "run": run.name,
-            "hurst_mean": mean_finite(run.hurst),
-            "r_hurst_m": correlation(run.hurst, run.m),
-            "r_fields": run.summary["r_fields"],
+            "hurst_mean": mean_finite(run.column("hurst")),
+            "r_hurst_m": correlation(run.column("hurst"), run.column("metastability")),
+            "r_fields": run.summary.correlations["integration_metastability"].r,
         }
         for run in load_csv(files, {"hurst": "H_raw"})
-        if run.summary["epochs_with_h_eff"] > 3
+        if run.measures["integration"].summary.count > 3
     ]
     content["seeds"] = {}
     for path in sorted((folder / "seeds").glob("*_seed*.csv")):
         if not path.stem.endswith("_v1"):  # first versions, which the authors replaced
             [run] = load_csv([str(path)])
-            content["seeds"].setdefault(path.stem.rpartition("_seed")[0], []).append(run.summary["r_fields"])
+            content["seeds"].setdefault(path.stem.rpartition("_seed")[0], []).append(
+                run.summary.correlations["integration_metastability"].r
+            )
     _save(keep / "published.json", json.dumps(content, indent=1))
 
 
 def compare(keep: Path, out: Path) -> None:
     """The comparison of all kept runs, as JSON."""
-    runs = [keep / one.run / f"seed-{one.seed}" / "metrics.json" for one in results_page.kept_runs(keep)]
+    runs = [keep / run.run / f"seed-{run.seed}" / "metrics.json" for run in kept_runs(keep)]
     _save(out, _call(*POSTHOC, "compare", *runs, "--by", "model", "--stopping", "--sensitivity", "--json"))
 
 
 def draw(keep: Path) -> None:
     """The figures of the page."""
-    for name, (figure, places) in results_page.figures(keep).items():
+    for name, (figure, places) in figures(keep).items():
         (keep / "figures").mkdir(exist_ok=True)
         words = ["--figure", figure, "-o", keep / "figures" / name, "--width", 500, "--force"]
         _call(*POSTHOC, "report", *places, *words)
@@ -168,7 +167,7 @@ def check(keep: Path) -> list[str]:
         if not _alike(*(json.loads((place / "comparison.json").read_text()) for place in (Path(folder), keep))):
             wrong.append(f"{keep / 'comparison.json'} is not what the kept runs give")
     there = (keep / "README.md").read_text().splitlines()
-    ours = results_page.page(keep).splitlines()
+    ours = page(keep).splitlines()
     for number in range(max(len(ours), len(there))):
         a, b = (lines[number] if number < len(lines) else "" for lines in (there, ours))
         if a != b:
@@ -231,19 +230,19 @@ def main() -> None:
             try:
                 reproduce(run, seed, args)
             except subprocess.CalledProcessError as error:
-                sys.exit(f"reproduce.py: {run}, seed {seed}, stopped: {shown(error)}")
+                sys.exit(f"{run}, seed {seed}, stopped: {shown(error)}")
     args.keep.mkdir(parents=True, exist_ok=True)
     if args.data_note:
         _save(args.keep / "data.txt", args.data_note)
-    if not results_page.kept_runs(args.keep):
-        sys.exit(f"reproduce.py: {args.keep} holds no runs to write of")
+    if not kept_runs(args.keep):
+        sys.exit(f"{args.keep} holds no runs to write of")
     if not (args.keep / "noise.json").exists():
         noise(args.keep)
     if args.published:
         read_published(args.keep, args.published)
     compare(args.keep, args.keep / "comparison.json")
     draw(args.keep)
-    _save(args.keep / "README.md", results_page.page(args.keep))
+    _save(args.keep / "README.md", page(args.keep))
     args.out.mkdir(parents=True, exist_ok=True)
     _call(*POSTHOC, "report", args.keep, "-o", args.out / "report.html", "--force")
     print(args.keep / "README.md")

@@ -1,0 +1,155 @@
+"""What is kept of the study's runs: their measures and audits, of whatever version, and what the printed table says."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posthoc.analysis.records import Locking, Representation, RunMetrics
+from posthoc.analysis.responses import Audit, Spread, load_audit
+from posthoc.analysis.version1 import upgraded
+from posthoc.files import read_json
+from posthoc.typed import typed
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the printed table: its protocol, the epochs it was trained for, and the name of its published epochs."""
+
+    images: int
+    smooth: int
+    classes: int
+    epochs: int
+    published: str
+
+    @property
+    def protocol(self) -> str:
+        return f"{self.images}/{self.classes}/{self.smooth}"
+
+
+ROWS = {
+    "resnet18-cifar10": Row(2048, 5, 10, 25, "resnet18_cifar10"),
+    "resnet34-cifar10": Row(2048, 5, 10, 27, "resnet34_cifar10"),
+    "resnet152-cifar10": Row(2048, 5, 10, 38, "resnet152_cifar10"),
+    "densenet121-cifar10": Row(4096, 15, 10, 25, "densenet121_cifar10"),
+    "mobilenet_v2-cifar10": Row(4096, 15, 10, 27, "mobilenetv2_cifar10"),
+    "vit_b_16-cifar10": Row(256, 5, 10, 30, "vit_pretrained_cifar10"),
+    "resnet50-cifar100": Row(4096, 5, 100, 56, "resnet50_cifar100"),
+    "resnet101-cifar100": Row(4096, 5, 100, 58, "resnet101_cifar100"),
+    "vgg16_bn-cifar100": Row(4096, 15, 100, 55, "vgg16_cifar100"),
+}
+"""In the order of the printed table, by the names of our recipes."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one run: its measures, its audit, and its exponents along the other axes where they were made."""
+
+    run: str
+    seed: int
+    metrics: RunMetrics
+    audit: Audit
+    axes: dict[str, RunMetrics]
+
+    @property
+    def name(self) -> str:
+        return f"{self.run}, seed {self.seed}"
+
+    def trained(self) -> list[dict[str, Any]]:
+        """The measures of every checkpoint but the untrained, None where undefined."""
+        return [row for row in rows_of(self.metrics) if not row["untrained"]]
+
+    def untrained(self) -> dict[str, Any] | None:
+        return next((row for row in rows_of(self.metrics) if row["untrained"]), None)
+
+    def control(self, name: str, measure: str = "integration") -> Spread | None:
+        """An audit's control of a measure."""
+        return next((row.measures.get(measure) for row in self.audit.controls if row.name.startswith(name)), None)
+
+
+def rows_of(metrics: RunMetrics) -> list[dict[str, Any]]:
+    """One row for every checkpoint."""
+    return [
+        {"epoch": checkpoint.epoch, "untrained": checkpoint.untrained}
+        | {key: known(float(measured.value[e])) for key, measured in metrics.measures.items()}
+        for e, checkpoint in enumerate(metrics.checkpoints)
+    ]
+
+
+def known(value: float) -> float | None:
+    """None for what is undefined."""
+    return None if math.isnan(value) else value
+
+
+def mean(metrics: RunMetrics, measure: str) -> float | None:
+    """Of a measure over the trained checkpoints."""
+    return known(metrics.measures[measure].summary.mean)
+
+
+def correlation(metrics: RunMetrics, name: str) -> float | None:
+    """Pearson r of two measures over the trained checkpoints."""
+    return known(metrics.summary.correlations[name].r)
+
+
+def kept_runs(keep: Path) -> list[Kept]:
+    """All runs that are kept, in the order of the printed table and of their seeds."""
+    runs = []
+    for run in ROWS:
+        for folder in sorted((keep / run).glob("seed-*"), key=lambda folder: int(folder.name[5:])):
+            if (folder / "audit.json").exists():
+                files = {axis: folder / f"{axis}.json" for axis in ("depth", "epoch", "smoothing")}
+                axes = {axis: read_kept(file) for axis, file in files.items() if file.exists()}
+                metrics, audit = read_kept(folder / "metrics.json"), load_audit(folder / "audit.json")
+                runs.append(Kept(run, int(folder.name[5:]), metrics, audit, axes))
+    return runs
+
+
+def read_kept(path: Path) -> RunMetrics:
+    """Measures of either version; of the first, what only the page needs may be all that is left."""
+    content = read_json(path, 2**30)
+    if content.get("format_version", 1) == 1:
+        none: dict[str, list[Any]] = {
+            name: [] for name in ("effective_rank", "participation_ratio", "cka_previous", "cka_last", "cka_layers")
+        }
+        absent = {"representation": {"layers": [], **none}, "channels": [], "phase_locking": {"plv": [], "ppc": []}}
+        content = upgraded(absent | content)
+    metrics: RunMetrics = typed(RunMetrics, content)
+    return metrics
+
+
+def pruned(metrics: RunMetrics) -> dict[str, Any]:
+    """Only what the page shows, as JSON: between dozens of layers there is much more."""
+    table = np.empty((0, 0))
+    measures = {key: replace(m, by_layer=table, by_unit=table) for key, m in metrics.measures.items()}
+    nothing = Representation(table, table, table, table, np.empty((0, 0, 0)))
+    small = replace(
+        metrics, measures=measures, units=(), fluctuation=(), phase_locking=Locking(), representation=nothing
+    )
+    return small.to_dict()
+
+
+def figures(keep: Path) -> dict[str, tuple[str, list[Path]]]:
+    """The page's figures: file -> the figure, and what it is of."""
+    every = [keep / run.run / f"seed-{run.seed}" / "metrics.json" for run in kept_runs(keep)]
+    files = {"audit.svg": ("audit", every[:1]), "measures.svg": ("measures", every[:1])}
+    if len(every) > 1:
+        files |= {"runs.svg": ("runs", every), "stopping.svg": ("stopping", every)}
+    return files
+
+
+def printed(keep: Path) -> list[dict[str, str]]:
+    """The rows of the published table as they are printed."""
+    with (keep / "published_table1.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file's content; empty where there is none."""
+    if not path.exists():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
