@@ -84,7 +84,7 @@ def assert_loop(model, plan, activations, k):
     """The control's signals are, to the bit, those of hooks on `model`, batch after batch."""
     config = plan.identity.probe.preparation["normalization"]
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
-    x = (torch.from_numpy(plan.probe.images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    x = (torch.from_numpy(plan.probe.inputs["images"]).permute(0, 3, 1, 2).float() / 255 - mean) / std
     if plan.identity.memory_format == "channels_last":
         x = x.contiguous(memory_format=torch.channels_last)
     else:
