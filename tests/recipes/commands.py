@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def run(module, *words):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1]))),
+    }
     program = f"import {module}; from posthoc.__main__ import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, words)], env=environment, capture_output=True, text=True
