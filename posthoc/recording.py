@@ -7,9 +7,9 @@ provenance is whatever else a reader may want to know, and never blocks anything
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, NotRequired, TypedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, TypedDict
 
 from posthoc.typed import Range, typed
 
@@ -213,119 +213,47 @@ class NormalizationV1(TypedDict):
     std: Annotated[list[float], Range(-1e9, 1e9)]
 
 
-class ModelV1(TypedDict):
-    """Model of version 1."""
-
-    name: str
-    source: str
-    arguments: NotRequired[dict[str, Any]]
-    code: NotRequired[str | None]
-    outputs: NotRequired[int | None]
-
-
-class ProbeV1(TypedDict):
-    """Images of version 1."""
-
-    name: str
-    images: Annotated[int, Range(1)]
-    classes: Annotated[int, Range(1)]
-    sha256: str
-    largest_class: NotRequired[Annotated[int, Range(1)]]
-    image_size: NotRequired[int]
-    channels: NotRequired[int]
-    normalization: NotRequired[NormalizationV1]
+VERSION_1 = {
+    "identity.model.architecture": "model.name", "identity.model.arguments": "model.arguments",
+    "identity.model.code": "model.code", "identity.probe.sha256": "probe.sha256", "identity.probe.samples": "probe.images",
+    "identity.probe.classes": "probe.classes", "identity.probe.largest_class": "probe.largest_class",
+    **{f"identity.probe.preparation.{name}": f"probe.{name}" for name in ("image_size", "channels", "normalization")},
+    "identity.output.name": "scores.output", "identity.output.columns": "model.outputs",
+    **{f"identity.{name}": name for name in (
+        "layers", "signals", "device", "dtype", "weights", "channels", "seed", "tf32", "compile", "memory_format",
+        "batch_size",
+    )},
+    "provenance.model": "model.name", "provenance.source": "model.source", "provenance.probe": "probe.name",
+    "provenance.layers": "layers_chosen", "provenance.output": "scores.reason", "provenance.versions": "versions",
+    **{f"provenance.{name}": name for name in ("dataset", "recipe", "training_seed")},
+}  # fmt: skip
+"""Where in a recording that is which stood elsewhere in the `config` of activations.h5 and metrics.json of version 1."""
 
 
-class ScoresV1(TypedDict):
-    """Scored output of version 1."""
-
-    output: str | None
-    columns: int | None
-    reason: str | None
-
-
-class VersionsV1(TypedDict):
-    """Versions of version 1."""
-
-    torch: str | None
-    posthoc: NotRequired[str | None]
-    torchvision: NotRequired[str | None]
-    cuda: NotRequired[str | None]
-    gpu: NotRequired[str | None]
-
-
-class ConfigV1(TypedDict):
-    """The `config` of activations.h5 and metrics.json of version 1."""
-
-    model: ModelV1
-    probe: ProbeV1
-    layers: tuple[Layer, ...]
-    signals: tuple[str, ...]
-    device: str
-    dtype: str
-    versions: VersionsV1
-    weights: NotRequired[Weights]
-    scores: NotRequired[ScoresV1]
-    layers_chosen: NotRequired[str]
-    channels: NotRequired[int | str]
-    seed: NotRequired[int]
-    untrained: NotRequired[Annotated[int, Range(0, MOST_CONTROLS)]]
-    tf32: NotRequired[bool]
-    compile: NotRequired[bool]
-    memory_format: NotRequired[str]
-    batch_size: NotRequired[int]
-    recipe: NotRequired[Any]
-    training_seed: NotRequired[Any]
-    dataset: NotRequired[Any]
-
-
-def from_version_1(content: Any) -> Recording:
+def from_version_1(config: Any) -> Recording:
     """The recording that a `config` of version 1 describes; raises MisfitError where it is something else."""
-    return upgraded(typed(ConfigV1, content))
+    content: dict[str, Any] = {"identity": {"probe": {}}, "provenance": {}}
+    for place, old in VERSION_1.items():
+        value = config
+        for name in old.split("."):
+            value = value.get(name, _ABSENT) if isinstance(value, dict) else _ABSENT
+        if value is not _ABSENT and (old, value) != ("channels", "all"):
+            *folders, last = place.split(".")
+            inner = content
+            for folder in folders:
+                inner = inner.setdefault(folder, {})
+            inner[last] = value
+    recording = Recording.from_dict(content)
+    identity, provenance = recording.identity, recording.provenance
+    versions = dict(provenance.versions)
+    if gpu := versions.pop("gpu", None):
+        identity = replace(identity, device=gpu)
+    preparation = identity.probe.preparation
+    if {"normalization", "image_size"} <= preparation.keys():
+        normalization = typed(NormalizationV1, preparation["normalization"])
+        words = image_words(**normalization, size=preparation["image_size"], channels=preparation.get("channels"))
+        provenance = replace(provenance, preparation=words)
+    return Recording(identity, replace(provenance, versions=versions))
 
 
-def upgraded(config: ConfigV1) -> Recording:
-    """The recording that a `config` of version 1 describes, which `typed` has read."""
-    model, probe, scores = config["model"], config["probe"], config.get("scores")
-    versions: Mapping[str, Any] = config["versions"]
-    channels = config.get("channels")
-    known = {"image_size", "channels", "normalization"}
-    words = UNKNOWN
-    if "normalization" in probe and "image_size" in probe:
-        words = image_words(**probe["normalization"], size=probe["image_size"], channels=probe.get("channels"))
-    return Recording(
-        Identity(
-            model=Model(model["name"], model.get("arguments", {}), model.get("code")),
-            probe=Probe(
-                sha256=probe["sha256"],
-                samples=probe["images"],
-                classes=probe["classes"],
-                largest_class=probe.get("largest_class"),
-                preparation={name: value for name, value in probe.items() if name in known},
-            ),
-            layers=config["layers"],
-            signals=config["signals"],
-            device=versions.get("gpu") or config["device"],
-            channels=channels if isinstance(channels, int) else None,
-            output=Output(scores["output"] if scores else None, model.get("outputs")),
-            dtype=config["dtype"],
-            weights=config.get("weights", Weights()),
-            seed=config.get("seed", 0),
-            tf32=config.get("tf32", False),
-            compile=config.get("compile", False),
-            memory_format=config.get("memory_format", UNKNOWN),
-            batch_size=config.get("batch_size"),
-        ),
-        Provenance(
-            model=model["name"],
-            probe=probe["name"],
-            source=model["source"],
-            layers=config.get("layers_chosen", ""),
-            preparation=words,
-            output=scores["reason"] if scores else None,
-            versions={name: str(value) for name, value in versions.items() if value is not None and name != "gpu"},
-            dataset=config.get("dataset"),
-            recipe=config.get("recipe"),
-            training_seed=config.get("training_seed"),
-        ),
-    )
+_ABSENT = object()

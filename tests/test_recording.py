@@ -83,7 +83,7 @@ def test_version_1_is_read():
     assert provenance.versions["torch"] == config["versions"]["torch"]
     gpu = config | {"device": "cuda", "versions": config["versions"] | {"gpu": "NVIDIA H100"}, "channels": "all"}
     assert (from_version_1(gpu).identity.device, from_version_1(gpu).identity.channels) == ("NVIDIA H100", None)
-    with pytest.raises(MisfitError, match="probe lacks images"):
+    with pytest.raises(MisfitError, match="probe lacks samples"):
         from_version_1(config | {"probe": {"name": "x", "classes": 2, "sha256": ""}})
 
 

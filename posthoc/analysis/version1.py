@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from posthoc.analysis.axes import AXES
+from posthoc.analysis.intervals import correlation_over_epochs
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.nulls import deciding, description, words_of
-from posthoc.analysis.records import plain
+from posthoc.analysis.records import Interval, plain
 from posthoc.analysis.summary import CORRELATIONS, overall
 from posthoc.recording import from_version_1
 
@@ -45,7 +46,7 @@ def upgraded(old: Content) -> Content:
     new["summary"]["unit"] = summary.get("unit") or ("step" if epochs[0]["epoch"] is None else "epoch")
     new["summary"]["correlations"] = {
         name: {"symbol": symbol, "first": first, "second": second, "r": summary[f"r_{name}"]}
-        | dict(zip(("low", "high"), summary[f"r_{name}_interval"], strict=True))
+        | dict(zip(("low", "high"), plain(_interval(epochs, first, second)), strict=True))
         for name, (symbol, first, second) in CORRELATIONS.items()
     }
     new["representation"] = {name: table for name, table in old["representation"].items() if name != "layers"}
@@ -82,6 +83,13 @@ def _measure(key: str, old: Content) -> Content:
         "nulls": {null: _beside([row["nulls"].get(null, {}).get(key, {}) for row in epochs]) for null in nulls},
         "summary": plain(summary) | {"nulls": against},
     }
+
+
+def _interval(epochs: Sequence[Content], first: str, second: str) -> Interval:
+    """Of a correlation, anew: early files have one of another kind."""
+    trained = [row for row in epochs if not row["untrained"]]
+    columns = ([math.nan if row[key] is None else row[key] for row in trained] for key in (first, second))
+    return correlation_over_epochs(*columns)
 
 
 def _beside(rows: Sequence[Content]) -> Content:

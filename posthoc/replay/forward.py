@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import posthoc
 from posthoc.errors import PosthocError
+from posthoc.streams import batch_seed
 
 _OURS = (str(Path(posthoc.__file__).parent), str(Path(torch.__file__).parent))
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
@@ -109,7 +110,7 @@ def own_randomness(device: torch.device) -> Iterator[None]:
 
 def seed_batch(seed: int, batch: int) -> None:
     """Set the random numbers of torch, NumPy and Python to those of the batch of that number."""
-    value = int(np.random.SeedSequence([seed, batch]).generate_state(1)[0])
+    value = batch_seed(seed, batch)
     torch.manual_seed(value)
     np.random.seed(value)
     random.seed(value)

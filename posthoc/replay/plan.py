@@ -1,7 +1,6 @@
 """What an extraction will do: run, model, probe, hook points and shapes, all resolved before anything is computed."""
 
 import socket
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
-from posthoc import __version__, store
+from posthoc import __version__, store, streams
 from posthoc.errors import PosthocError
 from posthoc.recording import (
     Identity,
@@ -278,8 +277,7 @@ def _draw_channels(point: HookPoint, count: int | None, seed: int) -> NDArray[np
     """All channels, or `count` of them drawn from a stream of the layer's own, in ascending order."""
     if count is None or count >= point.channels:
         return np.arange(point.channels)
-    stream = np.random.Generator(np.random.Philox(key=np.array([seed, zlib.crc32(point.name.encode())], np.uint64)))
-    return np.sort(stream.choice(point.channels, count, replace=False))
+    return np.sort(streams.channels(seed, point.name).choice(point.channels, count, replace=False))
 
 
 def find_device(name: str) -> torch.device:
