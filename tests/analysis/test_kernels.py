@@ -17,7 +17,7 @@ import hashlib
 import numpy as np
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import kuramoto, phase_locking
-from posthoc.analysis.series import image_series
+from posthoc.analysis.axes.image import image_series
 x = np.random.default_rng(0).standard_normal((37, 1500))
 series = image_series(x, np.arange(1500) % 7, 5)
 numbers = [dfa(series).fluctuation, kuramoto(series).order_parameter, phase_locking(series, np.arange(37) % 3).ppc]

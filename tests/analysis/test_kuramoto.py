@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posthoc.analysis.arrays import correlation
 from posthoc.analysis.intervals import half_splits
 from posthoc.analysis.kuramoto import kuramoto, metastability_in_halves, phase_locking
-from posthoc.analysis.measures import correlation, z_scores
+from posthoc.analysis.measures.stability import z_scores
 from posthoc.errors import UsageError
 
 SETTINGS = settings(max_examples=30, deadline=None)
