@@ -126,6 +126,8 @@ def spoilt(name, *path, value):
         (("measures", "hurst", "by_unit", 2), [], "measures.hurst.by_unit has rows of different lengths"),
         (("checkpoints",), [], "checkpoints has 0 values"),
         (("summary",), {}, "summary lacks "),
+        (("measures",), {}, "it lacks accuracy, hurst, integration, metastability"),
+        (("summary", "correlations"), {}, "it lacks integration_metastability, stability_index_accuracy"),
         (("phase_locking", "ppc"), [[[0.5]]] * 12, "phase_locking.ppc has 1 values where 4 belong"),
         (("representation", "cka_last"), [[0.0] * 4] * 11, "representation.cka_last has 11 values where 12 belong"),
         (("fluctuation", 0, "scales"), [0] * 10, "fluctuation[0].scales is 0, not within 1 to inf"),

@@ -32,6 +32,11 @@ FORMAT_VERSION = 2
 SPECTRAL = ("effective-rank", "participation-ratio")
 """What may play the part of a signal on the epoch axis: one number per layer and checkpoint."""
 ESTIMATORS = ("dfa", "whittle", "reml")
+ALWAYS = {"hurst", "integration", "metastability", "stability_index", "volatility", "stability_index_causal",
+          "volatility_causal", "accuracy"}  # fmt: skip
+BETWEEN = {"integration_metastability", "stability_index_accuracy"}
+WAYS = {"retrospective", "causal"}
+"""What every file has: measures, correlations between them, and ways in which volatility settles."""
 DIGITS = 6
 """Of what is stored for every layer, unit or scale; what is stored for every checkpoint is whole."""
 FloatArray = NDArray[np.float64]
@@ -448,6 +453,15 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
 
     run: RunMetrics
     run, _ = read_typed(path, RunMetrics, FORMAT, FORMAT_VERSION, "a metrics file", "posthoc metrics", {1: upgraded})
+    summary = run.summary
+    if missing := [
+        *(ALWAYS - run.measures.keys()),
+        *(BETWEEN - summary.correlations.keys()),
+        *(WAYS - summary.convergence.keys()),
+    ]:
+        raise PosthocError(
+            f"{path} is damaged (it lacks {', '.join(sorted(missing))}); write it again with `posthoc metrics`."
+        )
     return run
 
 

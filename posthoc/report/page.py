@@ -78,12 +78,16 @@ def _place(figure: Figure, charts: dict[str, Any], run: str) -> dict[str, Any]:
 
 def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
     judged = all(math.isfinite(run.summary.best_accuracy) for run in several.runs)  # without accuracy, no rule is
-    figures = [
-        _place(kind.build(several, WIDTH), charts, "all")
-        for name, kind in figures_of(Of.RUNS).items() if judged or name != "stopping"
-    ]  # fmt: skip
+    figures, missing = [], []
+    for name, kind in figures_of(Of.RUNS).items():
+        try:
+            if judged or name != "stopping":
+                figures.append(_place(kind.build(several, WIDTH), charts, "all"))
+        except PosthocError as error:
+            missing.append(f"{name}: {error}")
     return {
         "figures": figures,
+        "missing": missing,
         "rows": several.rows,
         "table": as_html(tables.runs(several.rows)),
         "stopping": as_html(tables.stopping(several.scores)) if judged else None,
@@ -122,8 +126,16 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
         "figures": figures,
         "missing": missing,
         "about": _about(metrics),
-        "checkpoints": as_html(tables.checkpoints(metrics)),
+        "checkpoints": _checkpoints(metrics),
     }
+
+
+def _checkpoints(metrics: RunMetrics) -> dict[str, Any]:
+    """The table of checkpoints, the untrained ones marked."""
+    table = as_html(tables.checkpoints(metrics))
+    for row, checkpoint in zip(table["rows"], metrics.checkpoints, strict=True):
+        row[0] += " (untrained)" if checkpoint.untrained else ""
+    return table
 
 
 def _findings(metrics: RunMetrics) -> list[str]:

@@ -64,6 +64,7 @@ def test_a_toy_measure_is_reported_and_compared_also_where_it_is_not_known(measu
         assert '<th scope="col">Q' in page
         assert f"<td>{value:.4f}" in page
         assert '"title": "roughness Q"' in page
+        assert ">0 (untrained)<" in page
         assert f"{value:.6g}"[:7] in page
         assert ("Roughness over time" in page) == (module == TOY)
         compared = json.loads(run(module, "compare", folder, "--by", "smooth", "--json"))
