@@ -6,8 +6,9 @@ the arbitrary order of images does, the measure responds to. That it does not re
 shown to be smaller than a margin (two one-sided tests, as of equivalence); else it is undecided.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,10 @@ SPLIT = "each class split in ten"
 GAUSSIAN = "Gaussian noise with the channels' covariance"
 NOISE = "pure noise"
 LEVEL = 0.05
+OUTCOMES = (RESPONDS, INDIFFERENT, UNDECIDED, UNDEFINED)
+"""In the order in which they are told."""
+STRENGTH = (UNDEFINED, INDIFFERENT, UNDECIDED, RESPONDS)
+"""Of several about one change, the last counts."""
 
 
 def audit(activations: Activations, protocol: Protocol | None = None, count: int = 50, seed: int = 0) -> Audit:
@@ -119,10 +124,14 @@ class _Subject:
         T = len(self.material.labels)
         return Scope(self.protocol, T, tuple(self.protocol.scales_for(T).tolist()))
 
+    @cached_property
+    def observed(self) -> Series:
+        """Its series as they are, whose exponents and phases are computed once."""
+        return Series(self.material.series(), self.scope)
+
     def raw(self) -> dict[str, float]:
         """The measures of its series that the audited ones are, or are functions of, as measured."""
-        series = Series(self.material.series(), self.scope)
-        return {measure.key: measure.read(series).value for measure in _bases()}
+        return {measure.key: measure.read(self.observed).value for measure in _bases()}
 
     def once(self) -> dict[str, Spread]:
         """The measures of it as it is."""
@@ -130,9 +139,8 @@ class _Subject:
 
     def draw(self, null: str) -> dict[str, Draws]:
         """The measures of the draws of a null."""
-        live = np.ones(len(self.material.x), np.bool_)
-        if null != "white":
-            live = np.isfinite(Series(self.material.series(), self.scope).exponents.alpha)
+        everything = np.ones(len(self.material.x), np.bool_)
+        live = everything if null == "white" else np.isfinite(self.observed.exponents.alpha)
         return draws(NULLS[null], self.material, live, self.scope, self.count, self.seed, self.epoch, _bases())
 
     def drawn(self, null: str) -> dict[str, Spread]:
@@ -150,6 +158,11 @@ class _Subject:
             spreads[key] = Spread.of(values)
         return spreads
 
+    def together(self, subjects: Iterable["_Subject"]) -> dict[str, Spread]:
+        """The audited measures over several subjects of its size, each as it is; one is in memory at a time."""
+        raw = [subject.raw() for subject in subjects]
+        return self.spreads({key: Draws(np.array([values[key] for values in raw])) for key in raw[0]})
+
     def changed(self, **changes: Any) -> "_Subject":
         """With another material."""
         return replace(self, material=replace(self.material, **changes))
@@ -159,12 +172,6 @@ def _bases() -> list[Measure]:
     """The measures of series behind the audited ones."""
     audited = _audited().values()
     return list({m.key: m for m in (MEASURES[m.of_measure.of] if m.of_measure else m for m in audited)}.values())
-
-
-def _together(subjects: Sequence[_Subject]) -> dict[str, Spread]:
-    """The measures over several subjects of one size, each as it is."""
-    raw = [subject.raw() for subject in subjects]
-    return subjects[0].spreads({key: Draws(np.array([values[key] for values in raw])) for key in raw[0]})
 
 
 def _of_untrained(activations: Activations, trained: _Subject) -> list[Control]:
@@ -178,7 +185,7 @@ def _of_untrained(activations: Activations, trained: _Subject) -> list[Control]:
     if not fresh:
         return []
     return [
-        Control("untrained weights", TRAINING, _together(fresh)),
+        Control("untrained weights", TRAINING, trained.together(fresh)),
         Control("untrained weights, each class split in ten", None, fresh[0].drawn("split")),
     ]
 
@@ -193,12 +200,14 @@ def _of_settings(trained: _Subject) -> list[Control]:
     half = len(material.labels) // 2
     fewer = trained.changed(x=material.x[:, :half], labels=material.labels[:half])
     controls.append(Control(f"the first {half} images", "number of images", fewer.once()))
-    halves = []
-    for draw in range(trained.count):
+
+    def half_of_channels(draw: int) -> _Subject:
         random = stream("audited channels", trained.seed, trained.epoch, draw)
         chosen = random.permutation(len(material.x))[: max(1, len(material.x) // 2)]
-        halves.append(trained.changed(x=material.x[np.sort(chosen)]))
-    controls.append(Control("half of the channels", "number and choice of channels", _together(halves)))
+        return trained.changed(x=material.x[np.sort(chosen)])
+
+    halves = trained.together(map(half_of_channels, range(trained.count)))
+    controls.append(Control("half of the channels", "number and choice of channels", halves))
     return controls
 
 
@@ -216,14 +225,12 @@ def respond(controls: Sequence[Control], key: str, symbol: str, margin: float) -
                 effect = replace(effect, changes=f"{control.changes} ({control.name})")
             effects.append(effect)
     # What a measure responds to under one control it is not called indifferent to for the sake of another.
-    rank = {RESPONDS: 0, UNDECIDED: 1, INDIFFERENT: 2, UNDEFINED: -1}
-    strongest = {
-        effect.changes: min(rank[other.outcome] for other in effects if other.changes == effect.changes and rank[other.outcome] >= 0)
-        for effect in effects if rank[effect.outcome] >= 0
-    }  # fmt: skip
-    kept = [effect for effect in effects if rank[effect.outcome] in (-1, strongest.get(effect.changes))]
-    kept.sort(key=lambda effect: list(rank).index(effect.outcome) if effect.outcome != INDIFFERENT else 0.5)
-    return Response(symbol, value, order.sd, tuple(kept), margin)
+    strongest: dict[str, int] = {}
+    for effect in effects:
+        strength = STRENGTH.index(effect.outcome)
+        strongest[effect.changes] = max(strength, strongest.get(effect.changes, strength))
+    kept = [e for e in effects if e.outcome == UNDEFINED or STRENGTH.index(e.outcome) == strongest[e.changes]]
+    return Response(symbol, value, order.sd, tuple(sorted(kept, key=lambda e: OUTCOMES.index(e.outcome))), margin)
 
 
 def _effect(changes: str, under: Spread, value: float, order: Spread, margin: float) -> Effect:

@@ -207,7 +207,7 @@ class Measuring:
                     yield e, self._draw_more(results[e], material, e, MEASURES[key], by[key], most)
                 for null in {by[key].key: by[key] for key in keys}.values():
                     drawn = {key: results[e].drawn[key] for key in by if by[key] is null}
-                    results[e].nulls[null.key] = self._compared(results[e], drawn, null.key)
+                    results[e].nulls[null.key].update(self._compared(results[e], drawn, null.key))
 
     def _draw_more(
         self, result: Measurement, material: Material, epoch: int, measure: Measure, null: Null, most: int

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from posthoc.analysis.arrays import mean_finite, sd_finite
+from posthoc.analysis.records import CORRELATIONS
 from posthoc.analysis.runs import Run
 from posthoc.analysis.taxonomy import Evidence, State, Taxonomy, classify
 from posthoc.analysis.verdicts import corrected, verdict
@@ -111,7 +112,8 @@ def tabulate(runs: Sequence[Run], taxonomy: Taxonomy | None = None) -> list[Row]
 
 
 def _state(run: Run, taxonomy: Taxonomy | None) -> State:
-    of, fields, accuracy = run.measures["integration"].summary, *run.summary.correlations.values()
+    of = run.measures["integration"].summary
+    fields, accuracy = (run.summary.correlations[name] for name in CORRELATIONS)
     evidence = Evidence(
         integration=of.mean,
         fields=fields.r,

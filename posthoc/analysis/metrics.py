@@ -28,6 +28,7 @@ from posthoc.analysis.records import (
     Protocol,
     RunMetrics,
     Unit,
+    trained,
 )
 from posthoc.analysis.representation import representation
 from posthoc.analysis.scales import LEAST_POINTS
@@ -214,14 +215,14 @@ def _beside(compared: Sequence[Comparison | None]) -> Beside:
 
 def _related(measures: dict[str, Measured], checkpoints: Sequence[Checkpoint]) -> dict[str, Measured]:
     """The measures with their summaries over the trained checkpoints."""
-    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints], dtype=bool)
+    rows = trained(checkpoints)
     nulls = dict.fromkeys(null for measured in measures.values() for null in measured.nulls)
-    against = {null: against_nulls(measures, trained, null) for null in nulls}
+    against = {null: against_nulls(measures, rows, null) for null in nulls}
     return {
         key: replace(
             measured,
             summary=overall(
-                measured.value[trained],
+                measured.value[rows],
                 measured.headline,
                 measured.limits,
                 {null: against[null][key] for null in measured.nulls},

@@ -171,8 +171,9 @@ def draws(
 
     measures = null.measures() if measures is None else measures
     drawn = {measure.key: Draws(np.full(count, np.nan)) for measure in measures}
-    for result in drawn.values() if halves is not None else ():
-        result.halves = np.full((count, len(halves)), np.nan)  # type: ignore[arg-type]
+    if halves is not None:
+        for result in drawn.values():
+            result.halves = np.full((count, len(halves)), np.nan)
     if "hurst" in drawn:
         drawn["hurst"].curves = np.full((count, len(scope.scales)), np.nan)
 

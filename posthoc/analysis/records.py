@@ -6,7 +6,7 @@ A metrics.json says everything that its readers need: the names of its measures,
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -34,9 +34,14 @@ SPECTRAL = ("effective-rank", "participation-ratio")
 ESTIMATORS = ("dfa", "whittle", "reml")
 ALWAYS = {"hurst", "integration", "metastability", "stability_index", "volatility", "stability_index_causal",
           "volatility_causal", "accuracy"}  # fmt: skip
-BETWEEN = {"integration_metastability", "stability_index_accuracy"}
-WAYS = {"retrospective", "causal"}
-"""What every file has: measures, correlations between them, and ways in which volatility settles."""
+"""The measures that every file has."""
+CORRELATIONS = {
+    "integration_metastability": ("r(Hz, Mz)", "integration_z", "metastability_z"),
+    "stability_index_accuracy": ("r(Psi, acc)", "stability_index", "accuracy"),
+}
+"""Those between measures that every file has: symbol, and the two measures."""
+WAYS = {"retrospective": "volatility", "causal": "volatility_causal"}
+"""In which ways volatility settles, and the measure that it is each time."""
 DIGITS = 6
 """Of what is stored for every layer, unit or scale; what is stored for every checkpoint is whole."""
 FloatArray = NDArray[np.float64]
@@ -161,6 +166,11 @@ class Checkpoint:
     untrained: bool
     dead: int
     reasons: dict[str, int]
+
+
+def trained(checkpoints: Sequence[Checkpoint]) -> NDArray[np.bool_]:
+    """Which of a run's checkpoints are not controls, [E]."""
+    return np.array([not checkpoint.untrained for checkpoint in checkpoints], dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,7 +371,7 @@ class RunMetrics:
     @property
     def trained(self) -> NDArray[np.bool_]:
         """Which checkpoints are not controls, [E]."""
-        return np.array([not checkpoint.untrained for checkpoint in self.checkpoints], dtype=bool)
+        return trained(self.checkpoints)
 
     @property
     def when(self) -> list[int]:
@@ -399,7 +409,8 @@ class RunMetrics:
             "format_version": FORMAT_VERSION,
             "created_by": f"posthoc {self.versions.get('posthoc', __version__)}",
         }
-        return header | plain(self)  # type: ignore[no-any-return]
+        content: dict[str, Any] = plain(self)
+        return header | content
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write metrics.json."""
@@ -456,8 +467,8 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
     summary = run.summary
     if missing := [
         *(ALWAYS - run.measures.keys()),
-        *(BETWEEN - summary.correlations.keys()),
-        *(WAYS - summary.convergence.keys()),
+        *(CORRELATIONS.keys() - summary.correlations.keys()),
+        *(WAYS.keys() - summary.convergence.keys()),
     ]:
         raise PosthocError(
             f"{path} is damaged (it lacks {', '.join(sorted(missing))}); write it again with `posthoc metrics`."

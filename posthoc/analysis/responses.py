@@ -98,7 +98,8 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of audit.json: plain values, NaN as None."""
-        return {"format": FORMAT, "format_version": FORMAT_VERSION} | plain(self)  # type: ignore[no-any-return]
+        content: dict[str, Any] = plain(self)
+        return {"format": FORMAT, "format_version": FORMAT_VERSION} | content
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write audit.json."""

@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import correlation, mean_finite, sd_finite
 from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
-from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, convergence, unevenness
+from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, convergence, uneven_of
 from posthoc.analysis.records import (
+    CORRELATIONS,
+    WAYS,
     Against,
     Beside,
     Checkpoint,
@@ -18,16 +20,12 @@ from posthoc.analysis.records import (
     Protocol,
     Settles,
     Summary,
+    trained,
 )
 from posthoc.analysis.settling import autocorrelation, settling
 from posthoc.analysis.verdicts import rejected, wanting
 
 FloatArray = NDArray[np.float64]
-CORRELATIONS = {
-    "integration_metastability": ("r(Hz, Mz)", "integration_z", "metastability_z"),
-    "stability_index_accuracy": ("r(Psi, acc)", "stability_index", "accuracy"),
-}
-WAYS = {"retrospective": "volatility", "causal": "volatility_causal"}
 
 
 def counted(checkpoints: Sequence[Checkpoint]) -> tuple[str, list[int]]:
@@ -58,18 +56,17 @@ def summarise(
     accuracy_source: str = "", draws: int = 0, doubt: str | None = None,
 ) -> Summary:  # fmt: skip
     """The summary of a run from its measures' columns [E]; those that it has not count as undefined."""
-    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints], dtype=bool)
+    rows = trained(checkpoints)
     unit, numbers = counted(checkpoints)
-    when = [number for number, kept in zip(numbers, trained, strict=True) if kept]
+    when = [number for number, kept in zip(numbers, rows, strict=True) if kept]
 
     def column(key: str) -> FloatArray:
-        return columns[key][trained] if key in columns else np.full(len(when), np.nan)
+        return columns[key][rows] if key in columns else np.full(len(when), np.nan)
 
     accuracy = column("accuracy")
     best = int(np.nanargmax(accuracy)) if np.isfinite(accuracy).any() else None
     settled = {way: convergence(column(key), protocol.threshold) for way, key in WAYS.items()}
-    kept = [checkpoint for checkpoint in checkpoints if not checkpoint.untrained]
-    uneven = unevenness([checkpoint.step for checkpoint in kept], [checkpoint.epoch for checkpoint in kept])
+    uneven = uneven_of(checkpoints)
     return Summary(
         unit=unit,
         epochs=len(when),

@@ -7,7 +7,7 @@ import click
 
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import require_activations
-from posthoc.cli.output import notes, print_table
+from posthoc.cli.output import notes, print_rows
 from posthoc.files import try_output
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def show_audit(result: "Audit") -> None:
     """The controls as a table, what each measure responds to, and what follows."""
     from posthoc.report import tables
 
-    table = tables.audit(result)
-    print_table([column.title for column in table.columns], table.rows)
+    print_rows(tables.audit(result))
     for lines in tables.responses(result):
         echo()
         notes(lines)

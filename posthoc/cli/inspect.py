@@ -11,7 +11,7 @@ import click
 from posthoc.cli.audit import show_audit
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import kind_of
-from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, print_table
+from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, print_rows, print_table
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
 
@@ -181,5 +181,4 @@ def _metrics(path: Path) -> None:
         *tables.summary(metrics),
     ])  # fmt: skip
     echo()
-    table = tables.checkpoints(metrics)
-    print_table([column.title for column in table.columns], table.rows)
+    print_rows(tables.checkpoints(metrics))

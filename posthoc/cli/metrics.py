@@ -7,7 +7,7 @@ import click
 
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import require_activations
-from posthoc.cli.output import notes, print_table, progress_on_stderr
+from posthoc.cli.output import notes, print_rows, progress_on_stderr
 from posthoc.errors import UsageError
 from posthoc.files import try_output
 
@@ -86,8 +86,7 @@ def command(
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))
-    table = tables.checkpoints(metrics)
-    print_table([column.title for column in table.columns], table.rows)
+    print_rows(tables.checkpoints(metrics))
     echo()
     notes(tables.summary(metrics))
     for path in outputs:

@@ -142,9 +142,14 @@ def print_tables(tables: Sequence[Table], form: str | None = None) -> None:
             write(FORMS[form](table))
             continue
         echo(table.title)
-        print_table([column.title for column in table.columns], table.rows)
+        print_rows(table)
         for note in table.notes:
             echo(note)
+
+
+def print_rows(table: Table) -> None:
+    """Print a table for a person, without its title and notes."""
+    print_table([column.title for column in table.columns], table.rows)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

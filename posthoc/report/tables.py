@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posthoc.analysis.records import Overall, RunMetrics
+from posthoc.analysis.records import WAYS, Overall, RunMetrics
 from posthoc.analysis.responses import INDIFFERENT, RESPONDS, UNDECIDED, UNDEFINED, Audit, Response
 from posthoc.analysis.settling import sentence
-from posthoc.analysis.summary import WAYS
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.report.printing import Column, Table, cell, column
 from posthoc.report.words import headlines, number, references

@@ -3,6 +3,7 @@
 from posthoc.analysis.records import Measured, RunMetrics
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
+from posthoc.report.printing import cell
 
 
 def headlines(metrics: RunMetrics) -> dict[str, Measured]:
@@ -66,6 +67,4 @@ def number(value: float | None, digits: int = 4) -> str:
     >>> number(0.12345), number(float("nan")), number(-0.00001)
     ('0.1235', 'undefined', '0.0000')
     """
-    if value is None or value != value:
-        return "undefined"
-    return f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.0000
+    return "undefined" if value is None or value != value else cell(value, digits)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from posthoc.store import Activations
 
 FloatArray = NDArray[np.float64]
-ROUNDING = 16 * np.finfo(np.float64).eps
-"""Share of its largest value within which a layer has no variation."""
 
 
 def depth_series(x: ArrayLike) -> NDArray[np.float64]:
@@ -25,6 +23,8 @@ def depth_series(x: ArrayLike) -> NDArray[np.float64]:
     x: [L, N], the channel mean of each layer for each image; returns [N, L], standardised over the images, a layer
     without variation being zero.
     """
+    from posthoc.analysis.kernels.series import ROUNDING
+
     x = np.asarray(x, dtype=np.float64)
     centred = x - x.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1, keepdims=True)

@@ -2,16 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.axes.axis import Axis
 from posthoc.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 FloatArray = NDArray[np.float64]
 PARTS = 10

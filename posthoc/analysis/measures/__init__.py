@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.measures import behaviour, integration, stability, synchrony
 from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading, Scope, Series
-from posthoc.analysis.records import Checkpoint, Protocol
+from posthoc.analysis.records import Checkpoint, Protocol, trained
 
 __all__ = ["MEASURES", "Epochs", "Function", "Measure", "Reading", "Scope", "Series", "of_epochs"]
 
@@ -33,14 +33,12 @@ def of_epochs(
     columns: Mapping[str, NDArray[np.float64]], protocol: Protocol, checkpoints: Sequence[Checkpoint]
 ) -> dict[str, NDArray[np.float64]]:
     """The measures [E] that are made of others' columns [E], over the checkpoints that are trained."""
-    kept = [checkpoint for checkpoint in checkpoints if not checkpoint.untrained]
-    trained = np.array([not checkpoint.untrained for checkpoint in checkpoints], dtype=bool)
-    uneven = stability.unevenness([checkpoint.step for checkpoint in kept], [checkpoint.epoch for checkpoint in kept])
-    known = {key: values[trained] for key, values in columns.items()}
+    rows, even = trained(checkpoints), not stability.uneven_of(checkpoints)
+    known = {key: values[rows] for key, values in columns.items()}
     made = {}
     for key, measure in MEASURES.items():
         if measure.of_epochs:
-            known[key] = measure.of_epochs(Epochs(known, protocol, not uneven))
-            made[key] = np.full(len(trained), np.nan)
-            made[key][trained] = known[key]
+            known[key] = measure.of_epochs(Epochs(known, protocol, even))
+            made[key] = np.full(len(rows), np.nan)
+            made[key][rows] = known[key]
     return made

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import is_constant
 from posthoc.analysis.measures.measure import Epochs, Measure
+from posthoc.analysis.records import Checkpoint
 
 FloatArray = NDArray[np.float64]
 CONSECUTIVE = 3
@@ -89,6 +90,12 @@ def unevenness(steps: Sequence[int | None], epochs: Sequence[int | None]) -> str
                 f"{median:g}"
             )
     return ""
+
+
+def uneven_of(checkpoints: Sequence[Checkpoint]) -> str:
+    """Why a run's trained checkpoints are no series in time, in words; empty where they are one."""
+    kept = [checkpoint for checkpoint in checkpoints if not checkpoint.untrained]
+    return unevenness([checkpoint.step for checkpoint in kept], [checkpoint.epoch for checkpoint in kept])
 
 
 def convergence(volatility: ArrayLike, threshold: float, consecutive: int = CONSECUTIVE) -> int | None:

@@ -29,12 +29,8 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     box = _box(metrics)
     x = _range([row["integration"] for row in points] + [box.get("x_low"), box.get("x_high")], 0.25, (0, 1))
     y = _range([row["metastability"] for row in points] + [box.get("y_low"), box.get("y_high")], 0.02, (0, math.inf))
-    X, Y = (
-        alt.X(f"{key}:Q", title=title, scale=alt.Scale(domain=ends, nice=False, zero=False), axis=alt.Axis(grid=False))
-        if key == "integration" else
-        alt.Y(f"{key}:Q", title=title, scale=alt.Scale(domain=ends, nice=False, zero=False), axis=alt.Axis(grid=False))
-        for key, title, ends in (("integration", "integration H_eff", x), ("metastability", "metastability M", y))
-    )  # fmt: skip
+    X = _axis(alt.X, "integration", "integration H_eff", x)
+    Y = _axis(alt.Y, "metastability", "metastability M", y)
     layers = [*_areas(x), *_boxes(metrics, box)]
     layers += _path(metrics, points, trained, X, Y, x) if points else [nothing(metrics)]
     moved = "" if len(trained) < 2 else (
@@ -57,6 +53,11 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         " ".join(cautions(metrics)),
         with_epoch(alt.layer(*layers).properties(width=width, height=320), None),
     )  # fmt: skip
+
+
+def _axis(channel: Any, key: str, title: str, domain: list[float]) -> Any:
+    scale = alt.Scale(domain=domain, nice=False, zero=False)
+    return channel(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(grid=False))
 
 
 def _box(metrics: RunMetrics) -> Row:
