@@ -141,7 +141,8 @@ class _Subject:
         """The measures of the draws of a null."""
         everything = np.ones(len(self.material.x), np.bool_)
         live = everything if null == "white" else np.isfinite(self.observed.exponents.alpha)
-        return draws(NULLS[null], self.material, live, self.scope, self.count, self.seed, self.epoch, _bases())
+        options = (self.material, live, self.scope, self.count, self.seed, self.epoch, _bases())
+        return draws([NULLS[null]], *options)[null]
 
     def drawn(self, null: str) -> dict[str, Spread]:
         """The audited measures of the draws of a null."""

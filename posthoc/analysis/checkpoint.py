@@ -121,24 +121,36 @@ class Measuring:
         """Draw all nulls, the references at most `REFERENCE_DRAWS` times, and compare."""
         few = min(self.draws, REFERENCE_DRAWS)
         halves = self._halves(result, epoch) if self.axis.exchangeable else None
-        for null in nulls_of(self.axis.key):
-            measures = null.measures()
-            decided = [measure for measure in measures if deciding(measure, self.axis) == null.key]
-            options = (null, material, result.live, result.scope)
+        nulls = nulls_of(self.axis.key)
+        decided = {null.key: [m for m in null.measures() if deciding(m, self.axis) == null.key] for null in nulls}
+        deciders = [null for null in nulls if decided[null.key]]
+        references = [null for null in nulls if not decided[null.key] and not null.steady]
+        options = (material, result.live, result.scope)
+        drawn = self._steady(nulls, options, few) | draws(
+            deciders, *options, self.draws, self.seed, epoch, halves=halves
+        )
+        drawn |= draws(references, *options, few, self.seed, epoch)
+        for null in nulls:
+            of_null = drawn[null.key]
+            for measure in decided[null.key]:
+                result.drawn[measure.key], result.stages[measure.key] = of_null[measure.key], [self.draws]
+            result.nulls[null.key] = self._compared(result, of_null, null.key)
+            if "hurst" in of_null and (curves := of_null["hurst"].curves) is not None:
+                result.curves[null.key] = middle(curves)
+
+    def _steady(
+        self, nulls: Sequence[Null], options: tuple[Material, NDArray[np.bool_], Scope], count: int
+    ) -> dict[str, dict[str, Draws]]:
+        """Draws of the nulls that do not depend on the checkpoint: made once for so many units and points."""
+        _, live, scope = options
+        drawn = {}
+        for null in nulls:
             if null.steady:
-                key = (null.key, int(result.live.sum()), result.scope.T)
+                key = (null.key, int(live.sum()), scope.T)
                 if key not in self.steady:
-                    self.steady[key] = draws(*options, few, self.seed, 0)
-                drawn = self.steady[key]
-            elif decided:
-                drawn = draws(*options, self.draws, self.seed, epoch, halves=halves)
-                result.drawn |= {measure.key: drawn[measure.key] for measure in decided}
-                result.stages |= {measure.key: [self.draws] for measure in decided}
-            else:
-                drawn = draws(*options, few, self.seed, epoch)
-            result.nulls[null.key] = self._compared(result, drawn, null.key)
-            if "hurst" in drawn and drawn["hurst"].curves is not None:
-                result.curves[null.key] = middle(drawn["hurst"].curves)
+                    self.steady[key] = draws([null], *options, count, self.seed, 0)[null.key]
+                drawn[null.key] = self.steady[key]
+        return drawn
 
     def _compared(self, result: Measurement, drawn: Mapping[str, Draws], null: str) -> dict[str, Comparison]:
         """The measures beside one null's draws, and the functions of them, whose p is that of what they are functions of."""
@@ -215,8 +227,8 @@ class Measuring:
         """As many draws again of one measure, and one; how many it has then."""
         stages, before = result.stages[measure.key], result.drawn[measure.key]
         count = min(2 * stages[-1] + 1, most) - stages[-1]
-        options = (null, material, result.live, result.scope, count, self.seed, epoch)
-        drawn = draws(*options, measures=[measure], first=stages[-1])[measure.key]
+        options = (material, result.live, result.scope, count, self.seed, epoch)
+        drawn = draws([null], *options, measures=[measure], first=stages[-1])[null.key][measure.key]
         result.drawn[measure.key] = replace(before, values=np.concatenate([before.values, drawn.values]))
         stages.append(stages[-1] + count)
         return stages[-1]

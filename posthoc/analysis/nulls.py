@@ -151,7 +151,7 @@ class Draws:
 
 
 def draws(
-    null: Null,
+    nulls: Sequence[Null],
     material: Material,
     live: NDArray[np.bool_],
     scope: Scope,
@@ -161,28 +161,32 @@ def draws(
     measures: Sequence[Measure] | None = None,
     first: int = 0,
     halves: FloatArray | None = None,
-) -> dict[str, Draws]:
-    """What `measures` (default: all that the null is for) are of `count` draws of a null, by key.
+) -> dict[str, dict[str, Draws]]:
+    """What `measures` (default: all that each null is for) are of `count` draws of each null: null -> measure -> draws.
 
     live: [U], the units to draw for; first: how many draws there are already, of which these are the next; halves:
-    [K, live units], 1 for those of one half.
+    [K, live units], 1 for those of one half. The draws of all nulls are spread over the threads together.
     """
     from posthoc.analysis.kernels import in_threads
 
-    measures = null.measures() if measures is None else measures
-    drawn = {measure.key: Draws(np.full(count, np.nan)) for measure in measures}
-    if halves is not None:
-        for result in drawn.values():
-            result.halves = np.full((count, len(halves)), np.nan)
-    if "hurst" in drawn:
-        drawn["hurst"].curves = np.full((count, len(scope.scales)), np.nan)
+    measured = {null.key: null.measures() if measures is None else measures for null in nulls}
+    drawn = {
+        null: {measure.key: Draws(np.full(count, np.nan)) for measure in of_null} for null, of_null in measured.items()
+    }
+    for results in drawn.values():
+        if halves is not None:
+            for result in results.values():
+                result.halves = np.full((count, len(halves)), np.nan)
+        if "hurst" in results:
+            results["hurst"].curves = np.full((count, len(scope.scales)), np.nan)
+    tasks = [(null, draw) for null in nulls for draw in range(count)]
 
     def work(begin: int, end: int) -> None:
-        for draw in range(begin, end):
+        for null, draw in tasks[begin:end]:
             random = stream(f"null {null.key}", seed, epoch, first + draw)
             series = Series(null.redraw(material, random, live), scope, halves if draw < HALVED else None)
-            for measure in measures:
-                reading, result = measure.read(series), drawn[measure.key]
+            for measure in measured[null.key]:
+                reading, result = measure.read(series), drawn[null.key][measure.key]
                 result.values[draw] = reading.value
                 if result.halves is not None and reading.halves is not None:
                     result.halves[draw] = reading.halves
@@ -190,5 +194,5 @@ def draws(
                     result.curves[draw] = reading.curve[0]
 
     if live.any():
-        in_threads(work, count)
+        in_threads(work, len(tasks))
     return drawn

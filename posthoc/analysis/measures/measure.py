@@ -1,9 +1,8 @@
 """What a measure is: a record of what it is called, where it is defined and how it is computed."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,21 +37,27 @@ class Series:
     values: FloatArray
     scope: Scope
     halves: FloatArray | None = None
+    computed: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @cached_property
+    # Not cached_property, whose lock before Python 3.12 is one for all series and would keep threads waiting.
+    @property
     def exponents(self) -> "DFA":
-        """The exponent of every unit by the protocol's estimator, and its fluctuation function."""
-        from posthoc.analysis.hurst import exponents
+        """The exponent of every unit by the protocol's estimator, and its fluctuation function; computed once."""
+        if "DFA" not in self.computed:
+            from posthoc.analysis.hurst import exponents
 
-        protocol = self.scope.protocol
-        return exponents(self.values, protocol.estimator, np.array(self.scope.scales), protocol.fluctuation)
+            protocol, scales = self.scope.protocol, np.array(self.scope.scales)
+            self.computed["DFA"] = exponents(self.values, protocol.estimator, scales, protocol.fluctuation)
+        return cast("DFA", self.computed["DFA"])
 
-    @cached_property
+    @property
     def phases(self) -> "Kuramoto":
-        """The order parameter of the units."""
-        from posthoc.analysis.kuramoto import kuramoto
+        """The order parameter of the units; computed once."""
+        if "Kuramoto" not in self.computed:
+            from posthoc.analysis.kuramoto import kuramoto
 
-        return kuramoto(self.values)
+            self.computed["Kuramoto"] = kuramoto(self.values)
+        return cast("Kuramoto", self.computed["Kuramoto"])
 
     def only(self, units: NDArray[np.bool_], halves: FloatArray | None = None) -> "Series":
         """The series of some units [U]."""
