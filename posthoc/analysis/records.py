@@ -473,6 +473,14 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
         raise PosthocError(
             f"{path} is damaged (it lacks {', '.join(sorted(missing))}); write it again with `posthoc metrics`."
         )
+    named = {run.axis.decides}
+    for measured in run.measures.values():
+        named |= {*measured.nulls, *measured.summary.nulls, *filter(None, [measured.decided_by])}
+    if unknown := named - run.nulls.keys():
+        raise PosthocError(
+            f"{path} is damaged (it names the null {min(unknown)[:99]!r} and says nothing of it); "
+            "write it again with `posthoc metrics`."
+        )
     return run
 
 

@@ -5,6 +5,7 @@ import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,11 +94,11 @@ def dissect(model: nn.Module, example: Callable[[int, bool], Batch]) -> Anatomy:
 
     example: a batch of so many samples, larger ones on request. Raises CannotRunError where the model cannot take it.
     """
-    outputs, output, entered = _outputs(model, example(2, False))
+    outputs, output, entered = _outputs(model, partial(example, 2, False))
     try:
-        second = _outputs(model, example(3, True))[0]
+        second = _outputs(model, partial(example, 3, True))[0]
     except CannotRunError:  # a fixed input size: only the batch grows
-        second = _outputs(model, example(3, False))[0]
+        second = _outputs(model, partial(example, 3, False))[0]
     last_with = {(id(seen.output), seen.version): name for name, seen in outputs.items()}
     points = []
     for name, seen in outputs.items():
@@ -148,13 +149,13 @@ def first_tensor(output: Any) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
-def _outputs(model: nn.Module, batch: Batch) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
+def _outputs(model: nn.Module, example: Callable[[], Batch]) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
     """What every module gives in one forward pass, and the whole model; the last call of each counts.
 
     On the meta device, where nothing is computed; where a model needs real numbers to find its way, on the CPU.
     """
     try:
-        return _pass(copy.deepcopy(model).to("meta"), batch, "meta")
+        return _pass(copy.deepcopy(model).to("meta"), example, "meta")
     except Exception as error:  # whatever the user's code raises, in its forward pass or when it is copied
         if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
             raise error if isinstance(error, CannotRunError) else CannotRunError(error, ()) from error
@@ -162,12 +163,14 @@ def _outputs(model: nn.Module, batch: Batch) -> tuple[dict[str, _Seen], Tensor, 
     try:
         with own_randomness(torch.device("cpu")):
             seed_batch(0, 0)
-            return _pass(model, batch, "cpu")
+            return _pass(model, example, "cpu")
     finally:
         state.put_back()
 
 
-def _pass(model: nn.Module, batch: Batch, device: str) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
+def _pass(
+    model: nn.Module, example: Callable[[], Batch], device: str
+) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
     seen: dict[str, _Seen] = {}
     entered: list[Entered] = []
 
@@ -192,7 +195,7 @@ def _pass(model: nn.Module, batch: Batch, device: str) -> tuple[dict[str, _Seen]
     try:
         # Without inference mode, which keeps no version by which an in-place ReLU is told from what it overwrites.
         with torch.no_grad(), torch.device(device):
-            whole = call(model, {name: tensor.to(device, copy=True) for name, tensor in batch.items()})
+            whole = call(model, {name: tensor.to(device, copy=True) for name, tensor in example().items()})
         output = first_tensor(whole)
         if output is None:  # in an object, or deeper
             output = next((tensor for _, tensor in tensors_in(whole)), None)

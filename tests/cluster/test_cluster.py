@@ -160,7 +160,8 @@ def test_whatever_befalls_an_array_one_resubmission_completes_it(slurm, tmp_path
     posthoc_command("metrics", here, "--nulls", 9)
     assert_same(here, out / "activations.h5")
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, out))
-    assert ours["epochs"] == theirs["epochs"]
+    assert ours["checkpoints"] == theirs["checkpoints"]
+    assert ours["measures"] == theirs["measures"]
     assert ours["summary"] == theirs["summary"]
 
 
@@ -233,7 +234,7 @@ exec {sys.executable} -m posthoc metrics {activations_file} --nulls 0 --axis epo
     slurm.until(lambda: not slurm.queue(), "an empty queue", 300)
     found = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     assert len(found) == 32, [log.read_text()[-500:] for log in tmp_path.glob("*.log")][:3]
-    assert all(one["epochs"] == found[0]["epochs"] and one["summary"] == found[0]["summary"] for one in found)
+    assert all(one["measures"] == found[0]["measures"] and one["summary"] == found[0]["summary"] for one in found)
     cache = tmp_path / ".cache" / "posthoc" / "kernels"
     assert list(cache.rglob("*.nbi"))
     assert len(list(cache.rglob("calibration-*.npz"))) == 1

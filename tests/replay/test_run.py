@@ -1,5 +1,6 @@
 """The replay as a whole: right numbers, whole files, resumption."""
 
+import json
 import shutil
 
 import numpy as np
@@ -166,3 +167,13 @@ def test_cuda_agrees_with_the_cpu(run_folder, activations_file, probe_file, tmp_
     with posthoc.open_activations(path) as ours, posthoc.open_activations(activations_file) as theirs:
         for e in range(5):
             np.testing.assert_allclose(ours.read("mean", e), theirs.read("mean", e), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2**70, 2**40])
+def test_a_recorded_image_size_that_no_image_has_is_refused_in_a_sentence(run_folder, probe_file, tmp_path, size):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(about | {"image_size": size}))
+    with pytest.raises(PosthocError, match="size"):
+        posthoc.extract(folder, f"npz:{probe_file}", tmp_path / "a.h5")
+    assert not list(tmp_path.glob("a.h5*"))
