@@ -49,7 +49,7 @@ ROWS = {
 class Kept:
     """What is kept of one run: its measures, its audit, and its exponents along the other axes where they were made."""
 
-    run: str
+    recipe: str
     seed: int
     metrics: RunMetrics
     audit: Audit
@@ -57,7 +57,7 @@ class Kept:
 
     @property
     def name(self) -> str:
-        return f"{self.run}, seed {self.seed}"
+        return f"{self.recipe}, seed {self.seed}"
 
     def trained(self) -> list[dict[str, Any]]:
         """The measures of every checkpoint but the untrained, None where undefined."""
@@ -69,6 +69,31 @@ class Kept:
     def control(self, name: str, measure: str = "integration") -> Spread | None:
         """An audit's control of a measure."""
         return next((row.measures.get(measure) for row in self.audit.controls if row.name.startswith(name)), None)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that is kept: the runs, noise through each protocol, the comparison of the runs, that of the published
+    epochs, and the rows as they are printed."""
+
+    runs: list[Kept]
+    noise: dict[str, dict[str, list[float]]]
+    comparison: dict[str, Any]
+    published: dict[str, Any]
+    printed: list[dict[str, str]]
+    note: str
+
+    @classmethod
+    def read(cls, keep: Path) -> "Study":
+        """What a folder keeps; empty what it does not have."""
+        noise, comparison, published = (
+            _content(keep / f"{name}.json") for name in ("noise", "comparison", "published")
+        )
+        with (keep / "published_table1.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        note = keep / "data.txt"
+        text = note.read_text().strip() if note.exists() else ""
+        return cls(kept_runs(keep), noise, comparison, published, rows, text)
 
 
 def rows_of(metrics: RunMetrics) -> list[dict[str, Any]]:
@@ -134,20 +159,14 @@ def pruned(metrics: RunMetrics) -> dict[str, Any]:
 
 def figures(keep: Path) -> dict[str, tuple[str, list[Path]]]:
     """The page's figures: file -> the figure, and what it is of."""
-    every = [keep / run.run / f"seed-{run.seed}" / "metrics.json" for run in kept_runs(keep)]
+    every = [keep / run.recipe / f"seed-{run.seed}" / "metrics.json" for run in kept_runs(keep)]
     files = {"audit.svg": ("audit", every[:1]), "measures.svg": ("measures", every[:1])}
     if len(every) > 1:
         files |= {"runs.svg": ("runs", every), "stopping.svg": ("stopping", every)}
     return files
 
 
-def printed(keep: Path) -> list[dict[str, str]]:
-    """The rows of the published table as they are printed."""
-    with (keep / "published_table1.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def read(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> dict[str, Any]:
     """A JSON file's content; empty where there is none."""
     if not path.exists():
         return {}

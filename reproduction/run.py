@@ -92,7 +92,7 @@ LEAST_POINTS = 20
 
 def noise(keep: Path) -> None:
     """What pure noise gives through each of the nine protocols, 128 series at a time, over many seeds."""
-    found = {}
+    noises = {}
     for protocol, row in sorted({row.protocol: row for row in ROWS.values()}.items()):
         random = np.random.default_rng(0)
         layers = [f"layer{k}" for k in range(4)]
@@ -116,8 +116,8 @@ def noise(keep: Path) -> None:
             write(path, plan, frames)
             with open_activations(path) as opened:
                 metrics = compute_metrics(opened, Protocol.named("published", smooth=row.smooth), nulls=0)
-        found[protocol] = {name: metrics.column(name).tolist() for name in ("integration", "metastability")}
-    _save(keep / "noise.json", json.dumps(found, indent=1))
+        noises[protocol] = {name: metrics.column(name).tolist() for name in ("integration", "metastability")}
+    _save(keep / "noise.json", json.dumps(noises, indent=1))
 
 
 def read_published(keep: Path, folder: Path) -> None:
@@ -147,7 +147,7 @@ def read_published(keep: Path, folder: Path) -> None:
 
 def compare(keep: Path, out: Path) -> None:
     """The comparison of all kept runs, as JSON."""
-    runs = [keep / run.run / f"seed-{run.seed}" / "metrics.json" for run in kept_runs(keep)]
+    runs = [keep / run.recipe / f"seed-{run.seed}" / "metrics.json" for run in kept_runs(keep)]
     _save(out, _call(*POSTHOC, "compare", *runs, "--by", "model", "--stopping", "--sensitivity", "--json"))
 
 

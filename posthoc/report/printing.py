@@ -79,14 +79,22 @@ def _inert(value: Any) -> Any:
 
 def as_markdown(table: Table) -> str:
     """A table as GitHub has them, title above and notes below."""
+    header = [_markdown(column.title) for column in table.columns]
+    rows = [[_markdown(cell(as_text(value))) for value in row] for row in table.rows]
+    notes = [re.sub(r"^([-+=])", r"\\\1", _markdown(note)) for note in table.notes]
+    return "\n".join([f"**{_markdown(table.title)}**", "", markdown_grid(header, rows), "", *notes]) + "\n"
 
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(map(_markdown, cells)) + " |"
 
-    lines = [f"**{_markdown(table.title)}**", "", line([column.title for column in table.columns])]
-    lines += ["|---" * len(table.columns) + "|", *(line([cell(as_text(value)) for value in row]) for row in table.rows)]
-    lines += ["", *(re.sub(r"^([-+=])", r"\\\1", _markdown(note)) for note in table.notes)]
-    return "\n".join(lines) + "\n"
+def markdown_grid(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """Header and rows between bars; what the cells hold is Markdown already.
+
+    >>> print(markdown_grid(["a", "b"], [[1, "**2**"]]))
+    | a | b |
+    |---|---|
+    | 1 | **2** |
+    """
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def _markdown(text: str) -> str:

@@ -1,0 +1,354 @@
+"""What each section of the page says: its rows, counts and verdicts, which `page.md` puts into sentences."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from posthoc.analysis.records import Against, RunMetrics
+from reproduction.kept import ROWS, Kept, Row, Study, correlation, mean
+from reproduction.text import CORRELATIONS, FIELDS, extent, interval, number, over_epochs, spread, times, with_interval
+
+H_OPT = 0.7
+PLATEAU = 0.01
+WILD = 0.5
+"""Standard deviation of an exponent beyond which its draws say nothing."""
+ANOTHER_ORDER = "images of each class in another order"
+RULES = (
+    "volatility < 0.2", "volatility < 0.35", "volatility < 0.4",
+    "volatility, threshold chosen on other configurations",
+    "volatility < 0.35, whole run known", "volatility < 0.4, whole run known", "patience 1", "patience 3", "patience 5",
+    "patience 10", "budget 10", "budget 20", "random epoch", "best in hindsight",
+)  # fmt: skip
+Rows = list[Sequence[Any]]
+
+
+def what_was_run(study: Study) -> dict[str, Any]:
+    """The runs, and which of the recipes were not."""
+    rows = [
+        [run.recipe, run.seed, len(run.trained()), f"{run.audit.samples:,}", run.metrics.protocol.smooth,
+         run.metrics.recording.identity.device, run.metrics.summary.draws]
+        for run in study.runs
+    ]  # fmt: skip
+    return {"note": study.note, "rows": rows, "missing": [name for name in ROWS if not _seeds(study, name)]}
+
+
+def _seeds(study: Study, recipe: str) -> list[Kept]:
+    """The runs of a recipe."""
+    return [run for run in study.runs if run.recipe == recipe]
+
+
+def nine_rows(study: Study) -> dict[str, Any]:
+    """Every row of the table as printed, as published, as ours, and of noise."""
+    epochs = {content["run"]: content for content in study.published.get("runs", [])}
+    rows: Rows = []
+    for (recipe, row), printed in zip(ROWS.items(), study.printed, strict=True):
+        rows.append([
+            f"**{printed['model']}, {printed['dataset']}**", "printed", printed["best_acc"],
+            f"{printed['Heff_mean']} ± {printed['Heff_std']}", printed["M_mean"], printed["r_Hz_Mz"], printed["r_Psi_acc"],
+        ])  # fmt: skip
+        if row.published in epochs:
+            rows.append(_published(epochs[row.published]))
+        rows += map(_ours, _seeds(study, recipe))
+        rows.append(_noise(study, row))
+    return {"rows": rows, "draws": len(next(iter(study.noise.values()))["integration"])}
+
+
+def _published(content: dict[str, Any]) -> Sequence[Any]:
+    known, every, quantities = content["epochs_with_integration"], content["epochs"], content["quantities"]
+    h_eff = quantities["integration"]
+    return [
+        "", "published epochs" + (f", {known} of {every}" if known < every else ""),
+        number(quantities["best_accuracy"]["value"], 1), f"{number(h_eff['value'])} ± {number(h_eff['sd'])}",
+        number(quantities["metastability"]["value"], 4),
+        *(interval(r["value"], (r["low"], r["high"])) for r in map(quantities.get, CORRELATIONS)),
+    ]  # fmt: skip
+
+
+def _ours(run: Kept) -> Sequence[Any]:
+    h_eff = run.metrics.measures["integration"].summary
+    return [
+        "", f"ours, seed {run.seed}", number(100 * run.metrics.summary.best_accuracy, 1),
+        f"{number(h_eff.mean)} ± {number(h_eff.sd)}", number(mean(run.metrics, "metastability"), 4),
+        *(with_interval(run.metrics, name) for name in CORRELATIONS),
+    ]  # fmt: skip
+
+
+def _noise(study: Study, row: Row) -> Sequence[Any]:
+    h_eff, m = (study.noise[row.protocol][name] for name in ("integration", "metastability"))
+    levels = [f"{statistics.fmean(h_eff):.3f} ± {statistics.stdev(h_eff):.3f}", f"{statistics.fmean(m):.4f}"]
+    return ["", f"noise, {row.protocol}", "", *levels, "", ""]
+
+
+def separation(study: Study) -> dict[str, Any]:
+    """Whether the number of classes alone moves H_eff: in noise, and where classes are split."""
+    ten, hundred = (
+        [statistics.fmean(study.noise[row.protocol]["integration"]) for row in ROWS.values() if row.classes == classes]
+        for classes in (10, 100)
+    )
+    rows: Rows = []
+    lower = []
+    for run in study.runs:
+        measured, split = run.control("as it is"), run.control("each class split in ten")
+        if measured and split:
+            lower.append(split.high < measured.mean)
+            rows.append([run.name, spread(measured, sd=False), spread(split), spread(run.control("pure noise"))])
+    differences = study.published.get("differences", [])
+    return {
+        "shown": bool(rows) and all(lower) and min(ten) > max(hundred),
+        "ten": extent(ten),
+        "hundred": extent(hundred),
+        "rows": rows,
+        "order": _sum(study.runs, "order", "integration"),
+        "gap": next((row for row in differences if row["quantity"] == "integration"), None),
+        "columns": len(differences),
+    }
+
+
+def convergence(study: Study) -> dict[str, Any]:
+    """The stopping rules over our runs and the published ones, and when the signal comes in ours."""
+    places = {("our", "this page"): study.comparison, ("the published", "the published epochs"): study.published}
+    rules = [
+        {"whose": whose, "of": of, **_stopping(content)}
+        for (whose, of), content in places.items()
+        if content.get("stopping")
+    ]
+    rows: Rows = []
+    early, last = 0, 0
+    for run in study.runs:
+        epochs, summary = run.trained(), run.metrics.summary
+        if any(epoch["accuracy"] is None for epoch in epochs):
+            continue
+        causal, top = summary.convergence["causal"], summary.best_accuracy
+        plateau = next(epoch["epoch"] for epoch in epochs if epoch["accuracy"] > top - PLATEAU)
+        last += summary.best_epoch == epochs[-1]["epoch"]
+        early += bool(causal) and causal < plateau
+        cost = 100 * (top - max(e["accuracy"] for e in epochs if e["epoch"] <= causal)) if causal else None
+        retrospective = summary.convergence["retrospective"] or "never"
+        rows.append([run.name, retrospective, causal or "never", plateau, summary.best_epoch, number(cost, 1)])
+    return {"rules": rules, "rows": rows, "early": early, "last": last, "plateau": f"{100 * PLATEAU:.0f}"}
+
+
+def _stopping(content: dict[str, Any]) -> dict[str, Any]:
+    """What the stopping rules save and lose over runs, and which rule by volatility is better than which patience."""
+    scores = {score["rule"]: score for score in content["stopping"]}
+    unit = 1 if max(run["quantities"]["best_accuracy"]["value"] or 0 for run in content["runs"]) > 1.5 else 100
+    count = len(content["stopping"][0]["stops"])
+    rows = [
+        [
+            rule,
+            interval(score["saved"], score["saved_difference"][1:], 1, 1),
+            interval(times(unit, score["lost"]), [times(unit, end) for end in score["lost_difference"][1:]], 1, 1),
+            f"{round(score['never'] * count)} of {count}",
+        ]
+        for rule in RULES
+        if (score := scores.get(rule))
+    ]
+    better = [
+        f"“{rule}” against {patience} ({_saved_and_lost(scores[rule], unit)} against "
+        f"{_saved_and_lost(scores[patience], unit)})"
+        for rule in RULES
+        if rule.startswith("volatility") and "whole run" not in rule and rule in scores
+        for patience in ("patience 1", "patience 3", "patience 5")
+        if patience in scores and _beats(scores[rule], scores[patience])
+    ]
+    return {"count": count, "rows": rows, "better": "; ".join(better) or "none does"}
+
+
+def _saved_and_lost(score: dict[str, Any], unit: int) -> str:
+    return f"{score['saved']:.1f} and {unit * score['lost']:.1f}"
+
+
+def _beats(rule: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether one stopping rule saves no less and loses no more than another, and does better in one of both."""
+    if None in (rule["lost"], other["lost"]):
+        return False
+    saved, lost = rule["saved"] - other["saved"], other["lost"] - rule["lost"]
+    return bool(saved >= 0 and lost >= 0 and saved + lost > 0)
+
+
+def signs(study: Study) -> dict[str, Any]:
+    """With what the sign of the correlation of H_eff and M goes: the smoothing, and the side of the optimum."""
+    in_print = {name: float(row["r_Hz_Mz"]) for name, row in zip(ROWS, study.printed, strict=True)}
+    rows: Rows = []
+    sides: list[tuple[float, float, float]] = []
+    sure, alike = 0, 0
+    for run in study.runs:
+        r, (low, high) = correlation(run.metrics, FIELDS), over_epochs(run.metrics, FIELDS)
+        if low is not None and high is not None and (low > 0 or high < 0):
+            sure += 1
+            alike += (r or 0) * in_print[run.recipe] > 0
+        pairs = [(e["hurst"], e["metastability"]) for e in run.trained() if e["hurst"] is not None]
+        raw = statistics.correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else None
+        h = mean(run.metrics, "hurst")
+        if h is not None and raw is not None and r is not None:
+            sides.append((h, raw, r))
+        rows.append([
+            run.name, f"{in_print[run.recipe]:.3f}", with_interval(run.metrics, FIELDS), number(h), number(raw),
+            with_interval(run.metrics, "stability_index_accuracy"),
+        ])  # fmt: skip
+    smoothed = [(run.name, run.metrics, run.axes["smoothing"]) for run in study.runs if "smoothing" in run.axes]
+    both = [(correlation(first, FIELDS), correlation(second, FIELDS)) for _, first, second in smoothed]
+    return {
+        "rows": rows,
+        "sure": sure,
+        "alike": alike,
+        "h_opt": H_OPT,
+        "sides": _sides(sides),
+        "seeds": [
+            f"{name}: {extent(correlation(run.metrics, FIELDS) for run in runs)} over {len(runs)} seeds"
+            for name in ROWS
+            if len(runs := _seeds(study, name)) > 1
+        ],
+        "flips": sum(a is not None and b is not None and a * b < 0 for a, b in both),
+        "tried": len(both),
+        "smoothed": [
+            [name, metrics.protocol.smooth, number(mean(metrics, "hurst")), with_interval(metrics, FIELDS)]
+            for name, *pair in smoothed
+            for metrics in pair
+        ],
+        "published": _published_signs(study.published) if study.published else None,
+    }
+
+
+def _published_signs(published: dict[str, Any]) -> dict[str, Any]:
+    """The same of the published epochs, and of the later runs over seeds."""
+    runs = published["hurst"]
+    return {
+        "sides": _sides([(run["hurst_mean"], run["r_hurst_m"], run["r_fields"]) for run in runs]),
+        "rows": [
+            [run["run"], number(run["r_fields"]), number(run["hurst_mean"]), number(run["r_hurst_m"])] for run in runs
+        ],
+        "seeds": [
+            [name, ", ".join(f"{r:+.2f}" for r in values), f"{sum(r > 0 for r in values)} of {len(values)}"]
+            for name, values in published.get("seeds", {}).items()
+        ],
+    }
+
+
+def _sides(runs: Sequence[tuple[float, float, float]]) -> dict[str, int]:
+    """How the signs of r(H, M) and r(H_eff, M) go with the side of the optimum; runs: mean H and both correlations."""
+    above, below = ([run for run in runs if (run[0] > H_OPT) is higher] for higher in (True, False))
+    return {
+        "above": len(above),
+        "opposite": sum(raw * r < 0 for _, raw, r in above),
+        "below": len(below),
+        "same": sum(raw * r > 0 for _, raw, r in below),
+        "positive": sum(raw > 0 for _, raw, _ in runs),
+        "count": len(runs),
+    }
+
+
+def sensitivity(study: Study) -> dict[str, Any]:
+    """What the inherited constants decide."""
+    gaps: dict[float, list[float | None]] = {}
+    for cell in study.published.get("sensitivity", []):
+        gaps.setdefault(cell["h_opt"], []).append(cell["gap"])
+    cells = study.comparison.get("sensitivity", [])
+    rows: Rows = []
+    for place, run in enumerate(study.comparison["runs"] if cells else []):
+        known = [r for cell in cells if (r := cell["stability_index_accuracy"][place]) is not None]
+        h_eff = extent(cell["integration"][place] for cell in cells)
+        rows.append([run["run"], h_eff, f"{sum(r < 0 for r in known)} of {len(known)}"])
+    return {
+        "published": [[f"{optimum}", extent(values)] for optimum, values in sorted(gaps.items())],
+        "rows": rows,
+        "settings": len(cells),
+    }
+
+
+def untrained(study: Study) -> Rows:
+    """What the measures are of the weights of step 0, beside what training and noise give."""
+    rows: Rows = []
+    for run in study.runs:
+        if first := run.untrained():
+            cells = []
+            for key, digits in (("integration", 3), ("metastability", 4)):
+                values = [epoch[key] for epoch in run.trained()]
+                noise = spread(run.control("pure noise", key), digits)
+                cells += [number(first[key], digits), extent(values, digits), number(values[-1], digits), noise]
+            rows.append([run.name, *cells])
+    return rows
+
+
+def other_axes(study: Study) -> Rows:
+    """H and M along depth and epochs, beside the null that decides there and one for reference."""
+    return [
+        [run.name, axis, *(
+            text
+            for key, reference in (("hurst", "white"), ("metastability", "phase"))
+            for text in (number(mean(metrics, key)), _along(metrics, "time", key), _along(metrics, reference, key))
+        )]
+        for run in study.runs
+        for axis, metrics in run.axes.items()
+        if axis != "smoothing"
+    ]  # fmt: skip
+
+
+def information(study: Study) -> dict[str, Any]:
+    """Whether the measures differ from those of the same images in another order."""
+    runs = study.runs
+    drawn = [run for run in runs if _null(run, "order", "metastability")]
+    rows: Rows = []
+    inside, audits = 0, 0
+    for run in runs:
+        epochs = run.trained()
+        names = ("as it is", ANOTHER_ORDER, "each channel", "pure noise")
+        measured, other, channels, noise = (run.control(name, "metastability") for name in names)
+        if measured and other:
+            audits += 1
+            inside += other.low <= measured.mean <= other.high
+        rows.append([
+            run.name, _apart(run, "order", "integration"), _apart(run, "order", "metastability"),
+            spread(measured, 4, sd=False), *(spread(control, 4) for control in (other, channels, noise)),
+            *(number(epochs[place]["metastability"], 4) for place in (0, -1)),
+        ])  # fmt: skip
+    return {
+        "rows": rows,
+        "order": _sum(runs, "order", "integration"),
+        "drawn": len(drawn),
+        "order_m": _sum(drawn, "order", "metastability"),
+        "inside": inside,
+        "audits": audits,
+    }
+
+
+def limits(study: Study) -> dict[str, Any]:
+    """How few runs there are."""
+    seeds = [len(runs) for recipe in ROWS if (runs := _seeds(study, recipe))]
+    return {"architectures": len(seeds), "seeds": max(seeds, default=0)}
+
+
+def _null(run: Kept, null: str, measure: str) -> Against | None:
+    """In how many epochs a measure differs from a null, and the null's mean over them."""
+    return run.metrics.measures[measure].summary.nulls.get(null)
+
+
+def _apart(run: Kept, null: str, measure: str) -> str:
+    against = _null(run, null, measure)
+    if not against:
+        return "not drawn"
+    wanting = f", too few draws in {against.wanting}" if against.wanting else ""
+    return f"{against.differs} of {against.epochs}{wanting}"
+
+
+def _sum(runs: Sequence[Kept], null: str, measure: str) -> str:
+    """Over all runs, in how many epochs of how many a measure differs from a null."""
+    known = [against for run in runs if (against := _null(run, null, measure))]
+    return f"{sum(against.differs for against in known)} of {sum(against.epochs for against in known)}"
+
+
+def _along(metrics: RunMetrics, null: str, measure: str) -> str:
+    """A null along another axis: its mean over epochs, where its draws could be debiased, and from how many it differs."""
+    measured = metrics.measures[measure]
+    against = measured.summary.nulls.get(null)
+    if not against:
+        return "not drawn"
+    beside = measured.nulls[null]
+    drawn = np.isfinite(beside.p)
+    if not (beside.sd[drawn] <= WILD).all() or np.isnan(beside.mean[drawn]).any():
+        return "undefined"
+    if measured.decided_by != null:
+        return number(against.mean)
+    return f"{number(against.mean)}; differs in {against.differs} of {against.epochs}"
