@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for type checkers alone: `python -m posthoc` would take a t
     from posthoc.analysis.kuramoto import kuramoto as kuramoto
     from posthoc.analysis.kuramoto import phase_locking as phase_locking
     from posthoc.analysis.metrics import compute_metrics as compute_metrics
-    from posthoc.analysis.records import Protocol as Protocol
+    from posthoc.analysis.protocol import Protocol as Protocol
     from posthoc.analysis.records import load_metrics as load_metrics
     from posthoc.errors import PosthocError as PosthocError
     from posthoc.replay.run import extract as extract
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 # Imported on first use: `posthoc --help` waits for neither torch nor numba, and the analysis never needs torch.
 _HOMES = {
     "PosthocError": "posthoc.errors",
-    "Protocol": "posthoc.analysis.records",
+    "Protocol": "posthoc.analysis.protocol",
     "audit": "posthoc.analysis.audit",
     "compute_metrics": "posthoc.analysis.metrics",
     "dfa": "posthoc.analysis.dfa",

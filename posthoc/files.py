@@ -8,7 +8,7 @@ import os
 import secrets
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,12 @@ def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES, by: str = "
         raise PosthocError(f"{os.fspath(path)} is not what {by} wrote (it is nested too deep).") from error
     except ValueError as error:
         raise PosthocError(f"{os.fspath(path)} is not what {by} wrote (it is not valid JSON: {error}).") from error
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def names_apart(paths: Sequence[Path]) -> list[str]:

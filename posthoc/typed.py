@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
@@ -137,7 +138,7 @@ def typed(kind: Any, value: Any) -> Any:
     """The value as the type `kind` has it: records made, lists as tuples where so annotated, null as NaN for a float.
 
     kind: a dataclass (unknown keys are left out, absent ones need a default, and whatever equals that is valid), a
-    TypedDict (unknown keys stay as they are), a list, tuple, dict, Union, Literal or Annotated (whose metadata may be a
+    TypedDict (unknown keys stay as they are), an enum of texts, a list, tuple, dict, Union, Literal or Annotated (whose metadata may be a
     Shape, a Range, a Match, or a type that stands for the annotated one) of such, a plain type, or Any. Raises MisfitError.
     """
     return _reader(kind)(value, {})
@@ -201,7 +202,7 @@ def undeclared(kind: Any, value: Any, where: str = "") -> list[str]:
         inner = list(value.values())
     elif isinstance(value, (list, tuple)) and origin in (list, tuple):
         inner = list(value)
-    return list(dict.fromkeys(name for one in inner for kind in arguments for name in undeclared(kind, one, where)))
+    return list(dict.fromkeys(name for item in inner for kind in arguments for name in undeclared(kind, item, where)))
 
 
 @functools.cache
@@ -216,7 +217,9 @@ def _reader(kind: Any) -> Read:
     if origin in (Union, types.UnionType):
         return _either(arguments)
     if origin is Literal:
-        return _literal(arguments)
+        return _choice(arguments, str)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _choice(tuple(item.value for item in kind), kind)
     if _is_record(kind):
         return _record(kind)
     if origin in (list, tuple):
@@ -238,25 +241,22 @@ def _ruled(read: Read, rules: list[Any]) -> Read:
 
 def _record(kind: Any) -> Read:
     """A dataclass or a TypedDict; lengths that are first named in it count in it only."""
-    hints, defaults, required = (
-        {name: _reader(hint) for name, hint in _hints(kind).items()},
-        _defaults(kind),
-        _required(kind),
-    )
+    readers = {name: _reader(hint) for name, hint in _hints(kind).items()}
+    defaults, required = _defaults(kind), _required(kind)
     plain = typing.is_typeddict(kind)
 
     def record(value: Any, sizes: Sizes) -> Any:
         if not isinstance(value, dict):
             return _refuse(dict, value)
-        if missing := [name for name in hints if name in required and name not in value]:
+        if missing := [name for name in readers if name in required and name not in value]:
             raise MisfitError(f"lacks {', '.join(missing)}")
         inside, fields = dict(sizes), dict(value) if plain else {}
-        for name, read in hints.items():
+        for name, read in readers.items():
             if name in value:
-                one = fields[name] = value[name]
-                if name in defaults and type(one) is type(defaults[name]) and one == defaults[name]:
+                field = fields[name] = value[name]
+                if name in defaults and type(field) is type(defaults[name]) and field == defaults[name]:
                     continue
-                fields[name] = _within(f".{name}", read, one, inside)
+                fields[name] = _within(f".{name}", read, field, inside)
         return fields if plain else kind(**fields)
 
     return record
@@ -284,7 +284,7 @@ def _dict(key: Read, inner: Read) -> Read:
     def read_dict(value: Any, sizes: Sizes) -> Any:
         if not isinstance(value, dict):
             return _refuse(dict, value)
-        return {_within("", key, name, sizes): _within(f".{name}", inner, one, sizes) for name, one in value.items()}
+        return {_within("", key, name, sizes): _within(f".{name}", inner, item, sizes) for name, item in value.items()}
 
     return read_dict
 
@@ -306,13 +306,13 @@ def _either(kinds: tuple[Any, ...]) -> Read:
     return either
 
 
-def _literal(allowed: tuple[Any, ...]) -> Read:
-    def literal(value: Any, sizes: Sizes) -> Any:
+def _choice(allowed: tuple[Any, ...], make: Callable[[str], Any]) -> Read:
+    def choice(value: Any, sizes: Sizes) -> Any:
         if not isinstance(value, str) or value not in allowed:
             raise MisfitError(f"is {_short(value)}, not {' or '.join(map(str, allowed))}")
-        return value
+        return make(value)
 
-    return literal
+    return choice
 
 
 def _leaf(kind: Any) -> Read:
@@ -384,13 +384,10 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
-        if field.default_factory is not dataclasses.MISSING:
-            found[field.name] = field.default_factory()
-        elif field.default is not dataclasses.MISSING:
-            found[field.name] = field.default
-    return found
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    defaults = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    made = {field.name: field.default_factory for field in fields if field.default_factory is not dataclasses.MISSING}
+    return defaults | {name: make() for name, make in made.items()}
 
 
 def _required(kind: Any) -> frozenset[str]:

@@ -20,7 +20,8 @@ import torch
 
 from posthoc.analysis.arrays import correlation, mean_finite
 from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.records import Protocol, load_metrics
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import load_metrics
 from posthoc.analysis.runs import load_csv
 from posthoc.files import replacing
 from posthoc.recording import Identity, Layer, Model, Probe, Provenance, Recording

@@ -19,7 +19,7 @@ from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.fractional import arfima, fractional
 from posthoc.analysis.hurst import hurst
-from posthoc.analysis.records import ESTIMATORS
+from posthoc.analysis.protocol import ESTIMATORS
 from posthoc.analysis.scales import default_scales
 from posthoc.analysis.similarity import Sample, debiased_cka, participation_ratios, similarity
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.audit import ORDER, respond
+from posthoc.analysis.audit import respond
 from posthoc.analysis.axes import Material
 from posthoc.analysis.axes.epoch import EpochMaterial
 from posthoc.analysis.axes.image import ImageMaterial
@@ -20,7 +20,7 @@ from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import hilbert
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.nulls import NULLS
-from posthoc.analysis.responses import Control, Spread
+from posthoc.analysis.responses import Change, Control, Reaction, Spread
 from posthoc.analysis.scales import default_scales
 from posthoc.analysis.settling import KINDS, settling
 from posthoc.analysis.verdicts import corrected, rejected, two_sided_p, worth_drawing
@@ -200,13 +200,18 @@ def audits(replicates: int) -> None:
         for share in (0.15, 0.4):
             random = np.random.default_rng([6, count, int(100 * share)])
             cells = []
-            for change, kind in ((0, "responds"), (0, "indifferent"), (1, "indifferent"), (3, "responds")):
+            for change, kind in (
+                (0, Reaction.RESPONDS),
+                (0, Reaction.INDIFFERENT),
+                (1, Reaction.INDIFFERENT),
+                (3, Reaction.RESPONDS),
+            ):
                 hits = 0
                 for _ in range(replicates):
                     values = share * margin * random.standard_normal(51 + count)
                     spreads = (values[:1], values[1:51], change * margin + values[51:])
                     controls = [
-                        Control(str(k), (None, ORDER, "training")[k], {"metastability": Spread.of(part)})
+                        Control(str(k), (None, Change.ORDER, Change.TRAINING)[k], {"metastability": Spread.of(part)})
                         for k, part in enumerate(spreads)
                     ]
                     hits += bool(respond(controls, "metastability", "M", margin).which(kind))

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from posthoc.errors import UsageError
 
+FloatArray = NDArray[np.float64]
 ROUNDINGS = 8
 """Values that differ by no more than so many units in the last place of the largest of them are constant."""
 ROUNDING = ROUNDINGS * float(np.finfo(np.float64).eps)
@@ -63,7 +64,7 @@ def whole_numbers(name: str, values: ArrayLike) -> list[int]:
     return sorted({int(value) for value in array.tolist()})
 
 
-def is_constant(values: NDArray[np.float64] | Sequence[float]) -> bool:
+def is_constant(values: FloatArray | Sequence[float]) -> bool:
     """Whether finite values are all the same up to rounding.
 
     >>> is_constant([0.1 + 0.2, 0.3]), is_constant([0.3, 0.31])
@@ -83,13 +84,13 @@ def correlation(a: ArrayLike, b: ArrayLike) -> float:
     return float(np.corrcoef(pair)[0, 1])
 
 
-def mean_finite(values: NDArray[np.float64]) -> float:
+def mean_finite(values: FloatArray) -> float:
     """Mean of what is finite; NaN where nothing is."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def sd_finite(values: NDArray[np.float64]) -> float:
+def sd_finite(values: FloatArray) -> float:
     """Standard deviation (ddof 1) of what is finite; NaN where fewer than two are."""
     finite = values[np.isfinite(values)]
     return float(finite.std(ddof=1)) if len(finite) > 1 else math.nan

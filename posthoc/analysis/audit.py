@@ -17,18 +17,8 @@ from scipy.special import stdtrit
 from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
 from posthoc.analysis.nulls import NULLS, Draws, draws
-from posthoc.analysis.records import Protocol
-from posthoc.analysis.responses import (
-    INDIFFERENT,
-    RESPONDS,
-    UNDECIDED,
-    UNDEFINED,
-    Audit,
-    Control,
-    Effect,
-    Response,
-    Spread,
-)
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.responses import Audit, Change, Control, Effect, Reaction, Response, Spread
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
@@ -36,16 +26,12 @@ from posthoc.store import Activations
 from posthoc.streams import stream
 
 SMOOTHINGS = (1, 5, 15)
-ORDER = "order within class"
-TRAINING = "training"
 SPLIT = "each class split in ten"
-GAUSSIAN = "Gaussian noise with the channels' covariance"
-NOISE = "pure noise"
+UNTRAINED = "untrained weights"
+GAUSSIAN, NOISE = NULLS["gaussian"].words, NULLS["white"].short
 LEVEL = 0.05
-OUTCOMES = (RESPONDS, INDIFFERENT, UNDECIDED, UNDEFINED)
-"""In the order in which they are told."""
-STRENGTH = (UNDEFINED, INDIFFERENT, UNDECIDED, RESPONDS)
-"""Of several about one change, the last counts."""
+STRENGTH = (Reaction.UNDEFINED, Reaction.INDIFFERENT, Reaction.UNDECIDED, Reaction.RESPONDS)
+"""Of several outcomes of the same change, the last counts."""
 
 
 def audit(activations: Activations, protocol: Protocol | None = None, count: int = 50, seed: int = 0) -> Audit:
@@ -68,9 +54,9 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     ordered = trained.draw("order")
     controls = [
         Control(f"as it is ({name})", None, trained.once()),
-        Control("images of each class in another order", ORDER, trained.spreads(ordered)),
-        Control("labels permuted", "labels", trained.drawn("label")),
-        Control(SPLIT, "number of classes", trained.drawn("split")),
+        Control("images of each class in another order", Change.ORDER, trained.spreads(ordered)),
+        Control("labels permuted", Change.LABELS, trained.drawn("label")),
+        Control(SPLIT, Change.CLASSES, trained.drawn("split")),
         *_of_untrained(activations, trained),
         *_of_settings(trained),
         Control("each channel's images in its own order", None, trained.drawn("channel")),
@@ -140,7 +126,7 @@ class _Subject:
     def draw(self, null: str) -> dict[str, Draws]:
         """The measures of the draws of a null."""
         everything = np.ones(len(self.material.x), np.bool_)
-        live = everything if null == "white" else np.isfinite(self.observed.exponents.alpha)
+        live = everything if NULLS[null].steady else np.isfinite(self.observed.exponents.alpha)
         options = (self.material, live, self.scope, self.count, self.seed, self.epoch, _bases())
         return draws([NULLS[null]], *options)[null]
 
@@ -186,8 +172,8 @@ def _of_untrained(activations: Activations, trained: _Subject) -> list[Control]:
     if not fresh:
         return []
     return [
-        Control("untrained weights", TRAINING, trained.together(fresh)),
-        Control("untrained weights, each class split in ten", None, fresh[0].drawn("split")),
+        Control(UNTRAINED, Change.TRAINING, trained.together(fresh)),
+        Control(f"{UNTRAINED}, {SPLIT}", None, fresh[0].drawn("split")),
     ]
 
 
@@ -195,12 +181,12 @@ def _of_settings(trained: _Subject) -> list[Control]:
     """Other smoothings, fewer images, and random halves of the channels, as if others had been recorded."""
     material, smooth = trained.material, trained.protocol.smooth
     controls = [
-        Control(f"smoothing {width} instead of {smooth}", "smoothing", trained.changed(smooth=width).once())
+        Control(f"smoothing {width} instead of {smooth}", Change.SMOOTHING, trained.changed(smooth=width).once())
         for width in SMOOTHINGS if width != smooth
     ]  # fmt: skip
     half = len(material.labels) // 2
     fewer = trained.changed(x=material.x[:, :half], labels=material.labels[:half])
-    controls.append(Control(f"the first {half} images", "number of images", fewer.once()))
+    controls.append(Control(f"the first {half} images", Change.IMAGES, fewer.once()))
 
     def half_of_channels(draw: int) -> _Subject:
         random = stream("audited channels", trained.seed, trained.epoch, draw)
@@ -208,20 +194,21 @@ def _of_settings(trained: _Subject) -> list[Control]:
         return trained.changed(x=material.x[np.sort(chosen)])
 
     halves = trained.together(map(half_of_channels, range(trained.count)))
-    controls.append(Control("half of the channels", "number and choice of channels", halves))
+    controls.append(Control("half of the channels", Change.CHANNELS, halves))
     return controls
 
 
 def respond(controls: Sequence[Control], key: str, symbol: str, margin: float) -> Response:
     """What moves a measure beyond what comes from the arbitrary order of images, and what by less than its margin."""
     value = controls[0].measures[key].mean
-    order = next(control for control in controls if control.changes == ORDER).measures[key]
+    order = next(control for control in controls if control.changes == Change.ORDER).measures[key]
     effects: list[Effect] = []
     for control in controls:
-        if control.changes and control.changes != ORDER:
+        if control.changes and control.changes != Change.ORDER:
             effect = _effect(control.changes, control.measures[key], value, order, margin)
             if any(
-                other.changes == effect.changes and other.outcome == effect.outcome != UNDEFINED for other in effects
+                other.changes == effect.changes and other.outcome == effect.outcome != Reaction.UNDEFINED
+                for other in effects
             ):
                 effect = replace(effect, changes=f"{control.changes} ({control.name})")
             effects.append(effect)
@@ -230,8 +217,11 @@ def respond(controls: Sequence[Control], key: str, symbol: str, margin: float) -
     for effect in effects:
         strength = STRENGTH.index(effect.outcome)
         strongest[effect.changes] = max(strength, strongest.get(effect.changes, strength))
-    kept = [e for e in effects if e.outcome == UNDEFINED or STRENGTH.index(e.outcome) == strongest[e.changes]]
-    return Response(symbol, value, order.sd, tuple(sorted(kept, key=lambda e: OUTCOMES.index(e.outcome))), margin)
+    kept = [
+        effect for outcome in Reaction for effect in effects
+        if effect.outcome is outcome and outcome in (Reaction.UNDEFINED, STRENGTH[strongest[effect.changes]])
+    ]  # fmt: skip
+    return Response(symbol, value, order.sd, tuple(kept), margin)
 
 
 def _effect(changes: str, under: Spread, value: float, order: Spread, margin: float) -> Effect:
@@ -239,12 +229,13 @@ def _effect(changes: str, under: Spread, value: float, order: Spread, margin: fl
     there is a mean."""
     effect = under.mean - value
     if not np.isfinite(effect):
-        return Effect(changes, UNDEFINED)
+        return Effect(changes, Reaction.UNDEFINED)
     repeated = under.sd / np.sqrt(under.count) if under.count > 1 else order.sd
     error = float(np.hypot(order.sd, repeated))
     freedom = min(order.count, under.count if under.count > 1 else order.count) - 1
     sure, likely = (float(stdtrit(freedom, q)) * error for q in (0.975, 0.95))
-    outcome = RESPONDS if abs(effect) > sure else INDIFFERENT if abs(effect) + likely < margin else UNDECIDED
+    small = Reaction.INDIFFERENT if abs(effect) + likely < margin else Reaction.UNDECIDED
+    outcome = Reaction.RESPONDS if abs(effect) > sure else small
     return Effect(changes, outcome, effect, effect - sure, effect + sure)
 
 
@@ -254,26 +245,26 @@ def _conclusions(controls: Sequence[Control], key: str, response: Response) -> l
     if not np.isfinite(value):
         return [f"{title} of the last checkpoint is undefined: no channel has one."]
     under = {control.name: control.measures[key] for control in controls}
-    order = next(control.measures[key] for control in controls if control.changes == ORDER)
+    order = next(control.measures[key] for control in controls if control.changes == Change.ORDER)
     how = "differs from" if response.order_p <= LEVEL else "cannot be distinguished from"
     sentences = [
         f"{title} {how} that of another order of the same images ({value:.4f}, and {order.mean:.4f} with sd "
         f"{order.sd:.4f}; p = {response.order_p:.2g})."
     ]
-    responds = response.which(RESPONDS)
-    if "number of classes" in responds:
+    responds = response.which(Reaction.RESPONDS)
+    if Change.CLASSES in responds:
         sentences.append(
             f"{title} goes from {value:.3f} to {under[SPLIT].mean:.3f} when each class is split in ten at random, which changes "
             f"nothing about the network or the images: values from data sets with different numbers of classes "
             f"cannot be compared."
         )
-    if settings := [what for what in ("smoothing", "number of images") if what in responds]:
+    if settings := [what for what in (Change.SMOOTHING, Change.IMAGES) if what in responds]:
         sentences.append(f"{title} depends on {' and '.join(settings)}: compare only runs in which these are equal.")
-    if "labels" in response.which(INDIFFERENT):
+    if Change.LABELS in response.which(Reaction.INDIFFERENT):
         sentences.append(f"{title} changes by less than {response.margin:g} when the labels are permuted.")
-    if "untrained weights" in under:
-        sentences += _of_training(response, under["untrained weights"].count)
-    for name, what in ((GAUSSIAN, GAUSSIAN), (NOISE, "pure noise, which takes channels for independent,")):
+    if UNTRAINED in under:
+        sentences += _of_training(response, under[UNTRAINED].count)
+    for name, what in ((GAUSSIAN, GAUSSIAN), (NOISE, f"{NOISE}, which takes channels for independent,")):
         noise = under[name]
         where = "lies within that range" if noise.low <= value <= noise.high else "lies outside that range"
         sentences.append(
@@ -284,16 +275,16 @@ def _conclusions(controls: Sequence[Control], key: str, response: Response) -> l
 
 def _of_training(response: Response, count: int) -> list[str]:
     """What is to be said of trained against untrained weights."""
-    effect = next((effect for effect in response.effects if effect.changes == TRAINING), None)
-    if effect is None or effect.outcome == UNDEFINED:
+    effect = next((effect for effect in response.effects if effect.changes == Change.TRAINING), None)
+    if effect is None or effect.outcome == Reaction.UNDEFINED:
         return []
     of = "of one initialisation" if count == 1 else f"of {count} initialisations"
     also = " and the initialisation" if count > 1 else ""
     between = f"{response.symbol} differs between the trained and the untrained network"
     start = {
-        RESPONDS: between,
-        INDIFFERENT: f"{response.symbol} of the trained and the untrained network differ by less than {response.margin:g}",
-        UNDECIDED: f"Whether {between} is undecided",
+        Reaction.RESPONDS: between,
+        Reaction.INDIFFERENT: f"{response.symbol} of the trained and the untrained network differ by less than {response.margin:g}",
+        Reaction.UNDECIDED: f"Whether {between} is undecided",
     }[effect.outcome]
     return [
         f"{start}: untrained weights ({of}) differ by {effect.effect:+.3f}, {effect.low:+.3f} to {effect.high:+.3f} "

@@ -13,6 +13,7 @@ that of persistent noise may have an interval that reaches motion. Nothing is cl
 exponents has none.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -21,16 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from posthoc.analysis.fluctuation import analyse
+from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.fluctuation import Windows, analyse
 from posthoc.analysis.fractional import arfima, fractional
 from posthoc.analysis.kernels import cache_folder, in_threads
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.streams import keyed
 
-FloatArray = NDArray[np.float64]
 NOISE = np.linspace(0.02, 0.98, 17)
 MOTION = np.linspace(1.05, 1.98, 17)
 GRID = np.concatenate([NOISE, MOTION])
@@ -68,14 +69,12 @@ def calibration(T: int, scales: tuple[int, ...], order: int = 1, fluctuation: st
     path = folder / f"calibration-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz" if folder else None
     if path and (stored := _read(path)):
         return stored
-    found = _simulate(T, scales, order, fluctuation)
+    simulated = _simulate(T, scales, order, fluctuation)
     if path:
-        try:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, **vars(found))
-        except PosthocError:  # a cache that cannot be written is done without
-            return found
-    return found
+        # a cache that cannot be written is done without
+        with contextlib.suppress(PosthocError), replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **vars(simulated))
+    return simulated
 
 
 def _read(path: Path) -> Calibration | None:
@@ -98,7 +97,7 @@ def _simulate(T: int, scales: tuple[int, ...], order: int, fluctuation: str) -> 
             for start in range(0, count, step):
                 some = slice(start, min(start + step, count))
                 series = (fractional, arfima)[kind](GRID[g], T, some.stop - start, random)
-                alpha[kind, g, some] = analyse(series, scales, order, fluctuation).alpha
+                alpha[kind, g, some] = analyse(series, scales, Windows(order, fluctuation)).alpha
 
     in_threads(work, len(tasks))
     mean = alpha[0].mean(axis=1)

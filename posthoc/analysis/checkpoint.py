@@ -8,18 +8,19 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import Axis, Material
 from posthoc.analysis.intervals import half_splits, over_halves, over_images_and_channels, over_units
 from posthoc.analysis.kuramoto import PhaseLocking, phase_locking
 from posthoc.analysis.measures import MEASURES, Measure, Reading, Scope, Series
 from posthoc.analysis.measures.integration import mean_alive, middle
 from posthoc.analysis.nulls import NOTHING, Comparison, Draws, Null, compare, deciding, draws, nulls_of
-from posthoc.analysis.records import NOWHERE, Interval, Protocol
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import NOWHERE, Interval
 from posthoc.analysis.scales import LEAST_POINTS
 from posthoc.analysis.verdicts import worth_drawing
 from posthoc.streams import stream
 
-FloatArray = NDArray[np.float64]
 REFERENCE_DRAWS = 39
 """Draws of a null that decides nothing, at the most."""
 
@@ -98,8 +99,8 @@ class Measuring:
                 if measure.layers and members:
                     result.by_layer[measure.key] = np.array(
                         [
-                            float(measure.finished(_of_layer(measure, reading, series, own), series.scope))
-                            for own in members
+                            float(measure.finished(_of_layer(measure, reading, series, of_layer), series.scope))
+                            for of_layer in members
                         ]
                     )
             elif measure.of_measure:
@@ -126,17 +127,17 @@ class Measuring:
         deciders = [null for null in nulls if decided[null.key]]
         references = [null for null in nulls if not decided[null.key] and not null.steady]
         options = (material, result.live, result.scope)
-        drawn = self._steady(nulls, options, few) | draws(
-            deciders, *options, self.draws, self.seed, epoch, halves=halves
-        )
+        drawn = self._steady(nulls, options, few)
+        drawn |= draws(deciders, *options, self.draws, self.seed, epoch, halves=halves)
         drawn |= draws(references, *options, few, self.seed, epoch)
         for null in nulls:
             of_null = drawn[null.key]
             for measure in decided[null.key]:
                 result.drawn[measure.key], result.stages[measure.key] = of_null[measure.key], [self.draws]
             result.nulls[null.key] = self._compared(result, of_null, null.key)
-            if "hurst" in of_null and (curves := of_null["hurst"].curves) is not None:
-                result.curves[null.key] = middle(curves)
+            for of_measure in of_null.values():
+                if of_measure.curves is not None:
+                    result.curves[null.key] = middle(of_measure.curves)
 
     def _steady(
         self, nulls: Sequence[Null], options: tuple[Material, NDArray[np.bool_], Scope], count: int
@@ -167,7 +168,7 @@ class Measuring:
     def _find_intervals(self, result: Measurement, series: Series, epoch: int) -> None:
         """95 % intervals: over other images and channels where the deciding null reorders the images, else over units."""
         strata, live = self._strata(result), result.live
-        halved: NDArray[np.float64] | None = None
+        halved: FloatArray | None = None
         for key, reading in result.readings.items():
             measure = MEASURES[key]
             if not deciding(measure, self.axis):

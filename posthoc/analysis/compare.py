@@ -4,13 +4,14 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from posthoc.analysis.arrays import mean_finite, sd_finite
+from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import CORRELATIONS
 from posthoc.analysis.runs import Run
 from posthoc.analysis.taxonomy import Evidence, State, Taxonomy, classify
@@ -18,11 +19,10 @@ from posthoc.analysis.verdicts import corrected, verdict
 from posthoc.errors import UsageError
 from posthoc.streams import stream
 
-RESPONDS_TO = (
-    "classes", "images", "smooth", "axis", "signal", "scales", "fluctuation", "h_opt", "sigma_h", "w_h", "calibrate",
-    "estimator", "span",
-)  # fmt: skip
-"""What the protocol itself responds to, whatever the network."""
+NOT_COMPARED = ("name", "window", "threshold")
+"""Of the protocol: what only volatility and its settling depend on, by which runs are not compared."""
+RESPONDS_TO = ("classes", "images", *(item.name for item in fields(Protocol) if item.name not in NOT_COMPARED))
+"""What the measures themselves respond to, whatever the network."""
 MUST_BE_KNOWN = ("classes", "images", "smooth")
 PERMUTATIONS = 10_000
 
@@ -92,7 +92,7 @@ class Difference:
     """Two groups in one quantity: their difference, its p by permuting runs between them, and the noise's difference.
 
     corrected: p as a false discovery rate over all quantities and pairs of groups; least: the smallest p that permuting
-    so few runs can give; warning: what the groups differ in that the protocol itself responds to; empty where nothing.
+    so few runs can give; warning: what the groups differ in that the measures themselves respond to; empty where nothing.
     """
 
     quantity: str
@@ -113,13 +113,13 @@ def tabulate(runs: Sequence[Run], taxonomy: Taxonomy | None = None) -> list[Row]
 
 def _state(run: Run, taxonomy: Taxonomy | None) -> State:
     of = run.measures["integration"].summary
-    fields, accuracy = (run.summary.correlations[name] for name in CORRELATIONS)
+    signs, accuracy = (run.summary.correlations[name] for name in CORRELATIONS)
     evidence = Evidence(
         integration=of.mean,
-        fields=fields.r,
+        fields=signs.r,
         accuracy=accuracy.r,
         integration_interval=(of.low, of.high),
-        fields_interval=(fields.low, fields.high),
+        fields_interval=(signs.low, signs.high),
         accuracy_interval=(accuracy.low, accuracy.high),
         epochs=of.count,
         hurst=verdict(run, "hurst"),
@@ -245,7 +245,7 @@ def permutation_p(x: Any, y: Any, seed: int = 0) -> float:
 
 
 def _confounded(a: Sequence[Row], b: Sequence[Row]) -> str:
-    """What two groups differ in that the protocol itself responds to, in words."""
+    """What two groups differ in that the measures themselves respond to, in words."""
     differ = []
     for field in RESPONDS_TO:
         first, second = (Counter(row.run.about.get(field) for row in group) for group in (a, b))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from posthoc.analysis.calibration import calibration
-from posthoc.analysis.fluctuation import DFA, analyse
+from posthoc.analysis.fluctuation import DFA, Windows, analyse
 from posthoc.errors import UsageError
 
 
@@ -45,7 +45,7 @@ def dfa(
     >>> dfa(np.ones(100)).reason
     ('constant',)
     """
-    result = analyse(x, scales, order, fluctuation, overlap, two_sided)
+    result = analyse(x, scales, Windows(order, fluctuation, overlap, two_sided))
     if calibrate:
         if overlap or two_sided:
             raise UsageError("calibrate goes with windows that do not overlap, from one side.")

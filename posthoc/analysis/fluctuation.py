@@ -8,7 +8,7 @@ from numbers import Integral, Real
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posthoc.analysis.arrays import as_series, whole_numbers
+from posthoc.analysis.arrays import FloatArray, as_series, whole_numbers
 from posthoc.analysis.kernels import dfa as kernel
 from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.scales import default_scales
@@ -31,51 +31,59 @@ class DFA:
     debiased, low, high: if asked for, the exponent freed of the bias of short series and its 95 % interval.
     """
 
-    alpha: NDArray[np.float64]
-    intercept: NDArray[np.float64]
-    r2: NDArray[np.float64]
+    alpha: FloatArray
+    intercept: FloatArray
+    r2: FloatArray
     scales: NDArray[np.int64]
-    fluctuation: NDArray[np.float64]
-    log_fluctuation: NDArray[np.float64]
+    fluctuation: FloatArray
+    log_fluctuation: FloatArray
     reason: tuple[str | None, ...]
-    debiased: NDArray[np.float64] | None = None
-    low: NDArray[np.float64] | None = None
-    high: NDArray[np.float64] | None = None
+    debiased: FloatArray | None = None
+    low: FloatArray | None = None
+    high: FloatArray | None = None
 
-    def relative_log_fluctuation(self) -> NDArray[np.float64]:
+    def relative_log_fluctuation(self) -> FloatArray:
         """Of a batch, log F(s) less its mean over the scales, of the series that have an exponent [live, S].
 
         The least-squares line through their mean has the mean of their alpha for its slope.
         """
         log_F = self.log_fluctuation[np.isfinite(self.alpha)]
-        relative: NDArray[np.float64] = log_F - log_F.mean(axis=1, keepdims=True)
+        relative: FloatArray = log_F - log_F.mean(axis=1, keepdims=True)
         return relative
 
 
-def analyse(
-    x: ArrayLike,
-    scales: ArrayLike | None = None,
-    order: int = 1,
-    fluctuation: str = "peng",
-    overlap: float = 0.0,
-    two_sided: bool = False,
-) -> DFA:
+@dataclass(frozen=True)
+class Windows:
+    """How series are cut into windows and fluctuations taken of these, as of `dfa`; UsageError for what is out of range."""
+
+    order: int = 1
+    fluctuation: str = "peng"
+    overlap: float = 0.0
+    two_sided: bool = False
+
+    def __post_init__(self) -> None:
+        order, overlap = self.order, self.overlap
+        if self.fluctuation not in ("peng", "published"):
+            raise UsageError(f"fluctuation is {self.fluctuation!r}; give peng or published.")
+        if not (isinstance(order, Integral) and 1 <= order <= 3 and isinstance(overlap, Real) and 0 <= overlap < 1):
+            raise UsageError(f"order {order}, overlap {overlap}: give an order of 1, 2 or 3 and an overlap in [0, 1).")
+
+
+def analyse(x: ArrayLike, scales: ArrayLike | None = None, windows: Windows | None = None) -> DFA:
     """As `dfa`, of one series or more, always as a batch, and without calibration, which is simulated by this."""
+    windows = windows or Windows()
     x, rounding = as_series(x)
     if x.ndim not in (1, 2):
         raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
-    if fluctuation not in ("peng", "published"):
-        raise UsageError(f"fluctuation is {fluctuation!r}; give peng or published.")
-    if not (isinstance(order, Integral) and 1 <= order <= 3 and isinstance(overlap, Real) and 0 <= overlap < 1):
-        raise UsageError(f"order {order}, overlap {overlap}: give an order of 1, 2 or 3 and an overlap in [0, 1).")
     batch = np.ascontiguousarray(np.atleast_2d(x))
     U, T = batch.shape
-    chosen = _chosen(scales, T, order)
-    steps = _steps(chosen, float(overlap))
-    basis = np.concatenate([_polynomials(s, order) for s in chosen.tolist()], axis=1)
+    chosen = _chosen(scales, T, windows.order)
+    steps = _steps(chosen, float(windows.overlap))
+    basis = np.concatenate([_polynomials(s, windows.order) for s in chosen.tolist()], axis=1)
     F = np.empty((U, len(chosen)))
     power, state = np.zeros(U, np.int64), np.empty(U, np.int8)
-    options = (batch, rounding, chosen, steps, basis, fluctuation == "published", bool(two_sided), F, power, state)
+    choices = windows.fluctuation == "published", bool(windows.two_sided)
+    options = (batch, rounding, chosen, steps, basis, *choices, F, power, state)
     in_threads(lambda first, last: kernel.fluctuation(first, last, *options), U)
     alpha, intercept, r2 = log_log_fit(chosen, F)
     for numbers in (alpha, intercept, r2):
@@ -110,16 +118,14 @@ def _steps(scales: NDArray[np.int64], overlap: float) -> NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=256)
-def _polynomials(s: int, order: int) -> NDArray[np.float64]:
+def _polynomials(s: int, order: int) -> FloatArray:
     """Orthonormal polynomials of degree 1 to `order` over s equidistant points, orthogonal to the constant [order, s]."""
     time = (np.arange(s) - (s - 1) / 2) / s
     orthonormal, _ = np.linalg.qr(np.vander(time, order + 1, increasing=True))
     return np.ascontiguousarray(orthonormal.T[1:])
 
 
-def log_log_fit(
-    scales: NDArray[np.int64], F: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def log_log_fit(scales: NDArray[np.int64], F: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Slope, intercept and r2 [U] of the least-squares line of log F [U, S] on log scales."""
     with np.errstate(divide="ignore", invalid="ignore"):
         log_s, log_F = np.log(scales), np.log(F)

@@ -1,11 +1,9 @@
 """Exact samples of noise and motion of known exponent."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.errors import UsageError
-
-FloatArray = NDArray[np.float64]
 
 
 def noise_covariance(H: float, T: int) -> FloatArray:

@@ -13,17 +13,16 @@ import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
-from posthoc.analysis.arrays import as_series
+from posthoc.analysis.arrays import FloatArray, as_series
 from posthoc.analysis.calibration import calibration
-from posthoc.analysis.fluctuation import DFA, REASONS, analyse
+from posthoc.analysis.fluctuation import DFA, REASONS, Windows, analyse
 from posthoc.analysis.fractional import noise_covariance
 from posthoc.analysis.kernels import dfa as kernel
 from posthoc.analysis.kernels import in_threads, likelihood, phase
 from posthoc.analysis.kernels.products import product
-from posthoc.analysis.records import ESTIMATORS
+from posthoc.analysis.protocol import ESTIMATORS
 from posthoc.errors import UsageError
 
-FloatArray = NDArray[np.float64]
 LEAST_POINTS = 10
 """Of the likelihoods; DFA needs as many as its scales do."""
 MOST_POINTS = 2048
@@ -104,7 +103,7 @@ def hurst(
     shape, T = series.shape[:-1], series.shape[-1]
     batch = np.ascontiguousarray(series.reshape(-1, T))
     if estimator == "dfa":
-        analysis = analyse(batch, scales, order, fluctuation)
+        analysis = analyse(batch, scales, Windows(order, fluctuation))
         known = calibration(T, tuple(analysis.scales.tolist()), order, fluctuation)
         H, (low, high) = known.debias(analysis.alpha), known.interval(analysis.alpha)
         reason = tuple(why or (BEYOND if math.isnan(h) else None) for why, h in zip(analysis.reason, H, strict=True))
@@ -120,7 +119,7 @@ def exponents(series: FloatArray, estimator: str, scales: NDArray[np.int64], flu
 
     What measures and their nulls are made of: the exponent as estimated (that of DFA not debiased), and F(s) beside it.
     """
-    result = analyse(series, scales, fluctuation=fluctuation)
+    result = analyse(series, scales, Windows(fluctuation=fluctuation))
     if estimator == "dfa":
         return result
     estimated = hurst(series, estimator)

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
-from posthoc.analysis.arrays import correlation
+from posthoc.analysis.arrays import FloatArray, correlation
 from posthoc.analysis.records import NOWHERE, Interval
 
-FloatArray = NDArray[np.float64]
 LEAST_EPOCHS = 10
 """With fewer an interval of a correlation covers less than it says (0.88 with six)."""
 LEAST_DRAWS = 19

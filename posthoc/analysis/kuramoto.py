@@ -9,7 +9,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
-from posthoc.analysis.arrays import ROUNDING, as_series, real_array
+from posthoc.analysis.arrays import ROUNDING, FloatArray, as_series, real_array
 from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.kernels import phase as kernel
 from posthoc.analysis.kernels.dfa import LIVE
@@ -27,7 +27,7 @@ class Kuramoto:
     neither constant nor non-finite.
     """
 
-    order_parameter: NDArray[np.float64]
+    order_parameter: FloatArray
     metastability: float
     synchrony: float
     n_live: int
@@ -55,9 +55,7 @@ def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None =
     return _synchrony(*_analytic(x, band), trim)
 
 
-def _synchrony(
-    real: NDArray[np.float64], imaginary: NDArray[np.float64], live: NDArray[np.bool_], trim: float = 0.0
-) -> Kuramoto:
+def _synchrony(real: FloatArray, imaginary: FloatArray, live: NDArray[np.bool_], trim: float = 0.0) -> Kuramoto:
     dropped = int(trim * real.shape[1])
     kept = slice(dropped, real.shape[1] - dropped)
     if not len(real):
@@ -68,8 +66,8 @@ def _synchrony(
     return Kuramoto(R, 0.0 if np.ptp(R) <= ROUNDING else float(R.std()), float(R.mean()), int(live.sum()))
 
 
-def metastability_in_halves(x: ArrayLike, halves: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """Metastability of the units of x [U, T], and that of each half of them less that of the rest [K].
+def metastability_in_halves(x: ArrayLike, halves: FloatArray) -> tuple[float, FloatArray]:
+    """Metastability of the units of x [U, T], and that of each half of them less that of the other [K].
 
     halves: [K, U], 1 for the units of a half. NaN where a half has none, or a unit no phase.
     """
@@ -84,8 +82,8 @@ def metastability_in_halves(x: ArrayLike, halves: NDArray[np.float64]) -> tuple[
     )
     units = halves.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        first, rest = lengths.std(axis=2) / np.array([units, len(real) - units])
-    return value, np.asarray(first - rest)
+        first, second = lengths.std(axis=2) / np.array([units, len(real) - units])
+    return value, np.asarray(first - second)
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,8 @@ class PhaseLocking:
     ppc: pairwise phase consistency (Vinck 2010), the square of it freed of that bias.
     """
 
-    plv: NDArray[np.float64]
-    ppc: NDArray[np.float64]
+    plv: FloatArray
+    ppc: FloatArray
 
 
 def phase_locking(
@@ -124,7 +122,7 @@ def phase_locking(
     inside = np.eye(len(names))[member[live]]
     pairs = inside.T @ (1 - np.eye(U)) @ inside
 
-    def mean_over_pairs(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean_over_pairs(values: FloatArray) -> FloatArray:
         np.fill_diagonal(values, 0)
         with np.errstate(invalid="ignore"):
             return np.asarray(inside.T @ values @ inside / np.where(pairs > 0, pairs, np.nan))
@@ -132,16 +130,14 @@ def phase_locking(
     return PhaseLocking(mean_over_pairs(np.sqrt(square) / T), mean_over_pairs((square - T) / (T * (T - 1))))
 
 
-def _phasors(real: NDArray[np.float64], imaginary: NDArray[np.float64]) -> NDArray[np.complex128]:
+def _phasors(real: FloatArray, imaginary: FloatArray) -> NDArray[np.complex128]:
     z = real + 1j * imaginary
     length = np.abs(z)
     z[length == 0] = 1  # the angle of 0 is 0
     return np.asarray(z / np.where(length == 0, 1, length))
 
 
-def _analytic(
-    x: ArrayLike, band: tuple[float, float] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+def _analytic(x: ArrayLike, band: tuple[float, float] | None) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
     """Real and imaginary part [live units, T] of the analytic signals, and which units are live [U]."""
     x, rounding = as_series(x)
     x = np.atleast_2d(x)
@@ -168,7 +164,7 @@ def _analytic(
     return real, hilbert(real) if len(real) else real, live
 
 
-def hilbert(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def hilbert(x: FloatArray) -> FloatArray:
     """The Hilbert transform of each row of x [U, T]: the imaginary part of its analytic signal."""
     T = x.shape[1]
     imaginary = np.empty_like(x)

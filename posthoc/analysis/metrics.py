@@ -6,18 +6,17 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
-from numpy.typing import NDArray
 
 from posthoc import __version__
-from posthoc.analysis.arrays import sd_finite
+from posthoc.analysis.arrays import FloatArray, sd_finite
 from posthoc.analysis.axes import AXES, Axis
 from posthoc.analysis.checkpoint import Measurement, Measuring
 from posthoc.analysis.measures import MEASURES, Measure, of_epochs
 from posthoc.analysis.measures.stability import unevenness
 from posthoc.analysis.nulls import NOTHING, Comparison, description, words_of
+from posthoc.analysis.protocol import SPECTRAL, Protocol
 from posthoc.analysis.records import (
     NOWHERE,
-    SPECTRAL,
     Beside,
     Checkpoint,
     Curve,
@@ -25,7 +24,6 @@ from posthoc.analysis.records import (
     Input,
     Locking,
     Measured,
-    Protocol,
     RunMetrics,
     Unit,
     trained,
@@ -40,7 +38,6 @@ from posthoc.store import Activations
 
 MOST_DRAWS = 9999
 """Draws of a deciding null for one checkpoint, at the most, unless it is said otherwise."""
-FloatArray = NDArray[np.float64]
 
 
 def compute_metrics(
@@ -62,7 +59,9 @@ def compute_metrics(
     protocol = protocol or Protocol()
     axis = AXES[protocol.axis]
     _refuse_unfit(activations, protocol, axis)
-    measuring = Measuring(axis, protocol, _layers_of_units(activations, protocol, axis), nulls, seed)
+    units = _units(activations, protocol) if axis.layered else ()
+    layers = np.array([activations.layers.index(unit.layer) for unit in units]) if axis.layered else None
+    measuring = Measuring(axis, protocol, layers, nulls, seed)
     material_of = axis.material(activations, protocol)
     results = []
     for e in range(len(activations)):
@@ -75,16 +74,14 @@ def compute_metrics(
         for e, count in measuring.draw_until_decided(material_of, {e: results[e] for e in trained}, most):
             if progress:
                 progress(len(activations), len(activations), f"{activations.checkpoints[e]} again, {count} draws")
-    return _gathered(activations, measuring, results)
+    return _gathered(activations, measuring, units, results)
 
 
-def _layers_of_units(activations: Activations, protocol: Protocol, axis: Axis) -> NDArray[np.int64] | None:
-    """The layer of every unit, [U]; None on an axis whose units are no part of one."""
-    if not axis.layered:
-        return None
+def _units(activations: Activations, protocol: Protocol) -> tuple[Unit, ...]:
+    """What the series are of, on an axis whose units are part of a layer."""
     if protocol.signal in SPECTRAL:
-        return np.arange(len(activations.layers))
-    return np.repeat(np.arange(len(activations.layers)), [len(rows) for rows in activations.channels.values()])
+        return tuple(Unit(layer, None) for layer in activations.layers)
+    return tuple(Unit(layer, channel) for layer, channel in activations.units)
 
 
 def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> None:
@@ -113,7 +110,9 @@ def _known(value: np.int64) -> int | None:
     return None if value < 0 else int(value)
 
 
-def _gathered(activations: Activations, measuring: Measuring, results: Sequence[Measurement]) -> RunMetrics:
+def _gathered(
+    activations: Activations, measuring: Measuring, units: tuple[Unit, ...], results: Sequence[Measurement]
+) -> RunMetrics:
     """What was measured of the checkpoints, and all that relates them to each other."""
     protocol, axis = measuring.protocol, measuring.axis
     checkpoints = tuple(
@@ -136,7 +135,7 @@ def _gathered(activations: Activations, measuring: Measuring, results: Sequence[
         scales=tuple(protocol.scales_for(axis.length(activations, protocol)).tolist()),
         input=Input(str(activations.path), sha256(activations.path), activations.probe_sha256, activations.recording),
         layers=activations.layers,
-        units=_units(activations, measuring),
+        units=units,
         checkpoints=checkpoints,
         nulls=words_of(axis.key),
         measures=_related(measures, checkpoints),
@@ -158,14 +157,6 @@ def _gathered(activations: Activations, measuring: Measuring, results: Sequence[
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
     )
-
-
-def _units(activations: Activations, measuring: Measuring) -> tuple[Unit, ...]:
-    if measuring.layers is None:
-        return ()
-    if measuring.protocol.signal in SPECTRAL:
-        return tuple(Unit(layer, None) for layer in activations.layers)
-    return tuple(Unit(layer, channel) for layer, channel in activations.units)
 
 
 def _columns(

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import Axis, Material, OverTime, Redraw, image, over_time
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
 from posthoc.analysis.records import NullWords
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.streams import stream
 
-FloatArray = NDArray[np.float64]
 HALVED = 39
 """Draws of which halves of the units are measured, too, for the intervals."""
 
@@ -170,15 +170,15 @@ def draws(
     from posthoc.analysis.kernels import in_threads
 
     measured = {null.key: null.measures() if measures is None else measures for null in nulls}
-    drawn = {
-        null: {measure.key: Draws(np.full(count, np.nan)) for measure in of_null} for null, of_null in measured.items()
-    }
-    for results in drawn.values():
-        if halves is not None:
-            for result in results.values():
-                result.halves = np.full((count, len(halves)), np.nan)
-        if "hurst" in results:
-            results["hurst"].curves = np.full((count, len(scope.scales)), np.nan)
+
+    def unfilled(measure: Measure) -> Draws:
+        return Draws(
+            np.full(count, np.nan),
+            None if halves is None else np.full((count, len(halves)), np.nan),
+            np.full((count, len(scope.scales)), np.nan) if measure.curve else None,
+        )
+
+    drawn = {null: {measure.key: unfilled(measure) for measure in of_null} for null, of_null in measured.items()}
     tasks = [(null, draw) for null in nulls for draw in range(count)]
 
     def work(begin: int, end: int) -> None:

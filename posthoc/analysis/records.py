@@ -1,13 +1,12 @@
-"""What travels between the analysis and its readers: the protocol, a run's measures, and metrics.json (version 2).
+"""What travels between the analysis and its readers: a run's measures, and metrics.json (version 2).
 
 A metrics.json says everything that its readers need: the names of its measures, nulls and axis, and the words for them.
 """
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import partial
 from os import PathLike
@@ -18,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc import __version__
-from posthoc.analysis.scales import LEAST_POINTS, default_scales, published_scales
-from posthoc.errors import PosthocError, UsageError
-from posthoc.files import replacing
+from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.protocol import Protocol
+from posthoc.errors import PosthocError
+from posthoc.files import replacing, write_json
 from posthoc.recording import Recording
 from posthoc.typed import Array, Range, Shape, read_typed
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 FORMAT = "posthoc-metrics"
 FORMAT_VERSION = 2
-SPECTRAL = ("effective-rank", "participation-ratio")
-"""What may play the part of a signal on the epoch axis: one number per layer and checkpoint."""
-ESTIMATORS = ("dfa", "whittle", "reml")
 ALWAYS = {"hurst", "integration", "metastability", "stability_index", "volatility", "stability_index_causal",
           "volatility_causal", "accuracy"}  # fmt: skip
 """The measures that every file has."""
@@ -44,77 +41,8 @@ WAYS = {"retrospective": "volatility", "causal": "volatility_causal"}
 """In which ways volatility settles, and the measure that it is each time."""
 DIGITS = 6
 """Of what is stored for every layer, unit or scale; what is stored for every checkpoint is whole."""
-FloatArray = NDArray[np.float64]
 Interval = tuple[float, float]
 NOWHERE: Interval = (math.nan, math.nan)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Every choice that turns signals into measures.
-
-    `published` is that of arXiv 2604.09716: smoothing over 5 images (its DenseNet, MobileNet and VGG runs: 15), ten
-    scales from 16 to N // 4, fluctuation averaged over windows. `default` does not smooth, which by itself shapes
-    F(s), and uses twelve log-spaced scales up to a quarter of the series and the usual root-mean-square fluctuation.
-    estimator: of the Hurst exponent, `dfa`, or `whittle` or `reml`, which take a series for fractional Gaussian noise and
-    its F(s) for no more than a picture (`posthoc.hurst`). calibrate: debias the exponents of DFA by simulated noise of the
-    same length. axis: what plays the part of time, `image`, `depth` or `epoch`; span: checkpoints in an epoch's window
-    on the epoch axis (None: all so far).
-    """
-
-    name: str = "published"
-    axis: str = "image"
-    signal: str = "mean"
-    smooth: int = 5
-    scales: str = "published"
-    fluctuation: str = "published"
-    h_opt: float = 0.7
-    sigma_h: float = 0.15
-    w_h: float = 0.5
-    window: int = 3
-    threshold: float = 0.35
-    calibrate: bool = False
-    span: int | None = None
-    estimator: Annotated[str, Literal["dfa", "whittle", "reml"]] = "dfa"
-
-    @classmethod
-    def named(cls, name: str = "", **changes: Any) -> "Protocol":
-        """The protocol `published` or `default`, with the given fields changed (those that are None are not).
-
-        Without a name, the published one on the image axis, which alone has it, and elsewhere the default one.
-        """
-        from posthoc.analysis.axes import AXES
-
-        axis = changes.get("axis") or "image"
-        if axis not in AXES:
-            raise UsageError(f"Unknown axis {axis!r}; give {', '.join(AXES)}.")
-        names = ("default", "published") if axis == "image" else ("default",)
-        name = name or names[-1]
-        if name not in names:
-            raise UsageError(f"No protocol {name!r} for the {axis} axis; give {' or '.join(names)}.")
-        start = cls() if name == "published" else cls(name="default", smooth=1, scales="default", fluctuation="peng")
-        estimator = changes.get("estimator") or "dfa"
-        if estimator not in ESTIMATORS or (estimator != "dfa" and changes.get("calibrate")):
-            raise UsageError(f"Estimator {estimator!r}; give {', '.join(ESTIMATORS)}, of which dfa can be calibrated.")
-        if axis != "image" and estimator == "dfa":
-            start = replace(start, calibrate=True)
-        protocol = replace(start, **{key: value for key, value in changes.items() if value is not None})
-        protocol._require_sound()
-        return protocol
-
-    def _require_sound(self) -> None:
-        if not all(map(math.isfinite, (self.h_opt, self.sigma_h, self.threshold))) or self.sigma_h <= 0:
-            raise UsageError("h_opt, sigma_h and threshold must be finite, sigma_h above 0.")
-        if not 0 <= self.w_h <= 1 or self.window < 2:
-            raise UsageError("w_h must be in 0..1 and window 2 or more.")
-        if self.signal in SPECTRAL and self.axis != "epoch":
-            raise UsageError(f"The signal {self.signal} is one number per checkpoint and layer: use --axis epoch.")
-        if self.span is not None and self.span < LEAST_POINTS:
-            raise UsageError(f"span is {self.span}; an exponent needs at least {LEAST_POINTS} points in time.")
-
-    def scales_for(self, T: int) -> NDArray[np.int64]:
-        """The scales for series of T points; none where they are too short."""
-        return published_scales(T) if self.scales == "published" else default_scales(T)
 
 
 Column = Annotated[FloatArray, Array(("E",), full=True)]
@@ -414,8 +342,7 @@ class RunMetrics:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write metrics.json."""
-        with replacing(Path(path)) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        write_json(path, self.to_dict())
 
     def save_csv(self, path: str | PathLike[str]) -> None:
         """Write one row per checkpoint, with an empty field where a measure is undefined."""

@@ -5,13 +5,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.records import Representation
 from posthoc.analysis.similarity import LEAST_CHANNELS, LEAST_IMAGES, Sample, alignment, participation_ratios
 from posthoc.store import Activations
-
-FloatArray = NDArray[np.float64]
 
 
 def effective_rank(singular_values: ArrayLike) -> float:
@@ -59,8 +58,8 @@ def representation(activations: Activations, signal: str) -> Representation:
 def _cka(a: Sample, b: Sample, same: bool) -> tuple[float, float]:
     if a.x.shape[1] < LEAST_IMAGES or any(c.recorded < min(c.total, LEAST_CHANNELS) for c in (a, b)):
         return math.nan, math.nan
-    found = alignment(a, b, same)
-    return found.cka, found.sd
+    similarity = alignment(a, b, same)
+    return similarity.cka, similarity.sd
 
 
 def spectral_signal(activations: Activations, name: str, rows: Sequence[int]) -> FloatArray:

@@ -1,23 +1,42 @@
 """What an audit says, and audit.json (version 2): every control, and what each measure responds to."""
 
-import json
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 from os import PathLike
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from posthoc.analysis.records import Protocol, plain
-from posthoc.files import replacing
+from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import plain
+from posthoc.files import write_json
 from posthoc.typed import Shape, read_typed
 
 FORMAT = "posthoc-audit"
 FORMAT_VERSION = 2
-RESPONDS, INDIFFERENT, UNDECIDED, UNDEFINED = "responds", "indifferent", "undecided", "undefined"
-Outcome = Annotated[str, Literal["responds", "indifferent", "undecided", "undefined"]]
+
+
+class Reaction(StrEnum):
+    """What a measure does under a change, in the order in which that is told."""
+
+    RESPONDS = "responds"
+    INDIFFERENT = "indifferent"
+    UNDECIDED = "undecided"
+    UNDEFINED = "undefined"
+
+
+class Change(StrEnum):
+    """What a control alters."""
+
+    ORDER = "order within class"
+    LABELS = "labels"
+    CLASSES = "number of classes"
+    TRAINING = "training"
+    SMOOTHING = "smoothing"
+    IMAGES = "number of images"
+    CHANNELS = "number and choice of channels"
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,7 @@ class Spread:
     count: int = 0
 
     @classmethod
-    def of(cls, values: NDArray[np.float64]) -> "Spread":
+    def of(cls, values: FloatArray) -> "Spread":
         """Of the values that are finite."""
         values = values[np.isfinite(values)]
         if not len(values):
@@ -46,7 +65,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Control:
-    """One row of the audit. changes: what it alters, None for the run as it is and for mere references."""
+    """One row of the audit. changes: what it alters (a `Change`), None for the run as it is and for mere references."""
 
     name: str
     changes: str | None
@@ -55,10 +74,13 @@ class Control:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a control does to a measure, the range of that with the order of images, and what follows."""
+    """What a control does to a measure, the range of that with the order of images, and what follows.
+
+    changes: a `Change`, with the control's name where several of that change come out alike.
+    """
 
     changes: str
-    outcome: Outcome
+    outcome: Reaction
     effect: float = math.nan
     low: float = math.nan
     high: float = math.nan
@@ -76,7 +98,7 @@ class Response:
     margin: float = math.nan
     order_p: float = math.nan
 
-    def which(self, outcome: str) -> dict[str, Effect]:
+    def which(self, outcome: Reaction) -> dict[str, Effect]:
         """The effects of one outcome, by what they change."""
         return {effect.changes: effect for effect in self.effects if effect.outcome == outcome}
 
@@ -103,8 +125,7 @@ class Audit:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write audit.json."""
-        with replacing(Path(path)) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        write_json(path, self.to_dict())
 
 
 def load_audit(path: str | PathLike[str]) -> Audit:
@@ -122,8 +143,8 @@ def _upgraded(old: dict[str, Any]) -> dict[str, Any]:
     for key, verdict in old["verdicts"].items():
         effects = [
             {"changes": changes, "outcome": outcome, **effect}
-            for outcome in (RESPONDS, INDIFFERENT, UNDECIDED) for changes, effect in verdict.get(outcome, {}).items()
-        ] + [{"changes": changes, "outcome": UNDEFINED} for changes in verdict["undefined"]]  # fmt: skip
+            for outcome in (Reaction.RESPONDS, Reaction.INDIFFERENT, Reaction.UNDECIDED) for changes, effect in verdict.get(outcome, {}).items()
+        ] + [{"changes": changes, "outcome": Reaction.UNDEFINED} for changes in verdict["undefined"]]  # fmt: skip
         names = ("value", "spread_by_order", "margin", "order_p")
         measures[key] = {name: verdict[name] for name in names if name in verdict}
         measures[key] |= {"symbol": MEASURES[key].symbol, "effects": effects}

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import AXES
 from posthoc.analysis.measures import MEASURES, of_epochs
 from posthoc.analysis.nulls import description, words_of
-from posthoc.analysis.records import Checkpoint, Measured, NullWords, Protocol, RunMetrics, Summary, load_metrics
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import Checkpoint, Measured, NullWords, RunMetrics, Summary, load_metrics
 from posthoc.analysis.summary import overall, summarise
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import names_apart, open_regular
 
-FloatArray = NDArray[np.float64]
 COLUMNS = {
     "epoch": "epoch", "accuracy": "val_acc", "loss": "val_loss", "hurst": "H_raw", "integration": "Heff",
     "metastability": "M",
@@ -100,12 +100,12 @@ def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> 
     columns: our names (see COLUMNS) -> the file's. Integration and metastability are needed; an empty field is NaN. What a file's name says of model, data set and
     seed is recorded.
     """
-    given = {ALIASES.get(key, key): column for key, column in (columns or {}).items()}
-    if unknown := sorted(set(given) - set(COLUMNS)):
+    mapped = {ALIASES.get(key, key): column for key, column in (columns or {}).items()}
+    if unknown := sorted(set(mapped) - set(COLUMNS)):
         raise UsageError(f"No column is called {', '.join(unknown)}; map {', '.join(COLUMNS)}.")
     files = _once([match for place in paths for match in _matching(place)])
     return [
-        _from_csv(path, COLUMNS | given, set(given), name) for path, name in zip(files, _distinct(files), strict=True)
+        _from_csv(path, COLUMNS | mapped, set(mapped), name) for path, name in zip(files, _distinct(files), strict=True)
     ]
 
 

@@ -26,8 +26,6 @@ def default_scales(T: int) -> NDArray[np.int64]:
     array([ 4,  5,  6,  7,  8,  9, 10, 11, 12, 14, 16])
     """
     low, high = (8 if T >= 256 else 4), T // 4
-    return (
-        np.unique(np.rint(np.geomspace(low, max(low, high), 12)).astype(np.int64))
-        if high > low
-        else np.empty(0, np.int64)
-    )
+    if high <= low:
+        return np.empty(0, np.int64)
+    return np.unique(np.rint(np.geomspace(low, high, 12)).astype(np.int64))

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from posthoc.analysis.arrays import correlation, mean_finite
+from posthoc.analysis.arrays import FloatArray, correlation, mean_finite
 from posthoc.analysis.measures.integration import integration
 from posthoc.analysis.measures.stability import stability_index
 from posthoc.analysis.runs import Run
@@ -60,7 +59,7 @@ def _cell(runs: Sequence[Run], groups: Sequence[str], h_opt: float, sigma_h: flo
     return Cell(h_opt, sigma_h, w_h, tuple(means), tuple(correlations), gap)
 
 
-def _integration(run: Run, h_opt: float, sigma_h: float) -> NDArray[np.float64]:
+def _integration(run: Run, h_opt: float, sigma_h: float) -> FloatArray:
     """Anew; an exponent beyond its calibration is not known, and integration is as good as 0 whatever the constants."""
     hurst = run.column("hurst")
     beyond = np.isnan(hurst) & np.isfinite(run.column("integration"))

@@ -2,16 +2,15 @@
 
 import functools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, CONSECUTIVE, volatility
-from posthoc.analysis.records import Summary
+from posthoc.analysis.records import WAYS, Settles, Summary
 from posthoc.streams import stream
 
-FloatArray = NDArray[np.float64]
 SERIES = 1000
 KINDS = {
     "white": "white noise",
@@ -24,30 +23,19 @@ STEEPNESS = 0.1
 """Standard deviation of the noise of a rise of 1 an epoch."""
 
 
-@dataclass(frozen=True)
-class Settling:
-    """How often and how early the rule fires on series of one kind.
-
-    share: of the series, in which it fires within the run's epochs; median: index of the epoch by which it has fired in
-    half of those, None where it never does.
-    """
-
-    share: float
-    median: int | None
-
-
 def settling(
     epochs: int, threshold: float, window: int, w_h: float, autocorrelations: tuple[float, float], seed: int = 0
-) -> dict[str, dict[str, Settling]]:
-    """The rule on 1,000 pairs of series of each kind, `retrospective` and `causal`; kind -> way -> Settling.
+) -> dict[str, dict[str, Settles]]:
+    """The rule on 1,000 pairs of series of each kind, `retrospective` and `causal`; kind -> way -> Settles.
 
     Of as many epochs, the same threshold, window and weight as the run's, the two series of a pair being independent;
-    autocorrelations: of the run's H_eff and M at lag one.
+    autocorrelations: of the run's H_eff and M at lag one. share: of the series, in which it fires within these epochs;
+    median: index of the epoch by which it has fired in half of those, None where it never does.
     """
     return {
         kind: {
-            way: Settling(*_of_kind(kind, way, epochs, threshold, window, w_h, _rounded(kind, autocorrelations), seed))
-            for way in ("retrospective", "causal")
+            way: _of_kind(kind, way, epochs, threshold, window, w_h, _rounded(kind, autocorrelations), seed)
+            for way in WAYS
         }
         for kind in KINDS
     }
@@ -64,12 +52,12 @@ def _rounded(kind: str, autocorrelations: tuple[float, float]) -> tuple[float, f
 @functools.lru_cache(maxsize=256)
 def _of_kind(
     kind: str, way: str, epochs: int, threshold: float, window: int, w_h: float, phi: tuple[float, float], seed: int
-) -> tuple[float, int | None]:
+) -> Settles:
     random = stream(f"settling {kind}", seed, epochs)
     pairs = _series(kind, epochs, phi, random)
     index = _first_settled(volatility(_psi(pairs, w_h, way == "causal"), window), threshold)
     fired = index[index >= 0]
-    return len(fired) / len(index), int(np.ceil(np.median(fired))) if len(fired) else None
+    return Settles(len(fired) / len(index), int(np.ceil(np.median(fired))) if len(fired) else None)
 
 
 def _series(kind: str, epochs: int, phi: tuple[float, float], random: np.random.Generator) -> FloatArray:
@@ -88,11 +76,10 @@ def _series(kind: str, epochs: int, phi: tuple[float, float], random: np.random.
 
 def _psi(pairs: FloatArray, w_h: float, causal: bool) -> FloatArray:
     """The stability index of each pair [series, epochs]; causal: with what was known at each epoch, after the fifth."""
-    z = (
-        _expanding_z(pairs)
-        if causal
-        else (pairs - pairs.mean(axis=2, keepdims=True)) / pairs.std(axis=2, ddof=1, keepdims=True)
-    )
+    if causal:
+        z = _expanding_z(pairs)
+    else:
+        z = (pairs - pairs.mean(axis=2, keepdims=True)) / pairs.std(axis=2, ddof=1, keepdims=True)
     return np.asarray(w_h * z[0] + (1 - w_h) * z[1])
 
 
@@ -101,10 +88,9 @@ def _expanding_z(x: FloatArray) -> FloatArray:
     count = np.arange(1, x.shape[-1] + 1)
     mean = x.cumsum(axis=-1) / count
     # Welford's update: the sum of squares about the mean grows by (x - mean before) (x - mean after).
-    before = np.concatenate([np.zeros((*x.shape[:-1], 1)), mean[..., :-1]], axis=-1)
-    squares = np.concatenate([np.zeros((*x.shape[:-1], 1)), ((x - before) * (x - mean))[..., 1:]], axis=-1).cumsum(
-        axis=-1
-    )
+    nothing = np.zeros((*x.shape[:-1], 1))
+    before = np.concatenate([nothing, mean[..., :-1]], axis=-1)
+    squares = np.concatenate([nothing, ((x - before) * (x - mean))[..., 1:]], axis=-1).cumsum(axis=-1)
     z = np.full(x.shape, np.nan)
     late = slice(CAUSAL_EPOCHS - 1, None)
     z[..., late] = (x - mean)[..., late] / np.sqrt(squares[..., late] / (count[late] - 1))

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posthoc.analysis.arrays import ROUNDINGS, real_array
+from posthoc.analysis.arrays import ROUNDINGS, FloatArray, real_array
 from posthoc.errors import UsageError
 
-FloatArray = NDArray[np.float64]
 LEAST_IMAGES = 10
 """With fewer the spread of a similarity cannot be told from the images themselves (with four it is 0.7)."""
 LEAST_CHANNELS = 4

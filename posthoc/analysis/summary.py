@@ -1,13 +1,15 @@
 """A run in one row: what relates its checkpoints to each other and to their nulls. The one summary, of whatever file."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.arrays import correlation, mean_finite, sd_finite
+from posthoc.analysis.arrays import FloatArray, correlation, mean_finite, sd_finite
 from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
 from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, convergence, uneven_of
+from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import (
     CORRELATIONS,
     WAYS,
@@ -17,15 +19,12 @@ from posthoc.analysis.records import (
     Correlation,
     Measured,
     Overall,
-    Protocol,
     Settles,
     Summary,
     trained,
 )
 from posthoc.analysis.settling import autocorrelation, settling
 from posthoc.analysis.verdicts import rejected, wanting
-
-FloatArray = NDArray[np.float64]
 
 
 def counted(checkpoints: Sequence[Checkpoint]) -> tuple[str, list[int]]:
@@ -98,7 +97,7 @@ def _settling(
     phi = autocorrelation(integration), autocorrelation(metastability)
     return {
         kind: {
-            way: Settles(result.share, None if result.median is None else when[result.median])
+            way: replace(result, median=None if result.median is None else when[result.median])
             for way, result in ways.items()
         }
         for kind, ways in settling(len(when), protocol.threshold, protocol.window, protocol.w_h, phi, seed).items()

@@ -6,18 +6,33 @@ and gives a name only where the data carry it; else the state is indeterminate, 
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
 
+from posthoc.analysis.axes.image import IMAGE
+from posthoc.analysis.measures import Measure
+from posthoc.analysis.measures.integration import HURST
+from posthoc.analysis.measures.synchrony import METASTABILITY
+from posthoc.analysis.nulls import NULLS, deciding
 from posthoc.analysis.records import NOWHERE, Interval
 from posthoc.analysis.verdicts import Verdict
 from posthoc.errors import UsageError
 
 VERSIONS = ("taxonomy-2", "taxonomy-1")
-STATES = (
-    "rigidly synchronised", "partial integration", "stable convergent", "metastable, high integration", "transitional",
-    "indeterminate",
-)  # fmt: skip
 LEAST_EPOCHS = 10
+
+
+class Name(StrEnum):
+    """What a state is called."""
+
+    RIGID = "rigidly synchronised"
+    PARTIAL = "partial integration"
+    CONVERGENT = "stable convergent"
+    METASTABLE = "metastable, high integration"
+    TRANSITIONAL = "transitional"
+    INDETERMINATE = "indeterminate"
 
 
 @dataclass(frozen=True)
@@ -39,13 +54,16 @@ class Taxonomy:
 
 @dataclass(frozen=True)
 class State:
-    """A state's name, and why it is that one, in words."""
+    """A state's name and the reason for it, in words."""
 
-    name: str
+    name: Name
     reason: str
 
 
-UNKNOWN_H, UNKNOWN_M = (Verdict(symbol, "order", "another order of the same images") for symbol in ("H", "M"))
+def _not_drawn(measure: Measure) -> Verdict:
+    """The verdict on a measure of which nothing is known, on the image axis."""
+    null = deciding(measure, IMAGE)
+    return Verdict(measure.symbol, null, NULLS[null].words)
 
 
 @dataclass(frozen=True)
@@ -63,8 +81,8 @@ class Evidence:
     fields_interval: Interval = NOWHERE
     accuracy_interval: Interval = NOWHERE
     epochs: int = 0
-    hurst: Verdict = UNKNOWN_H
-    metastability: Verdict = UNKNOWN_M
+    hurst: Verdict = field(default_factory=partial(_not_drawn, HURST))
+    metastability: Verdict = field(default_factory=partial(_not_drawn, METASTABILITY))
 
 
 def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
@@ -82,64 +100,69 @@ def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
     """
     taxonomy = taxonomy or Taxonomy()
     if not math.isfinite(evidence.integration):
-        return State("indeterminate", "there is no integration")
-    state = _by_thresholds(evidence, taxonomy)
-    reason = "" if taxonomy.version == "taxonomy-1" else _doubt(evidence, taxonomy)
-    return State("indeterminate", reason) if reason else state
+        return State(Name.INDETERMINATE, "there is no integration")
+    doubt = None if taxonomy.version == "taxonomy-1" else next(_doubts(evidence, taxonomy), None)
+    if doubt is not None:
+        return State(Name.INDETERMINATE, doubt)
+    name = _by_thresholds(evidence, taxonomy)
+    return State(name, _reason(name, evidence, taxonomy))
 
 
-def _by_thresholds(evidence: Evidence, taxonomy: Taxonomy) -> State:
-    h_eff, r_fields, r_accuracy = evidence.integration, evidence.fields, evidence.accuracy
-    if h_eff < taxonomy.rigid:
-        return State("rigidly synchronised", f"H_eff = {h_eff:.3f} is below {taxonomy.rigid}")
-    if h_eff < taxonomy.partial:
-        return State("partial integration", f"H_eff = {h_eff:.3f} is below {taxonomy.partial}")
-    if r_fields < 0 < r_accuracy:
-        reason = f"r(Hz, Mz) = {r_fields:.3f} is below 0 and r(Psi, accuracy) = {r_accuracy:.3f} above it"
-        return State("stable convergent", reason)
-    if h_eff >= taxonomy.high:
-        return State("metastable, high integration", f"H_eff = {h_eff:.3f} is at least {taxonomy.high}")
-    return State("transitional", f"H_eff = {h_eff:.3f} is between {taxonomy.partial} and {taxonomy.high}")
+def _by_thresholds(evidence: Evidence, taxonomy: Taxonomy) -> Name:
+    if evidence.integration < taxonomy.rigid:
+        return Name.RIGID
+    if evidence.integration < taxonomy.partial:
+        return Name.PARTIAL
+    if evidence.fields < 0 < evidence.accuracy:
+        return Name.CONVERGENT
+    return Name.METASTABLE if evidence.integration >= taxonomy.high else Name.TRANSITIONAL
 
 
-def _doubt(evidence: Evidence, taxonomy: Taxonomy) -> str:
-    """Why the run carries no name; empty where it does."""
+def _reason(name: Name, evidence: Evidence, taxonomy: Taxonomy) -> str:
+    """By which thresholds a run has its name."""
+    if name is Name.CONVERGENT:
+        return f"r(Hz, Mz) = {evidence.fields:.3f} is below 0 and r(Psi, accuracy) = {evidence.accuracy:.3f} above it"
+    where = {
+        Name.RIGID: f"below {taxonomy.rigid}",
+        Name.PARTIAL: f"below {taxonomy.partial}",
+        Name.METASTABLE: f"at least {taxonomy.high}",
+        Name.TRANSITIONAL: f"between {taxonomy.partial} and {taxonomy.high}",
+    }[name]
+    return f"H_eff = {evidence.integration:.3f} is {where}"
+
+
+def _doubts(evidence: Evidence, taxonomy: Taxonomy) -> Iterator[str]:
+    """Why the run carries no name, each reason in words; none where it carries one."""
     if evidence.epochs < LEAST_EPOCHS:
-        return f"fewer than {LEAST_EPOCHS} epochs have an H_eff: {evidence.epochs}"
-    if doubt := _not_different(evidence.hurst):
-        return doubt
+        yield f"fewer than {LEAST_EPOCHS} epochs have an H_eff: {evidence.epochs}"
+    yield from _not_different(evidence.hurst)
     low, high = evidence.integration_interval
     if not (math.isfinite(low) and math.isfinite(high)):
-        return "the mean H_eff has no interval"
+        yield "the mean H_eff has no interval"
     for threshold in (taxonomy.rigid, taxonomy.partial, taxonomy.high):
         if low < threshold <= high:
-            return f"the interval of H_eff, {low:.3f} to {high:.3f}, holds {threshold}"
-    if evidence.integration < taxonomy.partial:
-        return ""
-    if doubt := _not_different(evidence.metastability):
-        return doubt
-    return _doubt_of_signs(evidence)
+            yield f"the interval of H_eff, {low:.3f} to {high:.3f}, holds {threshold}"
+    if evidence.integration >= taxonomy.partial:
+        yield from _not_different(evidence.metastability)
+        yield from _doubts_of_signs(evidence)
 
 
-def _not_different(verdict: Verdict) -> str:
-    """Why a measure does not count as different from its null in most checkpoints; empty where it does."""
+def _not_different(verdict: Verdict) -> Iterator[str]:
+    """Why a measure does not count as different from its null in most checkpoints."""
     if verdict.mostly is None:
-        return f"it is not known whether {verdict.symbol} differs from that of {verdict.words}"
-    return (
-        ""
-        if verdict.mostly
-        else f"{verdict.symbol} cannot be distinguished from that of {verdict.words} in most epochs"
-    )
+        yield f"it is not known whether {verdict.symbol} differs from that of {verdict.words}"
+    elif not verdict.mostly:
+        yield f"{verdict.symbol} cannot be distinguished from that of {verdict.words} in most epochs"
 
 
-def _doubt_of_signs(evidence: Evidence) -> str:
-    """Why it is not known whether r(Hz, Mz) < 0 and r(Psi, accuracy) > 0; empty where it is."""
+def _doubts_of_signs(evidence: Evidence) -> Iterator[str]:
+    """Why it is not known whether r(Hz, Mz) < 0 and r(Psi, accuracy) > 0."""
     (low_f, high_f), (low_a, high_a) = evidence.fields_interval, evidence.accuracy_interval
     if low_f >= 0 or high_a <= 0 or (high_f < 0 < low_a):
-        return ""
+        return
     for name, (low, high) in (("r(Hz, Mz)", (low_f, high_f)), ("r(Psi, accuracy)", (low_a, high_a))):
         if not (math.isfinite(low) and math.isfinite(high)):
-            return f"{name} has no interval"
+            yield f"{name} has no interval"
         if low < 0 <= high or low <= 0 < high:
-            return f"the interval of {name}, {low:.3f} to {high:.3f}, holds 0"
-    return "the intervals of the correlations do not say whether both have the signs of a stable convergent run"
+            yield f"the interval of {name}, {low:.3f} to {high:.3f}, holds 0"
+    yield "the intervals of the correlations do not say whether both have the signs of a stable convergent run"

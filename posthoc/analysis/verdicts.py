@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.arrays import FloatArray
+
 if TYPE_CHECKING:
     from posthoc.analysis.records import RunMetrics
     from posthoc.analysis.runs import Run
 
-FloatArray = NDArray[np.float64]
 FALSE_DISCOVERIES = 0.05
 
 

@@ -30,7 +30,7 @@ def command(
     require_activations(activations)
     try_output(output, force, activations)
     from posthoc.analysis.audit import audit
-    from posthoc.analysis.records import Protocol
+    from posthoc.analysis.protocol import Protocol
     from posthoc.store import open_activations
 
     with open_activations(activations) as opened:

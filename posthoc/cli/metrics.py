@@ -76,7 +76,7 @@ def command(
     for path in outputs:
         try_output(path, force, activations)
     from posthoc.analysis.metrics import compute_metrics
-    from posthoc.analysis.records import Protocol
+    from posthoc.analysis.protocol import Protocol
     from posthoc.report import tables
     from posthoc.store import open_activations
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posthoc.analysis.records import WAYS, Overall, RunMetrics
-from posthoc.analysis.responses import INDIFFERENT, RESPONDS, UNDECIDED, UNDEFINED, Audit, Response
+from posthoc.analysis.responses import Audit, Reaction, Response
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.report.printing import Column, Table, cell, column
@@ -266,17 +266,17 @@ def responses(result: Audit) -> list[Lines]:
         known = math.isfinite(response.margin)  # of files before there was one, what was not seen to move the measure
         small = f"changes by less than {response.margin:g} with" if known else "was not seen to respond to"
         lines = [
-            (f"{title} responds to", _effects(response, RESPONDS) or "nothing"),
-            (f"{title} {small}", _effects(response, INDIFFERENT) or "nothing"),
+            (f"{title} responds to", _effects(response, Reaction.RESPONDS) or "nothing"),
+            (f"{title} {small}", _effects(response, Reaction.INDIFFERENT) or "nothing"),
         ]
-        if text := _effects(response, UNDECIDED):
+        if text := _effects(response, Reaction.UNDECIDED):
             lines.append((f"{title} is undecided about", text))
-        if undefined := response.which(UNDEFINED):
+        if undefined := response.which(Reaction.UNDEFINED):
             lines.append((f"{title} is undefined for", ", ".join(undefined)))
         lines.append((f"{title} varies by", f"{cell(response.spread_by_order)} (sd) with the order of images"))
         blocks.append(lines)
     return blocks
 
 
-def _effects(response: Response, outcome: str) -> str:
+def _effects(response: Response, outcome: Reaction) -> str:
     return ", ".join(f"{what} ({effect.effect:+.3f})" for what, effect in response.which(outcome).items())

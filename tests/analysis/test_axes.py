@@ -9,14 +9,15 @@ import pytest
 from noise import make, recording
 
 import posthoc
-from posthoc.analysis.audit import GAUSSIAN, ORDER, _of_training, respond
+from posthoc.analysis.audit import GAUSSIAN, _of_training, respond
 from posthoc.analysis.axes.depth import depth_series
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.records import Protocol, plain
-from posthoc.analysis.responses import Control, Spread, load_audit
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import plain
+from posthoc.analysis.responses import Change, Control, Reaction, Spread, load_audit
 from posthoc.analysis.scales import default_scales
 from posthoc.errors import PosthocError, UsageError
 from posthoc.store import Frame, Layout, open_activations
@@ -121,7 +122,7 @@ def test_the_audit_of_a_collapsed_network_says_so(tmp_path):
         "H_eff of the last checkpoint is undefined: no channel has one.",
         "M of the last checkpoint is undefined: no channel has one.",
     )
-    assert "training" in result.measures["integration"].which("undefined")
+    assert "training" in result.measures["integration"].which(Reaction.UNDEFINED)
 
 
 def test_every_measure_stands_beside_its_nulls(activations_file):
@@ -171,12 +172,12 @@ def test_the_audit_finds_that_integration_follows_the_number_of_classes(tmp_path
     path = make(tmp_path / "a.h5", layers=4, channels=12, images=1024, epochs=2, classes=10)
     with open_activations(path) as activations:
         result = posthoc.audit(activations, count=20)
-    assert result.measures["integration"].which("responds")["number of classes"].high < -0.3
+    assert result.measures["integration"].which(Reaction.RESPONDS)["number of classes"].high < -0.3
     for key, response in result.measures.items():
         for what in ("training", "labels"):
-            effect = (response.which("indifferent") | response.which("undecided"))[what]
+            effect = (response.which(Reaction.INDIFFERENT) | response.which(Reaction.UNDECIDED))[what]
             small = max(-effect.low, effect.high) < response.margin  # a wider interval than that of equivalence
-            assert small <= (what in response.which("indifferent"))
+            assert small <= (what in response.which(Reaction.INDIFFERENT))
         assert response.margin == MEASURES[key].margin == {"integration": 0.1, "metastability": 0.01}[key]
         assert 2 / 21 <= response.order_p <= 1
     assert any("each class is split in ten" in sentence for sentence in result.conclusions)
@@ -203,7 +204,7 @@ def test_what_is_not_shown_to_be_small_is_undecided(values, kind):
     order = spread(*np.linspace(0.4, 0.6, 40)) if len(values) == 1 else spread(*np.linspace(0.495, 0.505, 40))
     controls = [
         Control("as it is", None, spread(0.5)),
-        Control("images of each class in another order", ORDER, order),
+        Control("images of each class in another order", Change.ORDER, order),
         Control("untrained weights", "training", spread(*values)),
     ]
     response = respond(controls, "integration", "H_eff", 0.1)

@@ -22,7 +22,7 @@ from posthoc.analysis.hurst import (
     whittle_log_likelihood,
 )
 from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.records import Protocol
+from posthoc.analysis.protocol import Protocol
 from posthoc.errors import UsageError
 
 compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many series, compiled")

@@ -17,7 +17,8 @@ from posthoc.analysis.arrays import correlation
 from posthoc.analysis.measures.integration import integration
 from posthoc.analysis.measures.stability import convergence, expanding, stability_index, volatility, z_scores
 from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.records import Protocol, load_metrics
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import load_metrics
 from posthoc.analysis.scales import published_scales
 from posthoc.errors import PosthocError, UsageError
 from posthoc.store import Frame, Layout, open_activations

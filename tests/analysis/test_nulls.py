@@ -14,7 +14,7 @@ from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.measures import MEASURES, Scope
 from posthoc.analysis.measures.integration import integration, mean_alive
 from posthoc.analysis.nulls import NULLS, compare, draws, nulls_of
-from posthoc.analysis.records import Protocol
+from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.scales import default_scales, published_scales
 from posthoc.streams import stream
 

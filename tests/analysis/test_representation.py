@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from noise import recording
 
 from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.records import Protocol
+from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.representation import effective_rank, representation
 from posthoc.analysis.similarity import Sample, alignment, cross, debiased_cka, participation_ratios, similarity
 from posthoc.errors import UsageError

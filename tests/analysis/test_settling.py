@@ -11,7 +11,8 @@ from noise import make, recording
 from posthoc.analysis import settling as module
 from posthoc.analysis.measures.stability import convergence, expanding, stability_index, unevenness, volatility
 from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.records import Protocol, Settles
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import Settles
 from posthoc.analysis.runs import as_run, load_csv
 from posthoc.analysis.settling import KINDS, autocorrelation, sentence, settling
 from posthoc.analysis.stopping import by_volatility

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from noise import make
 
 from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.records import Protocol, load_metrics
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import load_metrics
 from posthoc.analysis.runs import as_run
 from posthoc.analysis.summary import counted, summarise
 from posthoc.cli import main

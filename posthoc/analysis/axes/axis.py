@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from posthoc.analysis import records
+from posthoc.analysis import protocol, records
+from posthoc.analysis.arrays import FloatArray
 
 if TYPE_CHECKING:
     from posthoc.store import Activations
-
-FloatArray = NDArray[np.float64]
 
 
 class Material(Protocol):
@@ -46,8 +44,8 @@ class Axis:
     decides: str
     exchangeable: bool
     layered: bool
-    length: Callable[["Activations", records.Protocol], int]
-    material: Callable[["Activations", records.Protocol], Callable[[int], Material]]
+    length: Callable[["Activations", protocol.Protocol], int]
+    material: Callable[["Activations", protocol.Protocol], Callable[[int], Material]]
 
     @property
     def words(self) -> records.AxisWords:

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes.axis import Axis, OverTime
-from posthoc.analysis.records import Protocol
+from posthoc.analysis.protocol import Protocol
 
 if TYPE_CHECKING:
     from posthoc.store import Activations
 
-FloatArray = NDArray[np.float64]
 
-
-def depth_series(x: ArrayLike) -> NDArray[np.float64]:
+def depth_series(x: ArrayLike) -> FloatArray:
     """Series over the layers: units are images, time is depth.
 
     x: [L, N], the channel mean of each layer for each image; returns [N, L], standardised over the images, a layer

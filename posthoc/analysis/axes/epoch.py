@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes.axis import Axis, OverTime
-from posthoc.analysis.records import SPECTRAL, Protocol
+from posthoc.analysis.protocol import SPECTRAL, Protocol
 
 if TYPE_CHECKING:
     from posthoc.store import Activations
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes.axis import Axis
 from posthoc.errors import UsageError
 
-FloatArray = NDArray[np.float64]
 PARTS = 10
 """Pseudo-classes of each class when classes are split."""
 
 
-def image_series(x: ArrayLike, labels: ArrayLike, smooth: int = 5) -> NDArray[np.float64]:
+def image_series(x: ArrayLike, labels: ArrayLike, smooth: int = 5) -> FloatArray:
     """Series over the images of a probe: units are channels, time is images sorted by class.
 
     Images are sorted by label (stable), each class's mean is subtracted per channel, and a centred moving mean of
@@ -37,9 +37,7 @@ def image_series(x: ArrayLike, labels: ArrayLike, smooth: int = 5) -> NDArray[np
     return _centred(x, *_by_class(labels), smooth)
 
 
-def _centred(
-    x: NDArray[np.floating], order: NDArray[np.int64], starts: NDArray[np.int64], smooth: int
-) -> NDArray[np.float64]:
+def _centred(x: NDArray[np.floating], order: NDArray[np.int64], starts: NDArray[np.int64], smooth: int) -> FloatArray:
     from posthoc.analysis.kernels import in_threads
     from posthoc.analysis.kernels import series as kernel
 

@@ -1,9 +1,8 @@
 """Redrawing series over time, on the axes whose points are in an order: depth and epoch."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from posthoc.analysis.arrays import FloatArray
 
 
 def gaussian(x: FloatArray, random: np.random.Generator) -> FloatArray:

@@ -43,9 +43,9 @@ def cache_folder() -> Path | None:
     """
     if os.environ.get("POSTHOC_KERNEL_CACHE") == "off":
         return None
-    given = os.environ.get("NUMBA_CACHE_DIR")
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(given) if given else home / "posthoc" / "kernels" / f"{platform.node()}-{platform.machine()}"
+    folder = Path(chosen) if chosen else home / "posthoc" / "kernels" / f"{platform.node()}-{platform.machine()}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -132,8 +132,8 @@ def jit(**options: Any) -> Callable[[Function], Function]:
         with _settings():
             if config.DISABLE_JIT:
                 return function
-        given = {"nopython": True, "boundscheck": None, "error_model": "numpy", "nogil": True, **options}
-        return cast(Function, Kernel(py_func=function, targetoptions=given))
+        defaults = {"nopython": True, "boundscheck": None, "error_model": "numpy", "nogil": True}
+        return cast(Function, Kernel(py_func=function, targetoptions=defaults | options))
 
     return decorate
 

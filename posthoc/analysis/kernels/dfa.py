@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.arrays import ROUNDING
+from posthoc.analysis.arrays import ROUNDING, FloatArray
 from posthoc.analysis.kernels import REORDER, jit
 
 LIVE = 0
@@ -66,7 +66,7 @@ def _extremes(x: NDArray[np.floating]) -> tuple[float, float]:
 
 
 @jit(forceinline=True, fastmath=set(REORDER))
-def centre(x: NDArray[np.floating], rounding: float, out: NDArray[np.float64]) -> tuple[int, float, int]:
+def centre(x: NDArray[np.floating], rounding: float, out: FloatArray) -> tuple[int, float, int]:
     """Write the series x [T], scaled and nearly centred, to `out`.
 
     Returns LIVE, CONSTANT or NON_FINITE; the mean that is left; and the exponent of the power of two by which `out` is
@@ -93,7 +93,7 @@ def centre(x: NDArray[np.floating], rounding: float, out: NDArray[np.float64]) -
 
 
 @jit(forceinline=True, fastmath=set(REORDER))
-def profile(x: NDArray[np.floating], rounding: float, y: NDArray[np.float64]) -> tuple[int, int]:
+def profile(x: NDArray[np.floating], rounding: float, y: FloatArray) -> tuple[int, int]:
     """Write the cumulative sum of the centred, scaled series x [T] to y [T]; its state and power of two (`centre`)."""
     T = len(x)
     state, mean, power = centre(x, rounding, y)
@@ -124,7 +124,7 @@ def profile(x: NDArray[np.floating], rounding: float, y: NDArray[np.float64]) ->
 
 
 @jit(forceinline=True, fastmath=set(REORDER))
-def line_residuals(windows: NDArray[np.float64], ramp: NDArray[np.float64], left: NDArray[np.float64]) -> None:
+def line_residuals(windows: FloatArray, ramp: FloatArray, left: FloatArray) -> None:
     """Fill left [n] with the sum of squares of each window [n, s] about its least-squares line.
 
     ramp [s]: the line of unit length that is orthogonal to the constant.
@@ -148,7 +148,7 @@ def line_residuals(windows: NDArray[np.float64], ramp: NDArray[np.float64], left
 
 
 @jit(forceinline=True, fastmath=set(REORDER))
-def polynomial_residuals(windows: NDArray[np.float64], basis: NDArray[np.float64], left: NDArray[np.float64]) -> None:
+def polynomial_residuals(windows: FloatArray, basis: FloatArray, left: FloatArray) -> None:
     """Fill left [n] with the sum of squares of each window [n, s] about its least-squares polynomial.
 
     basis [order, s]: orthonormal polynomials of degree 1 to `order`, orthogonal to the constant.
@@ -176,7 +176,7 @@ def polynomial_residuals(windows: NDArray[np.float64], basis: NDArray[np.float64
 
 
 @jit(forceinline=True)
-def cut(y: NDArray[np.float64], s: int, step: int) -> NDArray[np.float64]:
+def cut(y: FloatArray, s: int, step: int) -> FloatArray:
     """The windows [n, s] of y that start at 0, step, 2 step, ...: a view where they tile it, else a copy."""
     n = (len(y) - s) // step + 1
     if step == s:
@@ -197,10 +197,10 @@ def fluctuation(
     rounding: float,
     scales: NDArray[np.int64],
     steps: NDArray[np.int64],
-    basis: NDArray[np.float64],
+    basis: FloatArray,
     published: bool,
     two_sided: bool,
-    F: NDArray[np.float64],
+    F: FloatArray,
     power: NDArray[np.int64],
     state: NDArray[np.int8],
 ) -> None:

@@ -3,15 +3,13 @@
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.kernels import REORDER, jit
 
 
 @jit(fastmath=set(REORDER))
-def restricted(
-    first: int, last: int, y: NDArray[np.float64], covariance: NDArray[np.float64], log_likelihood: NDArray[np.float64]
-) -> None:
+def restricted(first: int, last: int, y: FloatArray, covariance: FloatArray, log_likelihood: FloatArray) -> None:
     """Fill columns of log_likelihood [U, G], first to last, with that of each series y [U, T] under each model.
 
     covariance [G, T]: autocovariances at the lags 0 to T - 1. Mean and scale are unknown: the mean is integrated out,
@@ -38,8 +36,8 @@ def restricted(
             total = 0.0
             for j in range(t):
                 total += weights[j]
-            one = 1.0 - total
-            ones += one * one / variance
+            unit = 1.0 - total
+            ones += unit * unit / variance
             log_determinant += math.log(variance)
             for u in range(U):
                 series = y[u]
@@ -47,7 +45,7 @@ def restricted(
                 for j in range(t):
                     innovation -= weights[j] * series[j]
                 square[u] += innovation * innovation / variance
-                cross[u] += innovation * one / variance
+                cross[u] += innovation * unit / variance
             weights, before = before, weights
         for u in range(U):
             left = square[u] - cross[u] * cross[u] / ones

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.kernels import REORDER, jit
 from posthoc.analysis.kernels.dfa import centre
 
@@ -14,7 +15,7 @@ HALVES_BLOCK = 128
 
 @jit()
 def centre_rows(
-    first: int, last: int, x: NDArray[np.floating], rounding: float, out: NDArray[np.float64], state: NDArray[np.int8]
+    first: int, last: int, x: NDArray[np.floating], rounding: float, out: FloatArray, state: NDArray[np.int8]
 ) -> None:
     """Fill rows of out [U, T] with those of x [U, T], centred and scaled to about 1, and state [U] (`centre`).
 
@@ -28,9 +29,7 @@ def centre_rows(
 
 
 @jit(fastmath=set(REORDER))
-def order_parameter(
-    first: int, last: int, x: NDArray[np.float64], h: NDArray[np.float64], R: NDArray[np.float64]
-) -> None:
+def order_parameter(first: int, last: int, x: FloatArray, h: FloatArray, R: FloatArray) -> None:
     """Fill R [T] from `first` to `last`: the length of the mean over units of z / |z|, z = x + i h, both [U, T].
 
     Always in the same blocks of time, the units added in their order: threads do not change the sum.
@@ -57,10 +56,10 @@ def order_parameter(
 def halves_order_parameter(
     first: int,
     last: int,
-    x: NDArray[np.float64],
-    h: NDArray[np.float64],
-    halves: NDArray[np.float64],
-    lengths: NDArray[np.float64],
+    x: FloatArray,
+    h: FloatArray,
+    halves: FloatArray,
+    lengths: FloatArray,
 ) -> None:
     """Fill lengths [2, K, T] from `first` to `last`: of the sums over the units of each half, and the rest, of z / |z|.
 

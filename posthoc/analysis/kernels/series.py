@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.kernels import jit
 
 ROUNDINGS = 16
@@ -19,7 +20,7 @@ def centre_and_smooth(
     order: NDArray[np.int64],
     starts: NDArray[np.int64],
     smooth: int,
-    out: NDArray[np.float64],
+    out: FloatArray,
 ) -> None:
     """Fill rows of out [U, N] with those of x [U, N] in the given order, each class centred, then averaged over `smooth` neighbours.
 
@@ -58,7 +59,7 @@ def centre_and_smooth(
 
 
 @jit()
-def shuffle_within(x: NDArray[np.floating], starts: NDArray[np.int64], uniform: NDArray[np.float64]) -> None:
+def shuffle_within(x: NDArray[np.floating], starts: NDArray[np.int64], uniform: FloatArray) -> None:
     """Permute each row of x [U, N] in place within starts[k] .. starts[k + 1], by the random numbers uniform [U, N].
 
     Fisher and Yates's shuffle: uniform, in 0..1, says which of the values not yet placed comes next.

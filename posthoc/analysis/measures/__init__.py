@@ -7,11 +7,12 @@ of_series=roughness)`. Importing the table compiles nothing.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.measures import behaviour, integration, stability, synchrony
 from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading, Scope, Series
-from posthoc.analysis.records import Checkpoint, Protocol, trained
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import Checkpoint, trained
 
 __all__ = ["MEASURES", "Epochs", "Function", "Measure", "Reading", "Scope", "Series", "of_epochs"]
 
@@ -30,8 +31,8 @@ MEASURES: dict[str, Measure] = {
 
 
 def of_epochs(
-    columns: Mapping[str, NDArray[np.float64]], protocol: Protocol, checkpoints: Sequence[Checkpoint]
-) -> dict[str, NDArray[np.float64]]:
+    columns: Mapping[str, FloatArray], protocol: Protocol, checkpoints: Sequence[Checkpoint]
+) -> dict[str, FloatArray]:
     """The measures [E] that are made of others' columns [E], over the checkpoints that are trained."""
     rows, even = trained(checkpoints), not stability.uneven_of(checkpoints)
     known = {key: values[rows] for key, values in columns.items()}

@@ -3,14 +3,12 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.measures.measure import Measure
 
 if TYPE_CHECKING:
     from posthoc.store import Activations
-
-FloatArray = NDArray[np.float64]
 
 
 def recorded(activations: "Activations", name: str, replayed: FloatArray) -> tuple[FloatArray, str]:

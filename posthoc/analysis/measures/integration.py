@@ -4,12 +4,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.measures.measure import Function, Measure, Reading, Scope, Series
 from posthoc.analysis.records import NOWHERE, Interval
-
-FloatArray = NDArray[np.float64]
 
 
 def integration(hurst: ArrayLike, h_opt: float = 0.7, sigma_h: float = 0.15) -> FloatArray:
@@ -84,6 +83,7 @@ HURST = Measure(
     of_series=hurst,
     finish=debiased,
     headline=False,
+    curve=True,
 )
 INTEGRATION = Measure(
     "integration",

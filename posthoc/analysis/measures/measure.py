@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.records import NOWHERE, Interval, Protocol
+from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import NOWHERE, Interval
 from posthoc.errors import UsageError
 
 if TYPE_CHECKING:
     from posthoc.analysis.fluctuation import DFA
     from posthoc.analysis.kuramoto import Kuramoto
     from posthoc.store import Activations
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ class Measure:
     fits it (nulls: whether it is). of_measure: a function of another measure. of_epochs: a column [E] from those of the
     trained checkpoints. of_activations: a column [E] from the file, and where it was recorded.
     finish: what is reported of values as they were measured, such as an exponent freed of its bias.
-    decided_by: axis -> the null that decides, where that is not the axis's own. limits: what it cannot leave (NaN: none); margin: below
-    which an audit calls a change small (NaN: none is).
+    decided_by: axis -> the null that decides, where that is another than the axis has. limits: what it cannot leave
+    (NaN: none); margin: below which an audit calls a change small (NaN: none is).
     headline: whether runs are compared by it; listed: whether the table of checkpoints has it; layers: whether it is
-    also taken of every layer by itself.
+    also taken of every layer by itself; curve: whether its readings have the curve of log F(s).
     """
 
     key: str
@@ -125,6 +125,7 @@ class Measure:
     headline: bool = True
     listed: bool = True
     layers: bool = True
+    curve: bool = False
 
     def __post_init__(self) -> None:
         ways = (self.of_series, self.of_measure, self.of_epochs, self.of_activations)
@@ -134,7 +135,7 @@ class Measure:
             )
 
     def read(self, series: Series) -> Reading:
-        """What a measure of series is of these; its halves, where they are asked for, one by one unless it gives them."""
+        """What a measure of series is of these; each half, where halves are asked for, by itself unless it gives them."""
         assert self.of_series is not None
         result = self.of_series(series)
         reading = result if isinstance(result, Reading) else Reading(float(result))

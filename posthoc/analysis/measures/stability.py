@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from posthoc.analysis.arrays import is_constant
+from posthoc.analysis.arrays import FloatArray, is_constant
 from posthoc.analysis.measures.measure import Epochs, Measure
 from posthoc.analysis.records import Checkpoint
 
-FloatArray = NDArray[np.float64]
 CONSECUTIVE = 3
 """Epochs in a row for which volatility must stay below its threshold."""
 CAUSAL_EPOCHS = 5
