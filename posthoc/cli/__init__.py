@@ -22,6 +22,7 @@ COMMANDS = {
     "audit": "Say what the measures of a run respond to: labels, classes, smoothing, training.",
     "compare": "Put runs side by side: groups, stopping rules, sensitivity.",
     "report": "Make one page of pictures about runs, or one figure of it.",
+    "check": "Say whether a series of checkpoints is what it says it is.",
     "inspect": "Say what a checkpoint folder, a checkpoint or a file of ours holds.",
 }
 

@@ -112,14 +112,16 @@ def find_run(
     skip_damaged: bool = False,
     order: str | None = None,
     placed: Sequence[str] = (),
+    sound: bool = True,
 ) -> Run:
     """Find the one run in folder `place` (or the one checkpoint `place`, or the several, in one folder).
 
     Order: the epoch or step recorded inside the checkpoints, else the number in their names that a word says to be one;
     never the names' alphabet or the files' dates. `order` name or inside takes one of the two. `placed` gives some
     checkpoints their place, as FILE=EPOCH. A checkpoint with the weights of another is dropped. `select` is a glob over
-    the names, in which # also stands for a number. Raises PosthocError where there is no checkpoint, more than one run,
-    or no certain order.
+    the names, in which # also stands for a number. Where the run need not be `sound`, what holds the weights of another is
+    dropped only if it is named otherwise (best, last), and networks of other shapes belong to it. Raises PosthocError where
+    there is no checkpoint, more than one run, or no certain order.
     """
     if order not in (None, *ORDERS):
         raise UsageError(f"Unknown --order {order!r}; give {' or '.join(ORDERS)}.")
@@ -141,12 +143,18 @@ def find_run(
     parts = {item.path for item in candidates} <= set(files_of(folder)) if is_checkpoint_folder(folder) else False
     if parts and isinstance(place, Path):
         return _single(place, pick, order, given)
-    groups = _grouped((item for item in candidates if item.path not in places), runs=order != "name")
-    groups, copies = without_copies(groups, pick, skip_damaged)
+    rest = [item for item in candidates if item.path not in places]
+    groups = _grouped(rest, runs=order != "name", networks=sound)
+    copies: list[tuple[Path, Path]] = []
+    if sound or len(groups) > 1:
+        groups, copies = without_copies(groups, pick, skip_damaged)
+    if copies and not sound:
+        groups, copies = _apart_from_largest(rest, groups, copies)
     if len(groups) > 1 and not (select and _is_one_run(groups)):
         raise PosthocError(_several(folder, groups))
     kept = [item for group in groups for item in group] + [item for item in candidates if item.path in places]
-    _require_one_network(kept, places)
+    if sound:
+        _require_one_network(kept, places)
     ordered = in_order({item.path: item.header for item in kept}, order, places)
     reasons = (
         (path, error.what if isinstance(error, StrangerError) else "no network's weights") for path, error in apart
@@ -370,12 +378,24 @@ def _only_strangers(
     return f"None of the {len(reasons)} files in {folder} is a checkpoint that can be replayed. The first: {reasons[0]}"
 
 
-def _grouped(candidates: Iterable[Candidate], runs: bool) -> list[Group]:
-    """Checkpoints of one network whose names are equal but for the numbers that count."""
+def _grouped(candidates: Iterable[Candidate], runs: bool, networks: bool = True) -> list[Group]:
+    """Checkpoints of one network (if `networks` are told apart) whose names are equal but for the numbers that count."""
     groups = defaultdict(list)
     for item in candidates:
-        groups[item.network, form_of(item.path, runs)].append(item)
+        groups[item.network if networks else None, form_of(item.path, runs)].append(item)
     return list(groups.values())
+
+
+def _apart_from_largest(
+    candidates: Sequence[Candidate], groups: Sequence[Group], copies: Sequence[tuple[Path, Path]]
+) -> tuple[list[Group], list[tuple[Path, Path]]]:
+    """The groups with the copies within the largest put back: of the series itself nothing is dropped."""
+    form = form_of(max(groups, key=len)[0].path)
+    back = {copy for copy, _ in copies if form_of(copy) == form}
+    whole = [item for item in candidates if item.path in back]
+    return [
+        [*group, *whole] if form_of(group[0].path) == form else group for group in groups
+    ], [pair for pair in copies if pair[0] not in back]  # fmt: skip
 
 
 def _is_one_run(groups: Sequence[Group]) -> bool:

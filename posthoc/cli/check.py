@@ -1,0 +1,77 @@
+"""posthoc check: is this series of checkpoints what it says it is?"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from posthoc.cli.exits import echo, write
+from posthoc.cli.output import notes, order_options, print_table, progress_on_stderr
+from posthoc.errors import PosthocError
+
+if TYPE_CHECKING:
+    from posthoc.replay.series.result import Result
+
+
+@click.command(name="check")
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number.")
+@order_options
+@click.option("--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder.")
+@click.option("--ema", is_flag=True, help="Of the moving average of the weights that the checkpoints hold.")
+@click.option("--json", "as_json", is_flag=True, help="Print findings and statistics as JSON.")
+def command(checkpoints: tuple[Path, ...], as_json: bool, weights_key: str | None, ema: bool, **options: Any) -> None:
+    """Say what is wrong with the series of CHECKPOINTS: copies, swaps, gaps, other runs' weights, broken numbers.
+
+    Every byte is read once; no model and no probe is needed. Several folders are a series each, several files one.
+    Exits with 3 where there is a warning or an error.
+    """
+    if absent := [path for path in checkpoints if not (path.exists() or path.is_symlink())]:
+        raise PosthocError(f"No such file or folder: {absent[0]}.")
+    from posthoc.replay.layout import is_file_of_run, run_folders
+    from posthoc.replay.series.result import check_series
+    from posthoc.replay.weights import Pick
+
+    places: list[Path | list[Path]]
+    if len(checkpoints) == 1:
+        places = [checkpoints[0]]
+    elif any(map(is_file_of_run, checkpoints)):
+        places = [list(checkpoints)]
+    else:
+        places = [folder for _, folder in run_folders(checkpoints)]
+    results = []
+    for place in places:
+        with progress_on_stderr("reading") as progress:
+            quiet = progress if sys.stderr.isatty() else None
+            results.append(check_series(place, pick=Pick(weights_key, ema), progress=quiet, **options))
+    if as_json:
+        contents = [result.to_dict() for result in results]
+        write(json.dumps(contents[0] if len(contents) == 1 else contents, indent=2) + "\n")
+    else:
+        for number, result in enumerate(results):
+            if number:
+                echo()
+            show_check(result)
+    if not all(result.sound for result in results):
+        sys.exit(3)
+
+
+def show_check(result: "Result") -> None:
+    """The verdict, and a row for every finding, the worst first."""
+    from posthoc.replay.series.words import listed, sentence, verdict, when
+
+    run, series = result.run, result.series
+    lines = [("series", f"{run.folder}, {run.span}, {len(series.tensors)} tensors, {series.bytes / 1e9:.3g} GB")]
+    lines += [("order", run.by)] if run.by else []
+    lines += [("note", note) for note in run.notes]
+    lines += [("set apart", f"{copy.name} (same weights as {original.name})") for copy, original in run.copies]
+    lines += [("set apart", listed([f"{path.name} ({why})" for path, why in run.apart], 8))] if run.apart else []
+    notes(lines)
+    if result.findings:
+        echo()
+        rows = [[f.severity.name.lower(), f.kind.value, when(f, result), sentence(f, result)] for f in result.findings]
+        print_table(["severity", "kind", result.unit, "what"], rows)
+    echo()
+    echo(verdict(result))

@@ -1,0 +1,259 @@
+"""What equal bytes, counts and headers show of a series; nothing here is a matter of degree."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.replay.names import places
+from posthoc.replay.order import Checkpoint, stem
+from posthoc.replay.series.grid import recognise
+from posthoc.replay.series.reading import Statistics
+from posthoc.replay.series.records import Finding, Kind, Severity
+
+TELLING = 64
+"""A tensor of fewer numbers may come back to what it was by chance."""
+HALF = 13
+"""The lowest bits of a single-precision number that half precision does not have."""
+TOTALS = {"step": ("max_steps", "total_steps", "max_iters", "train_iters"), "epoch": ("max_epochs", "num_epochs", "num_train_epochs")}  # fmt: skip
+"""Under which names a checkpoint records how long the training was to be."""
+
+
+def exact_findings(series: Statistics) -> list[Finding]:
+    """All of them, in no particular order."""
+    return [
+        *equal_checkpoints(series),
+        *equal_tensors(series),
+        *unchanged(series),
+        *missing_steps(series.checkpoints),
+        *labels(series.checkpoints),
+        *tensor_sets(series),
+        *shapes(series),
+        *types(series),
+        *rounded(series),
+        *not_finite(series),
+        *zero(series),
+    ]
+
+
+def weights_of(series: Statistics) -> NDArray[np.bool_]:
+    """Which tensors [T] are floating point numbers in all checkpoints that have them; the others count something."""
+    return np.asarray([
+        all(about[name].dtype.startswith(("float", "bfloat", "complex")) for about in series.described if name in about)
+        for name in series.tensors
+    ], bool)  # fmt: skip
+
+
+def equal_checkpoints(series: Statistics) -> Iterator[Finding]:
+    """Checkpoints of different steps with the same weights; of the first two, as after a warm-up from nothing, a note."""
+    digest = series.digest[:, weights_of(series)]
+    for rows in _classes([row.tobytes() for row in digest]):
+        together = list(rows) == list(range(rows[0], rows[-1] + 1))
+        start = together and rows == (0, 1)
+        severity = Severity.NOTE if start else Severity.WARNING if together else Severity.ERROR
+        yield Finding(Kind.EQUAL, severity, rows, (), {"between": float(rows[-1] - rows[0] + 1 - len(rows))})
+
+
+def equal_tensors(series: Statistics) -> Iterator[Finding]:
+    """Tensors that are what they were at another step, though they changed in between, as those of another's shard are."""
+    digest, weights = series.digest, weights_of(series)
+    whole = {frozenset(rows) for rows in _classes([row.tobytes() for row in digest[:, weights]])}
+    shared: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for t in map(int, np.flatnonzero(weights & (series.sizes >= TELLING))):
+        column = digest[:, t]
+        for rows in _classes([value if value else -1 - row for row, value in enumerate(column.tolist())]):
+            returned = len(_spans(rows)) > 1 and not _constant(series, t, rows[0])
+            if returned or (len(rows) == 2 and _paused(column, rows)):
+                shared[rows].append(t)
+    for rows, columns in shared.items():
+        if any(set(rows) <= other for other in whole):
+            continue
+        numbers = float(series.sizes[columns].sum() / series.sizes[weights].sum())
+        severity = Severity.ERROR if len(_spans(rows)) > 1 else Severity.WARNING
+        names = tuple(series.tensors[t] for t in columns)
+        yield Finding(Kind.PARTLY_EQUAL, severity, rows, names, {"tensors": len(columns), "share": numbers})
+
+
+def _constant(series: Statistics, t: int, row: int) -> bool:
+    """Whether a tensor is all one number, as biases and gains are before training."""
+    values = series.sample[t][row]
+    return bool(np.all(values == values[0])) if values.size else True
+
+
+def _paused(column: NDArray[np.uint64], rows: Sequence[int]) -> bool:
+    """Whether two checkpoints in a row, neither first nor last, agree in a tensor that changes at every other step."""
+    first, second = rows
+    if second != first + 1 or first == 0 or second == len(column) - 1:
+        return False
+    changed = column[1:] != column[:-1]
+    return int(np.sum(~changed)) == 1
+
+
+def _spans(rows: Sequence[int]) -> list[list[int]]:
+    """Ascending rows cut where they are not one behind the other."""
+    spans = [[rows[0]]]
+    for row in rows[1:]:
+        if row == spans[-1][-1] + 1:
+            spans[-1].append(row)
+        else:
+            spans.append([row])
+    return spans
+
+
+def _classes(keys: Sequence[object]) -> list[tuple[int, ...]]:
+    """The rows of equal keys, where there are two or more."""
+    rows: dict[object, list[int]] = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows[key].append(row)
+    return [tuple(equal) for equal in rows.values() if len(equal) > 1]
+
+
+def unchanged(series: Statistics) -> Iterator[Finding]:
+    """Tensors that are the same in all checkpoints."""
+    if len(series.checkpoints) < 3:
+        return
+    same = np.all(series.digest == series.digest[0], axis=0) & weights_of(series)
+    if same.any() and not same[weights_of(series)].all():
+        names = tuple(series.tensors[t] for t in np.flatnonzero(same))
+        yield Finding(Kind.UNCHANGED, Severity.NOTE, (), names, {"tensors": len(names)})
+
+
+def missing_steps(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
+    """Steps that the rule by which the others were saved calls for, and the end where the training was to be longer."""
+    for unit in ("step", "epoch"):
+        steps = [getattr(checkpoint, unit) for checkpoint in checkpoints]
+        if None in steps or len(set(steps)) < len(steps) or sorted(steps) != steps:
+            continue
+        grid = recognise(steps)
+        totals = {total for c in checkpoints for key in TOTALS[unit] if (total := c.header.recorded.get(key))}
+        total = totals.pop() if len(totals) == 1 else None
+        last = total if total is not None and steps[-1] < total - (unit == "epoch") else None
+        if grid is None and last is None:
+            continue
+        gaps = {f"{unit} {k}": float(step) for k, step in enumerate(grid.missing if grid else ())}
+        if last is not None:
+            gaps["last"] = last
+        if gaps:
+            rule = {"every": float(grid.every), "base": float(grid.base)} if grid else {}
+            yield Finding(Kind.MISSING_STEPS, Severity.WARNING, (), (), {**gaps, **rule, "missing": len(gaps)})
+        return
+
+
+def labels(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
+    """Checkpoints whose names say another epoch or step than they themselves; all by the same number is a note."""
+    named = places([stem(checkpoint.path) for checkpoint in checkpoints])
+    if named is None:
+        return
+    for unit, values in named.units.items():
+        inside = [getattr(checkpoint.header, unit) for checkpoint in checkpoints]
+        if (
+            not named.sure
+            and unit == "epoch"
+            and None in inside
+            and all(c.header.step is not None for c in checkpoints)
+        ):
+            inside = [checkpoint.header.step for checkpoint in checkpoints]
+        shifts = {
+            row: value - said for row, (value, said) in enumerate(zip(values, inside, strict=True)) if said is not None
+        }
+        wrong = tuple(row for row, shift in shifts.items() if shift)
+        if not wrong or (len(set(inside)) == 1 and len(inside) > 1):
+            continue
+        constant = len(set(shifts.values())) == 1 and len(shifts) > 1
+        usual, _ = Counter(shifts.values()).most_common(1)[0]
+        if not constant and usual:  # the rest differ from what is usual
+            wrong = tuple(row for row, shift in shifts.items() if shift != usual)
+        first = wrong[0]
+        evidence = {
+            "shift": float(shifts[first]),
+            "named": float(values[first]),
+            "inside": float(values[first] - shifts[first]),
+        }
+        severity = Severity.NOTE if constant else Severity.WARNING
+        yield Finding(Kind.LABELS, severity, wrong, (), {**evidence, "constant": float(constant)})
+        return
+
+
+def tensor_sets(series: Statistics) -> Iterator[Finding]:
+    """Checkpoints with other tensors than most."""
+    sets = [frozenset(about) for about in series.described]
+    usual, _ = Counter(sets).most_common(1)[0]
+    for odd in dict.fromkeys(names for names in sets if names != usual):
+        rows = tuple(row for row, names in enumerate(sets) if names == odd)
+        missing, extra = usual - odd, odd - usual
+        names = tuple(name for name in series.tensors if name in missing or name in extra)
+        yield Finding(Kind.TENSORS, Severity.ERROR, rows, names, {"missing": len(missing), "extra": len(extra)})
+
+
+def shapes(series: Statistics) -> Iterator[Finding]:
+    """Checkpoints in which a tensor has another shape than in most; vocabulary: by how many rows, where that is all."""
+    odd: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    more: dict[tuple[int, ...], dict[str, float]] = {}
+    for name in series.tensors:
+        sizes = {row: about[name].shape for row, about in enumerate(series.described) if name in about}
+        usual, _ = Counter(sizes.values()).most_common(1)[0]
+        rows = tuple(row for row, shape in sizes.items() if shape != usual)
+        if rows:
+            odd[rows].append(name)
+            other = sizes[rows[0]]
+            if len(other) == len(usual) == 2 and other[1:] == usual[1:]:
+                more.setdefault(rows, {"vocabulary": float(other[0] - usual[0])})
+    for rows, names in odd.items():
+        yield Finding(Kind.SHAPES, Severity.ERROR, rows, tuple(names), {"tensors": len(names), **more.get(rows, {})})
+
+
+def types(series: Statistics) -> Iterator[Finding]:
+    """Checkpoints in which tensors are of another type of numbers than in most; bits: how many theirs have, and most."""
+    odd: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for name in series.tensors:
+        kinds = {row: about[name].dtype for row, about in enumerate(series.described) if name in about}
+        usual, _ = Counter(kinds.values()).most_common(1)[0]
+        rows = tuple(row for row, kind in kinds.items() if kind != usual)
+        if rows:
+            odd[rows].append(name)
+    for rows, names in odd.items():
+        yield Finding(Kind.TYPES, Severity.WARNING, rows, tuple(names), {"tensors": len(names)})
+
+
+def rounded(series: Statistics) -> Iterator[Finding]:
+    """Checkpoints whose single-precision numbers were rounded to half precision or bfloat16, where those of most were not."""
+    large = (series.sizes >= TELLING) & weights_of(series)
+    plain = np.array(
+        [[name in about and about[name].dtype == "float32" for name in series.tensors] for about in series.described]
+    )
+    full = plain & large & (series.rounded < HALF)
+    short = plain & large & (series.rounded >= HALF) & (series.squares > 0)
+    matter = full.any(0)  # what is never anything but round numbers says nothing
+    share = (short & matter) @ series.sizes / np.maximum((plain & large & matter) @ series.sizes, 1)
+    rows = tuple(int(row) for row in np.flatnonzero(share > 0.9))
+    if rows and 2 * len(rows) <= len(share):
+        bits = min(int(series.rounded[row, t]) for row in rows for t in np.flatnonzero(short[row] & matter))
+        yield Finding(
+            Kind.PRECISION, Severity.WARNING, rows, (), {"bits": 32.0 - bits, "share": float(share[list(rows)].min())}
+        )
+
+
+def not_finite(series: Statistics) -> Iterator[Finding]:
+    """Checkpoints with NaN or infinity; what is so in all of them and never changes (a mask) is a note."""
+    bad = (series.nan + series.infinite) > 0
+    always = bad.all(0) & np.all(series.digest == series.digest[0], axis=0)
+    for columns, severity in ((always, Severity.NOTE), (~always, Severity.ERROR)):
+        where = bad & columns
+        rows = tuple(int(row) for row in np.flatnonzero(where.any(1)))
+        if rows:
+            names = tuple(series.tensors[t] for t in np.flatnonzero(where.any(0)))
+            counts = {"nan": float(series.nan[where].sum()), "infinite": float(series.infinite[where].sum())}
+            yield Finding(Kind.NOT_FINITE, severity, rows, names, counts)
+
+
+def zero(series: Statistics) -> Iterator[Finding]:
+    """Checkpoints in which a tensor is all zero that was not before."""
+    empty = (series.squares == 0) & (series.sizes > 1) & (series.nan + series.infinite == 0)
+    filled = np.logical_or.accumulate(series.squares > 0, axis=0)
+    gone = empty & filled
+    found: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for t in np.flatnonzero(gone.any(0)):
+        found[tuple(int(row) for row in np.flatnonzero(gone[:, t]))].append(series.tensors[t])
+    for rows, names in found.items():
+        yield Finding(Kind.ZERO, Severity.ERROR, rows, tuple(names), {"tensors": len(names)})

@@ -1,0 +1,102 @@
+"""A check as a whole: what was read, and what was found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.replay.layout import Run, find_run
+from posthoc.replay.series.exact import exact_findings
+from posthoc.replay.series.reading import Progress, Statistics, read_series
+from posthoc.replay.series.records import Finding, Severity
+from posthoc.replay.weights import MAIN, Pick
+
+FORMAT, VERSION = "posthoc-check", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The statistics of a series and its findings, worst first."""
+
+    run: Run
+    series: Statistics
+    findings: tuple[Finding, ...]
+
+    @property
+    def unit(self) -> str:
+        """What the checkpoints are labelled by: epoch or step."""
+        return "step" if all(checkpoint.epoch is None for checkpoint in self.series.checkpoints) else "epoch"
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is nothing but notes."""
+        return all(finding.severity is Severity.NOTE for finding in self.findings)
+
+    def label(self, row: int) -> str:
+        """Epoch or step of a checkpoint, its name where it has neither."""
+        checkpoint = self.series.checkpoints[row]
+        value = checkpoint.step if checkpoint.epoch is None else checkpoint.epoch
+        return checkpoint.path.name if value is None else str(value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: the checkpoints, the findings, and each checkpoint's norms and distances."""
+        series = self.series
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "folder": str(self.run.folder),
+            "order": self.run.by,
+            "sound": self.sound,
+            "checkpoints": [
+                {"name": c.path.name, "epoch": c.epoch, "step": c.step} for c in series.checkpoints
+            ],
+            "findings": [
+                {
+                    "kind": f.kind.value,
+                    "severity": f.severity.name.lower(),
+                    "checkpoints": [series.names[row] for row in f.checkpoints],
+                    "tensors": list(f.tensors),
+                    "evidence": dict(f.evidence),
+                }
+                for f in self.findings
+            ],
+            "statistics": {name: _numbers(values) for name, values in self.overall().items()},
+        }  # fmt: skip
+
+    def overall(self) -> dict[str, NDArray[np.float64]]:
+        """Over all weights of each checkpoint: norm, distance from the one before and from the first, cosine of steps."""
+        series = self.series
+        norm, step, stride, start = (
+            np.sqrt(_total(values)) for values in (series.squares, series.step, series.stride, series.start)
+        )
+        cosine = np.full(len(norm), np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            cosine[1:-1] = (stride[2:] ** 2 - step[1:-1] ** 2 - step[2:] ** 2) / (2 * step[1:-1] * step[2:])
+        return {"norm": norm, "step": step, "start": start, "cosine": cosine}
+
+
+def _total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums over tensors, NaN where no tensor has any."""
+    return np.where(np.isnan(values).all(1), np.nan, np.nansum(values, axis=1))
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def check_series(
+    place: Path | Sequence[Path],
+    select: str | None = None,
+    pick: Pick = MAIN,
+    order: str | None = None,
+    placed: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Result:
+    """Read every checkpoint of a run once and say what is wrong with it; raises as `find_run` does."""
+    run = find_run(place, select, pick, order=order, placed=placed, sound=False)
+    series = read_series(run.checkpoints, pick, progress)
+    findings = exact_findings(series)
+    return Result(run, series, tuple(sorted(findings, key=lambda finding: (-finding.severity, finding.checkpoints))))

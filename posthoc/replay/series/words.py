@@ -1,0 +1,131 @@
+"""What findings say to a person: the one place where there are words for them."""
+
+from collections.abc import Callable, Sequence
+
+from posthoc.replay.series.records import Finding, Kind, Severity
+from posthoc.replay.series.result import Result
+
+LISTED = 4
+"""So many names are given before "and N more"."""
+
+
+def verdict(result: Result) -> str:
+    """What all findings come to, in a sentence."""
+    errors, warnings = (sum(f.severity is s for f in result.findings) for s in (Severity.ERROR, Severity.WARNING))
+    count = len(result.series.checkpoints)
+    if not errors + warnings:
+        return f"Nothing is wrong with these {count} checkpoints that can be seen in them."
+    faulty = {row for f in result.findings if f.severity > Severity.NOTE for row in f.checkpoints}
+    what = ", ".join(
+        f"{number} {word}{'s' * (number > 1)}" for number, word in ((errors, "error"), (warnings, "warning")) if number
+    )
+    return f"This series is not what it says it is: {what}, {_count(len(faulty), 'checkpoint')} of {count} concerned."
+
+
+def sentence(finding: Finding, result: Result) -> str:
+    """A finding in words, without the checkpoints it is about."""
+    return _WORDS[finding.kind](finding, result)
+
+
+def when(finding: Finding, result: Result) -> str:
+    """The checkpoints a finding is about: their steps or epochs."""
+    labels = [result.label(row) for row in finding.checkpoints]
+    if not labels:
+        return "all"
+    rows = finding.checkpoints
+    if len(rows) > 3 and list(rows) == list(range(rows[0], rows[-1] + 1)):
+        return f"{labels[0]} to {labels[-1]}"
+    return listed(labels, 6)
+
+
+def listed(names: Sequence[str], most: int = LISTED) -> str:
+    """Names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
+
+
+def _equal(finding: Finding, result: Result) -> str:
+    if finding.severity is Severity.NOTE:
+        return "the same weights: the first step changed nothing, as in a warm-up from a rate of zero"
+    if finding.severity is Severity.WARNING:
+        return "the same weights one after the other: a copy, or nothing was learned"
+    return "the same weights at different steps, and others in between"
+
+
+def _partly_equal(finding: Finding, result: Result) -> str:
+    e = finding.evidence
+    part = f"{_count(e['tensors'], 'tensor')} ({e['share']:.0%} of the numbers: {listed(finding.tensors)})"
+    return f"the same values of {part} at different steps, as where a part comes from another checkpoint"
+
+
+def _missing(finding: Finding, result: Result) -> str:
+    e = finding.evidence
+    unit = "step" if result.unit == "step" else "epoch"
+    steps = [f"{value:.0f}" for name, value in e.items() if name.startswith(f"{unit} ")]
+    texts = []
+    if steps:
+        powers, even = f"powers of {e['base']:.0f}", f"every {e['every']:.0f}"
+        rule = f"{powers}, then {even}" if e["every"] and e["base"] else powers if e["base"] else even
+        texts.append(f"{unit} {listed(steps, 8)} missing from a grid ({rule})")
+    if "last" in e:
+        texts.append(f"it ends before {unit} {e['last']:.0f}, up to which the training was to go")
+    return "; ".join(texts)
+
+
+def _labels(finding: Finding, result: Result) -> str:
+    e = finding.evidence
+    how = f"{abs(e['shift']):.0f} {'more' if e['shift'] > 0 else 'less'}"
+    if e["constant"]:
+        return f"all names say {how} than is recorded inside"
+    return f"the name says {e['named']:.0f}, inside is recorded {e['inside']:.0f}"
+
+
+def _tensors(finding: Finding, result: Result) -> str:
+    e = finding.evidence
+    parts = [f"{e[key]:.0f} {key}" for key in ("missing", "extra") if e[key]]
+    return f"other tensors than in the rest: {', '.join(parts)} ({listed(finding.tensors)})"
+
+
+def _shapes(finding: Finding, result: Result) -> str:
+    rows = finding.evidence.get("vocabulary")
+    text = f"another shape of {listed(finding.tensors)}"
+    return text if rows is None else f"{text}: {abs(rows):.0f} rows {'more' if rows > 0 else 'fewer'}"
+
+
+def _types(finding: Finding, result: Result) -> str:
+    name, row = finding.tensors[0], finding.checkpoints[0]
+    kinds = [about[name].dtype for about in result.series.described if name in about]
+    usual = max(set(kinds), key=kinds.count)
+    return f"{result.series.described[row][name].dtype} where the rest are {usual} ({_count(len(finding.tensors), 'tensor')})"
+
+
+def _rounded(finding: Finding, result: Result) -> str:
+    kind = "bfloat16" if finding.evidence["bits"] <= 16 else "half precision"
+    return f"float32, but every number was rounded to {kind} ({finding.evidence['bits']:.0f} bits are used)"
+
+
+def _not_finite(finding: Finding, result: Result) -> str:
+    e = finding.evidence
+    parts = [f"{e[key]:.0f} {word}" for key, word in (("nan", "NaN"), ("infinite", "infinite")) if e[key]]
+    return f"{' and '.join(parts)} in {listed(finding.tensors)}"
+
+
+_WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
+    Kind.EQUAL: _equal,
+    Kind.PARTLY_EQUAL: _partly_equal,
+    Kind.MISSING_STEPS: _missing,
+    Kind.LABELS: _labels,
+    Kind.TENSORS: _tensors,
+    Kind.SHAPES: _shapes,
+    Kind.TYPES: _types,
+    Kind.PRECISION: _rounded,
+    Kind.NOT_FINITE: _not_finite,
+    Kind.ZERO: lambda finding, result: f"all zero, and not before: {listed(finding.tensors)}",
+    Kind.UNCHANGED: lambda finding, result: (
+        f"{_count(len(finding.tensors), 'tensor')} never change ({listed(finding.tensors)})"
+    ),
+}

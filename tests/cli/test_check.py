@@ -1,0 +1,76 @@
+"""posthoc check, as a program."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from posthoc.cli import main
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A random walk of ten steps."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.manual_seed(0)
+    weight = torch.randn(32, 64)
+    for step in range(0, 1000, 100):
+        save_file({"a.weight": weight, "a.bias": weight[0].clone()}, folder / f"step-{step}.safetensors")
+        weight = weight + 0.01 * torch.randn(32, 64)
+    return folder
+
+
+def posthoc(*arguments):
+    return CliRunner().invoke(main, ["check", *map(str, arguments)])
+
+
+def test_a_sound_series(run):
+    result = posthoc(run)
+    assert result.exit_code == 0
+    assert "10 checkpoints" in result.output
+    assert "Nothing is wrong with these 10 checkpoints that can be seen in them." in result.output
+
+
+def test_findings_and_exit_code(run):
+    (run / "step-200.safetensors").write_bytes((run / "step-900.safetensors").read_bytes())
+    (run / "step-500.safetensors").unlink()
+    result = posthoc(run)
+    assert result.exit_code == 3
+    lines = result.output.splitlines()
+    assert any(line.startswith("error") and "equal weights" in line and "200, 900" in line for line in lines)
+    assert any(line.startswith("warning") and "500 missing from a grid (every 100)" in line for line in lines)
+    assert "not what it says it is" in lines[-1]
+
+
+def test_json(run):
+    (run / "step-200.safetensors").write_bytes((run / "step-900.safetensors").read_bytes())
+    result = posthoc(run, "--json")
+    assert result.exit_code == 3
+    content = json.loads(result.stdout)
+    assert content["format"] == "posthoc-check"
+    assert not content["sound"]
+    equal = next(finding for finding in content["findings"] if finding["kind"] == "equal weights")
+    assert equal["checkpoints"] == ["step-200.safetensors", "step-900.safetensors"]
+    assert equal["severity"] == "error"
+    assert len(content["statistics"]["norm"]) == len(content["checkpoints"]) == 10
+    assert content["statistics"]["step"][0] is None
+
+
+def test_several_series(run, tmp_path):
+    other = tmp_path / "other"
+    run.rename(other)
+    run.mkdir()
+    for path in other.iterdir():
+        (run / path.name).write_bytes(path.read_bytes())
+    result = posthoc(run, other, "--json")
+    assert result.exit_code == 0
+    assert [len(content["checkpoints"]) for content in json.loads(result.stdout)] == [10, 10]
+
+
+def test_nothing_there(tmp_path):
+    result = posthoc(tmp_path / "absent")
+    assert result.exit_code == 1
+    assert "No such file or folder" in result.output
