@@ -73,7 +73,9 @@ def _checkpoints(
     run = find_run(path, select, Pick(weights_key, ema), order=order, placed=placed)
     header = run.checkpoints[0].header
     try:
-        network = resolve_model(header, model, run.about.get("model"), parse_arguments(model_arg))
+        network = resolve_model(
+            header, model, run.about.get("model"), parse_arguments(model_arg), run.checkpoints[0].path
+        )
         name = network.title
     except PosthocError as error:
         if layers or model:

@@ -18,12 +18,14 @@ from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import Header
+from posthoc.replay.configs import NAME, Config, find_config, read_config
 from posthoc.replay.lazy import initialise, lazy_layers
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
+from posthoc.replay.transformers import skeleton
 from posthoc.replay.usercode import Factory, UserCode, reason
 
-FORMS = "torchvision:NAME, timm:NAME, FILE.py:FACTORY or package.module:FACTORY"
+FORMS = "torchvision:NAME, timm:NAME, transformers[:DIR], FILE.py:FACTORY or package.module:FACTORY"
 LIBRARIES = ("torchvision", "timm")
 Made = Callable[[Shapes, int | None], nn.Module]
 """A model for a reading: to be given weights, or with its own, drawn with torch's random numbers from a seed on."""
@@ -35,7 +37,8 @@ class Model:
 
     source: how it was found; left_out: tensors of the checkpoints that are none of its own; note: what was assumed;
     user: the code that defines it, where that is the user's; drawn: makes another, with the weights that its constructor
-    draws with torch's random numbers from a seed on (lazy layers are as yet without), None where there is no constructor.
+    draws with torch's random numbers from a seed on (lazy layers are as yet without), None where there is no constructor;
+    naming: how its tensors are found in a checkpoint, where not by their names; digest: of the config it is made of.
     """
 
     name: str
@@ -45,11 +48,17 @@ class Model:
     note: str | None = None
     user: UserCode | None = None
     drawn: Callable[[int], nn.Module] | None = None
+    naming: Callable[[Shapes], dict[str, str]] | None = None
+    digest: str | None = None
 
     @property
     def code(self) -> str | None:
-        """Digest of the user's file that defines it."""
-        return self.user.digest if self.user else None
+        """Digest of the user's file, or of the config, that defines it."""
+        return self.user.digest if self.user else self.digest
+
+    def names(self, shapes: Shapes) -> dict[str, str]:
+        """Name of each of its tensors -> name in a checkpoint; raises PosthocError for a checkpoint that does not fit."""
+        return self.naming(shapes) if self.naming else name_tensors(self.module, shapes)
 
     def at_work(self) -> AbstractContextManager[None]:
         """To run its forward pass in: the user's code finds the files beside it, and prints to stderr."""
@@ -68,20 +77,33 @@ class Model:
 
 
 def resolve_model(
-    header: Header, given: str | None = None, recorded: str | None = None, arguments: Mapping[str, Any] | None = None
+    header: Header,
+    given: str | None = None,
+    recorded: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    place: Path | None = None,
 ) -> Model:
-    """The model that a checkpoint's tensors fit: as given, else as recorded in run.json or the file, else recognised.
+    """The model that a checkpoint's tensors fit: as given, else as recorded in run.json, a config.json beside the
+    checkpoint at `place` or the file itself, else recognised.
 
-    Only `given` may name code; `recorded` and the file name models of torchvision or timm, or none. Raises UsageError
-    where the code given breaks, else PosthocError that names the differences where the model does not fit.
+    Only `given` may name code; all else names models of the libraries, or none. Raises UsageError where the code given
+    breaks, else PosthocError that names the differences where the model does not fit.
     """
     shapes, arguments = header.shapes, dict(arguments or {})
+    config = find_config(place) if place else None
     if given is not None:
+        library, _, where = given.partition(":") if isinstance(given, str) else ("", "", "")
+        if library == "transformers":
+            return _configured(
+                read_config(Path(where)) if where else _beside(config, place), shapes, arguments, "given"
+            )
         return _given(given, shapes, arguments, header.arch)
     if arguments:
         raise UsageError("--model-arg needs --model.")
     if recorded is not None:
         return _recorded(recorded, shapes)
+    if config and config.library == "transformers":
+        return _configured(config, shapes, {}, f"from {NAME}")
     for name in _known(header.arch):
         with contextlib.suppress(PosthocError):
             return _library(name, "named in the checkpoints", shapes)
@@ -96,6 +118,22 @@ def name_tensors(model: nn.Module, shapes: Shapes) -> dict[str, str]:
             theirs = {short: name for name, short in names.items()}
             return {name: theirs[short] for name, short in comparison.names.items() if short in theirs}
     raise PosthocError(f"It does not fit the model: {_misfit(_closest(lambda *_: model, shapes))}.")
+
+
+def _beside(config: Config | None, place: Path | None) -> Config:
+    if config is None or config.library != "transformers":
+        raise UsageError(
+            f"--model transformers: there is no {NAME} with a model_type beside {place}; give its folder: transformers:DIR."
+        )
+    return config
+
+
+def _configured(config: Config, shapes: Shapes, arguments: Mapping[str, Any], source: str) -> Model:
+    """The network of the transformers library that a config describes."""
+    made = skeleton(config, shapes, arguments)
+    return Model(
+        made.name, source, made.module, made.left_out, drawn=made.drawn, naming=made.names, digest=config.digest
+    )
 
 
 def _known(name: str | None) -> Iterator[str]:

@@ -16,7 +16,6 @@ from posthoc.errors import PosthocError
 from posthoc.parts import Control
 from posthoc.replay.checkpoint import Header, read_checkpoint
 from posthoc.replay.formats.table import digest
-from posthoc.replay.models import name_tensors
 from posthoc.replay.network import Network, network
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.plan import Extraction
@@ -95,7 +94,7 @@ def replay(
         try:
             shapes = checkpoint.header.shapes
             if id(shapes) not in names:
-                names[id(shapes)] = name_tensors(plan.model.module, shapes)
+                names[id(shapes)] = plan.model.names(shapes)
             return load(plan, checkpoint, names[id(shapes)], known(checkpoint), into)
         except PosthocError as error:
             return Failed(checkpoint, error)

@@ -161,7 +161,8 @@ def plan_extraction(
 def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
     """All but what only a trial shows."""
     device, arguments = find_device(request.device), parse_arguments(request.model_arg)
-    model = resolve_model(run.checkpoints[0].header, request.model, run.about.get("model"), arguments)
+    first = run.checkpoints[0]
+    model = resolve_model(first.header, request.model, run.about.get("model"), arguments, first.path)
     probe = load_probe(replace(request.asked, recorded=run.about), model)
     anatomy = probe.anatomy or _traced(model, probe)
     points, chosen = choose(anatomy.points, request.layers, model.name)

@@ -15,7 +15,6 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.forward import DrawsHeard, first_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.hooks import first_tensor
-from posthoc.replay.models import name_tensors
 from posthoc.replay.network import Network, first, head_of, laid_out, length, network
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, is_dense, part_of, tensors_in
@@ -90,7 +89,7 @@ class Passes:
 
     def __init__(self, net: Network, checkpoint: Checkpoint) -> None:
         self.net, self.plan, self.checkpoint = net, net.plan, checkpoint
-        names = name_tensors(net.module, checkpoint.header.shapes)
+        names = self.plan.model.names(checkpoint.header.shapes)
         _, theirs = read_checkpoint(checkpoint.path, self.plan.pick, set(names.values()))
         if any(source not in theirs for source in names.values()):
             raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")

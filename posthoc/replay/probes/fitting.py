@@ -30,6 +30,8 @@ def usual_size(network: nn.Module) -> int | None:
         said = config.get("input_size", (None,))[-1] if config.get("fixed_input_size") else None
         patches = getattr(getattr(network, "patch_embed", None), "img_size", None)
         said = patches[0] if patches else said
+    if said is None:  # transformers
+        said = getattr(getattr(network, "config", None), "image_size", None)
     return said if isinstance(said, int) else None
 
 
