@@ -38,7 +38,7 @@ def real_array(name: str, values: ArrayLike) -> NDArray[Any]:
 
 
 def as_series(x: ArrayLike, name: str = "x") -> tuple[NDArray[np.floating], float]:
-    """Series as float32, if they were, else float64, and within which share of its largest value one is constant.
+    """Series as float32, if they were, else float64, and within which share of its largest value a series is constant.
 
     That is eight units in the last place, and nothing for integers, which are exact. Raises UsageError for integers
     beyond 2**53, which floating point would round, and for what `real_array` refuses.

@@ -18,6 +18,7 @@ from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
 from posthoc.analysis.nulls import NULLS, Draws, draws
 from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import PURE_NOISE
 from posthoc.analysis.responses import Audit, Change, Control, Effect, Reaction, Response, Spread
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
@@ -28,7 +29,7 @@ from posthoc.streams import stream
 SMOOTHINGS = (1, 5, 15)
 SPLIT = "each class split in ten"
 UNTRAINED = "untrained weights"
-GAUSSIAN, NOISE = NULLS["gaussian"].words, NULLS["white"].short
+GAUSSIAN, NOISE = NULLS["gaussian"].words, NULLS[PURE_NOISE].short
 LEVEL = 0.05
 STRENGTH = (Reaction.UNDEFINED, Reaction.INDIFFERENT, Reaction.UNDECIDED, Reaction.RESPONDS)
 """Of several outcomes of the same change, the last counts."""
@@ -61,7 +62,7 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
         *_of_settings(trained),
         Control("each channel's images in its own order", None, trained.drawn("channel")),
         Control(GAUSSIAN, None, trained.drawn("gaussian")),
-        Control(NOISE, None, trained.drawn("white")),
+        Control(NOISE, None, trained.drawn(PURE_NOISE)),
     ]
     raw = trained.raw()
     measures = {}

@@ -225,7 +225,7 @@ class Measuring:
     def _draw_more(
         self, result: Measurement, material: Material, epoch: int, measure: Measure, null: Null, most: int
     ) -> int:
-        """As many draws again of one measure, and one; how many it has then."""
+        """Draw a measure as often again and once more; how many draws it has then."""
         stages, before = result.stages[measure.key], result.drawn[measure.key]
         count = min(2 * stages[-1] + 1, most) - stages[-1]
         options = (material, result.live, result.scope, count, self.seed, epoch)
@@ -236,7 +236,7 @@ class Measuring:
 
 
 def _of_layer(measure: Measure, reading: Reading, series: Series, members: NDArray[np.bool_]) -> float:
-    """A measure of one layer's units by themselves."""
+    """A measure of the units of a layer by themselves."""
     if reading.units is not None:
         return mean_alive(reading.units[members])
     return measure.read(series.only(members)).value

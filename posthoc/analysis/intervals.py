@@ -147,7 +147,7 @@ def correlation_over_epochs(x: ArrayLike, y: ArrayLike) -> Interval:
     Around atanh(r), with variance 1 / n, n being the effective number of epochs of two autoregressions of order 1:
     E^2 / sum over pairs of epochs of (phi_x phi_y)^distance (after Bartlett 1946). Over both coefficients it is averaged
     by their restricted likelihoods. Epochs at which a series is NaN are left out; NaN with fewer than `LEAST_EPOCHS`,
-    without variation, or where the two are one (|r| = 1).
+    without variation, or where |r| = 1.
     """
     pair = np.array([x, y], dtype=np.float64)
     at = np.flatnonzero(np.isfinite(pair).all(axis=0))

@@ -117,7 +117,9 @@ def phase_locking(
     if member.shape != live.shape:
         raise UsageError(f"{len(member)} groups for {len(live)} units; give one for each.")
     U, T = real.shape
-    z = _phasors(real, imaginary)
+    z = real + 1j * imaginary
+    length = np.abs(z)
+    z = np.where(length == 0, 1, z / np.where(length == 0, 1, length))  # the angle of 0 is 0
     square = np.abs(z @ z.conj().T) ** 2
     inside = np.eye(len(names))[member[live]]
     pairs = inside.T @ (1 - np.eye(U)) @ inside
@@ -128,13 +130,6 @@ def phase_locking(
             return np.asarray(inside.T @ values @ inside / np.where(pairs > 0, pairs, np.nan))
 
     return PhaseLocking(mean_over_pairs(np.sqrt(square) / T), mean_over_pairs((square - T) / (T * (T - 1))))
-
-
-def _phasors(real: FloatArray, imaginary: FloatArray) -> NDArray[np.complex128]:
-    z = real + 1j * imaginary
-    length = np.abs(z)
-    z[length == 0] = 1  # the angle of 0 is 0
-    return np.asarray(z / np.where(length == 0, 1, length))
 
 
 def _analytic(x: ArrayLike, band: tuple[float, float] | None) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:

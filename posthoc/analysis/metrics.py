@@ -37,7 +37,7 @@ from posthoc.files import sha256
 from posthoc.store import Activations
 
 MOST_DRAWS = 9999
-"""Draws of a deciding null for one checkpoint, at the most, unless it is said otherwise."""
+"""Draws of a deciding null for one checkpoint, at the most, by default."""
 
 
 def compute_metrics(
@@ -86,7 +86,9 @@ def _units(activations: Activations, protocol: Protocol) -> tuple[Unit, ...]:
 
 def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> None:
     """Raise PosthocError where the points of the axis are too few or, on the epoch axis, unevenly spaced."""
-    if axis.key == "epoch" and (uneven := _uneven(activations)):
+    trained = np.flatnonzero(activations.steps != 0)
+    when = ([_known(at) for at in column[trained]] for column in (activations.steps, activations.epochs))
+    if axis.key == "epoch" and (uneven := unevenness(*when)):
         raise PosthocError(
             f"{activations.path}: {uneven}; the epoch axis takes them for a series in time. Extract evenly spaced ones."
         )
@@ -98,12 +100,6 @@ def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> N
         f"{activations.path}: {T} {axis.points} are too few for the {axis.key} axis with the {protocol.name} protocol, "
         f"which needs {least}; {axis.remedy}."
     )
-
-
-def _uneven(activations: Activations) -> str:
-    """Why the trained checkpoints are no series in time; empty where they are."""
-    trained = np.flatnonzero(activations.steps != 0)
-    return unevenness(*([_known(at) for at in column[trained]] for column in (activations.steps, activations.epochs)))
 
 
 def _known(value: np.int64) -> int | None:

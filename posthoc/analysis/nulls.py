@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import Axis, Material, OverTime, Redraw, image, over_time
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
-from posthoc.analysis.records import NullWords
+from posthoc.analysis.records import PURE_NOISE, NullWords
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.streams import stream
 
@@ -62,7 +62,7 @@ def _noise(material: Any, random: np.random.Generator, live: NDArray[np.bool_]) 
 
 
 _TABLE = (
-    Null("white", "pure noise, independent in every channel", "pure noise",
+    Null(PURE_NOISE, "pure noise, independent in every channel", "pure noise",
          {"image": _noise, "depth": _noise, "epoch": _noise}, steady=True),
     Null("label", "permuted labels", "labels permuted", {"image": image.labels_permuted}),
     Null("order", "another order of the same images", "images reordered", {"image": image.images_reordered}),
@@ -89,7 +89,7 @@ def words_of(axis: str) -> dict[str, NullWords]:
 
 
 def deciding(measure: Measure, axis: Axis) -> str:
-    """The null that decides about a measure on an axis; empty for one that is not drawn."""
+    """The null that decides about a measure on an axis; empty where it is not drawn."""
     if measure.of_measure:
         return deciding(MEASURES[measure.of_measure.of], axis)
     drawn = measure.of_series is not None and measure.nulls
@@ -165,7 +165,7 @@ def draws(
     """What `measures` (default: all that each null is for) are of `count` draws of each null: null -> measure -> draws.
 
     live: [U], the units to draw for; first: how many draws there are already, of which these are the next; halves:
-    [K, live units], 1 for those of one half. The draws of all nulls are spread over the threads together.
+    [K, live units], 1 for the units of the first half. The draws of all nulls are spread over the threads together.
     """
     from posthoc.analysis.kernels import in_threads
 

@@ -39,6 +39,8 @@ CORRELATIONS = {
 """Those between measures that every file has: symbol, and the two measures."""
 WAYS = {"retrospective": "volatility", "causal": "volatility_causal"}
 """In which ways volatility settles, and the measure that it is each time."""
+PURE_NOISE = "white"
+"""The null that is pure noise."""
 DIGITS = 6
 """Of what is stored for every layer, unit or scale; what is stored for every checkpoint is whole."""
 Interval = tuple[float, float]
@@ -58,7 +60,7 @@ _NO_COLUMN, _NO_TABLE, _NO_PAIRS = (partial(np.empty, (0,) * dimensions) for dim
 
 @dataclass(frozen=True)
 class AxisWords:
-    """The axis: what its points in time and its series are called, and the null that decides unless a measure has its own."""
+    """The axis: what its points in time and its series are called, and the null that decides, unless a measure names another."""
 
     key: str
     points: str
@@ -118,7 +120,7 @@ class Beside:
 @dataclass(frozen=True)
 class Against:
     """A measure against one null over the run: the null's mean, in how many checkpoints the measure differs, and in how
-    many draws are wanting to tell, of how many; the most draws of one; whether this null decides."""
+    many draws are wanting to tell, of how many; the most draws of any checkpoint; whether this null decides."""
 
     mean: float
     differs: int

@@ -19,7 +19,7 @@ from posthoc.analysis.axes import AXES
 from posthoc.analysis.measures import MEASURES, of_epochs
 from posthoc.analysis.nulls import description, words_of
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import Checkpoint, Measured, NullWords, RunMetrics, Summary, load_metrics
+from posthoc.analysis.records import PURE_NOISE, Checkpoint, Measured, NullWords, RunMetrics, Summary, load_metrics
 from posthoc.analysis.summary import overall, summarise
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import names_apart, open_regular
@@ -53,7 +53,7 @@ class Run:
     summary: Summary
 
     def column(self, measure: str) -> FloatArray:
-        """A measure's values [E], NaN throughout for one that the run has not."""
+        """A measure's values [E]; NaN throughout where the run does not have it."""
         return self.columns.get(measure, np.full(len(self.when), np.nan))
 
     @property
@@ -68,7 +68,7 @@ class Run:
 
     def noise(self, measure: str) -> float:
         """Mean of a measure of pure noise through the same protocol; NaN without nulls."""
-        against = self.measures[measure].summary.nulls.get("white") if measure in self.measures else None
+        against = self.measures[measure].summary.nulls.get(PURE_NOISE) if measure in self.measures else None
         return math.nan if against is None else against.mean
 
 
@@ -97,8 +97,8 @@ def find_metrics(places: Sequence[str]) -> list[tuple[Path, str]]:
 def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> list[Run]:
     """Read one run per CSV file of epochs.
 
-    columns: our names (see COLUMNS) -> the file's. Integration and metastability are needed; an empty field is NaN. What a file's name says of model, data set and
-    seed is recorded.
+    columns: our names (see COLUMNS) -> the file's. Integration and metastability are needed; an empty field is NaN.
+    What a file's name says of model, data set and seed is recorded.
     """
     mapped = {ALIASES.get(key, key): column for key, column in (columns or {}).items()}
     if unknown := sorted(set(mapped) - set(COLUMNS)):

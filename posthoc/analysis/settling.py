@@ -108,7 +108,7 @@ def _first_settled(values: FloatArray, threshold: float) -> NDArray[np.int64]:
 
 
 def autocorrelation(values: ArrayLike) -> float:
-    """Of a run's epochs at lag one, over neighbours that both have a value; NaN with fewer than five pairs.
+    """Autocorrelation at lag one of a run's epochs [E], over neighbours that both have a value; NaN with fewer than five pairs.
 
     >>> round(autocorrelation([1.0, -1, 1, -1, 1, -1, 1]), 2)
     -1.0

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -112,7 +112,7 @@ class Verdict:
     """What a run's checkpoints say of a measure against a null.
 
     symbol, words: of the measure, and of the null; differs, wanting, epochs: in how many checkpoints it differs, lacks
-    draws to tell, of how many; draws: the most that one was given; decides: whether this null is the measure's deciding one.
+    draws to tell, of how many; draws: the most that any checkpoint has; decides: whether this null is the one that decides.
     """
 
     symbol: str
@@ -163,16 +163,10 @@ def verdict(run: "RunMetrics | Run", key: str, null: str = "") -> Verdict:
     measured = run.measures[key]
     null = null or measured.decided_by
     words = run.nulls[null].words if null in run.nulls else null
-    against = measured.summary.nulls.get(null)
-    if against is None:
-        return Verdict(measured.symbol, null, words)
-    return Verdict(
-        measured.symbol,
-        null,
-        words,
-        against.differs,
-        against.wanting,
-        against.epochs,
-        against.draws,
-        null == measured.decided_by,
-    )
+    result = Verdict(measured.symbol, null, words)
+    if of := measured.summary.nulls.get(null):
+        decides = null == measured.decided_by
+        result = replace(
+            result, differs=of.differs, wanting=of.wanting, epochs=of.epochs, draws=of.draws, decides=decides
+        )
+    return result

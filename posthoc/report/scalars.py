@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posthoc.analysis.records import RunMetrics
+from posthoc.analysis.records import PURE_NOISE, RunMetrics
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.report.words import headlines
@@ -28,7 +28,7 @@ def write_scalars(metrics: RunMetrics, path: Path) -> None:
     if None in steps:
         steps = [checkpoint.epoch for checkpoint in metrics.checkpoints]
     series = {f"posthoc/{key}": measured.value for key, measured in metrics.measures.items()}
-    series |= {f"posthoc_noise/{key}": metrics.null("white", key) for key in headlines(metrics)}
+    series |= {f"posthoc_noise/{key}": metrics.null(PURE_NOISE, key) for key in headlines(metrics)}
     with tempfile.TemporaryDirectory() as place:
         writer = Writer(place)
         for tag, values in series.items():

@@ -1,4 +1,4 @@
-"""The epoch axis: units are channels, or layers where a signal is one number for each, time is the checkpoints."""
+"""The epoch axis: units are channels, or layers where a signal is a number for each layer; time is the checkpoints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def _length(activations: "Activations", protocol: Protocol) -> int:
 
 
 def _material(activations: "Activations", protocol: Protocol) -> Callable[[int], EpochMaterial]:
-    """Of every checkpoint its window; an untrained one has no past, nor is one."""
+    """The window of every checkpoint; an untrained checkpoint has none, and stands in none."""
     from posthoc.analysis.representation import spectral_signal
 
     trained = np.flatnonzero(activations.steps != 0)

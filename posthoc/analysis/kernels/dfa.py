@@ -204,9 +204,9 @@ def fluctuation(
     power: NDArray[np.int64],
     state: NDArray[np.int8],
 ) -> None:
-    """Fill rows of F [U, S], the fluctuation of each series x [U, T] at each scale, and of state [U], why one has none.
+    """Fill rows of F [U, S], the fluctuation of each series x [U, T] at each scale, and of state [U], why a series has none.
 
-    F is that of the series times 2 ** power [U]. rounding: within which share of its largest value one is constant.
+    F is that of the series times 2 ** power [U]. rounding: within which share of its largest value a series is constant.
 
     Windows of scales[j] points start every steps[j] points, from the first point on and, `two_sided`, from the last
     point back. basis [order, sum of scales]: the detrending polynomials of every scale, side by side. `published`: the

@@ -54,12 +54,7 @@ def order_parameter(first: int, last: int, x: FloatArray, h: FloatArray, R: Floa
 
 @jit(fastmath=set(REORDER))
 def halves_order_parameter(
-    first: int,
-    last: int,
-    x: FloatArray,
-    h: FloatArray,
-    halves: FloatArray,
-    lengths: FloatArray,
+    first: int, last: int, x: FloatArray, h: FloatArray, halves: FloatArray, lengths: FloatArray
 ) -> None:
     """Fill lengths [2, K, T] from `first` to `last`: of the sums over the units of each half, and the rest, of z / |z|.
 

@@ -1,4 +1,4 @@
-"""What the network does on the probe, or said of itself: accuracy and loss."""
+"""Accuracy and loss, on the probe or as the checkpoints recorded them."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def recorded(activations: "Activations", name: str, replayed: FloatArray) -> tuple[FloatArray, str]:
-    """What the checkpoints say of themselves if all do, else what the replay measured on the probe; and which it is."""
+    """What the checkpoints recorded if all did, else what the replay measured on the probe; and which it is."""
     column = activations.recorded.get(name)
     if column is not None and np.isfinite(column).all():
         return column, f"recorded {name}"

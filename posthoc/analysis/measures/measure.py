@@ -31,7 +31,7 @@ class Scope:
 class Series:
     """The series of one checkpoint, or of one draw of a null: values [U, T].
 
-    halves: [K, U], 1 for the units of one half: where given, the measure in that half less that in the other is asked for.
+    halves: [K, U], 1 for the units of the first half: where there are any, the measure in the first half less that in the second is asked for.
     """
 
     values: FloatArray

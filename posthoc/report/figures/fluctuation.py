@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from posthoc.analysis.records import Curve, RunMetrics
+from posthoc.analysis.records import PURE_NOISE, Curve, RunMetrics
 from posthoc.errors import PosthocError
 from posthoc.report.figures.figure import Figure, Kind, data, kept, nothing, number, with_epoch
 from posthoc.report.theme import NOISE, OTHER, VALUE
@@ -20,7 +20,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     if not metrics.fluctuation:
         raise PosthocError("This metrics file holds no fluctuation functions; run `posthoc metrics` again.")
     decides = metrics.axis.decides
-    shown = {"units": "measured", "white": "pure noise", decides: short(metrics, decides)}
+    shown = {"units": "measured", PURE_NOISE: "pure noise", decides: short(metrics, decides)}
     checkpoints, first = kept(metrics, 40 * len(metrics.scales), epoch)
     rows, slopes = [], []
     for e in checkpoints:

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from posthoc.analysis.records import Measured, RunMetrics
+from posthoc.analysis.records import PURE_NOISE, Measured, RunMetrics
 from posthoc.analysis.verdicts import verdict
 from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
 from posthoc.report.theme import NOISE, OTHER, VALUE
@@ -53,7 +53,7 @@ def _columns(key: str, measured: Measured) -> Iterator[tuple[str, Any]]:
     yield key, measured.value
     if measured.low.size:
         yield from ((f"{key}_low", measured.low), (f"{key}_high", measured.high))
-    for kind, null in (("white", "white"), ("deciding", measured.decided_by)):
+    for kind, null in (("white", PURE_NOISE), ("deciding", measured.decided_by)):
         if null in measured.nulls:
             beside = measured.nulls[null]
             yield from ((f"{key}_{kind}_low", beside.low), (f"{key}_{kind}_high", beside.high))
@@ -69,7 +69,7 @@ def _title(metrics: RunMetrics) -> str:
 
 
 def _bands(metrics: RunMetrics) -> str:
-    decides, noise = (metrics.nulls[null].words for null in (metrics.axis.decides, "white"))
+    decides, noise = (metrics.nulls[null].words for null in (metrics.axis.decides, PURE_NOISE))
     return (
         f"; the other bands hold the middle 95 % of the same measure of redrawn data: {decides}, which decides, "
         f"and {noise}, for reference."
