@@ -5,6 +5,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -29,6 +30,11 @@ class Inner(TypedDict):
     note: NotRequired[str | None]
 
 
+class Light(StrEnum):
+    RED = "red"
+    GREEN = "green"
+
+
 @dataclass(frozen=True)
 class Outer:
     when: Annotated[tuple[int, ...], Shape(("E",), least=1)]
@@ -36,7 +42,8 @@ class Outer:
     pair: tuple[float, float]
     kind: Literal["a", "b"] = "a"
     share: Annotated[float, Range(0, 1)] = math.nan
-    said: dict[str, bool] = field(default_factory=dict)
+    flags: dict[str, bool] = field(default_factory=dict)
+    light: Light = Light.RED
     anything: Any = None
 
 
@@ -55,6 +62,9 @@ def test_what_fits_becomes_the_record():
     assert record.pair[0] == 1.0
     assert math.isnan(record.pair[1])
     assert math.isnan(record.share)
+    assert record.light is Light.RED
+    assert typed(Outer, SOUND | {"light": "red"}).light is Light.RED
+    assert typed(Outer, SOUND | {"light": "green"}).light is Light.GREEN
     assert undeclared(Outer, SOUND) == ["new", "inner.more"]
 
 
@@ -74,7 +84,9 @@ def test_what_fits_becomes_the_record():
         ({"pair": [1, 10**400]}, "pair[1] is 1000"),
         ({"kind": "c"}, "kind is 'c', not a or b"),
         ({"share": 2}, "share is 2.0, not within 0 to 1"),
-        ({"said": {"yes": 1}}, "said.yes is 1, not true or false"),
+        ({"flags": {"yes": 1}}, "flags.yes is 1, not true or false"),
+        ({"light": "blue"}, "light is 'blue', not red or green"),
+        ({"light": 1}, "light is 1, not red or green"),
         ({"anything": json.loads("[" * 100 + "]" * 100)}, "anything is nested deeper than 64 levels"),
     ],
 )

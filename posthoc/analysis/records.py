@@ -364,14 +364,10 @@ class RunMetrics:
             "untrained": [checkpoint.untrained for checkpoint in self.checkpoints],
         }
         for key, measured in self.measures.items():
-            for suffix, values in (
-                ("", measured.value),
-                ("_low", measured.low),
-                ("_high", measured.high),
-                ("_sd", measured.sd),
-            ):
-                if values.size:
-                    columns[key + suffix] = values.tolist()
+            columns[key] = measured.value.tolist()
+            for name in ("low", "high", "sd"):
+                if (values := getattr(measured, name)).size:
+                    columns[f"{key}_{name}"] = values.tolist()
         columns["dead"] = [checkpoint.dead for checkpoint in self.checkpoints]
         columns["reasons"] = [
             "; ".join(f"{count} {why}" for why, count in checkpoint.reasons.items()) for checkpoint in self.checkpoints

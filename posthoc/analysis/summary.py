@@ -43,10 +43,8 @@ def overall(values: FloatArray, headline: bool, limits: tuple[float, float], nul
     """A measure over the trained checkpoints [E]; the interval of its mean, of headline measures, kept within limits."""
     low, high = mean_over_epochs(values) if headline else (np.nan, np.nan)
     if np.isfinite(low):
-        least, most = (
-            limit if np.isfinite(limit) else end for limit, end in zip(limits, (-np.inf, np.inf), strict=True)
-        )
-        low, high = (float(np.clip(end, least, most)) for end in (low, high))
+        least, most = limits  # NaN limits nothing
+        low, high = (float(np.fmin(np.fmax(end, least), most)) for end in (low, high))
     return Overall(mean_finite(values), sd_finite(values), low, high, int(np.isfinite(values).sum()), nulls)
 
 

@@ -80,8 +80,8 @@ def test_dfa_gives_debiased_exponents_on_request():
     result = dfa(x, calibrate=True)
     assert result.debiased.shape == result.low.shape == (3,)
     assert (result.low < result.debiased).all()
-    one = dfa(x[0], calibrate=True)
-    assert one.debiased == result.debiased[0]
+    single = dfa(x[0], calibrate=True)
+    assert single.debiased == result.debiased[0]
     assert dfa(x[0]).debiased is None
     with pytest.raises(UsageError):
         dfa(x, overlap=0.5, calibrate=True)

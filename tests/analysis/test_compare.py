@@ -62,8 +62,8 @@ ELSEWHERE = "volatility, threshold chosen on other configurations"
 
 def run(name="a", accuracy=(), loss=(), h_eff=(), m=(), hurst=(), **about):
     E = max(map(len, (accuracy, loss, h_eff)))
-    given = {"accuracy": accuracy, "loss": loss, "hurst": hurst, "integration": h_eff, "metastability": m}
-    columns = {key: np.array(c if len(c) else np.full(E, np.nan), dtype=float) for key, c in given.items()}
+    known = {"accuracy": accuracy, "loss": loss, "hurst": hurst, "integration": h_eff, "metastability": m}
+    columns = {key: np.array(c if len(c) else np.full(E, np.nan), dtype=float) for key, c in known.items()}
     return from_columns(name, about, range(1, E + 1), columns)
 
 
@@ -171,8 +171,8 @@ def test_the_published_table_from_the_published_epochs(table1, published):
 
 
 def test_seeds_as_groups_beside_the_authors_summaries(published):
-    found = [path for path in sorted((published / "seeds").glob("*_seed*.csv")) if "_v1" not in path.name]
-    runs = load_csv(list(map(str, found)))
+    tables = [path for path in sorted((published / "seeds").glob("*_seed*.csv")) if "_v1" not in path.name]
+    runs = load_csv(list(map(str, tables)))
     assert len(runs) == 20
     names = group_names(runs, ["model", "dataset"])
     groups = {group.name: group for group in grouped(tabulate(runs), names)}
@@ -380,8 +380,8 @@ def test_the_command_on_metrics_files(metrics_files):
     assert np.isfinite(runs[0].column("loss")).all()
     done = cli("compare", metrics_files / "*" / "metrics.json", "--by", "smooth", "--stopping", "--sensitivity")
     assert done.exit_code == 0
-    for said in ("Runs", "Groups", "Differences", "smooth 1 against 5", "Stopping rules", "Sensitivity"):
-        assert said in done.stdout
+    for title in ("Runs", "Groups", "Differences", "smooth 1 against 5", "Stopping rules", "Sensitivity"):
+        assert title in done.stdout
     content = json.loads(cli("compare", metrics_files, "--by", "smooth", "--json").stdout)
     assert content["runs"][0]["quantities"]["integration"]["noise"] == pytest.approx(runs[0].noise("integration"))
     assert len(content["differences"]) == 4

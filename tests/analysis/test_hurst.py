@@ -49,11 +49,11 @@ def test_likelihoods_equal_their_naive_twins_up_to_a_constant(estimator, seed, T
     x = np.random.default_rng(seed).standard_normal((2, T))
     x = (1 - power) * x + power * np.cumsum(x, axis=1)
     fast, slow = LIKELIHOODS[estimator]
-    found = fast(x - x.mean(axis=1, keepdims=True))
+    likelihood = fast(x - x.mean(axis=1, keepdims=True))
     some = [0, 9, 30, 46, 55]
     for u, row in enumerate(x):
         expected = np.array([slow(row, GRID[g]) for g in some])
-        np.testing.assert_allclose(np.diff(found[u, some]), np.diff(expected), atol=1e-6)
+        np.testing.assert_allclose(np.diff(likelihood[u, some]), np.diff(expected), atol=1e-6)
 
 
 @SETTINGS

@@ -40,7 +40,7 @@ def measure(code=CODE, **environment):
     return subprocess.Popen(command, env=kept | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def said(process):
+def printed(process):
     out, err = process.communicate()
     assert process.returncode == 0, err
     folder, hits = out.split()
@@ -49,21 +49,21 @@ def said(process):
 
 def test_compiled_once_and_found_again_even_by_processes_that_start_together(tmp_path):
     first = [measure(XDG_CACHE_HOME=str(tmp_path)) for _ in range(3)]
-    folders = {said(process)[0] for process in first}
+    folders = {printed(process)[0] for process in first}
     assert len(folders) == 1
     assert folders.pop().startswith(str(tmp_path / "posthoc" / "kernels"))
-    assert said(measure(XDG_CACHE_HOME=str(tmp_path)))[1] == 1
+    assert printed(measure(XDG_CACHE_HOME=str(tmp_path)))[1] == 1
 
 
 def test_nothing_is_kept_where_it_cannot_be_or_should_not_be(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert said(measure(XDG_CACHE_HOME=str(tmp_path / "file"))) == ("None", 0)
-    assert said(measure(XDG_CACHE_HOME=str(tmp_path), POSTHOC_KERNEL_CACHE="off")) == ("None", 0)
+    assert printed(measure(XDG_CACHE_HOME=str(tmp_path / "file"))) == ("None", 0)
+    assert printed(measure(XDG_CACHE_HOME=str(tmp_path), POSTHOC_KERNEL_CACHE="off")) == ("None", 0)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_numbas_own_setting_wins(tmp_path):
-    assert said(measure(NUMBA_CACHE_DIR=str(tmp_path)))[0] == str(tmp_path)
+    assert printed(measure(NUMBA_CACHE_DIR=str(tmp_path)))[0] == str(tmp_path)
 
 
 def test_numbas_settings_are_not_taken_from_the_working_directory(tmp_path, monkeypatch):
@@ -72,14 +72,14 @@ def test_numbas_settings_are_not_taken_from_the_working_directory(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     settings = "assert (numba.config.CACHE_DIR, int(numba.config.DISABLE_JIT)) == ('here', 1)\n"
     code = f"import numba\n{settings}{CODE}{settings}"
-    assert said(measure(code, XDG_CACHE_HOME=str(tmp_path)))[0].startswith(str(tmp_path / "posthoc"))
+    assert printed(measure(code, XDG_CACHE_HOME=str(tmp_path)))[0].startswith(str(tmp_path / "posthoc"))
     assert list(tmp_path.rglob("dfa.fluctuation-*.nbi"))
     assert not (tmp_path / "here").exists()
 
 
 @pytest.mark.parametrize("fault", ["is a link", "belongs to another user", "others can write to ", "inside"])
-@pytest.mark.parametrize("given", [True, False])
-def test_a_cache_that_others_can_fill_is_not_used(tmp_path, fault, given):
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_a_cache_that_others_can_fill_is_not_used(tmp_path, fault, by_variable):
     place = tmp_path / "posthoc" / "kernels" / f"{platform.node()}-{platform.machine()}"
     (place / "inside").mkdir(parents=True)
     if fault == "is a link":
@@ -91,7 +91,7 @@ def test_a_cache_that_others_can_fill_is_not_used(tmp_path, fault, given):
         os.chown(place, 4321, -1)
     else:
         (place / "inside" if fault == "inside" else place).chmod(0o775)
-    process = measure(WHERE, **({"NUMBA_CACHE_DIR": str(place)} if given else {"XDG_CACHE_HOME": str(tmp_path)}))
+    process = measure(WHERE, **({"NUMBA_CACHE_DIR": str(place)} if by_variable else {"XDG_CACHE_HOME": str(tmp_path)}))
     out, err = process.communicate()
     assert out == "None\n"
     assert "Compiled kernels are not kept, for " in err
@@ -130,19 +130,19 @@ def test_settings_made_in_code_stay(tmp_path, monkeypatch, file):
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_the_threads_change_no_bit(threads):
-    assert said(measure(DIGEST, NUMBA_NUM_THREADS=str(threads))) == said(measure(DIGEST, NUMBA_NUM_THREADS="1"))
+    assert printed(measure(DIGEST, NUMBA_NUM_THREADS=str(threads))) == printed(measure(DIGEST, NUMBA_NUM_THREADS="1"))
 
 
 IMPORTED = """
 import os, sys
 sys.modules["fcntl"] = None
 written = []
-def watch(event, given):
+def watch(event, arguments):
     if event in ("os.mkdir", "os.rename", "os.link", "os.symlink") or (
-        event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        and given[0] != os.devnull
+        event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        and arguments[0] != os.devnull
     ):
-        written.append((event, given[0]))
+        written.append((event, arguments[0]))
 import numpy as np, numba, scipy.stats  # what they do is theirs
 sys.addaudithook(watch)
 import posthoc

@@ -132,8 +132,8 @@ def test_gaussian_noise_has_the_covariance_of_the_channels(axis):
     live = np.array([np.ptp(row) > 0 for row in axis.series()])
     expected = np.cov(axis.series()[live])
     redrawn = [redraw(axis, "gaussian", live, k) for k in range(400)]
-    found = np.mean([np.cov(series) for series in redrawn], axis=0)
-    np.testing.assert_allclose(found, expected, atol=0.12 * np.abs(expected).max())
+    covariance = np.mean([np.cov(series) for series in redrawn], axis=0)
+    np.testing.assert_allclose(covariance, expected, atol=0.12 * np.abs(expected).max())
     lagged = np.mean([(series[:, 1:] * series[:, :-1]).mean() for series in redrawn])
     assert abs(lagged) < 0.05 * np.trace(expected) / len(expected)
 
@@ -197,7 +197,7 @@ def test_p_values_of_noise_are_uniform(make, null, measure):
 @pytest.mark.parametrize("null", ["white", "channel", "phase"])
 def test_coupling_is_found(null):
     """A common oscillation in a third of the units."""
-    found = 0
+    rejections = 0
     for replicate in range(100):
         random = np.random.default_rng(replicate)
         x = random.standard_normal((24, 512))
@@ -205,8 +205,8 @@ def test_coupling_is_found(null):
         axis = EpochMaterial(x) if null == "phase" else ImageMaterial(x, np.arange(512) // 128, 1)
         value = kuramoto(axis.series()).metastability
         values = drawn(axis, null, 39, replicate, keys=["metastability"])["metastability"].values
-        found += compare(value, values).p <= 0.05
-    assert found > 95
+        rejections += compare(value, values).p <= 0.05
+    assert rejections > 95
 
 
 @compiled
@@ -216,9 +216,9 @@ def test_coupling_is_found(null):
 )
 def test_noise_through_the_published_protocol(N, classes, smooth, published):
     """What pure noise gives, mean of 20 seeds; the last figure is this test's own, the others are known elsewhere."""
-    found = []
+    exponents = []
     for seed in range(20):
         random = np.random.default_rng(seed)
         series = image_series(random.standard_normal((128, N)), random.integers(0, classes, N), smooth)
-        found.append(mean_alive(dfa(series, published_scales(N), fluctuation="published").alpha))
-    assert integration(found).mean() == pytest.approx(published, abs=0.01)
+        exponents.append(mean_alive(dfa(series, published_scales(N), fluctuation="published").alpha))
+    assert integration(exponents).mean() == pytest.approx(published, abs=0.01)

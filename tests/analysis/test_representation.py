@@ -111,10 +111,10 @@ def test_a_few_channels_stand_for_their_layer():
         results.append(similarity(x, y, (512, 512)))
         plain.append(debiased_cka(x, y))
         ratios.append(participation_ratios(Sample.of(x, 512))[1])
-    found = np.array([(result.cka, result.sd) for result in results])
+    estimates = np.array([(result.cka, result.sd) for result in results])
     assert np.mean(plain) < 0.7
-    assert found[:, 0].mean() == pytest.approx(1, abs=0.03)
-    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.4)
+    assert estimates[:, 0].mean() == pytest.approx(1, abs=0.03)
+    assert estimates[:, 1].mean() == pytest.approx(estimates[:, 0].std(), rel=0.4)
     assert np.mean(ratios) == pytest.approx(participation_ratios(Sample.of(layer))[0], rel=0.05)
     x = layer[:32]
     assert similarity(x, 2 * x, (512, 512), same=True).cka == pytest.approx(1)
@@ -123,13 +123,13 @@ def test_a_few_channels_stand_for_their_layer():
 def test_the_spread_over_images_is_measured():
     random = np.random.default_rng(1)
     mixing = random.standard_normal((2, 6, 6))
-    found = []
+    estimates = []
     for _ in range(300):
         source = random.standard_normal((6, 30))
         result = similarity(mixing[0] @ source, mixing[1] @ source)
-        found.append((result.cka, result.sd))
-    found = np.array(found)
-    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.3)
+        estimates.append((result.cka, result.sd))
+    estimates = np.array(estimates)
+    assert estimates[:, 1].mean() == pytest.approx(estimates[:, 0].std(), rel=0.3)
 
 
 def test_dimensions_are_those_of_many_images():
@@ -179,18 +179,18 @@ def turning(tmp_path_factory):
 
 def test_a_run_s_geometry(turning):
     with open_activations(turning) as activations:
-        found = representation(activations, "mean")
-    np.testing.assert_allclose(found.cka_last[:, 1], 1)
-    assert np.isnan(found.cka_previous[0]).all()
-    assert (found.cka_previous[1:, 0] > 0.9).all()
-    assert (np.diff(found.cka_last[:, 0]) > 0).all()
-    assert abs(found.cka_last[0, 0]) < 0.1
-    np.testing.assert_allclose(np.diagonal(found.cka_layers, axis1=1, axis2=2), 1)
-    assert np.abs(found.cka_layers[:, 0, 1]).max() < 0.1
-    assert np.nanmax(found.cka_last_sd[:, 1]) < 1e-6
-    assert 0.01 < found.cka_last_sd[10, 0] < 0.1
-    assert ((found.participation_ratio > 5) & (found.participation_ratio < 7)).all()
-    assert ((found.effective_rank > 5) & (found.effective_rank <= 6)).all()
+        geometry = representation(activations, "mean")
+    np.testing.assert_allclose(geometry.cka_last[:, 1], 1)
+    assert np.isnan(geometry.cka_previous[0]).all()
+    assert (geometry.cka_previous[1:, 0] > 0.9).all()
+    assert (np.diff(geometry.cka_last[:, 0]) > 0).all()
+    assert abs(geometry.cka_last[0, 0]) < 0.1
+    np.testing.assert_allclose(np.diagonal(geometry.cka_layers, axis1=1, axis2=2), 1)
+    assert np.abs(geometry.cka_layers[:, 0, 1]).max() < 0.1
+    assert np.nanmax(geometry.cka_last_sd[:, 1]) < 1e-6
+    assert 0.01 < geometry.cka_last_sd[10, 0] < 0.1
+    assert ((geometry.participation_ratio > 5) & (geometry.participation_ratio < 7)).all()
+    assert ((geometry.effective_rank > 5) & (geometry.effective_rank <= 6)).all()
 
 
 @pytest.mark.parametrize("signal", ["effective-rank", "participation-ratio"])

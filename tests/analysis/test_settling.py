@@ -31,20 +31,20 @@ def test_many_series_at_once_are_treated_as_each_by_itself(kind, causal):
         rule = partial(stability_index, w_h=0.3)
         alone = expanding(rule, *pairs[:, k]) if causal else rule(*pairs[:, k])
         np.testing.assert_allclose(together[k], alone, atol=1e-9)
-        found = convergence(volatility(alone, 3), 0.4)
-        assert index[k] == (-1 if found is None else found)
+        settled = convergence(volatility(alone, 3), 0.4)
+        assert index[k] == (-1 if settled is None else settled)
 
 
 def test_what_never_converges_settles_all_the_same():
-    found = settling(58, 0.35, 3, 0.5, (0.8, 0.8))
-    assert found["divergent"]["causal"].share == 1
-    assert found["divergent"]["causal"].median == 8
-    assert found["walk"]["causal"].share > 0.98
-    assert found["autoregressive"]["causal"].share > 0.95
-    assert 0.7 < found["white"]["causal"].share < 0.92
+    table = settling(58, 0.35, 3, 0.5, (0.8, 0.8))
+    assert table["divergent"]["causal"].share == 1
+    assert table["divergent"]["causal"].median == 8
+    assert table["walk"]["causal"].share > 0.98
+    assert table["autoregressive"]["causal"].share > 0.95
+    assert 0.7 < table["white"]["causal"].share < 0.92
     strict = settling(58, 0.1, 3, 0.5, (0.8, 0.8))
     assert strict["white"]["causal"].share < 0.1
-    assert settling(58, 0.35, 3, 0.5, (0.8, 0.8)) == found
+    assert settling(58, 0.35, 3, 0.5, (0.8, 0.8)) == table
     assert settling(6, 0.35, 3, 0.5, (math.nan, 0.8))["white"]["causal"].median is None
 
 
@@ -64,11 +64,11 @@ def test_a_run_stands_beside_what_does_not_converge(tmp_path):
     path = make(tmp_path / "a.h5", epochs=24)
     with open_activations(path) as activations:
         summary = compute_metrics(activations, Protocol.named("default", threshold=0.4)).summary
-    found = settling(23, 0.4, 3, 0.5, (0.0, 0.0))["white"]["causal"]
-    assert summary.settling["white"]["causal"] == Settles(found.share, found.median + 1)
+    expected = settling(23, 0.4, 3, 0.5, (0.0, 0.0))["white"]["causal"]
+    assert summary.settling["white"]["causal"] == Settles(expected.share, expected.median + 1)
     assert summary.uneven == ""
     text = sentence(summary)
-    assert f"{found.share:.0%} of series of white noise, half of them by epoch {found.median + 1}" in text
+    assert f"{expected.share:.0%} of series of white noise, half of them by epoch {expected.median + 1}" in text
     assert sentence(dataclasses.replace(summary, settling={})) == ""
 
 
@@ -82,9 +82,9 @@ def test_a_run_stands_beside_what_does_not_converge(tmp_path):
     ([None] * 5, [None] * 5, None),
 ])  # fmt: skip
 def test_uneven_checkpoints(steps, epochs, gap):
-    found = unevenness(steps, epochs)
-    assert bool(found) == (gap is not None)
-    assert (gap or "") in found
+    reason = unevenness(steps, epochs)
+    assert bool(reason) == (gap is not None)
+    assert (gap or "") in reason
 
 
 def test_uneven_checkpoints_have_no_volatility_and_no_epoch_axis(tmp_path):

@@ -25,9 +25,9 @@ def tables():
 
 
 def shares(tables, axis_of, null, replicates):
-    found = [tables.p_values(axis_of(np.random.default_rng([replicate, 7])), (null,), 39, replicate)
+    p = [tables.p_values(axis_of(np.random.default_rng([replicate, 7])), (null,), 39, replicate)
              for replicate in range(replicates)]  # fmt: skip
-    return (np.array(found) <= 0.05).mean(axis=0)
+    return (np.array(p) <= 0.05).mean(axis=0)
 
 
 @compiled

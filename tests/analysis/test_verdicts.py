@@ -111,8 +111,8 @@ def test_a_family_with_nothing_in_it_is_seldom_rejected():
         drawn = [random.standard_normal(39) for _ in values]
         stages = [[39] for _ in values]
         while True:
-            p = np.array([two_sided_p(*one) for one in zip(values, drawn, stages, strict=True)])
-            more = worth_drawing(p, np.array([len(one) for one in drawn]), 2559)
+            p = np.array([two_sided_p(*test) for test in zip(values, drawn, stages, strict=True)])
+            more = worth_drawing(p, np.array([len(draws) for draws in drawn]), 2559)
             if not more.any():
                 break
             for k in np.flatnonzero(more):
