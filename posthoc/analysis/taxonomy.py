@@ -93,8 +93,8 @@ def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
     and an H that differs from its deciding null; where the correlations matter (from `partial` on) also for an M that
     differs from its own, and for intervals of theirs that say whether both have these signs.
 
-    >>> classify(Evidence(0.057, 0.864, -0.760), Taxonomy("taxonomy-1")).name
-    'rigidly synchronised'
+    >>> print(classify(Evidence(0.057, 0.864, -0.760), Taxonomy("taxonomy-1")).name)
+    rigidly synchronised
     >>> classify(Evidence(0.057, 0.864, -0.760)).reason
     'fewer than 10 epochs have an H_eff: 0'
     """
