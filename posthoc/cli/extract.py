@@ -151,7 +151,7 @@ def command(
     if len(checkpoints) == 1 and not dry_run:
         try_output(output or Path("activations.h5"), force)
     Request(**options).check_places(() if follow else checkpoints)
-    from posthoc.replay.layout import is_file_of_run, run_folders
+    from posthoc.replay.listing import are_runs, run_folders
     from posthoc.replay.plan import plan_extraction
     from posthoc.replay.run import follow_extraction, run_extraction
     from posthoc.replay.scaling import better_scaling
@@ -189,9 +189,7 @@ def command(
         echo(result.path)
         return result.skipped
 
-    several = (
-        len(checkpoints) > 1 and not any(map(is_file_of_run, checkpoints)) and any(p.is_dir() for p in checkpoints)
-    )
+    several = are_runs(checkpoints)
     work: list[tuple[str, Path | list[Path], Path]]
     if several:
         home = output or Path("posthoc-runs")

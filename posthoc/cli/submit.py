@@ -99,7 +99,7 @@ def command(
         try_output(output / "submission.json", force=True, make=True)
     from posthoc.cluster.jobs import Resources
     from posthoc.cluster.submit import Work, submit
-    from posthoc.replay.layout import run_folders
+    from posthoc.replay.listing import run_folders
 
     context = click.get_current_context()
     extraction = {parameter.name: parameter for parameter in context.command.params if parameter.name in replayed}

@@ -1,14 +1,11 @@
 """Which checkpoints make one training run, and in which order."""
 
-import contextlib
 import difflib
 import fnmatch
 import itertools
 import math
-import os
 import re
 import shlex
-import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,18 +14,12 @@ from textwrap import shorten
 from typing import Any
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.files import KINDS, names_apart, read_json
+from posthoc.files import read_json
 from posthoc.replay.checkpoint import MOST_NUMBERS, read_header
 from posthoc.replay.copies import Candidate, Group, Shape, without_copies
-from posthoc.replay.formats.table import (
-    endings,
-    files_of,
-    is_checkpoint_folder,
-    is_indivisible,
-    is_named_like_a_checkpoint,
-    looks_like_a_checkpoint,
-    parts_of,
-)
+from posthoc.replay.formats.hub import revisions
+from posthoc.replay.formats.table import endings, files_of, is_indivisible, is_named_like_a_checkpoint
+from posthoc.replay.listing import STRANGE, checkpoint_folders, irregular, listed, listed_of, runs_below
 from posthoc.replay.names import as_glob
 from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, parse_places
@@ -37,15 +28,6 @@ from posthoc.replay.weights import MAIN, Pick
 
 LISTED = 8
 """So many groups are named in an error."""
-FOLDERS_SEARCHED = 100
-"""In so many folders below one a checkpoint is looked for, to tell where there are some."""
-STRANGE = re.compile(
-    r"\.(onnx|keras|zip|joblib|gguf|pb|tflite|msgpack|pdparams|index|data-\d{5}-of-\d{5}|h5|hdf5|np[yz])\Z",
-    re.IGNORECASE,
-)
-"""Endings of what people take for checkpoints, or keep beside them."""
-DATA = re.compile(r"\.(h5|hdf5|np[yz])\Z", re.IGNORECASE)
-"""Endings of data, which are no surprise beside checkpoints."""
 RUN_JSON_BYTES = 2**20
 RUN_JSON: dict[str, tuple[type, ...]] = {
     "model": (str,), "recipe": (str,), "dataset": (str,), "normalization": (str, dict), "image_size": (int,), "seed": (int,),
@@ -80,31 +62,6 @@ class Run:
         return f"{len(self.checkpoints)} checkpoints, {first.when} to {last.when}"
 
 
-def is_file_of_run(place: Path) -> bool:
-    """Whether `place` is a checkpoint, rather than the folder of a run."""
-    if place.is_dir():
-        return is_checkpoint_folder(place)
-    return place.is_file() and (is_named_like_a_checkpoint(place) or _is_nameless_checkpoint(place))
-
-
-def run_folders(places: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Several folders, each that of a run, with the names that tell them apart; files beside them are no run.
-
-    Raises UsageError for a checkpoint, PosthocError for what is not there.
-    """
-    folders = []
-    for place in places:
-        if is_file_of_run(place):
-            raise UsageError(f"{place} is a checkpoint; of several runs give the folders, of one run its folder alone.")
-        if not place.exists():
-            raise PosthocError(f"{place} does not exist.")
-        folders += [place] if place.is_dir() else []
-    folders = list({folder.resolve(): folder for folder in folders}.values())
-    if not folders:
-        raise UsageError(f"{', '.join(map(str, places))}: none is a folder.")
-    return list(zip(names_apart([folder.absolute() for folder in folders]), folders, strict=True))
-
-
 def find_run(
     place: Path | Sequence[Path],
     select: str | None = None,
@@ -126,22 +83,28 @@ def find_run(
     if order not in (None, *ORDERS):
         raise UsageError(f"Unknown --order {order!r}; give {' or '.join(ORDERS)}.")
     given = parse_places(placed)
-    if isinstance(place, Path) and not (place.exists() or place.is_symlink()):
-        raise PosthocError(f"No such file or folder: {place}.")
-    if isinstance(place, Path) and not (place.is_dir() and not is_indivisible(place)):
-        return _single(place, pick, order, given)
-    folder, paths, strangers = _listed(place)
-    places = _placed(folder, paths, given)
-    if select is not None:
-        paths = [path for path in paths if path in places or _matches(path.name, select)]
-        strangers = [(path, reason) for path, reason in strangers if _matches(path.name, select)]
+    if isinstance(place, Path):
+        if not (place.exists() or place.is_symlink()):
+            raise PosthocError(f"No such file or folder: {place}.")
+        place = revisions(place) or place
+        if not place.is_dir() or is_indivisible(place):
+            return _single(place, pick, order, given)
+        listing = listed(place, whole=bool(select or placed))
+    else:
+        listing = listed_of(place)
+    folder = listing.folder
+    places = _placed(folder, listing.paths, given)
+    paths = [path for path in listing.paths if select is None or path in places or _matches(path.name, select)]
+    strangers = [row for row in listing.apart if select is None or _matches(row[0].name, select)]
     if not paths:
-        raise PosthocError(_nothing(folder, select, strangers))
+        below = runs_below(folder)
+        if len(below) == 1 and below[0] != place and not (strangers or select):
+            return _found_below(below[0], find_run(below[0], None, pick, skip_damaged, order, placed))
+        raise PosthocError(_nothing(folder, select, strangers, below))
     candidates, apart, damaged = _read(paths, pick, skip_damaged)
     if not candidates:
         raise PosthocError(_only_strangers(folder, apart, damaged))
-    parts = {item.path for item in candidates} <= set(files_of(folder)) if is_checkpoint_folder(folder) else False
-    if parts and isinstance(place, Path):
+    if isinstance(place, Path) and _is_all_of(place, candidates):
         return _single(place, pick, order, given)
     rest = [item for item in candidates if item.path not in places]
     groups = _grouped(rest, runs=order != "name", networks=sound)
@@ -159,8 +122,16 @@ def find_run(
     reasons = (
         (path, error.what if isinstance(error, StrangerError) else "no network's weights") for path, error in apart
     )
-    aside = [*strangers, *reasons]
-    return _run(folder, ordered, copies, aside, damaged)
+    return _run(folder, ordered, [*listing.copies, *copies], [*strangers, *reasons], damaged)
+
+
+def _found_below(folder: Path, run: Run) -> Run:
+    return replace(run, notes=(f"found in {folder}, the only folder below that holds checkpoints", *run.notes))
+
+
+def _is_all_of(folder: Path, candidates: Sequence[Candidate]) -> bool:
+    """Whether all that was found in a folder are the files of one checkpoint, which the folder is."""
+    return bool(checkpoint_folders([folder])) and {item.path for item in candidates} <= set(files_of(folder))
 
 
 def _run(
@@ -192,7 +163,7 @@ def _within_numbers(checkpoints: tuple[Checkpoint, ...]) -> tuple[tuple[Checkpoi
 
 def _single(place: Path, pick: Pick, order: str | None, given: Mapping[str, int]) -> Run:
     """The run of one checkpoint, whatever its name."""
-    if reason := _irregular(place):
+    if reason := irregular(place):
         raise PosthocError(f"{place} is {reason}; give a checkpoint or the folder of a run.")
     header = read_header(place, pick)
     placed = _placed(place.absolute().parent, [place.absolute()], given)
@@ -252,120 +223,15 @@ def _network(shapes: Mapping[str, tuple[int, ...]]) -> Shape:
     return frozenset((short, shapes[name]) for name, short in names.items() if not short.endswith(UNUSED))
 
 
-def _children(folder: Path) -> tuple[Path, list[Path]]:
-    try:
-        return folder, sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise PosthocError(f"Cannot read {folder}: {error.strerror or error}.") from error
-
-
-def _given(places: Sequence[Path]) -> tuple[Path, list[Path]]:
-    """The folder of checkpoints that were given one by one, and these."""
-    folders = {path.absolute().parent for path in places}
-    if len(folders) != 1:
-        raise UsageError(
-            f"The files of one run lie in one folder, these in {len(folders)} ({places[0]}, ..., {places[-1]}); give the "
-            "folder of each run, or link the files into one folder."
-        )
-    for path in places:
-        if not (path.exists() or path.is_symlink()):
-            raise PosthocError(f"{path} does not exist.")
-        if path.is_dir() and not is_checkpoint_folder(path) and _holds_some(path):
-            raise UsageError(
-                f"{path} is a folder that holds checkpoints, and not all that was given are such folders; give folders, each "
-                "that of a run, or the checkpoints of one run."
-            )
-    folder = places[0].parent
-    return folder, sorted({folder / path.name for path in places})
-
-
-def _listed(place: Path | Sequence[Path]) -> tuple[Path, list[Path], list[tuple[Path, str]]]:
-    """The folder, the checkpoints in it or those given, and what is no file and is left alone, with the reason.
-
-    Shards of an index are no checkpoints of their own.
-    """
-    folder, children = _children(place) if isinstance(place, Path) else _given(place)
-    paths, strangers = [], []
-    for path in children:
-        if reason := _irregular(path):
-            strangers.append((path, reason))
-        elif path.is_dir():
-            if is_checkpoint_folder(path):
-                paths.append(path)
-            elif is_named_like_a_checkpoint(path):
-                strangers.append((path, "a folder"))
-        elif not os.access(path, os.R_OK):
-            if is_named_like_a_checkpoint(path) or not path.suffix:
-                strangers.append((path, "not readable"))
-        elif is_named_like_a_checkpoint(path) or STRANGE.search(path.name) or _is_nameless_checkpoint(path):
-            paths.append(path)
-    if any(is_named_like_a_checkpoint(path) or not STRANGE.search(path.name) for path in paths):
-        paths = [path for path in paths if is_named_like_a_checkpoint(path) or not DATA.search(path.name)]
-    parts: set[Path] = set()
-    for path in paths:
-        with contextlib.suppress(PosthocError):  # what is no checkpoint is met again when it is read
-            parts |= parts_of(path)
-    return folder, [path for path in paths if path not in parts], strangers
-
-
-def _irregular(path: Path) -> str | None:
-    """What a thing is that is neither file nor folder, or a checkpoint's folder with such a thing; it is not opened."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode):
-            return None
-        if stat.S_ISDIR(mode):
-            inside = path.iterdir() if is_checkpoint_folder(path) else ()
-            reasons = ((child.name, _irregular(child)) for child in inside if not child.is_dir())
-            return next((f"a folder in which {name} is {reason}" for name, reason in reasons if reason), None)
-    except OSError as error:
-        return "a link to nothing" if path.is_symlink() else f"not readable ({error.strerror or error})"
-    return f"a {KINDS.get(stat.S_IFMT(mode), 'special file')}"
-
-
-def _is_nameless_checkpoint(path: Path) -> bool:
-    """Whether a file without an ending (or with a number for one) is a checkpoint by its first bytes."""
-    return bool(re.fullmatch(r"(\.[0-9]+)?", path.suffix)) and looks_like_a_checkpoint(path)
-
-
-def _nothing(place: Path, select: str | None, strangers: Sequence[tuple[Path, str]]) -> str:
+def _nothing(place: Path, select: str | None, apart: Sequence[tuple[Path, str]], below: Sequence[Path]) -> str:
     which = f" matching {select!r}" if select else ""
     text = f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in endings())})"
-    if strangers and not select:
-        return f"{text}; {strangers[0][0].name} is {strangers[0][1]}."
-    inside = [child for child in sorted(place.iterdir()) if child.is_dir() and _holds_some(child)]
-    if not inside or select:
+    if apart and not select:
+        return f"{text}; {apart[0][0].name} is {apart[0][1]}."
+    if not below or select:
         return f"{text}."
-    if linking := _linking(place, inside):
-        return (
-            f"{text}; it has a folder for each checkpoint ({inside[0].name}, ...), a layout that is not read; link them "
-            f"into one folder and give that: {linking}"
-        )
-    names = ", ".join(str(child) for child in inside[:5])
-    return f"{text}; there are some in {names}{', ...' if len(inside) > 5 else ''}: give one of these."
-
-
-def _holds_some(folder: Path) -> bool:
-    """Whether a checkpoint lies in the folder, or a little below; a whole disk is not searched."""
-    below = itertools.islice(os.walk(folder), FOLDERS_SEARCHED)
-    return any(is_named_like_a_checkpoint(Path(name)) for _, folders, files in below for name in [*files, *folders])
-
-
-def _linking(place: Path, inside: Sequence[Path]) -> str | None:
-    """The command that links the checkpoints of a folder per checkpoint into one folder, if that is the layout."""
-    if len({form_of(child, runs=False) for child in inside}) > 1 or len(inside) < 2:
-        return None
-    names = [{path.name for path in child.iterdir() if is_named_like_a_checkpoint(path)} for child in inside]
-    common = set.intersection(*names)
-    if not common or max(map(len, names)) > 3:  # a run of its own in each
-        return None
-    name = min(common, key=lambda name: (not re.search("model|weights|ckpt|checkpoint", name.lower()), name))
-    where, to = shlex.quote(str(place)), shlex.quote(f"{place}-links")
-    ending = name[name.index(".") :]
-    return (
-        f'mkdir {to} && for d in {where}/*/; do ln -s "$(realpath "$d")/"{shlex.quote(name)} '
-        f'{to}/"$(basename "$d")"{shlex.quote(ending)}; done'
-    )
+    names = ", ".join(str(child) for child in below[:5])
+    return f"{text}; there are some in {names}{', ...' if len(below) > 5 else ''}: give one of these."
 
 
 def _only_strangers(

@@ -267,19 +267,6 @@ def test_torch_distributed_checkpoint(tmp_path):
         read_header(tmp_path / "run" / "1")
 
 
-def test_deepspeed_names_the_command_that_converts_it(tmp_path):
-    folder = tmp_path / "run" / "global_step100"
-    folder.mkdir(parents=True)
-    torch.save({"module": {}}, folder / "mp_rank_00_model_states.pt")
-    for path in (tmp_path / "run", folder):
-        with pytest.raises(
-            PosthocError, match=rf"python -m deepspeed\.utils\.zero_to_fp32 {tmp_path}/run {tmp_path}/run/fp32"
-        ):
-            find_run(path)
-        (tmp_path / "run" / "latest").write_text("global_step100")
-        (tmp_path / "run" / "zero_to_fp32.py").write_text("")
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kind", ["resnet18", "compiled", "parallel", "scripted"])
 def test_whole_modules(tmp_path, kind, zipped):

@@ -5,7 +5,11 @@ A new format is a file that makes its `Format`, and its line here. A module outs
 """
 
 from posthoc.replay.formats.deepspeed import DEEPSPEED
+from posthoc.replay.formats.diffusers import DIFFUSERS
 from posthoc.replay.formats.distributed import DISTRIBUTED
+from posthoc.replay.formats.folder import FOLDER
+from posthoc.replay.formats.hub import HUB
+from posthoc.replay.formats.megatron import MEGATRON
 from posthoc.replay.formats.safetensors import SAFETENSORS
 from posthoc.replay.formats.shards import SHARDS
 from posthoc.replay.formats.table import FORMATS as FORMATS
@@ -14,12 +18,11 @@ from posthoc.replay.formats.table import Format as Format
 from posthoc.replay.formats.table import Preview as Preview
 from posthoc.replay.formats.torch_pickle import TORCH_PICKLE
 from posthoc.replay.formats.torch_zip import TORCH_ZIP
-from posthoc.replay.formats.trainer import TRAINER
 from posthoc.replay.source import Source as Source
 from posthoc.replay.tensors import DTYPES as DTYPES
 from posthoc.replay.tensors import Block as Block
 from posthoc.replay.tensors import reader as reader
 from posthoc.replay.tensors import stored_blocks as stored_blocks
 
-for _format in (SAFETENSORS, TORCH_PICKLE, TORCH_ZIP, SHARDS, DEEPSPEED, TRAINER, DISTRIBUTED):
+for _format in (SAFETENSORS, TORCH_PICKLE, TORCH_ZIP, SHARDS, HUB, FOLDER, DIFFUSERS, DEEPSPEED, MEGATRON, DISTRIBUTED):
     FORMATS.setdefault(_format.name, _format)

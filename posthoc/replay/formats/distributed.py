@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from posthoc.replay.formats import torch_pickle, torch_zip
+from posthoc.replay.formats.folder import trainer_state
 from posthoc.replay.formats.table import Content, Format
-from posthoc.replay.formats.trainer import trainer_state
 from posthoc.replay.modules import mapping
 from posthoc.replay.pickles import Bounded, Record, unpickle
 from posthoc.replay.source import Source

@@ -59,8 +59,9 @@ class Format:
     matches: whether a file or folder is of it, by its first bytes or the names in it; open: reads it but for its
     tensors, all that is made being charged to the source's budget; files: those of a checkpoint, itself first, where it
     has several; endings: how names of its files end, in small letters: folders are searched for them, and they say what
-    a damaged file was; inside: names by one of which its folders are known, for an error; divisible: the files of its
-    folders may be checkpoints of their own; write: writes a small sound one, for tests.
+    a damaged file was; inside: names of which one makes a folder certainly a checkpoint; divisible: the files of its
+    folders may be checkpoints of their own, unless such a name is among them or the folder's name counts epochs or steps;
+    write: writes a small sound one, for tests.
 
     `open` and `files` open files through the source alone. What they raise for a damaged file (ValueError, EOFError,
     LookupError, TypeError, ...) becomes one sentence; UnsupportedError is for what is sound and not read.
@@ -125,7 +126,7 @@ def looks_like_a_checkpoint(path: Path) -> bool:
         return False
 
 
-def _folder_formats(folder: Path) -> list[Format]:
+def folder_formats(folder: Path) -> list[Format]:
     """The formats that a folder is of; of none where it may not be looked into."""
     try:
         seen = preview(folder)
@@ -134,14 +135,9 @@ def _folder_formats(folder: Path) -> list[Format]:
     return [form for form in FORMATS.values() if seen.is_folder and form.matches(seen)]
 
 
-def is_checkpoint_folder(folder: Path) -> bool:
-    """Whether `folder` is one checkpoint in several files; one that may not be looked into is none."""
-    return bool(_folder_formats(folder))
-
-
 def is_indivisible(folder: Path) -> bool:
     """Whether the files in `folder` are parts of one checkpoint and none is a checkpoint of its own."""
-    return any(not form.divisible for form in _folder_formats(folder))
+    return any(not form.divisible for form in folder_formats(folder))
 
 
 def format_to_read(seen: Preview) -> Format:
@@ -171,9 +167,9 @@ def files_of(path: Path, source: Source | None = None) -> list[Path]:
 
 
 def parts_of(path: Path) -> set[Path]:
-    """The other files of a checkpoint whose file is named as one of several."""
-    several = any(form.files and form.names(path) for form in FORMATS.values())
-    return set(files_of(path)) - {path} if several and path.is_file() else set()
+    """The files of a checkpoint beside the one that it is opened by."""
+    several = path.is_dir() or any(form.files and form.names(path) for form in FORMATS.values() if form.endings)
+    return set(files_of(path)) - {path} if several else set()
 
 
 def digest(path: Path, source: Source | None = None) -> str:

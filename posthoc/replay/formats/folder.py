@@ -1,0 +1,128 @@
+"""Folders that hold one checkpoint: the model's file beside those of optimiser, scheduler and trainer."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from posthoc.errors import PosthocError
+from posthoc.replay.formats.table import (
+    Content,
+    Format,
+    Preview,
+    files_of,
+    is_named_like_a_checkpoint,
+    open_content,
+    preview,
+)
+from posthoc.replay.names import WORD, form
+from posthoc.replay.source import Source
+from posthoc.replay.strangers import NoWeightsError
+from posthoc.replay.weights import MAIN, find_weights
+
+INSIDE = (
+    "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json",
+    "pytorch_model_fsdp_0", "adapter_model.safetensors", "adapter_model.bin", "lit_model.pth",
+    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors.index.json", "model_optim_rng.pt",
+)  # fmt: skip
+"""What holds the weights in a folder of Transformers, Accelerate, PEFT, Diffusers, LitGPT or Megatron; the first counts."""
+USUAL = re.compile(
+    r"(model|net|network|weights|state_dict|model_state|model_state_dict|checkpoint|ckpt|consolidated(\.00)?)\.[a-z]+"
+)
+"""What a script of one's own calls the file of the model, where that lies beside others."""
+OTHERS = frozenset({"optim", "optimizer", "optimiser", "opt", "scheduler", "sched", "scaler", "rng", "random", "args"})
+"""Words in the names of files beside it."""
+
+
+def model_files(names: frozenset[str]) -> list[str]:
+    """The file of the model among those in a folder; where the names do not tell, those that may be it.
+
+    >>> model_files(frozenset({"model.pt", "optim.pt", "train.pt"})), model_files(frozenset({"actor.pt", "critic.pt"}))
+    (['model.pt'], ['actor.pt', 'critic.pt'])
+    """
+    if known := next((name for name in INSIDE if name in names), None):
+        return [known]
+    files = sorted(name for name in names if is_named_like_a_checkpoint(Path(name)) and not name.startswith("."))
+    files = [name for name in files if OTHERS.isdisjoint(word.lower() for word in WORD.findall(name))]
+    usual = [name for name in files if USUAL.fullmatch(name.lower())]
+    return usual if len(usual) == 1 else files
+
+
+def _matches(seen: Preview) -> bool:
+    """Whether there is a file of the model, and not a series of them, whose names differ by their numbers."""
+    files = model_files(seen.names) if seen.is_folder else []
+    return 0 < len(files) == len({form(name) for name in files})
+
+
+def _open(source: Source, folder: Path) -> Content:
+    files = model_files(preview(folder).names)
+    content = open_content(source, folder / files[0]) if len(files) == 1 else _several(source, folder, files)
+    return replace(content, recorded={**content.recorded, **trainer_state(source, folder)})
+
+
+def _several(source: Source, folder: Path, files: list[str]) -> Content:
+    """Those of the files that hold weights, by their names without endings; all is as in the file where it is but one."""
+    contents: dict[str, Content] = {}
+    tree: dict[str, dict[str, Any]] = {}
+    for name in files:
+        content = open_content(source, folder / name)
+        key = name.partition(".")[0]
+        key = name if key in contents else key
+        try:
+            tree[key] = find_weights(content.tree, MAIN, folder / name, source.budget)
+            contents[key] = content
+        except NoWeightsError:
+            continue
+    if len(contents) == 1:
+        return next(iter(contents.values()))
+    places = {id(tensor): key for key, weights in tree.items() for tensor in weights.values()}
+
+    def read(wanted: Mapping[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
+        tensors = {}
+        for key, content in contents.items():
+            part = {name: tensor for name, tensor in wanted.items() if places[id(tensor)] == key}
+            tensors.update(content.read(part, into, pin) if part else {})
+        return {name: tensors[name] for name in wanted}
+
+    return Content(tree, {}, read)
+
+
+def _files(source: Source, folder: Path) -> list[Path]:
+    return [file for name in model_files(preview(folder).names) for file in files_of(folder / name, source)]
+
+
+def trainer_state(source: Source, folder: Path) -> dict[str, Any]:
+    """Step, epoch and last evaluation that Transformers' Trainer wrote beside the weights; the step is in the name."""
+    recorded: dict[str, Any] = {}
+    step = re.fullmatch(r".*\D(\d{1,18})", folder.name)
+    if folder.name.startswith("checkpoint-") and step:
+        recorded["global_step"] = int(step[1])
+    path = folder / "trainer_state.json"
+    if not path.is_file():
+        return recorded
+    state = source.read_json(path)
+    try:
+        recorded |= {key: state[key] for key in ("epoch", "global_step") if key in state}
+        for row in state.get("log_history", []):
+            if row.get("step") == state.get("global_step"):
+                recorded |= {key: value for key, value in row.items() if key.startswith("eval_") or key == "loss"}
+    except (TypeError, AttributeError) as error:
+        raise PosthocError(f"{path} is not what Transformers' Trainer writes ({error}); mend or remove it.") from error
+    return recorded
+
+
+def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
+    folder.mkdir()
+    save_file(dict(weights), folder / INSIDE[0])
+    log = [{"step": 40, "epoch": 1.5, "eval_loss": 0.5}]
+    state = {"epoch": 1.5, "global_step": 40, "log_history": log}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+
+
+FOLDER = Format("folder of a checkpoint", _matches, _open, _files, inside=INSIDE, divisible=True, write=_write)

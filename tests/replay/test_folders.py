@@ -1,0 +1,178 @@
+"""One folder for each checkpoint, as trainers lay them out, and runs that lie below the folder that is given."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.checkpoint import read_header, read_weights
+from posthoc.replay.formats.table import files_of
+from posthoc.replay.layout import find_run
+from posthoc.replay.listing import are_runs, run_folders
+from posthoc.replay.weights import Pick
+
+
+def weights(seed):
+    torch.manual_seed(seed)
+    return {"fc.weight": torch.randn(2, 3), "fc.bias": torch.randn(2)}
+
+
+def optimizer(state):
+    moments = {k: {"step": torch.tensor(5.0), "exp_avg": tensor} for k, tensor in enumerate(state.values())}
+    return {"state": moments, "param_groups": [{"lr": 0.1, "params": list(moments)}]}
+
+
+def save(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+
+
+def same(path, state, pick=None):
+    loaded = read_weights(path, pick or Pick())
+    return loaded.keys() == state.keys() and all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def places(place, **options):
+    return [(c.path.name, c.epoch, c.step) for c in find_run(place, **options).checkpoints]
+
+
+LAYOUTS = {
+    "script": ("epoch_{}", "model.pt", ("optim.pt", "sched.pt", "rng.pth"), "epoch"),
+    "one file": ("epoch_{}", "resnet.pth", ("optimizer.pth",), "epoch"),
+    "numbers": ("{}", "weights.pt", (), "epoch"),
+    "Transformers": ("checkpoint-{}", "pytorch_model.bin", ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"), "step"),
+    "step": ("step-{}", "pytorch_model.bin", ("optimizer.bin",), "step"),
+    "PEFT": ("checkpoint-{}", "adapter_model.safetensors", ("optimizer.pt",), "step"),
+    "LitGPT": ("step-{:08}", "lit_model.pth", (), "step"),
+    "OLMo": ("step{}-unsharded", "model.pt", ("optim.pt", "train.pt"), "step"),
+    "Diffusers": ("checkpoint-{}", "diffusion_pytorch_model.safetensors", (), "step"),
+    "Diffusers, training": ("checkpoint-{}", "unet/diffusion_pytorch_model.safetensors", ("optimizer.bin",), "step"),
+    "DeepSpeed": ("global_step{}", "mp_rank_00_model_states.pt", ("zero_pp_rank_0_mp_rank_00_optim_states.pt",), "step"),
+    "Megatron": ("iter_{:07}", "mp_rank_00/model_optim_rng.pt", (), "step"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_folder_for_each_checkpoint(tmp_path, name):
+    """The model's file, in the order of the folders' names."""
+    folder, file, others, unit = LAYOUTS[name]
+    wrapper = {"DeepSpeed": "module", "Megatron": "model"}.get(name)
+    for k in (1, 2, 10):
+        save(tmp_path / "run" / folder.format(k) / file, {wrapper: weights(k), "args": None} if wrapper else weights(k))
+        for other in others:
+            save(tmp_path / "run" / folder.format(k) / other, optimizer(weights(0)))
+    (tmp_path / "run" / "latest").write_text("global_step10")
+    run = find_run(tmp_path / "run")
+    expected = [(folder.format(k), *((k, None) if unit == "epoch" else (None, k))) for k in (1, 2, 10)]
+    assert [(c.path.name, c.epoch, c.step) for c in run.checkpoints] == expected
+    for k, checkpoint in zip((1, 2, 10), run.checkpoints, strict=True):
+        assert same(checkpoint.path, weights(k))
+        assert files_of(checkpoint.path) == [tmp_path / "run" / folder.format(k) / file]
+    given = [tmp_path / "run" / folder.format(k) for k in (10, 1)]
+    assert not are_runs(given)
+    assert places(given) == [expected[0], expected[2]]
+    if "/" not in file:
+        assert places([place / file for place in given]) == [expected[0], expected[2]]
+    if name != "numbers":
+        assert [row[1:] for row in places(given[0])] == [expected[2][1:]]
+
+
+def test_folders_that_are_runs_stay_several(tmp_path):
+    for k in (1, 2):
+        for name in (f"seed{k}/final.pt", f"model_v{k}/epoch_1.pt", f"model_v{k}/epoch_2.pt"):
+            save(tmp_path / name, weights(k))
+        for name in ("checkpoint-5/model.safetensors", "checkpoint-10/model.safetensors", "model.safetensors"):
+            save(tmp_path / f"train_{k}" / name, weights(5 if "-5" in name else 10))
+    for group in ("seed", "model_v", "train_"):
+        given = [tmp_path / f"{group}{k}" for k in (1, 2)]
+        assert are_runs(given)
+        assert [folder for _, folder in run_folders(given)] == given
+    assert places(tmp_path / "train_1") == [("checkpoint-5", None, 5), ("checkpoint-10", None, 10)]
+    with pytest.raises(PosthocError, match=r"there are some in .*model_v1, .*train_1, \.\.\.: give one of these"):
+        find_run(tmp_path)
+
+
+def test_what_lies_in_a_folder_is_decided_by_content_where_names_do_not_tell(tmp_path):
+    for k in (1, 2):
+        save(tmp_path / "run" / f"epoch_{k}" / "resnet.pt", weights(k))
+        save(tmp_path / "run" / f"epoch_{k}" / "moments.pt", optimizer(weights(0)))
+        save(tmp_path / "gan" / f"epoch_{k}" / "actor.pt", weights(k))
+        save(tmp_path / "gan" / f"epoch_{k}" / "critic.pt", {"state_dict": weights(k + 10), "loss": 3.0})
+    assert places(tmp_path / "run") == [("epoch_1", 1, None), ("epoch_2", 2, None)]
+    assert same(tmp_path / "run" / "epoch_2", weights(2))
+    with pytest.raises(
+        PosthocError, match=r"epoch_1 holds several networks; choose with --weights-key actor or critic"
+    ):
+        find_run(tmp_path / "gan")
+    assert places(tmp_path / "gan", pick=Pick("critic")) == [("epoch_1", 1, None), ("epoch_2", 2, None)]
+    for k in (1, 2):
+        assert same(tmp_path / "gan" / f"epoch_{k}", weights(k), Pick("actor"))
+        assert same(tmp_path / "gan" / f"epoch_{k}", weights(k + 10), Pick("critic"))
+    with pytest.raises(UsageError, match="lie in one folder, these in 2"):
+        find_run([tmp_path / "gan" / f"epoch_{k}" / "actor.pt" for k in (1, 2)])
+
+
+@pytest.mark.parametrize(
+    ("names", "command"),
+    [
+        (("global_step100/zero_pp_rank_0_mp_rank_00_model_states.pt",),
+         "python -m deepspeed.utils.zero_to_fp32 {0} {0}/fp32-global_step100 --tag global_step100"),
+        (("global_step100/mp_rank_00_model_states.pt", "global_step100/mp_rank_01_model_states.pt"),
+         "python tools/convert_checkpoint/deepspeed_to_megatron.py --input_folder {0}/global_step100 "
+         "--output_folder {0}/global_step100-merged --target_tp 1 --target_pp 1"),
+        (("iter_0000100/mp_rank_00/model_optim_rng.pt", "iter_0000100/mp_rank_01/model_optim_rng.pt"),
+         "python tools/checkpoint/convert.py --model-type GPT --loader core --saver core --load-dir {0} --save-dir {0}-merged "
+         "--target-tensor-parallel-size 1 --target-pipeline-parallel-size 1"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_split_are_refused_with_the_command_that_merges_them(tmp_path, names, command):
+    for name in names:
+        save(tmp_path / "run" / name, {"module": weights(1)})
+    for place in (tmp_path / "run", tmp_path / "run" / names[0].partition("/")[0]):
+        with pytest.raises(PosthocError, match=re.escape(command.format(tmp_path / "run"))):
+            find_run(place)
+
+
+def test_a_trainer_that_left_its_weights_to_deepspeed(tmp_path):
+    folder = tmp_path / "checkpoint-500"
+    save(folder / "global_step500" / "mp_rank_00_model_states.pt", {"module": weights(1), "global_steps": 500})
+    (folder / "trainer_state.json").write_text(json.dumps({"epoch": 1.0, "global_step": 500}))
+    (folder / "latest").write_text("global_step500")
+    save(tmp_path / "checkpoint-600" / "model.safetensors", weights(2))
+    save(tmp_path / "checkpoint-600" / "global_step600" / "mp_rank_00_model_states.pt", {"module": weights(2)})
+    assert places(tmp_path) == [("checkpoint-500", None, 500), ("checkpoint-600", None, 600)]
+    assert same(folder, weights(1))
+
+
+BELOW = ["lightning_logs/version_0/checkpoints", "mlruns/0/0123abcd/artifacts/checkpoints", "out/checkpoints"]
+
+
+@pytest.mark.parametrize("below", BELOW)
+def test_the_only_folder_below_that_holds_checkpoints_is_the_run(tmp_path, below):
+    for epoch in (1, 2):
+        saved = {"state_dict": weights(epoch), "epoch": epoch, "global_step": 9 * epoch}
+        save(tmp_path / below / f"epoch={epoch}-step={9 * epoch}.ckpt", saved)
+    run = find_run(tmp_path)
+    assert [(c.epoch, c.step) for c in run.checkpoints] == [(1, 9), (2, 18)]
+    assert run.notes[0] == f"found in {tmp_path / below}, the only folder below that holds checkpoints"
+    save(tmp_path / below / ".." / "elsewhere" / "final.pt", weights(3))
+    assert len(find_run(tmp_path).checkpoints) == 2
+    shutil.copytree(tmp_path / below, tmp_path / "again" / "checkpoints")
+    with pytest.raises(PosthocError, match="give one of these"):
+        find_run(tmp_path)
+
+
+def test_a_folder_that_holds_none_says_so(tmp_path):
+    (tmp_path / "epoch_1").mkdir()
+    (tmp_path / "epoch_1" / "notes.txt").write_text("none")
+    with pytest.raises(PosthocError, match="No checkpoint in"):
+        find_run(tmp_path)
+    with pytest.raises(PosthocError, match="holds no weights"):
+        read_header(tmp_path / "epoch_1")
