@@ -30,17 +30,17 @@ def command(checkpoints: tuple[Path, ...], as_json: bool, weights_key: str | Non
     """
     if absent := [path for path in checkpoints if not (path.exists() or path.is_symlink())]:
         raise PosthocError(f"No such file or folder: {absent[0]}.")
-    from posthoc.replay.layout import is_file_of_run, run_folders
+    from posthoc.replay.listing import are_runs, run_folders
     from posthoc.replay.series.result import check_series
     from posthoc.replay.weights import Pick
 
     places: list[Path | list[Path]]
     if len(checkpoints) == 1:
         places = [checkpoints[0]]
-    elif any(map(is_file_of_run, checkpoints)):
-        places = [list(checkpoints)]
-    else:
+    elif are_runs(checkpoints):
         places = [folder for _, folder in run_folders(checkpoints)]
+    else:
+        places = [list(checkpoints)]
     results = []
     for place in places:
         with progress_on_stderr("reading") as progress:
