@@ -11,10 +11,12 @@ import argparse
 import hashlib
 import json
 import math
+import pickle
 import platform
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +65,7 @@ BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
 MOST_NORM = 1.0
 EVALUATED_ROWS = 32
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError)
 
 
 def gpt_neox(context: int) -> transformers.PreTrainedModel:
@@ -126,7 +129,8 @@ def standard_library() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
     paths = [root / f"{module}.py" for module in MODULES]
     paths += [path for module in MODULES for path in (root / module).rglob("*.py")]
-    return sorted(path for path in paths if path.is_file() and not {"test", "tests"} & set(path.parts))
+    tests = {"test", "tests"}  # unittest's own, before Python 3.12
+    return sorted(path for path in paths if path.is_file() and not tests & set(path.relative_to(root).parts))
 
 
 def read_text(path: Path, alone: bool) -> str:
@@ -222,10 +226,14 @@ class Run:
         path = self.args.out / RESUME
         if not path.exists():
             return self.save(loss=None)
-        state = torch.load(path, map_location=self.training.ids.device, weights_only=True)
-        self.step, self.log = state["step"], state["log"]
-        self.model.load_state_dict(type(self.model).from_pretrained(self.folder()).state_dict())
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            state = torch.load(path, map_location=self.training.ids.device, weights_only=True)
+            self.step, self.log = state["step"], state["log"]
+            self.model.load_state_dict(type(self.model).from_pretrained(self.folder()).state_dict())
+            self.optimizer.load_state_dict(state["optimizer"])
+        except UNREADABLE as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise PosthocError(f"{path} or the checkpoint before it is damaged ({reason}); remove {path}.") from error
         print(f"{self.args.out}: going on after step {self.step}", flush=True)
 
     def go(self) -> None:
@@ -258,10 +266,7 @@ class Run:
         if loss is not None:
             row |= {"loss": loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         self.log.append(row)
-        try:
-            self.write()
-        except (OSError, SafetensorError) as error:
-            raise PosthocError(f"Cannot write {self.folder()}: {error}.") from error
+        self.write()
         # After the checkpoint: killed in between, its steps are taken again from the one before, to the same weights.
         with replacing(self.args.out / RESUME) as path:
             torch.save({"step": self.step, "log": self.log, "optimizer": self.optimizer.state_dict()}, path)
@@ -318,7 +323,10 @@ def prepare(args: argparse.Namespace) -> Run:
         "tokenizer_sha256": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         "versions": {name: module.__version__ for name, module in (("torch", torch), ("transformers", transformers))},
     })  # fmt: skip
-    tokenizer.save_pretrained(args.out)
+    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=args.out) as temporary:
+        tokenizer.save_pretrained(temporary)
+        for path in Path(temporary).iterdir():
+            path.replace(args.out / path.name)
     with replacing(args.out / HELD_OUT) as path:
         path.write_bytes(corpus.held_out.encode())
     return run
@@ -356,6 +364,9 @@ def main(words: Sequence[str] | None = None) -> None:
     except PosthocError as error:
         print(f"lm.py: {shown(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except (OSError, SafetensorError) as error:  # a full disk, most likely
+        print(f"lm.py: cannot write to {shown(args.out)}: {shown(error)}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,21 @@ def test_what_cannot_be_done_is_a_sentence(text, series, capsys, words, message)
     assert contents(series / "gpt-neox") == before
 
 
+def test_what_was_damaged_since_is_named(text, tmp_path, capsys):
+    words = ("--text", text, *SMALL, "--steps", 2, "--out", tmp_path)
+    train(*words)
+    weights = tmp_path / "checkpoint-2" / "model.safetensors"
+    for damaged in (weights, tmp_path / ".resume.pt"):
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[: len(content) // 2])
+        error, code = refused(capsys, *words)
+        assert f"remove {tmp_path / '.resume.pt'}." in error
+        assert (code, error.count("\n")) == (1, 1)
+    (tmp_path / ".resume.pt").unlink()
+    train(*words)
+    assert weights.stat().st_size > 1_500_000
+
+
 def test_a_text_that_is_none_is_refused(text, tmp_path, capsys):
     for place, message in (
         (text / "picture.bin", "is not text in UTF-8 (byte 0); convert it."),
