@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers alone: `python -m posthoc` would take a t
     from posthoc.analysis.protocol import Protocol as Protocol
     from posthoc.analysis.records import load_metrics as load_metrics
     from posthoc.errors import PosthocError as PosthocError
+    from posthoc.replay.probes.probe import Probe as Probe
     from posthoc.replay.run import extract as extract
     from posthoc.store import open_activations as open_activations
 
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 # Imported on first use: `posthoc --help` waits for neither torch nor numba, and the analysis never needs torch.
 _HOMES = {
     "PosthocError": "posthoc.errors",
+    "Probe": "posthoc.replay.probes.probe",
     "Protocol": "posthoc.analysis.protocol",
     "audit": "posthoc.analysis.audit",
     "compute_metrics": "posthoc.analysis.metrics",

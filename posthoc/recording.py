@@ -39,7 +39,8 @@ class Weights:
 class Probe:
     """What was fed: digest and number of samples; number of classes and size of the largest, where there are labels.
 
-    preparation: how the samples were made ready for the network, by names that the probe's kind knows.
+    preparation: how the samples were made ready for the network, by names that the probe's kind knows; code: digest of
+    the user's file that made them.
     """
 
     sha256: str
@@ -47,6 +48,7 @@ class Probe:
     classes: Annotated[int, Range(1)] | None = None
     largest_class: Annotated[int, Range(1)] | None = None
     preparation: dict[str, Any] = field(default_factory=dict)
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Output:
-    """Which output was scored, and how many classes it has; None where none is."""
+    """Which output was scored, and how many columns it has, None where none is; score: how, if any was."""
 
     name: str | None = None
     columns: int | None = None
+    score: str | None = "classes"
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,8 @@ class Provenance:
     """What the numbers do not depend on: names and words, versions of libraries, where it was made.
 
     model, probe: as they are called; source: how the model was found; dataset, recipe, training_seed: as the run says of
-    itself; layers: how they were chosen; signals: what each means; preparation: of the probe, in words; output: why none
-    was scored.
+    itself; layers: how they were chosen; signals: what each means; samples: what they are called; preparation: of the
+    probe, in words; output: why none was scored; loss, unit: name and unit of the loss on the probe.
     """
 
     model: str
@@ -145,8 +148,11 @@ class Provenance:
     training_seed: Any = None
     layers: str = ""
     signals: dict[str, str] = field(default_factory=dict)
+    samples: str = "images"
     preparation: str = UNKNOWN
     output: str | None = None
+    loss: str = "cross-entropy"
+    unit: str | None = "nat"
     versions: dict[str, str | None] = field(default_factory=dict)
     host: str | None = None
 

@@ -6,6 +6,7 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
     /                   attributes: format, format_version, created_by, created, recording (JSON), complete
     /epoch /step [E]    -1: unknown            /sample/index /sample/label [N]: no label where there is none
     /checkpoint/path /checkpoint/sha256 [E]    /probe/loss /probe/accuracy [E]    /recorded/<name> [E]
+    /score/<name> [E]                          other scores than accuracy: R2, mIoU, those of the user's function
     /signals/<signal>/<layer> [E, C, N(, T)] f4
     /signals/checkpoint /signals/sample /signals/unit.<layer> [C]: which, for the dimensions of that name
     /behaviour/<name> [E, N, ...], /head/<name> [E, ...]: what the network said of each sample; see `STORED`
@@ -68,7 +69,8 @@ class Stored:
 
 
 STORED = {
-    "behaviour/loss": Stored("cross-entropy of each sample", "<f4", ("sample",), "nat"),
+    "behaviour/loss": Stored("loss of each sample", "<f4", ("sample",)),
+    "behaviour/score": Stored("score of each sample", "<f4", ("sample",)),
     "behaviour/prediction": Stored("class of the largest score", "<i8", ("sample",)),
     "behaviour/correct": Stored("whether that is the sample's label", "|u1", ("sample",)),
     "behaviour/logits": Stored("scores of the classes", "<f2", ("sample", "class")),
@@ -91,7 +93,7 @@ class Frame:
     """What replaying one checkpoint gives.
 
     signals: signal -> layer -> float32 [C, N], or [C, N, T]; nonfinite: of its weights; behaviour, head: what `STORED`
-    has under these names, without the dimension of the checkpoints.
+    has under these names, without the dimension of the checkpoints; scores: other than accuracy.
     """
 
     path: str
@@ -105,6 +107,7 @@ class Frame:
     nonfinite: int = 0
     behaviour: Mapping[str, Array] = field(default_factory=dict)
     head: Mapping[str, Array] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ class Activations:
     """An activations file, open for reading. Use as a context manager, or call `close`.
 
     epochs, steps: int64 [E], -1 where unknown; images: int64 [N], positions of the samples in their data set; labels:
-    int64 [N], all 0 unless `labelled`; loss, accuracy: float64 [E], measured on the
-    probe; recorded: name -> float64 [E], what the checkpoints said of themselves; layers in the network's order;
+    int64 [N], all 0 unless `labelled`; loss, accuracy, and scores by name: float64 [E], measured on the probe, NaN where
+    they are not; recorded: name -> float64 [E], what the checkpoints said of themselves; layers in the network's order;
     channels: layer -> int64 [C_l], which channels of the layer were recorded; nonfinite_weights and nonfinite[layer]:
     int64 [E], how many weights, and values of the signals, are NaN or infinite; skipped: path and reason of the
     checkpoints that could not be replayed; untrained_seeds: int64 [K], of the controls that `read_untrained` reads, none
@@ -167,7 +170,10 @@ class Activations:
         self.checkpoint_sha256 = file.texts("checkpoint/sha256", E)
         self.loss = file.numbers("probe/loss", "f", E)
         self.accuracy = file.numbers("probe/accuracy", "f", E)
-        self.recorded = {_unescaped(name): file.numbers(f"recorded/{name}", "f", E) for name in file.names("recorded")}
+        self.scores, self.recorded = (
+            {_unescaped(name): file.numbers(f"{group}/{name}", "f", E) for name in file.names(group)}
+            for group in ("score", "recorded")
+        )
         zeros = np.zeros(E, dtype=np.int64)  # the first files do not say
         counted = bool(file.names("nonfinite"))
         self.nonfinite = {

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -47,13 +47,13 @@ def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
 
     It is put together in memory: HDF5 does not come back in order from a disk that fills up under it.
     """
-    recorded = {name for frame in frames for name in frame.recorded if name}
+    named = {place for frame in frames for place in _named(frame)}
     arrays = [_arrays(frame) for frame in frames]
     blocks = _blocks(layout, {place: array.shape for place, array in arrays[0].items()})
     with replacing(path) as temporary:
         room = sum(array.nbytes for row in arrays for array in row.values()) + 2**18  # at once, for it grows by copying
         with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=room) as file:
-            _lay_out(file, layout, len(frames), recorded, blocks)
+            _lay_out(file, layout, len(frames), named, blocks)
             for row, frame in enumerate(frames):
                 for place, array in arrays[row].items():
                     file[place][row] = array
@@ -75,13 +75,13 @@ def merge(
     Of the checkpoints' behaviour it holds what all parts have. `skipped`: those that have no part; `untrained`: number and
     part of each control.
     """
-    recorded: set[str] = set()
+    named: set[tuple[str, str]] = set()
     provenances: list[Provenance] = []
     blocks: dict[str, Block] | None = None
     size = sum(part.stat().st_size for part in [*parts, *(part for _, part in untrained)])
     for part in parts:
         with Activations(part) as source:
-            recorded |= set(source.recorded)
+            named |= set(_named(_first_frame(source)))
             provenances += source.provenances
             labels = source.labels if source.labelled else None
             layout = Layout(source.recording, source.images, labels, source.channels)
@@ -91,7 +91,7 @@ def merge(
     if shutil.disk_usage(path.parent).free < size:
         raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
     with _created(path) as file:
-        _lay_out(file, layout, len(parts), recorded, blocks)
+        _lay_out(file, layout, len(parts), named, blocks)
         for row, part in enumerate(parts):
             with Activations(part) as source:
                 _fill(file, row, _first_frame(source), {layer: int(n[0]) for layer, n in source.nonfinite.items()})
@@ -115,6 +115,12 @@ def _arrays(frame: Frame) -> dict[str, Array]:
     return signals | behaviour | {f"head/{name}": array for name, array in frame.head.items()}
 
 
+def _named(frame: Frame) -> dict[tuple[str, str], float]:
+    """What of a frame has a column under a name of its own, by the column's group and name."""
+    groups = {"recorded": frame.recorded, "score": frame.scores}
+    return {(group, name): value for group, values in groups.items() for name, value in values.items() if name}
+
+
 def _blocks(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Block]:
     """What is to be laid out, signals first, for arrays of one checkpoint with these shapes by their places."""
     blocks = {}
@@ -125,7 +131,10 @@ def _blocks(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
             dimensions = (f"unit.{layer}", "sample", f"time.{signal}.{layer}")[: len(shape)]
             stored = Stored(meanings.get(signal, signal), "<f4", dimensions, "1")
             blocks[f"signals/{signal}/{layer}"] = Block(stored, shape)
-    return blocks | {place: Block(stored, shapes[place]) for place, stored in STORED.items() if place in shapes}
+    provenance = layout.recording.provenance
+    loss = replace(STORED["behaviour/loss"], meaning=f"{provenance.loss} of each sample", units=provenance.unit)
+    table = STORED | {"behaviour/loss": loss}
+    return blocks | {place: Block(stored, shapes[place]) for place, stored in table.items() if place in shapes}
 
 
 def _nonfinite(frame: Frame) -> dict[str, int]:
@@ -149,6 +158,7 @@ def _first_frame(source: Activations) -> Frame:
         {name: column[0] for name, column in source.recorded.items()},
         {},
         int(source.nonfinite_weights[0]),
+        scores={name: column[0] for name, column in source.scores.items()},
     )
 
 
@@ -205,7 +215,9 @@ def _created(path: Path) -> Iterator[h5py.File]:
         raise PosthocError(f"Cannot write {path}: {reason[1] if reason else error}.") from error
 
 
-def _lay_out(file: h5py.File, layout: Layout, length: int, recorded: set[str], blocks: Mapping[str, Block]) -> None:
+def _lay_out(
+    file: h5py.File, layout: Layout, length: int, named: set[tuple[str, str]], blocks: Mapping[str, Block]
+) -> None:
     """Every dataset in its place, the rows of the checkpoints empty."""
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
@@ -222,15 +234,17 @@ def _lay_out(file: h5py.File, layout: Layout, length: int, recorded: set[str], b
     _describe(file.create_dataset("checkpoint/path", (length,), text), "file, relative to the run's folder")
     _describe(file.create_dataset("checkpoint/sha256", (length,), text), "digest of that file")
     _describe(file.create_dataset("checkpoint/nonfinite", (length,), "i8"), "weights that are NaN or infinite")
-    _describe(file.create_dataset("probe/loss", (length,), "f8"), "mean cross-entropy over the probe", "nat")
+    loss, unit = layout.recording.provenance.loss, layout.recording.provenance.unit
+    _describe(file.create_dataset("probe/loss", (length,), "f8"), f"mean {loss} over the probe", unit)
     _describe(file.create_dataset("probe/accuracy", (length,), "f8"), "share of the probe classified correctly", "1")
     for layer in layout.channels:
         column = file.create_dataset(f"nonfinite/{layer}", (length,), "i8")
         _describe(column, f"values of the signals of {layer} that are NaN or infinite")
     file.create_group("recorded")
-    for name in sorted(recorded):
-        column = file.create_dataset(f"recorded/{_escaped(name)}", (length,), "f8", fillvalue=math.nan)
-        _describe(column, "as the checkpoint says of itself")
+    meanings = {"recorded": "as the checkpoint says of itself", "score": "score on the probe"}
+    for group, name in sorted(named):
+        column = file.create_dataset(f"{group}/{_escaped(name)}", (length,), "f8", fillvalue=math.nan)
+        _describe(column, meanings[group])
     _name_dimensions(file, layout, blocks, length)
 
 
@@ -265,7 +279,8 @@ def _name_dimensions(file: h5py.File, layout: Layout, blocks: Mapping[str, Block
                 _describe(scale, meanings.get(name, f"number of each {name.split('.')[0]}")).make_scale()
             attach(dataset, axis, file[f"{group}/{name}"])
     file["epoch"].make_scale()
-    for column in (file["step"], file["probe/loss"], file["probe/accuracy"], *file["recorded"].values()):
+    scores = file["score"].values() if "score" in file else ()
+    for column in (file["step"], file["probe/loss"], file["probe/accuracy"], *scores, *file["recorded"].values()):
         attach(column, 0, file["epoch"])
 
 
@@ -287,9 +302,8 @@ def _fill(file: h5py.File, row: int, frame: Frame, nonfinite: Mapping[str, int])
     file["probe/loss"][row] = frame.loss
     file["probe/accuracy"][row] = frame.accuracy
     file["checkpoint/nonfinite"][row] = frame.nonfinite
-    for name, value in frame.recorded.items():
-        if name:
-            file[f"recorded/{_escaped(name)}"][row] = _float(value)
+    for (group, name), value in _named(frame).items():
+        file[f"{group}/{_escaped(name)}"][row] = _float(value)
     for layer, count in nonfinite.items():
         file[f"nonfinite/{layer}"][row] = count
 

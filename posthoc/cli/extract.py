@@ -24,6 +24,7 @@ from posthoc.cli.output import (
 from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import try_output
 from posthoc.recording import MOST_CONTROLS
+from posthoc.replay.scores import SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
 
@@ -87,6 +88,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="NAME|INDEX|none",
             help="Which of the network's outputs holds the scores (default: logits, or the one as wide as the probe has classes).",
         ),
+        click.option("--score", metavar="NAME", help=f"How outputs are scored: {', '.join(SCORES)} or none (default: by the targets)."),
         click.option("--features", is_flag=True, help="Keep what the last layer is given, and its weights."),
         click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels, and what the network draws."),
         click.option(

@@ -1,7 +1,6 @@
 """The model on its device with the probe beside it: built once, given one checkpoint's weights after another."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 
 from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
-from posthoc.replay.forward import State, call, guarded, own_randomness, seed_batch
+from posthoc.replay.forward import State, call, first_line, guarded, own_randomness, seed_batch
 from posthoc.replay.hooks import Recorder
-from posthoc.replay.outputs import Scored, Scores, part_of, same_rows
+from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
+from posthoc.replay.scores import Reduced, Score, Scores
 
 if TYPE_CHECKING:
     from posthoc.replay.plan import Extraction
@@ -25,10 +25,18 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 class Pass(NamedTuple):
-    """Of one batch: signals [B, columns], scores [B, K], what the head is given [B, D]."""
+    """Of one batch: signals [B, columns], the output that is scored, what the head is given [B, D]."""
 
     signals: Tensor
-    scores: Tensor | None
+    output: Any
+    features: Tensor | None
+
+
+class Judged(NamedTuple):
+    """Of one batch: as `Pass`, with what the score needs of the output in its place."""
+
+    signals: Tensor
+    reduced: Reduced
     features: Tensor | None
 
 
@@ -39,6 +47,7 @@ class Results:
     signals: dict[str, dict[str, NDArray[np.float32]]]
     loss: float
     accuracy: float
+    scores: Mapping[str, float]
     behaviour: dict[str, NDArray[Any]]
     head: dict[str, NDArray[np.float32]]
 
@@ -54,8 +63,7 @@ class Network:
         """samples: how many of the probe, all of them unless given."""
         self.plan = plan
         self.x = probe_batch(plan, samples)
-        targets = plan.probe.targets
-        self.targets = None if targets is None else torch.from_numpy(targets[:samples]).to(plan.device)
+        self.targets = targets_of(plan, self.x, samples)
         module = plan.model.module.requires_grad_(False)
         self.module = module._apply(
             lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
@@ -65,7 +73,7 @@ class Network:
         self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head)
         self.columns = [(signal, point.name) for signal in plan.identity.signals for point in plan.points]
         self.step: Callable[[Batch, Scored], Pass] = torch.compile(self._step) if plan.identity.compile else self._step
-        self.outputs: list[Pass] = []
+        self.outputs: list[Judged] = []
         self.failure: PosthocError | None = None
         self.staged: dict[str, Tensor] = {}
         self.next: dict[str, Tensor] = {}
@@ -88,12 +96,7 @@ class Network:
 
     def _step(self, batch: Batch, scored: Scored) -> Pass:
         output, signals = self.forward(batch)
-        scores = None if scored.path is None else part_of(output, scored.path)
-        if (scores is None and scored.path is not None) or not same_rows(scores, length(batch)):
-            raise PosthocError(
-                f"{self.plan.model.name} took another path than it was planned with: its output {scored.name} is not there."
-            )
-        return Pass(signals, None if scores is None else scores.float(), self.recorder.features)
+        return Pass(signals, scored_part(output, scored, length(batch), self.plan.model.name), self.recorder.features)
 
     def stage(self, tensors: dict[str, Tensor]) -> None:
         """Bring a checkpoint's weights to the device; on CUDA beside what is running, on a stream of their own."""
@@ -128,20 +131,23 @@ class Network:
 
         What the model raises is kept for `results`.
         """
-        reduced = self.plan.identity.dtype == "bfloat16"
+        half = self.plan.identity.dtype == "bfloat16"
         seed = self.plan.identity.seed
         self.outputs, self.failure, self.where = [], None, where
         with (
             self.plan.model.at_work(),
             own_randomness(self.plan.device),
             torch.inference_mode(),
-            torch.autocast(self.plan.device.type, torch.bfloat16, reduced),
+            torch.autocast(self.plan.device.type, torch.bfloat16, half),
         ):
             for number, batch in enumerate(split(self.x, self.plan.batch_size)):
                 try:
                     with guarded(self.plan.model.name, self.module, batch, where):
                         seed_batch(seed, number)
-                        self.outputs.append(self.step(batch, self.plan.scored))
+                        signals, output, features = self.step(batch, self.plan.scored)
+                    rows = slice(number * self.plan.batch_size, number * self.plan.batch_size + length(batch))
+                    reduced = reduce(self.plan.score, output, batch, self.targets[rows], where)
+                    self.outputs.append(Judged(signals, reduced, features))
                 except PosthocError as error:
                     self.failure = error
                     return
@@ -160,14 +166,12 @@ class Network:
                 features = [output.features for output in outputs if output.features is not None]
                 behaviour["features"] = torch.cat(features).cpu().numpy()
                 head = head_of(self.module.get_submodule(self.recorder.head))
-            return Results(self._by_layer(columns), scores.loss, scores.accuracy, behaviour, head)
+            return Results(self._by_layer(columns), scores.loss, scores.accuracy, scores.values, behaviour, head)
 
-    def _scores(self, outputs: Sequence[Pass]) -> Scores:
-        scores = [output.scores for output in outputs if output.scores is not None]
-        scoring = self.plan.scoring
-        if not scores or scoring is None or self.targets is None:
-            return Scores(math.nan, math.nan, {})
-        return scoring.score(torch.cat(scores), self.targets)
+    def _scores(self, outputs: Sequence[Judged]) -> Scores:
+        if self.plan.score is None:
+            return Scores()
+        return self.plan.score.finish(joined([output.reduced for output in outputs]), self.targets)
 
     def _by_layer(self, columns: NDArray[np.float32]) -> dict[str, dict[str, NDArray[np.float32]]]:
         """Signals as a frame has them, [C, N] or [C, N, T]; columns: float32 [N, ...] as they were put together."""
@@ -178,6 +182,34 @@ class Network:
         for (signal, layer), shape, block in zip(self.columns, shapes, blocks, strict=True):
             signals[signal][layer] = block.reshape(-1, *shape).swapaxes(0, 1)
         return signals
+
+
+def targets_of(plan: "Extraction", batch: Batch, samples: int | None = None) -> Tensor:
+    """The targets of the probe (its first samples) on the device; an empty row for each where there are none."""
+    targets = plan.probe.targets
+    if targets is None:
+        return torch.empty(length(batch), 0, device=plan.device)
+    single = targets[:samples].astype(np.float32) if targets.dtype.kind == "f" else targets[:samples]
+    return torch.from_numpy(np.ascontiguousarray(single)).to(plan.device)
+
+
+def reduce(score: Score | None, output: Any, batch: Batch, targets: Tensor, where: str) -> Reduced:
+    """What a score needs of the output for a batch; raises PosthocError where the user's fails."""
+    if score is None:
+        return {}
+    truth = next(iter(batch.values())) if score.of_inputs else targets
+    with torch.autocast(truth.device.type, enabled=False):
+        try:
+            return score.reduce(output, truth)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise PosthocError(f"{where}: the score {score.words} fails ({first_line(error)}).") from error
+
+
+def joined(pieces: Sequence[Reduced]) -> Reduced:
+    """Of the batches' samples one after another."""
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 @contextmanager

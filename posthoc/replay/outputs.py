@@ -1,33 +1,34 @@
-"""What a network gives -> the scores in it, one row per image and one column per class, if there are any."""
+"""What a network gives -> which tensor in it is scored, and how."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from posthoc.errors import UsageError
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.scores import NONE, SCORES, Score, Truth, scores_for
 
 Path = tuple[str | int, ...]
 MAX_DEPTH = 8
-NONE = "none"
-MOST_LOGITS = 1000
-"""Classes up to which the scores of every sample are kept."""
+NAMES = ("logits", "out")
+"""What libraries call the output that is scored."""
 
 
 @dataclass(frozen=True)
 class Scored:
     """Where in the output the scores are: attributes, keys and positions from the outside in; () is the output itself.
 
-    path: None where nothing is scored, and then `reason` says why. columns: how many scores an image has.
+    path: None where nothing is scored, and then `reason` says why. columns: how many scores a sample has, where it has a
+    row of them. score: by which they are scored, a key of `SCORES` or the name of the user's function.
     """
 
     path: Path | None
     columns: int | None = None
     reason: str | None = None
+    score: str | None = None
 
     @property
     def name(self) -> str | None:
@@ -75,39 +76,84 @@ def part_of(output: Any, path: Path) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def find_scores(output: Any, images: int, classes: int, asked: str | None = None) -> Scored:
-    """Which tensor of an output of so many images holds scores of the probe's classes.
+def scored_part(output: Any, scored: Scored, samples: int, model: str) -> Any:
+    """What is scored of an output; None where nothing is. Raises PosthocError where it is not there as planned."""
+    if scored.path is None:
+        return None
+    if scored.score not in SCORES and not scored.path:  # the user's, which is given all
+        return output
+    part = part_of(output, scored.path)
+    if part is None or not part.ndim or part.shape[0] != samples or torch.is_complex(part):
+        raise PosthocError(
+            f"{model} took another path than it was planned with: its output {scored.name} is not there."
+        )
+    return part.float()
 
-    What was asked for by `--model-output` (a name, a position, both joined by dots, or none); else the one called
-    `logits`; else the only one with a column for each class. An output of another width is never scored unasked: it
-    may be features, a reconstruction, or the classes of another data set.
 
-    Raises UsageError where what was asked for is not there, or cannot be scores.
+def find_scored(output: Any, samples: int, truth: Truth, score: str | None = None, asked: str | None = None) -> Scored:
+    """Which tensor of an output of so many samples is scored, and how.
+
+    score: a key of `SCORES`; else the first that takes the targets and finds an output. Of the outputs that which was
+    asked for by `--model-output` (a name, a position, both joined by dots, or none); else the one called `logits` or
+    `out`; else the only one of the shape that the score wants. Of classes an output of another width is never scored
+    unasked: it may be features, a reconstruction, or the classes of another data set.
+
+    Raises UsageError where what was asked for is not there, or cannot be scored so.
     """
+    if NONE in (asked, score):
+        return Scored(None, None, "asked for none")
+    if score and not SCORES[score].takes(truth):
+        raise UsageError(f"--score {score} needs {SCORES[score].needs}; the probe has {_targets(truth)}.")
     every: dict[int, tuple[Path, Tensor]] = {}
     for path, tensor in tensors_in(output):
         every.setdefault(id(tensor), (path, tensor))
     parts = list(every.values())
-    if asked == NONE:
-        return Scored(None, None, "asked for none")
+    candidates = {score: SCORES[score]} if score else scores_for(truth)
+    if not candidates:
+        return Scored(None, None, f"the probe has {_targets(truth)}{_hint(parts, samples, truth)}")
     if asked is not None:
-        return _asked(output, parts, images, classes, asked)
-    rows = [(path, tensor) for path, tensor in parts if _is_table(tensor, images)]
-    named = [(path, tensor) for path, tensor in rows if path and path[-1] == "logits"]
-    fitting = [(path, tensor) for path, tensor in named or rows if tensor.shape[1] == classes]
+        return _asked(output, parts, samples, truth, candidates, asked)
+    tries = [_unasked(parts, samples, truth, name, candidate) for name, candidate in candidates.items()]
+    return next((scored for scored in tries if scored.path is not None), tries[0])
+
+
+def _unasked(parts: list[tuple[Path, Tensor]], samples: int, truth: Truth, name: str, score: Score) -> Scored:
+    rows = [(path, tensor) for path, tensor in parts if _has_rows(tensor, samples)]
+    named = [(path, tensor) for path, tensor in rows if path and path[-1] in NAMES]
+    fitting = [(path, tensor) for path, tensor in named or rows if score.fits(tuple(tensor.shape[1:]), truth)]
     if len(fitting) == 1:
-        return Scored(fitting[0][0], classes)
+        path, tensor = fitting[0]
+        return Scored(path, _columns(tensor), score=name)
     shown = ", ".join(f"{_title(path)} {_shape(tensor)}" for path, tensor in parts[:6]) + ", ..." * (len(parts) > 6)
-    names = " or ".join(path_text(path) for path, _ in fitting or rows)
+    allowed = [(path, tensor) for path, tensor in rows if score.may(tuple(tensor.shape[1:]), truth)]
+    names = " or ".join(path_text(path) for path, _ in fitting or allowed)
     if fitting:
-        reason = f"several outputs have {classes} columns ({shown}); --model-output {names} chooses"
+        have = f"have {truth.classes} columns" if name == "classes" else f"have {_wanted(score, truth)}"
+        reason = f"several outputs {have} ({shown}); --model-output {names} chooses"
     else:
-        reason = f"no output has a column for each of the probe's {classes} classes ({shown})"
-        reason += f"; --model-output {names} scores one all the same" * any(t.shape[1] >= classes for _, t in rows)
+        reason = f"no output has {_wanted(score, truth)} ({shown})"
+        reason += f"; --model-output {names} scores one all the same" * bool(allowed)
     return Scored(None, None, reason)
 
 
-def _asked(output: Any, parts: list[tuple[Path, Tensor]], images: int, classes: int, asked: str) -> Scored:
+def _asked(
+    output: Any, parts: list[tuple[Path, Tensor]], samples: int, truth: Truth, scores: Mapping[str, Score], asked: str
+) -> Scored:
+    path, tensor = find_asked(output, parts, asked)
+    for name, score in scores.items():
+        if _has_rows(tensor, samples) and score.may(tuple(tensor.shape[1:]), truth):
+            return Scored(path, _columns(tensor), score=name)
+    score = next(iter(scores.values()))
+    wanted = (
+        f"scores of {truth.classes} classes are {samples} x {truth.classes} or wider"
+        if "classes" in scores
+        else f"what is scored has {_wanted(score, truth)}"
+    )
+    raise UsageError(f"--model-output {asked} is of shape {_shape(tensor)}; {wanted}.")
+
+
+def find_asked(output: Any, parts: Sequence[tuple[Path, Tensor]], asked: str) -> tuple[Path, Tensor]:
+    """The output that `--model-output` names; raises UsageError where there is none."""
     places = {path_text(path): (path, tensor) for path, tensor in parts}
     for k, (name, value) in enumerate(items(output) if not isinstance(output, Tensor) else []):
         if isinstance(value, Tensor):  # by position, too
@@ -118,17 +164,34 @@ def _asked(output: Any, parts: list[tuple[Path, Tensor]], images: int, classes: 
     if asked not in places:
         names = ", ".join(f"{path_text(path)} {_shape(tensor)}" for path, tensor in parts[:12])
         raise UsageError(f"--model-output {asked}: the network has no such output; give {names}, or none.")
-    path, tensor = places[asked]
-    if not _is_table(tensor, images) or tensor.shape[1] < classes:
-        raise UsageError(
-            f"--model-output {asked} is of shape {_shape(tensor)}; scores of {classes} classes are {images} x {classes} "
-            f"or wider."
-        )
-    return Scored(path, tensor.shape[1])
+    return places[asked]
 
 
-def _is_table(tensor: Tensor, images: int) -> bool:
-    return tensor.ndim == 2 and tensor.shape[0] == images and is_dense(tensor)
+def _hint(parts: Sequence[tuple[Path, Tensor]], samples: int, truth: Truth) -> str:
+    alike = [path for path, tensor in parts if _has_rows(tensor, samples) and tuple(tensor.shape[1:]) == truth.sample]
+    return "; an output has the shape of the inputs: --score reconstruction compares them" if alike else ""
+
+
+def _targets(truth: Truth) -> str:
+    if truth.targets is None:
+        return "no targets"
+    return f"targets of {truth.targets.dtype} {_sides(truth.targets.shape)}"
+
+
+def _wanted(score: Score, truth: Truth) -> str:
+    return score.wanted.format(classes=truth.classes, shape=_sides(truth.shape), sample=_sides(truth.sample))
+
+
+def _columns(tensor: Tensor) -> int | None:
+    return tensor.shape[1] if tensor.ndim == 2 else None
+
+
+def _has_rows(tensor: Tensor, samples: int) -> bool:
+    return tensor.ndim > 0 and tensor.shape[0] == samples and is_dense(tensor)
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "a number"
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -141,52 +204,4 @@ def _title(path: Path) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "a number"
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How a checkpoint did: mean loss (nat) and share of the samples that are right, and of each sample what
-    `store.STORED` has as behaviour, on the device."""
-
-    loss: float
-    accuracy: float
-    samples: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How a probe's outputs are scored.
-
-    find: where the scores are in an output of so many samples, for a probe of so many classes, as was asked;
-    score: all samples' scores against their targets.
-    """
-
-    find: Callable[[Any, int, int, str | None], Scored]
-    score: Callable[[Tensor, Tensor], Scores]
-
-
-def score_classes(scores: Tensor, labels: Tensor) -> Scores:
-    """Cross-entropy and the class of the highest score; scores [N, K], labels [N].
-
-    >>> score_classes(torch.tensor([[0.0, 9.0], [9.0, 0.0]]), torch.tensor([1, 1])).accuracy
-    0.5
-    """
-    prediction = scores.argmax(1)
-    correct = prediction == labels
-    samples = {
-        "loss": F.cross_entropy(scores, labels, reduction="none"),
-        "prediction": prediction,
-        "correct": correct.to(torch.uint8),
-    }
-    if scores.shape[1] <= MOST_LOGITS:
-        samples["logits"] = scores.half()
-    return Scores(F.cross_entropy(scores, labels).item(), correct.double().mean().item(), samples)
-
-
-CLASSES = Scoring(find_scores, score_classes)
-
-
-def same_rows(scores: Tensor | None, images: int) -> bool:
-    """Whether scores are what they were planned as: a row for each image."""
-    return scores is None or (scores.ndim == 2 and scores.shape[0] == images and not torch.is_complex(scores))
+    return _sides(tensor.shape)

@@ -29,11 +29,12 @@ from posthoc.replay.forward import first_line
 from posthoc.replay.hooks import Anatomy, CannotRunError, HookPoint, choose, dissect
 from posthoc.replay.layout import Run, find_run
 from posthoc.replay.models import Model, resolve_model
-from posthoc.replay.outputs import CLASSES, Scored, Scoring
+from posthoc.replay.outputs import Scored
 from posthoc.replay.probes import Probe, load_probe
 from posthoc.replay.request import PlanOptions, Request, parse_arguments
+from posthoc.replay.scores import Score
 from posthoc.replay.signals import SIGNALS
-from posthoc.replay.trial import Trial, try_out
+from posthoc.replay.trial import Trial, Wishes, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
 from posthoc.replay.weights import Pick
 
@@ -66,9 +67,9 @@ class Extraction:
         return self.stored.recording.identity
 
     @property
-    def scoring(self) -> Scoring | None:
-        """How outputs are scored; None where the probe has nothing to score by."""
-        return self.probe.scoring or (None if self.probe.labels is None else CLASSES)
+    def score(self) -> Score | None:
+        """How outputs are scored; None where they are not."""
+        return self.probe.score_of(self.scored.score)
 
     @property
     def scored(self) -> Scored:
@@ -90,7 +91,7 @@ class Extraction:
             ("run", f"{self.run.folder}, {self.run.span}"),
             *about_order(self.run),
             *aside(self.run),
-            ("model", f"{self.model.title}, {_outputs(identity.output)}"),
+            ("model", f"{self.model.title}, {_outputs(identity.output, self.score)}"),
             *(probe.notes or [("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes})")]),
             ("layers", f"{layers}; {self.stored.recording.provenance.layers}"),
             ("signals", ", ".join(identity.signals)),
@@ -109,11 +110,13 @@ class Extraction:
 
     def settled(self, trial: Trial) -> "Extraction":
         """With what the trial decided; it is part of what the parts of a run must agree with."""
-        output = Output(trial.scored.name, trial.scored.columns)
+        output = Output(trial.scored.name, trial.scored.columns, trial.scored.score)
         plan = self.changed(
             memory_format=trial.memory_format, output=output, behaviour=trial.behaviour, head=trial.head_tensors
         )
-        provenance = replace(self.stored.recording.provenance, output=trial.scored.reason)
+        score = self.probe.score_of(trial.scored.score)
+        loss, unit = (score.loss, score.unit) if score else ("loss", None)
+        provenance = replace(self.stored.recording.provenance, output=trial.scored.reason, loss=loss, unit=unit)
         recording = replace(plan.stored.recording, provenance=provenance)
         return replace(plan, stored=replace(plan.stored, recording=recording), trial=trial)
 
@@ -152,7 +155,8 @@ def plan_extraction(
         return plan
     if before and before.trial and before.identity == plan.settled(before.trial).identity:
         return plan.settled(before.trial)
-    settled = plan.settled(try_out(plan, request.memory_format, request.model_output, skip_damaged))
+    wishes = Wishes(request.memory_format, request.model_output, request.score)
+    settled = plan.settled(try_out(plan, wishes, skip_damaged))
     if request.untrained:
         require_draws(settled)
     return settled
@@ -178,6 +182,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
             classes=None if labels is None else int(np.unique(labels).size),
             largest_class=None if labels is None else int(np.unique(labels, return_counts=True)[1].max()),
             preparation=dict(probe.preparation),
+            code=probe.code,
         ),
         layers=tuple(Layer(p.name, p.kind, tuple(p.shape), len(channels[p.name]), p.channels) for p in points),
         channels=request.channels,
@@ -197,6 +202,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         source=model.source,
         layers=chosen,
         signals={name: SIGNALS[name].meaning for name in signals},
+        samples=probe.samples,
         preparation=probe.words,
         recipe=run.about.get("recipe"),
         training_seed=run.about.get("seed"),
@@ -235,10 +241,10 @@ def _traced(model: Model, probe: Probe) -> Anatomy:
         ) from error
 
 
-def _outputs(output: Output) -> str:
-    if not output.columns:
-        return "no scores"
-    return f"{output.columns} outputs" + (f" ({output.name})" if output.name not in (None, "0") else "")
+def _outputs(output: Output, score: Score | None) -> str:
+    words = f"{output.columns} outputs" if output.columns else "" if score else "no scores"
+    name = f" ({output.name})" if score and output.name not in (None, "0") else ""
+    return ", ".join(filter(None, [words + name, f"scored by {score.words}" if score else ""]))
 
 
 def _precision(identity: Identity) -> str:

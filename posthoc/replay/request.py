@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 from posthoc.errors import PosthocError, UsageError
 from posthoc.recording import MOST_CONTROLS
 from posthoc.replay.probes import Asked, check_probe
+from posthoc.replay.scores import NONE, SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "ipu", "maia", "meta", "privateuseone")
@@ -83,6 +84,7 @@ class PlanOptions(TypedDict, total=False):
     batch_size: int | None
     memory_format: str
     model_output: str | None
+    score: str | None
     features: bool
     seed: int
     untrained: int
@@ -96,7 +98,8 @@ class Request:
     channels: None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. images: so
     many samples of the probe; image_size, normalize: of a probe of images. dtype: bfloat16 replays under autocast;
     tf32: allows it on CUDA; compile: through torch.compile. memory_format: auto takes channels last where it is faster
-    and gives the same. model_output: by name or position, which output is scored, `none` that none is. features: what
+    and gives the same. model_output: by name or position, which output is scored, `none` that none is; score: how, by its
+    name in `SCORES`. features: what
     the last layer is given is kept, with its weights. untrained: so many new initialisations of the model are replayed
     beside the run, as controls.
     """
@@ -124,6 +127,7 @@ class Request:
     batch_size: int | None = None
     memory_format: str = "auto"
     model_output: str | None = None
+    score: str | None = None
     features: bool = False
     seed: int = 0
     untrained: int = 0
@@ -145,6 +149,8 @@ class Request:
             raise UsageError(f"Unknown --dtype {self.dtype!r}; give {' or '.join(DTYPES)}.")
         if self.memory_format not in MEMORY_FORMATS:
             raise UsageError(f"Unknown --memory-format {self.memory_format!r}; give {' or '.join(MEMORY_FORMATS)}.")
+        if self.score not in (None, NONE, *SCORES):
+            raise UsageError(f"Unknown --score {self.score!r}; give {', '.join(SCORES)} or none.")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"--seed {self.seed}: give a number from 0 to {LARGEST_SEED} (2^53).")
         if not 0 <= self.untrained <= MOST_CONTROLS:

@@ -8,8 +8,8 @@ import torch
 from posthoc.chance import LEVEL, better_than_chance
 from posthoc.errors import PosthocError
 from posthoc.replay.forward import call, guarded, own_randomness, seed_batch
-from posthoc.replay.network import Network, network, probe_batch, split
-from posthoc.replay.outputs import part_of
+from posthoc.replay.network import Network, joined, length, network, probe_batch, reduce, split, targets_of
+from posthoc.replay.outputs import scored_part
 from posthoc.replay.plan import Extraction
 from posthoc.replay.trial import Passes
 
@@ -45,17 +45,17 @@ def better_scaling(plan: Extraction) -> str | None:
 
 
 def _accuracy(passes: Passes, net: Network, plan: Extraction) -> float:
-    passes.fresh()
-    scores = []
-    for number, batch in enumerate(split(probe_batch(plan), plan.batch_size)):
-        with guarded(plan.model.name, net.module, batch, "trial"), plan.model.at_work(), torch.inference_mode():
-            seed_batch(plan.identity.seed, number)
-            part = part_of(
-                call(net.module, {name: tensor.clone() for name, tensor in batch.items()}), plan.scored.path or ()
-            )
-            if part is None:
-                raise PosthocError("no scores")
-            scores.append(part.float())
-    if plan.scoring is None or net.targets is None:
+    if plan.score is None:
         return math.nan
-    return plan.scoring.score(torch.cat(scores), net.targets).accuracy
+    passes.fresh()
+    batch = probe_batch(plan)
+    targets, pieces = targets_of(plan, batch), []
+    for number, piece in enumerate(split(batch, plan.batch_size)):
+        with guarded(plan.model.name, net.module, piece, "trial"), plan.model.at_work(), torch.inference_mode():
+            seed_batch(plan.identity.seed, number)
+            output = call(net.module, {name: tensor.clone() for name, tensor in piece.items()})
+            part = scored_part(output, plan.scored, length(piece), plan.model.name)
+            pieces.append(
+                reduce(plan.score, part, piece, targets[number * plan.batch_size :][: length(piece)], "trial")
+            )
+    return plan.score.finish(joined(pieces), targets).accuracy

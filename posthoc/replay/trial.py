@@ -15,10 +15,11 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.forward import DrawsHeard, first_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.hooks import first_tensor
-from posthoc.replay.network import Network, first, head_of, laid_out, length, network
+from posthoc.replay.network import Network, first, head_of, laid_out, length, network, reduce
 from posthoc.replay.order import Checkpoint
-from posthoc.replay.outputs import Scored, is_dense, part_of, tensors_in
+from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
 from posthoc.replay.recognition import first_convolution
+from posthoc.replay.scores import NONE, name_of
 from posthoc.replay.weights import require_types
 
 if TYPE_CHECKING:
@@ -55,11 +56,20 @@ class Values(NamedTuple):
     drawn: tuple[str, ...]
 
 
-def try_out(plan: "Extraction", memory_format: str, output: str | None, skip_errors: bool) -> Trial:
+@dataclass(frozen=True)
+class Wishes:
+    """What the trial is told to decide: memory_format: auto or the one to use; output, score: which one is scored, and
+    how, None for what `find_scored` finds."""
+
+    memory_format: str = "auto"
+    output: str | None = None
+    score: str | None = None
+
+
+def try_out(plan: "Extraction", wishes: Wishes, skip_errors: bool) -> Trial:
     """Run the first samples of the probe; raises PosthocError where the network cannot.
 
-    memory_format: auto or the one to use; output: which one is scored, None for what `find_scores` finds; skip_errors:
-    try the next checkpoint where the model cannot run with the weights of one.
+    skip_errors: try the next checkpoint where the model cannot run with the weights of one.
     """
     exact = plan.changed(memory_format="contiguous", dtype="float32", tf32=False, compile=False)
     failures: list[PosthocError] = []
@@ -67,7 +77,7 @@ def try_out(plan: "Extraction", memory_format: str, output: str | None, skip_err
         try:
             for checkpoint in plan.run.checkpoints:
                 try:
-                    return _tried(Passes(net, checkpoint), plan, memory_format, output)
+                    return _tried(Passes(net, checkpoint), plan, wishes)
                 except UsageError:
                     raise
                 except PosthocError as error:
@@ -145,11 +155,12 @@ class Passes:
         return Values(output, tensors, drawn)
 
 
-def _tried(passes: Passes, plan: "Extraction", asked_format: str, asked_output: str | None) -> Trial:
-    wanted = _usual_format(passes.net.module, plan) if asked_format == "auto" else asked_format
-    base = "contiguous" if asked_format == "auto" else wanted
+def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
+    any_format = wishes.memory_format == "auto"
+    wanted = _usual_format(passes.net.module, plan) if any_format else wishes.memory_format
+    base = "contiguous" if any_format else wanted
     start = passes.run(base)
-    scored = _scored(passes, plan, start.output, asked_output)
+    scored = _scored(passes, plan, start.output, wishes)
     behaviour = _behaviour(passes, plan, start.output, scored)
     head = _find_head(passes, base, scored) if plan.features else None
     tensors = tuple(head_of(passes.net.module.get_submodule(head))) if head else ()
@@ -164,28 +175,34 @@ def _tried(passes: Passes, plan: "Extraction", asked_format: str, asked_output: 
     if plan.identity.dtype != "float32":
         passes.run(chosen, dtype=plan.identity.dtype)
     if scored.reason:
-        remarks.append(("accuracy", f"none: {scored.reason}"))
+        remarks.append(("score", f"none: {scored.reason}"))
     if head:
         behaviour = (*behaviour, "features")
     return Trial(chosen, scored, tuple(remarks), behaviour, head, tensors)
 
 
-def _scored(passes: Passes, plan: "Extraction", output: Any, asked: str | None) -> Scored:
-    """Which output is scored; none where the probe has nothing to score by."""
-    scoring, labels = plan.scoring, plan.probe.labels
-    if scoring is None:
-        return Scored(None, None, "the probe has no targets")
-    classes = plan.probe.classes or (0 if labels is None else int(labels.max()) + 1)
-    return scoring.find(output, length(passes.net.x), classes, asked)
+def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> Scored:
+    """Which output is scored, and how."""
+    samples, score = length(passes.net.x), wishes.score or plan.probe.score
+    truth = plan.probe.truth(tuple(next(iter(passes.net.x.values())).shape[1:]))
+    if score is None or isinstance(score, str):
+        return find_scored(output, samples, truth, score, wishes.output)
+    if wishes.output == NONE:
+        return Scored(None, None, "asked for none")
+    path = find_asked(output, list(tensors_in(output)), wishes.output)[0] if wishes.output else ()
+    return Scored(path, None, score=name_of(score))
 
 
 def _behaviour(passes: Passes, plan: "Extraction", output: Any, scored: Scored) -> tuple[str, ...]:
-    """Names of what the scoring says of each sample."""
-    scores = None if scored.path is None else part_of(output, scored.path)
-    if scores is None or plan.scoring is None or passes.net.targets is None:
+    """Names of what the score says of each sample."""
+    score, net = plan.probe.score_of(scored.score), passes.net
+    if score is None:
         return ()
-    with guarded(plan.model.name, passes.net.module, passes.net.x, str(passes.checkpoint.path)):
-        return tuple(plan.scoring.score(scores.float(), passes.net.targets).samples)
+    where = str(passes.checkpoint.path)
+    part = scored_part(output, scored, length(net.x), plan.model.name)
+    reduced = reduce(score, part, net.x, net.targets, where)
+    with guarded(plan.model.name, net.module, net.x, where):
+        return tuple(score.finish(reduced, net.targets).samples)
 
 
 def _find_head(passes: Passes, layout: str, scored: Scored) -> str:
@@ -278,7 +295,7 @@ def _unsteady(passes: Passes, layout: str, first: Values) -> list[tuple[str, str
         distance, where = _distance(first, repeated)
         remarks.append((
             "not repeatable",
-            f"two passes over the same images differ by {distance:.1g} of a standard deviation ({where}), with the same "
+            f"two passes over the same {passes.plan.probe.samples} differ by {distance:.1g} of a standard deviation ({where}), with the same "
             f"random numbers and state; what is kept or drawn elsewhere is not put back: a rerun or a shard may differ",
         ))  # fmt: skip
     return remarks
@@ -297,7 +314,7 @@ def _mixing(passes: Passes, layout: str, first: Values) -> list[tuple[str, str]]
     distance, where = _distance(Values(None, rows, ()), alone)
     if distance <= 100 * AGREEMENT:
         return []
-    return [("batches", f"what an image gives depends on the others in its batch ({where}); keep --batch-size")]
+    return [("batches", f"what a sample gives depends on the others in its batch ({where}); keep --batch-size")]
 
 
 def _listed(names: Sequence[str]) -> str:

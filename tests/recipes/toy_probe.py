@@ -14,8 +14,8 @@ def vectors():
 def load(asked, model):
     x, y = vectors()
     if asked.place == "pair":
-        return Probe("toy pair", {"a": x, "b": x[::-1].copy()}, targets=y)
-    return Probe("toy vectors", {"x": x}, targets=y if asked.place == "labelled" else None)
+        return Probe({"a": x, "b": x[::-1].copy()}, y, name="toy pair")
+    return Probe(x, y if asked.place == "labelled" else None, name="toy vectors")
 
 
 PROBES["toy"] = Kind(load)

@@ -313,7 +313,7 @@ def test_layers_that_look_at_the_whole_batch_are_named(tmp_path):
 def test_an_ordinary_network_has_nothing_said_of_it(tmp_path):
     written(tmp_path, convs("return self.fc(F.relu(self.c2(F.relu(self.c1(x)))).mean((2, 3)))"))
     labels = dict(planned(tmp_path).notes)
-    assert not {"random numbers", "state", "training mode", "batches", "not repeatable", "accuracy"} & labels.keys()
+    assert not {"random numbers", "state", "training mode", "batches", "not repeatable", "score"} & labels.keys()
 
 
 def test_what_cannot_be_put_back_is_said(tmp_path):
@@ -393,7 +393,7 @@ Named = collections.namedtuple("Named", ["hidden", "logits"])
     x = (torch.from_numpy(probe.images).permute(0, 3, 1, 2).float() / 255 - 0.4) / 0.3
     with posthoc.open_activations(tmp_path / "a.h5") as file:
         assert file.recording.identity.output.name == name
-        assert ("accuracy" in dict(plan.notes)) == (name is None)
+        assert ("score" in dict(plan.notes)) == (name is None)
         for e in range(2):
             model = net().eval()
             model.load_state_dict(torch.load(tmp_path / "run" / f"epoch_{e + 1}.pth"))

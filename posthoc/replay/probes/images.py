@@ -18,14 +18,13 @@ import posthoc
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular
 from posthoc.recording import image_words
-from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
+from posthoc.replay.probes.probe import MOST_CLASSES, Asked, Batch, Kind, Probe
 
 if TYPE_CHECKING:
     from posthoc.replay.models import Model
 
 DEFAULT_IMAGES = 2048
 """Images in a probe unless told otherwise (fewer where the data set is smaller)."""
-MOST_CLASSES = 1_000_000
 UNPACKED = 100
 """Bytes that an archive may unpack to for each of its own: pictures seldom come to 20."""
 

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError
 from posthoc.recording import UNKNOWN
+from posthoc.replay.scores import IGNORED, SCORES, Judge, Score, Truth, of_user
 
 if TYPE_CHECKING:
     from torch import Tensor, device
 
     from posthoc.replay.hooks import Anatomy
     from posthoc.replay.models import Model
-    from posthoc.replay.outputs import Scoring
 
+MOST_CLASSES = 1_000_000
 Batch = dict[str, "Tensor"]
 """The inputs of some samples, by name: the only one is given to the network by its position, several by their names."""
 
@@ -52,32 +53,39 @@ class Asked:
 class Probe:
     """Samples, and what is known of them.
 
-    inputs: by the names of the network's arguments, arrays of any type whose first axis is the sample; targets: what is
-    right, by sample; where these are whole numbers, of `classes` classes; index: int64 [N], positions in the data set;
-    axes: names of each input's axes after the first.
+    inputs: by the names of the network's arguments, arrays (or tensors, or lists) of any type whose first axis is the
+    sample; one alone needs no name. targets: what is right, by sample: whole numbers are classes, of `classes` in all, or
+    masks of them; real numbers are to be met. index: int64 [N], positions in the data set; axes: names of each input's
+    axes after the first.
 
-    prepare: what the network sees of a batch, on its device (default: as it is, in single precision); example:
-    a batch of so many samples to trace the network with, on request of larger ones (default: the first samples);
-    scoring: default: as classes, where there are targets; anatomy: what tracing shows, if that was found already.
+    score: one of `SCORES`, or a function of what the network gives and the targets, see `Judge` (default: that of
+    `SCORES` which takes the targets). prepare: what the network sees of a batch, on its device (default: as it is, in
+    single precision); example: a batch of so many samples to trace the network with, on request of larger ones (default:
+    the first samples); anatomy: what tracing shows, if that was found already.
 
-    samples: what they are called; preparation: by names, on which numbers depend, and in words; notes: label and text;
-    batch_size: unless told otherwise; few: samples that tell how a network behaves; alternatives: the same samples
-    prepared otherwise, by the options of the command line that say so, to be tried where a network fails at these.
+    samples: what they are called; preparation: by names, on which numbers depend, and in words; code: digest of the
+    user's file that made it; notes: label and text; batch_size: unless told otherwise; few: samples that tell how a
+    network behaves; alternatives: the same samples prepared otherwise, by the options of the command line that say so, to
+    be tried where a network fails at these.
+
+    >>> len(Probe([[0.5, 1], [2, 3]], targets=[0, 1]))
+    2
     """
 
-    name: str
     inputs: Mapping[str, NDArray[Any]]
     targets: NDArray[Any] | None = None
+    score: Judge | str | None = None
+    name: str = "probe"
     index: NDArray[np.int64] | None = None
     classes: int | None = None
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     prepare: Callable[[Batch], Batch] | None = None
     example: Callable[[int, bool], Batch] | None = None
-    scoring: "Scoring | None" = None
     anatomy: "Anatomy | None" = None
     digest: str | None = None
     samples: str = "samples"
     preparation: Mapping[str, Any] = field(default_factory=dict)
+    code: str | None = None
     words: str = UNKNOWN
     notes: Sequence[tuple[str, str]] = ()
     batch_size: int = 256
@@ -85,6 +93,14 @@ class Probe:
     alternatives: Callable[[], Sequence[tuple[str, "Probe"]]] | None = None
 
     def __post_init__(self) -> None:
+        given = self.inputs if isinstance(self.inputs, Mapping) else {"input": self.inputs}
+        object.__setattr__(self, "inputs", {name: _array(self.name, name, values) for name, values in given.items()})
+        if self.targets is not None:
+            object.__setattr__(self, "targets", _targets(self.name, self.targets))
+        if isinstance(self.score, str) and self.score not in SCORES:
+            raise PosthocError(
+                f"{self.name}: there is no score {self.score!r}; give {', '.join(SCORES)} or a function."
+            )
         lengths = {name: len(array) for name, array in self.inputs.items()}
         if self.targets is not None:
             lengths["targets"] = len(self.targets)
@@ -102,6 +118,16 @@ class Probe:
         """The targets, where they are classes."""
         classes = self.targets is not None and self.targets.ndim == 1 and np.issubdtype(self.targets.dtype, np.integer)
         return self.targets.astype(np.int64) if classes and self.targets is not None else None
+
+    def truth(self, sample: tuple[int, ...]) -> Truth:
+        """What outputs are scored by, where the network sees samples of that shape."""
+        return Truth(self.targets, self.classes or _classes(self.targets), sample)
+
+    def score_of(self, name: str | None) -> Score | None:
+        """The score of that name; the user's function where it is none of `SCORES`, nothing for None."""
+        if name is None:
+            return None
+        return of_user(self.score) if callable(self.score) and name not in SCORES else SCORES[name]
 
     @property
     def sha256(self) -> str:
@@ -141,6 +167,46 @@ class Probe:
 
         rows = np.arange(size) % len(self)
         return _plain({name: torch.from_numpy(array[rows]) for name, array in self.inputs.items()})
+
+
+def _array(probe: str, name: str, values: Any) -> NDArray[Any]:
+    """An array of numbers; of torch's types that NumPy has not in single precision."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise PosthocError(f"{probe}: {name} is no array ({error}).") from error
+    if array.dtype.kind not in "biuf" or not array.ndim:
+        raise PosthocError(f"{probe}: {name} is {array.dtype} {array.shape}; give numbers, one row for each sample.")
+    if not array.size:
+        raise PosthocError(f"{probe}: {name} is of shape {array.shape}, in which there is nothing.")
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return native.astype(np.float64) if native.dtype.itemsize > 8 else native
+
+
+def _targets(probe: str, values: Any) -> NDArray[Any]:
+    """Classes int64 [N], masks int64 [N, ...], or real numbers; a class in a row of its own counts as one."""
+    targets = _array(probe, "targets", values)
+    if targets.dtype.kind == "f":
+        return targets
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    least, most = int(targets.min()), int(targets.max())
+    if least < 0 and targets.ndim == 1:
+        raise PosthocError(f"{probe}: label {least} is negative; labels count from 0.")
+    if most >= MOST_CLASSES:
+        raise PosthocError(f"{probe}: label {most} is no class; labels count from 0 to fewer than {MOST_CLASSES:,}.")
+    return targets.astype(np.int64)
+
+
+def _classes(targets: NDArray[Any] | None) -> int:
+    """How many classes targets are of, 0 where they are none."""
+    if targets is None or targets.dtype.kind == "f":
+        return 0
+    masked = targets.ndim > 1 and targets.max() == IGNORED
+    return int(np.max(targets, where=(targets != IGNORED) | (not masked), initial=-1)) + 1
 
 
 def _plain(batch: Batch) -> Batch:

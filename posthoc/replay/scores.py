@@ -1,0 +1,309 @@
+"""Scores: how a network's outputs are judged by what is right.
+
+A score is one entry in `SCORES`; the first that takes a probe's targets and finds an output that fits them counts. Torch
+is not imported here, for the names and their meanings are wanted without it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_LOGITS = 1000
+"""Classes up to which the scores of every sample are kept."""
+IGNORED = 255
+"""The class of pixels that are none, in masks of fewer classes; so is every negative one."""
+Reduced = dict[str, "Tensor"]
+"""Of the samples of a batch, [B, ...]: all that is needed of their outputs."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What outputs are scored by: the targets [N, ...], how many classes they are of, the shape of one sample as the
+    network sees it."""
+
+    targets: NDArray[Any] | None
+    classes: int
+    sample: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the target of one sample."""
+        return () if self.targets is None else self.targets.shape[1:]
+
+    @property
+    def kind(self) -> str:
+        """Of the targets' numbers: `i`, `f`, or nothing where there are none."""
+        if self.targets is None:
+            return ""
+        return "f" if self.targets.dtype.kind == "f" else "i"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a checkpoint did: the mean loss; accuracy, the share of the samples that are right, NaN where they cannot be;
+    values of other names; and of each sample what `store.STORED` has as behaviour, on the device."""
+
+    loss: float = math.nan
+    accuracy: float = math.nan
+    values: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, "Tensor"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One way to score; its name is its key in `SCORES`.
+
+    words: what it is; loss, unit: name and unit of the mean loss; needs: the targets that it can do with, in words; takes:
+    whether these are such, and unasked: whether it is tried for them by itself. fits: whether an output, of one sample of
+    that shape, is scored unasked, and allowed: if it is asked for; wanted: such an output in words.
+
+    reduce: outputs and targets of a batch to what is needed of them; of the inputs where `of_inputs`, which then are the
+    targets. finish: that of all samples, and all targets, to the scores.
+    """
+
+    words: str
+    loss: str
+    unit: str | None
+    needs: str
+    takes: Callable[[Truth], bool]
+    fits: Callable[[tuple[int, ...], Truth], bool]
+    wanted: str
+    reduce: Callable[["Tensor", "Tensor"], Reduced]
+    finish: Callable[[Reduced, "Tensor"], Scores]
+    unasked: Callable[[Truth], bool] = lambda truth: False
+    allowed: Callable[[tuple[int, ...], Truth], bool] | None = None
+    of_inputs: bool = False
+
+    def may(self, shape: tuple[int, ...], truth: Truth) -> bool:
+        """Whether an output of that shape can be scored if it is asked for."""
+        return (self.allowed or self.fits)(shape, truth)
+
+
+def _all(scores: "Tensor", targets: "Tensor") -> Reduced:
+    return {"scores": scores}
+
+
+def of_classes(reduced: Reduced, labels: "Tensor") -> Scores:
+    """Cross-entropy and the class of the highest score; scores [N, K], labels [N].
+
+    >>> import torch
+    >>> of_classes({"scores": torch.tensor([[0.0, 9.0], [9.0, 0.0]])}, torch.tensor([1, 1])).accuracy
+    0.5
+    """
+    import torch
+    from torch.nn import functional as F
+
+    scores = reduced["scores"]
+    prediction = scores.argmax(1)
+    correct = prediction == labels
+    samples = {
+        "loss": F.cross_entropy(scores, labels, reduction="none"),
+        "prediction": prediction,
+        "correct": correct.to(torch.uint8),
+    }
+    if scores.shape[1] <= MOST_LOGITS:
+        samples["logits"] = scores.half()
+    return Scores(F.cross_entropy(scores, labels).item(), correct.double().mean().item(), samples=samples)
+
+
+def of_two(reduced: Reduced, labels: "Tensor") -> Scores:
+    """Binary cross-entropy of one score, and whether it is above 0 where the label is 1; scores [N] or [N, 1]."""
+    import torch
+    from torch.nn import functional as F
+
+    scores = reduced["scores"].reshape(len(labels))
+    prediction = (scores > 0).long()
+    correct = prediction == labels.reshape(len(labels))
+    loss = F.binary_cross_entropy_with_logits(scores, labels.reshape(len(labels)).float(), reduction="none")
+    samples = {
+        "loss": loss,
+        "prediction": prediction,
+        "correct": correct.to(torch.uint8),
+        "logits": scores.half()[:, None],
+    }
+    return Scores(loss.double().mean().item(), correct.double().mean().item(), samples=samples)
+
+
+def _by_place(scores: "Tensor", masks: "Tensor") -> Reduced:
+    """Of each sample: sum of the cross-entropy, places, right ones, and of each class the intersection and union."""
+    import torch
+    from torch.nn import functional as F
+
+    if scores.shape[1] == 1:  # one score for two classes
+        scores = torch.cat([torch.zeros_like(scores), scores], 1)
+    K = scores.shape[1]
+    masks = masks.long()
+    kept = (masks >= 0) & ((masks != IGNORED) | (K > IGNORED))
+    masks = torch.where(kept, masks, 0)
+    loss = F.cross_entropy(scores, masks, reduction="none")
+    prediction = scores.argmax(1)
+
+    def counted(classes: "Tensor", where: "Tensor") -> "Tensor":
+        """How many places of each class a sample has, [B, K]."""
+        rows = torch.arange(len(classes), device=classes.device).view(-1, *[1] * (classes.ndim - 1))
+        flat = (rows * K + classes)[where]
+        return torch.bincount(flat, minlength=len(classes) * K).view(len(classes), K)
+
+    both = counted(masks, kept & (prediction == masks))
+    places = kept.flatten(1).sum(1)
+    return {
+        "loss": torch.where(kept, loss, 0).flatten(1).sum(1).double(),
+        "places": places,
+        "right": (kept & (prediction == masks)).flatten(1).sum(1),
+        "intersection": both,
+        "union": counted(masks, kept) + counted(prediction, kept) - both,
+    }
+
+
+def of_places(reduced: Reduced, masks: "Tensor") -> Scores:
+    """Mean cross-entropy of the places, the mean over the classes that there are of intersection over union, and the
+    share of the places that are right."""
+    places = reduced["places"].double()
+    union = reduced["union"].sum(0).double()
+    present = union > 0
+    values = {
+        "mIoU": (reduced["intersection"].sum(0).double()[present] / union[present]).mean().item(),
+        "pixel_accuracy": (reduced["right"].sum() / places.sum()).item(),
+    }
+    samples = {"loss": (reduced["loss"] / places).float(), "score": (reduced["right"] / places).float()}
+    return Scores((reduced["loss"].sum() / places.sum()).item(), values=values, samples=samples)
+
+
+def _squared(outputs: "Tensor", targets: "Tensor") -> Reduced:
+    difference = outputs.reshape(targets.shape).double() - targets.double()
+    return {"error": difference.square().reshape(len(targets), -1).mean(1)}
+
+
+def of_numbers(reduced: Reduced, targets: "Tensor") -> Scores:
+    """Mean squared error, and R2 = 1 - sum of squared errors / sum of squares about each output's mean (NaN where the
+    targets do not vary)."""
+    error = reduced["error"]
+    spread = (targets.double() - targets.double().mean(0)).square().reshape(len(targets), -1).mean(1).sum()
+    R2 = 1 - (error.sum() / spread).item() if spread > 0 else math.nan
+    return Scores(error.mean().item(), values={"R2": R2}, samples={"loss": error.float()})
+
+
+def of_inputs(reduced: Reduced, targets: "Tensor") -> Scores:
+    """Mean squared difference between what the network gives and what it was given."""
+    return Scores(reduced["error"].mean().item(), samples={"loss": reduced["error"].float()})
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)
+
+
+def _is_binary(truth: Truth) -> bool:
+    targets = truth.targets
+    return targets is not None and _without_ones(truth.shape) == () and bool(np.isin(targets, (0, 1)).all())
+
+
+def _fits_places(shape: tuple[int, ...], truth: Truth) -> bool:
+    K = shape[0] if shape else 0
+    return shape[1:] == truth.shape and truth.classes <= (2 if K == 1 else K)
+
+
+def _fits_numbers(shape: tuple[int, ...], truth: Truth) -> bool:
+    return _without_ones(shape) == _without_ones(truth.shape)
+
+
+SCORES = {
+    "classes": Score(
+        words="cross-entropy and accuracy", loss="cross-entropy", unit="nat",
+        needs="a whole number for each sample, its class",
+        takes=lambda truth: truth.kind == "i" and truth.shape == (),
+        unasked=lambda truth: True,
+        fits=lambda shape, truth: shape == (truth.classes,),
+        allowed=lambda shape, truth: len(shape) == 1 and shape[0] >= truth.classes,
+        wanted="a column for each of the probe's {classes} classes",
+        reduce=_all, finish=of_classes,
+    ),
+    "binary": Score(
+        words="binary cross-entropy and accuracy", loss="binary cross-entropy", unit="nat",
+        needs="0 or 1 for each sample",
+        takes=_is_binary,
+        unasked=lambda truth: truth.kind == "i",
+        fits=lambda shape, truth: shape in ((), (1,)),
+        wanted="one score for each sample",
+        reduce=_all, finish=of_two,
+    ),
+    "segmentation": Score(
+        words="cross-entropy, mean intersection over union and pixel accuracy", loss="cross-entropy", unit="nat",
+        needs="a mask of classes (whole numbers) for each sample",
+        takes=lambda truth: truth.kind == "i" and len(truth.shape) > 0,
+        unasked=lambda truth: True,
+        fits=_fits_places,
+        wanted="scores of {classes} classes at each of {shape} places",
+        reduce=_by_place, finish=of_places,
+    ),
+    "regression": Score(
+        words="mean squared error and R2", loss="mean squared error", unit=None,
+        needs="numbers",
+        takes=lambda truth: truth.kind != "",
+        unasked=lambda truth: truth.kind == "f",
+        fits=_fits_numbers,
+        wanted="the shape of the targets, {shape}",
+        reduce=_squared, finish=of_numbers,
+    ),
+    "reconstruction": Score(
+        words="mean squared difference from the inputs", loss="reconstruction error", unit=None,
+        needs="nothing but the inputs",
+        takes=lambda truth: True,
+        fits=lambda shape, truth: shape == truth.sample,
+        wanted="the shape of the inputs, {sample}",
+        reduce=_squared, finish=of_inputs, of_inputs=True,
+    ),
+}  # fmt: skip
+NONE = "none"
+Judge = Callable[[Any, "Tensor | None"], "Tensor | float | Mapping[str, Tensor | float]"]
+"""A user's score: what the network gives for a batch and the batch's targets -> a number for each sample, or several by
+name, of which `loss` and `accuracy` are such; a number by itself is the batch's mean."""
+
+
+def of_user(function: Judge) -> Score:
+    """The score of a user's function."""
+    name = name_of(function)
+
+    def reduce(output: Any, targets: "Tensor") -> Reduced:
+        import torch
+
+        given = function(output, targets if len(targets) else None)
+        rows = len(targets)
+        columns = {}
+        for key, value in (given if isinstance(given, Mapping) else {name: given}).items():
+            column = torch.as_tensor(value).detach().float()
+            if column.ndim == 0:
+                column = column.expand(rows)
+            if column.shape != (rows,):
+                raise ValueError(f"{key} is of shape {tuple(column.shape)}, not one number for each of {rows} samples")
+            columns[str(key)] = column
+        return columns
+
+    def finish(reduced: Reduced, targets: "Tensor") -> Scores:
+        means = {key: column.double().mean().item() for key, column in reduced.items()}
+        samples = {"loss": reduced["loss"]} if "loss" in reduced else {}
+        others = [key for key in reduced if key not in ("loss", "accuracy")]
+        samples |= {"score": reduced[others[0]]} if others else {}
+        values = {key: means[key] for key in others}
+        return Scores(means.get("loss", math.nan), means.get("accuracy", math.nan), values, samples)
+
+    return Score(
+        words=name, loss="loss", unit=None, needs="what it needs", takes=lambda truth: True, fits=lambda shape, truth: True,
+        wanted="any shape", reduce=reduce, finish=finish,
+    )  # fmt: skip
+
+
+def name_of(function: Judge) -> str:
+    """What a user's score is called."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def scores_for(truth: Truth) -> dict[str, Score]:
+    """Those that are tried unasked for such targets."""
+    return {name: score for name, score in SCORES.items() if score.takes(truth) and score.unasked(truth)}
