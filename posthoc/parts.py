@@ -18,8 +18,8 @@ from typing import Annotated, Any
 from posthoc import store, writing
 from posthoc.errors import PosthocError
 from posthoc.files import read_json, refuse_existing, replacing
+from posthoc.folders import LOCK, files_of, open_folder, open_lock, read_lock, remove, sign_lock
 from posthoc.locks import hold
-from posthoc.own import LOCK, files_of, open_lock, own_folder, read_lock, remove, sign_lock
 from posthoc.recording import MOST_CONTROLS, Identity, Recording
 from posthoc.store import Skipped
 from posthoc.typed import MisfitError, Range, typed
@@ -131,7 +131,7 @@ class Parts:
         """Descriptors of the folder and of its lock, held."""
         while True:
             attempt = stack.enter_context(contextlib.ExitStack())
-            folder = attempt.enter_context(own_folder(self.folder))
+            folder = attempt.enter_context(open_folder(self.folder))
             try:
                 lock = open_lock(folder, self.folder)
             except FileNotFoundError:  # the one before us took the folder away just now
@@ -323,7 +323,7 @@ class Parts:
         if plan is None:
             return
         names = plan.parts | {self._skip(skip.path).name for skip in self.skipped()}
-        with own_folder(self.folder) as folder:
+        with open_folder(self.folder) as folder:
             for name in (*sorted(names.intersection(files_of(folder, self.folder, NAMES))), PLAN):
                 remove(folder, self.folder, name)
 
@@ -336,7 +336,7 @@ class Parts:
 
     def _leave(self) -> None:
         """Take the folder away; what else is in it stays there, and is named."""
-        with own_folder(self.folder) as folder:
+        with open_folder(self.folder) as folder:
             others = sorted(set(os.listdir(folder)) - {LOCK})  # noqa: PTH208 - of this very folder
             remove(folder, self.folder, LOCK)
         if others:

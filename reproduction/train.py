@@ -203,67 +203,94 @@ def claim(out: Path, run: dict[str, Any]) -> None:
         raise PosthocError(f"{out} holds another run ({what}); choose another --out.")
 
 
+@dataclasses.dataclass
+class Progress:
+    """How far a training is: epochs done, the optimiser's steps, the best validation loss, and for how many epochs it
+    has been that."""
+
+    epoch: int = 0
+    step: int = 0
+    best: float = float("inf")
+    since_best: int = 0
+
+
 def train(name: str, recipe: Recipe, args: argparse.Namespace) -> None:
+    """Train a recipe in `args.out`, from the start or from where it was interrupted."""
     device = find_device(args.device)
-    spec = args.data or recipe.dataset
     options = {"root": args.data_root, "download": args.download, "size": recipe.image_size}
-    data = {split: load_images(spec, split, **options) for split in ("train", "test")}
-    classes = data["train"].classes
-    statistics = NORMALIZATIONS[recipe.dataset]
-    claim(args.out, {
-        "recipe": name,
-        **dataclasses.asdict(recipe),
-        "dataset": spec,
-        "num_classes": classes,
-        "normalization": {"mean": list(statistics.mean), "std": list(statistics.std)},
-        "train_images": len(data["train"]),
-        "train_sha256": data["train"].sha256,
-        "seed": args.seed,
-        **({"weights": str(args.weights)} if args.weights else {}),
-        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
-    })  # fmt: skip
+    data = {split: load_images(args.data or recipe.dataset, split, **options) for split in ("train", "test")}
+    claim(args.out, description(name, recipe, data["train"], args))
     training, test = (Batches(data[split], recipe, device) for split in ("train", "test"))
 
     torch.manual_seed(args.seed)
+    classes = data["train"].classes
     model = build(recipe, classes, args.download, args.weights).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
-    done, best, since_best = 0, float("inf"), 0
-
     if (args.out / RESUME).exists():
-        state = torch.load(args.out / RESUME, map_location=device, weights_only=True)
-        done, best, since_best = state["epoch"], state["best"], state["since_best"]
-        model.load_state_dict(load_file(checkpoint(args.out, done), device=str(device)))
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        with safe_open(checkpoint(args.out, done), "pt") as file:
-            step = int(file.metadata()["step"])
-        print(f"{args.out}: going on after epoch {done}", flush=True)
+        progress = resume(args.out, model, optimizer, scheduler, device)
     else:
-        step = 0
+        progress = Progress()
         val_loss, val_acc = evaluate(model, test, recipe)
-        save(model, args.out, 0, {"step": step, "val_loss": val_loss, "val_acc": val_acc})
+        save(model, args.out, 0, {"step": 0, "val_loss": val_loss, "val_acc": val_acc})
         print(f"epoch   0  val_loss {val_loss:.4f}  val_acc {val_acc:.4f}", flush=True)
 
-    for epoch in range(done + 1, args.epochs + 1):
-        if since_best >= recipe.patience:
+    for epoch in range(progress.epoch + 1, args.epochs + 1):
+        if progress.since_best >= recipe.patience:
             print(f"stopped: the validation loss has not improved for {recipe.patience} epochs")
             break
         train_loss = train_epoch(model, optimizer, training, recipe, seed=args.seed * 1_000_003 + epoch)
-        step += -(-len(training) // recipe.batch)
         val_loss, val_acc = evaluate(model, test, recipe)
         if recipe.plateau:
             scheduler.step(val_loss)
-        best, since_best = (val_loss, 0) if val_loss < best else (best, since_best + 1)
+        since_best = 0 if val_loss < progress.best else progress.since_best + 1
+        step = progress.step + -(-len(training) // recipe.batch)
+        progress = Progress(epoch, step, min(progress.best, val_loss), since_best)
         numbers = {"step": step, "train_loss": train_loss, "val_loss": val_loss, "val_acc": val_acc}
         save(model, args.out, epoch, numbers)
         # After the checkpoint: killed in between, the epoch is trained again from the one before, to the same weights.
         with replacing(args.out / RESUME) as path:
-            state = {"epoch": epoch, "best": best, "since_best": since_best}
+            state: dict[str, Any] = {"epoch": epoch, "best": progress.best, "since_best": since_best}
             state |= {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
             torch.save(state, path)
         losses = f"train_loss {train_loss:.4f}  val_loss {val_loss:.4f}"
         print(f"epoch {epoch:3d}  {losses}  val_acc {val_acc:.4f}", flush=True)
+
+
+def description(name: str, recipe: Recipe, images: Images, args: argparse.Namespace) -> dict[str, Any]:
+    """What run.json says of a run."""
+    statistics = NORMALIZATIONS[recipe.dataset]
+    return {
+        "recipe": name,
+        **dataclasses.asdict(recipe),
+        "dataset": args.data or recipe.dataset,
+        "num_classes": images.classes,
+        "normalization": {"mean": list(statistics.mean), "std": list(statistics.std)},
+        "train_images": len(images),
+        "train_sha256": images.sha256,
+        "seed": args.seed,
+        **({"weights": str(args.weights)} if args.weights else {}),
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+    }
+
+
+def resume(
+    out: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau,
+    device: torch.device,
+) -> Progress:
+    """Put everything back to where the last epoch ended."""
+    state = torch.load(out / RESUME, map_location=device, weights_only=True)
+    last = checkpoint(out, state["epoch"])
+    model.load_state_dict(load_file(last, device=str(device)))
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    with safe_open(last, "pt") as file:
+        step = int(file.metadata()["step"])
+    print(f"{out}: going on after epoch {state['epoch']}", flush=True)
+    return Progress(state["epoch"], step, state["best"], state["since_best"])
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def row(what: str, ours: Call, reference: str, theirs: Call, budget: str = "", r
 def alone(call: Call) -> Call:
     """The call on one thread."""
 
-    def on_one() -> None:
+    def on_one_thread() -> None:
         config: Any = numba.config
         before, config.NUMBA_NUM_THREADS = config.NUMBA_NUM_THREADS, 1
         try:
@@ -69,7 +69,7 @@ def alone(call: Call) -> Call:
         finally:
             config.NUMBA_NUM_THREADS = before
 
-    return on_one
+    return on_one_thread
 
 
 def polyfit_dfa(x: NDArray[np.float64], scales: NDArray[np.int64]) -> list[float]:

@@ -115,11 +115,11 @@ def seconds_in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> list[fl
     """Median seconds of each call, the calls taking turns."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        for call, own in zip(calls, times, strict=True):
+        for call, seconds in zip(calls, times, strict=True):
             start = time.perf_counter()
             call()
-            own.append(time.perf_counter() - start)
-    return [float(np.median(own)) for own in times]
+            seconds.append(time.perf_counter() - start)
+    return [float(np.median(seconds)) for seconds in times]
 
 
 def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int, checkpoints: int) -> None:
@@ -152,11 +152,11 @@ def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int, 
             partial(extract_features, plan, fresh),
         ]
         seconds_in_turn(calls[:3], 1)
-        own, contiguous, last, reading, keeping, extractor = seconds_in_turn(calls, repeats)
+        hooked, contiguous, last, reading, keeping, extractor = seconds_in_turn(calls, repeats)
         bare = min(contiguous, last)
         print(
-            f"| {name} | {size} | {own / checkpoints:.3g} | {bare / own:.3f} ({'channels last' if last < contiguous else 'contiguous'}) "
-            f"| {reading / own:.3f} | {keeping / own:.2f} | {extractor / own:.2f} |",
+            f"| {name} | {size} | {hooked / checkpoints:.3g} | {bare / hooked:.3f} ({'channels last' if last < contiguous else 'contiguous'}) "
+            f"| {reading / hooked:.3f} | {keeping / hooked:.2f} | {extractor / hooked:.2f} |",
             flush=True,
         )
         shutil.rmtree(run)

@@ -14,12 +14,12 @@ from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import read_checkpoint
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
-before, start, said = peak(), time.process_time(), "read"
+before, start, outcome = peak(), time.process_time(), "read"
 try:
     read_checkpoint(Path(sys.argv[1]))
 except PosthocError as error:
-    said = str(error).removeprefix(sys.argv[1]).strip(" :")[:60]
-print(f"{time.process_time() - start:.2f}|{peak() - before:.0f}|{said}")
+    outcome = str(error).removeprefix(sys.argv[1]).strip(" :")[:60]
+print(f"{time.process_time() - start:.2f}|{peak() - before:.0f}|{outcome}")
 """
 
 
@@ -38,6 +38,6 @@ def hostile_table(sizes: tuple[int, int] = (250_000, 1_000_000)) -> None:
                 path.write_bytes(make(size))
                 done = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, check=True)
                 rows.append([f"{path.stat().st_size:,}", *done.stdout.strip().split("|")])
-            (_, seconds, memory, _), (count, more_seconds, more_memory, said) = rows
-            cells = (kind, count, seconds, more_seconds, memory, more_memory, said)
+            (_, seconds, memory, _), (count, more_seconds, more_memory, outcome) = rows
+            cells = (kind, count, seconds, more_seconds, memory, more_memory, outcome)
             print(f"| {' | '.join(cells)} |", flush=True)

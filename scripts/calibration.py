@@ -131,13 +131,13 @@ def representation(repeats: int) -> None:
         "\n| channels of 512 | images | CKA, plain | of the layers | its sd | estimated sd |\n|---|---|---|---|---|---|"
     )
     for C, N in ((4, 2000), (8, 2000), (32, 2000), (128, 2000), (512, 2000), (32, 100), (32, 20), (512, 10)):
-        found = []
+        estimates = []
         for _ in range(repeats):
             source = np.linspace(1, 0.02, 512)[:, None] ** 3 * random.standard_normal((512, N))
             x, y = (np.linalg.qr(random.standard_normal((512, 512)))[0][:C] @ source for _ in range(2))
             result = similarity(x, y, (512, 512))
-            found.append((debiased_cka(x, y), result.cka, result.sd))
-        plain, whole, estimated = np.array(found).T
+            estimates.append((debiased_cka(x, y), result.cka, result.sd))
+        plain, whole, estimated = np.array(estimates).T
         none = f", none in {np.mean(np.isnan(whole)):.0%}" if np.isnan(whole).any() else ""
         print(
             f"| {C} | {N} | {np.nanmean(plain):.3f} | {np.nanmean(whole):.3f}{none} | {np.nanstd(whole):.3f} | "

@@ -310,11 +310,11 @@ def attempt(entrance: Entrance, watch: Watch, sound: bool = False) -> str:
     """Run the commands on what lies there; what came of it, in a few words. What is `sound` must not be refused."""
     shutil.rmtree(watch.out, ignore_errors=True)
     watch.out.mkdir()
-    said = [watch.run(words) for words in entrance.words]
-    if sound and set(said) != {"done"} and entrance.words[0][0] != "status":  # whose job has failed
+    outcomes = [watch.run(words) for words in entrance.words]
+    if sound and set(outcomes) != {"done"} and entrance.words[0][0] != "status":  # whose job has failed
         raise AssertionError("the sound file is refused")
     if entrance.place is None:
-        return " and ".join(said)
+        return " and ".join(outcomes)
     try:
         header, weights = read_header(entrance.place), read_weights(entrance.place)
     except PosthocError:

@@ -77,10 +77,10 @@ def p(replicates: int) -> None:
         for count in (19, 39, 99, 199):
             random = np.random.default_rng([1, number, count])
             table = draw(random, (replicates, count + 1))
-            found = np.array([two_sided_p(row[0], row[1:]) for row in table])
+            ps = np.array([two_sided_p(row[0], row[1:]) for row in table])
             ends = np.quantile(draw(random, (1, 1_000_000)), [0.001, 0.999])
             seen = [np.mean([two_sided_p(end, row[1:]) <= 0.05 for row in table[:1000]]) for end in ends]
-            sizes = " | ".join(f"{(found <= level).mean():.4f}" for level in (0.05, 0.02))
+            sizes = " | ".join(f"{(ps <= level).mean():.4f}" for level in (0.05, 0.02))
             print(f"| {shape} | {count} | {sizes} | {seen[0]:.2f} | {seen[1]:.2f} |", flush=True)
 
 
@@ -92,16 +92,16 @@ def images(replicates: int, count: int = 39) -> None:
     cases = [(kind, 0.0) for kind in CHANNELS] + [("rho 0.3", strength) for strength in (0.5, 1.0, 2.0)]
     for case, (kind, strength) in enumerate(cases):
         random = np.random.default_rng([2, case])
-        found: dict[str, list[list[float]]] = {"order": [], "white": []}
+        ps: dict[str, list[list[float]]] = {"order": [], "white": []}
         runs = {"order": replicates if not strength else replicates // 10, "white": replicates // 10}
         for replicate in range(replicates):
             x = noise(kind, IMAGES, random)
             x[: UNITS // 2] += strength * rhythm
             axis = ImageMaterial(x.astype(np.float32), labels, SMOOTH)
-            for null in found:
+            for null in ps:
                 if replicate < runs[null]:
-                    found[null].append(p_values(axis, (null,), count, replicate))
-        shares = np.concatenate([(np.array(rows) <= 0.05).mean(axis=0) for rows in found.values()])
+                    ps[null].append(p_values(axis, (null,), count, replicate))
+        shares = np.concatenate([(np.array(rows) <= 0.05).mean(axis=0) for rows in ps.values()])
         title = kind if not strength else f"{kind}, half of them with a rhythm of {strength:g} in the images' order"
         print(f"| {title} | {' | '.join(f'{share:.4f}' for share in shares)} |", flush=True)
 
@@ -114,13 +114,13 @@ def time(replicates: int, count: int = 39) -> None:
     ]
     for case, (kind, phi) in enumerate(cases):
         random = np.random.default_rng([3, case])
-        found = []
+        ps = []
         for replicate in range(replicates if not phi else replicates // 10):
             x = noise(kind, EPOCHS + 100, random)
             for t in range(1, x.shape[1]):
                 x[:, t] += phi * x[:, t - 1]
-            found.append(p_values(EpochMaterial(np.ascontiguousarray(x[:, 100:])), ("time",), count, replicate))
-        shares = (np.array(found) <= 0.05).mean(axis=0)
+            ps.append(p_values(EpochMaterial(np.ascontiguousarray(x[:, 100:])), ("time",), count, replicate))
+        shares = (np.array(ps) <= 0.05).mean(axis=0)
         print(
             f"| {kind}{f', AR({phi})' if phi else ''} | {' | '.join(f'{share:.4f}' for share in shares)} |", flush=True
         )
@@ -131,10 +131,10 @@ def family(values: FloatArray, random: np.random.Generator, start: int, most: in
     drawn = [random.standard_normal(start) for _ in values]
     stages = [[start] for _ in values]
     while True:
-        found = np.array([two_sided_p(*test) for test in zip(values, drawn, stages, strict=True)])
-        more = worth_drawing(found, np.array([len(row) for row in drawn]), most)
+        ps = np.array([two_sided_p(*test) for test in zip(values, drawn, stages, strict=True)])
+        more = worth_drawing(ps, np.array([len(row) for row in drawn]), most)
         if not more.any():
-            return rejected(found), sum(map(len, drawn))
+            return rejected(ps), sum(map(len, drawn))
         for k in np.flatnonzero(more):
             drawn[k] = np.concatenate([drawn[k], random.standard_normal(min(len(drawn[k]) + 1, most - len(drawn[k])))])
             stages[k].append(len(drawn[k]))
@@ -150,7 +150,7 @@ def families(replicates: int) -> None:
         for start, most in ((99, 99), (99, 9999)) if differ else ((39, 9999), (99, 99), (99, 9999)):
             random = np.random.default_rng([4, case])
             null = np.arange(2 * epochs) >= differ
-            any_false, rates, found, total = 0, [], [], 0
+            any_false, rates, powers, total = 0, [], [], 0
             runs = replicates if not differ else replicates // 10
             for _ in range(runs):
                 values = np.sqrt(rho) * random.standard_normal(2).repeat(epochs)
@@ -160,11 +160,11 @@ def families(replicates: int) -> None:
                 false = int((which & null).sum())
                 any_false += bool(false)
                 rates.append(false / max(1, which.sum()))
-                found.append((which & ~null).sum() / max(1, differ))
+                powers.append((which & ~null).sum() / max(1, differ))
                 total += count
             print(
                 f"| {epochs} | {rho:g} | {f'{differ} of H, {shift:g}' if differ else '0'} | {start} to {most} | "
-                f"{any_false / runs:.4f} | {np.mean(rates):.4f} | {f'{np.mean(found):.2f}' if differ else ''} | "
+                f"{any_false / runs:.4f} | {np.mean(rates):.4f} | {f'{np.mean(powers):.2f}' if differ else ''} | "
                 f"{total / runs / epochs:.0f} |",
                 flush=True,
             )
@@ -180,13 +180,13 @@ def groups(replicates: int) -> None:
             random = np.random.default_rng([5, n, values == "normal"])
             x = random.standard_normal((replicates, 4, 2 * n))
             x = x if values == "normal" else np.exp(x)
-            found = np.array([[permutation_p(row[:n], row[n:]) for row in columns] for columns in x])
-            family = np.mean([(corrected(columns) <= 0.05).any() for columns in found])
+            ps = np.array([[permutation_p(row[:n], row[n:]) for row in columns] for columns in x])
+            family = np.mean([(corrected(columns) <= 0.05).any() for columns in ps])
             apart = x[: replicates // 4, 0].copy()
             apart[:, n:] += 3 * (1 if values == "normal" else np.sqrt((np.e - 1) * np.e))
             power = np.mean([permutation_p(row[:n], row[n:]) <= 0.05 for row in apart])
             print(
-                f"| {n} and {n} | {values} | {found.min():.4f} | {(found <= 0.05).mean():.4f} | {family:.4f} | {power:.2f} |",
+                f"| {n} and {n} | {values} | {ps.min():.4f} | {(ps <= 0.05).mean():.4f} | {family:.4f} | {power:.2f} |",
                 flush=True,
             )
 

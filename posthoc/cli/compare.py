@@ -57,7 +57,7 @@ def command(
     require_metrics(metrics)
     from posthoc.analysis.compare import differences, group_names, grouped, tabulate
     from posthoc.analysis.records import plain
-    from posthoc.analysis.runs import in_one_unit, load_csv, load_runs, other_scaling, same_training
+    from posthoc.analysis.runs import in_one_unit, load_csv, load_runs
     from posthoc.analysis.sensitivity import sensitivity as vary
     from posthoc.analysis.taxonomy import Taxonomy
     from posthoc.report import tables
@@ -77,11 +77,8 @@ def command(
         content = {"runs": list(map(_plain, rows)), **{name: some for name, some in lists.items() if some}}
         echo(json.dumps(plain(content), indent=1), lines=True)
         return
-    notes = [f"{pair.first} and {pair.second} saw the same probe scaled otherwise: {pair.first_scaling}; {pair.second_scaling}."
-             for pair in other_scaling(runs)]  # fmt: skip
-    notes += [f"{a} and {b} say they are of the same model, data set and seed." for a, b in same_training(runs)]
     symbols = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items()}
-    printed = [tables.runs(rows, notes)]
+    printed = [tables.runs(rows)]
     printed += [tables.groups(groups, symbols), tables.differences(gaps)] if by else []
     printed += [tables.stopping(scores, unjudged)] if stopping else []
     printed += [tables.sensitivity(cells, runs, names)] if sensitivity else []

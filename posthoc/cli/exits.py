@@ -120,8 +120,8 @@ def _usage(error: click.ClickException) -> str:
         return f"Error: {shown(error.format_message())}"
     if error.message == context.get_help():  # called without words
         return error.message
-    said = _no_option(error, context) if isinstance(error, click.NoSuchOption) else error.format_message()
-    return f"{context.get_usage()}\nTry '{context.command_path} -h' for help.\n\nError: {shown(said, lines=True)}"
+    message = _no_option(error, context) if isinstance(error, click.NoSuchOption) else error.format_message()
+    return f"{context.get_usage()}\nTry '{context.command_path} -h' for help.\n\nError: {shown(message, lines=True)}"
 
 
 def _no_option(error: click.NoSuchOption, context: click.Context) -> str:

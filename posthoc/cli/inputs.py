@@ -25,8 +25,8 @@ def kind_of(path: Path) -> str:
     text = start.decode("latin-1").lstrip("\ufeff \t\r\n")
     if not text.startswith(("{", "[")) or "\0" in text:  # the length of a safetensors header may begin so
         return ""
-    said = re.search(r'"format"\s*:\s*"([\w-]+)"', text)
-    return KINDS.get(said[1], "json") if said else "json"
+    stated = re.search(r'"format"\s*:\s*"([\w-]+)"', text)
+    return KINDS.get(stated[1], "json") if stated else "json"
 
 
 def require_activations(path: Path) -> None:

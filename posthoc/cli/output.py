@@ -144,7 +144,7 @@ def print_tables(tables: Sequence[Table], form: str | None = None) -> None:
             continue
         echo(table.title)
         print_rows(table)
-        for note in table.notes:
+        for note in table.below:
             echo(note)
 
 

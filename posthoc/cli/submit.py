@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -14,6 +14,9 @@ from posthoc.cli.extract import extraction_options, on_error_option
 from posthoc.cli.status import show_status
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import try_output
+
+if TYPE_CHECKING:
+    from posthoc.cluster.submission import Submission
 
 WAIT_SECONDS = 10.0
 PATIENCE = 30
@@ -92,7 +95,9 @@ def command(
     from posthoc.cluster.scheduler import scheduler_named
     from posthoc.replay.request import PlanOptions, Request
 
-    queue = scheduler_named(scheduler).queue
+    scheduler_named(scheduler)  # which must be known before anything is done
+    if minutes_per_task < 0 or (seconds_per_checkpoint or 0) < 0:
+        raise UsageError("--minutes-per-task and --seconds-per-checkpoint are 0 or more.")
     replayed = PlanOptions.__annotations__.keys() | {"probe"}
     Request(**{name: options[name] for name in replayed}).check_places(checkpoints, here=False)
     if not dry_run:
@@ -104,8 +109,6 @@ def command(
     context = click.get_current_context()
     extraction = {parameter.name: parameter for parameter in context.command.params if parameter.name in replayed}
     resources = Resources(**{name: value for name, value in options.items() if name not in extraction})
-    if minutes_per_task < 0 or (seconds_per_checkpoint or 0) < 0:
-        raise UsageError("--minutes-per-task and --seconds-per-checkpoint are 0 or more.")
     work = Work(
         extraction={name: options[name] for name in replayed},
         words=tuple(word for name, parameter in extraction.items() for word in _typed(context, parameter)),
@@ -124,16 +127,24 @@ def command(
     echo(f"posthoc status {shlex.quote(str(output))}")
     echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *sys.argv[1:]])}")
     if wait:
-        failures = 0
-        while failures < PATIENCE:  # a busy controller does not always answer
-            try:
-                if not {task.split("_")[0] for task in queue(submission.out)} & submission.jobs():
-                    break
-                failures = 0
-            except PosthocError:
-                failures += 1
-            time.sleep(WAIT_SECONDS)
+        _wait_for(submission)
         sys.exit(0 if show_status(output).done else 1)
+
+
+def _wait_for(submission: "Submission") -> None:
+    """Return once none of the jobs is in the queue, or that has not answered for long."""
+    from posthoc.cluster.scheduler import scheduler_named
+
+    queue = scheduler_named(submission.scheduler).queue
+    failures = 0
+    while failures < PATIENCE:  # a busy controller does not always answer
+        try:
+            if not {task.split("_")[0] for task in queue(submission.out)} & submission.jobs():
+                break
+            failures = 0
+        except PosthocError:
+            failures += 1
+        time.sleep(WAIT_SECONDS)
 
 
 def _typed(context: click.Context, parameter: click.Parameter) -> list[str]:

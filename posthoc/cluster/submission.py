@@ -8,7 +8,7 @@ from typing import Annotated
 
 from posthoc.errors import PosthocError
 from posthoc.files import read_json, replacing
-from posthoc.own import refuse_link
+from posthoc.folders import refuse_link
 from posthoc.typed import Match, MisfitError, Range, typed
 
 RECORD = "submission.json"

@@ -19,8 +19,8 @@ from posthoc.cluster.scheduler import Scheduler, scheduler_named
 from posthoc.cluster.submission import Array, Submission, Target
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
+from posthoc.folders import open_folder, open_lock, refuse_link, remove
 from posthoc.locks import hold
-from posthoc.own import open_lock, own_folder, refuse_link, remove
 from posthoc.parts import Entry, Parts, controls_of
 from posthoc.store import open_activations
 
@@ -61,7 +61,7 @@ def submit(
     """
     out = out.absolute()
     places = [str(Path.cwd()), str(out), *(text for name, folder in folders for text in (name, str(folder)))]
-    if unfit := [text for text in (*places, *work.words, *work.measuring) if _acts(text)]:
+    if unfit := [text for text in (*places, *work.words, *work.measuring) if _has_control(text)]:
         raise UsageError(f"{unfit[0]!r} has a line's end or another control character, which no batch script may hold.")
     misread = scheduler_named(work.scheduler).misread
     if any(set(misread) & set(text) for text in (str(out), *(name for name, _ in folders))):
@@ -71,14 +71,14 @@ def submit(
         )
     if dry_run:
         return _submit(folders, out, work, resources, force, dry_run, say)
-    with _alone(out):
+    with _locked(out):
         return _submit(folders, out, work, resources, force, dry_run, say)
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _locked(out: Path) -> Iterator[None]:
     """Keep a second `submit` into the same folder out."""
-    with own_folder(out.resolve(), shared=True) as folder:
+    with open_folder(out.resolve(), shared=True) as folder:
         try:
             lock = open_lock(folder, out)
         except OSError as error:
@@ -112,19 +112,19 @@ def _submit(
             f"{out} was submitted with other options ({shlex.join(before) or 'none'}); "
             f"choose another -o, or pass --force to start anew."
         )
-    desk = _Desk(submission, work, resources, dry_run, say, set())
-    desk.look()
-    targets = [desk.target(name, folder.absolute()) for name, folder in folders]
+    submitter = _Submitter(submission, work, resources, dry_run, say, set())
+    submitter.refresh()
+    targets = [submitter.target(name, folder.absolute()) for name, folder in folders]
     if force and before != [*work.words, *work.measuring] and len(targets) < len(submission.targets):
         raise UsageError(f"{out} has other runs of other options; give all of them with --force, or another -o.")
-    planned = [desk.plan(target, force) for target in targets]  # and timed, all of them before anything is done
-    desk.look()
+    planned = [submitter.plan(target, force) for target in targets]  # and timed, all of them before anything is done
+    submitter.refresh()
     if force:
-        desk.start_anew(targets)
-    submitted = [desk.submit_run(target, plan) for target, plan in zip(targets, planned, strict=True) if plan]
-    pending = submission.compare in desk.live or (out / "comparison.txt").exists()
+        submitter.start_anew(targets)
+    submitted = [submitter.submit_run(target, plan) for target, plan in zip(targets, planned, strict=True) if plan]
+    pending = submission.compare in submitter.live or (out / "comparison.txt").exists()
     if len(submission.targets) > 1 and (any(submitted) or not pending):
-        desk.submit_comparison()
+        submitter.submit_comparison()
     return submission
 
 
@@ -142,7 +142,7 @@ class _Planned:
 
 
 @dataclass
-class _Desk:
+class _Submitter:
     """One call of `submit`: what it is to do, and what was in the queue when it began."""
 
     submission: Submission
@@ -166,7 +166,7 @@ class _Desk:
                 raise
             return 1000
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """See what is in the queue now."""
         try:
             self.live = set(self.scheduler.queue(self.submission.out))
@@ -197,7 +197,7 @@ class _Desk:
             home = self.submission.home(target)
             Parts(home / "activations.h5").remove()
             if home.is_dir():
-                with own_folder(home.resolve(), shared=True) as folder:  # OUT itself may be a link that the user made
+                with open_folder(home.resolve(), shared=True) as folder:  # OUT itself may be a link that the user made
                     for name in ("activations.h5", "metrics.json"):
                         remove(folder, home, name)
             target.arrays, target.finish = [], None
@@ -369,7 +369,7 @@ class _Desk:
             self.live.discard(job)
 
 
-def _acts(text: str) -> bool:
+def _has_control(text: str) -> bool:
     """Whether a text does something in a script or a log: ends a line, moves a cursor, is no text."""
     return any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text)
 

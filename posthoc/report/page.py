@@ -88,7 +88,6 @@ def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
     return {
         "figures": figures,
         "missing": missing,
-        "rows": several.rows,
         "table": as_html(tables.runs(several.rows)),
         "stopping": as_html(tables.stopping(several.scores)) if judged else None,
     }

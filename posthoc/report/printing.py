@@ -5,7 +5,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from posthoc.shown import shown
@@ -32,12 +32,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: a row has a cell per column, a tuple where the column has several names; notes stand below."""
+    """A table: a row has a cell per column, a tuple where the column has several names; below stand cautions and notes."""
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
+    cautions: Sequence[str] = ()
+
+    @property
+    def below(self) -> list[str]:
+        """What stands below it, the cautions first."""
+        return [*self.cautions, *self.notes]
 
 
 def column(title: str, *names: str) -> Column:
@@ -81,7 +87,7 @@ def as_markdown(table: Table) -> str:
     """A table as GitHub has them, title above and notes below."""
     header = [_markdown(column.title) for column in table.columns]
     rows = [[_markdown(cell(as_text(value))) for value in row] for row in table.rows]
-    notes = [re.sub(r"^([-+=])", r"\\\1", _markdown(note)) for note in table.notes]
+    notes = [re.sub(r"^([-+=])", r"\\\1", _markdown(note)) for note in table.below]
     return "\n".join([f"**{_markdown(table.title)}**", "", markdown_grid(header, rows), "", *notes]) + "\n"
 
 
@@ -106,7 +112,7 @@ def as_latex(table: Table) -> str:
     lines = [f"% {_latex(table.title)}", r"\begin{tabular}{" + "l" * len(table.columns) + "}", r"\toprule"]
     lines += [" & ".join(_latex(column.title) for column in table.columns) + r" \\", r"\midrule"]
     lines += [" & ".join(_latex(cell(as_text(value))) for value in row) + r" \\" for row in table.rows]
-    lines += [r"\bottomrule", r"\end{tabular}", "", *(f"% {_latex(note)}" for note in table.notes)]
+    lines += [r"\bottomrule", r"\end{tabular}", "", *(f"% {_latex(note)}" for note in table.below)]
     return "\n".join(lines) + "\n"
 
 
@@ -138,17 +144,13 @@ def cell(value: Any, digits: int = 4) -> str:
 
 
 def as_html(table: Table) -> dict[str, Any]:
-    """The titles and the cells as text, which the page's template escapes and lays out."""
+    """Titles of columns, cells and notes as text, which the page's template escapes and lays out."""
     rows = [
         [cell(as_text(value), column.digits) for value, column in zip(row, table.columns, strict=True)]
         for row in table.rows
     ]
-    return {
-        "title": table.title,
-        "columns": [column.title for column in table.columns],
-        "rows": rows,
-        "notes": table.notes,
-    }
+    columns = [column.title for column in table.columns]
+    return {"columns": columns, "rows": rows, "notes": table.notes, "cautions": table.cautions}
 
 
 FORMS: dict[str, Callable[[Table], str]] = {"csv": as_csv, "latex": as_latex, "markdown": as_markdown}

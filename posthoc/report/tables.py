@@ -100,16 +100,9 @@ def nulls(metrics: RunMetrics) -> Lines:
     return lines + [(f"reference: {null}", text) for null, text in references(metrics, 4)]
 
 
-def runs(rows: "Sequence[Row]", notes: Sequence[str] = ()) -> Table:
+def runs(rows: "Sequence[Row]") -> Table:
     """One row per run: every quantity with its interval and noise, and its state; below, what to know of each."""
-    columns = [
-        column("run"),
-        column("model"),
-        column("dataset"),
-        column("epochs"),
-        column("best accuracy"),
-        column("at", "best_epoch"),
-    ]
+    columns = [*map(column, ("run", "model", "dataset", "epochs", "best accuracy")), column("at", "best_epoch")]
     keys = {key: quantity for row in rows for key, quantity in row.quantities.items() if key != "best_accuracy"}
     for key, quantity in keys.items():
         columns += _quantity_columns(key, quantity)
@@ -124,7 +117,18 @@ def runs(rows: "Sequence[Row]", notes: Sequence[str] = ()) -> Table:
         table.append([*cells, row.state.name])
     doubts = [f"{row.run.name}: {row.run.summary.doubt}." for row in rows if row.run.summary.doubt]
     states = [f"{row.run.name}: {row.state.name}, for {row.state.reason}." for row in rows]
-    return Table("Runs", columns, table, [*doubts, *notes, *states])
+    return Table("Runs", columns, table, [*_alike([row.run for row in rows]), *states], doubts)
+
+
+def _alike(runs: "Sequence[Run]") -> list[str]:
+    """Notes on runs that saw the same probe scaled otherwise, and on those that say they are of one training."""
+    from posthoc.analysis.runs import other_scaling, same_training
+
+    scaled = [
+        f"{pair.first} and {pair.second} saw the same probe scaled otherwise: {pair.first_scaling}; {pair.second_scaling}."
+        for pair in other_scaling(runs)
+    ]
+    return scaled + [f"{a} and {b} say they are of the same model, data set and seed." for a, b in same_training(runs)]
 
 
 PARTS = ("sd", "interval", "noise")
@@ -199,19 +203,8 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
           for what in ("saved", "lost")),
         column("Pareto", "pareto"),
     ]  # fmt: skip
-    table = [
-        [
-            s.rule,
-            s.saved,
-            s.saved_share,
-            s.lost,
-            s.never,
-            s.saved_difference,
-            s.lost_difference,
-            "*" if s.pareto else "",
-        ]
-        for s in scores
-    ]
+    names = ("rule", "saved", "saved_share", "lost", "never", "saved_difference", "lost_difference")
+    table = [[*(getattr(score, name) for name in names), "*" if score.pareto else ""] for score in scores]
     return Table("Stopping rules", columns, table, [
         "Patience, budgets and what is saved count checkpoints. Accuracy lost: of the run's best checkpoint less that of the best one kept until the stop, means over runs; "
         "differences with 95 % intervals, paired by run. *: no other rule that can be followed saves a larger share and "

@@ -23,8 +23,10 @@ def comparison(several: Several, width: int) -> Figure:
             for place, row in enumerate(table) if key in row.quantities
         ]  # fmt: skip
         base = alt.Chart(data(rows)).encode(y=alt.Y("place:O", title=None, axis=named("runs")))
-        domain = {"domain": list(measured.limits)} if measured.limits == (0, 1) and key == "integration" else {}
-        x = alt.X("value:Q", title=None, scale=alt.Scale(zero=key != "integration", **domain))
+        # What is a function of another measure fills its limits; what is not may stay near 0.
+        fills = measured.function_of and all(map(math.isfinite, measured.limits))
+        scale = {"zero": False, "domain": list(measured.limits)} if fills else {"zero": True}
+        x = alt.X("value:Q", title=None, scale=alt.Scale(**scale))
         numbers = [alt.Tooltip(f"{name}:Q", format=".4f") for name in ("value", "low", "high", "noise")]
         tips = [alt.Tooltip("run:N"), *numbers, alt.Tooltip("state:N")]
         noise = _keyed(base.transform_filter("isValid(datum.noise)"), "pure noise").encode(x="noise:Q", tooltip=tips)
@@ -47,12 +49,13 @@ def comparison(several: Several, width: int) -> Figure:
 
 
 def _title(several: Several) -> str:
-    of = [row.quantities["integration"] for row in several.rows]
+    key, measured = next(iter(several.headlines.items()))
+    of = [row.quantities[key] for row in several.rows if key in row.quantities]
     known = [quantity for quantity in of if math.isfinite(quantity.noise) and math.isfinite(quantity.low)]
     near = sum(quantity.low <= quantity.noise <= quantity.high for quantity in known)
     if not known:
         return f"Mean {' and '.join(measured.symbol for measured in several.headlines.values())} of every run"
-    return f"The interval of mean H_eff holds that of pure noise in {near} of {len(known)} runs"
+    return f"The interval of mean {measured.symbol} holds that of pure noise in {near} of {len(known)} runs"
 
 
 def _keyed(base: Any, key: str) -> Any:

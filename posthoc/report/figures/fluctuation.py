@@ -19,8 +19,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     """The fluctuation function behind the exponent at one epoch."""
     if not metrics.fluctuation:
         raise PosthocError("This metrics file holds no fluctuation functions; run `posthoc metrics` again.")
-    decides = metrics.axis.decides
-    shown = {"units": "measured", PURE_NOISE: "pure noise", decides: short(metrics, decides)}
+    shown = {"units": "measured"} | {null: short(metrics, null) for null in (PURE_NOISE, metrics.axis.decides)}
     checkpoints, first = kept(metrics, 40 * len(metrics.scales), epoch)
     rows, slopes = [], []
     for e in checkpoints:

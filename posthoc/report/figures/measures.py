@@ -20,16 +20,16 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         for name, values in _columns(key, measured):
             for row, value in zip(rows, values, strict=True):
                 row[name] = number(value)
-    decides = short(metrics, metrics.axis.decides)
+    decides, beside = (short(metrics, null) for null in (metrics.axis.decides, PURE_NOISE))
     keys, colours = ["measured", "95 % interval"], [VALUE, VALUE]
-    if any(row.get(f"{key}_white_low") is not None for row in rows for key in shown):
-        keys, colours = [*keys, decides, "pure noise"], [*colours, OTHER, NOISE]
+    if any(row.get(f"{key}_{PURE_NOISE}_low") is not None for row in rows for key in shown):
+        keys, colours = [*keys, decides, beside], [*colours, OTHER, NOISE]
     panels = []
     for key, measured in shown.items():
         base = alt.Chart(data(rows)).transform_filter("!datum.untrained")
         layers = []
         for stem, name, opacity in (
-            (f"{key}_white_", "pure noise", 0.45), (f"{key}_deciding_", decides, 0.3), (f"{key}_", "95 % interval", 0.25),
+            (f"{key}_{PURE_NOISE}_", beside, 0.45), (f"{key}_deciding_", decides, 0.3), (f"{key}_", "95 % interval", 0.25),
         ):  # fmt: skip
             if name in keys and f"{stem}low" in rows[0]:
                 band = base.transform_filter(f"isValid(datum.{stem}low)").mark_area(opacity=opacity, line=False)
@@ -53,7 +53,7 @@ def _columns(key: str, measured: Measured) -> Iterator[tuple[str, Any]]:
     yield key, measured.value
     if measured.low.size:
         yield from ((f"{key}_low", measured.low), (f"{key}_high", measured.high))
-    for kind, null in (("white", PURE_NOISE), ("deciding", measured.decided_by)):
+    for kind, null in ((PURE_NOISE, PURE_NOISE), ("deciding", measured.decided_by)):
         if null in measured.nulls:
             beside = measured.nulls[null]
             yield from ((f"{key}_{kind}_low", beside.low), (f"{key}_{kind}_high", beside.high))

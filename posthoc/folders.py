@@ -1,4 +1,4 @@
-"""Folders and files of our own: no link is followed in them, nothing of others' is written to, and nothing else removed.
+"""Folders and locks that posthoc makes: no link is followed in them, nothing of others' is written to or removed.
 
 A folder of results may have come from elsewhere, and what lies in it may lead anywhere.
 """
@@ -20,7 +20,7 @@ HOLDER = re.compile(r"(process \d+ on [^\n]*)?")
 
 
 @contextlib.contextmanager
-def own_folder(path: Path, shared: bool = False) -> Iterator[int]:
+def open_folder(path: Path, shared: bool = False) -> Iterator[int]:
     """Make a folder, unless it is there, and yield a descriptor of it: what is opened by that is in this very folder.
 
     Raises PosthocError where a link or no folder has its name, or it belongs to another user, unless it may be `shared`.
