@@ -337,7 +337,8 @@ def _version(path: Path, file: SoundFile) -> int:
     """The version of the format; raises PosthocError where it is none that is read, or the file was not finished."""
     if file.attribute("format", str) != FORMAT:
         raise PosthocError(
-            f"{path} is an HDF5 file but not one of posthoc's activations; give what `posthoc extract` wrote."
+            f"{path} is an HDF5 file but not one of posthoc's activations; give what `posthoc extract` wrote, or of a "
+            f"Keras network its arrays by name in a file of safetensors."
         )
     version = file.attribute("format_version", int) or 0
     if version > max(PLACES):

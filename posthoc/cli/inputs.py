@@ -15,7 +15,10 @@ NAMES = {"metrics": "a metrics file", "audit": "an audit", "hdf5": "an activatio
 
 
 def kind_of(path: Path) -> str:
-    """metrics, audit, hdf5, json (another's) or, of anything else, the empty string; the content is not judged."""
+    """metrics, audit, hdf5, json (another's) or, of anything else, the empty string; the content is not judged.
+
+    An index of shards, which is JSON too, is a checkpoint's.
+    """
     if not path.is_file():
         return ""
     with open_regular(path) as file:
@@ -24,6 +27,8 @@ def kind_of(path: Path) -> str:
         return "hdf5"
     text = start.decode("latin-1").lstrip("\ufeff \t\r\n")
     if not text.startswith(("{", "[")) or "\0" in text:  # the length of a safetensors header may begin so
+        return ""
+    if text.startswith("{") and (path.name.lower().endswith(".index.json") or '"weight_map"' in text):
         return ""
     stated = re.search(r'"format"\s*:\s*"([\w-]+)"', text)
     return KINDS.get(stated[1], "json") if stated else "json"

@@ -13,7 +13,6 @@ from posthoc.cli.exits import echo
 from posthoc.cli.inputs import kind_of
 from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, print_rows, print_table
 from posthoc.errors import PosthocError
-from posthoc.files import open_regular
 
 
 @click.command(name="inspect")
@@ -35,20 +34,10 @@ def command(path: Path, layers: bool, **options: Any) -> None:
         _metrics(path)
     elif kind == "audit":
         _audit(path)
-    elif kind == "json" and not _is_checkpoint(path):
+    elif kind == "json":
         raise PosthocError(f"{path} is not a metrics file, an audit or a checkpoint, but other JSON.")
     else:
         _checkpoints(path, layers, **options)
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """Whether JSON is a checkpoint's, as an index of shards is; never a list, for which torch need not be imported."""
-    with open_regular(path) as file:
-        if file.read(4096).lstrip().startswith(b"["):
-            return False
-    from posthoc.replay.formats.table import looks_like_a_checkpoint
-
-    return looks_like_a_checkpoint(path)
 
 
 def _checkpoints(

@@ -17,7 +17,9 @@ from posthoc.replay.tensors import FLOATING, WHOLE, Deferred, Stored
 from posthoc.replay.weights import MAIN, Pick, find_weights
 
 EPOCH_KEYS = ("epoch", "current_epoch", "last_epoch")
-STEP_KEYS = ("step", "global_step", "iteration", "iter", "global_steps", "num_updates", "iter_num", "steps")
+STEP_KEYS = (
+    "step", "global_step", "iteration", "iter", "global_steps", "num_updates", "step_count", "iter_num", "steps",
+)  # fmt: skip
 TOTAL_KEYS = ("epochs",)
 """Of some trainers the epochs trained so far, of most those to be trained: where nothing better is recorded."""
 MOST_NUMBERS = 200

@@ -18,12 +18,12 @@ from posthoc.files import read_json
 from posthoc.replay.checkpoint import MOST_NUMBERS, read_header
 from posthoc.replay.copies import Candidate, Group, Shape, without_copies
 from posthoc.replay.formats.hub import revisions
-from posthoc.replay.formats.table import endings, files_of, is_indivisible, is_named_like_a_checkpoint
+from posthoc.replay.formats.table import endings, files_of, is_indivisible
 from posthoc.replay.listing import STRANGE, checkpoint_folders, irregular, listed, listed_of, runs_below
 from posthoc.replay.names import as_glob
 from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, parse_places
-from posthoc.replay.strangers import NoWeightsError, StrangerError
+from posthoc.replay.strangers import NoWeightsError
 from posthoc.replay.weights import MAIN, Pick
 
 LISTED = 8
@@ -119,10 +119,17 @@ def find_run(
     if sound:
         _require_one_network(kept, places)
     ordered = in_order({item.path: item.header for item in kept}, order, places)
-    reasons = (
-        (path, error.what if isinstance(error, StrangerError) else "no network's weights") for path, error in apart
-    )
-    return _run(folder, ordered, [*listing.copies, *copies], [*strangers, *reasons], damaged)
+    reasons = ((path, error.what) for path, error in apart)
+    run = _run(folder, ordered, [*listing.copies, *copies], [*strangers, *reasons], damaged)
+    return _with_those_below(run) if isinstance(place, Path) and len(kept) == 1 and not select else run
+
+
+def _with_those_below(run: Run) -> Run:
+    """The run of one checkpoint; where more lie in folders beside it, that is noted."""
+    below = [place for place in runs_below(run.folder) if place not in run.checkpoints[0].path.parents]
+    below = [place for place in below if not place.is_relative_to(run.checkpoints[0].path)]
+    note = f"more checkpoints lie in {below[0]}; give that folder for them" if below else ""
+    return replace(run, notes=(*run.notes, note)) if note else run
 
 
 def _found_below(folder: Path, run: Run) -> Run:
@@ -193,9 +200,12 @@ def _matches(name: str, select: str) -> bool:
 def _read(
     paths: Sequence[Path], pick: Pick, skip_damaged: bool
 ) -> tuple[list[Candidate], list[tuple[Path, NoWeightsError]], list[tuple[Path, str]]]:
-    """The checkpoints, what is none, and what is damaged, with the reasons."""
+    """The checkpoints, what is none, and what is damaged, with the reasons.
+
+    A damaged file with the ending of a stranger is one, unless a checkpoint has that ending, too.
+    """
     candidates: list[Candidate] = []
-    apart, damaged = [], []
+    apart, damaged, strange = [], [], []
     known: dict[tuple[tuple[str, tuple[int, ...]], ...], Candidate] = {}
     for path in paths:
         try:
@@ -203,18 +213,26 @@ def _read(
         except NoWeightsError as error:
             apart.append((path, error))
         except PosthocError as error:
-            if STRANGE.search(path.name) and not is_named_like_a_checkpoint(path):
-                apart.append((path, NoWeightsError(str(error))))
-                continue
-            if not skip_damaged:
+            if STRANGE.search(path.name):
+                strange.append((path, error))
+            elif not skip_damaged:
                 raise
-            damaged.append((path, str(error)))
+            else:
+                damaged.append((path, str(error)))
         else:  # a thousand checkpoints name the same tensors
             shapes = tuple(header.shapes.items())
             if shapes not in known:
                 known[shapes] = Candidate(path, header, _network(header.shapes))
             alike = known[shapes]
             candidates.append(Candidate(path, replace(header, shapes=alike.header.shapes), alike.network))
+    usual = {item.path.suffix for item in candidates}
+    for path, damage in strange:
+        if path.suffix not in usual:
+            apart.append((path, NoWeightsError(str(damage))))
+        elif not skip_damaged:
+            raise damage
+        else:
+            damaged.append((path, str(damage)))
     return candidates, apart, damaged
 
 

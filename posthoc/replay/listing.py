@@ -218,7 +218,7 @@ def runs_below(place: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if folder != place and _holds(folder, [folder / name for name in folders], files):
             holding.append(folder)
-            folders.clear()
+            folders[:] = [name for name in folders if name == "checkpoints"]
     named = [folder for folder in holding if folder.name == "checkpoints"]
     return named if len(named) == 1 else holding
 

@@ -10,7 +10,10 @@ from posthoc.files import open_regular
 
 MAGIC = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself: run git lfs pull where it was cloned"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as Keras writes: save the weights from PyTorch, with torch.save"),
+    (
+        b"\x89HDF\r\n\x1a\n",
+        "an HDF5 file, such as Keras writes: load it there and save its arrays by name with safetensors.numpy.save_file",
+    ),
     (b"GGUF", "a GGUF file, weights prepared for inference: give the checkpoint that it was converted from"),
     (b"\x93NUMPY", "a NumPy array: put the network's arrays by name into a dictionary, and torch.save it"),
     (b"\x1f\x8b", "compressed with gzip: decompress it first"),
@@ -36,8 +39,11 @@ TENSORFLOW = (
 TABLE_END = 0xDB4775248B80FB57.to_bytes(8, "little")
 """What the index of a TensorFlow checkpoint ends with."""
 ARCHIVES = (
-    (r"model\.weights\.h5", "a Keras archive: save the weights from PyTorch, with torch.save"),
-    (r"policy\.pth|pytorch_variables\.pth", "an archive of Stable-Baselines3: unpack it and give the policy.pth in it"),
+    (
+        r"model\.weights\.h5",
+        "a Keras archive: load it there and save its arrays by name with safetensors.numpy.save_file",
+    ),
+    (r"pytorch_variables\.pth", "an archive of Stable-Baselines3 without a policy.pth"),
     (r".*\.npy", "an archive of NumPy arrays: put the network's arrays by name into a dictionary, and torch.save it"),
     (
         r".*serialized_exported_program\.json|[^/]+/archive_format",
@@ -52,15 +58,18 @@ PLAIN_ARCHIVE = "a zip archive, but not one of torch.save: unpack it and give a 
 
 
 class NoWeightsError(PosthocError):
-    """The file is sound and holds no network's weights."""
+    """The file is sound and holds no network's weights; what: so in a few words."""
+
+    def __init__(self, message: str, what: str = "no network's weights") -> None:
+        super().__init__(message)
+        self.what = what
 
 
 class StrangerError(NoWeightsError):
-    """The file is something else than a checkpoint that is read here; what: that, in a few words; and the way out."""
+    """The file is something else than a checkpoint that is read here: that, and after a colon the way out."""
 
     def __init__(self, path: Path, what: str) -> None:
-        super().__init__(f"{path} is {what}.")
-        self.what = what.partition(": ")[0]
+        super().__init__(f"{path} is {what}.", what.partition(": ")[0])
 
 
 class UnsupportedError(ValueError):
@@ -83,6 +92,13 @@ def stranger(path: Path, head: bytes, tail: bytes) -> str | None:
         return "a file of joblib, such as scikit-learn's: it holds no network"
     if head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42"):
         return "an ONNX network: give the PyTorch checkpoint that it was exported from"
+    if head[4:8] == b"TFL3":
+        return "a TensorFlow Lite network, prepared for inference: give the checkpoint that it was converted from"
+    if re.match(rb"[\x81-\x8f][\xa1-\xbf][A-Za-z_]", head):
+        return (
+            "a MessagePack file, such as Flax writes: restore it with flax.serialization and save its arrays by name with "
+            "safetensors.flax.save_file"
+        )
     if head.startswith(b"PK\3\4") and (names := entries(path)):
         return next((what for form, what in ARCHIVES if any(re.fullmatch(form, name) for name in names)), PLAIN_ARCHIVE)
     return _text(head)

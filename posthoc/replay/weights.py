@@ -65,11 +65,14 @@ class _Finder:
             return self.at(pick.key)
         if not pick.ema:
             return self.main()
-        averages = (self.state_dict(mapping(self.tree).get(key)) for key in EMA)
-        weights = next((weights for weights in averages if weights), None)
-        if weights is None:
-            raise PosthocError(f"{self.path} holds no moving average of the weights; found {_keys(self.tree)}.")
-        return weights
+        items = mapping(self.tree)
+        averages = (self.state_dict(items.get(key)) for key in EMA)
+        if weights := next((weights for weights in averages if weights), None):
+            return weights
+        if any(key in items and items[key] is None for key in EMA):  # moved to the place of the weights at the end
+            return self.main()
+        what = "no moving average of the weights"
+        raise NoWeightsError(f"{self.path} holds {what}; found {_keys(self.tree)}.", what)
 
     def main(self) -> dict[str, Any]:
         """Those that trained: of a whole module, under a usual key, the dictionary itself, or the only ones."""
@@ -112,6 +115,10 @@ class _Finder:
             )
         if {"state", "param_groups"} <= keys:
             return "holds the state of an optimiser and no network's weights"
+        if any(
+            isinstance(item, Record) and item.name.startswith(("jax.", "jaxlib.")) for item in mapping(tree).values()
+        ):
+            return "holds arrays of JAX; save them by name with safetensors.flax.save_file"
         tensors = [(name, item) for name, item in mapping(tree).items() if isinstance(item, Stored)]
         if tensors and not any(item.dtype in FLOATING for _, item in tensors):
             return f"holds no tensor of floating point numbers ({tensors[0][0]} is {_type(tensors[0][1].dtype)})"

@@ -23,6 +23,7 @@ from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import read_header
 from posthoc.replay.formats.table import is_named_like_a_checkpoint, looks_like_a_checkpoint
+from posthoc.replay.layout import find_run
 from posthoc.replay.strangers import NoWeightsError, StrangerError, stranger
 
 
@@ -60,7 +61,9 @@ STRANGERS = {
     "m.onnx": (bytes([8, 7, 18, 7]) + b"pytorch", "ONNX network"),
     "m.keras": (archive("config.json", "metadata.json", "model.weights.h5"), "Keras archive"),
     "m.h5": (keras(), "HDF5 file"),
-    "rl_model_1000_steps.zip": (archive("data", "policy.pth", "pytorch_variables.pth"), r"Stable-Baselines3.*policy\.pth"),
+    "rl_model_1000_steps.zip": (archive("data", "pytorch_variables.pth"), r"Stable-Baselines3 without a policy\.pth"),
+    "flax_model.msgpack": (b"\x82\xa6params\x81\xa7Dense_0\x80\xa4step\x05", "MessagePack file, such as Flax writes.*safetensors"),
+    "m.tflite": (b"\x1c\0\0\0TFL3" + bytes(90), "TensorFlow Lite"),
     "code.zip": (archive("train.py"), "zip archive, but not one of torch.save"),
     "a.npz": (written(lambda file: np.savez(file, w=np.zeros(3))), "NumPy arrays"),
     "a.npy": (written(lambda file: np.save(file, np.zeros(3))), "NumPy array"),
@@ -77,6 +80,39 @@ STRANGERS = {
     "notes.pth": (b"epochs were fine, I think\n" * 9, "text file"),
     "lua.t7": (struct.pack("<ii", 4, 1) + bytes(40), "Torch7"),
 }  # fmt: skip
+
+
+FOLDERS = {
+    "_CHECKPOINT_METADATA": r"a checkpoint of Orbax \(JAX\): .*safetensors\.flax\.save_file",
+    "orbax.checkpoint": "a checkpoint of Orbax",
+    "saved_model.pb": "a SavedModel of TensorFlow: load it there",
+    ".zgroup": "a store of Zarr",
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_of_other_libraries_are_named(tmp_path, name):
+    for step in (1000, 2000):
+        (tmp_path / "run" / str(step) / "d").mkdir(parents=True)
+        (tmp_path / "run" / str(step) / name).write_text("{}")
+        (tmp_path / "run" / str(step) / "d" / "model.bin").write_bytes(b"0")
+    with pytest.raises(
+        PosthocError, match=rf"None of the 2 files in .*run is a checkpoint .*The first: .*1000 is {FOLDERS[name]}"
+    ):
+        find_run(tmp_path / "run")
+    with pytest.raises(StrangerError, match=rf"2000 is {FOLDERS[name]}"):
+        find_run(tmp_path / "run" / "2000")
+    save_file({"w": torch.ones(3)}, tmp_path / "run" / "step_5.safetensors")
+    run = find_run(tmp_path / "run")
+    assert len(run.checkpoints) == 1
+    assert [path.name for path, _ in run.apart] == ["1000", "2000"]
+
+
+def test_arrays_of_jax_are_named(tmp_path):
+    content = pickle.dumps({"w": 1}, 0).replace(b"I1\n", b"cjax._src.array\n_reconstruct_array\n(tR")
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(NoWeightsError, match="holds arrays of JAX; save them by name with safetensors"):
+        read_header(tmp_path / "a.pkl")
 
 
 @pytest.mark.parametrize("name", STRANGERS)

@@ -19,9 +19,15 @@ ENTRY = b"PK\3\4"
 MAX_PICKLE = 1 << 30
 
 
+def begins(head: bytes) -> bool:
+    """Whether the first entry is one of torch's."""
+    name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+    return head.startswith(ENTRY) and bool(re.match(rb"[^/]*/data(\.pkl|/)", name))
+
+
 def _matches(seen: Preview) -> bool:
     """By the first entry, or where that is some other by all, which take long to list; or damaged, and no telling."""
-    if not seen.head.startswith(ENTRY) or re.match(rb"[^/]*/data(\.pkl|/)", seen.head[30:]):
+    if not seen.head.startswith(ENTRY) or begins(seen.head):
         return seen.head.startswith(ENTRY)
     names = entries(seen.path)
     return not names or any(name.endswith("/data.pkl") for name in names)
@@ -32,6 +38,8 @@ def parse(file: io.BufferedIOBase, size: int, maker: Maker) -> Any:
     archive = zipfile.ZipFile(file)
     members = {member.filename: member for member in archive.infolist()}
     maker.budget.operate(len(members))
+    if min((member.header_offset for member in archive.infolist()), default=0) > 0:
+        raise EOFError("it is the beginning of an archive that held another")
     roots = [name.removesuffix("data.pkl") for name in members if re.fullmatch(r"[^/]*/data\.pkl", name)]
     if not roots:
         raise UnsupportedError("its archive has no data.pkl, which torch.save writes")
@@ -44,7 +52,7 @@ def parse(file: io.BufferedIOBase, size: int, maker: Maker) -> Any:
 
     def place(name: str, dtype: torch.dtype, count: int) -> Storage:
         member = members[f"{root}data/{name}"]
-        storage = maker.storage(dtype, count, _start(file, member))
+        storage = maker.storage(dtype, count, start_of(file, member))
         if storage.bytes > member.file_size:
             raise EOFError("a storage is shorter than said")
         return storage
@@ -59,7 +67,7 @@ def _in_two_spellings(names: Mapping[str, Any], root: str) -> bool:
     return len(set(used)) < len(used)
 
 
-def _start(file: io.BufferedIOBase, entry: zipfile.ZipInfo) -> int:
+def start_of(file: io.BufferedIOBase, entry: zipfile.ZipInfo) -> int:
     """Where the bytes of a stored entry begin; checked to lie in the file."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
         raise UnsupportedError("it is compressed inside, which torch.save does not do")
@@ -75,7 +83,7 @@ def _start(file: io.BufferedIOBase, entry: zipfile.ZipInfo) -> int:
 
 
 def _bytes(file: io.BufferedIOBase, entry: zipfile.ZipInfo) -> bytes:
-    start = _start(file, entry)
+    start = start_of(file, entry)
     if entry.file_size > MAX_PICKLE:
         raise UnsupportedError("its pickle is larger than 1 GiB")
     file.seek(start)

@@ -1,0 +1,63 @@
+"""Archives of Stable-Baselines3: the policy's weights are a file of torch.save within a zip archive.
+
+The steps are in its JSON, `data`, beside pickles written as texts, which stay texts.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posthoc.replay.formats import torch_zip
+from posthoc.replay.formats.table import Content, Format, Preview
+from posthoc.replay.formats.torch_pickle import open_torch
+from posthoc.replay.source import Source
+from posthoc.replay.strangers import UnsupportedError, entries
+
+POLICY, DATA = "policy.pth", "data"
+MOST_DATA = 1 << 28
+"""Bytes of the JSON; it may hold a batch of observations."""
+
+
+def _matches(seen: Preview) -> bool:
+    archive = seen.head.startswith(torch_zip.ENTRY) and not torch_zip.begins(seen.head)
+    return archive and {POLICY, DATA} <= set(entries(seen.path))
+
+
+def _open(source: Source, path: Path) -> Content:
+    with source.open(path) as file:
+        archive = zipfile.ZipFile(file)
+        members = {member.filename: member for member in archive.infolist()}
+        source.budget.operate(len(members))
+        if len(members) < len(archive.infolist()):
+            raise UnsupportedError("its archive has an entry of one name twice")
+        start = torch_zip.start_of(file, members[POLICY])
+        recorded = _recorded(source, file, members[DATA])
+    policy = open_torch(source, path, torch_zip.parse, start, start + members[POLICY].file_size)
+    return Content(policy.tree, recorded, policy.read)
+
+
+def _recorded(source: Source, file: io.BufferedIOBase, member: zipfile.ZipInfo) -> dict[str, Any]:
+    start = torch_zip.start_of(file, member)
+    if member.file_size > MOST_DATA:
+        raise UnsupportedError("its data is larger than 256 MiB")
+    file.seek(start)
+    data = source.budget.json(file.read(member.file_size))
+    steps = data.get("num_timesteps") if isinstance(data, dict) else None
+    return {} if steps is None else {"step": steps}
+
+
+def _write(weights: Mapping[str, Tensor], path: Path) -> None:
+    policy = io.BytesIO()
+    torch.save(dict(weights), policy)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(DATA, json.dumps({"num_timesteps": 40, "policy_class": {":serialized:": "gASVAAAA"}}))
+        archive.writestr(POLICY, policy.getvalue())
+
+
+SB3 = Format("Stable-Baselines3", _matches, _open, endings=(".zip",), write=_write)
