@@ -40,7 +40,7 @@ class Probe:
     """What was fed: digest and number of samples; number of classes and size of the largest, where there are labels.
 
     preparation: how the samples were made ready for the network, by names that the probe's kind knows; code: digest of
-    the user's file that made them.
+    the user's file that made them; axes: names of each input's axes after the first.
     """
 
     sha256: str
@@ -49,6 +49,7 @@ class Probe:
     largest_class: Annotated[int, Range(1)] | None = None
     preparation: dict[str, Any] = field(default_factory=dict)
     code: str | None = None
+    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Identity:
     """What the numbers depend on.
 
     channels: recorded of each layer, None for all; device: its model, "cpu" or the GPU's name; behaviour, head: names of
-    what is stored of each checkpoint beside the signals.
+    what is stored of each checkpoint beside the signals; controls: the other inputs that each was given, too.
     """
 
     model: Model
@@ -112,6 +113,7 @@ class Identity:
     output: Output = Output()
     behaviour: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:

@@ -124,9 +124,14 @@ class SoundFile:
         dataset.read(HERE, HERE, values)
         return tuple(value.decode("utf-8", "surrogateescape") for value in values.tolist())
 
-    def block(self, place: str, dtype: str, shape: tuple[int | None, ...], more: int = 0) -> h5py.Dataset:
-        """An array of that shape (None: of any length), by checkpoint, to be read by `row_of`; it may have `more` axes."""
-        dataset = self._dataset(place, dtype, len(shape), shape[0], more)
+    def block(
+        self, place: str, dtype: str, shape: tuple[int | None, ...], more: int = 0, other: str | None = None
+    ) -> h5py.Dataset:
+        """An array of that shape (None: of any length), by checkpoint, to be read by `row_of`; it may have `more` axes.
+
+        other: another type that it may be of.
+        """
+        dataset = self._dataset(place, dtype, len(shape), shape[0], more, other)
         chunk = dataset.get_create_plist().get_chunk()
         fits = all(length in (None, actual) for length, actual in zip(shape, dataset.shape, strict=False))
         if not fits or chunk[0] != 1 or chunk[1] > dataset.shape[1] or chunk[2:] != dataset.shape[2:]:
@@ -134,8 +139,10 @@ class SoundFile:
             raise UnsoundError(f"/{place} is of shape {dataset.shape} in blocks of {chunk}, not ({lengths})")
         return h5py.Dataset(dataset)
 
-    def _dataset(self, place: str, kind: str, rank: int, length: int | None, more: int = 0) -> h5py.h5d.DatasetID:
-        """kind: `i`, `f` or `O` (texts), or the exact type of an array in blocks."""
+    def _dataset(
+        self, place: str, kind: str, rank: int, length: int | None, more: int = 0, other: str | None = None
+    ) -> h5py.h5d.DatasetID:
+        """kind: `i`, `f` or `O` (texts), or the exact type of an array in blocks, or `other`."""
         group = h5py.h5g.open(self._file.id, b"/")
         *folders, name = place.split("/")
         for folder in folders:
@@ -146,7 +153,7 @@ class SoundFile:
         properties, dtype = dataset.get_create_plist(), dataset.dtype
         if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
             raise UnsoundError(f"/{place} is stored in other files")
-        if not _is_of(dtype, kind):
+        if not _is_of(dtype, kind) and (other is None or dtype != np.dtype(other)):
             raise UnsoundError(f"/{place} has values of type {dtype}")
         shape = dataset.shape
         if not rank <= len(shape) <= rank + more or not all(shape) or length not in (None, shape[0]):

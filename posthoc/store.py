@@ -7,12 +7,15 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
     /epoch /step [E]    -1: unknown            /sample/index /sample/label [N]: no label where there is none
     /checkpoint/path /checkpoint/sha256 [E]    /probe/loss /probe/accuracy [E]    /recorded/<name> [E]
     /score/<name> [E]                          other scores than accuracy: R2, mIoU, those of the user's function
-    /signals/<signal>/<layer> [E, C, N(, T)] f4
+    /sample/token [N, T] u4                    the ids, where the samples are rows of tokens
+    /signals/<signal>/<layer> [E, C, N(, T)] f4, or f2 where a signal keeps T and rounding is far below its variation
     /signals/checkpoint /signals/sample /signals/unit.<layer> [C]: which, for the dimensions of that name
     /behaviour/<name> [E, N, ...], /head/<name> [E, ...]: what the network said of each sample; see `STORED`
     /checkpoint/nonfinite [E], /nonfinite/<layer> [E]: how many weights, and values of the signals, are NaN or infinite
     /skipped/path /skipped/reason [S]          checkpoints that could not be replayed, where any were skipped
-    /null/untrained/<signal>/<layer> [K, C, N(, T)] f4, /null/untrained/seed [K]: of the network with weights drawn
+    /null/<control>/signals/<signal>/<layer>, /null/<control>/behaviour/<name>: as without, of other inputs
+                                               (tokens shuffled, say), where `identity.controls` has any
+    /null/untrained/<signal>/<layer> [K, C, N(, T)], /null/untrained/seed [K]: of the network with weights drawn
                                                anew from a seed, where that was asked for: controls, no checkpoints
     /provenance [P], /checkpoint/provenance [E]: where checkpoints differ in it, all provenances (JSON) and which is whose
 
@@ -70,6 +73,9 @@ class Stored:
 
 STORED = {
     "behaviour/loss": Stored("loss of each sample", "<f4", ("sample",)),
+    "behaviour/token_loss": Stored("-log p of each token given those before it", "<f4", ("sample", "token"), "nat"),
+    "behaviour/token_entropy": Stored("entropy of what was said of that token", "<f4", ("sample", "token"), "nat"),
+    "behaviour/token_prediction": Stored("the likeliest in its place, -1: none", "<i4", ("sample", "token")),
     "behaviour/score": Stored("score of each sample", "<f4", ("sample",)),
     "behaviour/prediction": Stored("class of the largest score", "<i8", ("sample",)),
     "behaviour/correct": Stored("whether that is the sample's label", "|u1", ("sample",)),
@@ -78,6 +84,8 @@ STORED = {
     "head/weight": Stored("weights of the last layer", "<f4", ("class", "feature")),
     "head/bias": Stored("bias of the last layer", "<f4", ("class",)),
 }
+HALVED = ("token",)
+"""Signals that are in half precision where that is enough: those that keep every value."""
 Array = NDArray[Any]
 
 
@@ -89,11 +97,20 @@ class Skipped(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a checkpoint gives for other inputs than the probe's: signals and behaviour as a frame has them."""
+
+    signals: Mapping[str, Mapping[str, NDArray[np.float32]]]
+    behaviour: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
 class Frame:
     """What replaying one checkpoint gives.
 
     signals: signal -> layer -> float32 [C, N], or [C, N, T]; nonfinite: of its weights; behaviour, head: what `STORED`
-    has under these names, without the dimension of the checkpoints; scores: other than accuracy.
+    has under these names, without the dimension of the checkpoints; scores: other than accuracy; nulls: by control, what
+    other inputs gave.
     """
 
     path: str
@@ -108,16 +125,21 @@ class Frame:
     behaviour: Mapping[str, Array] = field(default_factory=dict)
     head: Mapping[str, Array] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
+    nulls: Mapping[str, Given] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What all frames of one file share: how they were made, on which samples, which channels of which layers."""
+    """What all frames of one file share: how they were made, on which samples, which channels of which layers.
+
+    tokens: uint32 [N, T], where the samples are rows of tokens.
+    """
 
     recording: Recording
     index: NDArray[np.int64]
     label: NDArray[np.int64] | None
     channels: dict[str, NDArray[np.int64]]
+    tokens: NDArray[np.uint32] | None = None
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -134,7 +156,7 @@ class Activations:
     channels: layer -> int64 [C_l], which channels of the layer were recorded; nonfinite_weights and nonfinite[layer]:
     int64 [E], how many weights, and values of the signals, are NaN or infinite; skipped: path and reason of the
     checkpoints that could not be replayed; untrained_seeds: int64 [K], of the controls that `read_untrained` reads, none
-    in most files; provenances: one for each checkpoint; blocks: the arrays by checkpoint, by their place in the file.
+    in most files; nulls: the controls of other inputs, which `read_null` reads; provenances: one for each checkpoint; blocks: the arrays by checkpoint, by their place in the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -184,7 +206,15 @@ class Activations:
         self.skipped = tuple(map(Skipped._make, zip(*skipped, strict=True)))
         self.provenances = self._provenances_in(file, E)
         self.blocks = self._signals_in(file, "signals", E)
-        self.blocks |= self._stored_in(file, {"checkpoint": E, "sample": N})
+        sizes = {"checkpoint": E, "sample": N}
+        self._tokens = file.block("sample/token", "<u4", (N, None)) if file.has("sample/token") else None
+        if self._tokens is not None:
+            sizes["token"] = self._tokens.shape[1]
+        self.blocks |= self._stored_in(file, sizes)
+        self.nulls = tuple(name for name in identity.controls if file.has(f"null/{name}"))
+        for name in self.nulls:
+            self.blocks |= self._signals_in(file, f"null/{name}/signals", E, f"null/{name}/")
+            self.blocks |= self._stored_in(file, sizes, f"null/{name}/")
         self.untrained_seeds = np.zeros(0, dtype=np.int64)
         self._untrained: dict[str, h5py.Dataset] = {}
         if file.names(places.untrained):
@@ -201,20 +231,21 @@ class Activations:
             raise UnsoundError("/checkpoint/provenance has a value beyond those of /provenance")
         return tuple(provenances[row] for row in rows)
 
-    def _signals_in(self, file: SoundFile, place: str, rows: int) -> dict[str, h5py.Dataset]:
+    def _signals_in(self, file: SoundFile, place: str, rows: int, before: str = "") -> dict[str, h5py.Dataset]:
+        """The signals of a group by their places, `before` put before these."""
         return {
-            f"signals/{signal}/{layer}": file.block(
-                f"{place}/{signal}/{layer}", "<f4", (rows, len(channels), len(self.labels)), 1
+            f"{before}signals/{signal}/{layer}": file.block(
+                f"{place}/{signal}/{layer}", "<f4", (rows, len(channels), len(self.labels)), 1, "<f2"
             )
             for signal in self.signals
             for layer, channels in self.channels.items()
         }
 
-    def _stored_in(self, file: SoundFile, sizes: dict[str, int]) -> dict[str, h5py.Dataset]:
-        """What there is of `STORED`; classes and features are as many everywhere."""
+    def _stored_in(self, file: SoundFile, sizes: dict[str, int], before: str = "") -> dict[str, h5py.Dataset]:
+        """What there is of `STORED`, `before` put before the places; classes and features are as many everywhere."""
         blocks = {}
-        for place, stored in STORED.items():
-            if file.has(place):
+        for name, stored in STORED.items():
+            if file.has(place := before + name):
                 dimensions = ("checkpoint", *stored.dimensions)
                 blocks[place] = file.block(place, stored.dtype, tuple(sizes.get(name) for name in dimensions))
                 sizes |= zip(dimensions, blocks[place].shape, strict=True)
@@ -259,7 +290,8 @@ class Activations:
         return self._names_of("behaviour")
 
     def _names_of(self, group: str) -> tuple[str, ...]:
-        return tuple(place.split("/")[1] for place in self.blocks if place.startswith(f"{group}/"))
+        places = [place.removeprefix(f"{group}/") for place in self.blocks if place.startswith(f"{group}/")]
+        return tuple(place for place in places if "/" not in place)
 
     def read(self, signal: str, row: int, layer: str | None = None) -> NDArray[np.float32]:
         """The signal of the checkpoint in row `row` (0..E-1), float32 [U, N], the layers' channels one after another.
@@ -268,22 +300,44 @@ class Activations:
         """
         return self._read_row(self.blocks, signal, row, layer)
 
+    @property
+    def tokens(self) -> NDArray[np.uint32] | None:
+        """The ids, uint32 [N, T], where the samples are rows of tokens."""
+        if self._tokens is None:
+            return None
+        with _refusing(self.path):
+            return np.asarray(self._tokens[:], dtype=np.uint32)
+
+    def read_null(self, control: str, signal: str, row: int, layer: str | None = None) -> NDArray[np.float32]:
+        """As `read`, of what the checkpoint gave for the inputs of a control, one of `nulls`."""
+        return self._read_row(self.blocks, signal, row, layer, self._place_of(control))
+
+    def behaviour_of_null(self, control: str, name: str, row: int | None = None) -> Array:
+        """As `behaviour`, of what the checkpoints gave for the inputs of a control, one of `nulls`."""
+        return self._read_stored(f"{self._place_of(control)}behaviour", name, row)
+
+    def _place_of(self, control: str) -> str:
+        if control not in self.nulls:
+            has = f"only {', '.join(self.nulls)}" if self.nulls else "nor any other"
+            raise PosthocError(f"{self.path} holds no control {control!r}, {has}; extract it with --controls.")
+        return f"null/{control}/"
+
     def read_untrained(self, signal: str, row: int, layer: str | None = None) -> NDArray[np.float32]:
         """As `read`, of the untrained network whose weights were drawn from `untrained_seeds[row]` (row: 0..K-1)."""
         return self._read_row(self._untrained, signal, row, layer)
 
     def _read_row(
-        self, blocks: Mapping[str, h5py.Dataset], signal: str, row: int, layer: str | None
+        self, blocks: Mapping[str, h5py.Dataset], signal: str, row: int, layer: str | None, before: str = ""
     ) -> NDArray[np.float32]:
         if signal not in self.signals:
             raise PosthocError(f"{self.path} holds no signal {signal!r}, only {', '.join(self.signals)}.")
         if layer not in (None, *self.layers):
             raise PosthocError(f"{self.path} holds no layer {layer!r}, only {', '.join(self.layers)}.")
-        parts = [blocks[f"signals/{signal}/{name}"] for name in (self.layers if layer is None else (layer,))]
+        parts = [blocks[f"{before}signals/{signal}/{name}"] for name in (self.layers if layer is None else (layer,))]
         if len({part.shape[3:] for part in parts}) > 1:
             raise PosthocError(f"{self.path}: {signal} is not as long in all layers; read one layer at a time.")
         with _refusing(self.path):
-            return np.concatenate([row_of(part, row) for part in parts])
+            return np.concatenate([row_of(part, row) for part in parts]).astype(np.float32, copy=False)
 
     def behaviour(self, name: str, row: int | None = None) -> Array:
         """What the networks said of each sample, [E, N, ...] (see `STORED`); of the checkpoint in row `row` [N, ...].
@@ -304,7 +358,7 @@ class Activations:
         if block is None:
             names = ", ".join(self._names_of(group))
             raise PosthocError(
-                f"{self.path} holds no {group} {name!r}, {f'only {names}' if names else 'nor any other'}; extract it again."
+                f"{self.path} holds no {group.rpartition('/')[2]} {name!r}, {f'only {names}' if names else 'nor any other'}; extract it again."
             )
         with _refusing(self.path):
             return row_of(block, row) if row is not None else np.stack([row_of(block, e) for e in range(len(self))])

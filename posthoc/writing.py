@@ -1,5 +1,6 @@
 """Writing activations files: a part of one checkpoint, or parts put together; whole or absent."""
 
+import itertools
 import json
 import math
 import re
@@ -10,19 +11,36 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from posthoc import __version__
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.recording import Provenance, seed_of_control
 from posthoc.soundness import row_of
-from posthoc.store import FORMAT, FORMAT_VERSION, PLACES, STORED, Activations, Array, Frame, Layout, Skipped, Stored
+from posthoc.store import (
+    FORMAT,
+    FORMAT_VERSION,
+    HALVED,
+    PLACES,
+    STORED,
+    Activations,
+    Array,
+    Frame,
+    Given,
+    Layout,
+    Skipped,
+    Stored,
+)
 
 CHUNK_BYTES = 2**20
+ROUNDING = 0.01
+"""Of a channel's standard deviation: what rounding may add to a signal."""
 MOST_ATTACHED = 4000
 """To one scale of dimensions: what HDF5's list of them holds in 64 kB."""
 
@@ -49,9 +67,12 @@ def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
     """
     named = {place for frame in frames for place in _named(frame)}
     arrays = [_arrays(frame) for frame in frames]
-    blocks = _blocks(layout, {place: array.shape for place, array in arrays[0].items()})
+    blocks = _joined(
+        [_blocks(layout, {place: (array.shape, array.dtype) for place, array in row.items()}) for row in arrays]
+    )
     with replacing(path) as temporary:
-        room = sum(array.nbytes for row in arrays for array in row.values()) + 2**18  # at once, for it grows by copying
+        room = sum(array.nbytes for row in arrays for array in row.values()) + 2**18
+        room += 0 if layout.tokens is None else layout.tokens.nbytes  # at once, for it grows by copying
         with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=room) as file:
             _lay_out(file, layout, len(frames), named, blocks)
             for row, frame in enumerate(frames):
@@ -77,17 +98,18 @@ def merge(
     """
     named: set[tuple[str, str]] = set()
     provenances: list[Provenance] = []
-    blocks: dict[str, Block] | None = None
+    laid_out: list[dict[str, Block]] = []
     size = sum(part.stat().st_size for part in [*parts, *(part for _, part in untrained)])
     for part in parts:
         with Activations(part) as source:
             named |= set(_named(_first_frame(source)))
             provenances += source.provenances
             labels = source.labels if source.labelled else None
-            layout = Layout(source.recording, source.images, labels, source.channels)
-            stored = _blocks(layout, {place: block.shape[1:] for place, block in source.blocks.items()})
-            blocks = stored if blocks is None else {place: blocks[place] for place in blocks if place in stored}
-    assert blocks is not None
+            layout = Layout(source.recording, source.images, labels, source.channels, source.tokens)
+            laid_out.append(
+                _blocks(layout, {place: (block.shape[1:], block.dtype) for place, block in source.blocks.items()})
+            )
+    blocks = _joined(laid_out)
     if shutil.disk_usage(path.parent).free < size:
         raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
     with _created(path) as file:
@@ -106,13 +128,28 @@ def merge(
 
 def _arrays(frame: Frame) -> dict[str, Array]:
     """A frame's arrays by their places."""
-    signals = {
-        f"signals/{signal}/{layer}": block
-        for signal, layers in frame.signals.items()
-        for layer, block in layers.items()
-    }
-    behaviour = {f"behaviour/{name}": array for name, array in frame.behaviour.items()}
-    return signals | behaviour | {f"head/{name}": array for name, array in frame.head.items()}
+    given = {"": Given(frame.signals, frame.behaviour)} | {f"null/{name}/": null for name, null in frame.nulls.items()}
+    arrays: dict[str, Array] = {}
+    for before, part in given.items():
+        for signal, layers in part.signals.items():
+            arrays |= {
+                f"{before}signals/{signal}/{layer}": compact(block) if signal in HALVED else block
+                for layer, block in layers.items()
+            }
+        arrays |= {f"{before}behaviour/{name}": array for name, array in part.behaviour.items()}
+    return arrays | {f"head/{name}": array for name, array in frame.head.items()}
+
+
+def compact(signal: NDArray[np.float32]) -> NDArray[np.floating]:
+    """A signal [C, N, T] in half precision where that adds less than `ROUNDING` of every channel's standard deviation.
+
+    >>> compact(np.array([[[1.0, 2.0, 4.0]]], "f4")).dtype, compact(np.array([[[4096.0, 4097.0, 4099.0]]], "f4")).dtype
+    (dtype('float16'), dtype('float32'))
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = signal.astype(np.float16)
+        error, spread = (half - signal).std(axis=(1, 2), dtype="f8"), signal.std(axis=(1, 2), dtype="f8")
+    return half if (error <= ROUNDING * spread).all() else signal
 
 
 def _named(frame: Frame) -> dict[tuple[str, str], float]:
@@ -121,20 +158,42 @@ def _named(frame: Frame) -> dict[tuple[str, str], float]:
     return {(group, name): value for group, values in groups.items() for name, value in values.items() if name}
 
 
-def _blocks(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Block]:
-    """What is to be laid out, signals first, for arrays of one checkpoint with these shapes by their places."""
+def _blocks(layout: Layout, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Block]:
+    """What is to be laid out, signals first, for arrays of one checkpoint of these shapes and types by their places."""
     blocks = {}
     meanings = layout.recording.provenance.signals
-    for signal in layout.signals:
-        for layer in layout.channels:
-            shape = shapes[f"signals/{signal}/{layer}"]
-            dimensions = (f"unit.{layer}", "sample", f"time.{signal}.{layer}")[: len(shape)]
-            stored = Stored(meanings.get(signal, signal), "<f4", dimensions, "1")
-            blocks[f"signals/{signal}/{layer}"] = Block(stored, shape)
+    groups = [
+        "",
+        *(before for name in layout.recording.identity.controls if _any_in(arrays, before := f"null/{name}/")),
+    ]
+    for before, signal, layer in itertools.product(groups, layout.signals, layout.channels):
+        shape, dtype = arrays[f"{before}signals/{signal}/{layer}"]
+        dimensions = (f"unit.{layer}", "sample", f"time.{signal}.{layer}")[: len(shape)]
+        stored = Stored(meanings.get(signal, signal), "<f2" if dtype == np.float16 else "<f4", dimensions, "1")
+        blocks[f"{before}signals/{signal}/{layer}"] = Block(stored, shape)
     provenance = layout.recording.provenance
     loss = replace(STORED["behaviour/loss"], meaning=f"{provenance.loss} of each sample", units=provenance.unit)
     table = STORED | {"behaviour/loss": loss}
-    return blocks | {place: Block(stored, shapes[place]) for place, stored in table.items() if place in shapes}
+    for before, (place, stored) in itertools.product(groups, table.items()):
+        if (here := before + place) in arrays:
+            blocks[here] = Block(stored, arrays[here][0])
+    return blocks
+
+
+def _any_in(arrays: Mapping[str, object], before: str) -> bool:
+    return any(place.startswith(before) for place in arrays)
+
+
+def _joined(rows: Sequence[dict[str, Block]]) -> dict[str, Block]:
+    """What all of these have, in the wider of two types."""
+    joined = rows[0]
+    for row in rows[1:]:
+        joined = {place: max(block, row[place], key=_width) for place, block in joined.items() if place in row}
+    return joined
+
+
+def _width(block: Block) -> int:
+    return np.dtype(block.stored.dtype).itemsize
 
 
 def _nonfinite(frame: Frame) -> dict[str, int]:
@@ -163,7 +222,7 @@ def _first_frame(source: Activations) -> Frame:
 
 
 def _copy(source: h5py.Dataset, target: h5py.Dataset, row: int) -> None:
-    if source.chunks != target.chunks or source.compression:  # of an earlier version
+    if (source.chunks, source.dtype) != (target.chunks, target.dtype) or source.compression:
         target[row] = row_of(source, 0)
         return
     for k in range(source.id.get_num_chunks()):
@@ -182,9 +241,13 @@ def _write_untrained(
     seeds = [seed_of_control(layout.recording.identity.seed, number) for number, _ in untrained]
     column = group.create_dataset("seed", data=np.array(seeds, "i8"))
     _describe(column, "seed from which the weights of an untrained network were drawn")
-    signals = [place for place in blocks if place.startswith("signals/")]
+    signals = {place: block for place, block in blocks.items() if place.startswith("signals/")}
+    for _, part in untrained:
+        with Activations(part) as source:
+            theirs = _blocks(layout, {place: (block.shape[1:], block.dtype) for place, block in source.blocks.items()})
+            signals = _joined([signals, theirs])
     targets = {
-        place: _create(group, place.removeprefix("signals/"), blocks[place], len(untrained)) for place in signals
+        place: _create(group, place.removeprefix("signals/"), block, len(untrained)) for place, block in signals.items()
     }
     for row, (_, part) in enumerate(untrained):
         with Activations(part) as source:
@@ -229,6 +292,11 @@ def _lay_out(
         _describe(file.create_dataset(name, (length,), "i8"), meaning)
     places = PLACES[FORMAT_VERSION]
     _describe(file.create_dataset(places.index, data=layout.index), "position of each sample in its data set")
+    if layout.tokens is not None:
+        tokens = file.create_dataset(
+            "sample/token", data=layout.tokens, dtype="<u4", chunks=(1, layout.tokens.shape[1])
+        )
+        _describe(tokens, "ids of the tokens of each sample")
     if layout.label is not None:
         _describe(file.create_dataset(places.label, data=layout.label), "class of each sample")
     _describe(file.create_dataset("checkpoint/path", (length,), text), "file, relative to the run's folder")
