@@ -54,7 +54,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--ema", is_flag=True, help="Replay the moving average of the weights that the checkpoints hold."),
         model_options,
         click.option(
-            "--layers", default="default", callback=_list, help="default, all, or globs separated by commas."
+            "--layers", default="default", callback=_list, help="Of default, residual, attention, mlp (their outputs), all, and globs, separated by commas."
         ),
         click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all."),
         click.option("--signals", default=",".join(DEFAULT_SIGNALS), callback=_list, help=f"Of {', '.join(SIGNALS)}."),

@@ -1,6 +1,7 @@
 """A forward pass is somebody else's code: made repeatable, put back as it was, and whatever it raises is one sentence."""
 
 import copy
+import inspect
 import random
 import sys
 import types
@@ -23,10 +24,30 @@ _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
 
 
 def call(module: nn.Module, batch: Mapping[str, Tensor]) -> Any:
-    """What a module gives for a batch: the only input by its position, several by their names."""
-    if len(batch) == 1:
+    """What a module gives for a batch: inputs by the names of its forward pass's arguments, where it has all of these.
+
+    Else images, the only input, as the pixel values of a network that takes other things too; else by their places.
+    """
+    names, places = _arguments(module)
+    if batch.keys() <= names:
+        return module(**batch)
+    if batch.keys() == {"images"} and "pixel_values" in names:
+        return module(pixel_values=batch["images"])
+    if len(batch) == 1 or places >= len(batch):
         return module(*batch.values())
     return module(**batch)
+
+
+def _arguments(module: nn.Module) -> tuple[frozenset[str], int]:
+    """Names of the arguments of a forward pass, and how many it takes by their places."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset(), 0
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    placed = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
+    names = frozenset(parameter.name for parameter in parameters if parameter.kind in named)
+    return names, sum(parameter.kind in placed for parameter in parameters)
 
 
 @contextmanager

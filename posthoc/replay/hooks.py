@@ -1,7 +1,6 @@
 """Hook points: which modules' outputs are recorded, and how each becomes one number per channel and image."""
 
 import copy
-import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.architectures import architecture_of
 from posthoc.replay.forward import State, call, own_randomness, said_by, seed_batch
 from posthoc.replay.outputs import tensors_in
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.signals import SIGNALS, LayerOutput
+
+AXES = {0: (), 1: ("time",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+"""Names of the axes beside that of the channels, by how many there are."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,23 @@ class HookPoint:
     @property
     def channels(self) -> int:
         return self.shape[self.channel_axis - 1]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of its axes: of a sequence token and channel, of a feature map channel, height and width, say."""
+        if len(self.shape) == 2 and self.channel_axis == 2:
+            return "token", "channel"
+        others = AXES[len(self.shape) - 1]
+        return (*others[: self.channel_axis - 1], "channel", *others[self.channel_axis - 1 :])
+
+    @property
+    def size(self) -> str:
+        """The shape with named axes, in words.
+
+        >>> HookPoint("layers.0", "Block", (128, 64), 0, 2, 1, 1, None).size
+        'token 128 x channel 64'
+        """
+        return " x ".join(f"{name} {side}" for name, side in zip(self.axes, self.shape, strict=True))
 
     @property
     def is_vector(self) -> bool:
@@ -125,10 +142,15 @@ def dissect(model: nn.Module, example: Callable[[int, bool], Batch]) -> Anatomy:
 
 
 def _channel_axis(shape: tuple[int, ...], grown: tuple[int, ...]) -> int:
-    """Counted from 1: the only axis that did not grow where that is the first or last, else the usual one."""
+    """Counted from 1: the only axis that did not grow where that is the first or last, else the usual one.
+
+    Of a map of which nothing grew, for the network takes one size alone, two equal sides are height and width.
+    """
     constant = [axis for axis, (before, after) in enumerate(zip(shape, grown, strict=True), 1) if before == after]
     if constant in ([1], [len(shape)]):
         return constant[0]
+    if len(shape) == 3 and len(constant) == 3 and shape[0] == shape[1] != shape[2]:
+        return 3
     return 2 if len(shape) == 2 else 1
 
 
@@ -209,59 +231,6 @@ def _pass(
         for handle in handles:
             handle.remove()
     return seen, output, entered
-
-
-def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) -> tuple[list[HookPoint], str]:
-    """The hook points asked for, in the order of the network, and how they were chosen, in words.
-
-    `default`: the published layers where the model is of a published family, else four evenly spaced blocks;
-    `all`: every distinct feature map or sequence (vectors where there is none of these); otherwise globs over the names.
-    """
-    maps = [point for point in points if not point.is_vector] or list(points)
-    if not maps:
-        raise PosthocError(f"{model_name} has no module with an output for each image: nothing to record.")
-    if list(layers) == ["all"]:
-        return [point for point in maps if point.same_as is None], "all"
-    if list(layers) == ["default"]:
-        known = architecture_of(model_name)
-        names = known.layers if known else ()
-        published = [point for point in maps if point.name in names]
-        if published and len(published) == len(names):
-            return published, "as published"
-        spaced = _evenly_spaced(_blocks(maps))
-        return spaced, "evenly spaced blocks"
-    unmatched = [glob for glob in layers if not fnmatch.filter([point.name for point in points], glob)]
-    if unmatched:
-        raise UsageError(f"--layers {unmatched[0]}: no such hook point; `posthoc inspect --layers` lists them.")
-    return [point for point in points if any(fnmatch.fnmatchcase(point.name, glob) for glob in layers)], "asked for"
-
-
-def _evenly_spaced(blocks: Sequence[HookPoint]) -> list[HookPoint]:
-    """The last of each quarter."""
-    return [blocks[k] for k in sorted({-(-len(blocks) * quarter // 4) - 1 for quarter in (1, 2, 3, 4)})]
-
-
-def _blocks(points: Sequence[HookPoint]) -> list[HookPoint]:
-    """The outermost modules with parameters, inside the part that holds most modules while there are fewer than four."""
-    trunk = [point for point in points if point.parameters] or list(points)
-    while True:
-        names = {point.name for point in trunk}
-        blocks = [point for point in trunk if not any(parent in names for parent in _parents(point.name))]
-        inside = {block.name: [point for point in trunk if block.name in _parents(point.name)] for block in blocks}
-        widest = max(inside.values(), key=len)
-        if len(blocks) >= 4 or len(widest) < 2:
-            return blocks
-        trunk = widest
-
-
-def _parents(name: str) -> list[str]:
-    """The names of the modules around a module, innermost last.
-
-    >>> _parents("features.1.conv")
-    ['features', 'features.1']
-    """
-    parts = name.split(".")
-    return [".".join(parts[:k]) for k in range(1, len(parts))]
 
 
 class Recorder:

@@ -26,7 +26,8 @@ from posthoc.recording import Model as RecordedModel
 from posthoc.recording import Probe as RecordedProbe
 from posthoc.replay.architectures import architecture_of
 from posthoc.replay.forward import first_line
-from posthoc.replay.hooks import Anatomy, CannotRunError, HookPoint, choose, dissect
+from posthoc.replay.hooks import Anatomy, CannotRunError, HookPoint, dissect
+from posthoc.replay.layers import choose
 from posthoc.replay.layout import Run, find_run
 from posthoc.replay.models import Model, resolve_model
 from posthoc.replay.outputs import Scored

@@ -13,7 +13,8 @@ from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import Header
-from posthoc.replay.hooks import Recorder, choose, dissect
+from posthoc.replay.hooks import Recorder, dissect
+from posthoc.replay.layers import choose
 from posthoc.replay.models import Model, resolve_model
 from posthoc.replay.probes.fitting import fit_images, usual_size
 from posthoc.replay.probes.images import example

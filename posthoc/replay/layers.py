@@ -1,0 +1,221 @@
+"""Which hook points are recorded: the published ones, those of a part of a transformer, or those whose names are given.
+
+The parts of a network are seen from the names and classes of its modules and the shapes of what they give.
+"""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.architectures import architecture_of
+from posthoc.replay.hooks import HookPoint
+
+ATTENTION = re.compile(r"(Attention|Attn|MSA)\d?$")
+"""How the names of classes end that are attention, in torch, torchvision, timm, transformers, diffusers and elsewhere."""
+FEED_FORWARD = re.compile(
+    r"(MLP|Mlp|MLPBlock|MlpBlock|FeedForward|FeedForwardNetwork|FFN|LayerFF|Dense(Gated)?ActDense|MoE|MoeBlock|MoeMLP)$"
+)
+"""The same of feed-forward layers."""
+NORM = re.compile(r"Norm")
+BLOCK = re.compile(r"(Layer|Block)$")
+LINEAR = ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear")
+PARTS = ("residual", "attention", "mlp")
+"""What of a transformer can be asked for by these words."""
+
+
+def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) -> tuple[list[HookPoint], str]:
+    """The hook points asked for, in the order of the network, and how they were chosen, in words.
+
+    `default`: the published layers where the model is of a published family, else four evenly spaced blocks;
+    `residual`: the output of every block; `attention`, `mlp`: of every attention or feed-forward module;
+    `all`: every distinct feature map or sequence (vectors where there is none of these); otherwise globs over the names.
+    """
+    maps = [point for point in points if not point.is_vector] or list(points)
+    if not maps:
+        raise PosthocError(f"{model_name} has no module with an output for each image: nothing to record.")
+    chosen: set[str] = set()
+    words = []
+    for layer in layers:
+        if layer == "all":
+            found, reason = [point for point in maps if point.same_as is None], "all"
+        elif layer == "default":
+            found, reason = _default(maps, model_name)
+        elif layer in PARTS:
+            found, reason = _part(maps, layer, model_name)
+        else:
+            found = [point for point in points if fnmatch.fnmatchcase(point.name, layer)]
+            reason = "asked for"
+            if not found:
+                raise UsageError(f"--layers {layer}: no such hook point; `posthoc inspect --layers` lists them.")
+        chosen |= {point.name for point in found}
+        words.append(reason)
+    return [point for point in points if point.name in chosen], "; ".join(dict.fromkeys(words))
+
+
+def _default(maps: Sequence[HookPoint], model_name: str) -> tuple[list[HookPoint], str]:
+    known = architecture_of(model_name)
+    names = known.layers if known else ()
+    published = [point for point in maps if point.name in names]
+    if published and len(published) == len(names):
+        return published, "as published"
+    blocks = residual_points(maps)
+    if blocks and (
+        attention_points(maps) or len(blocks[0].shape) == 2
+    ):  # what comes after them, as a last normalisation, is another thing
+        return _evenly_spaced(blocks), f"evenly spaced of {_counted(blocks)}, whose output is the residual stream"
+    return _evenly_spaced(_outermost(maps)), "evenly spaced blocks"
+
+
+def _part(maps: Sequence[HookPoint], part: str, model_name: str) -> tuple[list[HookPoint], str]:
+    if part == "residual":
+        found = residual_points(maps)
+        reason = f"residual stream: the output of {_counted(found)}" if found else ""
+    elif part == "attention":
+        found = attention_points(maps)
+        reason = f"attention: the output of {len(found)} modules ({_kinds(found)})"
+    else:
+        found = feed_forward_points(maps)
+        reason = f"feed-forward: the output of {len(found)} modules ({_kinds(found)})"
+    if not found:
+        what = {"residual": "list of equal blocks", "attention": "attention module", "mlp": "feed-forward module"}[part]
+        raise UsageError(
+            f"--layers {part}: {model_name} has no {what} that gives a sequence or map for each sample; give default, all or globs."
+        )
+    return found, reason
+
+
+def residual_points(points: Sequence[HookPoint]) -> list[HookPoint]:
+    """The blocks of the network: elements of a list of equal ones, with layers in them.
+
+    Of lists within lists (stages of blocks) the inner ones count, but not those within a block, such as the experts
+    beside its attention.
+    """
+    lists = _lists(points)
+    inside = {point.name for elements in lists.values() for point in elements}
+    found: dict[str, None] = {}
+    for elements in lists.values():
+        for point in elements:
+            if any(parent in found for parent in _parents(point.name)):
+                continue
+            within = [other for other in points if _is_within(other.name, point.name)]
+            stages = any(other.name in inside for other in within)
+            attends = any(
+                ATTENTION.search(other.kind)
+                and not any(parent in inside for parent in _parents(other.name, point.name))
+                for other in within
+            )
+            if attends or not stages:
+                found[point.name] = None
+    return [point for point in points if point.name in found]
+
+
+def attention_points(points: Sequence[HookPoint]) -> list[HookPoint]:
+    """Attention without a normalisation or what is added to it: of modules within each other the outermost such."""
+    return _of_kind(points, ATTENTION)
+
+
+def feed_forward_points(points: Sequence[HookPoint]) -> list[HookPoint]:
+    """Feed-forward modules of the blocks; of a block without one the last linear layer that is as wide as the block."""
+    blocks = residual_points(points)
+    named = _of_kind(points, FEED_FORWARD)
+    if not blocks:
+        return named
+    found = []
+    for block in blocks:
+        within = [point for point in points if _is_within(point.name, block.name)]
+        modules = [point for point in named if point in within]
+        if not modules and not any(ATTENTION.search(point.kind) for point in within):
+            continue
+        found += (
+            modules
+            or [
+                point
+                for point in within
+                if point.kind in LINEAR and point.shape == block.shape and not _is_of_attention(point.name, within)
+            ][-1:]
+        )
+    names = {point.name for point in found}
+    return [point for point in points if point.name in names]
+
+
+def _of_kind(points: Sequence[HookPoint], kind: re.Pattern[str]) -> list[HookPoint]:
+    matching = {point.name: point for point in points if kind.search(point.kind)}
+    normed = {parent for point in points if NORM.search(point.kind) for parent in _parents(point.name)}
+    innermost = {name for name in matching if not any(name in _parents(other) for other in matching)}
+    usable = [name for name in matching if name not in normed or name in innermost]
+    return [matching[name] for name in usable if not any(parent in usable for parent in _parents(name))]
+
+
+def _is_of_attention(name: str, points: Sequence[HookPoint]) -> bool:
+    return any(ATTENTION.search(point.kind) and _is_within(name, point.name) for point in points)
+
+
+def _lists(points: Sequence[HookPoint]) -> dict[str, list[HookPoint]]:
+    """The lists of equal blocks by the name of the list, outer ones first: numbered modules of one class, or all of which
+    are called a layer or block, each with several layers in it."""
+    children: dict[str, int] = {}
+    for point in points:
+        if point.parameters:
+            for parent in _parents(point.name):
+                children[parent] = children.get(parent, 0) + 1
+    lists: dict[str, list[HookPoint]] = {}
+    for point in points:
+        home, _, last = point.name.rpartition(".")
+        if last[-1:].isdigit():
+            lists.setdefault(home, []).append(point)
+    equal = {
+        home: elements
+        for home, elements in lists.items()
+        if (len({point.kind for point in elements}) == 1 or all(BLOCK.search(point.kind) for point in elements))
+        and all(children.get(point.name, 0) > 1 and not ATTENTION.search(point.kind) for point in elements)
+    }
+    return dict(sorted(equal.items(), key=lambda row: row[0].count(".")))
+
+
+def _counted(blocks: Sequence[HookPoint]) -> str:
+    """How many, and in which lists.
+
+    >>> block = HookPoint("encoder.layers.0", "Block", (4, 8), 0, 2, 1, 1, None)
+    >>> _counted([block])
+    '1 block (encoder.layers)'
+    """
+    homes = dict.fromkeys(point.name.rpartition(".")[0] for point in blocks)
+    shown = ", ".join(list(homes)[:3]) + (", ..." if len(homes) > 3 else "")
+    return f"{len(blocks)} block{'s' * (len(blocks) > 1)} ({shown or 'of the network'})"
+
+
+def _kinds(points: Sequence[HookPoint]) -> str:
+    return ", ".join(dict.fromkeys(point.kind for point in points))
+
+
+def _evenly_spaced(blocks: Sequence[HookPoint]) -> list[HookPoint]:
+    """The last of each quarter."""
+    return [blocks[k] for k in sorted({-(-len(blocks) * quarter // 4) - 1 for quarter in (1, 2, 3, 4)})]
+
+
+def _outermost(points: Sequence[HookPoint]) -> list[HookPoint]:
+    """The outermost modules with parameters, inside the part that holds most modules while there are fewer than four."""
+    trunk = [point for point in points if point.parameters] or list(points)
+    while True:
+        names = {point.name for point in trunk}
+        blocks = [point for point in trunk if not any(parent in names for parent in _parents(point.name))]
+        inside = {block.name: [point for point in trunk if block.name in _parents(point.name)] for block in blocks}
+        widest = max(inside.values(), key=len)
+        if len(blocks) >= 4 or len(widest) < 2:
+            return blocks
+        trunk = widest
+
+
+def _is_within(name: str, outer: str) -> bool:
+    return name.startswith(f"{outer}.")
+
+
+def _parents(name: str, below: str = "") -> list[str]:
+    """The names of the modules around a module, innermost last; `below` one of them only those within it.
+
+    >>> _parents("features.1.conv"), _parents("features.1.conv", "features")
+    (['features', 'features.1'], ['features.1'])
+    """
+    parts = name.split(".")
+    return [".".join(parts[:k]) for k in range(1 + (below.count(".") + 1 if below else 0), len(parts))]

@@ -1,0 +1,148 @@
+"""Which hook points are the residual stream, attention and feed-forward: by what they give, in networks of four libraries."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from posthoc.errors import UsageError
+from posthoc.replay.forward import call
+from posthoc.replay.hooks import dissect, first_tensor
+from posthoc.replay.layers import choose
+
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
+SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 32}
+T5 = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_heads": 2}
+
+
+def tokens(samples, grown=False):
+    return {"input_ids": torch.arange(samples * 24).reshape(samples, 24) % 64}
+
+
+def pairs(samples, grown=False):
+    return tokens(samples) | {"decoder_input_ids": tokens(samples)["input_ids"][:, :12]}
+
+
+def images(samples, grown=False):
+    torch.manual_seed(0)
+    return {"images": torch.rand(samples, 3, 32, 32)}
+
+
+def vectors(samples, grown=False):
+    torch.manual_seed(0)
+    return {"x": torch.rand(samples, 24, 16)}
+
+
+def gpt2():
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=64, n_positions=32, n_embd=16, n_layer=5, n_head=2, bos_token_id=0, eos_token_id=0
+        )
+    )
+
+
+PRE_NORM = {  # a block adds to what it is given what its attention and its feed-forward layer give
+    "GPT-2": (gpt2, tokens),
+    "GPT-NeoX": (lambda: transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**SMALL)), tokens),
+    "T5 encoder": (lambda: transformers.T5EncoderModel(transformers.T5Config(**T5)), tokens),
+    "timm ViT": (
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=5, num_classes=10),
+        images,
+    ),
+    "torchvision ViT": (
+        lambda: torchvision.models.VisionTransformer(32, 8, 5, 2, 16, 32, num_classes=10),
+        images,
+    ),
+    "torch": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True), 5, enable_nested_tensor=False
+        ),
+        vectors,
+    ),
+}
+
+
+def outputs(model, batch, points):
+    """What each hook point gives, as the network runs."""
+    given = {}
+
+    def keep(name):
+        return lambda module, inputs, output: given.__setitem__(name, first_tensor(output).clone())
+
+    handles = [model.get_submodule(point.name).register_forward_hook(keep(point.name)) for point in points]
+    with torch.no_grad():
+        call(model, batch)
+    for handle in handles:
+        handle.remove()
+    return [given[point.name] for point in points]
+
+
+@pytest.mark.parametrize("name", PRE_NORM)
+def test_a_block_adds_what_attention_and_feed_forward_layer_give(name):
+    make, example = PRE_NORM[name]
+    torch.manual_seed(0)
+    model = make().eval()
+    points = dissect(model, example).points
+    parts = [choose(points, [part], "mine")[0] for part in ("residual", "attention", "mlp")]
+    assert len({len(part) for part in parts}) == 1
+    stream, attention, feed_forward = (outputs(model, example(2), part) for part in parts)
+    for k in range(1, len(stream)):
+        torch.testing.assert_close(stream[k], stream[k - 1] + attention[k] + feed_forward[k], rtol=1e-4, atol=1e-5)
+
+
+def test_the_residual_stream_is_what_the_library_calls_hidden_states():
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL)).eval()
+    points = dissect(model, tokens).points
+    chosen, why = choose(points, ["residual"], "mine")
+    assert why == "residual stream: the output of 5 blocks (bert.encoder.layer)"
+    with torch.no_grad():
+        hidden = model(**tokens(2), output_hidden_states=True).hidden_states[1:]
+    for ours, theirs in zip(outputs(model, tokens(2), chosen), hidden, strict=True):
+        assert torch.equal(ours, theirs)
+    # Its attention without what is added, its feed-forward layer by the last of its linear ones.
+    names = [point.name for point in choose(points, ["attention", "mlp"], "mine")[0]]
+    assert names[:2] == ["bert.encoder.layer.0.attention.self", "bert.encoder.layer.0.output.dense"]
+
+
+def test_the_default_of_a_language_model_is_spread_over_its_blocks_alone():
+    points = dissect(gpt2().eval(), tokens).points
+    chosen, why = choose(points, ["default"], "GPT2LMHeadModel")
+    assert [point.name for point in chosen] == [f"transformer.h.{k}" for k in (1, 2, 3, 4)]
+    assert why == "evenly spaced of 5 blocks (transformer.h), whose output is the residual stream"
+    assert {point.size for point in chosen} == {"token 24 x channel 16"}
+    state_space = transformers.MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=3)
+    points = dissect(transformers.MambaForCausalLM(state_space).eval(), tokens).points
+    assert [point.name for point in choose(points, ["default"], "Mamba")[0]] == [
+        f"backbone.layers.{k}" for k in range(3)
+    ]
+    with pytest.raises(UsageError, match="Mamba has no attention module"):
+        choose(points, ["attention"], "Mamba")
+
+
+def test_encoder_and_decoder():
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**T5)).eval()
+    points = dissect(model, pairs).points
+    chosen, why = choose(points, ["residual"], "mine")
+    assert [point.name for point in chosen] == [
+        f"{half}.block.{k}" for half in ("encoder", "decoder") for k in range(3)
+    ]
+    assert "6 blocks (encoder.block, decoder.block)" in why
+    assert [point.size for point in chosen[2:4]] == ["token 24 x channel 16", "token 12 x channel 16"]
+    attention, _ = choose(points, ["attention"], "mine")
+    assert [point.name.rpartition(".")[2] for point in attention[-2:]] == ["SelfAttention", "EncDecAttention"]
+    few, _ = choose(points, ["decoder.block.2", "encoder.block.0"], "mine")
+    assert [point.name for point in few] == ["encoder.block.0", "decoder.block.2"]
+
+
+def test_blocks_of_stages_and_of_convolutions():
+    swin = timm.create_model("swin_tiny_patch4_window7_224", img_size=56, depths=(2, 2), num_heads=(3, 6), embed_dim=12)
+    points = dissect(swin.eval(), lambda samples, grown: {"x": torch.zeros(samples, 3, 56, 56)}).points
+    chosen, _ = choose(points, ["residual"], "mine")
+    assert [point.name for point in chosen] == [f"layers.{stage}.blocks.{k}" for stage in (0, 1) for k in (0, 1)]
+    assert chosen[-1].size == "height 7 x width 7 x channel 24"
+    points = dissect(torchvision.models.resnet18().eval(), images).points
+    chosen, _ = choose(points, ["residual"], "mine")
+    assert [point.name for point in chosen] == [f"layer{stage}.{k}" for stage in (1, 2, 3, 4) for k in (0, 1)]
+    assert chosen[0].size == "channel 64 x height 8 x width 8"
