@@ -38,22 +38,29 @@ class Replayed(Protocol):
     labels: NDArray[np.int64]
     loss: NDArray[np.float64]
     accuracy: NDArray[np.float64]
+    scores: dict[str, NDArray[np.float64]]
     recorded: dict[str, NDArray[np.float64]]
     recording: Recording
 
 
 def ends(run: Replayed) -> list[tuple[str, str]]:
-    """Loss and accuracy on the probe of the first, the best and the last checkpoint, as label and text; none without
-    accuracy."""
-    if not np.isfinite(run.accuracy).any():
+    """Loss and scores on the probe of the first, the best and the last checkpoint, as label and text; none where nothing
+    was scored. Best is by accuracy, else by the first of the other scores, else by the loss."""
+    scores = {"accuracy": run.accuracy, **run.scores}
+    known = {name: values for name, values in scores.items() if np.isfinite(values).any()}
+    if not known and not np.isfinite(run.loss).any():
         return []
-    rows = {"first": 0, "best": int(np.nanargmax(run.accuracy)), "last": len(run.accuracy) - 1}
+    by = next(iter(known.values()), -run.loss)
+    rows = {"first": 0, "best": int(np.nanargmax(by)), "last": len(by) - 1}
+    name = run.recording.provenance.loss
+    losses = {} if np.isnan(run.loss).all() else {"loss" if known.keys() == {"accuracy"} else name: run.loss}
     return [
         (
-            name,
-            f"{_place(run.epochs[row], run.steps[row])}: loss {run.loss[row]:.4f}, accuracy {run.accuracy[row]:.4f}",
+            label,
+            f"{_place(run.epochs[row], run.steps[row])}: "
+            + ", ".join(f"{key} {values[row]:.4f}" for key, values in (losses | known).items()),
         )
-        for name, row in rows.items()
+        for label, row in rows.items()
     ]
 
 
@@ -73,18 +80,25 @@ def doubt(run: Replayed) -> str | None:
         return None
     last = known[-1]
     where = f"probe accuracy {accuracy[last]:.2f} at {_place(epochs[last], steps[last])}"
-    options = f"assumed: {run.recording.provenance.preparation}; options of extract: --normalize, --image-size"
+    provenance = run.recording.provenance
+    what, scaled, options = "the samples", "prepared", f"assumed: {provenance.preparation}"
+    if provenance.samples == "images":
+        what, scaled, options = "the images", "scaled", f"{options}; options of extract: --normalize, --image-size"
     if not any(better_than_chance(float(accuracy[e]), labels) for e in known):
         if not np.isfinite(run.loss[last]):
             return (
                 f"{where}, chance {largest_share(labels):.2f}, loss {run.loss[last]}: the network's scores are not all "
-                "finite, which no scaling of the images mends"
+                f"finite, which no scaling of {what} mends"
             )
-        return f"{where}, chance {largest_share(labels):.2f}: the images are probably not scaled as in training ({options})"
+        return (
+            f"{where}, chance {largest_share(labels):.2f}: {what} are probably not {scaled} as in training ({options})"
+        )
     name, value = _recorded(run.recorded, int(last))
     right = round(accuracy[last] * len(labels))
     if value - accuracy[last] > GAP and bdtr(right, len(labels), value) < LEVEL:
-        return f"{where}, where {name} was recorded as {value:.2f}: the images may not be scaled as in training ({options})"
+        return (
+            f"{where}, where {name} was recorded as {value:.2f}: {what} may not be {scaled} as in training ({options})"
+        )
     return None
 
 

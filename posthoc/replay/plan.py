@@ -24,14 +24,13 @@ from posthoc.recording import (
 )
 from posthoc.recording import Model as RecordedModel
 from posthoc.recording import Probe as RecordedProbe
-from posthoc.replay.architectures import architecture_of
-from posthoc.replay.forward import first_line
-from posthoc.replay.hooks import Anatomy, CannotRunError, HookPoint, dissect
+from posthoc.replay.hooks import HookPoint
 from posthoc.replay.layers import choose
 from posthoc.replay.layout import Run, find_run
 from posthoc.replay.models import Model, resolve_model
 from posthoc.replay.outputs import Scored
 from posthoc.replay.probes import Probe, load_probe
+from posthoc.replay.probes.fitting import traced
 from posthoc.replay.request import PlanOptions, Request, parse_arguments
 from posthoc.replay.scores import Score
 from posthoc.replay.signals import SIGNALS
@@ -169,7 +168,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
     first = run.checkpoints[0]
     model = resolve_model(first.header, request.model, run.about.get("model"), arguments, first.path)
     probe = load_probe(replace(request.asked, recorded=run.about), model)
-    anatomy = probe.anatomy or _traced(model, probe)
+    anatomy = probe.anatomy or traced(model, probe)
     points, chosen = choose(anatomy.points, request.layers, model.name)
     channels = {point.name: _draw_channels(point, request.channels, request.seed) for point in points}
     signals = tuple(dict.fromkeys(request.signals))
@@ -225,21 +224,6 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         untrained=request.untrained,
         features=request.features,
     )
-
-
-def _traced(model: Model, probe: Probe) -> Anatomy:
-    """What a pass shows of the network; raises PosthocError where it cannot take the probe."""
-    try:
-        with model.at_work():
-            return dissect(model.module, probe.traced)
-    except CannotRunError as error:
-        last = error.entered[-1] if error.entered else None
-        where = f" in {last.name} ({type(last.module).__name__})" if last and last.name else ""
-        known = architecture_of(model.name)
-        takes = f"{model.name} takes {known.inputs}, and" if known else model.name
-        raise PosthocError(
-            f"{takes} cannot take {probe.name} ({probe.shapes}){where}: {first_line(error.reason)}."
-        ) from error
 
 
 def _outputs(output: Output, score: Score | None) -> str:

@@ -47,7 +47,7 @@ def test_npz(tmp_path, keys, form):
         ({"images": IMAGES[..., :2], "labels": LABELS}, "images have shape"),
         ({"images": IMAGES, "labels": LABELS[:5]}, "do not fit 20 images"),
         ({"images": IMAGES, "labels": LABELS - 1}, "negative"),
-        ({"pictures": IMAGES}, "holds pictures"),
+        ({"pictures": np.array(["a"] * 20)}, "holds pictures"),
         ({"images": np.array([None]), "labels": LABELS}, "not a readable"),
     ],
 )

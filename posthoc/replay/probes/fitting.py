@@ -1,4 +1,4 @@
-"""What images a network takes: found by running it, and said in its own terms where it takes none."""
+"""What inputs a network takes: found by running it, and said in its own terms where it takes none."""
 
 import inspect
 import itertools
@@ -9,10 +9,12 @@ from functools import partial
 from torch import nn
 
 from posthoc.errors import PosthocError
+from posthoc.replay.architectures import architecture_of
 from posthoc.replay.forward import first_line
 from posthoc.replay.hooks import Anatomy, CannotRunError, Entered, dissect
 from posthoc.replay.models import Model
 from posthoc.replay.probes.images import example
+from posthoc.replay.probes.probe import Probe
 
 FALLBACK_SIZES = (224, 299)
 """Image sides tried, in turn, where a model cannot take the probe's own."""
@@ -33,6 +35,21 @@ def usual_size(network: nn.Module) -> int | None:
     if said is None:  # transformers
         said = getattr(getattr(network, "config", None), "image_size", None)
     return said if isinstance(said, int) else None
+
+
+def traced(model: Model, probe: Probe) -> Anatomy:
+    """What a pass shows of the network; raises PosthocError where it cannot take the probe."""
+    try:
+        with model.at_work():
+            return dissect(model.module, probe.traced)
+    except CannotRunError as error:
+        last = error.entered[-1] if error.entered else None
+        where = f" in {last.name} ({type(last.module).__name__})" if last and last.name else ""
+        known = architecture_of(model.name)
+        takes = f"{model.name} takes {known.inputs}, and" if known else model.name
+        raise PosthocError(
+            f"{takes} cannot take {probe.name} ({probe.shapes}){where}: {first_line(error.reason)}."
+        ) from error
 
 
 def fit_images(model: Model, wanted: int | None, height: int, width: int | None = None) -> tuple[int, int, Anatomy]:

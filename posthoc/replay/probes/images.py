@@ -1,10 +1,9 @@
-"""Probes of labelled 8-bit images: the data sets they (or a training run) are taken from, and what a network sees of them."""
+"""Probes of 8-bit images: the data sets they (or a training run) are taken from, and what a network sees of them."""
 
 import hashlib
 import itertools
 import os
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,15 +17,14 @@ import posthoc
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular
 from posthoc.recording import image_words
-from posthoc.replay.probes.probe import MOST_CLASSES, Asked, Batch, Kind, Probe
+from posthoc.replay.probes.archives import Samples, read_samples
+from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe, as_targets, classes_of
 
 if TYPE_CHECKING:
     from posthoc.replay.models import Model
 
 DEFAULT_IMAGES = 2048
 """Images in a probe unless told otherwise (fewer where the data set is smaller)."""
-UNPACKED = 100
-"""Bytes that an archive may unpack to for each of its own: pictures seldom come to 20."""
 
 
 class Normalization(NamedTuple):
@@ -89,16 +87,24 @@ DIGITS_TRAIN = 1000
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in the order of their data set.
+    """Images in the order of their data set.
 
-    images: uint8 [N, H, W, 3]; labels: int64 [N] in 0..classes-1; index: int64 [N], position in the data set.
+    images: uint8 [N, H, W, 3]; targets: int64 [N] in 0..classes-1, real numbers, or none; index: int64 [N], position in
+    the data set.
     """
 
     name: str
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    targets: NDArray[Any] | None
     index: NDArray[np.int64]
     classes: int
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The classes; raises PosthocError where there are none."""
+        if self.targets is None or self.targets.dtype.kind == "f":
+            raise PosthocError(f"{self.name} has no labels.")
+        return self.targets
 
     def __len__(self) -> int:
         return len(self.images)
@@ -108,12 +114,14 @@ class Images:
         """Digest of shape, pixels and labels."""
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images).data)
-        digest.update(np.ascontiguousarray(self.labels).data)
+        if self.targets is not None:
+            digest.update(np.ascontiguousarray(self.targets).data)
         return digest.hexdigest()
 
     def take(self, rows: NDArray[np.int64]) -> "Images":
         """The same data set, these rows only."""
-        return replace(self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows])
+        targets = None if self.targets is None else self.targets[rows]
+        return replace(self, images=self.images[rows], targets=targets, index=self.index[rows])
 
 
 def data_root(given: Path | None = None) -> Path:
@@ -174,29 +182,48 @@ def probe_images(
 ) -> Images:
     """The fixed probe batch: the first `count` test images (of an image folder, `count` spread evenly over it)."""
     data = load_images(spec, root=root, download=download, size=size)
-    if count is not None and count > len(data):
-        raise PosthocError(f"--images {count}: the probe {spec} holds only {len(data)} images.")
-    count = min(count or DEFAULT_IMAGES, len(data))
+    rows = first_rows(len(data), count, spec)
     if spec.startswith("imagefolder:"):  # sorted by class: the first would all be of one
-        return data.take(np.arange(count) * len(data) // count)
-    return data.take(np.arange(count))
+        return data.take(rows * len(data) // len(rows))
+    return data.take(rows)
+
+
+def first_rows(length: int, count: int | None, spec: str, samples: str = "images") -> NDArray[np.int64]:
+    """Of so many samples the first that are asked for, else the usual number."""
+    if count is not None and count > length:
+        raise PosthocError(f"--images {count}: the probe {spec} holds only {length} {samples}.")
+    return np.arange(min(count or DEFAULT_IMAGES, length))
 
 
 def load(asked: Asked, model: "Model") -> Probe:
     """The probe of images, at the size and in the colours that the network takes."""
-    from posthoc.replay.probes.fitting import fit_images, usual_size
+    wanted = wanted_size(asked, model)
+    data = probe_images(asked.spec, asked.samples, root=asked.root, download=asked.download, size=wanted)
+    return prepared(data, asked, model)
+
+
+def wanted_size(asked: Asked, model: "Model") -> int | None:
+    """The side of the images that is asked for, recorded, or what the network was made for."""
+    from posthoc.replay.probes.fitting import usual_size
 
     recorded = asked.recorded.get("image_size")
     if recorded is not None and not (isinstance(recorded, int) and recorded > 0):
         raise PosthocError(f"run.json: image_size {recorded!r} is not a number of pixels.")
-    wanted = asked.options.get("image_size") or recorded or usual_size(model.module)
-    data = probe_images(asked.spec, asked.samples, root=asked.root, download=asked.download, size=wanted)
-    normalization = _normalization(asked.options.get("normalize"), asked.recorded.get("normalization"), asked.spec)
-    size, channels, anatomy = fit_images(model, wanted, *data.images.shape[1:3])
-    return replace(Prepared(data, normalization, size, channels).probe(), anatomy=anatomy)
+    return asked.options.get("image_size") or recorded or usual_size(model.module)
 
 
-def _normalization(given: str | None, recorded: Any, probe: str) -> Normalization:
+def prepared(data: Images, asked: Asked, model: "Model") -> Probe:
+    """The images as the network takes them."""
+    from posthoc.replay.probes.fitting import fit_images
+
+    scale = normalization(asked)
+    size, channels, anatomy = fit_images(model, wanted_size(asked, model), *data.images.shape[1:3])
+    return replace(Prepared(data, scale, size, channels).probe(), anatomy=anatomy)
+
+
+def normalization(asked: Asked) -> Normalization:
+    """How the images were scaled in training, as given, recorded or usual; raises UsageError where it is not known."""
+    given, recorded, probe = asked.options.get("normalize"), asked.recorded.get("normalization"), asked.spec
     if given:
         return Normalization.parse(given)
     if recorded:
@@ -229,9 +256,9 @@ class Prepared:
         return Probe(
             name=self.data.name,
             inputs={"images": self.data.images},
-            targets=self.data.labels,
+            targets=self.data.targets,
             index=self.data.index,
-            classes=self.data.classes,
+            classes=self.data.classes or None,
             axes={"images": ("height", "width", "colour")},
             prepare=self.prepare,
             example=partial(example, self.size, self.channels),
@@ -244,7 +271,7 @@ class Prepared:
             },
             words=image_words(list(mean), list(std), self.size, self.channels),
             notes=[
-                ("probe", f"{place}, grey" if self.channels == 1 else place),
+                ("probe", place + ", grey" * (self.channels == 1) + ", no labels" * (self.data.targets is None)),
                 ("normalisation", f"mean {mean}, std {std}"),
             ],
             batch_size=256 if small else 32,
@@ -320,36 +347,15 @@ def _digits(split: str) -> Images:
 
 
 def _npz(path: Path, split: str) -> Images:
-    try:
-        with open_regular(path) as file, np.load(file) as pack:
-            _require_sound(path, pack.zip)
-            pairs = [(f"x_{split}", f"y_{split}"), ("images", "labels"), ("x", "y")]
-            pair = next((pair for pair in pairs if set(pair) <= set(pack.files)), None)
-            if pair is None:
-                raise PosthocError(
-                    f"{path} holds {', '.join(pack.files)}; expected uint8 images and integer labels under "
-                    f"x_{split} and y_{split}, images and labels, or x and y."
-                )
-            images, labels = pack[pair[0]], pack[pair[1]]
-            index = pack[f"{split}_index"] if f"{split}_index" in pack.files else None
-    except (PosthocError, MemoryError):
-        raise
-    except Exception as error:  # numpy, zipfile and Python's tokenizer: no archive, torn, pickled objects, any header
-        raise PosthocError(f"{path} is not a readable .npz archive of arrays ({error}).") from error
-    return _images(f"npz:{path.name}", images, labels, index=index)
+    samples = read_samples(path, "npz", split)
+    if len(samples.inputs) > 1:
+        raise PosthocError(f"{path} holds {', '.join(samples.inputs)}; expected one array of images, and labels.")
+    return images_of(samples)
 
 
-def _require_sound(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raise for an archive with a name twice, and for one that unpacks to more than pictures do."""
-    entries = archive.infolist()
-    if len({entry.filename for entry in entries}) < len(entries):
-        raise PosthocError(f"{path} holds two entries of one name; write it again.")
-    produced, limit = sum(entry.file_size for entry in entries), UNPACKED * path.stat().st_size + (64 << 20)
-    if produced > limit:
-        raise PosthocError(
-            f"{path} unpacks to {produced:,} bytes, of which a file of its size may have {limit:,}; write it with np.savez, "
-            f"not np.savez_compressed."
-        )
+def images_of(samples: Samples) -> Images:
+    """Images, where the only input is such; raises PosthocError where it is not."""
+    return _images(samples.name, next(iter(samples.inputs.values())), samples.targets, index=samples.index)
 
 
 def _image_folder(folder: Path, split: str, size: int | None) -> Images:
@@ -383,12 +389,14 @@ def _image_folder(folder: Path, split: str, size: int | None) -> Images:
 
 
 def _images(
-    name: str, images: Any, labels: Any, classes: int | None = None, index: Any = None, first: int = 0
+    name: str, images: Any, targets: Any, classes: int | None = None, index: Any = None, first: int = 0
 ) -> Images:
-    """Check and bring into one form: uint8 [N, H, W, 3] and int64 [N]."""
-    images, labels = np.asarray(images), np.asarray(labels)
+    """Check and bring into one form: uint8 [N, H, W, 3], and targets [N, ...] if there are any."""
+    images = np.asarray(images)
     if images.dtype != np.uint8:
         raise PosthocError(f"{name}: images are {images.dtype}; give pixels as uint8 in 0..255.")
+    if images.ndim == 4 and 1 in (images.shape[1], images.shape[3]) and 3 not in (images.shape[1], images.shape[3]):
+        images = images[:, 0] if images.shape[1] == 1 else images[..., 0]
     if images.ndim == 3:
         images = np.broadcast_to(images[..., None], (*images.shape, 3))
     elif images.ndim == 4 and images.shape[1] == 3 and images.shape[3] != 3:
@@ -397,29 +405,20 @@ def _images(
         raise PosthocError(
             f"{name}: images have shape {images.shape}; expected [N, H, W, 3], [N, 3, H, W] or [N, H, W]."
         )
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
-        raise PosthocError(f"{name}: labels of {labels.dtype} {labels.shape} do not fit {len(images)} images.")
-    if labels.min() < 0:
-        raise PosthocError(f"{name}: label {labels.min()} is negative; labels count from 0.")
-    if labels.max() >= MOST_CLASSES:
-        raise PosthocError(
-            f"{name}: label {labels.max()} is no class; labels count from 0 to fewer than {MOST_CLASSES:,}."
-        )
+    if targets is not None:
+        targets = np.asarray(targets)
+        if targets.shape[:1] != images.shape[:1] or targets.dtype.kind not in "biuf" or not len(targets):
+            raise PosthocError(f"{name}: labels of {targets.dtype} {targets.shape} do not fit {len(images)} images.")
+        targets = as_targets(name, targets)
     if not images.size:
         raise PosthocError(f"{name}: images have shape {images.shape}, in which there are no pixels.")
-    index = np.arange(first, first + len(labels)) if index is None else np.asarray(index)
-    if index.shape != labels.shape or not np.issubdtype(index.dtype, np.integer):
-        raise PosthocError(f"{name}: an index of {index.dtype} {index.shape} does not fit {len(labels)} images.")
-    return Images(
-        name=name,
-        images=np.ascontiguousarray(images),
-        labels=labels.astype(np.int64),
-        index=index.astype(np.int64),
-        classes=classes or int(labels.max()) + 1,
-    )
+    index = np.arange(first, first + len(images)) if index is None else np.asarray(index)
+    if index.shape != images.shape[:1] or not np.issubdtype(index.dtype, np.integer):
+        raise PosthocError(f"{name}: an index of {index.dtype} {index.shape} does not fit {len(images)} images.")
+    return Images(name, np.ascontiguousarray(images), targets, index.astype(np.int64), classes or classes_of(targets))
 
 
 KINDS = {
     name: Kind(load, check_images, ("image_size", "normalize"))
-    for name in ("cifar10", "cifar100", "digits", "npz", "imagefolder")
+    for name in ("cifar10", "cifar100", "digits", "imagefolder")
 }

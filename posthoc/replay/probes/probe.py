@@ -96,7 +96,7 @@ class Probe:
         given = self.inputs if isinstance(self.inputs, Mapping) else {"input": self.inputs}
         object.__setattr__(self, "inputs", {name: _array(self.name, name, values) for name, values in given.items()})
         if self.targets is not None:
-            object.__setattr__(self, "targets", _targets(self.name, self.targets))
+            object.__setattr__(self, "targets", as_targets(self.name, self.targets))
         if isinstance(self.score, str) and self.score not in SCORES:
             raise PosthocError(
                 f"{self.name}: there is no score {self.score!r}; give {', '.join(SCORES)} or a function."
@@ -121,7 +121,7 @@ class Probe:
 
     def truth(self, sample: tuple[int, ...]) -> Truth:
         """What outputs are scored by, where the network sees samples of that shape."""
-        return Truth(self.targets, self.classes or _classes(self.targets), sample)
+        return Truth(self.targets, self.classes or classes_of(self.targets), sample)
 
     def score_of(self, name: str | None) -> Score | None:
         """The score of that name; the user's function where it is none of `SCORES`, nothing for None."""
@@ -166,7 +166,8 @@ class Probe:
         import torch
 
         rows = np.arange(size) % len(self)
-        return _plain({name: torch.from_numpy(array[rows]) for name, array in self.inputs.items()})
+        batch = {name: torch.from_numpy(array[rows]) for name, array in self.inputs.items()}
+        return self.prepare(batch) if self.prepare else _plain(batch)
 
 
 def _array(probe: str, name: str, values: Any) -> NDArray[Any]:
@@ -186,7 +187,7 @@ def _array(probe: str, name: str, values: Any) -> NDArray[Any]:
     return native.astype(np.float64) if native.dtype.itemsize > 8 else native
 
 
-def _targets(probe: str, values: Any) -> NDArray[Any]:
+def as_targets(probe: str, values: Any) -> NDArray[Any]:
     """Classes int64 [N], masks int64 [N, ...], or real numbers; a class in a row of its own counts as one."""
     targets = _array(probe, "targets", values)
     if targets.dtype.kind == "f":
@@ -201,7 +202,7 @@ def _targets(probe: str, values: Any) -> NDArray[Any]:
     return targets.astype(np.int64)
 
 
-def _classes(targets: NDArray[Any] | None) -> int:
+def classes_of(targets: NDArray[Any] | None) -> int:
     """How many classes targets are of, 0 where they are none."""
     if targets is None or targets.dtype.kind == "f":
         return 0

@@ -1,0 +1,267 @@
+"""Arrays of any type and shape as a network takes them: under which names, with which axes where, whole or real numbers.
+
+What runs is found by tracing, in an order that begins with the arrays as they are, and said.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.probes.archives import INPUTS, Samples, read_samples
+from posthoc.replay.probes.images import Normalization, first_rows, images_of, normalization, prepared
+from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from posthoc.replay.hooks import Anatomy
+    from posthoc.replay.models import Model
+
+Array = NDArray[Any]
+MOST_READINGS = 64
+COLOURS = (1, 3, 4)
+"""Numbers of channels by which the last axis of images is told."""
+LAYOUTS = {
+    "as it is": "",
+    "channels moved first": "moved",
+    "with an axis of one channel": "channel",
+    "with a last axis of one": "last",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one input is read: with which axes, as whole numbers or in single precision, and scaled as images or not."""
+
+    layout: str
+    whole: bool
+    normalization: Normalization | None = None
+
+    def of(self, x: "Tensor") -> "Tensor":
+        """What the network sees of a batch [B, ...]."""
+        if self.layout == "moved":
+            x = x.movedim(-1, 1)
+        elif self.layout == "channel":
+            x = x.unsqueeze(1)
+        elif self.layout == "last":
+            x = x.unsqueeze(-1)
+        if self.normalization is not None:
+            x = x.float() / 255
+            shape = [-1] + [1] * (x.ndim - 2)
+            mean, std = (x.new_tensor(row[: x.shape[1]]).view(shape) for row in self.normalization)
+            return (x - mean) / std
+        if self.whole:
+            return x if x.dtype.is_floating_point or str(x.dtype) == "torch.bool" else x.long()
+        return x.float()
+
+    def words(self, array: Array) -> str:
+        """What is done with the array, nothing for what is fed as it is."""
+        layout = next(words for words, key in LAYOUTS.items() if key == self.layout)
+        parts = [layout] if self.layout else []
+        parts += ["scaled as images"] if self.normalization else []
+        if array.dtype.kind in "biu" and not self.whole and not self.normalization:
+            parts.append("in single precision")
+        return ", ".join(parts)
+
+
+def readings(array: Array, scale: Normalization | None) -> list[Reading]:
+    """The ways to read an array, the likeliest first."""
+    shape = array.shape[1:]
+    if len(shape) in (3, 4):
+        last = shape[-1] in COLOURS and shape[0] not in COLOURS
+        layouts = ["moved", ""] if last else ["", "moved"]
+    else:
+        layouts = {0: ["", "last"], 1: ["", "channel", "last"], 2: ["", "moved", "channel"]}.get(len(shape), [""])
+    if scale and array.dtype == np.uint8 and len(shape) in (2, 3):
+        order = ["channel"] if len(shape) == 2 else layouts
+        return [Reading(layout, False, scale) for layout in order]
+    kinds = [False] if array.dtype.kind == "f" else [True, False]
+    return [Reading(layout, whole) for layout in layouts for whole in kinds]
+
+
+def fitted(probe: Probe, model: "Model", scale: Normalization | None = None) -> Probe:
+    """The probe as this network takes it; raises PosthocError that says what it takes."""
+    probe, remarks = named(probe, model)
+    ways = [readings(array, scale) for array in probe.inputs.values()]
+    failure: PosthocError | None = None
+    for chosen in itertools.islice(itertools.product(*ways), MOST_READINGS):
+        by_name = dict(zip(probe.inputs, chosen, strict=True))
+        try:
+            anatomy = _traced(model, replace(probe, prepare=partial(_read, by_name)), by_name)
+        except PosthocError as error:
+            failure = failure or error
+            continue
+        return _told(replace(probe, prepare=partial(_read, by_name), anatomy=anatomy), by_name, remarks, scale)
+    assert failure is not None
+    raise failure
+
+
+def _read(by_name: Mapping[str, Reading], batch: Batch) -> Batch:
+    return {name: by_name[name].of(tensor) for name, tensor in batch.items()}
+
+
+def _traced(model: "Model", probe: Probe, by_name: Mapping[str, Reading]) -> "Anatomy":
+    """What a pass shows, the second one with longer sequences and larger maps, by which channels are told."""
+    from posthoc.replay.probes.fitting import traced
+
+    anatomy = traced(model, probe)
+    first = type(anatomy.first.module).__name__ if anatomy.first else ""
+
+    def example(size: int, grown: bool) -> Batch:
+        import torch
+
+        batch = probe.traced(size)
+        return {
+            name: torch.cat([x, x], axis) if grown and (axis := _growing(x, first)) else x for name, x in batch.items()
+        }
+
+    return traced(model, replace(probe, example=example))
+
+
+def _growing(x: "Tensor", first: str) -> int:
+    """The axis along which an input may be longer; 0 where none."""
+    if x.ndim == 2:
+        return 0 if x.is_floating_point() else 1
+    if x.ndim == 3:
+        return 2 if first.startswith("Conv1d") else 1
+    return x.ndim - 1 if x.ndim > 3 else 0
+
+
+def named(probe: Probe, model: "Model") -> tuple[Probe, list[str]]:
+    """With the inputs under the names of the network's arguments, by their own names where these match, else by place;
+    and what was done, in words."""
+    inputs = dict(probe.inputs)
+    if len(inputs) < 2:
+        return probe, []
+    taken, needed, any_name = arguments_of(model)
+    if set(needed) <= inputs.keys() and (any_name or inputs.keys() <= set(taken)):
+        return probe, []
+    matching = [name for name in inputs if name in taken]
+    if needed and set(needed) <= set(matching):
+        left = [name for name in inputs if name not in matching]
+        return replace(probe, inputs={name: inputs[name] for name in matching}), [f"without {', '.join(left)}"]
+    if len(needed) == 1 and (main := next((name for name in INPUTS if name in inputs), None)):
+        left = [name for name in inputs if name != main]
+        return replace(probe, inputs={main: inputs[main]}), [f"without {', '.join(left)}"]
+    if len(needed) == len(inputs) or (len(needed) < len(inputs) <= len(taken)):
+        names = dict(zip(taken, inputs, strict=False))
+        words = [f"{', '.join(f'{old} as {new}' for new, old in names.items())}, by their order"]
+        return replace(probe, inputs={new: inputs[old] for new, old in names.items()}), words
+    raise PosthocError(
+        f"{model.name} takes {', '.join(taken) or 'nothing'}; the probe {probe.name} holds {', '.join(inputs)}: "
+        f"name the arrays as the arguments of its forward pass."
+    )
+
+
+def arguments_of(model: "Model") -> tuple[list[str], list[str], bool]:
+    """The arguments of a network's forward pass, those that it cannot do without, and whether it takes any other name."""
+    import inspect
+
+    try:
+        parameters = list(inspect.signature(model.module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return [], [], True
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    usual = [each for each in parameters if each.kind in kinds]
+    needed = [each.name for each in usual if each.default is inspect.Parameter.empty]
+    return [each.name for each in usual], needed, any(each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+def _told(probe: Probe, by_name: Mapping[str, Reading], remarks: Sequence[str], scale: Normalization | None) -> Probe:
+    """With what was done in its notes, its words and its preparation."""
+    done = {name: reading.words(probe.inputs[name]) for name, reading in by_name.items()}
+    changed = [f"{name} {words}" if len(done) > 1 else words for name, words in done.items() if words]
+    words = "; ".join([*remarks, *changed]) or "as they are"
+    scaled = any(reading.normalization for reading in by_name.values())
+    preparation: dict[str, Any] = {"inputs": done}
+    if scaled and scale:
+        preparation["normalization"] = scale._asdict()
+        words += f", mean {scale.mean}, std {scale.std}"
+    notes = [
+        ("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes}), {targets_in_words(probe)}"),
+        ("inputs", words),
+    ]
+    large = max(array[0].size for array in probe.inputs.values()) > 3 * 64 * 64
+    return replace(
+        probe,
+        preparation={**probe.preparation, **preparation},
+        words=words,
+        notes=[*notes, *probe.notes],
+        batch_size=32 if large else probe.batch_size,
+        few=4 if large else probe.few,
+    )
+
+
+def load(asked: Asked, model: "Model") -> Probe:
+    """What a file of arrays holds."""
+    return of_samples(read_samples(Path(asked.place), asked.kind), asked, model)
+
+
+def of_samples(samples: Samples, asked: Asked, model: "Model") -> Probe:
+    """The first samples, as images where they are such: 8-bit, the only input, and without masks."""
+    count = len(first_rows(len(next(iter(samples.inputs.values()))), asked.samples, asked.spec, "samples"))
+    pictures = all(is_picture(array) for array in samples.inputs.values())
+    masks = samples.targets is not None and samples.targets.ndim > 2
+    if pictures and len(samples.inputs) == 1 and not masks:
+        return prepared(images_of(samples).take(np.arange(count)), asked, model)
+    scale = None
+    if any(is_picture(array) for array in samples.inputs.values()):
+        scale = normalization(asked)
+    elif asked.options.get("normalize") not in (None, "none"):
+        kinds = ", ".join(f"{name} {array.dtype}" for name, array in samples.inputs.items())
+        raise UsageError(f"--normalize is for 8-bit images; {samples.name} holds {kinds}, which are fed as they are.")
+    if asked.options.get("image_size"):
+        raise UsageError(f"--image-size is for 8-bit images with one label each; {samples.name} is fed as it is.")
+    probe = Probe(
+        {name: array[:count] for name, array in samples.inputs.items()},
+        None if samples.targets is None else samples.targets[:count],
+        name=samples.name,
+        index=None if samples.index is None else samples.index[:count].astype(np.int64),
+        samples="images" if pictures else "samples",
+        notes=[("left aside", ", ".join(samples.aside))] if samples.aside else (),
+    )
+    return fitted(probe, model, scale)
+
+
+def is_picture(array: Array) -> bool:
+    """Whether it holds 8-bit images, in colour or grey."""
+    colours = array.ndim == 3 or (array.ndim == 4 and (array.shape[1] in (1, 3) or array.shape[3] in (1, 3)))
+    return array.dtype == np.uint8 and colours
+
+
+def check(asked: Asked) -> None:
+    """Raise PosthocError where the file is not there, UsageError for a normalisation that is none."""
+    path = Path(asked.place)
+    if not asked.place:
+        raise UsageError(f"--probe {asked.spec}: give {asked.kind}:FILE.")
+    if not path.exists():
+        raise PosthocError(f"No such file: {path}.")
+    if not path.is_file():
+        raise PosthocError(f"{path} is no file; give an .{asked.kind} file of arrays.")
+    if asked.options.get("normalize"):
+        Normalization.parse(asked.options["normalize"])
+
+
+KINDS = {name: Kind(load, check, ("image_size", "normalize")) for name in ("npz", "npy")}
+
+
+def targets_in_words(probe: Probe) -> str:
+    """What is right, in words.
+
+    >>> targets_in_words(Probe([1.0, 2.0], targets=[0, 4])), targets_in_words(Probe([1.0, 2.0]))
+    ('labels of 5 classes', 'no targets')
+    """
+    if probe.targets is None:
+        return "no targets"
+    if probe.labels is not None:
+        return f"labels of {probe.truth(()).classes} classes"
+    if probe.targets.dtype.kind == "f":
+        return f"targets of {' x '.join(map(str, probe.targets.shape[1:])) or 'one number'}"
+    return f"masks of {probe.truth(()).classes} classes"
