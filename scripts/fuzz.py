@@ -34,7 +34,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import posthoc
@@ -141,8 +141,9 @@ def checkpoints(work: Path) -> dict[str, Entrance]:
         place.parent.mkdir()
         with contextlib.redirect_stderr(io.StringIO()):
             write(place)
-        for file in sorted(place.rglob("*")) if place.is_dir() else files_of(place):
+        for file in filter(Path.is_file, sorted(place.rglob("*"))) if place.is_dir() else files_of(place):
             entrances[f"{name}, {file.name}"] = Entrance(file, looked_at(work, place), place, reference)
+    entrances |= cached(work / "cache" / "models--a--b", state, work)
     run = work / "run"
     run.mkdir()
     for epoch, weights in enumerate((state, other)):
@@ -151,6 +152,21 @@ def checkpoints(work: Path) -> dict[str, Entrance]:
     (run / "run.json").write_text(json.dumps({**about, "normalization": {"mean": [0.5] * 3, "std": [0.2] * 3}}))
     entrances["run.json"] = Entrance(run / "run.json", looked_at(work, run))
     return entrances
+
+
+def cached(model: Path, state: dict[str, torch.Tensor], work: Path) -> dict[str, Entrance]:
+    """A revision in a Hugging Face cache: the file that names it, and the blob of its weights."""
+    commit = "0123456789" * 4
+    for name in ("blobs", "refs", f"snapshots/{commit}"):
+        (model / name).mkdir(parents=True)
+    ref, blob = model / "refs" / "step3", model / "blobs" / "a"
+    ref.write_text(commit)
+    save_file(state, blob)
+    (model / "snapshots" / commit / "model.safetensors").symlink_to("../../blobs/a")
+    return {
+        f"revision in a Hugging Face cache, {file.name}": Entrance(file, looked_at(work, model), ref)
+        for file in (ref, blob)
+    }
 
 
 def results(work: Path) -> dict[str, Entrance]:
