@@ -9,6 +9,7 @@ from typing import Any
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import read_json
+from posthoc.replay.formats.table import folder_of
 
 NAME = "config.json"
 LARGEST = 2**24
@@ -41,8 +42,8 @@ class Config:
 
 
 def find_config(place: Path) -> Config | None:
-    """The config.json in the checkpoint's folder or beside its file that one of the libraries wrote, if there is one."""
-    for folder in [place, place.parent] if place.is_dir() else [place.parent]:
+    """The config.json beside the weights or in the checkpoint's folder that one of the libraries wrote, if there is one."""
+    for folder in dict.fromkeys((folder_of(place), place, place.parent)):
         if (folder / NAME).is_file():
             content = read_json(folder / NAME, LARGEST, "a library")
             if isinstance(content, dict) and (config := Config(folder / NAME, content)).library:

@@ -1,6 +1,7 @@
 """A series in the cache of the Hugging Face Hub, written by the hub's own functions."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import read_weights
+from posthoc.replay.configs import find_config
 from posthoc.replay.formats.table import digest, files_of
 from posthoc.replay.layout import find_run
 
@@ -30,7 +32,7 @@ def cache(tmp_path):
         snapshot = model / "snapshots" / commit(99 - k)
         snapshot.mkdir()
         torch.manual_seed(step)
-        files = {"config.json": b"{}"}
+        files = {"config.json": b'{"model_type": "gpt2"}'}
         save_file({"fc.weight": torch.randn(2, 3), "fc.bias": torch.randn(2)}, tmp_path / "a")
         files["model.safetensors"] = (tmp_path / "a").read_bytes()
         for name, content in files.items():
@@ -56,6 +58,7 @@ def test_a_cache_is_a_series_in_the_order_of_its_steps(cache):
         assert weights.keys() == load_file(theirs).keys()
         assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(theirs).items())
         assert [str(path) for path in files_of(checkpoint.path)] == [theirs]
+        assert find_config(checkpoint.path).path == Path(theirs).parent / "config.json"
     assert len({digest(checkpoint.path) for checkpoint in run.checkpoints}) == len(STEPS)
 
 

@@ -166,6 +166,11 @@ def files_of(path: Path, source: Source | None = None) -> list[Path]:
         return form.files(source, path) if form.files else [path]
 
 
+def folder_of(path: Path) -> Path:
+    """The folder in which a checkpoint's weights lie, and what describes them."""
+    return files_of(path)[0].parent
+
+
 def parts_of(path: Path) -> set[Path]:
     """The files of a checkpoint beside the one that it is opened by."""
     several = path.is_dir() or any(form.files and form.names(path) for form in FORMATS.values() if form.endings)
