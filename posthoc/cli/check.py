@@ -60,7 +60,7 @@ def command(checkpoints: tuple[Path, ...], as_json: bool, weights_key: str | Non
 
 def show_check(result: "Result") -> None:
     """The verdict, and a row for every finding, the worst first."""
-    from posthoc.replay.series.words import listed, sentence, verdict, when
+    from posthoc.replay.series.words import UNTOLD, listed, sentence, verdict, when
 
     run, series = result.run, result.series
     lines = [("series", f"{run.folder}, {run.span}, {len(series.tensors)} tensors, {series.bytes / 1e9:.3g} GB")]
@@ -75,3 +75,5 @@ def show_check(result: "Result") -> None:
         print_table(["severity", "kind", result.unit, "what"], rows)
     echo()
     echo(verdict(result))
+    for what in result.untold:
+        echo(f"Cannot tell {UNTOLD[what]}.")

@@ -42,7 +42,10 @@ def test_findings_and_exit_code(run):
     lines = result.output.splitlines()
     assert any(line.startswith("error") and "equal weights" in line and "200, 900" in line for line in lines)
     assert any(line.startswith("warning") and "500 missing from a grid (every 100)" in line for line in lines)
-    assert "not what it says it is" in lines[-1]
+    verdict = next(line for line in lines if "not what it says it is" in line)
+    assert verdict.endswith("1 error, 1 warning, 2 checkpoints of 9 concerned.")
+    assert "Cannot tell whether the first and the last are in their places" in result.output
+    assert "Cannot tell whether all labels are shifted" in result.output
 
 
 def test_json(run):

@@ -63,14 +63,14 @@ def equal_tensors(series: Statistics) -> Iterator[Finding]:
     for t in map(int, np.flatnonzero(weights & (series.sizes >= TELLING))):
         column = digest[:, t]
         for rows in _classes([value if value else -1 - row for row, value in enumerate(column.tolist())]):
-            returned = len(_spans(rows)) > 1 and not _constant(series, t, rows[0])
+            returned = len(consecutive(rows)) > 1 and not _constant(series, t, rows[0])
             if returned or (len(rows) == 2 and _paused(column, rows)):
                 shared[rows].append(t)
     for rows, columns in shared.items():
         if any(set(rows) <= other for other in whole):
             continue
         numbers = float(series.sizes[columns].sum() / series.sizes[weights].sum())
-        severity = Severity.ERROR if len(_spans(rows)) > 1 else Severity.WARNING
+        severity = Severity.ERROR if len(consecutive(rows)) > 1 else Severity.WARNING
         names = tuple(series.tensors[t] for t in columns)
         yield Finding(Kind.PARTLY_EQUAL, severity, rows, names, {"tensors": len(columns), "share": numbers})
 
@@ -90,7 +90,7 @@ def _paused(column: NDArray[np.uint64], rows: Sequence[int]) -> bool:
     return int(np.sum(~changed)) == 1
 
 
-def _spans(rows: Sequence[int]) -> list[list[int]]:
+def consecutive(rows: Sequence[int]) -> list[list[int]]:
     """Ascending rows cut where they are not one behind the other."""
     spans = [[rows[0]]]
     for row in rows[1:]:
@@ -161,9 +161,6 @@ def labels(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
         if not wrong or (len(set(inside)) == 1 and len(inside) > 1):
             continue
         constant = len(set(shifts.values())) == 1 and len(shifts) > 1
-        usual, _ = Counter(shifts.values()).most_common(1)[0]
-        if not constant and usual:  # the rest differ from what is usual
-            wrong = tuple(row for row, shift in shifts.items() if shift != usual)
         first = wrong[0]
         evidence = {
             "shift": float(shifts[first]),

@@ -35,7 +35,6 @@ class Kind(Enum):
     ZERO = "zero"
     UNCHANGED = "unchanged"
     NORM_JUMP = "norm jump"
-    CANNOT_TELL = "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -51,3 +50,11 @@ class Finding:
     checkpoints: tuple[int, ...] = ()
     tensors: tuple[str, ...] = ()
     evidence: Mapping[str, float] = field(default_factory=dict)
+
+
+class Untold(Enum):
+    """What nothing in the files can show."""
+
+    ENDS = "ends"
+    LABELS = "labels"
+    FEW = "few"

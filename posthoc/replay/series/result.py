@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from posthoc.replay.layout import Run, find_run
 from posthoc.replay.series.exact import exact_findings
+from posthoc.replay.series.placing import FEWEST, placing_findings
 from posthoc.replay.series.reading import Progress, Statistics, read_series
-from posthoc.replay.series.records import Finding, Severity
+from posthoc.replay.series.records import Finding, Severity, Untold
 from posthoc.replay.weights import MAIN, Pick
 
 FORMAT, VERSION = "posthoc-check", 1
@@ -34,6 +35,16 @@ class Result:
     def sound(self) -> bool:
         """Whether there is nothing but notes."""
         return all(finding.severity is Severity.NOTE for finding in self.findings)
+
+    @property
+    def untold(self) -> tuple[Untold, ...]:
+        """What could not be judged."""
+        checkpoints = self.series.checkpoints
+        silent = all(c.header.epoch is None and c.header.step is None for c in checkpoints)
+        few = len(checkpoints) < FEWEST
+        return tuple(
+            what for what, holds in ((Untold.FEW, few), (Untold.ENDS, not few), (Untold.LABELS, silent)) if holds
+        )
 
     def label(self, row: int) -> str:
         """Epoch or step of a checkpoint, its name where it has neither."""
@@ -63,6 +74,7 @@ class Result:
                 }
                 for f in self.findings
             ],
+            "cannot tell": [what.value for what in self.untold],
             "statistics": {name: _numbers(values) for name, values in self.overall().items()},
         }  # fmt: skip
 
@@ -98,5 +110,5 @@ def check_series(
     """Read every checkpoint of a run once and say what is wrong with it; raises as `find_run` does."""
     run = find_run(place, select, pick, order=order, placed=placed, sound=False)
     series = read_series(run.checkpoints, pick, progress)
-    findings = exact_findings(series)
+    findings = placing_findings(series, exact_findings(series))
     return Result(run, series, tuple(sorted(findings, key=lambda finding: (-finding.severity, finding.checkpoints))))

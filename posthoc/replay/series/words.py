@@ -1,8 +1,9 @@
 """What findings say to a person: the one place where there are words for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from posthoc.replay.series.records import Finding, Kind, Severity
+from posthoc.replay.series.placing import FEWEST
+from posthoc.replay.series.records import Finding, Kind, Severity, Untold
 from posthoc.replay.series.result import Result
 
 LISTED = 4
@@ -114,6 +115,52 @@ def _not_finite(finding: Finding, result: Result) -> str:
     return f"{' and '.join(parts)} in {listed(finding.tensors)}"
 
 
+def _swapped(finding: Finding, result: Result) -> str:
+    return "each has the other's weights: the way through all is shorter where the two change places"
+
+
+def _unrelated(finding: Finding, result: Result) -> str:
+    cosine = f"cosine to the rest {finding.evidence['cosine']:.2f}"
+    if finding.severity is Severity.NOTE:
+        return f"nothing shows that the first is of the training of the rest ({cosine})"
+    return f"weights of another training, as of another seed ({cosine})"
+
+
+def _splice(finding: Finding, result: Result) -> str:
+    return f"from here on another training's weights, as of another seed (cosine to what is before {finding.evidence['cosine']:.2f})"
+
+
+def _restart(finding: Finding, result: Result) -> str:
+    e = finding.evidence
+    if e["anew"]:
+        return f"from here on a training begun anew, from another initialisation (cosine to what is before {e['cosine']:.2f})"
+    return f"from here on a training that went back: nearest to {result.unit} {result.label(int(e['to']))} ({e['nearer']:.2f} of the way from the one before)"
+
+
+def _detour(e: Mapping[str, float]) -> str:
+    return f"the way through it is {e['detour']:.2f} times as long as past it"
+
+
+def _misplaced(finding: Finding, result: Result) -> str:
+    e = finding.evidence
+    return f"weights from elsewhere: {_detour(e)}; nearest to {result.unit} {result.label(int(e['nearest']))}"
+
+
+def _average(finding: Finding, result: Result) -> str:
+    return f"an average of the checkpoints before it, as a moving average is, rather than weights that trained: {_detour(finding.evidence)}"
+
+
+def _partly_misplaced(finding: Finding, result: Result) -> str:
+    count = _count(finding.evidence["layers"], "layer")
+    return f"{count} with weights from elsewhere ({listed(finding.tensors)})"
+
+
+UNTOLD: dict[Untold, str] = {
+    Untold.FEW: f"whether checkpoints are in their places: fewer than {FEWEST} can be compared",
+    Untold.ENDS: "whether the first and the last are in their places, which have nothing on one side",
+    Untold.LABELS: "whether all labels are shifted, for nothing is recorded inside",
+}
+
 _WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
     Kind.EQUAL: _equal,
     Kind.PARTLY_EQUAL: _partly_equal,
@@ -125,6 +172,13 @@ _WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
     Kind.PRECISION: _rounded,
     Kind.NOT_FINITE: _not_finite,
     Kind.ZERO: lambda finding, result: f"all zero, and not before: {listed(finding.tensors)}",
+    Kind.SWAPPED: _swapped,
+    Kind.UNRELATED: _unrelated,
+    Kind.SPLICE: _splice,
+    Kind.RESTART: _restart,
+    Kind.MISPLACED: _misplaced,
+    Kind.AVERAGE: _average,
+    Kind.PARTLY_MISPLACED: _partly_misplaced,
     Kind.UNCHANGED: lambda finding, result: (
         f"{_count(len(finding.tensors), 'tensor')} never change ({listed(finding.tensors)})"
     ),

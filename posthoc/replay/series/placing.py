@@ -1,0 +1,301 @@
+"""Which checkpoints are not where they belong, by their distances from the others: one by one removed, or exchanged."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from posthoc.replay.series.exact import consecutive
+from posthoc.replay.series.geometry import Distances, Geometry, compare, detours, excess, scale
+from posthoc.replay.series.reading import Statistics
+from posthoc.replay.series.records import Finding, Kind, Severity
+
+RELATED = 0.2
+"""Cosine of two checkpoints below which nothing shows that they are of one training; of two seeds it is near 0."""
+OUTLIER, LEAST = 4.0, 0.4
+"""A detour is one if its logarithm exceeds that of its neighbours by so many robust standard deviations, and so much."""
+OUTLIER_OF_PART, LEAST_OF_PART = 6.0, 0.8
+"""The same of a layer; there are many."""
+SHORTER, SHORTER_APART = 0.08, 0.25
+"""By so much in its logarithm a way is shorter where two neighbours, or others, change places, if they were swapped."""
+EVEN = 0.5
+"""The step between two neighbours that were swapped is no shorter than that, in geometric means of those beside it."""
+FAR = 2.0
+"""The first or last step is not so much longer than the one beside it, if a swap is to explain it."""
+BACK = 0.9
+"""A checkpoint that is nearer than this to an earlier one, in distances from the one before it, went back there."""
+AVERAGED = 0.75
+"""An average of others is nearer than this to the best average of them, in distances from the nearest."""
+FEWEST = 5
+"""Checkpoints from which something can be said."""
+
+
+def placing_findings(series: Statistics, exact: Sequence[Finding]) -> list[Finding]:
+    """What `exact` found, with what the distances say of it, and what they say beyond that."""
+    all_of_them = compare(series)
+    settled = [_attributed(finding, all_of_them) for finding in exact]
+    geometry = compare(series, _at_fault(settled))
+    if len(geometry.rows) < FEWEST:
+        return settled
+    findings: list[Finding] = []
+    for training in _trainings(geometry, findings):
+        order = _exchanged(geometry, training, findings)
+        for part in _set_back(geometry, order, findings):
+            left = _detours(geometry, part, findings)
+            _parts_of_networks(geometry, left, findings)
+    return settled + [_in_series(finding, geometry, _at_fault(settled)) for finding in findings]
+
+
+def _in_series(finding: Finding, geometry: Geometry, left_out: set[int]) -> Finding:
+    """With rows of the series; a training that starts again with equal weights starts with these."""
+    rows = tuple(geometry.rows[place] for place in finding.checkpoints)
+    while finding.kind is Kind.RESTART and rows[0] - 1 in left_out:
+        rows = (rows[0] - 1,)
+    return replace(finding, checkpoints=rows)
+
+
+def _at_fault(findings: Sequence[Finding]) -> set[int]:
+    """Rows that hold another's weights, of each set of equal ones all but that where they belong."""
+    rows: set[int] = set()
+    for finding in findings:
+        if finding.kind in (Kind.EQUAL, Kind.PARTLY_EQUAL) and finding.severity is Severity.ERROR:
+            rows.update(finding.checkpoints[: int(finding.evidence.get("at fault", len(finding.checkpoints) - 1))])
+    return rows
+
+
+def _attributed(finding: Finding, geometry: Geometry) -> Finding:
+    """Of checkpoints with equal weights: that into whose place they fit goes last. The way without the others is shortest."""
+    if finding.kind not in (Kind.EQUAL, Kind.PARTLY_EQUAL) or finding.severity is not Severity.ERROR:
+        return finding
+    if not set(finding.checkpoints) <= set(geometry.rows) or len(geometry.rows) < FEWEST:
+        return finding
+    distances = geometry.distances
+    if finding.tensors:
+        squares = [geometry.groups[g] ** 2 for g, of in geometry.tensors.items() if set(of) & set(finding.tensors)]
+        distances = np.sqrt(np.sum(squares, axis=0)) if squares else distances
+    spans = consecutive(sorted(finding.checkpoints))
+    ways = [
+        _way(distances, [k for k, row in enumerate(geometry.rows) if row in span or row not in finding.checkpoints])
+        for span in spans
+    ]
+    first, second = np.argsort(ways)[:2]
+    clear = float(np.log(ways[second] / ways[first])) if ways[first] > 0 else 0.0
+    wrong = tuple(row for k, span in enumerate(spans) for row in span if k != first)
+    evidence = {**finding.evidence, "at fault": len(wrong), "longer": clear}
+    return replace(finding, checkpoints=(*wrong, *spans[first]), evidence=evidence)
+
+
+def _way(distances: Distances, order: Sequence[int]) -> float:
+    return float(sum(distances[a, b] for a, b in pairwise(order)))
+
+
+def _trainings(geometry: Geometry, findings: list[Finding]) -> list[list[int]]:
+    """The places of each training that the series is made of, in order; what is related to none is named and left out."""
+    chains: list[list[int]] = []
+    for place in range(len(geometry.rows)):
+        near = [(geometry.cosines[chain[-1], place], number) for number, chain in enumerate(chains)]
+        cosine, number = max(near, default=(-1.0, -1))
+        if cosine >= RELATED:
+            chains[number].append(place)
+        else:
+            chains.append([place])
+    main = max(chains, key=len)
+    result = [main]
+    for chain in chains:
+        if chain is main:
+            continue
+        cosine = float(np.max(geometry.cosines[np.ix_(chain, main)]))
+        between = main[0] < chain[0] and chain[-1] < main[-1]
+        first = chain[0] == 0
+        if between or (len(chain) == 1 and not first):
+            findings.append(Finding(Kind.UNRELATED, Severity.ERROR, tuple(chain), (), {"cosine": cosine}))
+        elif len(chain) == 1:
+            findings.append(Finding(Kind.UNRELATED, Severity.NOTE, (0,), (), {"cosine": cosine}))
+        else:
+            start = main[0] if first else chain[0]
+            findings.append(_begun_anew(geometry, start, cosine))
+            result.append(chain)
+    return sorted(result)
+
+
+def _begun_anew(geometry: Geometry, start: int, cosine: float) -> Finding:
+    """A training from another initialisation: from scratch, if its first weights are as large as the series' first."""
+    norms, sizes = geometry.norms, geometry.sizes
+    to_first, to_last = (
+        math.sqrt(np.average(np.minimum(np.abs(norms[start] - norms[k]), 3) ** 2, weights=sizes))
+        for k in (0, start - 1)
+    )
+    kind = Kind.RESTART if to_first < to_last else Kind.SPLICE
+    evidence = {"cosine": cosine, "norms from the first": to_first, "from the last": to_last, "anew": 1.0}
+    return Finding(kind, Severity.ERROR, (start,), (), evidence)
+
+
+def _set_back(geometry: Geometry, chain: list[int], findings: list[Finding]) -> Iterator[list[int]]:
+    """Cut where the training goes on from a much earlier checkpoint than from both before it."""
+    distances, start = geometry.distances, 0
+    for k in range(3, len(chain) - 1):
+        here, after, earlier, last = chain[k], chain[k + 1], chain[start : k - 2], chain[k - 2 : k]
+        if not earlier:
+            continue
+        nearest = min(earlier, key=lambda other: distances[other, here])
+        # The second nearest, if there are two: one that was exchanged with the last is near without being where it went.
+        ratio, again = (
+            np.sort(distances[earlier, place])[:2][-1] / max(min(distances[last, place]), 1e-30)
+            for place in (here, after)
+        )
+        if max(ratio, again) < BACK and distances[here, after] < min(distances[last, after]):
+            evidence = {"nearer": float(ratio), "to": float(geometry.rows[nearest]), "anew": 0.0}
+            findings.append(Finding(Kind.RESTART, Severity.ERROR, (here,), (), evidence))
+            yield chain[start:k]
+            start = k
+    yield chain[start:]
+
+
+def _exchanged(geometry: Geometry, part: list[int], findings: list[Finding]) -> list[int]:
+    """The order in which no exchange of two makes the way much shorter; those that were exchanged are named."""
+    order, distances = list(part), geometry.distances
+    while True:
+        suspects = [k + 1 for k, over in enumerate(_over(distances, order)[1]) if over > LEAST]
+        near = ((i, j) for i in range(len(order)) for j in range(i + 1, min(i + 4, len(order))))
+        suspects += [0, len(order) - 1]
+        pairs = {*near, *((i, j) for i in suspects for j in suspects if i < j)}
+        ways = {pair: _ways(distances, order, *pair) for pair in pairs}
+        likely = [
+            (i, j)
+            for (i, j), (before, after) in ways.items()
+            if 0 < after < before * math.exp(-(SHORTER if j == i + 1 else SHORTER_APART))
+            and _fit(distances, order, i, j)
+        ]
+        best = max(likely, key=lambda pair: ways[pair][0] - ways[pair][1], default=None)
+        if best is None:
+            return order
+        i, j = best
+        findings.append(
+            Finding(
+                Kind.SWAPPED,
+                Severity.ERROR,
+                (order[j], order[i]),
+                (),
+                {"shorter": math.log(ways[best][0] / ways[best][1])},
+            )
+        )
+        order[i], order[j] = order[j], order[i]
+
+
+def _fit(distances: Distances, order: Sequence[int], i: int, j: int) -> bool:
+    """Whether no checkpoint near two places is a detour once these are exchanged."""
+    other = list(order)
+    other[i], other[j] = other[j], other[i]
+    logs = detours(distances, other)
+    over = excess(logs)
+    near = {k for place in (i, j) for k in (place - 1, place, place + 1) if 0 < k < len(order) - 1}
+    if j == i + 1 and i > 0 and j < len(order) - 1:  # nearer to each other than two that trained would be
+        first, middle, last = (distances[other[k], other[k + 1]] for k in (i - 1, i, j))
+        if middle < EVEN * math.sqrt(first * last):
+            return False
+    for end, inner, next_inner in ((0, 1, 2), (-1, -2, -3)):
+        # To the end goes whatever fits nowhere, where it has no neighbour beyond: it must not be far from the others.
+        step, before = distances[other[end], other[inner]], distances[other[inner], other[next_inner]]
+        if end % len(order) in (i, j) and step > FAR * before:
+            return False
+    return all(over[k - 1] <= max(LEAST, OUTLIER * scale(over)) for k in near)
+
+
+def _ways(distances: Distances, order: Sequence[int], i: int, j: int) -> tuple[float, float]:
+    """How long the way is near two places, as it is and if these are exchanged."""
+    edges = sorted({k for place in (i, j) for k in (place - 1, place) if 0 <= k < len(order) - 1})
+    other = list(order)
+    other[i], other[j] = other[j], other[i]
+    before, after = (sum(float(distances[o[k], o[k + 1]]) for k in edges) for o in (order, other))
+    return before, after
+
+
+def _detours(geometry: Geometry, order: list[int], findings: list[Finding]) -> list[int]:
+    """The order without detours: of a fault and its neighbours that goes first without which the fewest are left."""
+    left, distances = list(order), geometry.distances
+    while len(left) >= FEWEST:
+        logs, over = _over(distances, left)
+        outliers = [k + 1 for k in range(len(over)) if over[k] > max(LEAST, OUTLIER * scale(over))]
+        if not outliers:
+            break
+        k = min(outliers, key=lambda k: (_left_over(distances, left, k), -_saved(distances, left, k)))
+        over_in = {group: _over(of, left)[1][k - 1] for group, of in geometry.groups.items()}
+        place = left.pop(k)
+        odd = [group for group, value in over_in.items() if value > LEAST_OF_PART]
+        finding = _explained(geometry, place, order, float(np.exp(logs[k - 1])), float(over[k - 1]))
+        if finding.kind is Kind.MISPLACED and 0 < 2 * len(odd) <= len(over_in) and min(over_in.values()) < LEAST:
+            finding = _in_part(geometry, place, odd, float(max(over_in.values())), Severity.ERROR)
+        findings.append(finding)
+    return left
+
+
+def _over(distances: Distances, order: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    logs = detours(distances, order)
+    return logs, excess(logs)
+
+
+def _left_over(distances: Distances, order: Sequence[int], k: int) -> int:
+    """How many detours there are without one of the places."""
+    _, over = _over(distances, [*order[:k], *order[k + 1 :]])
+    return int(np.sum(over > max(LEAST, OUTLIER * scale(over))))
+
+
+def _saved(distances: Distances, order: Sequence[int], k: int) -> float:
+    """How much shorter the way is without one of its inner places."""
+    before, here, after = order[k - 1 : k + 2]
+    return float(distances[before, here] + distances[here, after] - distances[before, after])
+
+
+def _explained(geometry: Geometry, place: int, order: list[int], detour: float, over: float) -> Finding:
+    """A checkpoint that is out of its place: an average of those before it, or weights of another time."""
+    distances = geometry.distances
+    others = [other for other in order if other != place]
+    nearest = min(others, key=lambda other: distances[other, place])
+    here = order.index(place)
+    apart = _from_average(geometry.products, place, order[max(0, here - 12) : here])
+    ratio = apart / max(distances[nearest, place], 1e-30)
+    evidence = {"detour": detour, "over": over, "nearest": float(geometry.rows[nearest]), "average": float(ratio)}
+    kind = Kind.AVERAGE if ratio < AVERAGED else Kind.MISPLACED
+    return Finding(kind, Severity.ERROR, (place,), (), evidence)
+
+
+def _from_average(products: NDArray[np.float64], place: int, others: Sequence[int]) -> float:
+    """Distance of a point from the nearest average, with weights that are not negative, of others."""
+    if not others:
+        return float("inf")
+    chosen = list(others)
+    centred = products - products[place][None] - products[:, place][:, None] + products[place, place]
+    inner = centred[np.ix_(chosen, chosen)]  # of the others as seen from the point, which is the origin
+    values, vectors = np.linalg.eigh(inner)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    heavy = 1e3 * max(float(np.sqrt(np.max(values))), 1e-30)  # weights that sum to 1
+    weights, _ = nnls(np.vstack([root.T, np.full(len(chosen), heavy)]), np.append(np.zeros(len(values)), heavy))
+    return float(np.sqrt(max(weights @ inner @ weights, 0.0)))
+
+
+def _parts_of_networks(geometry: Geometry, left: list[int], findings: list[Finding]) -> None:
+    """Checkpoints of which only some layers are out of place."""
+    if len(left) < FEWEST or len(geometry.groups) < 2:
+        return
+    odd: dict[int, list[str]] = {}
+    worst: dict[int, float] = {}
+    for group, distances in geometry.groups.items():
+        logs = detours(distances, left)
+        over = excess(logs)
+        for k in np.flatnonzero(over > max(LEAST_OF_PART, OUTLIER_OF_PART * scale(over))):
+            place = left[k + 1]
+            odd.setdefault(place, []).append(group)
+            worst[place] = max(worst.get(place, 0), float(over[k]))
+    for place, groups in odd.items():
+        if worst[place] < max((worst.get(other, 0) for other in (place - 1, place + 1)), default=0):
+            continue  # the neighbour of a worse one
+        findings.append(_in_part(geometry, place, groups, worst[place], Severity.WARNING))
+
+
+def _in_part(geometry: Geometry, place: int, layers: Sequence[str], over: float, severity: Severity) -> Finding:
+    names = tuple(name for layer in layers for name in geometry.tensors[layer])
+    return Finding(Kind.PARTLY_MISPLACED, severity, (place,), names, {"over": over, "layers": float(len(layers))})

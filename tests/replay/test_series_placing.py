@@ -1,0 +1,113 @@
+"""What distances show of a series: planted faults in small training runs, which are silent without them."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from posthoc.replay.series.geometry import detours, distances_of, group_of
+from posthoc.replay.series.placing import _from_average
+from posthoc.replay.series.records import Kind, Severity, Untold
+
+SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
+
+
+@pytest.fixture(scope="module")
+def rates():
+    sys.path.insert(0, SCRIPTS)
+    try:
+        import series_rates
+
+        yield series_rates
+    finally:
+        sys.path.remove(SCRIPTS)
+
+
+@pytest.fixture(scope="module")
+def runs(rates):
+    """Two kinds, of which the distances between checkpoints differ as much as any."""
+    return {name: rates.trained_of(rates.CALIBRATION[name], 7) for name in ("mlp sgd", "mlp momentum cosine")}
+
+
+@pytest.mark.parametrize("kind", ["mlp sgd", "mlp momentum cosine"])
+def test_a_healthy_run_is_sound(rates, runs, kind, tmp_path):
+    result = rates.check(rates.healthy(runs[kind]), tmp_path)
+    assert result.findings == ()
+    assert result.untold == (Untold.ENDS,)
+
+
+@pytest.mark.parametrize("kind", ["mlp sgd", "mlp momentum cosine"])
+@pytest.mark.parametrize(
+    ("title", "row"),
+    [
+        ("copy of a late step", 3), ("copy of a late step", 15), ("two swapped", 9), ("two swapped", 16),
+        ("a shard of the final", 8), ("another seed's", 5), ("another seed's", 20), ("labels off by one", 6),
+        ("truncated grid", 12), ("average among raw", 11), ("restart from scratch", 10), ("half precision", 14), ("splice", 10),
+    ],
+)  # fmt: skip
+def test_planted_faults_are_named_rightly(rates, runs, kind, title, row, tmp_path):
+    fault = rates.FAULTS[title]
+    series = fault.plant(runs[kind], row, np.random.default_rng(row))
+    result = rates.check(series, tmp_path)
+    assert rates.named_rightly(series, fault, result)
+    assert rates.strays(series, fault, result) == []
+    assert not result.sound
+
+
+def test_part_of_another_unsaved_state(rates, runs, tmp_path):
+    series = rates.healthy(runs["mlp sgd"])
+    series.states[8] = {**series.states[8], "6.weight": runs["mlp sgd"].fork.states[15]["6.weight"]}
+    result = rates.check(series, tmp_path)
+    (finding,) = [f for f in result.findings if f.kind is Kind.PARTLY_MISPLACED]
+    assert finding.severity is Severity.ERROR
+    assert finding.checkpoints == (8,)
+    assert sorted(finding.tensors) == ["6.bias", "6.weight"]
+
+
+def test_the_copy_is_told_from_the_original(rates, runs, tmp_path):
+    series = rates.healthy(runs["mlp sgd"])
+    series.inside = None
+    series.states[2] = series.states[7] = series.states[18]
+    (finding,) = [f for f in rates.check(series, tmp_path).findings if f.kind is Kind.EQUAL]
+    assert finding.checkpoints == (2, 7, 18)
+    assert finding.evidence["at fault"] == 2
+    series = rates.healthy(runs["mlp sgd"])
+    series.inside = None
+    series.states[18] = series.states[2]
+    (finding,) = [f for f in rates.check(series, tmp_path).findings if f.kind is Kind.EQUAL]
+    assert finding.checkpoints == (18, 2)
+
+
+@pytest.mark.slow
+def test_rates_over_all_kinds(rates, tmp_path):
+    """Those of docs/check.md, of other seeds."""
+    wrong = 0
+    for name, recipe in rates.REPORTED.items():
+        wrong += bool(rates.alarms(rates.check(rates.healthy(rates.trained_of(recipe, 900)), tmp_path / name)))
+    assert wrong <= 1
+
+
+def test_detours():
+    line = np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0)))
+    assert detours(line, range(5)) == pytest.approx(np.zeros(3))
+    assert np.exp(detours(line, [0, 2, 1, 3])) == pytest.approx([3, 3])
+    still = np.zeros((4, 4))
+    assert detours(still, range(4)) == pytest.approx(np.zeros(2))
+
+
+def test_distance_from_the_nearest_average():
+    points = np.array([[0.0, 0], [2, 0], [0, 2], [1, 1], [3, 3], [-1, 0]])
+    products = points @ points.T
+    assert distances_of(products)[1, 2] == pytest.approx(8**0.5)
+    assert _from_average(products, 3, [0, 1, 2]) == pytest.approx(0, abs=1e-3)
+    assert _from_average(products, 4, [0, 1, 2]) == pytest.approx(8**0.5, rel=1e-3)
+    assert _from_average(products, 5, [0, 1, 2]) == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "group"),
+    [("layer1.0.conv1.weight", "layer1.0"), ("fc.weight", "fc"), ("h.11.attn.c_attn.weight", "h.11"), ("w", "w")],
+)
+def test_layers_by_the_names_of_tensors(tensor, group):
+    assert group_of(tensor) == group
