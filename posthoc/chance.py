@@ -76,7 +76,7 @@ def doubt(run: Replayed) -> str | None:
     if len(trained) > 1 and epochs[trained[0]] == 0 and steps[trained[0]] < 0:  # untrained, or after the first epoch
         trained = trained[1:]
     known = [e for e in (trained[0], trained[-1]) if np.isfinite(accuracy[e])] if len(trained) else []
-    if not known:
+    if not known or run.recording.identity.output.score not in ("classes", "binary"):
         return None
     last = known[-1]
     where = f"probe accuracy {accuracy[last]:.2f} at {_place(epochs[last], steps[last])}"

@@ -24,6 +24,7 @@ from posthoc.cli.output import (
 from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import try_output
 from posthoc.recording import MOST_CONTROLS
+from posthoc.replay.controls import FORMS
 from posthoc.replay.scores import SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
@@ -36,8 +37,8 @@ def _count(context: click.Context, parameter: click.Parameter, value: str) -> in
     return int(value)
 
 
-def _list(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
+def _list(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
 
 
 def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,13 +58,21 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--layers", default="default", callback=_list, help="Of default, residual, attention, mlp (their outputs), all, and globs, separated by commas."
         ),
         click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all."),
-        click.option("--signals", default=",".join(DEFAULT_SIGNALS), callback=_list, help=f"Of {', '.join(SIGNALS)}."),
+        click.option(
+            "--signals",
+            callback=_list,
+            help=f"Of {', '.join(SIGNALS)} (default: {','.join(DEFAULT_SIGNALS)}, of tokens: token).",
+        ),
         click.option(
             "--images", type=click.IntRange(min=1), help="Samples in the probe (default: of images 2048, or all if fewer)."
         ),
         click.option(
             "--image-size", type=click.IntRange(min=1), help="Side to scale images to (default: what the model takes)."
         ),
+        click.option("--context", type=click.IntRange(min=2), metavar="TOKENS", help="Tokens in a row (default: what the model takes, at most 1024)."),
+        click.option("--documents", type=click.IntRange(min=1), metavar="N", help="Rows of tokens in the probe (default: 32, or all if fewer)."),
+        click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json, or its folder (default: beside the checkpoints)."),
+        click.option("--token-dtype", metavar="TYPE", help="Of tokens:FILE.bin (default: uint16)."),
         click.option("--normalize", metavar="NAME|MEAN/STD|none", help="Default: from run.json, else the data set's."),
         click.option(
             "--data-root",
@@ -98,6 +107,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="K",
             help="Replay K new initialisations of the network too, as controls for the audit.",
         ),
+        click.option("--controls", default="", callback=_list, help=f"Other inputs for every checkpoint, of tokens: {FORMS}."),
     )):  # fmt: skip
         command = option(command)
     return command

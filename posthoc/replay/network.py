@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,15 +13,19 @@ from torch import Tensor, nn
 
 from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
+from posthoc.replay.controls import altered
 from posthoc.replay.forward import State, call, first_line, guarded, own_randomness, seed_batch
 from posthoc.replay.hooks import Recorder
 from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.scores import Reduced, Score, Scores
+from posthoc.store import Given
 
 if TYPE_CHECKING:
     from posthoc.replay.plan import Extraction
 
+OF_NULLS = ("token_loss",)
+"""What is kept, beside the signals, of what the inputs of a control gave."""
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -50,6 +55,7 @@ class Results:
     scores: Mapping[str, float]
     behaviour: dict[str, NDArray[Any]]
     head: dict[str, NDArray[np.float32]]
+    nulls: dict[str, Given]
 
 
 class Network:
@@ -73,7 +79,7 @@ class Network:
         self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head)
         self.columns = [(signal, point.name) for signal in plan.identity.signals for point in plan.points]
         self.step: Callable[[Batch, Scored], Pass] = torch.compile(self._step) if plan.identity.compile else self._step
-        self.outputs: list[Judged] = []
+        self.outputs: dict[str, list[Judged]] = {}
         self.failure: PosthocError | None = None
         self.staged: dict[str, Tensor] = {}
         self.next: dict[str, Tensor] = {}
@@ -126,6 +132,16 @@ class Network:
         self.staged, self.current, free = {}, self.next, self.current
         return free
 
+    @cached_property
+    def inputs(self) -> dict[str, Batch]:
+        """All that a checkpoint is given: the probe, under no name, and then the inputs of the controls."""
+        return {"": self.x} | {name: probe_batch(altered_plan(self.plan, name)) for name in self.plan.identity.controls}
+
+    def _batches(self) -> Iterator[tuple[str, int, Batch]]:
+        for name, inputs in self.inputs.items():
+            for number, batch in enumerate(split(inputs, self.plan.batch_size)):
+                yield name, number, batch
+
     def launch(self, where: str) -> None:
         """Run the probe; on CUDA this returns before the device has finished. `where`: the checkpoint, in words.
 
@@ -133,48 +149,56 @@ class Network:
         """
         half = self.plan.identity.dtype == "bfloat16"
         seed = self.plan.identity.seed
-        self.outputs, self.failure, self.where = [], None, where
+        self.outputs, self.failure, self.where = {name: [] for name in self.inputs}, None, where
         with (
             self.plan.model.at_work(),
             own_randomness(self.plan.device),
             torch.inference_mode(),
             torch.autocast(self.plan.device.type, torch.bfloat16, half),
         ):
-            for number, batch in enumerate(split(self.x, self.plan.batch_size)):
+            for name, number, batch in self._batches():
                 try:
                     with guarded(self.plan.model.name, self.module, batch, where):
                         seed_batch(seed, number)
                         signals, output, features = self.step(batch, self.plan.scored)
                     rows = slice(number * self.plan.batch_size, number * self.plan.batch_size + length(batch))
                     reduced = reduce(self.plan.score, output, batch, self.targets[rows], where)
-                    self.outputs.append(Judged(signals, reduced, features))
+                    self.outputs[name].append(Judged(signals, reduced, features))
                 except PosthocError as error:
                     self.failure = error
                     return
 
     def results(self) -> Results:
         """What came of the probe, on the CPU; raises PosthocError where the model failed."""
-        outputs, failure, self.outputs, self.failure = self.outputs, self.failure, [], None
+        every, failure, self.outputs, self.failure = self.outputs, self.failure, {}, None
         if failure:
             raise failure
         with guarded(self.plan.model.name, self.module, self.x, self.where):  # CUDA fails late
-            columns = torch.cat([output.signals for output in outputs]).cpu().numpy()
-            scores = self._scores(outputs)
+            outputs = every.pop("")
+            signals, scores = self._by_layer(outputs), self._scores(outputs)
             behaviour = {name: tensor.cpu().numpy() for name, tensor in scores.samples.items()}
             head = {}
             if self.recorder.head:
                 features = [output.features for output in outputs if output.features is not None]
                 behaviour["features"] = torch.cat(features).cpu().numpy()
                 head = head_of(self.module.get_submodule(self.recorder.head))
-            return Results(self._by_layer(columns), scores.loss, scores.accuracy, scores.values, behaviour, head)
+            nulls = {name: self._given(outputs) for name, outputs in every.items()}
+            return Results(signals, scores.loss, scores.accuracy, scores.values, behaviour, head, nulls)
+
+    def _given(self, outputs: Sequence[Judged]) -> Given:
+        """What came of the inputs of a control."""
+        samples = self._scores(outputs).samples
+        loss = {name: samples[name].cpu().numpy() for name in OF_NULLS if name in samples}
+        return Given(self._by_layer(outputs), loss)
 
     def _scores(self, outputs: Sequence[Judged]) -> Scores:
         if self.plan.score is None:
             return Scores()
         return self.plan.score.finish(joined([output.reduced for output in outputs]), self.targets)
 
-    def _by_layer(self, columns: NDArray[np.float32]) -> dict[str, dict[str, NDArray[np.float32]]]:
-        """Signals as a frame has them, [C, N] or [C, N, T]; columns: float32 [N, ...] as they were put together."""
+    def _by_layer(self, outputs: Sequence[Judged]) -> dict[str, dict[str, NDArray[np.float32]]]:
+        """Signals as a frame has them, [C, N] or [C, N, T]."""
+        columns = torch.cat([output.signals for output in outputs]).cpu().numpy()
         last = self.recorder.signals
         shapes = [last[signal][layer].shape[1:] for signal, layer in self.columns]
         blocks = np.split(columns, np.cumsum([shape.numel() for shape in shapes])[:-1], axis=1)
@@ -182,6 +206,13 @@ class Network:
         for (signal, layer), shape, block in zip(self.columns, shapes, blocks, strict=True):
             signals[signal][layer] = block.reshape(-1, *shape).swapaxes(0, 1)
         return signals
+
+
+def altered_plan(plan: "Extraction", control: str) -> "Extraction":
+    """The plan with the inputs of a control for its probe."""
+    (name, ids), *_ = plan.probe.inputs.items()
+    changed = altered(control, ids, plan.stored.index, plan.identity.seed)
+    return replace(plan, probe=replace(plan.probe, inputs={name: changed}))
 
 
 def targets_of(plan: "Extraction", batch: Batch, samples: int | None = None) -> Tensor:

@@ -12,7 +12,7 @@ import torchvision
 from numpy.typing import NDArray
 
 from posthoc import __version__, store, streams
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, UsageError
 from posthoc.recording import (
     Identity,
     Layer,
@@ -24,6 +24,8 @@ from posthoc.recording import (
 )
 from posthoc.recording import Model as RecordedModel
 from posthoc.recording import Probe as RecordedProbe
+from posthoc.replay.controls import check_controls
+from posthoc.replay.cost import cost
 from posthoc.replay.hooks import HookPoint
 from posthoc.replay.layers import choose
 from posthoc.replay.layout import Run, find_run
@@ -84,8 +86,7 @@ class Extraction:
     @property
     def notes(self) -> list[tuple[str, str]]:
         """What was found and decided, as label and text."""
-        checkpoints, identity, probe = self.run.checkpoints, self.identity, self.probe
-        signal_bytes = 4 * len(probe) * sum(map(len, self.stored.channels.values())) * len(identity.signals)
+        identity, probe = self.identity, self.probe
         layers = ", ".join(f"{p.name} ({len(self.stored.channels[p.name])} of {p.channels})" for p in self.points)
         return [
             ("run", f"{self.run.folder}, {self.run.span}"),
@@ -95,11 +96,12 @@ class Extraction:
             *(probe.notes or [("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes})")]),
             ("layers", f"{layers}; {self.stored.recording.provenance.layers}"),
             ("signals", ", ".join(identity.signals)),
+            *([("controls", "; ".join(identity.controls))] if identity.controls else []),
             *([("features", f"what {self.head} is given, and its {' and '.join(identity.head)}")] if self.head else []),
             *self._about_untrained(),
             ("device", f"{self.device.type}, batches of {self.batch_size}, {_precision(identity)}"),
             *(self.trial.remarks if self.trial else ()),
-            ("output", f"{(len(checkpoints) + self.untrained) * signal_bytes / 1e6:.1f} MB before compression"),
+            *cost(self),
         ]
 
     def _about_untrained(self) -> list[tuple[str, str]]:
@@ -149,7 +151,7 @@ def plan_extraction(
     pick = Pick(request.weights_key, request.ema)
     run = find_run(checkpoints, request.select, pick, skip_damaged, request.order, request.placed)
     plan = _planned(request, run, pick)
-    if request.untrained:
+    if plan.untrained:
         require_constructor(plan)
     if not trial:
         return plan
@@ -157,7 +159,7 @@ def plan_extraction(
         return plan.settled(before.trial)
     wishes = Wishes(request.memory_format, request.model_output, request.score)
     settled = plan.settled(try_out(plan, wishes, skip_damaged))
-    if request.untrained:
+    if plan.untrained:
         require_draws(settled)
     return settled
 
@@ -167,11 +169,13 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
     device, arguments = find_device(request.device), parse_arguments(request.model_arg)
     first = run.checkpoints[0]
     model = resolve_model(first.header, request.model, run.about.get("model"), arguments, first.path)
-    probe = load_probe(replace(request.asked, recorded=run.about), model)
+    beside = (first.path, first.path.parent, run.folder)
+    probe = load_probe(replace(request.asked, recorded=run.about, beside=beside), model)
+    _refuse_without_tokens(request, probe)
     anatomy = probe.anatomy or traced(model, probe)
     points, chosen = choose(anatomy.points, request.layers, model.name)
     channels = {point.name: _draw_channels(point, request.channels, request.seed) for point in points}
-    signals = tuple(dict.fromkeys(request.signals))
+    signals = request.recorded
     labels = probe.labels
     identity = Identity(
         model=RecordedModel(model.name, arguments, model.code),
@@ -183,6 +187,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
             largest_class=None if labels is None else int(np.unique(labels, return_counts=True)[1].max()),
             preparation=dict(probe.preparation),
             code=probe.code,
+            axes={name: tuple(axes) for name, axes in probe.axes.items()},
         ),
         layers=tuple(Layer(p.name, p.kind, tuple(p.shape), len(channels[p.name]), p.channels) for p in points),
         channels=request.channels,
@@ -195,6 +200,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         memory_format=request.memory_format,
         batch_size=request.batch_size or probe.batch_size,
         output=Output(None, anatomy.outputs),
+        controls=request.inputs,
     )
     provenance = Provenance(
         model=model.name,
@@ -220,14 +226,24 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         points=tuple(points),
         device=device,
         batch_size=request.batch_size or probe.batch_size,
-        stored=store.Layout(recording, index, labels, channels),
-        untrained=request.untrained,
+        stored=store.Layout(recording, index, labels, channels, probe.tokens),
+        untrained=request.networks,
         features=request.features,
     )
 
 
+def _refuse_without_tokens(request: Request, probe: Probe) -> None:
+    """Raise UsageError where signals or controls are asked for that rows of tokens alone have."""
+    if probe.tokens is not None:
+        check_controls(request.inputs, probe.tokens.shape[1])
+        return
+    over_time = [f"--signals {name}" for name in request.recorded if SIGNALS[name].dimensions[2:]]
+    for what in (*over_time, *(f"--controls {name}" for name in request.inputs)):
+        raise UsageError(f"{what} needs rows of tokens; give text:FILE or tokens:FILE as the probe.")
+
+
 def _outputs(output: Output, score: Score | None) -> str:
-    words = f"{output.columns} outputs" if output.columns else "" if score else "no scores"
+    words = f"{output.columns} outputs" if output.columns else "output" if score else "no scores"
     name = f" ({output.name})" if score and output.name not in (None, "0") else ""
     return ", ".join(filter(None, [words + name, f"scored by {score.words}" if score else ""]))
 

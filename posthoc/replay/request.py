@@ -13,7 +13,8 @@ from typing import Any, TypedDict
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.recording import MOST_CONTROLS
-from posthoc.replay.probes import Asked, check_probe
+from posthoc.replay.controls import UNTRAINED, parse
+from posthoc.replay.probes import PROBES, Asked, check_probe
 from posthoc.replay.scores import NONE, SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
@@ -71,10 +72,14 @@ class PlanOptions(TypedDict, total=False):
     model_arg: Sequence[str]
     layers: Sequence[str]
     channels: int | None
-    signals: Sequence[str]
+    signals: Sequence[str] | None
     images: int | None
     image_size: int | None
     normalize: str | None
+    context: int | None
+    documents: int | None
+    tokenizer: Path | None
+    token_dtype: str | None
     data_root: Path | None
     download: bool
     device: str
@@ -88,6 +93,7 @@ class PlanOptions(TypedDict, total=False):
     features: bool
     seed: int
     untrained: int
+    controls: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,10 @@ class Request:
     many samples of the probe; image_size, normalize: of a probe of images. dtype: bfloat16 replays under autocast;
     tf32: allows it on CUDA; compile: through torch.compile. memory_format: auto takes channels last where it is faster
     and gives the same. model_output: by name or position, which output is scored, `none` that none is; score: how, by its
-    name in `SCORES`. features: what
-    the last layer is given is kept, with its weights. untrained: so many new initialisations of the model are replayed
-    beside the run, as controls.
+    name in `SCORES`. features: what the last layer is given is kept, with its weights. untrained: so many new
+    initialisations of the model are replayed beside the run, as controls; controls: names of `CONTROLS`, other inputs
+    that every checkpoint is given too. context, documents, tokenizer, token_dtype: of a probe of tokens. signals: None
+    for those of the probe's kind.
     """
 
     probe: str
@@ -114,10 +121,14 @@ class Request:
     model_arg: Sequence[str] = ()
     layers: Sequence[str] = ("default",)
     channels: int | None = 32
-    signals: Sequence[str] = DEFAULT_SIGNALS
+    signals: Sequence[str] | None = None
     images: int | None = None
     image_size: int | None = None
     normalize: str | None = None
+    context: int | None = None
+    documents: int | None = None
+    tokenizer: Path | None = None
+    token_dtype: str | None = None
     data_root: Path | None = None
     download: bool = False
     device: str = "auto"
@@ -131,19 +142,38 @@ class Request:
     features: bool = False
     seed: int = 0
     untrained: int = 0
+    controls: Sequence[str] = ()
 
     @property
     def asked(self) -> Asked:
         """Of the probe."""
-        options = {"image_size": self.image_size, "normalize": self.normalize}
+        names = ("image_size", "normalize", "context", "documents", "tokenizer", "token_dtype")
+        options = {name: getattr(self, name) for name in names}
         return Asked(self.probe, self.images, self.data_root, self.download, options)
+
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """The signals: as asked for, else those of the probe's kind."""
+        kind = PROBES.get(self.asked.kind)
+        default = kind.signals if kind else DEFAULT_SIGNALS
+        return tuple(dict.fromkeys(default if self.signals is None else self.signals))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The controls of other inputs."""
+        return tuple(dict.fromkeys(name for name in self.controls if name != UNTRAINED))
+
+    @property
+    def networks(self) -> int:
+        """How many untrained networks there are."""
+        return max(self.untrained, int(UNTRAINED in self.controls))
 
     def check(self) -> None:
         """Raise UsageError for values that no run could be replayed with."""
         if not self.layers:
             raise UsageError("No layers asked for; give default, all, or globs.")
-        unknown = set(self.signals) - set(SIGNALS)
-        if unknown or not self.signals:
+        unknown = set(self.recorded) - set(SIGNALS)
+        if unknown or not self.recorded:
             raise UsageError(f"Unknown signal {', '.join(sorted(unknown)) or '(none)'}; give {' or '.join(SIGNALS)}.")
         if self.dtype not in DTYPES:
             raise UsageError(f"Unknown --dtype {self.dtype!r}; give {' or '.join(DTYPES)}.")
@@ -153,6 +183,8 @@ class Request:
             raise UsageError(f"Unknown --score {self.score!r}; give {', '.join(SCORES)} or none.")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"--seed {self.seed}: give a number from 0 to {LARGEST_SEED} (2^53).")
+        for name in self.inputs:
+            parse(name)
         if not 0 <= self.untrained <= MOST_CONTROLS:
             raise UsageError(f"--untrained {self.untrained}: give a number from 0 to {MOST_CONTROLS}.")
 

@@ -13,6 +13,7 @@ from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import refuse_existing
 from posthoc.parts import Control, Entry, Parts, controls_of
+from posthoc.replay.controls import UNTRAINED
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.pipeline import Failed, Kept, Outcome, Replayed, replay
 from posthoc.replay.plan import Extraction, plan_extraction
@@ -138,6 +139,7 @@ def time_checkpoint(checkpoints: str, probe: str, **options: Unpack[PlanOptions]
     if root := options.get("data_root"):
         options["data_root"] = Path(root)
     options["untrained"] = 0
+    options["controls"] = [name for name in options.get("controls", ()) if name != UNTRAINED]
     plan = plan_extraction(Path(checkpoints), probe, **options)
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.replay.token_scores import next_token, summed_up
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -195,6 +197,12 @@ def of_inputs(reduced: Reduced, targets: "Tensor") -> Scores:
     return Scores(reduced["error"].mean().item(), samples={"loss": reduced["error"].float()})
 
 
+def of_tokens(reduced: Reduced, targets: "Tensor") -> Scores:
+    """Mean loss at the tokens but the first of each document, and the share of them that were predicted."""
+    loss, accuracy, samples = summed_up(reduced)
+    return Scores(loss, accuracy, samples=samples)
+
+
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(length for length in shape if length != 1)
 
@@ -211,6 +219,10 @@ def _fits_places(shape: tuple[int, ...], truth: Truth) -> bool:
 
 def _fits_numbers(shape: tuple[int, ...], truth: Truth) -> bool:
     return _without_ones(shape) == _without_ones(truth.shape)
+
+
+def _fits_tokens(shape: tuple[int, ...], truth: Truth) -> bool:
+    return len(shape) == 2 and shape[0] == truth.sample[0] and shape[1] >= truth.classes
 
 
 SCORES = {
@@ -258,6 +270,14 @@ SCORES = {
         fits=lambda shape, truth: shape == truth.sample,
         wanted="the shape of the inputs, {sample}",
         reduce=_squared, finish=of_inputs, of_inputs=True,
+    ),
+    "tokens": Score(
+        words="next-token loss, entropy and prediction", loss="next-token cross-entropy", unit="nat",
+        needs="rows of tokens",
+        takes=lambda truth: truth.kind == "" and len(truth.sample) == 1 and truth.classes > 0,
+        fits=_fits_tokens,
+        wanted="scores of {classes} tokens or more at each of {sample} places",
+        reduce=next_token, finish=of_tokens, of_inputs=True,
     ),
 }  # fmt: skip
 NONE = "none"

@@ -37,7 +37,7 @@ class Signal:
     """One way to reduce a layer's output; its name is its key in `SIGNALS`.
 
     meaning: in words, as files have it; reduce: from a layer's output to float32 [B, C], or [B, C, T] where the
-    dimensions kept end in `time` (as many moments for every batch).
+    dimensions kept end in `time` (as many moments for every batch), for which the probe has to hold rows of tokens.
     """
 
     meaning: str
@@ -55,8 +55,13 @@ def _var(output: LayerOutput) -> "Tensor":
     return (squares.mean(dim=output.axes) if output.axes else squares).flatten(1)
 
 
+def _token(output: LayerOutput) -> "Tensor":
+    return output.values.movedim(output.channel_axis, 1).flatten(2).contiguous()
+
+
 SIGNALS = {
     "mean": Signal("spatial mean of the feature map, per channel and image", _mean),
     "var": Signal("spatial variance (population) of the feature map, per channel and image", _var),
+    "token": Signal("output of the layer, per channel, document and token", _token, ("unit", "sample", "time")),
 }
 DEFAULT_SIGNALS = ("mean", "var")

@@ -146,7 +146,8 @@ class Passes:
                     f"{self.plan.model.name} gives a {type(output).__name__}, in which there is no tensor."
                 )
         tensors = {}
-        blocks = signals.split([len(self.plan.stored.channels[layer]) for _, layer in self.net.columns], dim=1)
+        given = self.net.recorder.signals
+        blocks = signals.split([given[signal][layer][0].numel() for signal, layer in self.net.columns], dim=1)
         for (signal, layer), block in zip(self.net.columns, blocks, strict=True):
             tensors[f"{signal} of {layer}"] = block.clone()
         for path, tensor in tensors_in(output):

@@ -60,7 +60,7 @@ def replay_untrained(plan: "Extraction", control: Control) -> store.Frame:
     try:
         module = _drawn(plan, control.number)
         digest = _digest(module)
-        with network(replace(plan, model=replace(plan.model, module=module))) as net:
+        with network(replace(plan.changed(controls=()), model=replace(plan.model, module=module))) as net:
             net.swap()
             net.launch(control.path)
             results = net.results()

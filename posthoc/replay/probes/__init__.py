@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from posthoc.errors import UsageError
-from posthoc.replay.probes import arrays, images
+from posthoc.replay.probes import arrays, images, text
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
 
 if TYPE_CHECKING:
@@ -11,14 +11,22 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBES", "Asked", "Batch", "Kind", "Probe", "check_probe", "load_probe"]
 
-PROBES: dict[str, Kind] = {**images.KINDS, **arrays.KINDS}
+PROBES: dict[str, Kind] = {**images.KINDS, **arrays.KINDS, **text.KINDS}
 
 
 def check_probe(asked: Asked) -> None:
     """Raise UsageError or PosthocError for what is mistyped or is not there; torch is not imported."""
     kind = PROBES.get(asked.kind)
     if kind is None:
-        names = ", ".join([*(name for name in images.KINDS if name != "imagefolder"), "npz:FILE", "npy:FILE"])
+        names = ", ".join(
+            [
+                *(name for name in images.KINDS if name != "imagefolder"),
+                "npz:FILE",
+                "npy:FILE",
+                "text:FILE",
+                "tokens:FILE",
+            ]
+        )
         raise UsageError(f"Unknown data set {asked.spec!r}; give {names} or imagefolder:DIR.")
     for name, value in asked.options.items():
         if value is not None and name not in kind.options:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from posthoc.errors import PosthocError
 from posthoc.recording import UNKNOWN
 from posthoc.replay.scores import IGNORED, SCORES, Judge, Score, Truth, of_user
+from posthoc.replay.signals import DEFAULT_SIGNALS
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -30,7 +31,8 @@ class Asked:
     """What a probe is asked for, as KIND:PLACE.
 
     samples: how many; root, download: where data sets lie, and whether one may be fetched; options: by the names of the
-    command line, those that were given; recorded: what the run says of itself in run.json.
+    command line, those that were given; recorded: what the run says of itself in run.json; beside: where the checkpoints
+    lie.
     """
 
     spec: str
@@ -39,6 +41,7 @@ class Asked:
     download: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     recorded: Mapping[str, Any] = field(default_factory=dict)
+    beside: Sequence[Path] = ()
 
     @property
     def kind(self) -> str:
@@ -112,6 +115,13 @@ class Probe:
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
+
+    @property
+    def tokens(self) -> NDArray[np.uint32] | None:
+        """The ids [N, T], where the only input is rows of tokens."""
+        if list(self.axes.values()) != [("token",)]:
+            return None
+        return self.inputs[next(iter(self.axes))].astype(np.uint32)
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -219,9 +229,11 @@ class Kind:
     """A kind of probe: its key in `PROBES` is what stands before the colon.
 
     check: raises UsageError for what is mistyped, PosthocError for what is not there, without importing torch;
-    load: the probe, for this network; options: the names of those on the command line that it knows.
+    load: the probe, for this network; options: the names of those on the command line that it knows; signals: what is
+    recorded unless asked for.
     """
 
     load: Callable[[Asked, "Model"], Probe]
     check: Callable[[Asked], None] = lambda asked: None
     options: tuple[str, ...] = ()
+    signals: tuple[str, ...] = DEFAULT_SIGNALS
