@@ -99,13 +99,31 @@ def find_run(
     if not paths:
         below = runs_below(folder)
         if len(below) == 1 and below[0] != place and not (strangers or select):
-            return _found_below(below[0], find_run(below[0], None, pick, skip_damaged, order, placed))
+            return _found_below(below[0], find_run(below[0], None, pick, skip_damaged, order, placed, sound))
         raise PosthocError(_nothing(folder, select, strangers, below))
     candidates, apart, damaged = _read(paths, pick, skip_damaged)
     if not candidates:
         raise PosthocError(_only_strangers(folder, apart, damaged))
     if isinstance(place, Path) and _is_all_of(place, candidates):
         return _single(place, pick, order, given)
+    kept, copies = _one_run(folder, candidates, places, sound, select, pick, skip_damaged, order)
+    ordered = in_order({item.path: item.header for item in kept}, order, places)
+    reasons = ((path, error.what) for path, error in apart)
+    run = _run(folder, ordered, [*listing.copies, *copies], [*strangers, *reasons], damaged)
+    return _with_those_below(run) if isinstance(place, Path) and len(kept) == 1 and not select else run
+
+
+def _one_run(
+    folder: Path,
+    candidates: Sequence[Candidate],
+    places: Mapping[Path, int],
+    sound: bool,
+    select: str | None,
+    pick: Pick,
+    skip_damaged: bool,
+    order: str | None,
+) -> tuple[list[Candidate], list[tuple[Path, Path]]]:
+    """The checkpoints of the only run among the candidates, and the copies that are none; PosthocError for several runs."""
     rest = [item for item in candidates if item.path not in places]
     groups = _grouped(rest, runs=order != "name", networks=sound)
     copies: list[tuple[Path, Path]] = []
@@ -118,10 +136,7 @@ def find_run(
     kept = [item for group in groups for item in group] + [item for item in candidates if item.path in places]
     if sound:
         _require_one_network(kept, places)
-    ordered = in_order({item.path: item.header for item in kept}, order, places)
-    reasons = ((path, error.what) for path, error in apart)
-    run = _run(folder, ordered, [*listing.copies, *copies], [*strangers, *reasons], damaged)
-    return _with_those_below(run) if isinstance(place, Path) and len(kept) == 1 and not select else run
+    return kept, copies
 
 
 def _with_those_below(run: Run) -> Run:

@@ -257,8 +257,8 @@ def test_an_index_names_files_beside_it_only(tmp_path, shard):
 @pytest.mark.parametrize(
     ("of", "files", "count"),
     [
-        ("checkpoints", 17, 8),
-        pytest.param("checkpoints", 17, 600, marks=pytest.mark.slow),
+        ("checkpoints", 25, 8),
+        pytest.param("checkpoints", 25, 600, marks=pytest.mark.slow),
         pytest.param("results", 4, 60, marks=pytest.mark.slow),
     ],
 )
