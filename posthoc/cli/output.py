@@ -20,7 +20,7 @@ from posthoc.shown import shown
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options by which a user says what network the checkpoints are of."""
     names = (
-        "torchvision:NAME, timm:NAME, transformers[:DIR] (a config.json), FILE.py[:FACTORY] or package.module:FACTORY "
+        "torchvision:NAME, timm:NAME, transformers[:DIR] and diffusers[:DIR] (a config.json), FILE.py[:FACTORY] or package.module:FACTORY "
         "(default: recorded, a config.json beside the weights, or recognised)."
     )
     command = click.option("--model-arg", multiple=True, metavar="KEY=VALUE", help="Argument of the factory.")(command)

@@ -1,6 +1,7 @@
 """A forward pass is somebody else's code: made repeatable, put back as it was, and whatever it raises is one sentence."""
 
 import copy
+import hashlib
 import inspect
 import random
 import sys
@@ -115,6 +116,16 @@ def place_of(error: BaseException, module: nn.Module) -> str:
 
 def _is_users(file: str) -> bool:
     return not file.startswith((*_OURS, "<")) and "contextlib" not in file
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of the names and values of a module's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "backslashreplace"))
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,21 @@ from torch import nn
 from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.checkpoint import Header
+from posthoc.replay.adapters import adapt, find_adapter
+from posthoc.replay.checkpoint import Header, read_weights
 from posthoc.replay.configs import NAME, Config, find_config, read_config
+from posthoc.replay.diffusers import build_diffuser
+from posthoc.replay.forward import weights_digest
 from posthoc.replay.lazy import initialise, lazy_layers
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
 from posthoc.replay.transformers import skeleton
 from posthoc.replay.usercode import Factory, UserCode, reason
 
-FORMS = "torchvision:NAME, timm:NAME, transformers[:DIR], FILE.py:FACTORY or package.module:FACTORY"
+FORMS = "torchvision:NAME, timm:NAME, transformers[:DIR], diffusers[:DIR], FILE.py:FACTORY or package.module:FACTORY"
 LIBRARIES = ("torchvision", "timm")
+CONFIGURED = ("transformers", "diffusers")
+"""Libraries whose networks a config.json describes."""
 Made = Callable[[Shapes, int | None], nn.Module]
 """A model for a reading: to be given weights, or with its own, drawn with torch's random numbers from a seed on."""
 
@@ -54,7 +60,7 @@ class Model:
     @property
     def code(self) -> str | None:
         """Digest of the user's file, or of the config, that defines it."""
-        return self.user.digest if self.user else self.digest
+        return self.digest or (self.user.digest if self.user else None)
 
     def names(self, shapes: Shapes) -> dict[str, str]:
         """Name of each of its tensors -> name in a checkpoint; raises PosthocError for a checkpoint that does not fit."""
@@ -92,18 +98,26 @@ def resolve_model(
     shapes, arguments = header.shapes, dict(arguments or {})
     config = find_config(place) if place else None
     if given is not None:
+        if place and (adapter := find_adapter(place)):
+            return _adapted(adapter, given, shapes, arguments)
         library, _, where = given.partition(":") if isinstance(given, str) else ("", "", "")
-        if library == "transformers":
-            return _configured(
-                read_config(Path(where)) if where else _beside(config, place), shapes, arguments, "given"
-            )
+        if library in CONFIGURED:
+            config = read_config(Path(where)) if where else config
+            if config is None or config.library != library:
+                raise UsageError(f"--model {given}: no {NAME} of {library} lies there; name its folder: {library}:DIR.")
+            return _configured(config, shapes, arguments, "given")
         return _given(given, shapes, arguments, header.arch)
     if arguments:
         raise UsageError("--model-arg needs --model.")
     if recorded is not None:
         return _recorded(recorded, shapes)
-    if config and config.library == "transformers":
+    if place and (adapter := find_adapter(place)):
+        raise PosthocError(f"{adapter.path}: {_base_wanted(adapter)}")
+    if config and config.library in CONFIGURED:
         return _configured(config, shapes, {}, f"from {NAME}")
+    if config and config.library == "timm":
+        for name in _known(f"timm:{config.content['architecture']}"):
+            return _library(name, f"from {NAME}", shapes)
     for name in _known(header.arch):
         with contextlib.suppress(PosthocError):
             return _library(name, "named in the checkpoints", shapes)
@@ -120,20 +134,56 @@ def name_tensors(model: nn.Module, shapes: Shapes) -> dict[str, str]:
     raise PosthocError(f"It does not fit the model: {_misfit(_closest(lambda *_: model, shapes))}.")
 
 
-def _beside(config: Config | None, place: Path | None) -> Config:
-    if config is None or config.library != "transformers":
-        raise UsageError(
-            f"--model transformers: there is no {NAME} with a model_type beside {place}; give its folder: transformers:DIR."
-        )
-    return config
-
-
 def _configured(config: Config, shapes: Shapes, arguments: Mapping[str, Any], source: str) -> Model:
-    """The network of the transformers library that a config describes."""
+    """The network of transformers or diffusers that a config describes."""
+    if config.library == "diffusers":
+        model = _fitted(
+            config.content["_class_name"], source, lambda _, seed: build_diffuser(config, arguments, seed), shapes
+        )
+        return replace(model, digest=config.digest)
     made = skeleton(config, shapes, arguments)
     return Model(
         made.name, source, made.module, made.left_out, drawn=made.drawn, naming=made.names, digest=config.digest
     )
+
+
+def _adapted(adapter: Config, given: str, shapes: Shapes, arguments: Mapping[str, Any]) -> Model:
+    """The base network that the command line names, with adapters in place; its weights are its own."""
+    library, _, where = given.partition(":")
+    user = None
+    base: Callable[[], nn.Module]
+    if library == "transformers" and where:
+        base = partial(_with_weights, Path(where), arguments)
+        name = type(base()).__name__
+    elif library.endswith(".py") and where:
+        user = UserCode(Path(library))
+        base = partial(user.make, where, user.attribute(where), arguments)
+        name = f"{user.title}:{where}"
+    else:
+        raise UsageError(f"--model {given}: {_base_wanted(adapter)}")
+    made = adapt(base, adapter, shapes)
+    digest = sha256(f"{adapter.digest} {weights_digest(base())}".encode()).hexdigest()
+    kind = adapter.content["peft_type"]
+    return Model(name, f"given, with {kind} adapters", made.module, (), None, user, made.drawn, made.names, digest)
+
+
+def _base_wanted(adapter: Config) -> str:
+    base = adapter.content.get("base_model_name_or_path")
+    return (
+        f"the checkpoints are adapters of a base network{f' ({_brief(base)})' if base else ''}; "
+        f"name it, with its weights: --model transformers:DIR or FILE.py:FACTORY."
+    )
+
+
+def _with_weights(folder: Path, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network of transformers in a folder, with the weights that lie there."""
+    weights = read_weights(folder)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    made = skeleton(read_config(folder), shapes, arguments)
+    state = made.module.state_dict(keep_vars=True)
+    for name, theirs in made.names(shapes).items():
+        state[name].data = weights[theirs].to(state[name].dtype)
+    return made.module
 
 
 def _known(name: str | None) -> Iterator[str]:

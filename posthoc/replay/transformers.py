@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from posthoc.errors import PosthocError
 from posthoc.replay.configs import Config, refuse_code
+from posthoc.replay.marks import find_marks, marked
 from posthoc.replay.recognition import Shapes, sentence
 from posthoc.replay.usercode import reason
 
-MARKS = 2**16
-"""Values of the tensors by which names are found: whole numbers, so that buffers of integers keep them."""
 PREFIXES = 3
 """So many leading components that a trainer put before all names are taken off."""
 
@@ -165,8 +164,8 @@ def _unwrapped(names: Iterable[str]) -> Iterator[dict[str, str]]:
 
 
 def _fit_names(network_class: Any, settings: Any, shapes: Shapes) -> Fit:
-    """The library is given tensors whose first value is their number and the rest drawn, and where they are then, shows."""
-    marks = {name: _mark(number, shape) for number, (name, shape) in enumerate(shapes.items())}
+    """Which tensor is which shows where the library puts marked ones."""
+    marks = marked(shapes)
     module, info = load(network_class, settings, marks)
     differences = {
         "missing": sorted(info["missing_keys"]),
@@ -178,27 +177,13 @@ def _fit_names(network_class: Any, settings: Any, shapes: Shapes) -> Fit:
         kinds = {kind: names for kind, names in differences.items() if names}
         words = sentence(kinds) or "; ".join(info["error_msgs"])
         raise PosthocError(f"The checkpoints do not fit {network_class.__name__}: {words}.")
-    numbered, names, seen = list(marks), {}, set()
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) in seen or not tensor.numel():
-            continue
-        seen.add(id(tensor))
-        number = int(tensor.flatten()[0])
-        theirs = numbered[number] if 0 <= number < len(numbered) else ""
-        if not theirs or not torch.equal(tensor, marks[theirs].to(tensor.dtype).reshape(marks[theirs].shape)):
-            raise PosthocError(
-                f"transformers makes {name} of {network_class.__name__} of several tensors of the file, which is not "
-                f"replayed."
-            )
-        names[name] = theirs
+    names, others = find_marks(module, marks)
+    if others:
+        raise PosthocError(
+            f"transformers makes {others[0]} of {network_class.__name__} of several tensors of the file, which is not "
+            f"replayed."
+        )
     return Fit(module, names, tuple(sorted(info["unexpected_keys"])))
-
-
-def _mark(number: int, shape: tuple[int, ...]) -> Tensor:
-    """A tensor that is like no other, nor like itself turned round."""
-    mark = torch.randint(0, MARKS, shape, generator=torch.Generator().manual_seed(number)).float()
-    mark.view(-1)[:1] = number
-    return mark
 
 
 def load(network_class: Any, settings: Any, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Any]]:

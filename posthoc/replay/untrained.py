@@ -1,6 +1,5 @@
 """Controls beside a run: the network that nothing was trained in, its weights drawn anew by its own constructor."""
 
-import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from posthoc import store
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import Control
 from posthoc.recording import seed_of_control
-from posthoc.replay.forward import call, guarded, own_randomness
+from posthoc.replay.forward import call, guarded, own_randomness, weights_digest
 from posthoc.replay.lazy import lazy_layers
 from posthoc.replay.network import network, probe_batch
 
@@ -42,7 +41,7 @@ def require_draws(plan: "Extraction") -> None:
     digests = set()
     for number in (0, 1):
         try:
-            digests.add(_digest(_drawn(plan, number)))
+            digests.add(weights_digest(_drawn(plan, number)))
         except PosthocError:  # which is said, or skipped, where this one is replayed
             return
     if len(digests) == 1:
@@ -59,7 +58,7 @@ def replay_untrained(plan: "Extraction", control: Control) -> store.Frame:
     """
     try:
         module = _drawn(plan, control.number)
-        digest = _digest(module)
+        digest = weights_digest(module)
         with network(replace(plan.changed(controls=()), model=replace(plan.model, module=module))) as net:
             net.swap()
             net.launch(control.path)
@@ -91,13 +90,3 @@ def _randomness(plan: "Extraction", seed: int) -> Iterator[int]:
         np.random.seed(seed % 2**32)
         random.seed(seed)
         yield seed
-
-
-def _digest(module: nn.Module) -> str:
-    """SHA-256 of the names and values of a module's tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "backslashreplace"))
-            digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -143,7 +143,7 @@ def test_given_by_the_command_line(tmp_path):
     smaller = resolve(tmp_path / "1.safetensors", config, options)
     assert smaller.name == "GPTNeoXModel"
     assert len(smaller.module.layers) == 1
-    with pytest.raises(UsageError, match=r"no config.json with a model_type beside"):
+    with pytest.raises(UsageError, match=r"no config.json of transformers lies there"):
         resolve(tmp_path / "1.safetensors", "transformers")
 
 
