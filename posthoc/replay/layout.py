@@ -106,14 +106,14 @@ def find_run(
         raise PosthocError(_only_strangers(folder, apart, damaged))
     if isinstance(place, Path) and _is_all_of(place, candidates):
         return _single(place, pick, order, given)
-    kept, copies = _one_run(folder, candidates, places, sound, select, pick, skip_damaged, order)
+    kept, copies = _only_run(folder, candidates, places, sound, select, pick, skip_damaged, order)
     ordered = in_order({item.path: item.header for item in kept}, order, places)
     reasons = ((path, error.what) for path, error in apart)
     run = _run(folder, ordered, [*listing.copies, *copies], [*strangers, *reasons], damaged)
     return _with_those_below(run) if isinstance(place, Path) and len(kept) == 1 and not select else run
 
 
-def _one_run(
+def _only_run(
     folder: Path,
     candidates: Sequence[Candidate],
     places: Mapping[Path, int],

@@ -1,5 +1,6 @@
 """A series in the cache of the Hugging Face Hub, written by the hub's own functions."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def test_revisions_that_are_not_there_are_none(cache):
     (cache / "refs" / "step2000").write_text(commit(2000))
     (cache / "refs" / "step3000").write_text("../../../etc")
     (cache / "refs" / "pr").mkdir()
+    os.mkfifo(cache / "refs" / "step4000")
+    (cache / "refs" / "step5000").symlink_to("/dev/zero")
     assert [c.step for c in find_run(cache).checkpoints] == list(STEPS)
 
 

@@ -1,10 +1,14 @@
 """One folder for each checkpoint, as trainers lay them out, and runs that lie below the folder that is given."""
 
 import json
+import os
 import re
 import shutil
+import sys
+from collections import Counter
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
@@ -176,3 +180,33 @@ def test_a_folder_that_holds_none_says_so(tmp_path):
         find_run(tmp_path)
     with pytest.raises(PosthocError, match="holds no weights"):
         read_header(tmp_path / "epoch_1")
+
+
+def test_pipes_and_links_in_folders_hang_nothing(tmp_path):
+    for k in (1, 2, 3, 4):
+        save(tmp_path / f"epoch_{k}" / "model.pt", weights(k))
+    (tmp_path / "epoch_3" / "model.pt").unlink()
+    os.mkfifo(tmp_path / "epoch_3" / "model.pt")
+    os.mkfifo(tmp_path / "epoch_4" / "log")
+    (tmp_path / "epoch_5").symlink_to(tmp_path)
+    (tmp_path / "epoch_6").symlink_to("nowhere")
+    run = find_run(tmp_path)
+    assert [c.path.name for c in run.checkpoints] == ["epoch_1", "epoch_2"]
+    assert [(path.name, reason) for path, reason in run.apart] == [
+        ("epoch_3", "a folder in which model.pt is a pipe"), ("epoch_4", "a folder in which log is a pipe"),
+        ("epoch_6", "a link to nothing"),
+    ]  # fmt: skip
+
+
+def test_many_folders_are_listed_once_each(tmp_path):
+    state, listings, watching = weights(0), Counter(), True
+    for k in range(300):
+        (tmp_path / f"step_{k}").mkdir()
+        (tmp_path / f"step_{k}" / "model.safetensors").write_bytes(safetensors.torch.save(state, {"step": str(k)}))
+    sys.addaudithook(
+        lambda event, what: watching and event in ("os.listdir", "os.scandir") and listings.update([str(what[0])])
+    )
+    assert len(find_run(tmp_path).checkpoints) == 300
+    watching = False
+    assert max(count for place, count in listings.items() if place != str(tmp_path)) < 12
+    assert listings[str(tmp_path)] < 12
