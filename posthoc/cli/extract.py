@@ -45,7 +45,10 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what is replayed, and how: those of `plan_extraction`."""
     for option in reversed((
         click.option(
-            "--probe", required=True, metavar="NAME", help="cifar10, cifar100, digits, npz:FILE or imagefolder:DIR."
+            "--probe",
+            required=True,
+            metavar="NAME",
+            help="cifar10, cifar100, digits, npz:FILE, npy:FILE, imagefolder:DIR, text:FILE, tokens:FILE, dataset:DIR or torchvision:NAME.",
         ),
         click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number."),
         order_options,
@@ -74,6 +77,8 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json, or its folder (default: beside the checkpoints)."),
         click.option("--token-dtype", metavar="TYPE", help="Of tokens:FILE.bin (default: uint16)."),
         click.option("--normalize", metavar="NAME|MEAN/STD|none", help="Default: from run.json, else the data set's."),
+        click.option("--split", metavar="NAME", help="Of dataset: and torchvision: (default: test, else validation)."),
+        click.option("--columns", metavar="INPUT[,...][:TARGET]", help="Of dataset: (default: by names and types)."),
         click.option(
             "--data-root",
             type=click.Path(path_type=Path),

@@ -76,6 +76,8 @@ class PlanOptions(TypedDict, total=False):
     images: int | None
     image_size: int | None
     normalize: str | None
+    split: str | None
+    columns: str | None
     context: int | None
     documents: int | None
     tokenizer: Path | None
@@ -102,13 +104,13 @@ class Request:
 
     order: name or inside, by what the checkpoints are ordered; placed: some of them given their place, as FILE=EPOCH.
     channels: None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. images: so
-    many samples of the probe; image_size, normalize: of a probe of images. dtype: bfloat16 replays under autocast;
-    tf32: allows it on CUDA; compile: through torch.compile. memory_format: auto takes channels last where it is faster
-    and gives the same. model_output: by name or position, which output is scored, `none` that none is; score: how, by its
-    name in `SCORES`. features: what the last layer is given is kept, with its weights. untrained: so many new
-    initialisations of the model are replayed beside the run, as controls; controls: names of `CONTROLS`, other inputs
-    that every checkpoint is given too. context, documents, tokenizer, token_dtype: of a probe of tokens. signals: None
-    for those of the probe's kind.
+    many samples of the probe; image_size, normalize: of a probe of images; split, columns: which part of a data set,
+    and what of a table is fed and right. dtype: bfloat16 replays under autocast; tf32: allows it on CUDA; compile:
+    through torch.compile. memory_format: auto takes channels last where it is faster and gives the same. model_output:
+    by name or position, which output is scored, `none` that none is; score: how, by its name in `SCORES`. features:
+    what the last layer is given is kept, with its weights. untrained: so many new initialisations of the model are
+    replayed beside the run, as controls; controls: names of `CONTROLS`, other inputs that every checkpoint is given
+    too. context, documents, tokenizer, token_dtype: of a probe of tokens. signals: None for those of the probe's kind.
     """
 
     probe: str
@@ -125,6 +127,8 @@ class Request:
     images: int | None = None
     image_size: int | None = None
     normalize: str | None = None
+    split: str | None = None
+    columns: str | None = None
     context: int | None = None
     documents: int | None = None
     tokenizer: Path | None = None
@@ -147,7 +151,7 @@ class Request:
     @property
     def asked(self) -> Asked:
         """Of the probe."""
-        names = ("image_size", "normalize", "context", "documents", "tokenizer", "token_dtype")
+        names = ("image_size", "normalize", "split", "columns", "context", "documents", "tokenizer", "token_dtype")
         options = {name: getattr(self, name) for name in names}
         return Asked(self.probe, self.images, self.data_root, self.download, options)
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from posthoc.errors import UsageError
-from posthoc.replay.probes import arrays, images, text
+from posthoc.replay.probes import arrays, datasets, images, text, vision
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBES", "Asked", "Batch", "Kind", "Probe", "check_probe", "load_probe"]
 
-PROBES: dict[str, Kind] = {**images.KINDS, **arrays.KINDS, **text.KINDS}
+PROBES: dict[str, Kind] = {**images.KINDS, **arrays.KINDS, **text.KINDS, **datasets.KINDS, **vision.KINDS}
 
 
 def check_probe(asked: Asked) -> None:
@@ -25,6 +25,8 @@ def check_probe(asked: Asked) -> None:
                 "npy:FILE",
                 "text:FILE",
                 "tokens:FILE",
+                "dataset:DIR",
+                "torchvision:NAME",
             ]
         )
         raise UsageError(f"Unknown data set {asked.spec!r}; give {names} or imagefolder:DIR.")

@@ -26,12 +26,17 @@ UNPACKED = 100
 
 @dataclass(frozen=True)
 class Samples:
-    """Arrays whose first axis is the sample. aside: the names of others, which are neither inputs nor targets."""
+    """Arrays whose first axis is the sample.
+
+    classes: how many the targets are of, where that is known; aside: the names of other arrays, which are neither inputs
+    nor targets.
+    """
 
     name: str
     inputs: Mapping[str, Array]
     targets: Array | None = None
     index: Array | None = None
+    classes: int | None = None
     aside: tuple[str, ...] = ()
 
 
@@ -81,7 +86,7 @@ def read_samples(path: Path, kind: str, split: str = "test") -> Samples:
             {key: read(key) for key in inputs},
             read(target) if target else None,
             read(index) if index else None,
-            aside,
+            aside=aside,
         )
 
 

@@ -223,6 +223,7 @@ def of_samples(samples: Samples, asked: Asked, model: "Model") -> Probe:
         {name: array[:count] for name, array in samples.inputs.items()},
         None if samples.targets is None else samples.targets[:count],
         name=samples.name,
+        classes=samples.classes,
         index=None if samples.index is None else samples.index[:count].astype(np.int64),
         samples="images" if pictures else "samples",
         notes=[("left aside", ", ".join(samples.aside))] if samples.aside else (),

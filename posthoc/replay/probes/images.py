@@ -4,11 +4,11 @@ import hashlib
 import itertools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,8 @@ NORMALIZATIONS = {
     "cifar10": Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "mnist": Normalization((0.1307,) * 3, (0.3081,) * 3),
+    "fashionmnist": Normalization((0.2860,) * 3, (0.3530,) * 3),
     "digits": Normalization((0.305,) * 3, (0.376,) * 3),
     "none": Normalization((0.0,) * 3, (1.0,) * 3),
 }
@@ -160,14 +162,15 @@ def check_images(asked: Asked) -> None:
     if kind == "imagefolder" and not Path(place).is_dir():
         raise PosthocError(f"{place} is not a folder of class folders of images.")
     if kind in CIFAR and not asked.download and not (root / CIFAR[kind]).is_dir():
-        raise PosthocError(_absent(kind, root))
+        raise PosthocError(absent(kind.upper(), root))
     if asked.options.get("normalize"):
         Normalization.parse(asked.options["normalize"])
 
 
-def _absent(kind: str, root: Path) -> str:
+def absent(name: str, root: Path) -> str:
+    """That a data set of torchvision's is not there, and what to do, in words."""
     return (
-        f"No intact copy of {kind} in {root / CIFAR[kind]}; pass --download to fetch it, or --data-root (or POSTHOC_DATA) "
+        f"No intact copy of {name} in {root}; pass --download to fetch it, or --data-root (or POSTHOC_DATA) "
         f"to say where it is."
     )
 
@@ -223,7 +226,8 @@ def prepared(data: Images, asked: Asked, model: "Model") -> Probe:
 
 def normalization(asked: Asked) -> Normalization:
     """How the images were scaled in training, as given, recorded or usual; raises UsageError where it is not known."""
-    given, recorded, probe = asked.options.get("normalize"), asked.recorded.get("normalization"), asked.spec
+    given, recorded = asked.options.get("normalize"), asked.recorded.get("normalization")
+    usual = NORMALIZATIONS.get(asked.spec.removeprefix("torchvision:").lower())
     if given:
         return Normalization.parse(given)
     if recorded:
@@ -231,10 +235,10 @@ def normalization(asked: Asked) -> Normalization:
             return Normalization.of(tuple(map(float, recorded["mean"])), tuple(map(float, recorded["std"])))
         except (KeyError, TypeError, ValueError) as error:
             raise PosthocError(f"run.json: normalization {recorded!r} is not {{mean: [...], std: [...]}}.") from error
-    if probe in NORMALIZATIONS:
-        return NORMALIZATIONS[probe]
+    if usual:
+        return usual
     raise UsageError(
-        f"How the images of {probe} were normalised in training is not recorded; "
+        f"How the images of {asked.spec} were normalised in training is not recorded; "
         f"pass --normalize {'|'.join(NORMALIZATIONS)} or MEAN/STD."
     )
 
@@ -314,19 +318,25 @@ def example(size: int, channels: int, batch: int, grown: bool) -> Batch:
     return {"images": torch.zeros(batch, channels, side, side)}
 
 
-def _cifar(kind: str, split: str, root: Path, download: bool) -> Images:
+def opened(name: str, root: Path, download: bool, **arguments: Any) -> Any:
+    """The data set of torchvision's of that name; raises PosthocError where it is not whole, or cannot be fetched."""
     import torchvision
 
-    dataset_class = torchvision.datasets.CIFAR10 if kind == "cifar10" else torchvision.datasets.CIFAR100
     try:
-        data = dataset_class(str(root), train=split == "train", download=download)
-    except (RuntimeError, OSError) as error:  # torchvision: absent, or a checksum differs
+        return getattr(torchvision.datasets, name)(str(root), download=download, **arguments)
+    except MemoryError:
+        raise
+    except Exception as error:  # absent, a checksum that differs, and whatever its readers of torn files raise
         if not download:
-            raise PosthocError(_absent(kind, root)) from error
+            raise PosthocError(absent(name, root)) from error
         raise PosthocError(
-            f"{kind} could not be fetched into {root} ({' '.join(str(error).split())}); fetch it where there is a network "
+            f"{name} could not be fetched into {root} ({' '.join(str(error).split())}); fetch it where there is a network "
             f"and say with --data-root (or POSTHOC_DATA) where it is."
         ) from error
+
+
+def _cifar(kind: str, split: str, root: Path, download: bool) -> Images:
+    data = opened(kind.upper(), root, download, train=split == "train")
     return _images(kind, np.asarray(data.data), data.targets, classes=len(data.classes))
 
 
@@ -355,13 +365,12 @@ def _npz(path: Path, split: str) -> Images:
 
 def images_of(samples: Samples) -> Images:
     """Images, where the only input is such; raises PosthocError where it is not."""
-    return _images(samples.name, next(iter(samples.inputs.values())), samples.targets, index=samples.index)
+    images = next(iter(samples.inputs.values()))
+    return _images(samples.name, images, samples.targets, samples.classes, samples.index)
 
 
 def _image_folder(folder: Path, split: str, size: int | None) -> Images:
     import torchvision
-    from PIL import Image
-    from torchvision.transforms import v2
 
     parts = [folder / name for name in (("train",) if split == "train" else ("test", "val", "valid"))]
     part = next((part for part in parts if part.is_dir()), None)
@@ -372,20 +381,40 @@ def _image_folder(folder: Path, split: str, size: int | None) -> Images:
         listing = torchvision.datasets.ImageFolder(str(folder))
     except OSError as error:
         raise PosthocError(f"{folder} is not a folder of class folders of images ({error}).") from error
-    fit: Any = v2.Compose([v2.Resize(size), v2.CenterCrop(size)]) if size else v2.Identity()
     pictures = []
     for place, _ in listing.samples:
-        try:
-            with open_regular(place) as file, warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                pictures.append(np.asarray(fit(Image.open(file).convert("RGB"))))
-        except (PosthocError, MemoryError):
-            raise
-        except Exception as error:  # whatever Pillow's many readers raise
-            raise PosthocError(f"{place} is no picture that can be read ({error}); mend or remove it.") from error
+        with open_regular(place) as file:
+            pictures.append(read_picture(file, place, size))
     if len({picture.shape for picture in pictures}) > 1:
         raise PosthocError(f"The images in {folder} differ in size; pass --image-size to scale and crop them to one.")
     return _images(f"imagefolder:{folder.name}", np.stack(pictures), listing.targets, classes=len(listing.classes))
+
+
+def square(size: int) -> Callable[[Any], Any]:
+    """Scales the shorter side of a picture of Pillow's to `size`, and crops its middle."""
+    from torchvision.transforms import v2
+
+    both: Callable[[Any], Any] = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
+    return both
+
+
+def read_picture(file: IO[bytes], name: str, size: int | None = None, mode: str | None = "RGB") -> NDArray[Any]:
+    """The pixels of a picture, its shorter side scaled to `size` and a square cropped from its middle where that is given.
+
+    mode: Pillow's name of what the pixels are brought to, None for those that the picture has.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture: Any = Image.open(file)
+            picture = picture.convert(mode) if mode else picture
+            return np.asarray(square(size)(picture) if size else picture)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever Pillow's many readers raise
+        raise PosthocError(f"{name} is no picture that can be read ({error}); mend or remove it.") from error
 
 
 def _images(
