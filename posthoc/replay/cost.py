@@ -30,7 +30,12 @@ def cost(plan: "Extraction") -> list[tuple[str, str]]:
     controls = f" x {inputs}" * (inputs > 1)
     what = f"2 x {_short(weights)} parameters x {_short(N * T)} tokens x {E} checkpoints{controls}"
     read = sum(_bytes(checkpoint.path) for checkpoint in plan.run.checkpoints)
-    return [("cost", f"{_short(read)}B read, {_short(operations)}FLOP ({what}), at most {_short(stored)}B written")]
+    return [
+        (
+            "cost",
+            f"{_short(read, 'B')} read, {_short(operations, 'FLOP')} ({what}), at most {_short(stored, 'B')} written",
+        )
+    ]
 
 
 def _bytes(path: Path) -> int:
@@ -38,12 +43,12 @@ def _bytes(path: Path) -> int:
     return sum(map(source.size, files_of(path, source)))
 
 
-def _short(number: float) -> str:
+def _short(number: float, unit: str = "") -> str:
     """
-    >>> _short(1_234_567), _short(12)
-    ('1.23 M', '12 ')
+    >>> _short(1_234_567), _short(12), _short(4e9, "B")
+    ('1.23 M', '12', '4 GB')
     """
     for size, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
-            return f"{number / size:.3g} {name}"
-    return f"{number} "
+            return f"{number / size:.3g} {name}{unit}"
+    return f"{number} {unit}".rstrip()

@@ -222,6 +222,10 @@ def _fits_numbers(shape: tuple[int, ...], truth: Truth) -> bool:
 
 
 def _fits_tokens(shape: tuple[int, ...], truth: Truth) -> bool:
+    return shape == (*truth.sample, truth.classes)
+
+
+def _may_be_of_tokens(shape: tuple[int, ...], truth: Truth) -> bool:
     return len(shape) == 2 and shape[0] == truth.sample[0] and shape[1] >= truth.classes
 
 
@@ -276,7 +280,8 @@ SCORES = {
         needs="rows of tokens",
         takes=lambda truth: truth.kind == "" and len(truth.sample) == 1 and truth.classes > 0,
         fits=_fits_tokens,
-        wanted="scores of {classes} tokens or more at each of {sample} places",
+        allowed=_may_be_of_tokens,
+        wanted="scores of {classes} tokens at each of {sample} places",
         reduce=next_token, finish=of_tokens, of_inputs=True,
     ),
 }  # fmt: skip

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 AGREEMENT = 1e-4
 """By how much of a signal's standard deviation the two memory formats may differ."""
+FORESIGHT = 1e-3
+"""Of the scores' standard deviation: by how much those of a token may change with the tokens after it."""
 ROUNDING = 1e-6
 """Of the largest value: what differs by less is the same in single precision, however little a signal varies."""
 _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
@@ -187,11 +189,30 @@ def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> 
     samples, score = length(passes.net.x), wishes.score or plan.probe.score
     truth = plan.probe.truth(tuple(next(iter(passes.net.x.values())).shape[1:]))
     if score is None or isinstance(score, str):
-        return find_scored(output, samples, truth, score, wishes.output)
+        scored = find_scored(output, samples, truth, score, wishes.output)
+        if scored.score == "tokens" and _sees_later(passes, output, scored):
+            reason = "what the network says of a token depends on the tokens after it, as in masked models"
+            return Scored(None, None, f"{reason}: it predicts none")
+        return scored
     if wishes.output == NONE:
         return Scored(None, None, "asked for none")
     path = find_asked(output, list(tensors_in(output)), wishes.output)[0] if wishes.output else ()
     return Scored(path, None, score=name_of(score))
+
+
+def _sees_later(passes: Passes, output: Any, scored: Scored) -> bool:
+    """Whether scores in the first half of a row of tokens are others where those in the second half are."""
+    net, before = passes.net, passes.net.x
+    name, ids = next(iter(before.items()))
+    half, count = ids.shape[1] // 2, passes.plan.probe.classes or 1
+    changed = torch.cat([ids[:, :half], (ids[:, half:] + 1) % count], 1)
+    net.x = before | {name: changed}
+    try:
+        other = passes.run("contiguous").output
+    finally:
+        net.x = before
+    pair = [scored_part(given, scored, length(before), passes.plan.model.name)[:, :half] for given in (output, other)]
+    return bool((pair[0] - pair[1]).abs().max() > FORESIGHT * pair[0].std())
 
 
 def _behaviour(passes: Passes, plan: "Extraction", output: Any, scored: Scored) -> tuple[str, ...]:

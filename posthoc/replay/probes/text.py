@@ -325,7 +325,7 @@ def _probe(asked: Asked, model: "Model", rows: Rows) -> Probe:
         classes=most + 1,
         axes={name: ("token",)},
         prepare=prepare,
-        example=_Example(rows.ids, name, prepare),
+        example=_Example(T, name, prepare),
         digest=hashlib.sha256(f"{N} {T}\n".encode() + rows.ids.astype("<u4").tobytes()).hexdigest(),
         samples="documents",
         preparation={"context": T, **rows.preparation},
@@ -343,24 +343,26 @@ def _probe(asked: Asked, model: "Model", rows: Rows) -> Probe:
             f"tokenizer{', or of another --token-dtype' if asked.place.endswith('.bin') else ''}?"
         )
     scores = math.prod(anatomy.output[1:])
-    return replace(probe, anatomy=anatomy, batch_size=max(1, min(LARGEST_BATCH, MOST_SCORES // max(scores, 1))))
+    if ids is None:  # as many as there are scores, if there are
+        ids = max(anatomy.output[-1], most + 1) if anatomy.output[1:2] == (T,) else most + 1
+    return replace(
+        probe, anatomy=anatomy, classes=ids, batch_size=max(1, min(LARGEST_BATCH, MOST_SCORES // max(scores, 1)))
+    )
 
 
 @dataclass(frozen=True)
 class _Example:
-    """A batch to trace a network with: rows of the probe, or shorter ones."""
+    """A batch to trace a network with: rows of T tokens of id 0, which every network knows, or shorter ones."""
 
-    ids: Ids
+    T: int
     name: str
     prepare: Any
 
     def __call__(self, size: int, grown: bool) -> Batch:
         import torch
 
-        T = self.ids.shape[1]
-        rows = self.ids[np.arange(size) % len(self.ids), : max(2, T - 1) if grown else T]
-        batch: Batch = {self.name: torch.from_numpy(np.ascontiguousarray(rows))}
-        return dict(self.prepare(batch))
+        rows = torch.zeros(size, max(2, self.T - 1) if grown else self.T, dtype=torch.int64)
+        return dict(self.prepare({self.name: rows}))
 
 
 def _given(module: Any) -> tuple[str, Any]:
