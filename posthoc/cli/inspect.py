@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,10 +14,14 @@ from posthoc.cli.inputs import kind_of
 from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, print_rows, print_table
 from posthoc.errors import PosthocError
 
+if TYPE_CHECKING:
+    from posthoc.replay.models import Model
+
 
 @click.command(name="inspect")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--layers", is_flag=True, help="List the hook points of the checkpoints' model.")
+@click.option("--probe", metavar="NAME", help="With --layers: for samples of that probe (default: images, or tokens).")
 @click.option("--select", metavar="GLOB", help="Of a folder, only names that match; # stands for a number.")
 @order_options
 @click.option("--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder.")
@@ -44,6 +48,7 @@ def _checkpoints(
     path: Path,
     layers: bool,
     *,
+    probe: str | None,
     select: str | None,
     order: str | None,
     placed: Sequence[str],
@@ -55,7 +60,6 @@ def _checkpoints(
     from posthoc.replay.layout import find_run
     from posthoc.replay.models import resolve_model
     from posthoc.replay.plan import about_order, aside
-    from posthoc.replay.probes.fitting import fit_images, usual_size
     from posthoc.replay.request import parse_arguments
     from posthoc.replay.weights import Pick
 
@@ -66,27 +70,13 @@ def _checkpoints(
             header, model, run.about.get("model"), parse_arguments(model_arg), run.checkpoints[0].path
         )
         name = network.title
+        if layers:
+            _hook_points(network, run.about, probe)
+            return
     except PosthocError as error:
         if layers or model:
             raise
         name = f"unknown. {error}"
-    if layers:
-        size, channels, anatomy = fit_images(network, run.about.get("image_size") or usual_size(network.module), 32)
-        echo(f"{name}, images of {size} x {size} x {channels}; a name in brackets: hands on the same output")
-        rows = [
-            [
-                p.name,
-                p.kind,
-                "x".join(map(str, p.shape)),
-                p.channels,
-                p.parameters,
-                p.calls,
-                f"({p.same_as})" if p.same_as else "",
-            ]
-            for p in anatomy.points
-        ]
-        print_table(["hook point", "type", "output", "channels", "parameters", "calls", ""], rows)
-        return
     values = sum(math.prod(shape) for shape in header.shapes.values())
     listing = [("run", f"{path}, {run.span}"), ("model", name)]
     listing += [*about_order(run), *aside(run)]
@@ -102,6 +92,29 @@ def _checkpoints(
         print_table(
             ["tensor", "shape"], [[key, "x".join(map(str, shape)) or "scalar"] for key, shape in header.shapes.items()]
         )
+
+
+def _hook_points(network: "Model", about: Mapping[str, Any], probe: str | None) -> None:
+    """The modules whose outputs can be recorded: what each gives for one sample, and what part of the network it is."""
+    from posthoc.replay.layers import parts_of
+    from posthoc.replay.probes import Asked, Probe, load_probe
+    from posthoc.replay.probes.fitting import fit_images, traced, usual_size
+    from posthoc.replay.transformers import example_tokens
+
+    tokens = example_tokens(network.module)
+    if probe or tokens:
+        loaded = load_probe(Asked(probe, recorded=about), network) if probe else Probe(tokens or {}, name="tokens")
+        anatomy, sample = loaded.anatomy or traced(network, loaded), f"{loaded.name} ({loaded.shapes})"
+    else:
+        size, channels, anatomy = fit_images(network, about.get("image_size") or usual_size(network.module), 32)
+        sample = f"images of {size} x {size} x {channels}"
+    echo(f"{network.title}, {sample}; a name in brackets: hands on the same output")
+    parts = parts_of(anatomy.points)
+    rows = [
+        [p.name, p.kind, p.size, parts.get(p.name, ""), p.parameters, p.calls, f"({p.same_as})" if p.same_as else ""]
+        for p in anatomy.points
+    ]
+    print_table(["hook point", "type", "output", "part", "parameters", "calls", ""], rows)
 
 
 def _activations(path: Path) -> None:

@@ -85,6 +85,12 @@ def _part(maps: Sequence[HookPoint], part: str, model_name: str) -> tuple[list[H
     return found, reason
 
 
+def parts_of(points: Sequence[HookPoint]) -> dict[str, str]:
+    """Of the hook points that are a part of the network, by name which: see `PARTS`."""
+    found = {"residual": residual_points, "attention": attention_points, "mlp": feed_forward_points}
+    return {point.name: part for part in PARTS for point in found[part](points)}
+
+
 def residual_points(points: Sequence[HookPoint]) -> list[HookPoint]:
     """The blocks of the network: elements of a list of equal ones, with layers in them.
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from posthoc.errors import PosthocError
@@ -18,6 +20,8 @@ from posthoc.replay.marks import find_marks, marked
 from posthoc.replay.recognition import Shapes, sentence
 from posthoc.replay.usercode import reason
 
+TOKENS = 128
+"""In a row to trace a network with."""
 PREFIXES = 3
 """So many leading components that a trainer put before all names are taken off."""
 
@@ -67,6 +71,17 @@ def skeleton(config: Config, shapes: Shapes, arguments: Mapping[str, Any]) -> Sk
         return module
 
     return Skeleton(network_class.__name__, first.module, names, first.left_out, drawn)
+
+
+def example_tokens(module: nn.Module) -> dict[str, NDArray[np.int64]] | None:
+    """Rows of tokens to trace a network of the library with, by its inputs; None for one that takes no tokens first."""
+    settings: Any = getattr(module, "config", None)
+    if getattr(module, "main_input_name", None) != "input_ids" or settings is None:
+        return None
+    longest = getattr(settings, "max_position_embeddings", TOKENS)
+    names = ["input_ids", "decoder_input_ids"] if getattr(settings, "is_encoder_decoder", False) else ["input_ids"]
+    length = min(TOKENS, longest if isinstance(longest, int) else TOKENS)
+    return {name: np.zeros((4, length), np.int64) for name in names}
 
 
 def require_transformers(what: str) -> None:

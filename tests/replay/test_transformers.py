@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import posthoc
-from posthoc.__main__ import main
+from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_header, read_weights
 from posthoc.replay.models import resolve_model
@@ -198,3 +198,42 @@ def test_what_the_trainer_saved_replays_as_a_plain_loop_of_the_library(trained, 
             for layer, states in zip(layers, hidden.hidden_states[1:], strict=True):
                 np.testing.assert_allclose(file.read("mean", row, layer), states.mean(1).T, atol=2e-6)
         assert float(file.accuracy[-1]) > 0.9
+
+
+def test_hook_points_are_listed_with_their_axes(tmp_path):
+    build("GPT2LMHeadModel").save_pretrained(tmp_path / "run" / "checkpoint-1")
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "run"), "--layers"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    rows = {line.split()[0]: line for line in result.output.splitlines()[2:]}
+    assert "GPT2LMHeadModel (from config.json), tokens (input_ids int64 32)" in result.output
+    assert "token 32 x channel 16  residual" in rows["transformer.h.1"]
+    assert "attention" in rows["transformer.h.0.attn"]
+    assert "mlp" in rows["transformer.h.1.mlp"]
+
+
+def test_a_classifier_of_text_that_the_trainer_saved(tmp_path):
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 64, (48, 12))
+    labels = (tokens[:, 0] > 31).long()
+    np.savez(tmp_path / "probe.npz", input_ids=tokens.numpy(), y=labels.numpy())
+    data = [{"input_ids": row, "labels": int(label)} for row, label in zip(tokens, labels, strict=True)]
+    arguments = transformers.TrainingArguments(
+        str(tmp_path / "run"), per_device_train_batch_size=16, max_steps=6, save_steps=3, learning_rate=1e-2,
+        report_to=[], use_cpu=True, disable_tqdm=True, seed=0,
+    )  # fmt: skip
+    network = build("BertForSequenceClassification", num_labels=2, initializer_range=0.3)
+    transformers.Trainer(network, arguments, train_dataset=data).train()
+    command = ["extract", tmp_path / "run", "--probe", f"npz:{tmp_path / 'probe.npz'}", "-o", tmp_path / "a.h5"]
+    command += ["--layers", "residual", "--channels", "all"]
+    result = CliRunner().invoke(main, [str(part) for part in command], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    with posthoc.open_activations(tmp_path / "a.h5") as file:
+        assert list(file.steps) == [3, 6]
+        for row, name in enumerate(file.checkpoints):
+            trained = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "run" / name).eval()
+            with torch.no_grad():
+                expected = trained(tokens, output_hidden_states=True)
+            loss = torch.nn.functional.cross_entropy(expected.logits, labels)
+            assert float(file.loss[row]) == pytest.approx(float(loss), abs=1e-6)
+            for layer, states in zip(file.layers, expected.hidden_states[1:], strict=True):
+                np.testing.assert_allclose(file.read("mean", row, layer), states.mean(1).T, atol=2e-6)
