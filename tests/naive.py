@@ -206,3 +206,25 @@ def effective_number(product, at):
     """E^2 over the sum of product^distance over all pairs of the places `at`."""
     at = np.asarray(at)
     return len(at) ** 2 / (product ** np.abs(at[:, None] - at).astype(float)).sum()
+
+
+def signs_p(differences):
+    """Two-sided p of a mean of differences among all that have other signs, one by one."""
+    differences = [float(d) for d in differences]
+    value = sum(differences)
+    sums = [
+        sum(s * d for s, d in zip(signs, differences, strict=True))
+        for signs in itertools.product([1, -1], repeat=len(differences))
+    ]
+    near = 1e-9 * sum(map(abs, differences))
+    tails = [sum(s >= value - near for s in sums), sum(s <= value + near for s in sums)]
+    return min(1.0, 2 * min(tails) / len(sums))
+
+
+def repeated_bigrams(tokens):
+    """Whether the pair of a token and the one before it stood earlier in the row."""
+    result = np.zeros(np.shape(tokens), bool)
+    for d, row in enumerate(np.asarray(tokens).tolist()):
+        for t in range(1, len(row)):
+            result[d, t] = (row[t - 1], row[t]) in [(row[k - 1], row[k]) for k in range(1, t)]
+    return result

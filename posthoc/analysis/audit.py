@@ -88,7 +88,7 @@ def _audited() -> dict[str, Measure]:
     """The headline measures of series, and functions of such."""
     return {
         key: measure for key, measure in MEASURES.items()
-        if measure.headline and (measure.of_measure or (measure.of_series and measure.nulls))
+        if measure.headline and not measure.series and (measure.of_measure or (measure.of_series and measure.nulls))
     }  # fmt: skip
 
 

@@ -2,18 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes import Axis, Material
+from posthoc.analysis.axes import Axis, Material, Source
+from posthoc.analysis.documents import over_documents
 from posthoc.analysis.intervals import half_splits, over_halves, over_images_and_channels, over_units
 from posthoc.analysis.kuramoto import PhaseLocking, phase_locking
 from posthoc.analysis.measures import MEASURES, Measure, Reading, Scope, Series
-from posthoc.analysis.measures.integration import mean_alive, middle
+from posthoc.analysis.measures.integration import mean_alive, means_alive, middle
 from posthoc.analysis.nulls import NOTHING, Comparison, Draws, Null, compare, deciding, draws, nulls_of
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import NOWHERE, Interval
@@ -32,22 +33,37 @@ class Measurement:
     readings: of every measure of series, as measured; values, intervals: of those and of their functions, finished;
     by_layer: [L]; nulls: null -> measure -> comparison; curves: relative log F(s), mean and the ends of the middle 95 %
     of the units (under "units") or of a null's draws (under its name), [3, S]; drawn: of the deciding nulls, and
-    stages: where each measure's draws end, see `verdicts.two_sided_p`.
+    stages: where each measure's draws end, see `verdicts.two_sided_p`. dead: how many series have no exponent.
+    Where there are documents live is [D, U] and alpha the mean over them [U]; by_layer_ends: of the layers' intervals
+    [L, 2]; documents, controls: measures as measured in every document, of all units and then of each layer [1 + L, D],
+    and the same of every control.
     """
 
     scope: Scope
     live: NDArray[np.bool_]
     alpha: FloatArray
     reasons: Counter[str]
+    dead: int
     readings: dict[str, Reading] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, Interval] = field(default_factory=dict)
     by_layer: dict[str, FloatArray] = field(default_factory=dict)
+    by_layer_ends: dict[str, FloatArray] = field(default_factory=dict)
     locking: PhaseLocking | None = None
     nulls: dict[str, dict[str, Comparison]] = field(default_factory=dict)
     curves: dict[str, FloatArray] = field(default_factory=dict)
     drawn: dict[str, Draws] = field(default_factory=dict)
     stages: dict[str, list[int]] = field(default_factory=dict)
+    documents: dict[str, FloatArray] = field(default_factory=dict)
+    controls: dict[str, dict[str, FloatArray]] = field(default_factory=dict)
+
+    def join(self, other: "Measurement") -> None:
+        """Add what was measured of other series of the same checkpoint."""
+        for name in ("readings", "values", "intervals", "by_layer", "by_layer_ends", "documents"):
+            getattr(self, name).update(getattr(other, name))
+        for name in ("nulls", "controls"):
+            for key, measured in getattr(other, name).items():
+                getattr(self, name).setdefault(key, {}).update(measured)
 
 
 Steady = dict[tuple[str, int, int], dict[str, Draws]]
@@ -57,28 +73,40 @@ Steady = dict[tuple[str, int, int], dict[str, Draws]]
 @dataclass(frozen=True)
 class Measuring:
     """How checkpoints are measured. layers: [U], the layer of every unit, None where units are no part of one; draws: of
-    every deciding null (0: none); steady: what was drawn that the next checkpoint can use."""
+    every deciding null (0: none); source: where the series come from, of that name; steady: what was drawn, and measured of
+    controls, that the next checkpoint can use."""
 
     axis: Axis
     protocol: Protocol
     layers: NDArray[np.int64] | None
     draws: int
     seed: int
+    source: Source
+    name: str = ""
     steady: Steady = field(default_factory=dict)
+    steady_controls: dict[str, dict[str, FloatArray]] = field(default_factory=dict)
 
-    def measure(self, material: Material, epoch: int) -> Measurement:
+    def measure(self, epoch: int) -> Measurement:
         """Everything of one checkpoint."""
+        material = self.source.material(epoch)
         series = material.series()
-        U, T = series.shape
-        scope = Scope(self.protocol, T, tuple(self.protocol.scales_for(T).tolist()))
+        U, T = series.shape[-2:]
+        scope = Scope(self.protocol, T, tuple(self.protocol.scales_for(T).tolist()), self.name)
         if len(scope.scales) < 2:  # the first checkpoints of the epoch axis
             reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
-            return Measurement(scope, np.zeros(U, np.bool_), np.full(U, np.nan), reasons)
+            return Measurement(scope, np.zeros(U, np.bool_), np.full(U, np.nan), reasons, U)
         observed = Series(series, scope)
-        dead = observed.exponents.reason
-        live = np.array([reason not in ("constant", "non-finite") for reason in dead])
-        result = Measurement(scope, live, observed.exponents.alpha, Counter(filter(None, dead)))
+        exponents = [document.exponents for document in observed.documents]
+        dead = [reason for of_document in exponents for reason in of_document.reason]
+        live = np.array([reason not in ("constant", "non-finite") for reason in dead]).reshape(series.shape[:-1])
+        alpha = np.stack([of_document.alpha for of_document in exponents])
+        result = Measurement(
+            scope, live, means_alive(alpha), Counter(filter(None, dead)), int((~np.isfinite(alpha)).sum())
+        )
         self._read(result, observed)
+        if series.ndim == 3:
+            result.documents = self._of_documents(observed, result.readings)
+            result.controls = {control: self._of_control(control, scope, epoch) for control in self.source.controls}
         if left_out := getattr(material, "left_out", 0):
             result.reasons["channels non-finite, left out of their layer's mean"] = left_out
         if self.draws:
@@ -88,9 +116,8 @@ class Measuring:
 
     def _read(self, result: Measurement, series: Series) -> None:
         """Every measure of the series, of every layer's, and the functions of them."""
-        layers = self.layers
-        members = [] if layers is None else [layers == layer for layer in range(layers[-1] + 1)]
-        for measure in MEASURES.values():
+        members = self._members
+        for measure in self._measures():
             if measure.of_series:
                 reading = result.readings[measure.key] = measure.read(series)
                 result.values[measure.key] = float(measure.finished(reading.value, series.scope))
@@ -106,10 +133,58 @@ class Measuring:
             elif measure.of_measure:
                 raw = result.readings[measure.of_measure.of].value
                 result.values[measure.key] = float(measure.of_measure.value(raw, series.scope))
-        if math.isfinite(result.readings["hurst"].value) and not math.isfinite(result.values["hurst"]):
-            result.reasons["mean exponent beyond the calibration"] = 1
-        if layers is not None:
-            result.locking = phase_locking(series.values, layers)
+        for key, reading in result.readings.items():
+            if MEASURES[key].finish and math.isfinite(reading.value) and not math.isfinite(result.values[key]):
+                result.reasons["mean exponent beyond the calibration"] = 1
+        if self.layers is not None:
+            locking = [phase_locking(document.values, self.layers) for document in series.documents]
+            result.locking = PhaseLocking(
+                *(np.mean([getattr(each, name) for each in locking], axis=0) for name in ("plv", "ppc"))
+            )
+
+    @property
+    def _members(self) -> list[NDArray[np.bool_]]:
+        """Which units belong to each layer."""
+        layers = self.layers
+        return [] if layers is None else [layers == layer for layer in range(layers[-1] + 1)]
+
+    def _measures(self) -> list[Measure]:
+        """Those of these series, and the functions of them, without those that the axis does not give alone."""
+        alone = self.axis.not_alone if not self.draws else ()
+        return [
+            measure for measure in MEASURES.values()
+            if (MEASURES[measure.of_measure.of] if measure.of_measure else measure).series == self.name
+            and measure.key not in alone
+        ]  # fmt: skip
+
+    def _of_documents(self, series: Series, readings: Mapping[str, Reading]) -> dict[str, FloatArray]:
+        """Of each document every measure that is drawn, of all units and of each layer, [1 + L, D]."""
+        table = {}
+        for key, reading in readings.items():
+            measure = MEASURES[key]
+            if measure.nulls:
+                parts = list(zip(series.documents, reading.documents, strict=True))
+                rows = [[part.value for _, part in parts]]
+                if measure.layers:
+                    rows += [
+                        [_of_layer(measure, part, one, members) for one, part in parts] for members in self._members
+                    ]
+                table[key] = np.array(rows)
+        return table
+
+    def _of_control(self, control: str, scope: Scope, epoch: int) -> dict[str, FloatArray]:
+        """As `_of_documents`, of what a control gives; the mean over its networks, where there are several."""
+        if control in self.steady_controls:
+            return self.steady_controls[control]
+        tables = []
+        for values in self.source.controls[control](epoch):
+            series = Series(values, scope)
+            readings = {m.key: m.read(series) for m in self._measures() if m.of_series and m.nulls}
+            tables.append(self._of_documents(series, readings))
+        means = {key: np.mean([table[key] for table in tables], axis=0) for key in tables[0]}
+        if control in self.source.steady:
+            self.steady_controls[control] = means
+        return means
 
     def _strata(self, result: Measurement) -> NDArray[np.int64]:
         return np.zeros(len(result.live), np.int64) if self.layers is None else self.layers
@@ -123,14 +198,17 @@ class Measuring:
         few = min(self.draws, REFERENCE_DRAWS)
         halves = self._halves(result, epoch) if self.axis.exchangeable else None
         nulls = nulls_of(self.axis.key)
-        decided = {null.key: [m for m in null.measures() if deciding(m, self.axis) == null.key] for null in nulls}
+        decided = {
+            null.key: [m for m in null.measures(self.name) if deciding(m, self.axis) == null.key] for null in nulls
+        }
         deciders = [null for null in nulls if decided[null.key]]
-        references = [null for null in nulls if not decided[null.key] and not null.steady]
+        others = [null for null in nulls if null.measures(self.name)]
+        references = [null for null in others if not decided[null.key] and not null.steady]
         options = (material, result.live, result.scope)
         drawn = self._steady(nulls, options, few)
         drawn |= draws(deciders, *options, self.draws, self.seed, epoch, halves=halves)
         drawn |= draws(references, *options, few, self.seed, epoch)
-        for null in nulls:
+        for null in others:
             of_null = drawn[null.key]
             for measure in decided[null.key]:
                 result.drawn[measure.key], result.stages[measure.key] = of_null[measure.key], [self.draws]
@@ -146,7 +224,7 @@ class Measuring:
         _, live, scope = options
         drawn = {}
         for null in nulls:
-            if null.steady:
+            if null.steady and null.measures(self.name):
                 key = (null.key, int(live.sum()), scope.T)
                 if key not in self.steady:
                     self.steady[key] = draws([null], *options, count, self.seed, 0)[null.key]
@@ -166,7 +244,11 @@ class Measuring:
         return compared
 
     def _find_intervals(self, result: Measurement, series: Series, epoch: int) -> None:
-        """95 % intervals: over other images and channels where the deciding null reorders the images, else over units."""
+        """95 % intervals: over other images and channels where the deciding null reorders the images, over documents where
+        there are any, else over units."""
+        if series.values.ndim == 3:
+            self._intervals_over_documents(result)
+            return
         strata, live = self._strata(result), result.live
         halved: FloatArray | None = None
         for key, reading in result.readings.items():
@@ -187,40 +269,39 @@ class Measuring:
                     interval = over_halves(of_live.value, of_live.halves, strata[live])
             low, high = (float(measure.finished(end, result.scope)) for end in interval)
             result.intervals[key] = low, high
+        self._intervals_of_functions(result)
+
+    def _intervals_over_documents(self, result: Measurement) -> None:
+        for key, values in result.documents.items():
+            ends = MEASURES[key].finished(over_documents(values, self.seed), result.scope)
+            result.intervals[key] = float(ends[0, 0]), float(ends[0, 1])
+            if len(ends) > 1:
+                result.by_layer_ends[key] = ends[1:]
+        self._intervals_of_functions(result)
+
+    def _intervals_of_functions(self, result: Measurement) -> None:
         for measure in MEASURES.values():
             if measure.of_measure and measure.of_measure.of in result.intervals:
                 of = result.intervals[measure.of_measure.of]
                 result.intervals[measure.key] = measure.of_measure.interval(of, result.scope)
 
-    def draw_until_decided(
-        self, material_of: Callable[[int], Material], results: Mapping[int, Measurement], most: int
-    ) -> Iterator[tuple[int, int]]:
-        """Draw the deciding nulls again, twice as often each time, in the checkpoints that lack draws for a verdict; each
-        of them, and how many draws it has then.
-
-        The family are all checkpoints and decided measures. Those whose value lies beyond every draw, without being
-        rejected, are given more, as long as `most` draws could decide them.
-        """
+    @property
+    def decided(self) -> dict[str, Null]:
+        """The measures that a null decides about, and which."""
         null_of = {null.key: null for null in nulls_of(self.axis.key)}
-        by = {key: null_of[deciding(measure, self.axis)] for key, measure in MEASURES.items()
-              if measure.of_series and deciding(measure, self.axis) in null_of}  # fmt: skip
-        family = [(e, key) for e in results for key in by]
-        while True:
-            compared = [results[e].nulls.get(by[key].key, {}).get(key, NOTHING) for e, key in family]
-            left = np.array([results[e].stages.get(key, [most])[-1] < most for e, key in family], dtype=bool)
-            more = left & worth_drawing([c.p for c in compared], [c.draws for c in compared], most)
-            if not more.any():
-                return
-            wanting: dict[int, list[str]] = {}
-            for k in np.flatnonzero(more):
-                wanting.setdefault(family[k][0], []).append(family[k][1])
-            for e, keys in wanting.items():
-                material = material_of(e)
-                for key in keys:
-                    yield e, self._draw_more(results[e], material, e, MEASURES[key], by[key], most)
-                for null in {by[key].key: by[key] for key in keys}.values():
-                    drawn = {key: results[e].drawn[key] for key in by if by[key] is null}
-                    results[e].nulls[null.key].update(self._compared(results[e], drawn, null.key))
+        return {
+            key: null_of[decider] for key, measure in MEASURES.items()
+            if measure.of_series and measure.series == self.name and (decider := deciding(measure, self.axis)) in null_of
+        }  # fmt: skip
+
+    def draw_again(self, result: Measurement, epoch: int, keys: Sequence[str], most: int) -> Iterator[int]:
+        """Draw the deciding nulls of these measures again, twice as often as yet; how many draws each has then."""
+        material, by = self.source.material(epoch), self.decided
+        for key in keys:
+            yield self._draw_more(result, material, epoch, MEASURES[key], by[key], most)
+        for null in {by[key].key: by[key] for key in keys}.values():
+            drawn = {key: result.drawn[key] for key in by if by[key] is null}
+            result.nulls[null.key].update(self._compared(result, drawn, null.key))
 
     def _draw_more(
         self, result: Measurement, material: Material, epoch: int, measure: Measure, null: Null, most: int
@@ -233,6 +314,41 @@ class Measuring:
         result.drawn[measure.key] = replace(before, values=np.concatenate([before.values, drawn.values]))
         stages.append(stages[-1] + count)
         return stages[-1]
+
+
+def draw_until_decided(
+    measured: Sequence[tuple[Measuring, Mapping[int, Measurement]]], most: int
+) -> Iterator[tuple[int, int]]:
+    """Draw the deciding nulls again, twice as often each time, in the checkpoints that lack draws for a verdict; each
+    of them, and how many draws it has then.
+
+    The family are all checkpoints and decided measures, of all series. Those whose value lies beyond every draw, without
+    being rejected, are given more, as long as `most` draws could decide them.
+    """
+    family = [
+        (place, e, key)
+        for place, (measuring, results) in enumerate(measured)
+        for e in results
+        for key in measuring.decided
+    ]
+    of = [measured[place][1][e] for place, e, _ in family]
+    nulls = [measured[place][0].decided[key].key for place, _, key in family]
+    while True:
+        compared = [
+            result.nulls.get(null, {}).get(key, NOTHING)
+            for result, null, (_, _, key) in zip(of, nulls, family, strict=True)
+        ]
+        left = [result.stages.get(key, [most])[-1] < most for result, (_, _, key) in zip(of, family, strict=True)]
+        more = np.array(left, dtype=bool) & worth_drawing([c.p for c in compared], [c.draws for c in compared], most)
+        if not more.any():
+            return
+        wanting: dict[tuple[int, int], list[str]] = {}
+        for k in np.flatnonzero(more):
+            wanting.setdefault(family[k][:2], []).append(family[k][2])
+        for (place, e), keys in wanting.items():
+            measuring, results = measured[place]
+            for count in measuring.draw_again(results[e], e, keys, most):
+                yield e, count
 
 
 def _of_layer(measure: Measure, reading: Reading, series: Series, members: NDArray[np.bool_]) -> float:

@@ -114,7 +114,7 @@ def hurst(
     return Hurst(H.reshape(shape)[()], low.reshape(shape)[()], high.reshape(shape)[()], reason, estimator)
 
 
-def exponents(series: FloatArray, estimator: str, scales: NDArray[np.int64], fluctuation: str) -> DFA:
+def exponents(series: NDArray[np.floating], estimator: str, scales: NDArray[np.int64], fluctuation: str) -> DFA:
     """DFA of each unit of series [U, T], its alpha and reasons being those of the estimator; all else is DFA's.
 
     What measures and their nulls are made of: the exponent as estimated (that of DFA not debiased), and F(s) beside it.

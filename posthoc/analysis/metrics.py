@@ -10,14 +10,15 @@ import numpy as np
 from posthoc import __version__
 from posthoc.analysis.arrays import FloatArray, sd_finite
 from posthoc.analysis.axes import AXES, Axis
-from posthoc.analysis.checkpoint import Measurement, Measuring
+from posthoc.analysis.checkpoint import Measurement, Measuring, draw_until_decided
+from posthoc.analysis.controlled import beside, controlled, of_documents
+from posthoc.analysis.documents import SIGN_WORDS, SIGNS
 from posthoc.analysis.measures import MEASURES, Measure, of_epochs
 from posthoc.analysis.measures.stability import unevenness
-from posthoc.analysis.nulls import NOTHING, Comparison, description, words_of
+from posthoc.analysis.nulls import NOTHING, description, words_of
 from posthoc.analysis.protocol import SPECTRAL, Protocol
 from posthoc.analysis.records import (
     NOWHERE,
-    Beside,
     Checkpoint,
     Curve,
     Fluctuation,
@@ -56,25 +57,35 @@ def compute_metrics(
     Raises PosthocError where there are too few images, layers or checkpoints for the protocol, or the signal was not
     recorded.
     """
-    protocol = protocol or Protocol()
+    protocol = protocol or Protocol.fitting(activations.signals)
     axis = AXES[protocol.axis]
     _refuse_unfit(activations, protocol, axis)
     units = _units(activations, protocol) if axis.layered else ()
     layers = np.array([activations.layers.index(unit.layer) for unit in units]) if axis.layered else None
-    measuring = Measuring(axis, protocol, layers, nulls, seed)
-    material_of = axis.material(activations, protocol)
-    results = []
-    for e in range(len(activations)):
-        results.append(measuring.measure(material_of(e), e))
+    E = len(activations)
+    main, *others = (
+        Measuring(axis, protocol, None if name else layers, nulls, seed, source, name)
+        for name, source in axis.sources(activations, protocol).items()
+    )
+    results: list[list[Measurement]] = [[] for _ in (main, *others)]
+    for e in range(E):
+        for measuring, measured in zip((main, *others), results, strict=True):
+            measured.append(measuring.measure(e))
         if progress:
-            progress(e + 1, len(activations), activations.checkpoints[e])
-    if nulls:
-        trained = np.flatnonzero(activations.steps != 0).tolist()
-        most = max(nulls, MOST_DRAWS if max_nulls is None else max_nulls)
-        for e, count in measuring.draw_until_decided(material_of, {e: results[e] for e in trained}, most):
-            if progress:
-                progress(len(activations), len(activations), f"{activations.checkpoints[e]} again, {count} draws")
-    return _gathered(activations, measuring, units, results)
+            progress(e + 1, E, activations.checkpoints[e])
+    trained = np.flatnonzero(activations.steps != 0).tolist()
+    most = max(nulls, MOST_DRAWS if max_nulls is None else max_nulls)
+    again = [
+        (measuring, {e: measured[e] for e in trained})
+        for measuring, measured in zip((main, *others), results, strict=True)
+    ]
+    for e, count in draw_until_decided(again, most) if nulls else ():
+        if progress:
+            progress(E, E, f"{activations.checkpoints[e]} again, {count} draws")
+    for measured in results[1:]:
+        for result, other in zip(results[0], measured, strict=True):
+            result.join(other)
+    return _gathered(activations, main, units, results[0])
 
 
 def _units(activations: Activations, protocol: Protocol) -> tuple[Unit, ...]:
@@ -116,13 +127,15 @@ def _gathered(
             epoch=_known(activations.epochs[e]),
             step=_known(activations.steps[e]),
             untrained=bool(activations.steps[e] == 0),
-            dead=int((~np.isfinite(result.alpha)).sum()),
+            dead=result.dead,
             reasons=dict(result.reasons),
         )
         for e, result in enumerate(results)
     )
     columns, accuracy_source = _columns(activations, protocol, results, checkpoints)
     measures = {key: _measured(MEASURES[key], axis, values, results) for key, values in columns.items()}
+    measures |= of_documents(activations, axis, measuring.seed)
+    measures |= (differing := controlled(results, measures, measuring.seed))
     with_layers = results if measuring.layers is not None else []
     L = len(activations.layers)
     return RunMetrics(
@@ -133,12 +146,12 @@ def _gathered(
         layers=activations.layers,
         units=units,
         checkpoints=checkpoints,
-        nulls=words_of(axis.key),
+        nulls=words_of(axis.key) | ({SIGNS: SIGN_WORDS} if differing else {}),
         measures=_related(measures, checkpoints),
         summary=summarise(
             columns, checkpoints, protocol, measuring.seed, accuracy_source, measuring.draws, doubt(activations)
         ),
-        representation=representation(activations, activations.signals[0]),
+        representation=representation(activations, protocol.signal if axis.intervals else activations.signals[0]),
         phase_locking=Locking(
             _stacked([result.locking.plv if result.locking else None for result in with_layers], (L, L)),
             _stacked([result.locking.ppc if result.locking else None for result in with_layers], (L, L)),
@@ -165,10 +178,12 @@ def _columns(
         if measure.of_activations:
             columns[key], source = measure.of_activations(activations)
             accuracy_source = source if key == "accuracy" else accuracy_source
-        elif not measure.of_epochs:
+        elif measure.of_measure or (
+            measure.of_series and (not measure.series or any(key in r.values for r in results))
+        ):
             columns[key] = np.array([result.values.get(key, np.nan) for result in results])
     columns |= of_epochs(columns, protocol, checkpoints)
-    return {key: columns[key] for key in MEASURES}, accuracy_source
+    return {key: columns[key] for key in MEASURES if key in columns}, accuracy_source
 
 
 def _measured(measure: Measure, axis: Axis, values: FloatArray, results: Sequence[Measurement]) -> Measured:
@@ -177,10 +192,15 @@ def _measured(measure: Measure, axis: Axis, values: FloatArray, results: Sequenc
     ends = np.array([result.intervals.get(key, NOWHERE) for result in results]).T
     with_interval = any(key in result.intervals for result in results)
     units = [result.readings[key].units if key in result.readings else None for result in results]
-    by_unit = any(unit is not None for unit in units)
+    by_unit = any(unit is not None for unit in units) and not measure.series
     names = dict.fromkeys(null for result in results for null, compared in result.nulls.items() if key in compared)
     layers = [result.by_layer.get(key) for result in results]
     L = max((len(layer) for layer in layers if layer is not None), default=0)
+    low, high = (
+        _stacked([result.by_layer_ends[key][:, k] if key in result.by_layer_ends else None for result in results], (L,))
+        if L and any(key in result.by_layer_ends for result in results) else np.empty((0, 0))
+        for k in (0, 1)
+    )  # fmt: skip
     return Measured(
         **description(measure, axis),
         value=values,
@@ -188,16 +208,11 @@ def _measured(measure: Measure, axis: Axis, values: FloatArray, results: Sequenc
         high=ends[1] if with_interval else np.empty(0),
         sd=np.array([np.nan if unit is None else sd_finite(unit) for unit in units]) if by_unit else np.empty(0),
         by_layer=_stacked(layers, (L,)) if L else np.empty((0, 0)),
+        by_layer_low=low,
+        by_layer_high=high,
         by_unit=np.stack([result.alpha for result in results]) if by_unit and axis.layered else np.empty((0, 0)),
-        nulls={null: _beside([result.nulls.get(null, {}).get(key) for result in results]) for null in names},
+        nulls={null: beside([result.nulls.get(null, {}).get(key, NOTHING) for result in results]) for null in names},
     )
-
-
-def _beside(compared: Sequence[Comparison | None]) -> Beside:
-    """One comparison for every checkpoint as columns."""
-    rows = [NOTHING if comparison is None else comparison for comparison in compared]
-    numbers = {name: np.array([getattr(row, name) for row in rows]) for name in ("mean", "sd", "z", "p", "low", "high")}
-    return Beside(**numbers, draws=np.array([row.draws for row in rows], dtype=np.int64))
 
 
 def _related(measures: dict[str, Measured], checkpoints: Sequence[Checkpoint]) -> dict[str, Measured]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes import Axis, Material, OverTime, Redraw, image, over_time
+from posthoc.analysis.axes import Axis, Material, OverTime, Redraw, image, over_time, token
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
 from posthoc.analysis.records import PURE_NOISE, NullWords
 from posthoc.analysis.verdicts import two_sided_p
@@ -38,13 +38,13 @@ class Null:
     only: tuple[str, ...] = ()
     steady: bool = False
 
-    def redraw(self, material: Material, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-        """The series of the `live` units [U] of a checkpoint's material, drawn anew."""
+    def redraw(self, material: Material, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.floating]:
+        """The series of the `live` units [U], or [D, U], of a checkpoint's material, drawn anew."""
         return self.redraws[material.axis](material, random, live)
 
-    def measures(self) -> list[Measure]:
-        """Those that are drawn under it."""
-        drawn = [measure for measure in MEASURES.values() if measure.of_series and measure.nulls]
+    def measures(self, series: str = "") -> list[Measure]:
+        """Those of some series that are drawn under it."""
+        drawn = [m for m in MEASURES.values() if m.of_series and m.nulls and m.series == series]
         return [measure for measure in drawn if not self.only or measure.key in self.only]
 
 
@@ -54,7 +54,7 @@ def _in_order(function: OverTime) -> dict[str, Redraw]:
     def redraw(material: Any, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
         return material.redrawn(function, random, live)  # type: ignore[no-any-return]
 
-    return {"depth": redraw, "epoch": redraw}
+    return {"depth": redraw, "epoch": redraw, "token": redraw}
 
 
 def _noise(material: Any, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
@@ -63,7 +63,9 @@ def _noise(material: Any, random: np.random.Generator, live: NDArray[np.bool_]) 
 
 _TABLE = (
     Null(PURE_NOISE, "pure noise, independent in every channel", "pure noise",
-         {"image": _noise, "depth": _noise, "epoch": _noise}, steady=True),
+         {"image": _noise, "depth": _noise, "epoch": _noise, "token": _noise}, steady=True),
+    Null("white-LN", "pure noise less its mean over the channels of a layer, as LayerNorm leaves it", "noise less its mean",
+         {"token": token.noise_less_mean}, ("metastability",), steady=True),
     Null("label", "permuted labels", "labels permuted", {"image": image.labels_permuted}),
     Null("order", "another order of the same images", "images reordered", {"image": image.images_reordered}),
     Null("split", "each class split in ten at random", "classes split", {"image": image.classes_split}, ("hurst",)),
@@ -72,8 +74,10 @@ _TABLE = (
     Null("time", "the same points in another order of time", "time permuted", _in_order(over_time.permuted)),
     Null("phase", "randomised spectral phases", "phases randomised", _in_order(over_time.phases_randomised),
          ("metastability",)),
+    Null("phase-common", "spectral phases turned at random, the same for all channels", "phases turned together",
+         {"token": _in_order(over_time.phases_turned_together)["token"]}, ("metastability",)),
     Null("gaussian", "Gaussian noise with the channels' covariance", "Gaussian noise",
-         {"image": image.gaussian} | _in_order(over_time.gaussian)),
+         {"image": image.gaussian} | {axis: _in_order(over_time.gaussian)[axis] for axis in ("depth", "epoch")}),
 )  # fmt: skip
 NULLS: dict[str, Null] = {null.key: null for null in _TABLE}
 
@@ -99,7 +103,8 @@ def deciding(measure: Measure, axis: Axis) -> str:
 def description(measure: Measure, axis: Axis) -> dict[str, Any]:
     """What a file says of a measure beside its numbers."""
     names = ("symbol", "title", "about", "digits", "limits", "headline", "listed")
-    return {name: getattr(measure, name) for name in names} | {
+    overrides = axis.overrides.get(measure.key, {})
+    return {name: overrides.get(name, getattr(measure, name)) for name in names} | {
         "decided_by": deciding(measure, axis),
         "function_of": measure.of_measure.of if measure.of_measure else "",
     }
@@ -169,7 +174,7 @@ def draws(
     """
     from posthoc.analysis.kernels import in_threads
 
-    measured = {null.key: null.measures() if measures is None else measures for null in nulls}
+    measured = {null.key: null.measures(scope.series) if measures is None else measures for null in nulls}
 
     def unfilled(measure: Measure) -> Draws:
         return Draws(

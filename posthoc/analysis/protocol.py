@@ -1,6 +1,7 @@
 """The protocol: every choice that turns signals into measures."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ class Protocol:
     F(s), and uses twelve log-spaced scales up to a quarter of the series and the usual root-mean-square fluctuation.
     estimator: of the Hurst exponent, `dfa`, or `whittle` or `reml`, which take a series for fractional Gaussian noise and
     its F(s) for no more than a picture (`posthoc.hurst`). calibrate: debias the exponents of DFA by simulated noise of the
-    same length. axis: what plays the part of time, `image`, `depth` or `epoch`; span: checkpoints in an epoch's window
+    same length. axis: what plays the part of time, `image`, `depth`, `epoch` or `token`; span: checkpoints in an epoch's window
     on the epoch axis (None: all so far).
     """
 
@@ -67,6 +68,18 @@ class Protocol:
         protocol = replace(start, **{key: value for key, value in changes.items() if value is not None})
         protocol._require_sound()
         return protocol
+
+    @classmethod
+    def fitting(cls, signals: Sequence[str], name: str = "", **changes: Any) -> "Protocol":
+        """As `named`; of the axis and signal that are not given, those that the signals of a file are for.
+
+        Where one keeps the tokens of documents, that is the token axis, else the image axis.
+        """
+        from posthoc.analysis.axes.token import SIGNAL
+
+        axis = changes.get("axis") or ("token" if SIGNAL in signals else "image")
+        signal = changes.get("signal") or (SIGNAL if axis == "token" else "mean")
+        return cls.named(name, **changes | {"axis": axis, "signal": signal})
 
     def _require_sound(self) -> None:
         if not all(map(math.isfinite, (self.h_opt, self.sigma_h, self.threshold))) or self.sigma_h <= 0:

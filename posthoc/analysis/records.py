@@ -60,12 +60,14 @@ _NO_COLUMN, _NO_TABLE, _NO_PAIRS = (partial(np.empty, (0,) * dimensions) for dim
 
 @dataclass(frozen=True)
 class AxisWords:
-    """The axis: what its points in time and its series are called, and the null that decides, unless a measure names another."""
+    """The axis: what its points in time and its series are called, and the null that decides, unless a measure names another;
+    intervals: what the measures' intervals are over, where it says so."""
 
     key: str
     points: str
     units: str
     decides: str
+    intervals: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ class Measured:
 
     symbol ... layers: see `measures.Measure`; decided_by: the null that decides, empty where none does; function_of: the
     measure that it is a function of. low, high: empty where it has no interval; sd: over the units, where it is their
-    mean; by_layer: of each layer by itself; by_unit: of every unit as measured.
+    mean; by_layer: of each layer by itself, with its interval and p where the axis has them; by_unit: of every unit as
+    measured.
     """
 
     symbol: str
@@ -166,6 +169,9 @@ class Measured:
     high: Optional = field(default_factory=_NO_COLUMN)
     sd: Optional = field(default_factory=_NO_COLUMN)
     by_layer: ByLayer = field(default_factory=_NO_TABLE)
+    by_layer_low: ByLayer = field(default_factory=_NO_TABLE)
+    by_layer_high: ByLayer = field(default_factory=_NO_TABLE)
+    by_layer_p: ByLayer = field(default_factory=_NO_TABLE)
     by_unit: Annotated[FloatArray, Array(("E", "U"))] = field(default_factory=_NO_TABLE)
     nulls: dict[str, Beside] = field(default_factory=dict)
     summary: Overall = field(default_factory=Overall)
@@ -375,7 +381,10 @@ class RunMetrics:
         for key, measured in self.measures.items():
             for null, beside in measured.nulls.items():
                 columns |= {f"{key}_{null}_{name}": values.tolist() for name, values in vars(beside).items()}
-        tables = {key: measured.by_layer for key, measured in self.measures.items()} | vars(self.representation)
+        tables = {
+            f"{key}{end}": getattr(measured, f"by_layer{end}")
+            for key, measured in self.measures.items() for end in ("", "_low", "_high", "_p")
+        } | vars(self.representation)  # fmt: skip
         for name, table in tables.items():
             if table.ndim == 2 and table.size:
                 rounded = _rounded(table).T.tolist()

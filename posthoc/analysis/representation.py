@@ -5,12 +5,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.axes.token import START
 from posthoc.analysis.records import Representation
 from posthoc.analysis.similarity import LEAST_CHANNELS, LEAST_IMAGES, Sample, alignment, participation_ratios
 from posthoc.store import Activations
+
+MOST_TOKENS = 2048
+"""Tokens of all documents that the geometry of a layer is taken over."""
 
 
 def effective_rank(singular_values: ArrayLike) -> float:
@@ -73,8 +77,16 @@ def spectral_signal(activations: Activations, name: str, rows: Sequence[int]) ->
     return np.array([[measure(sample) for sample in _samples(activations, activations.signals[0], e)] for e in rows]).T
 
 
+def _over_samples(x: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Signals [U, N]; of those that keep tokens [U, D, T] up to `MOST_TOKENS` tokens, evenly spread over the documents."""
+    if x.ndim == 2:
+        return x
+    x = x[:, :, min(START, x.shape[2] - 1) :].reshape(len(x), -1)
+    return x[:, np.linspace(0, x.shape[1] - 1, min(x.shape[1], MOST_TOKENS)).astype(np.int64)]
+
+
 def _samples(activations: Activations, signal: str, row: int) -> list[Sample]:
     sizes = np.cumsum([0, *(len(rows) for rows in activations.channels.values())])
-    x = activations.read(signal, row)
+    x = _over_samples(activations.read(signal, row))
     totals = [layer.size for layer in activations.recording.identity.layers]
     return [Sample.of(x[a:b], total) for (a, b), total in zip(itertools.pairwise(sizes), totals, strict=True)]

@@ -24,16 +24,15 @@ from posthoc.files import try_output
 )
 @click.option(
     "--axis",
-    type=click.Choice(["image", "depth", "epoch"]),
-    default="image",
-    help="What plays the part of time: the probe's images, the layers, or the checkpoints.",
+    type=click.Choice(["image", "depth", "epoch", "token"]),
+    help="What plays the part of time: the probe's images, the layers, the checkpoints, or the tokens of documents. "
+    "Default: token where the file has the signal of that name, else image.",
 )
 @click.option("--span", type=int, help="On the epoch axis: checkpoints in a window (default: all so far).")
 @click.option(
     "--signal",
-    default="mean",
     metavar="NAME",
-    help="A signal of the file, or effective-rank or participation-ratio, one number per layer, on the epoch axis only.",
+    help="A signal of the file (default: token on the token axis, else mean), or effective-rank or participation-ratio, one number per layer, on the epoch axis only.",
 )
 @click.option(
     "--estimator",
@@ -80,8 +79,8 @@ def command(
     from posthoc.report import tables
     from posthoc.store import open_activations
 
-    chosen = Protocol.named(protocol or "", **changes)
     with open_activations(activations) as opened, progress_on_stderr("measuring") as progress:
+        chosen = Protocol.fitting(opened.signals, protocol or "", **changes)
         metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls)
     metrics.save(output)
     if csv:

@@ -33,8 +33,11 @@ def checkpoints(metrics: RunMetrics) -> Table:
             beside = measured.nulls.get(measured.decided_by) if measured.headline else None
             if beside is not None:
                 null = measured.decided_by
-                columns += [Column(null, (f"{key}_{null}_mean",), measured.digits), column("p", f"{key}_{null}_p")]
-                values += [beside.mean.tolist(), beside.p.tolist()]
+                if beside.mean.any():  # of a difference it is 0
+                    columns.append(Column(null, (f"{key}_{null}_mean",), measured.digits))
+                    values.append(beside.mean.tolist())
+                columns.append(column("p", f"{key}_{null}_p"))
+                values.append(beside.p.tolist())
     columns.append(column("dead"))
     values.append([checkpoint.dead for checkpoint in metrics.checkpoints])
     return Table("Checkpoints", columns, list(zip(*values, strict=True)))

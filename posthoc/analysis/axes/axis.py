@@ -1,10 +1,11 @@
 """What an axis is: what plays the part of time, and how recorded signals become series over it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posthoc.analysis import protocol, records
 from posthoc.analysis.arrays import FloatArray
@@ -18,14 +19,27 @@ class Material(Protocol):
 
     axis: ClassVar[str]
 
-    def series(self) -> FloatArray:
-        """The observed series [U, T]."""
+    def series(self) -> NDArray[np.floating]:
+        """The observed series [U, T], or [D, U, T] of documents."""
 
 
 OverTime = Callable[[FloatArray, np.random.Generator], FloatArray]
 """What redraws series [U, T] over time."""
-Redraw = Callable[..., FloatArray]
+Redraw = Callable[..., NDArray[np.floating]]
 """(material, random, live [U]) -> the series of the live units, with what the null redraws drawn anew."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Series of a file along an axis: their material at every checkpoint, and of the same network given other inputs, or
+    untrained, the series themselves.
+
+    controls: name -> checkpoint -> series of one network or of several; steady: those that are the same at each.
+    """
+
+    material: Callable[[int], Material]
+    controls: Mapping[str, Callable[[int], Iterable[NDArray[np.floating]]]] = field(default_factory=dict)
+    steady: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,9 @@ class Axis:
 
     decides: the null that decides about measures on it; exchangeable: whether that null's draws spread as fresh points
     would, so that intervals come of them, else they are over units; layered: whether a unit belongs to a layer.
-    length: the most points that a series has; material: that of every checkpoint.
+    length: the most points that a series has; sources: the series of a file, those of the layers under the empty name.
+    intervals: what intervals are over, where that is not the units; overrides: what is otherwise about measures on it;
+    not_alone: the measures that are not given without their nulls.
     """
 
     key: str
@@ -45,9 +61,12 @@ class Axis:
     exchangeable: bool
     layered: bool
     length: Callable[["Activations", protocol.Protocol], int]
-    material: Callable[["Activations", protocol.Protocol], Callable[[int], Material]]
+    sources: Callable[["Activations", protocol.Protocol], Mapping[str, Source]]
+    intervals: str = ""
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    not_alone: tuple[str, ...] = ()
 
     @property
     def words(self) -> records.AxisWords:
         """What a file says of it."""
-        return records.AxisWords(self.key, self.points, self.units, self.decides)
+        return records.AxisWords(self.key, self.points, self.units, self.decides, self.intervals)

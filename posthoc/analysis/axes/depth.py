@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes.axis import Axis, OverTime
+from posthoc.analysis.axes.axis import Axis, OverTime, Source
 from posthoc.analysis.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -74,5 +74,5 @@ DEPTH = Axis(
     exchangeable=False,
     layered=False,
     length=lambda activations, protocol: len(activations.layers),
-    material=_material,
+    sources=lambda activations, protocol: {"": Source(_material(activations, protocol))},
 )

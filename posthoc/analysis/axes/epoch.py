@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes.axis import Axis, OverTime
+from posthoc.analysis.axes.axis import Axis, OverTime, Source
 from posthoc.analysis.protocol import SPECTRAL, Protocol
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ def _length(activations: "Activations", protocol: Protocol) -> int:
     return min(trained, protocol.span or trained)
 
 
+def _over_samples(x: NDArray[np.floating]) -> FloatArray:
+    """Means of signals [U, N], or [U, N, T], of the channels."""
+    return np.asarray(x.reshape(len(x), -1).mean(axis=1, dtype=np.float64))
+
+
 def _material(activations: "Activations", protocol: Protocol) -> Callable[[int], EpochMaterial]:
     """The window of every checkpoint; an untrained checkpoint has none, and stands in none."""
     from posthoc.analysis.representation import spectral_signal
@@ -48,7 +53,7 @@ def _material(activations: "Activations", protocol: Protocol) -> Callable[[int],
     if protocol.signal in SPECTRAL:
         means = spectral_signal(activations, protocol.signal, trained.tolist())
     else:
-        rows = (activations.read(protocol.signal, e).mean(axis=1, dtype=np.float64) for e in trained.tolist())
+        rows = (_over_samples(activations.read(protocol.signal, e)) for e in trained.tolist())
         means = np.stack(list(rows), axis=1)
 
     def window(e: int) -> EpochMaterial:
@@ -68,5 +73,5 @@ EPOCH = Axis(
     exchangeable=False,
     layered=True,
     length=_length,
-    material=_material,
+    sources=lambda activations, protocol: {"": Source(_material(activations, protocol))},
 )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes.axis import Axis
+from posthoc.analysis.axes.axis import Axis, Source
 from posthoc.errors import UsageError
 
 PARTS = 10
@@ -137,7 +137,7 @@ IMAGE = Axis(
     exchangeable=True,
     layered=True,
     length=lambda activations, protocol: len(activations.labels),
-    material=lambda activations, protocol: (
-        lambda e: ImageMaterial(activations.read(protocol.signal, e), activations.labels, protocol.smooth)
-    ),
+    sources=lambda activations, protocol: {
+        "": Source(lambda e: ImageMaterial(activations.read(protocol.signal, e), activations.labels, protocol.smooth))
+    },
 )

@@ -1,4 +1,4 @@
-"""Redrawing series over time, on the axes whose points are in an order: depth and epoch."""
+"""Redrawing series over time, on the axes whose points are in an order: depth, epoch and token."""
 
 import numpy as np
 
@@ -20,9 +20,20 @@ def permuted(x: FloatArray, random: np.random.Generator) -> FloatArray:
 
 def phases_randomised(x: FloatArray, random: np.random.Generator) -> FloatArray:
     """Each unit of x [U, T] with its spectrum's phases at random."""
+    return _turned(x, random, len(x))
+
+
+def phases_turned_together(x: FloatArray, random: np.random.Generator) -> FloatArray:
+    """The units of x [U, T] with the phases of each frequency turned by one random angle, the same for all: what units
+    have in common at every frequency stays (Prichard and Theiler 1994)."""
+    return _turned(x, random, 1)
+
+
+def _turned(x: FloatArray, random: np.random.Generator, rows: int) -> FloatArray:
+    """Series with their spectra turned by random angles, by `rows` of them: one for each unit, or one for all."""
     spectrum = np.fft.rfft(x, axis=1)
-    turned = spectrum * np.exp(2j * np.pi * random.random(spectrum.shape))
+    turned = spectrum * np.exp(2j * np.pi * random.random((rows, spectrum.shape[1])))
     turned[:, 0] = spectrum[:, 0]
     if x.shape[1] % 2 == 0:  # real by definition: it can only change its sign
-        turned[:, -1] = spectrum[:, -1] * random.choice([-1.0, 1.0], len(x))
+        turned[:, -1] = spectrum[:, -1] * random.choice([-1.0, 1.0], rows)
     return np.fft.irfft(turned, n=x.shape[1], axis=1)

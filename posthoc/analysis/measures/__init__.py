@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.measures import behaviour, integration, stability, synchrony
+from posthoc.analysis.measures import behaviour, integration, stability, synchrony, tokens
 from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading, Scope, Series
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Checkpoint, trained
@@ -26,6 +26,7 @@ MEASURES: dict[str, Measure] = {
         *stability.MEASURES,
         behaviour.ACCURACY,
         behaviour.LOSS,
+        *tokens.MEASURES,
     )
 }
 

@@ -34,6 +34,13 @@ def mean_alive(alpha: FloatArray) -> float:
     return float(alive.mean()) if len(alive) else math.nan
 
 
+def means_alive(alpha: FloatArray) -> FloatArray:
+    """Mean over the documents that have an exponent, of each unit of alpha [D, U]."""
+    alive = np.isfinite(alpha)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(alive, alpha, 0).sum(axis=0) / alive.sum(axis=0))
+
+
 def middle(values: FloatArray) -> FloatArray:
     """Mean of curves [n, S] and the ends of the middle 95 % of them at each point, [3, S]; NaN where there is none."""
     values = values[np.isfinite(values).all(axis=1)]

@@ -1,13 +1,13 @@
 """What a measure is: a record of what it is called, where it is defined and how it is computed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import NOWHERE, Interval
 from posthoc.errors import UsageError
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scope:
-    """Over what series are measured: the protocol, T points in time and the scales [S]."""
+    """Over what series are measured: the protocol, T points in time and the scales [S]; series: which of the material's."""
 
     protocol: Protocol
     T: int
     scales: tuple[int, ...]
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The series of one checkpoint, or of one draw of a null: values [U, T].
+    """The series of one checkpoint, or of one draw of a null: values [U, T], or [D, U, T] where there are documents, of
+    which each is measured by itself.
 
     halves: [K, U], 1 for the units of the first half: where there are any, the measure in the first half less that in the second is asked for.
     """
 
-    values: FloatArray
+    values: NDArray[np.floating]
     scope: Scope
     halves: FloatArray | None = None
     computed: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -59,20 +61,48 @@ class Series:
             self.computed["Kuramoto"] = kuramoto(self.values)
         return cast("Kuramoto", self.computed["Kuramoto"])
 
+    @property
+    def documents(self) -> tuple["Series", ...]:
+        """The series of each document, made once; without documents these series alone."""
+        if self.values.ndim == 2:
+            return (self,)
+        if "documents" not in self.computed:
+            self.computed["documents"] = tuple(Series(values, self.scope) for values in self.values)
+        return cast(tuple["Series", ...], self.computed["documents"])
+
     def only(self, units: NDArray[np.bool_], halves: FloatArray | None = None) -> "Series":
         """The series of some units [U]."""
-        return Series(self.values[units], self.scope, halves)
+        return Series(self.values[..., units, :], self.scope, halves)
 
 
 @dataclass(frozen=True)
 class Reading:
     """What a measure is of some series. units: [U], where it is the mean over units; halves: [K], see `Series`; curve:
-    [3, S], log F(s) less its mean, mean over the units and the ends of the middle 95 % of them."""
+    [3, S], log F(s) less its mean, mean over the units and the ends of the middle 95 % of them; documents: of each, where
+    there are documents, whose mean all else is then."""
 
     value: float
     units: FloatArray | None = None
     halves: FloatArray | None = None
     curve: FloatArray | None = None
+    documents: tuple["Reading", ...] = ()
+
+    @classmethod
+    def over(cls, documents: Sequence["Reading"]) -> "Reading":
+        """The mean over documents; those without a value are left out."""
+
+        def mean(name: str) -> FloatArray | None:
+            rows = [row for reading in documents if (row := getattr(reading, name)) is not None]
+            return (
+                np.array([mean_finite(column) for column in np.stack(rows).reshape(len(rows), -1).T]).reshape(
+                    rows[0].shape
+                )
+                if rows
+                else None
+            )
+
+        value = mean_finite(np.array([reading.value for reading in documents]))
+        return cls(value, mean("units"), None, mean("curve"), tuple(documents))
 
 
 @dataclass(frozen=True)
@@ -99,8 +129,10 @@ class Measure:
 
     key: its name everywhere; symbol, title: as people write it, short and long; about: what it is, in a sentence.
     of_series: of one checkpoint's series [U, T], a Reading or a number; such a measure is drawn under every null that
-    fits it (nulls: whether it is). of_measure: a function of another measure. of_epochs: a column [E] from those of the
-    trained checkpoints. of_activations: a column [E] from the file, and where it was recorded.
+    fits it (nulls: whether it is); series: the name of the series, where they are not those of the channels. of_measure: a
+    function of another measure. of_epochs: a column [E] from those of the trained checkpoints. of_activations: a column [E]
+    from the file, and where it was recorded. of_documents: each document's [D] at the checkpoint of a row; None where the
+    file lacks what it takes, and then there is no such measure.
     finish: what is reported of values as they were measured, such as an exponent freed of its bias.
     decided_by: axis -> the null that decides, where that is another than the axis has. limits: what it cannot leave
     (NaN: none); margin: below which an audit calls a change small (NaN: none is).
@@ -116,8 +148,10 @@ class Measure:
     of_measure: Function | None = None
     of_epochs: Callable[[Epochs], FloatArray] | None = None
     of_activations: Callable[["Activations"], tuple[FloatArray, str]] | None = None
+    of_documents: Callable[["Activations", int], FloatArray | None] | None = None
     finish: Callable[[Any, Scope], Any] | None = None
     nulls: bool = True
+    series: str = ""
     decided_by: Mapping[str, str] | None = None
     limits: Interval = NOWHERE
     margin: float = np.nan
@@ -128,15 +162,17 @@ class Measure:
     curve: bool = False
 
     def __post_init__(self) -> None:
-        ways = (self.of_series, self.of_measure, self.of_epochs, self.of_activations)
+        ways = (self.of_series, self.of_measure, self.of_epochs, self.of_activations, self.of_documents)
         if sum(way is not None for way in ways) != 1:
             raise UsageError(
-                f"The measure {self.key} needs one of of_series, of_measure, of_epochs and of_activations."
+                f"The measure {self.key} needs one of of_series, of_measure, of_epochs, of_activations and of_documents."
             )
 
     def read(self, series: Series) -> Reading:
         """What a measure of series is of these; each half, where halves are asked for, by itself unless it gives them."""
         assert self.of_series is not None
+        if series.values.ndim == 3:
+            return Reading.over([self.read(document) for document in series.documents])
         result = self.of_series(series)
         reading = result if isinstance(result, Reading) else Reading(float(result))
         if series.halves is None or reading.halves is not None:

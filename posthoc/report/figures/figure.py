@@ -1,5 +1,6 @@
 """What a figure is, and the pieces that figures are made of."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -150,7 +151,29 @@ def rows_of(metrics: RunMetrics) -> list[dict[str, Any]]:
 
 def time_axis(metrics: RunMetrics) -> alt.X:
     """The axis of checkpoints."""
-    return alt.X("at:Q", title=metrics.summary.unit, axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+    return counted_axis(metrics.summary.unit, metrics.when)
+
+
+def counted_axis(unit: str, when: Sequence[int]) -> alt.X:
+    """The axis of checkpoints that are counted in `unit`; logarithmic, with a place for 0, where their steps are spaced so."""
+    if unit != "step" or not log_spaced(when):
+        return alt.X("at:Q", title=unit, axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+    ticks = [0, *(10**k for k in range(len(str(max(when)))))]
+    axis = alt.Axis(values=[tick for tick in ticks if min(when) <= tick <= max(when)], format="d", grid=False)
+    return alt.X("at:Q", title=unit, scale=alt.Scale(type="symlog"), axis=axis)
+
+
+def log_spaced(when: Sequence[int]) -> bool:
+    """Whether rising numbers lie evenly rather on a logarithmic than on a linear axis.
+
+    >>> log_spaced([0, 1, 2, 4, 8, 16, 1000, 2000]), log_spaced([0, 100, 200, 300]), log_spaced([5, 6])
+    (True, False, False)
+    """
+    positive = sorted({at for at in when if at > 0})
+    if len(positive) < 4:
+        return False
+    gaps = [b - a for a, b in itertools.pairwise(positive)]
+    return max(gaps) > 4 * min(gaps) and positive[-1] > 8 * positive[0]
 
 
 def panel(

@@ -14,20 +14,26 @@ from posthoc.report.words import cautions, headlines, short
 
 def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     """Each measure as measured, with its interval, beside the null that decides and pure noise."""
-    shown = {key: measured for key, measured in metrics.measures.items() if measured.low.size or measured.nulls}
+    shown = {
+        key: measured for key, measured in metrics.measures.items()
+        if (measured.low.size or measured.nulls) and (measured.headline or measured.listed)
+    }  # fmt: skip
     rows = rows_of(metrics)
     for key, measured in shown.items():
         for name, values in _columns(key, measured):
             for row, value in zip(rows, values, strict=True):
                 row[name] = number(value)
-    decides, beside = (short(metrics, null) for null in (metrics.axis.decides, PURE_NOISE))
+    beside = short(metrics, PURE_NOISE)
     keys, colours = ["measured", "95 % interval"], [VALUE, VALUE]
     if any(row.get(f"{key}_{PURE_NOISE}_low") is not None for row in rows for key in shown):
-        keys, colours = [*keys, decides, beside], [*colours, OTHER, NOISE]
+        deciders = dict.fromkeys(measured.decided_by for measured in shown.values() if measured.decided_by)
+        keys += [*(short(metrics, null) for null in deciders), beside]
+        colours += [*(OTHER for _ in deciders), NOISE]
     panels = []
     for key, measured in shown.items():
         base = alt.Chart(data(rows)).transform_filter("!datum.untrained")
         layers = []
+        decides = short(metrics, measured.decided_by)
         for stem, name, opacity in (
             (f"{key}_{PURE_NOISE}_", beside, 0.45), (f"{key}_deciding_", decides, 0.3), (f"{key}_", "95 % interval", 0.25),
         ):  # fmt: skip
@@ -41,8 +47,8 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     return Figure(
         "measures",
         _title(metrics) or "Integration and metastability, epoch by epoch",
-        "The line is what was measured, its band the 95 % interval; the hollow diamond is the untrained network"
-        + (_bands(metrics) if len(keys) > 2 else "."),
+        f"The line is what was measured, its band the 95 % interval{metrics.axis.intervals and ' '}{metrics.axis.intervals}; "
+        "the hollow diamond is the untrained network" + (_bands(metrics) if len(keys) > 2 else "."),
         " ".join(cautions(metrics)),
         alt.vconcat(*panels, spacing=14),
     )

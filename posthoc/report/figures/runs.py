@@ -4,7 +4,7 @@ from typing import Any
 
 import altair as alt
 
-from posthoc.report.figures.figure import Figure, Kind, Of, data, hover, names_of, number, with_epoch
+from posthoc.report.figures.figure import Figure, Kind, Of, counted_axis, data, hover, names_of, number, with_epoch
 from posthoc.report.sources import Several
 from posthoc.report.theme import MARK, NOISE, THIRD, VALUE
 
@@ -43,7 +43,7 @@ def runs(several: Several, width: int) -> Figure:
 def _facets(rows: list[dict[str, Any]], key: str, unit: str, width: int, columns: int) -> Any:
     """One measure of every run, a panel each."""
     base = alt.Chart().transform_filter(f"isValid(datum.{key})")
-    x = alt.X("at:Q", title=unit, axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+    x = counted_axis(unit, [row["at"] for row in rows])
     y = alt.Y(f"{key}:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
     noise = base.transform_filter(f"isValid(datum.{key}_noise)").mark_line(color=NOISE, strokeDash=[4, 3])
     chosen = base.transform_filter("datum.at === epoch")

@@ -9,7 +9,7 @@ import numpy as np
 
 from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.taxonomy import Taxonomy
-from posthoc.report.figures.figure import Figure, Kind, data, hover, nothing, number, rows_of, with_epoch
+from posthoc.report.figures.figure import Figure, Kind, data, hover, log_spaced, nothing, number, rows_of, with_epoch
 from posthoc.report.theme import INK, MARK, MUTED, NOISE, PAPER, REGION, SEQUENCE
 from posthoc.report.words import cautions, short
 
@@ -89,9 +89,10 @@ def _path(metrics: RunMetrics, points: list[Row], trained: list[Row], X: alt.X, 
     unit = metrics.summary.unit
     base = alt.Chart(data(points))
     seen = base.transform_filter("!datum.untrained")
+    kind = {"type": "symlog"} if unit == "step" and log_spaced(metrics.when) else {}
     legend = alt.Legend(title=unit, orient="right", gradientLength=120, tickMinStep=1, format="d")
     circles = seen.mark_circle(size=60, opacity=1, stroke=INK, strokeWidth=0.3).encode(
-        x=X, y=Y, color=alt.Color("at:Q", scale=alt.Scale(scheme=SEQUENCE), legend=legend)
+        x=X, y=Y, color=alt.Color("at:Q", scale=alt.Scale(scheme=SEQUENCE, **kind), legend=legend)
     )
     named = [(row, f"{unit} {row['at']}", -12) for row in trained[:1] + trained[1:][-1:]]
     named += [(row, "untrained", 14) for row in points if row["untrained"]]

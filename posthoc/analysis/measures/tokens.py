@@ -1,0 +1,123 @@
+"""What is measured of the tokens of documents: surprisal as a series, and what networks predict well."""
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.axes.token import LOSS, SURPRISAL
+from posthoc.analysis.measures.integration import debiased, hurst
+from posthoc.analysis.measures.measure import Measure
+
+if TYPE_CHECKING:
+    from posthoc.store import Activations
+
+EARLY, LATE, AROUND = 50, 900, 10
+"""Positions whose losses the in-context score compares, and how many on either side are averaged with them."""
+POSITIONS = tuple(2**k for k in range(17))
+
+
+def means(values: FloatArray, chosen: NDArray[np.bool_] | None = None) -> FloatArray:
+    """Mean of each row of values [D, T] over the finite ones that are `chosen`; NaN where there are none."""
+    kept = np.isfinite(values) if chosen is None else np.isfinite(values) & chosen
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(kept, values, 0).sum(axis=1, dtype=np.float64) / kept.sum(axis=1))
+
+
+def repeated_bigrams(tokens: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether a token followed the same one already, earlier in its row of tokens [D, T].
+
+    >>> repeated_bigrams(np.array([[1, 2, 3, 1, 2, 2]])).tolist()
+    [[False, False, False, False, True, False]]
+    """
+    result = np.zeros(tokens.shape, np.bool_)
+    pairs = tokens[:, :-1].astype(np.int64) << 32 | tokens[:, 1:].astype(np.int64)
+    for row, of_row in enumerate(pairs):
+        _, first = np.unique(of_row, return_index=True)
+        result[row, 1:] = True
+        result[row, 1 + first] = False
+    return result
+
+
+def in_context(loss: FloatArray) -> FloatArray:
+    """Loss around position 50 less that around position 900, or as late as the rows [D, T] go; NaN where they are too short."""
+    T = loss.shape[1]
+    late = min(LATE, T - 1 - AROUND)
+    if late - AROUND <= EARLY + AROUND:
+        return np.full(len(loss), np.nan)
+    return means(loss[:, EARLY - AROUND : EARLY + AROUND + 1]) - means(loss[:, late - AROUND : late + AROUND + 1])
+
+
+def _loss(activations: "Activations", row: int) -> FloatArray | None:
+    if LOSS not in activations.behaviours:
+        return None
+    return np.asarray(activations.behaviour(LOSS, row), dtype=np.float64)
+
+
+def _token_loss(activations: "Activations", row: int) -> FloatArray | None:
+    loss = _loss(activations, row)
+    return None if loss is None else means(loss)
+
+
+def _in_context(activations: "Activations", row: int) -> FloatArray | None:
+    loss = _loss(activations, row)
+    return None if loss is None else in_context(loss)
+
+
+def _copy(activations: "Activations", row: int) -> FloatArray | None:
+    loss, tokens = _loss(activations, row), activations.tokens
+    if loss is None or tokens is None:
+        return None
+    repeated = repeated_bigrams(tokens)
+    return means(loss, ~repeated) - means(loss, repeated)
+
+
+def _token_accuracy(activations: "Activations", row: int) -> FloatArray | None:
+    tokens = activations.tokens
+    if tokens is None or "token_prediction" not in activations.behaviours:
+        return None
+    predicted = activations.behaviour("token_prediction", row)
+    return means(np.where(predicted >= 0, predicted == tokens, np.nan))
+
+
+def _at(position: int, activations: "Activations", row: int) -> FloatArray | None:
+    """Mean loss from a position up to twice as far."""
+    loss = _loss(activations, row)
+    return None if loss is None or loss.shape[1] <= position else means(loss[:, position : 2 * position])
+
+
+MEASURES = (
+    Measure(
+        "surprisal", "H_s", "Hurst exponent of surprisal H_s",
+        "exponent of the fluctuations of -log p of each token, mean over documents",
+        of_series=hurst, finish=debiased, series=SURPRISAL, layers=False,
+    ),
+    Measure(
+        "token_loss", "loss", "loss of a token", "mean loss over the tokens of a document, mean over documents",
+        of_documents=_token_loss,
+    ),
+    Measure(
+        "token_accuracy", "top-1", "accuracy of a token", "share of tokens that are the likeliest prediction",
+        of_documents=_token_accuracy, limits=(0.0, 1.0), listed=False,
+    ),
+    Measure(
+        "in_context", "in-context", "in-context score",
+        f"loss around position {EARLY} less that around position {LATE}, or as late as the context goes",
+        of_documents=_in_context, listed=False,
+    ),
+    Measure(
+        "copy", "copy", "copy score",
+        "loss of tokens that had not followed the one before them earlier in the document less that of those that had",
+        of_documents=_copy, listed=False,
+    ),
+    *(
+        Measure(
+            f"loss_at_{position}", f"loss from {position}", f"loss from position {position}",
+            f"mean loss of positions {position} to {2 * position - 1}",
+            of_documents=functools.partial(_at, position), headline=False, listed=False,
+        )
+        for position in POSITIONS
+    ),
+)  # fmt: skip

@@ -1,0 +1,197 @@
+"""The token axis: documents of tokens, beside their nulls and what other inputs gave."""
+
+import csv
+import itertools
+import json
+import math
+import os
+
+import naive
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from documents import long_memory, make
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posthoc.analysis.axes import over_time
+from posthoc.analysis.axes.token import START, TokenMaterial, noise_less_mean
+from posthoc.analysis.calibration import calibration
+from posthoc.analysis.dfa import dfa
+from posthoc.analysis.documents import SIGNS, over_documents, signs_flipped
+from posthoc.analysis.kuramoto import kuramoto
+from posthoc.analysis.measures.tokens import in_context, repeated_bigrams
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import load_metrics
+from posthoc.cli import main
+from posthoc.errors import PosthocError
+from posthoc.store import open_activations
+
+pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
+D, T = 8, 320
+
+
+@pytest.fixture(scope="module")
+def ordered(tmp_path_factory):
+    """Documents whose channels and surprisal are ordered over the text, at steps above 0."""
+    return make(tmp_path_factory.mktemp("documents") / "a.h5", D, T, order=0.6, steps=(0, 1, 2, 4, 64))
+
+
+@pytest.fixture(scope="module")
+def metrics(ordered):
+    with open_activations(ordered) as activations:
+        return compute_metrics(activations, nulls=39)
+
+
+def test_a_file_of_tokens_is_measured_along_its_tokens_document_by_document(ordered, metrics):
+    assert (metrics.axis.key, metrics.protocol.signal, metrics.axis.intervals) == (
+        "token", "token", "over documents, by bootstrap",
+    )  # fmt: skip
+    with open_activations(ordered) as activations:
+        x, shuffled = activations.read("token", 3), activations.read_null("shuffle", "token", 3)
+        loss = activations.behaviour("token_loss", 3)
+    scales = metrics.scales
+    known = calibration(T - START, scales)
+
+    def exponents(values):
+        return np.array([dfa(values[:, d, START:], scales).alpha for d in range(D)])
+
+    alpha, other = exponents(x), exponents(shuffled)
+    measured = metrics.measures["hurst"]
+    assert measured.value[3] == pytest.approx(float(known.debias(alpha.mean())))
+    np.testing.assert_allclose(measured.by_layer[3], known.debias([alpha[:, :4].mean(), alpha[:, 4:].mean()]))
+    np.testing.assert_allclose(measured.by_unit[3], alpha.mean(axis=0), atol=1e-6)
+    assert metrics.column("hurst_shuffle")[3] == pytest.approx(float(known.debias(other.mean())))
+    difference = metrics.measures["hurst_less_shuffle"]
+    assert difference.value[3] == pytest.approx(measured.value[3] - metrics.column("hurst_shuffle")[3])
+    assert difference.nulls[SIGNS].p[3] == naive.signs_p(alpha.mean(axis=1) - other.mean(axis=1)) == 2 / 2**D
+    assert metrics.column("surprisal")[3] == pytest.approx(
+        float(known.debias(np.mean([dfa(row[START:], scales).alpha for row in loss])))
+    )
+    assert metrics.column("metastability")[3] == pytest.approx(
+        np.mean([kuramoto(x[:, d, START:]).metastability for d in range(D)])
+    )
+    assert metrics.measures["metastability"].nulls.keys() == {"white", "white-LN", "time", "phase", "phase-common"}
+
+
+def test_order_over_the_text_is_found_and_its_absence_is_not(metrics):
+    for key in ("hurst", "surprisal", "hurst_less_shuffle", "surprisal_less_shuffle", "surprisal_less_block16"):
+        of = metrics.measures[key].summary.nulls[metrics.measures[key].decided_by]
+        assert (of.differs, of.epochs) == (4, 4), key
+    untrained = metrics.measures["hurst_less_shuffle"]
+    assert untrained.nulls[SIGNS].p[0] > 0.05
+    assert untrained.low[0] < 0 < untrained.high[0]
+    assert (untrained.low[1:] > 0).all()
+    assert (untrained.by_layer_low[1:] > 0).all()
+    assert (untrained.by_layer_p[1:] == 2 / 2**D).all()
+    assert metrics.measures["metastability"].summary.nulls["time"].differs == 0
+
+
+def test_behaviour_of_tokens(ordered, metrics):
+    with open_activations(ordered) as activations:
+        loss, tokens = activations.behaviour("token_loss", 4), activations.tokens
+        predicted = activations.behaviour("token_prediction", 4)
+    assert metrics.column("token_loss")[4] == pytest.approx(np.nanmean(loss, axis=1).mean())
+    assert metrics.column("token_accuracy")[4] == pytest.approx((predicted == tokens)[:, 1:].mean())
+    assert metrics.column("loss_at_16")[4] == pytest.approx(loss[:, 16:32].mean())
+    assert metrics.column("loss_at_256")[4] == pytest.approx(loss[:, 256:].mean())
+    assert "loss_at_512" not in metrics.measures
+    late = T - 11
+    expected = loss[:, 40:61].mean(axis=1) - loss[:, late - 10 : late + 11].mean(axis=1)
+    assert metrics.column("in_context")[4] == pytest.approx(expected.mean(), abs=1e-6)
+    repeated = naive.repeated_bigrams(tokens)
+    copy = [np.nanmean(row[~again]) - np.nanmean(row[again]) for row, again in zip(loss, repeated, strict=True)]
+    assert metrics.column("copy")[4] == pytest.approx(np.mean(copy), abs=1e-6)
+    for key in ("token_loss", "in_context", "copy"):
+        measured = metrics.measures[key]
+        assert (measured.low < measured.value).all()
+        assert (measured.value < measured.high).all()
+    assert np.isnan(in_context(loss[:, :70])).all()
+
+
+def test_what_is_measured_is_in_all_outputs(ordered, tmp_path):
+    output = tmp_path / "m.json"
+    result = CliRunner().invoke(main, ["metrics", str(ordered), "-o", str(output), "--csv", "--nulls", "0"])
+    assert result.exit_code == 0, result.output
+    assert "token axis" in result.output
+    assert "uneven" in result.output
+    run = load_metrics(output)
+    assert np.isnan(run.column("metastability")).all()  # never without its nulls
+    rows = list(csv.DictReader(output.with_suffix(".csv").open()))
+    names = {
+        "hurst_shuffle",
+        "hurst_less_shuffle_signs_p",
+        "hurst_less_shuffle_low_attention",
+        "surprisal",
+        "in_context",
+    }
+    assert names <= rows[0].keys()
+    assert float(rows[-1]["hurst_less_shuffle"]) == pytest.approx(run.column("hurst_less_shuffle")[-1])
+    json.dumps(run.to_dict(), allow_nan=False)
+
+
+def test_contexts_that_are_too_short_are_refused(tmp_path):
+    path = make(tmp_path / "a.h5", 2, 80, steps=(1,), controls=())
+    with open_activations(path) as activations, pytest.raises(PosthocError, match="16 tokens are too few"):
+        compute_metrics(activations)
+
+
+def test_without_controls_there_are_no_differences(tmp_path):
+    path = make(tmp_path / "a.h5", 3, 160, steps=(1, 2), controls=())
+    with open_activations(path) as activations:
+        run = compute_metrics(activations, Protocol.named(axis="token", signal="token"), nulls=5)
+    assert not [key for key in run.measures if "_less_" in key]
+    assert SIGNS not in run.nulls
+    assert np.isnan(run.measures["hurst"].low).all()  # three documents are too few for an interval
+    assert np.isfinite(run.column("hurst")).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-5, 5), min_size=2, max_size=9))
+def test_flipped_signs_are_fishers_test(differences):
+    p = signs_flipped(np.array(differences, float), 0).p
+    assert math.isnan(p) if not any(differences) else p == pytest.approx(naive.signs_p(differences))
+
+
+def test_many_documents_have_their_signs_drawn():
+    random = np.random.default_rng(0)
+    none = [signs_flipped(random.standard_normal(20), 0).p for _ in range(200)]
+    assert 0.01 <= np.mean(np.array(none) <= 0.05) <= 0.1
+    assert signs_flipped(random.standard_normal(20) + 2, 0).p == 2 / 10_000
+
+
+def test_intervals_over_documents_are_students_for_many_and_wider_for_few():
+    random = np.random.default_rng(0)
+    many = random.standard_normal(200)
+    low, high = over_documents(many, 0)
+    assert (high - low) / 2 == pytest.approx(1.972 * many.std(ddof=1) / math.sqrt(200), rel=0.05)
+    few = np.array([1.0, 2.0, 3.0, 4.0, np.nan, 6.0])
+    low, high = over_documents(few, 0)
+    assert low < few[np.isfinite(few)].mean() - 1.96 * few[np.isfinite(few)].std(ddof=1) / math.sqrt(5)
+    assert np.isnan(over_documents(few[:4], 0)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=3))
+def test_repeated_bigrams(rows):
+    np.testing.assert_array_equal(repeated_bigrams(np.array(rows, np.uint32)), naive.repeated_bigrams(rows))
+
+
+def test_noise_less_its_mean_has_the_covariance_of_all_channels():
+    material = TokenMaterial(np.zeros((1, 6, 200_000), "f4"), np.array([0, 0, 0, 0, 1, 1]), (4, 8))
+    drawn = noise_less_mean(material, np.random.default_rng(0), np.ones((1, 6), np.bool_))[0]
+    np.testing.assert_allclose(drawn[:4].sum(axis=0), 0, atol=1e-5)
+    expected = np.zeros((6, 6))
+    expected[:4, :4], expected[4:, 4:] = np.eye(4) - 1 / 4, np.eye(2) - 1 / 8
+    np.testing.assert_allclose(np.cov(drawn), expected, atol=0.01)
+
+
+def test_phases_turned_together_keep_what_channels_share():
+    x = long_memory(np.random.default_rng(0), (3, 256), 0.8)
+    turned = over_time.phases_turned_together(x, np.random.default_rng(1))
+    spectra = [np.fft.rfft(series, axis=1) for series in (x, turned)]
+    for i, j in itertools.combinations_with_replacement(range(3), 2):
+        crossed = [spectrum[i] * spectrum[j].conj() for spectrum in spectra]
+        np.testing.assert_allclose(*crossed, atol=1e-8 * np.abs(crossed[0]).max())
+    assert not np.allclose(x, turned)
