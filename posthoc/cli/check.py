@@ -1,6 +1,7 @@
 """posthoc check: is this series of checkpoints what it says it is?"""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import click
 
 from posthoc.cli.exits import echo, write
 from posthoc.cli.output import notes, order_options, print_table, progress_on_stderr
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, UsageError
 
 if TYPE_CHECKING:
     from posthoc.replay.series.result import Result
@@ -21,31 +22,44 @@ if TYPE_CHECKING:
 @order_options
 @click.option("--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder.")
 @click.option("--ema", is_flag=True, help="Of the moving average of the weights that the checkpoints hold.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="OTHER",
+    help="Say instead what the series OTHER is to this one: another training, its copy, continuation or average.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print findings and statistics as JSON.")
-def command(checkpoints: tuple[Path, ...], as_json: bool, weights_key: str | None, ema: bool, **options: Any) -> None:
+def command(
+    checkpoints: tuple[Path, ...],
+    as_json: bool,
+    against: Path | None,
+    weights_key: str | None,
+    ema: bool,
+    **options: Any,
+) -> None:
     """Say what is wrong with the series of CHECKPOINTS: copies, swaps, gaps, other runs' weights, broken numbers.
 
     Every byte is read once; no model and no probe is needed. Several folders are a series each, several files one.
     Exits with 3 where there is a warning or an error.
     """
-    if absent := [path for path in checkpoints if not (path.exists() or path.is_symlink())]:
+    if absent := [
+        path for path in (*checkpoints, *filter(None, [against])) if not (path.exists() or path.is_symlink())
+    ]:
         raise PosthocError(f"No such file or folder: {absent[0]}.")
-    from posthoc.replay.listing import are_runs, run_folders
     from posthoc.replay.series.result import check_series
     from posthoc.replay.weights import Pick
 
-    places: list[Path | list[Path]]
-    if len(checkpoints) == 1:
-        places = [checkpoints[0]]
-    elif are_runs(checkpoints):
-        places = [folder for _, folder in run_folders(checkpoints)]
-    else:
-        places = [list(checkpoints)]
+    pick = Pick(weights_key, ema)
+    if against is not None:
+        if len(checkpoints) > 1:
+            raise UsageError("--against compares two series; give the folder of one, and of the other after --against.")
+        _compare(checkpoints[0], against, as_json, pick=pick, **options)
+        return
     results = []
-    for place in places:
+    for place in _places(checkpoints):
         with progress_on_stderr("reading") as progress:
-            quiet = progress if sys.stderr.isatty() else None
-            results.append(check_series(place, pick=Pick(weights_key, ema), progress=quiet, **options))
+            shown = progress if sys.stderr.isatty() else None
+            results.append(check_series(place, pick=pick, progress=shown, **options))
     if as_json:
         contents = [result.to_dict() for result in results]
         write(json.dumps(contents[0] if len(contents) == 1 else contents, indent=2) + "\n")
@@ -56,6 +70,33 @@ def command(checkpoints: tuple[Path, ...], as_json: bool, weights_key: str | Non
             show_check(result)
     if not all(result.sound for result in results):
         sys.exit(3)
+
+
+def _places(checkpoints: tuple[Path, ...]) -> list[Path | list[Path]]:
+    """What makes a series each."""
+    from posthoc.replay.listing import are_runs, run_folders
+
+    if len(checkpoints) == 1:
+        return [checkpoints[0]]
+    if are_runs(checkpoints):
+        return [folder for _, folder in run_folders(checkpoints)]
+    return [list(checkpoints)]
+
+
+def _compare(first: Path, second: Path, as_json: bool, **options: Any) -> None:
+    """Print what the second series is to the first."""
+    from posthoc.replay.series.against import compare_series
+    from posthoc.replay.series.words import RELATIONS, listed
+
+    result = compare_series(first, second, **options)
+    if as_json:
+        write(json.dumps(result.to_dict(), indent=2) + "\n")
+        return
+    echo(RELATIONS[result.relation])
+    if result.shared:
+        echo(f"The same weights: {listed([f'{one} and {other}' for one, other in result.shared])}.")
+    if math.isfinite(result.cosine):
+        echo(f"Largest cosine between the two {result.cosine:.2f} (0 between seeds, 1 at the same weights).")
 
 
 def show_check(result: "Result") -> None:

@@ -77,3 +77,17 @@ def test_nothing_there(tmp_path):
     result = posthoc(tmp_path / "absent")
     assert result.exit_code == 1
     assert "No such file or folder" in result.output
+
+
+def test_against_another_series(run, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for step in (200, 300, 400):
+        (other / f"step-{step}.safetensors").write_bytes((run / f"step-{step}.safetensors").read_bytes())
+    result = posthoc(run, "--against", other)
+    assert result.exit_code == 0
+    assert "Every checkpoint of the second is one of the first: a copy." in result.output
+    content = json.loads(posthoc(run, "--against", other, "--json").stdout)
+    assert content["relation"] == "copy"
+    assert content["shared"][0] == ["step-200.safetensors", "step-200.safetensors"]
+    assert posthoc(run, other, "--against", other).exit_code == 2

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from posthoc.replay.series.against import Relation, compare_series
 from posthoc.replay.series.geometry import detours, distances_of, group_of
-from posthoc.replay.series.placing import _from_average
+from posthoc.replay.series.placing import from_average
 from posthoc.replay.series.records import Kind, Severity, Untold
 
 SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
@@ -100,9 +101,9 @@ def test_distance_from_the_nearest_average():
     points = np.array([[0.0, 0], [2, 0], [0, 2], [1, 1], [3, 3], [-1, 0]])
     products = points @ points.T
     assert distances_of(products)[1, 2] == pytest.approx(8**0.5)
-    assert _from_average(products, 3, [0, 1, 2]) == pytest.approx(0, abs=1e-3)
-    assert _from_average(products, 4, [0, 1, 2]) == pytest.approx(8**0.5, rel=1e-3)
-    assert _from_average(products, 5, [0, 1, 2]) == pytest.approx(1, rel=1e-3)
+    assert from_average(products, 3, [0, 1, 2]) == pytest.approx(0, abs=1e-3)
+    assert from_average(products, 4, [0, 1, 2]) == pytest.approx(8**0.5, rel=1e-3)
+    assert from_average(products, 5, [0, 1, 2]) == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -111,3 +112,23 @@ def test_distance_from_the_nearest_average():
 )
 def test_layers_by_the_names_of_tensors(tensor, group):
     assert group_of(tensor) == group
+
+
+def test_two_series_beside_each_other(rates, runs, tmp_path):
+    run, other = runs["mlp sgd"].run, runs["mlp sgd"].other
+    places = {
+        "first": (run.steps[:14], run.states[:14]),
+        "rest": (run.steps[14:], run.states[14:]),
+        "some": (run.steps[3:9], run.states[3:9]),
+        "other": (other.steps, other.states),
+        "averages": (run.steps[6:14], run.averages[6:14]),
+        "fork": (run.steps[:14], [run.states[0], *runs["mlp sgd"].fork.states[1:14]]),
+    }
+    for name, (steps, states) in places.items():
+        rates.check(rates.Series(list(steps), None, list(states)), tmp_path / name)
+    expected = {
+        "first": Relation.COPY, "some": Relation.COPY, "rest": Relation.CONTINUATION, "other": Relation.UNRELATED,
+        "averages": Relation.AVERAGE, "fork": Relation.SAME_START,
+    }  # fmt: skip
+    found = {name: compare_series(tmp_path / "first", tmp_path / name).relation for name in expected}
+    assert found == expected

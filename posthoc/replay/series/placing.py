@@ -256,14 +256,14 @@ def _explained(geometry: Geometry, place: int, order: list[int], detour: float, 
     others = [other for other in order if other != place]
     nearest = min(others, key=lambda other: distances[other, place])
     here = order.index(place)
-    apart = _from_average(geometry.products, place, order[max(0, here - 12) : here])
+    apart = from_average(geometry.products, place, order[max(0, here - 12) : here])
     ratio = apart / max(distances[nearest, place], 1e-30)
     evidence = {"detour": detour, "over": over, "nearest": float(geometry.rows[nearest]), "average": float(ratio)}
     kind = Kind.AVERAGE if ratio < AVERAGED else Kind.MISPLACED
     return Finding(kind, Severity.ERROR, (place,), (), evidence)
 
 
-def _from_average(products: NDArray[np.float64], place: int, others: Sequence[int]) -> float:
+def from_average(products: NDArray[np.float64], place: int, others: Sequence[int]) -> float:
     """Distance of a point from the nearest average, with weights that are not negative, of others."""
     if not others:
         return float("inf")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from posthoc.replay.series.against import Relation
 from posthoc.replay.series.placing import FEWEST
 from posthoc.replay.series.records import Finding, Kind, Severity, Untold
 from posthoc.replay.series.result import Result
@@ -154,6 +155,17 @@ def _partly_misplaced(finding: Finding, result: Result) -> str:
     count = _count(finding.evidence["layers"], "layer")
     return f"{count} with weights from elsewhere ({listed(finding.tensors)})"
 
+
+RELATIONS: dict[Relation, str] = {
+    Relation.COPY: "Every checkpoint of the second is one of the first: a copy.",
+    Relation.PARTLY_COPY: "Some checkpoints of the second are those of the first.",
+    Relation.CONTINUATION: "The second goes on where the first ends.",
+    Relation.AVERAGE: "The second are averages of the first, as moving averages are.",
+    Relation.SAME_START: "The two begin with the same weights and are two trainings.",
+    Relation.RELATED: "The two are related: from the same initialisation, or one from the other.",
+    Relation.UNRELATED: "The two are two trainings: nothing relates their weights.",
+    Relation.OTHER_NETWORK: "The two are of different networks.",
+}
 
 UNTOLD: dict[Untold, str] = {
     Untold.FEW: f"whether checkpoints are in their places: fewer than {FEWEST} can be compared",
