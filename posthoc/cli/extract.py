@@ -25,6 +25,7 @@ from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import try_output
 from posthoc.recording import MOST_CONTROLS
 from posthoc.replay.controls import FORMS
+from posthoc.replay.probes import FORMS as PROBE_FORMS
 from posthoc.replay.scores import SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
@@ -45,10 +46,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what is replayed, and how: those of `plan_extraction`."""
     for option in reversed((
         click.option(
-            "--probe",
-            required=True,
-            metavar="NAME",
-            help="cifar10, cifar100, digits, npz:FILE, npy:FILE, imagefolder:DIR, text:FILE, tokens:FILE, dataset:DIR or torchvision:NAME.",
+            "--probe", required=True, metavar="NAME", help=f"{PROBE_FORMS}."
         ),
         click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number."),
         order_options,
@@ -76,6 +74,8 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--documents", type=click.IntRange(min=1), metavar="N", help="Rows of tokens in the probe (default: 32, or all if fewer)."),
         click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json, or its folder (default: beside the checkpoints)."),
         click.option("--token-dtype", metavar="TYPE", help="Of tokens:FILE.bin (default: uint16)."),
+        click.option("--resize", type=click.IntRange(min=1), help="Shorter side of the images of a folder before they are cropped."),
+        click.option("--crop", type=click.IntRange(min=1), help="Side of the square cut from the middle of them."),
         click.option("--normalize", metavar="NAME|MEAN/STD|none", help="Default: from run.json, else the data set's."),
         click.option("--split", metavar="NAME", help="Of dataset: and torchvision: (default: test, else validation)."),
         click.option("--columns", metavar="INPUT[,...][:TARGET]", help="Of dataset: (default: by names and types)."),

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ from posthoc.replay.signals import SIGNALS
 from posthoc.replay.trial import Trial, Wishes, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
 from posthoc.replay.weights import Pick
+
+if TYPE_CHECKING:
+    from posthoc.replay.request import ProbeLike
 
 NAMED = 5
 """So many files are named that were set apart for one reason, and so many reasons."""
@@ -131,7 +134,7 @@ class Extraction:
 
 def plan_extraction(
     checkpoints: Path | Sequence[Path],
-    probe: str,
+    probe: "ProbeLike",
     *,
     skip_damaged: bool = False,
     trial: bool = True,

@@ -6,10 +6,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.recording import MOST_CONTROLS
@@ -17,6 +17,14 @@ from posthoc.replay.controls import UNTRAINED, parse
 from posthoc.replay.probes import PROBES, Asked, check_probe
 from posthoc.replay.scores import NONE, SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader, Dataset
+
+    from posthoc.replay.probes import Probe
+
+    ProbeLike = str | Probe | tuple[Any, ...] | Mapping[str, Any] | Dataset[Any] | DataLoader[Any]
+    """A probe by its name, or handed over as it is."""
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "ipu", "maia", "meta", "privateuseone")
 """What torch calls the kinds of devices it knows."""
@@ -75,6 +83,8 @@ class PlanOptions(TypedDict, total=False):
     signals: Sequence[str] | None
     images: int | None
     image_size: int | None
+    resize: int | None
+    crop: int | None
     normalize: str | None
     split: str | None
     columns: str | None
@@ -104,7 +114,8 @@ class Request:
 
     order: name or inside, by what the checkpoints are ordered; placed: some of them given their place, as FILE=EPOCH.
     channels: None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. images: so
-    many samples of the probe; image_size, normalize: of a probe of images; split, columns: which part of a data set,
+    many samples of the probe; image_size, normalize: of a probe of images; resize, crop: of a
+    folder of them; split, columns: which part of a data set,
     and what of a table is fed and right. dtype: bfloat16 replays under autocast; tf32: allows it on CUDA; compile:
     through torch.compile. memory_format: auto takes channels last where it is faster and gives the same. model_output:
     by name or position, which output is scored, `none` that none is; score: how, by its name in `SCORES`. features:
@@ -113,7 +124,7 @@ class Request:
     too. context, documents, tokenizer, token_dtype: of a probe of tokens. signals: None for those of the probe's kind.
     """
 
-    probe: str
+    probe: "ProbeLike"
     select: str | None = None
     order: str | None = None
     placed: Sequence[str] = ()
@@ -126,6 +137,8 @@ class Request:
     signals: Sequence[str] | None = None
     images: int | None = None
     image_size: int | None = None
+    resize: int | None = None
+    crop: int | None = None
     normalize: str | None = None
     split: str | None = None
     columns: str | None = None
@@ -151,9 +164,10 @@ class Request:
     @property
     def asked(self) -> Asked:
         """Of the probe."""
-        names = ("image_size", "normalize", "split", "columns", "context", "documents", "tokenizer", "token_dtype")
+        names = sorted({name for kind in PROBES.values() for name in kind.options} & self.__dataclass_fields__.keys())
         options = {name: getattr(self, name) for name in names}
-        return Asked(self.probe, self.images, self.data_root, self.download, options)
+        given, spec = (None, self.probe) if isinstance(self.probe, str) else (self.probe, "probe")
+        return Asked(spec, self.images, self.data_root, self.download, options, given=given)
 
     @property
     def recorded(self) -> tuple[str, ...]:

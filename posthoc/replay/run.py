@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError
@@ -21,6 +21,9 @@ from posthoc.replay.request import PlanOptions, Shard
 from posthoc.replay.untrained import replay_untrained
 from posthoc.store import Skipped
 from posthoc.writing import write
+
+if TYPE_CHECKING:
+    from posthoc.replay.request import ProbeLike
 
 Progress = Callable[[int, int, Outcome], None]
 """Called after each checkpoint and untrained network with done, total and what became of it, which `str` puts in words."""
@@ -56,7 +59,7 @@ class Work:
 
 def extract(
     checkpoints: str | Path | Sequence[str | Path],
-    probe: str,
+    probe: "ProbeLike",
     output: str | Path = "activations.h5",
     *,
     force: bool = False,
@@ -65,6 +68,8 @@ def extract(
     **options: Unpack[PlanOptions],
 ) -> Path:
     """Replay every checkpoint of a run over one fixed probe batch and store the signals; returns the file's path.
+
+    probe: as `--probe` names one, or a `posthoc.Probe`, (inputs, targets), a torch Dataset or a DataLoader.
 
     Options are those of `plan_extraction`; force, progress and skip_errors those of `run_extraction`.
     """

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from posthoc.errors import UsageError
-from posthoc.replay.probes import arrays, datasets, images, text, vision
+from posthoc.replay.probes import arrays, datasets, given, images, text, vision
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
 
 if TYPE_CHECKING:
@@ -11,25 +11,26 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBES", "Asked", "Batch", "Kind", "Probe", "check_probe", "load_probe"]
 
-PROBES: dict[str, Kind] = {**images.KINDS, **arrays.KINDS, **text.KINDS, **datasets.KINDS, **vision.KINDS}
+PROBES: dict[str, Kind] = {
+    **images.KINDS,
+    **arrays.KINDS,
+    **vision.KINDS,
+    **datasets.KINDS,
+    **text.KINDS,
+    **given.KINDS,
+}
+
+FORMS = (
+    "cifar10, cifar100, digits, npz:FILE, npy:FILE, imagefolder:DIR, torchvision:NAME, dataset:DIR, text:FILE, "
+    "tokens:FILE or FILE.py:FUNCTION"
+)
 
 
 def check_probe(asked: Asked) -> None:
     """Raise UsageError or PosthocError for what is mistyped or is not there; torch is not imported."""
     kind = PROBES.get(asked.kind)
     if kind is None:
-        names = ", ".join(
-            [
-                *(name for name in images.KINDS if name != "imagefolder"),
-                "npz:FILE",
-                "npy:FILE",
-                "text:FILE",
-                "tokens:FILE",
-                "dataset:DIR",
-                "torchvision:NAME",
-            ]
-        )
-        raise UsageError(f"Unknown data set {asked.spec!r}; give {names} or imagefolder:DIR.")
+        raise UsageError(f"Unknown data set {asked.spec!r}; give {FORMS}.")
     for name, value in asked.options.items():
         if value is not None and name not in kind.options:
             raise UsageError(f"--{name.replace('_', '-')} is no option of the probe {asked.kind}.")

@@ -75,7 +75,7 @@ def readings(array: Array, scale: Normalization | None) -> list[Reading]:
     """The ways to read an array, the likeliest first."""
     shape = array.shape[1:]
     if len(shape) in (3, 4):
-        last = shape[-1] in COLOURS and shape[0] not in COLOURS
+        last = shape[-1] in COLOURS and min(shape[:-1]) > max(COLOURS)
         layouts = ["moved", ""] if last else ["", "moved"]
     else:
         layouts = {0: ["", "last"], 1: ["", "channel", "last"], 2: ["", "moved", "channel"]}.get(len(shape), [""])
@@ -98,9 +98,16 @@ def fitted(probe: Probe, model: "Model", scale: Normalization | None = None) -> 
         except PosthocError as error:
             failure = failure or error
             continue
+        if all(reading.whole for reading in chosen) and not _looks_up(anatomy):
+            continue  # runs where nothing is computed, but multiplies whole numbers by weights
         return _told(replace(probe, prepare=partial(_read, by_name), anatomy=anatomy), by_name, remarks, scale)
     assert failure is not None
     raise failure
+
+
+def _looks_up(anatomy: "Anatomy") -> bool:
+    """Whether the first layer takes whole numbers."""
+    return anatomy.first is None or "Embedding" in type(anatomy.first.module).__name__
 
 
 def _read(by_name: Mapping[str, Reading], batch: Batch) -> Batch:

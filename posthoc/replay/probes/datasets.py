@@ -188,7 +188,7 @@ def _pictures(table: Table, name: str, column: "pa.ChunkedArray", size: int | No
         where = f"{table.name}: row {row} of column {name}"
         if not content:
             raise PosthocError(f"{where} holds no picture; save the data set with its pictures inside.")
-        pictures.append(read_picture(io.BytesIO(content), where, size, None if pixels else "RGB"))
+        pictures.append(read_picture(io.BytesIO(content), where, size, mode=None if pixels else "RGB"))
     if len({picture.shape for picture in pictures}) > 1:
         raise PosthocError(
             f"The pictures in column {name} of {table.name} differ in size; pass --image-size to scale and crop them to one."

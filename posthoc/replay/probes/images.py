@@ -132,12 +132,18 @@ def data_root(given: Path | None = None) -> Path:
 
 
 def load_images(
-    spec: str, split: str = "test", *, root: Path | None = None, download: bool = False, size: int | None = None
+    spec: str,
+    split: str = "test",
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    size: int | None = None,
+    resize: int | None = None,
 ) -> Images:
     """Load one split of `cifar10`, `cifar100`, `digits`, `npz:FILE` or `imagefolder:DIR`.
 
     `size` is the side to which pictures of an image folder are scaled and cropped (data sets that are arrays keep
-    their own); `split` is `train` or `test`.
+    their own), `resize` the length of the shorter side before that; `split` is `train` or `test`.
     """
     check_images(Asked(spec, root=root, download=download))
     kind, _, place = spec.partition(":")
@@ -145,7 +151,7 @@ def load_images(
         return _cifar(kind, split, data_root(root), download)
     if kind == "digits":
         return _digits(split)
-    return _npz(Path(place), split) if kind == "npz" else _image_folder(Path(place), split, size)
+    return _npz(Path(place), split) if kind == "npz" else _image_folder(Path(place), split, size, resize)
 
 
 def check_images(asked: Asked) -> None:
@@ -163,6 +169,8 @@ def check_images(asked: Asked) -> None:
         raise PosthocError(f"{place} is not a folder of class folders of images.")
     if kind in CIFAR and not asked.download and not (root / CIFAR[kind]).is_dir():
         raise PosthocError(absent(kind.upper(), root))
+    if asked.options.get("resize") and not asked.options.get("crop"):
+        raise UsageError("--resize needs --crop: images of one size.")
     if asked.options.get("normalize"):
         Normalization.parse(asked.options["normalize"])
 
@@ -182,9 +190,10 @@ def probe_images(
     root: Path | None = None,
     download: bool = False,
     size: int | None = None,
+    resize: int | None = None,
 ) -> Images:
     """The fixed probe batch: the first `count` test images (of an image folder, `count` spread evenly over it)."""
-    data = load_images(spec, root=root, download=download, size=size)
+    data = load_images(spec, root=root, download=download, size=size, resize=resize)
     rows = first_rows(len(data), count, spec)
     if spec.startswith("imagefolder:"):  # sorted by class: the first would all be of one
         return data.take(rows * len(data) // len(rows))
@@ -201,7 +210,8 @@ def first_rows(length: int, count: int | None, spec: str, samples: str = "images
 def load(asked: Asked, model: "Model") -> Probe:
     """The probe of images, at the size and in the colours that the network takes."""
     wanted = wanted_size(asked, model)
-    data = probe_images(asked.spec, asked.samples, root=asked.root, download=asked.download, size=wanted)
+    resize = asked.options.get("resize")
+    data = probe_images(asked.spec, asked.samples, root=asked.root, download=asked.download, size=wanted, resize=resize)
     return prepared(data, asked, model)
 
 
@@ -212,7 +222,7 @@ def wanted_size(asked: Asked, model: "Model") -> int | None:
     recorded = asked.recorded.get("image_size")
     if recorded is not None and not (isinstance(recorded, int) and recorded > 0):
         raise PosthocError(f"run.json: image_size {recorded!r} is not a number of pixels.")
-    return asked.options.get("image_size") or recorded or usual_size(model.module)
+    return asked.options.get("crop") or asked.options.get("image_size") or recorded or usual_size(model.module)
 
 
 def prepared(data: Images, asked: Asked, model: "Model") -> Probe:
@@ -369,7 +379,7 @@ def images_of(samples: Samples) -> Images:
     return _images(samples.name, images, samples.targets, samples.classes, samples.index)
 
 
-def _image_folder(folder: Path, split: str, size: int | None) -> Images:
+def _image_folder(folder: Path, split: str, size: int | None, resize: int | None) -> Images:
     import torchvision
 
     parts = [folder / name for name in (("train",) if split == "train" else ("test", "val", "valid"))]
@@ -384,22 +394,25 @@ def _image_folder(folder: Path, split: str, size: int | None) -> Images:
     pictures = []
     for place, _ in listing.samples:
         with open_regular(place) as file:
-            pictures.append(read_picture(file, place, size))
+            pictures.append(read_picture(file, place, size, resize))
     if len({picture.shape for picture in pictures}) > 1:
         raise PosthocError(f"The images in {folder} differ in size; pass --image-size to scale and crop them to one.")
     return _images(f"imagefolder:{folder.name}", np.stack(pictures), listing.targets, classes=len(listing.classes))
 
 
-def square(size: int) -> Callable[[Any], Any]:
-    """Scales the shorter side of a picture of Pillow's to `size`, and crops its middle."""
+def square(size: int, resize: int | None = None) -> Callable[[Any], Any]:
+    """Scales the shorter side of a picture of Pillow's to `resize` (default: `size`), and crops `size` from its middle."""
     from torchvision.transforms import v2
 
-    both: Callable[[Any], Any] = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
+    both: Callable[[Any], Any] = v2.Compose([v2.Resize(resize or size), v2.CenterCrop(size)])
     return both
 
 
-def read_picture(file: IO[bytes], name: str, size: int | None = None, mode: str | None = "RGB") -> NDArray[Any]:
-    """The pixels of a picture, its shorter side scaled to `size` and a square cropped from its middle where that is given.
+def read_picture(
+    file: IO[bytes], name: str, size: int | None = None, resize: int | None = None, mode: str | None = "RGB"
+) -> NDArray[Any]:
+    """The pixels of a picture; where `size` is given, its shorter side scaled to `resize` (default: `size`) and a square
+    of that side cropped from its middle.
 
     mode: Pillow's name of what the pixels are brought to, None for those that the picture has.
     """
@@ -410,7 +423,7 @@ def read_picture(file: IO[bytes], name: str, size: int | None = None, mode: str 
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture: Any = Image.open(file)
             picture = picture.convert(mode) if mode else picture
-            return np.asarray(square(size)(picture) if size else picture)
+            return np.asarray(square(size, resize)(picture) if size else picture)
     except MemoryError:
         raise
     except Exception as error:  # whatever Pillow's many readers raise
@@ -448,6 +461,6 @@ def _images(
 
 
 KINDS = {
-    name: Kind(load, check_images, ("image_size", "normalize"))
+    name: Kind(load, check_images, ("image_size", "normalize", *(("resize", "crop") if name == "imagefolder" else ())))
     for name in ("cifar10", "cifar100", "digits", "imagefolder")
 }

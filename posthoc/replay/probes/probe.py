@@ -28,7 +28,7 @@ Batch = dict[str, "Tensor"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a probe is asked for, as KIND:PLACE.
+    """What a probe is asked for, as KIND:PLACE or FILE.py:NAME; or what was handed over, in `given`.
 
     samples: how many; root, download: where data sets lie, and whether one may be fetched; options: by the names of the
     command line, those that were given; recorded: what the run says of itself in run.json; beside: where the checkpoints
@@ -42,9 +42,12 @@ class Asked:
     options: Mapping[str, Any] = field(default_factory=dict)
     recorded: Mapping[str, Any] = field(default_factory=dict)
     beside: Sequence[Path] = ()
+    given: object = None
 
     @property
     def kind(self) -> str:
+        if self.given is not None or self.spec.partition(":")[0].endswith(".py") or ".py:" in self.spec:
+            return "python"
         return self.spec.partition(":")[0]
 
     @property

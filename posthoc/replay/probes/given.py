@@ -1,0 +1,212 @@
+"""Probes that are handed over: objects from Python, and what a function in a file of the user's returns.
+
+A `Probe`, (inputs, targets), inputs by name, a torch Dataset or a DataLoader, whose first samples are taken in its own
+order and put together as its loader would.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.probes.archives import TARGETS
+from posthoc.replay.probes.arrays import fitted, is_picture
+from posthoc.replay.probes.images import DEFAULT_IMAGES, Normalization, first_rows, normalization
+from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
+
+if TYPE_CHECKING:
+    from posthoc.replay.models import Model
+    from posthoc.replay.usercode import UserCode
+
+AT_ONCE = 256
+"""Samples of a data set that are put together at a time."""
+
+
+def load(asked: Asked, model: "Model") -> Probe:
+    """What was handed over, as this network takes it."""
+    if asked.given is not None:
+        return _for_network(with_randomness(lambda: probe_of(asked.given, asked, "probe")), asked, model)
+    from posthoc.replay.usercode import UserCode
+
+    path, _, name = asked.spec.rpartition(":")
+    user = UserCode(Path(path))
+    title = f"{user.title}:{name}"
+    with user.calling(f"{title} failed"):
+        made = getattr(user.module, name, None)
+        if made is None:
+            names = ", ".join(key for key, value in vars(user.module).items() if callable(value) and key[:1] != "_")
+            raise UsageError(f"{path} defines no {name!r} (found: {names or 'none'}).")
+        probe = with_randomness(lambda: probe_of(made() if _is_function(made) else made, asked, title))
+    own = replace(probe, code=user.digest, prepare=_at_work(user, probe.prepare), score=_at_work(user, probe.score))
+    return _for_network(own, asked, model)
+
+
+def _is_function(made: Any) -> bool:
+    from torch.utils.data import DataLoader, Dataset
+
+    return callable(made) and not isinstance(made, (Probe, Dataset, DataLoader))
+
+
+def _at_work(user: "UserCode", function: Any) -> Any:
+    """A function of the user's that finds the files beside its own, whenever it is called; what is none as it is."""
+    if not callable(function):
+        return function
+
+    def called(*arguments: Any) -> Any:
+        with user.at_work():
+            return function(*arguments)
+
+    called.__name__ = getattr(function, "__name__", "score")
+    return called
+
+
+def with_randomness(make: Callable[[], Probe]) -> Probe:
+    """What is drawn in the making is the same every time, and the program's random numbers go on as if it had not been."""
+    import torch
+
+    from posthoc.replay.forward import own_randomness, seed_batch
+
+    with own_randomness(torch.device("cpu")):
+        seed_batch(0, 0)
+        return make()
+
+
+def _for_network(probe: Probe, asked: Asked, model: "Model") -> Probe:
+    if asked.options.get("image_size"):
+        raise UsageError("--image-size: a probe of one's own gives the images as the network sees them.")
+    if probe.prepare is not None:
+        return replace(
+            probe, prepare=partial(_named, probe.prepare, tuple(probe.inputs)), words="by the probe's function"
+        )
+    pictures = any(is_picture(array) for array in probe.inputs.values())
+    return fitted(probe, model, normalization(asked) if pictures else None)
+
+
+def _named(prepare: Callable[[Batch], Any], names: Sequence[str], batch: Batch) -> Batch:
+    """What a user's function makes of a batch: several by name, or one tensor, which has the first input's name."""
+    made = prepare(batch)
+    return dict(made) if isinstance(made, Mapping) else {names[0]: made}
+
+
+def probe_of(value: Any, asked: Asked, name: str) -> Probe:
+    """The first samples of what was handed over; raises PosthocError for what is no probe."""
+    from torch.utils.data import DataLoader, Dataset
+
+    if isinstance(value, Probe):
+        probe = replace(value, name=name) if value.name == "probe" else value
+        return _first(probe, asked)
+    if isinstance(value, (Dataset, DataLoader)):
+        value = _collated(value, asked)
+    inputs, targets = _parted(value)
+    if not inputs:
+        raise PosthocError(
+            f"{name} gives a {type(value).__name__}; give a posthoc.Probe, (inputs, targets), a Dataset or a DataLoader."
+        )
+    return _first(Probe(inputs, targets, name=name), asked)
+
+
+def _first(probe: Probe, asked: Asked) -> Probe:
+    count = len(first_rows(len(probe), asked.samples, asked.spec, "samples"))
+    if count == len(probe):
+        return probe
+    return replace(
+        probe,
+        inputs={name: array[:count] for name, array in probe.inputs.items()},
+        targets=None if probe.targets is None else probe.targets[:count],
+        index=None if probe.index is None else probe.index[:count],
+    )
+
+
+def _collated(data: Any, asked: Asked) -> Any:
+    """The first samples of a data set, put together."""
+    from torch.utils.data import DataLoader, IterableDataset, default_collate
+
+    loader = data if isinstance(data, DataLoader) else None
+    dataset: Any = loader.dataset if loader else data
+    collate = loader.collate_fn if loader else default_collate
+    count = asked.samples or DEFAULT_IMAGES
+    pieces: Iterator[Any]
+    if isinstance(dataset, IterableDataset):
+        pieces = iter(loader) if loader else (collate([item]) for item in dataset)
+    else:
+        with contextlib.suppress(TypeError):  # without a length
+            count = len(first_rows(len(dataset), asked.samples, asked.spec, "samples"))
+        starts = range(0, count, AT_ONCE)
+        pieces = (collate([dataset[k] for k in range(start, min(start + AT_ONCE, count))]) for start in starts)
+    kept: list[Any] = []
+    have = 0
+    for piece in pieces:
+        kept.append(piece)
+        have += _rows(piece)
+        if have >= count:
+            return _first_of(_joined(kept), count)
+    if not kept:
+        raise PosthocError("The data set holds nothing.")
+    return _joined(kept)
+
+
+def _first_of(value: Any, count: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _first_of(each, count) for key, each in value.items()}
+    return tuple(_first_of(each, count) for each in value) if isinstance(value, tuple) else value[:count]
+
+
+def _rows(piece: Any) -> int:
+    if isinstance(piece, Mapping):
+        return _rows(next(iter(piece.values())))
+    return _rows(piece[0]) if isinstance(piece, (tuple, list)) else len(piece)
+
+
+def _joined(pieces: Sequence[Any]) -> Any:
+    """Batches one after another, whatever they are nested in; texts stay lists."""
+    first = pieces[0]
+    if isinstance(first, Mapping):
+        return {key: _joined([piece[key] for piece in pieces]) for key in first}
+    if isinstance(first, (tuple, list)):
+        if first and isinstance(first[0], (str, bytes)):
+            return [text for piece in pieces for text in piece]
+        return tuple(_joined([piece[k] for piece in pieces]) for k in range(len(first)))
+    return np.concatenate([np.asarray(piece) for piece in pieces])
+
+
+def _parted(value: Any) -> tuple[dict[str, Any], Any]:
+    """Inputs by name, and targets: the last of several, or what has one of the names of `TARGETS`."""
+    if isinstance(value, Mapping):
+        target = next((key for key in TARGETS if key in value), None)
+        inputs = {str(key): each for key, each in value.items() if key != target and _is_array(each)}
+        return inputs, None if target is None else value[target]
+    if isinstance(value, (tuple, list)) and value and not isinstance(value[0], (int, float, str)):
+        *parts, targets = value if len(value) > 1 else (*value, None)
+        if len(parts) == 1 and isinstance(parts[0], Mapping):
+            return {str(key): each for key, each in parts[0].items() if _is_array(each)}, targets
+        if len(parts) == 1 and isinstance(parts[0], (tuple, list)) and _is_array(parts[0][0]):
+            parts = list(parts[0])
+        names = ["input"] if len(parts) == 1 else [f"input_{k}" for k in range(1, len(parts) + 1)]
+        return dict(zip(names, parts, strict=True)), targets
+    return ({"input": value}, None) if _is_array(value) else ({}, None)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def check(asked: Asked) -> None:
+    """Raise UsageError or PosthocError for a file that is not there; it is not run."""
+    if asked.given is None:
+        path, _, name = asked.spec.rpartition(":")
+        if not path:
+            raise UsageError(f"--probe {asked.spec}: give FILE.py:NAME, the function that makes the probe.")
+        if not Path(path).is_file():
+            raise PosthocError(f"No such file: {path}.")
+        if not name.isidentifier():
+            raise UsageError(f"--probe {asked.spec}: {name!r} is no name of a function.")
+    if asked.options.get("normalize"):
+        Normalization.parse(asked.options["normalize"])
+
+
+KINDS = {"python": Kind(load, check, ("image_size", "normalize"))}
