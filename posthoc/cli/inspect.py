@@ -16,6 +16,7 @@ from posthoc.errors import PosthocError
 
 if TYPE_CHECKING:
     from posthoc.replay.models import Model
+    from posthoc.store import Activations
 
 
 @click.command(name="inspect")
@@ -117,6 +118,16 @@ def _hook_points(network: "Model", about: Mapping[str, Any], probe: str | None) 
     print_table(["hook point", "type", "output", "part", "parameters", "calls", ""], rows)
 
 
+def _samples(file: "Activations") -> str:
+    tokens = file.tokens
+    of = "" if tokens is None else f" of {tokens.shape[1]} tokens"
+    return f"{len(file.labels)} {file.recording.provenance.samples}{of}"
+
+
+def _classes(count: int | None) -> str:
+    return "" if count is None else f"{count} classes, "
+
+
 def _activations(path: Path) -> None:
     from posthoc.recording import apart
     from posthoc.store import open_activations
@@ -124,7 +135,7 @@ def _activations(path: Path) -> None:
     with open_activations(path) as file:
         identity, provenance = file.recording.identity, file.recording.provenance
         listing = [
-            ("activations", f"{path}, {len(file)} checkpoints, {len(file.units)} channels, {len(file.labels)} images"),
+            ("activations", f"{path}, {len(file)} checkpoints, {len(file.units)} channels, {_samples(file)}"),
             (
                 "created",
                 f"{file.created}, {identity.device}, {identity.dtype}, torch {provenance.versions.get('torch')}",
@@ -132,13 +143,15 @@ def _activations(path: Path) -> None:
             ("model", f"{provenance.model} ({provenance.source})"),
             (
                 "probe",
-                f"{provenance.probe}, {identity.probe.classes} classes, sha256 {file.probe_sha256[:12]}",
+                f"{provenance.probe}, {_classes(identity.probe.classes)}sha256 {file.probe_sha256[:12]}",
             ),
             ("layers", ", ".join(f"{layer} ({len(file.channels[layer])})" for layer in file.layers)),
             ("signals", ", ".join(file.signals)),
         ]
         if file.behaviours:
             listing.append(("behaviour", ", ".join(file.behaviours)))
+        if file.nulls:
+            listing.append(("controls", ", ".join(file.nulls)))
         if differences := apart(file.provenances):
             listing.append(("made under", "; ".join(differences)))
         if len(file.untrained_seeds):

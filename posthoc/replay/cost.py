@@ -27,8 +27,9 @@ def cost(plan: "Extraction") -> list[tuple[str, str]]:
     stored = 4 * passes * N * units * sum(values) + E * N * T * (SCORED_BYTES + 4 * (inputs - 1))
     weights = sum(parameter.numel() for parameter in plan.model.module.parameters())
     operations = 2 * weights * N * T * passes
-    controls = f" x {inputs}" * (inputs > 1)
-    what = f"2 x {_short(weights)} parameters x {_short(N * T)} tokens x {E} checkpoints{controls}"
+    several = f" x {inputs} inputs" * (inputs > 1) + f" + {plan.untrained} untrained" * (plan.untrained > 0)
+    times = f"({E} checkpoints{several})" if several else f"{E} checkpoints"
+    what = f"2 x {_short(weights)} parameters x {_short(N * T)} tokens x {times}"
     read = sum(_bytes(checkpoint.path) for checkpoint in plan.run.checkpoints)
     return [
         (

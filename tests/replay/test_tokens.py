@@ -336,5 +336,5 @@ def test_the_command_says_what_it_costs_and_writes_nothing(tmp_path):
     line = next(line for line in result.output.splitlines() if line.startswith("cost"))
     assert f"{operations / 1e6:.3g} MFLOP" in line
     assert f"{read / 1e3:.3g} kB read" in line
-    assert "288 tokens x 3 checkpoints x 2" in line
+    assert "288 tokens x (3 checkpoints x 2 inputs + 1 untrained)" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.npy", "run"]
