@@ -9,6 +9,7 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
     /score/<name> [E]                          other scores than accuracy: R2, mIoU, those of the user's function
     /sample/token [N, T] u4                    the ids, where the samples are rows of tokens
     /signals/<signal>/<layer> [E, C, N(, T)] f4, or f2 where a signal keeps T and rounding is far below its variation
+                                               `fluctuation` [E, C, N, scale], `autocovariance` [E, C, N, lag]
     /signals/checkpoint /signals/sample /signals/unit.<layer> [C]: which, for the dimensions of that name
     /behaviour/<name> [E, N, ...], /head/<name> [E, ...]: what the network said of each sample; see `STORED`
     /checkpoint/nonfinite [E], /nonfinite/<layer> [E]: how many weights, and values of the signals, are NaN or infinite

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc import __version__
+from posthoc.analysis.scales import token_lags, token_scales
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.recording import Provenance, seed_of_control
@@ -39,6 +40,8 @@ from posthoc.store import (
 )
 
 CHUNK_BYTES = 2**20
+THIRD = {"fluctuation": "scale", "autocovariance": "lag"}
+"""What signals have in place of time."""
 ROUNDING = 0.01
 """Of a channel's standard deviation: what rounding may add to a signal."""
 MOST_ATTACHED = 4000
@@ -168,7 +171,7 @@ def _blocks(layout: Layout, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype
     ]
     for before, signal, layer in itertools.product(groups, layout.signals, layout.channels):
         shape, dtype = arrays[f"{before}signals/{signal}/{layer}"]
-        dimensions = (f"unit.{layer}", "sample", f"time.{signal}.{layer}")[: len(shape)]
+        dimensions = (f"unit.{layer}", "sample", f"{THIRD.get(signal, 'time')}.{signal}.{layer}")[: len(shape)]
         stored = Stored(meanings.get(signal, signal), "<f2" if dtype == np.float16 else "<f4", dimensions, "1")
         blocks[f"{before}signals/{signal}/{layer}"] = Block(stored, shape)
     provenance = layout.recording.provenance
@@ -329,6 +332,10 @@ def _name_dimensions(file: h5py.File, layout: Layout, blocks: Mapping[str, Block
     """
     known = {"checkpoint": np.arange(length), "sample": layout.index}
     known |= {f"unit.{layer}": channels for layer, channels in layout.channels.items()}
+    if layout.tokens is not None:
+        T = layout.tokens.shape[1]
+        for layer in layout.channels:
+            known |= {f"scale.fluctuation.{layer}": token_scales(T), f"lag.autocovariance.{layer}": token_lags(T)}
     meanings = {"checkpoint": "row of each checkpoint", "sample": "position of each sample in its data set"}
     taken: Counter[str] = Counter()
 

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+START = 64
+"""Tokens at the start of a document that are left out: little precedes them, and what networks make of them drifts."""
 LEAST_POINTS = 20
 """Points in time that the default scales, 4 to a quarter of them, need for a slope."""
 
@@ -29,3 +31,22 @@ def default_scales(T: int) -> NDArray[np.int64]:
     if high <= low:
         return np.empty(0, np.int64)
     return np.unique(np.rint(np.geomspace(low, high, 12)).astype(np.int64))
+
+
+def token_scales(T: int) -> NDArray[np.int64]:
+    """The default scales of a document of T tokens, without those at its start.
+
+    >>> token_scales(256)
+    array([ 4,  5,  6,  8, 10, 13, 16, 20, 25, 31, 39, 48])
+    """
+    return default_scales(T - START)
+
+
+def token_lags(T: int) -> NDArray[np.int64]:
+    """0 and the powers of 2 up to half of a document of T tokens, without those at its start.
+
+    >>> token_lags(256)
+    array([ 0,  1,  2,  4,  8, 16, 32, 64])
+    """
+    half = (T - START) // 2
+    return np.array([0, *(2**k for k in range(max(half, 0).bit_length()))])

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posthoc.analysis.scales import token_lags, token_scales
 from posthoc.replay.formats.table import files_of
+from posthoc.replay.signals import SIGNALS
 from posthoc.replay.source import Source
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ def cost(plan: "Extraction") -> list[tuple[str, str]]:
         stored = 4 * passes * N * units * len(plan.identity.signals)
         return [("output", f"{stored / 1e6:.1f} MB before compression")]
     T = tokens.shape[1]
-    values = [T if name == "token" else 1 for name in plan.identity.signals]
+    lengths = {"time": T, "scale": len(token_scales(T)), "lag": len(token_lags(T))}
+    kept = [SIGNALS[name].dimensions[2:] for name in plan.identity.signals]
+    values = [lengths[dimensions[0]] if dimensions else 1 for dimensions in kept]
     stored = 4 * passes * N * units * sum(values) + E * N * T * (SCORED_BYTES + 4 * (inputs - 1))
     weights = sum(parameter.numel() for parameter in plan.model.module.parameters())
     operations = 2 * weights * N * T * passes

@@ -12,6 +12,7 @@ import torchvision
 from numpy.typing import NDArray
 
 from posthoc import __version__, store, streams
+from posthoc.analysis.scales import LEAST_POINTS, START
 from posthoc.errors import PosthocError, UsageError
 from posthoc.recording import (
     Identity,
@@ -238,7 +239,12 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
 def _refuse_without_tokens(request: Request, probe: Probe) -> None:
     """Raise UsageError where signals or controls are asked for that rows of tokens alone have."""
     if probe.tokens is not None:
-        check_controls(request.inputs, probe.tokens.shape[1])
+        check_controls(request.inputs, T := probe.tokens.shape[1])
+        summed = [name for name in request.recorded if SIGNALS[name].dimensions[2:] in (("scale",), ("lag",))]
+        if summed and T < START + LEAST_POINTS:
+            raise UsageError(
+                f"--signals {summed[0]}: documents of {T} tokens are too short; {START + LEAST_POINTS} are the least."
+            )
         return
     over_time = [f"--signals {name}" for name in request.recorded if SIGNALS[name].dimensions[2:]]
     for what in (*over_time, *(f"--controls {name}" for name in request.inputs)):

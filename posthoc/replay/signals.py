@@ -37,7 +37,7 @@ class Signal:
     """One way to reduce a layer's output; its name is its key in `SIGNALS`.
 
     meaning: in words, as files have it; reduce: from a layer's output to float32 [B, C], or [B, C, T] where the
-    dimensions kept end in `time` (as many moments for every batch), for which the probe has to hold rows of tokens.
+    dimensions kept end in `time`, or in what stands for it (as many for every batch), for which the probe has to hold rows of tokens.
     """
 
     meaning: str
@@ -59,9 +59,29 @@ def _token(output: LayerOutput) -> "Tensor":
     return output.values.movedim(output.channel_axis, 1).flatten(2).contiguous()
 
 
+def _fluctuation(output: LayerOutput) -> "Tensor":
+    from posthoc.replay.streamed import fluctuation
+
+    return fluctuation(_token(output))
+
+
+def _autocovariance(output: LayerOutput) -> "Tensor":
+    from posthoc.replay.streamed import autocovariance
+
+    return autocovariance(_token(output))
+
+
 SIGNALS = {
     "mean": Signal("spatial mean of the feature map, per channel and image", _mean),
     "var": Signal("spatial variance (population) of the feature map, per channel and image", _var),
     "token": Signal("output of the layer, per channel, document and token", _token, ("unit", "sample", "time")),
+    "fluctuation": Signal(
+        "sum over windows of squared residuals of the profile less a line, per channel, document and scale",
+        _fluctuation,
+        ("unit", "sample", "scale"),
+    ),
+    "autocovariance": Signal(
+        "autocovariance over the tokens, per channel, document and lag", _autocovariance, ("unit", "sample", "lag")
+    ),
 }
 DEFAULT_SIGNALS = ("mean", "var")

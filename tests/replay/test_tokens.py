@@ -1,7 +1,9 @@
 """Rows of tokens through language models: equal to the library's own loop, whole, in shards and beside the controls."""
 
 import json
+from functools import partial
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from click.testing import CliRunner
 from contents import assert_same
 from torch.nn import functional as F
 
+from posthoc.analysis.dfa import dfa
+from posthoc.analysis.scales import default_scales
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
@@ -257,6 +261,32 @@ def test_a_control_depends_on_the_seed_and_the_document_alone():
     assert any(tuple(row[k : k + 5]) in blocks for k in range(8))
 
 
+def test_summed_up_signals_agree_with_those_computed_from_every_token(tmp_path):
+    config = transformers.GPTNeoXConfig(**{**NETWORKS["GPTNeoXForCausalLM"][1], "max_position_embeddings": 200})
+    torch.manual_seed(0)
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "run" / "checkpoint-1")
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, V, (5, 200)))
+    options = {"channels": None, "batch_size": 2, "controls": ("shuffle",)}
+    signals = ("token", "fluctuation", "autocovariance")
+    path = extract(tmp_path / "run", probe(tmp_path), tmp_path / "a.h5", signals=signals, **options)
+    with open_activations(path) as file:
+        scales, lags = default_scales(200 - 64), 2 ** np.arange(7)
+        with h5py.File(path, locking=False) as raw:
+            np.testing.assert_array_equal(raw["signals/scale.fluctuation.gpt_neox.layers.0"], scales)
+            np.testing.assert_array_equal(raw["signals/lag.autocovariance.gpt_neox.layers.0"], [0, *lags])
+        for read in (file.read, partial(file.read_null, "shuffle")):
+            x = read("token", 0)[:, :, 64:].astype("f8")
+            U, D, n = x.shape
+            F = dfa(x.reshape(U * D, n), scales).fluctuation.reshape(U, D, -1)
+            sums = read("fluctuation", 0)
+            np.testing.assert_allclose(np.sqrt(sums / (n // scales * scales)), F, rtol=5e-3)
+            x -= x.mean(-1, keepdims=True)
+            expected = [(x * x).mean(-1), *((x[..., :-k] * x[..., k:]).sum(-1) / n for k in lags)]
+            variance = expected[0]
+            for k, column in enumerate(expected):
+                assert (np.abs(read("autocovariance", 0)[..., k] - column) < 5e-3 * variance).all()
+
+
 REFUSED = [
     ("tokens:high.npy", {}, "has a token of id 64, beyond the 64 that GPT2LMHeadModel knows"),
     ("tokens:negative.npy", {}, "holds -1, which is no id of a token"),
@@ -274,6 +304,7 @@ REFUSED = [
     ("tokens:ids.npy", {"token_dtype": "uint32"}, "says itself of what type it is"),
     ("tokens:odd.bin", {"token_dtype": "float32"}, "Unknown --token-dtype 'float32'"),
     ("tokens:ids.npy", {"controls": ["block:24"]}, "a document has 24 tokens, so it is one block"),
+    ("tokens:ids.npy", {"signals": ["fluctuation"]}, "documents of 24 tokens are too short; 84 are the least"),
     ("tokens:ids.npy", {"controls": ["reverse"]}, "there is no such control; give shuffle, block:LENGTH, constant or"),
     ("tokens:ids.npy", {"tokenizer": "x"}, "--tokenizer is no option of the probe tokens"),
     ("tokens:none.npy", {}, "Cannot read none.npy: No such file or directory"),

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.axes.axis import Axis, OverTime, Source
 from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.scales import START
 
 if TYPE_CHECKING:
     from posthoc.store import Activations
 
-START = 64
-"""Tokens at the start of a document that are left out: little precedes them, and what networks make of them drifts."""
 SIGNAL = "token"
 """The signal that keeps tokens."""
 SURPRISAL = "surprisal"
