@@ -196,6 +196,15 @@ def seed_of_control(seed: int, number: int) -> int:
     return (seed + 1 + number) % 2**63
 
 
+def named(text: str, samples: str) -> str:
+    """Words about images, of samples that are called otherwise.
+
+    >>> named("another order of the same images", "documents")
+    'another order of the same documents'
+    """
+    return text.replace("images", samples)
+
+
 def image_words(mean: list[float], std: list[float], size: int, channels: int | None) -> str:
     """How images are prepared, in words.
 

@@ -18,15 +18,17 @@ from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
 from posthoc.analysis.nulls import NULLS, Draws, draws
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import PURE_NOISE
+from posthoc.analysis.records import PURE_NOISE, Aside
 from posthoc.analysis.responses import Audit, Change, Control, Effect, Reaction, Response, Spread
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
+from posthoc.recording import named
 from posthoc.store import Activations
 from posthoc.streams import stream
 
 SMOOTHINGS = (1, 5, 15)
+LABELS = "labels permuted"
 SPLIT = "each class split in ten"
 UNTRAINED = "untrained weights"
 GAUSSIAN, NOISE = NULLS["gaussian"].words, NULLS[PURE_NOISE].short
@@ -44,9 +46,10 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     protocol = protocol or Protocol()
     if protocol.axis != "image":
         raise UsageError(f"The audit's controls are those of the image axis, not of the {protocol.axis} axis.")
+    samples, labelled = activations.recording.provenance.samples, activations.labelled
     if len(protocol.scales_for(len(activations.labels) // 2)) < 2:
         raise PosthocError(
-            f"{activations.path}: {len(activations.labels)} images are too few for an audit, which also measures half "
+            f"{activations.path}: {len(activations.labels)} {samples} are too few for an audit, which also measures half "
             f"of them; extract with more --images."
         )
     last = len(activations) - 1
@@ -55,12 +58,14 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     ordered = trained.draw("order")
     controls = [
         Control(f"as it is ({name})", None, trained.once()),
-        Control("images of each class in another order", Change.ORDER, trained.spreads(ordered)),
-        Control("labels permuted", Change.LABELS, trained.drawn("label")),
-        Control(SPLIT, Change.CLASSES, trained.drawn("split")),
+        Control(
+            f"{samples}{' of each class' if labelled else ''} in another order", Change.ORDER, trained.spreads(ordered)
+        ),
+        *([Control(LABELS, Change.LABELS, trained.drawn("label"))] if labelled else []),
+        *([Control(SPLIT, Change.CLASSES, trained.drawn("split"))] if labelled else []),
         *_of_untrained(activations, trained),
-        *_of_settings(trained),
-        Control("each channel's images in its own order", None, trained.drawn("channel")),
+        *_of_settings(trained, samples),
+        Control(f"each channel's {samples} in its own order", None, trained.drawn("channel")),
         Control(GAUSSIAN, None, trained.drawn("gaussian")),
         Control(NOISE, None, trained.drawn(PURE_NOISE)),
     ]
@@ -80,7 +85,11 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
         seed=seed,
         controls=tuple(controls),
         measures=measures,
-        conclusions=tuple(sentence for key in measures for sentence in _conclusions(controls, key, measures[key])),
+        conclusions=tuple(
+            named(sentence, samples) for key in measures for sentence in _conclusions(controls, key, measures[key])
+        ),
+        called=samples,
+        aside={} if labelled else dict.fromkeys((LABELS, SPLIT), Aside.NEEDS_LABELS),
     )
 
 
@@ -172,13 +181,13 @@ def _of_untrained(activations: Activations, trained: _Subject) -> list[Control]:
         fresh.append(replace(trained.changed(x=x), epoch=len(activations) + k))
     if not fresh:
         return []
-    return [
-        Control(UNTRAINED, Change.TRAINING, trained.together(fresh)),
-        Control(f"{UNTRAINED}, {SPLIT}", None, fresh[0].drawn("split")),
-    ]
+    controls = [Control(UNTRAINED, Change.TRAINING, trained.together(fresh))]
+    if activations.labelled:
+        controls.append(Control(f"{UNTRAINED}, {SPLIT}", None, fresh[0].drawn("split")))
+    return controls
 
 
-def _of_settings(trained: _Subject) -> list[Control]:
+def _of_settings(trained: _Subject, samples: str) -> list[Control]:
     """Other smoothings, fewer images, and random halves of the channels, as if others had been recorded."""
     material, smooth = trained.material, trained.protocol.smooth
     controls = [
@@ -187,7 +196,7 @@ def _of_settings(trained: _Subject) -> list[Control]:
     ]  # fmt: skip
     half = len(material.labels) // 2
     fewer = trained.changed(x=material.x[:, :half], labels=material.labels[:half])
-    controls.append(Control(f"the first {half} images", Change.IMAGES, fewer.once()))
+    controls.append(Control(f"the first {half} {samples}", Change.IMAGES, fewer.once()))
 
     def half_of_channels(draw: int) -> _Subject:
         random = stream("audited channels", trained.seed, trained.epoch, draw)

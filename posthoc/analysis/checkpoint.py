@@ -73,7 +73,8 @@ Steady = dict[tuple[str, int, int], dict[str, Draws]]
 @dataclass(frozen=True)
 class Measuring:
     """How checkpoints are measured. layers: [U], the layer of every unit, None where units are no part of one; draws: of
-    every deciding null (0: none); source: where the series come from, of that name; steady: what was drawn, and measured of
+    every deciding null (0: none); source: where the series come from, of that name; labelled:
+    whether samples have labels; steady: what was drawn, and measured of
     controls, that the next checkpoint can use."""
 
     axis: Axis
@@ -83,6 +84,7 @@ class Measuring:
     seed: int
     source: Source
     name: str = ""
+    labelled: bool = True
     steady: Steady = field(default_factory=dict)
     steady_controls: dict[str, dict[str, FloatArray]] = field(default_factory=dict)
 
@@ -197,7 +199,7 @@ class Measuring:
         """Draw all nulls, the references at most `REFERENCE_DRAWS` times, and compare."""
         few = min(self.draws, REFERENCE_DRAWS)
         halves = self._halves(result, epoch) if self.axis.exchangeable else None
-        nulls = nulls_of(self.axis.key)
+        nulls = nulls_of(self.axis.key, self.labelled)
         decided = {
             null.key: [m for m in null.measures(self.name) if deciding(m, self.axis) == null.key] for null in nulls
         }
@@ -288,7 +290,7 @@ class Measuring:
     @property
     def decided(self) -> dict[str, Null]:
         """The measures that a null decides about, and which."""
-        null_of = {null.key: null for null in nulls_of(self.axis.key)}
+        null_of = {null.key: null for null in nulls_of(self.axis.key, self.labelled)}
         return {
             key: null_of[decider] for key, measure in MEASURES.items()
             if measure.of_series and measure.series == self.name and (decider := deciding(measure, self.axis)) in null_of

@@ -12,7 +12,7 @@ from scipy import stats
 
 from posthoc.analysis.arrays import mean_finite, sd_finite
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import CORRELATIONS
+from posthoc.analysis.records import CORRELATIONS, psi_with
 from posthoc.analysis.runs import Run
 from posthoc.analysis.taxonomy import Evidence, State, Taxonomy, classify
 from posthoc.analysis.verdicts import corrected, verdict
@@ -46,15 +46,18 @@ class Quantity:
 
 
 def quantities(run: Run) -> dict[str, Quantity]:
-    """Best accuracy, the mean of every headline measure, how the stability index varies, and the correlations."""
-    values = {"best_accuracy": Quantity("best accuracy", run.summary.best_accuracy, tested=False)}
+    """The best accuracy, or other score, the mean of every headline measure, how the stability index varies, and the correlations."""
+    score = run.score
+    values = {}
+    if score is not None:
+        values[f"best_{score.symbol.replace(' ', '_')}"] = Quantity(f"best {score.symbol}", run.best, tested=False)
     for key, measured in run.measures.items():
         if measured.headline:
             of = measured.summary
             values[key] = Quantity(measured.symbol, of.mean, of.low, of.high, run.noise(key), of.sd, measured.digits)
     sd = run.measures["stability_index"].summary.sd
     values["stability_index_sd"] = Quantity("sd of Psi", sd, tested=False)
-    for name, r in run.summary.correlations.items():
+    for name, r in run.related.items():
         values[name] = Quantity(r.symbol, r.r, r.low, r.high)
     return values
 
@@ -114,13 +117,19 @@ def tabulate(runs: Sequence[Run], taxonomy: Taxonomy | None = None) -> list[Row]
 def _state(run: Run, taxonomy: Taxonomy | None) -> State:
     of = run.measures["integration"].summary
     signs, accuracy = (run.summary.correlations[name] for name in CORRELATIONS)
+    score = run.score
+    if score is not None:
+        accuracy = run.summary.correlations[psi_with(score.symbol)]
+    falls = score is not None and score.lower_is_better
+    low, high = (-accuracy.high, -accuracy.low) if falls else (accuracy.low, accuracy.high)
     evidence = Evidence(
         integration=of.mean,
         fields=signs.r,
-        accuracy=accuracy.r,
+        accuracy=-accuracy.r if falls else accuracy.r,
         integration_interval=(of.low, of.high),
         fields_interval=(signs.low, signs.high),
-        accuracy_interval=(accuracy.low, accuracy.high),
+        accuracy_interval=(low, high),
+        score=None if score is None else f"-{score.symbol}" if falls else score.symbol,
         epochs=of.count,
         hurst=verdict(run, "hurst"),
         metastability=verdict(run, "metastability"),
@@ -244,6 +253,12 @@ def permutation_p(x: Any, y: Any, seed: int = 0) -> float:
     return float((np.count_nonzero(gap(chosen) >= least) + extra) / (len(chosen) + extra))
 
 
+def words_for(runs: Sequence[Run], field: str) -> str:
+    """What a recorded field is called: the number of images by what the samples of these runs are called."""
+    names = {run.about.get("samples", "images") for run in runs}
+    return field if field != "images" else str(names.pop()) if len(names) == 1 else "samples"
+
+
 def _confounded(a: Sequence[Row], b: Sequence[Row]) -> str:
     """What two groups differ in that the measures themselves respond to, in words."""
     differ = []
@@ -251,8 +266,13 @@ def _confounded(a: Sequence[Row], b: Sequence[Row]) -> str:
         first, second = (Counter(row.run.about.get(field) for row in group) for group in (a, b))
         shares = [{value: count / total.total() for value, count in total.items()} for total in (first, second)]
         if None not in first | second and shares[0] != shares[1]:
-            differ.append(f"{field} {_counted(first)} against {_counted(second)}")
-    unknown = [name for name in MUST_BE_KNOWN if any(row.run.about.get(name) is None for row in (*a, *b))]
+            what = words_for([row.run for row in (*a, *b)], field)
+            differ.append(f"{what} {_counted(first)} against {_counted(second)}")
+    unknown = [
+        words_for([row.run for row in (*a, *b)], name)
+        for name in MUST_BE_KNOWN
+        if any(row.run.about.get(name) is None for row in (*a, *b))
+    ]
     return ", ".join(differ + ([f"not recorded: {', '.join(unknown)}"] if unknown else []))
 
 

@@ -1,7 +1,7 @@
 """A run's measures: every checkpoint of an activations file by itself, beside its nulls, and in relation to the others."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -13,12 +13,14 @@ from posthoc.analysis.axes import AXES, Axis
 from posthoc.analysis.checkpoint import Measurement, Measuring, draw_until_decided
 from posthoc.analysis.controlled import beside, controlled, of_documents
 from posthoc.analysis.documents import SIGN_WORDS, SIGNS
-from posthoc.analysis.measures import MEASURES, Measure, of_epochs
+from posthoc.analysis.measures import MEASURES, Measure, behaviour, of_epochs
 from posthoc.analysis.measures.stability import unevenness
 from posthoc.analysis.nulls import NOTHING, description, words_of
 from posthoc.analysis.protocol import SPECTRAL, Protocol
 from posthoc.analysis.records import (
     NOWHERE,
+    Aside,
+    AxisWords,
     Checkpoint,
     Curve,
     Fluctuation,
@@ -35,6 +37,7 @@ from posthoc.analysis.summary import against_nulls, overall, summarise
 from posthoc.chance import doubt
 from posthoc.errors import PosthocError
 from posthoc.files import sha256
+from posthoc.recording import named
 from posthoc.store import Activations
 
 MOST_DRAWS = 9999
@@ -64,7 +67,7 @@ def compute_metrics(
     layers = np.array([activations.layers.index(unit.layer) for unit in units]) if axis.layered else None
     E = len(activations)
     main, *others = (
-        Measuring(axis, protocol, None if name else layers, nulls, seed, source, name)
+        Measuring(axis, protocol, None if name else layers, nulls, seed, source, name, activations.labelled)
         for name, source in axis.sources(activations, protocol).items()
     )
     results: list[list[Measurement]] = [[] for _ in (main, *others)]
@@ -103,14 +106,21 @@ def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> N
         raise PosthocError(
             f"{activations.path}: {uneven}; the epoch axis takes them for a series in time. Extract evenly spaced ones."
         )
-    T = axis.length(activations, protocol)
+    T, words = axis.length(activations, protocol), _words(activations, axis)
     if len(protocol.scales_for(T)) >= 2:
         return
     least = 72 if protocol.scales == "published" else LEAST_POINTS
     raise PosthocError(
-        f"{activations.path}: {T} {axis.points} are too few for the {axis.key} axis with the {protocol.name} protocol, "
+        f"{activations.path}: {T} {words.points} are too few for the {axis.key} axis with the {protocol.name} protocol, "
         f"which needs {least}; {axis.remedy}."
     )
+
+
+def _words(activations: Activations, axis: Axis) -> AxisWords:
+    """What is said of the axis, samples being called what they are."""
+    samples = activations.recording.provenance.samples
+    words = axis.words
+    return replace(words, points=named(words.points, samples), units=named(words.units, samples))
 
 
 def _known(value: np.int64) -> int | None:
@@ -132,24 +142,37 @@ def _gathered(
         )
         for e, result in enumerate(results)
     )
-    columns, accuracy_source = _columns(activations, protocol, results, checkpoints)
-    measures = {key: _measured(MEASURES[key], axis, values, results) for key, values in columns.items()}
+    table = MEASURES | behaviour.of_file(activations)
+    columns, sources = _columns(table, activations, protocol, results, checkpoints)
+    judge = table.get(behaviour.judge(columns))
+    measures = {key: _measured(table[key], axis, values, results) for key, values in columns.items()}
+    if not np.isfinite(columns["accuracy"]).any():
+        aside = _no_accuracy(activations, judge)
+        measures["accuracy"] = replace(measures["accuracy"], listed=False, aside=aside)
     measures |= of_documents(activations, axis, measuring.seed)
     measures |= (differing := controlled(results, measures, measuring.seed))
     with_layers = results if measuring.layers is not None else []
     L = len(activations.layers)
     return RunMetrics(
         protocol=protocol,
-        axis=axis.words,
+        axis=_words(activations, axis),
         scales=tuple(protocol.scales_for(axis.length(activations, protocol)).tolist()),
         input=Input(str(activations.path), sha256(activations.path), activations.probe_sha256, activations.recording),
         layers=activations.layers,
         units=units,
         checkpoints=checkpoints,
-        nulls=words_of(axis.key) | ({SIGNS: SIGN_WORDS} if differing else {}),
+        nulls=words_of(axis.key, activations.labelled, activations.recording.provenance.samples)
+        | ({SIGNS: SIGN_WORDS} if differing else {}),
         measures=_related(measures, checkpoints),
         summary=summarise(
-            columns, checkpoints, protocol, measuring.seed, accuracy_source, measuring.draws, doubt(activations)
+            columns,
+            checkpoints,
+            protocol,
+            measuring.seed,
+            sources[judge.key if judge else "accuracy"],
+            measuring.draws,
+            doubt(activations),
+            judge,
         ),
         representation=representation(activations, protocol.signal if axis.intervals else activations.signals[0]),
         phase_locking=Locking(
@@ -168,22 +191,29 @@ def _gathered(
     )
 
 
+def _no_accuracy(activations: Activations, judge: Measure | None) -> Aside:
+    """Why a run has no accuracy."""
+    if judge is not None:
+        return Aside.SCORED_OTHERWISE
+    return Aside.NOT_SCORED if activations.labelled else Aside.NEEDS_LABELS
+
+
 def _columns(
-    activations: Activations, protocol: Protocol, results: Sequence[Measurement], checkpoints: Sequence[Checkpoint]
-) -> tuple[dict[str, FloatArray], str]:
-    """Every measure's values [E], and where the accuracy comes from."""
+    table: Mapping[str, Measure], activations: Activations, protocol: Protocol, results: Sequence[Measurement],
+    checkpoints: Sequence[Checkpoint],
+) -> tuple[dict[str, FloatArray], dict[str, str]]:  # fmt: skip
+    """Every measure's values [E], and where those of the file come from."""
     columns: dict[str, FloatArray] = {}
-    accuracy_source = "probe"
-    for key, measure in MEASURES.items():
+    sources: dict[str, str] = {}
+    for key, measure in table.items():
         if measure.of_activations:
-            columns[key], source = measure.of_activations(activations)
-            accuracy_source = source if key == "accuracy" else accuracy_source
+            columns[key], sources[key] = measure.of_activations(activations)
         elif measure.of_measure or (
             measure.of_series and (not measure.series or any(key in r.values for r in results))
         ):
             columns[key] = np.array([result.values.get(key, np.nan) for result in results])
     columns |= of_epochs(columns, protocol, checkpoints)
-    return {key: columns[key] for key in MEASURES if key in columns}, accuracy_source
+    return {key: columns[key] for key in table if key in columns}, sources
 
 
 def _measured(measure: Measure, axis: Axis, values: FloatArray, results: Sequence[Measurement]) -> Measured:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import Axis, Material, OverTime, Redraw, image, over_time, token
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
-from posthoc.analysis.records import PURE_NOISE, NullWords
+from posthoc.analysis.records import PURE_NOISE, Aside, NullWords
 from posthoc.analysis.verdicts import two_sided_p
+from posthoc.recording import named
 from posthoc.streams import stream
 
 HALVED = 39
@@ -28,7 +29,8 @@ class Null:
     """What redrawn data are, and how each axis redraws them.
 
     words: as in "differs from that of ..."; short: for a legend; redraws: axis -> how; only: the measures that it is
-    for (none: all that are drawn); steady: whether what is redrawn does not depend on the checkpoint.
+    for (none: all that are drawn); steady: whether what is redrawn does not depend on the checkpoint; needs_labels:
+    whether it is nothing where samples have no labels.
     """
 
     key: str
@@ -37,6 +39,7 @@ class Null:
     redraws: Mapping[str, Redraw]
     only: tuple[str, ...] = ()
     steady: bool = False
+    needs_labels: bool = False
 
     def redraw(self, material: Material, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.floating]:
         """The series of the `live` units [U], or [D, U], of a checkpoint's material, drawn anew."""
@@ -66,9 +69,10 @@ _TABLE = (
          {"image": _noise, "depth": _noise, "epoch": _noise, "token": _noise}, steady=True),
     Null("white-LN", "pure noise less its mean over the channels of a layer, as LayerNorm leaves it", "noise less its mean",
          {"token": token.noise_less_mean}, ("metastability",), steady=True),
-    Null("label", "permuted labels", "labels permuted", {"image": image.labels_permuted}),
+    Null("label", "permuted labels", "labels permuted", {"image": image.labels_permuted}, needs_labels=True),
     Null("order", "another order of the same images", "images reordered", {"image": image.images_reordered}),
-    Null("split", "each class split in ten at random", "classes split", {"image": image.classes_split}, ("hurst",)),
+    Null("split", "each class split in ten at random", "classes split", {"image": image.classes_split}, ("hurst",),
+         needs_labels=True),
     Null("channel", "each channel's images in an order of its own", "channels reordered",
          {"image": image.channels_reordered}, ("metastability",)),
     Null("time", "the same points in another order of time", "time permuted", _in_order(over_time.permuted)),
@@ -82,14 +86,21 @@ _TABLE = (
 NULLS: dict[str, Null] = {null.key: null for null in _TABLE}
 
 
-def nulls_of(axis: str) -> list[Null]:
-    """The nulls of an axis."""
-    return [null for null in NULLS.values() if axis in null.redraws]
+def nulls_of(axis: str, labelled: bool = True) -> list[Null]:
+    """The nulls of an axis; without labels those that can do without."""
+    return [null for null in NULLS.values() if axis in null.redraws and (labelled or not null.needs_labels)]
 
 
-def words_of(axis: str) -> dict[str, NullWords]:
-    """What a file says of the nulls of an axis."""
-    return {null.key: NullWords(null.words, null.short) for null in nulls_of(axis)}
+def words_of(axis: str, labelled: bool = True, samples: str = "images") -> dict[str, NullWords]:
+    """What a file says of the nulls of an axis, over what is called `samples`."""
+    return {
+        null.key: NullWords(
+            named(null.words, samples),
+            named(null.short, samples),
+            Aside.NEEDS_LABELS if null.needs_labels and not labelled else None,
+        )
+        for null in nulls_of(axis)
+    }
 
 
 def deciding(measure: Measure, axis: Axis) -> str:
@@ -102,7 +113,7 @@ def deciding(measure: Measure, axis: Axis) -> str:
 
 def description(measure: Measure, axis: Axis) -> dict[str, Any]:
     """What a file says of a measure beside its numbers."""
-    names = ("symbol", "title", "about", "digits", "limits", "headline", "listed")
+    names = ("symbol", "title", "about", "digits", "limits", "headline", "listed", "lower_is_better")
     overrides = axis.overrides.get(measure.key, {})
     return {name: overrides.get(name, getattr(measure, name)) for name in names} | {
         "decided_by": deciding(measure, axis),

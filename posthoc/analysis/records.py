@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -58,6 +59,14 @@ ByPair = Annotated[FloatArray, Array(("E", "L", "L"))]
 _NO_COLUMN, _NO_TABLE, _NO_PAIRS = (partial(np.empty, (0,) * dimensions) for dimensions in (1, 2, 3))
 
 
+class Aside(StrEnum):
+    """Why something that most runs have steps aside in a run."""
+
+    NEEDS_LABELS = "needs labels"
+    SCORED_OTHERWISE = "the outputs are scored otherwise"
+    NOT_SCORED = "no output is scored"
+
+
 @dataclass(frozen=True)
 class AxisWords:
     """The axis: what its points in time and its series are called, and the null that decides, unless a measure names another;
@@ -72,10 +81,11 @@ class AxisWords:
 
 @dataclass(frozen=True)
 class NullWords:
-    """A null: what its redrawn data are, and what it redraws, for a legend."""
+    """A null: what its redrawn data are, and what it redraws, for a legend; aside: why it cannot be drawn in this run."""
 
     words: str
     short: str
+    aside: Aside | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +159,8 @@ class Overall:
 class Measured:
     """One measure of a run: how it is called, its value [E] with the ends of its 95 % interval, and its nulls.
 
-    symbol ... layers: see `measures.Measure`; decided_by: the null that decides, empty where none does; function_of: the
-    measure that it is a function of. low, high: empty where it has no interval; sd: over the units, where it is their
+    symbol ... lower_is_better: see `measures.Measure`; decided_by: the null that decides, empty where none does;
+    function_of: the measure that it is a function of; aside: why it has no value in this run. low, high: empty where it has no interval; sd: over the units, where it is their
     mean; by_layer: of each layer by itself, with its interval and p where the axis has them; by_unit: of every unit as
     measured.
     """
@@ -165,6 +175,8 @@ class Measured:
     listed: bool = True
     decided_by: str = ""
     function_of: str = ""
+    lower_is_better: bool = False
+    aside: Aside | None = None
     low: Optional = field(default_factory=_NO_COLUMN)
     high: Optional = field(default_factory=_NO_COLUMN)
     sd: Optional = field(default_factory=_NO_COLUMN)
@@ -255,6 +267,7 @@ class Summary:
 
     unit: what checkpoints are counted in; convergence: when volatility has stayed below the threshold, `retrospective`,
     with z-scores over the whole run, which look into the future, and `causal`, with what was known at each checkpoint;
+    best_epoch: of what the run is judged by, the measure judged_by: accuracy, or another score where there is none;
     uneven: why there is no volatility, where that is; settling: kind of series -> way -> how often and how early it
     would settle on series that do not converge; draws: of a deciding null, at the least; doubt: why the probe was
     probably not prepared as in training.
@@ -272,6 +285,26 @@ class Summary:
     draws: int = 0
     seed: int = 0
     doubt: str | None = None
+    judged_by: str = "accuracy"
+
+
+def psi_with(symbol: str) -> str:
+    """Under which name a summary has the correlation of the stability index with a score.
+
+    >>> psi_with("accuracy"), psi_with("reconstruction error")
+    ('stability_index_accuracy', 'stability_index_reconstruction_error')
+    """
+    return f"stability_index_{symbol.replace(' ', '_')}"
+
+
+def score_of(measures: Mapping[str, Measured], summary: Summary) -> Measured | None:
+    """What a run is judged by; None where it has no score."""
+    return measures.get(summary.judged_by) if summary.best_epoch is not None else None
+
+
+def best_of(score: Measured, values: FloatArray) -> float:
+    """The best of a score's values, of which one at least is finite."""
+    return float(np.nanmin(values) if score.lower_is_better else np.nanmax(values))
 
 
 @dataclass(frozen=True)
@@ -315,6 +348,16 @@ class RunMetrics:
         if self.summary.unit == "checkpoint":
             return list(range(len(self.checkpoints)))
         return [getattr(checkpoint, self.summary.unit) for checkpoint in self.checkpoints]
+
+    @property
+    def score(self) -> Measured | None:
+        """What the run is judged by: its accuracy, or another score; None where there is none."""
+        return score_of(self.measures, self.summary)
+
+    @property
+    def best(self) -> float:
+        """The best value of that over the trained checkpoints; NaN where there is none."""
+        return math.nan if self.score is None else best_of(self.score, self.score.value[self.trained])
 
     def column(self, measure: str) -> FloatArray:
         """A measure's value at every checkpoint, [E]. Raises PosthocError for one that is not there."""
@@ -370,6 +413,8 @@ class RunMetrics:
             "untrained": [checkpoint.untrained for checkpoint in self.checkpoints],
         }
         for key, measured in self.measures.items():
+            if measured.aside:
+                continue
             columns[key] = measured.value.tolist()
             for name in ("low", "high", "sd"):
                 if (values := getattr(measured, name)).size:
@@ -400,7 +445,7 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
     run, _ = read_typed(path, RunMetrics, FORMAT, FORMAT_VERSION, "a metrics file", "posthoc metrics", {1: upgraded})
     summary = run.summary
     if missing := [
-        *(ALWAYS - run.measures.keys()),
+        *((ALWAYS | ({summary.judged_by} if summary.best_epoch is not None else set())) - run.measures.keys()),
         *(CORRELATIONS.keys() - summary.correlations.keys()),
         *(WAYS.keys() - summary.convergence.keys()),
     ]:

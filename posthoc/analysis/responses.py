@@ -1,7 +1,7 @@
 """What an audit says, and audit.json (version 2): every control, and what each measure responds to."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from os import PathLike
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import plain
+from posthoc.analysis.records import Aside, plain
 from posthoc.files import write_json
 from posthoc.typed import Shape, read_typed
 
@@ -105,7 +105,10 @@ class Response:
 
 @dataclass(frozen=True)
 class Audit:
-    """All controls of a run, for each measure what it responds to, and what follows, in sentences."""
+    """All controls of a run, for each measure what it responds to, and what follows, in sentences.
+
+    samples: their number, and called: what they are called; aside: controls that were not made, and why.
+    """
 
     path: str
     sha256: str
@@ -117,6 +120,8 @@ class Audit:
     controls: Annotated[tuple[Control, ...], Shape(("controls",), least=1)]
     measures: dict[str, Response]
     conclusions: tuple[str, ...]
+    called: str = "images"
+    aside: dict[str, Aside] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of audit.json: plain values, NaN as None."""

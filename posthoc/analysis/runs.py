@@ -19,7 +19,19 @@ from posthoc.analysis.axes import AXES
 from posthoc.analysis.measures import MEASURES, of_epochs
 from posthoc.analysis.nulls import description, words_of
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import PURE_NOISE, Checkpoint, Measured, NullWords, RunMetrics, Summary, load_metrics
+from posthoc.analysis.records import (
+    PURE_NOISE,
+    Aside,
+    Checkpoint,
+    Correlation,
+    Measured,
+    NullWords,
+    RunMetrics,
+    Summary,
+    best_of,
+    load_metrics,
+    score_of,
+)
 from posthoc.analysis.summary import overall, summarise
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import names_apart, open_regular
@@ -33,6 +45,8 @@ ALIASES = {"h_eff": "integration", "m": "metastability"}
 """What the columns may be called, too."""
 NEEDED = ("epoch", "integration", "metastability")
 CSV_BYTES = 2**27
+NO_LABELS = "no labels"
+"""What is recorded as the number of classes where there are none."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +76,29 @@ class Run:
         return self.column("accuracy")
 
     @property
-    def judged(self) -> bool:
-        """Whether it has an accuracy, by which stopping rules are judged."""
-        return bool(np.isfinite(self.accuracy).any())
+    def score(self) -> Measured | None:
+        """What it is judged by: its accuracy, or another score; None where there is none."""
+        return score_of(self.measures, self.summary)
+
+    @property
+    def best(self) -> float:
+        """The best value of that; NaN where there is none."""
+        return math.nan if self.score is None else best_of(self.score, self.column(self.summary.judged_by))
+
+    @property
+    def gain(self) -> FloatArray:
+        """How well the network does, [E]: its score, with the sign turned where lower is better; NaN where there is none."""
+        score = self.score
+        if score is None:
+            return np.full(len(self.when), np.nan)
+        values = self.column(self.summary.judged_by)
+        return -values if score.lower_is_better else values
+
+    @property
+    def related(self) -> dict[str, Correlation]:
+        """The correlations of measures that it has."""
+        aside = {key for key, measured in self.measures.items() if measured.aside}
+        return {name: r for name, r in self.summary.correlations.items() if not aside & {r.first, r.second}}
 
     def noise(self, measure: str) -> float:
         """Mean of a measure of pure noise through the same protocol; NaN without nulls."""
@@ -112,12 +146,14 @@ def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> 
 def as_run(metrics: RunMetrics, name: str) -> Run:
     """A run's measures as one row of a comparison has them."""
     identity, provenance, protocol = metrics.recording.identity, metrics.recording.provenance, metrics.protocol
+    stepped = {words.aside for words in metrics.nulls.values()}
     about = {
         "model": identity.model.architecture,
         "dataset": _label(provenance.dataset or provenance.probe),
         "probe": provenance.probe,
         "images": identity.probe.samples,
-        "classes": identity.probe.classes,
+        "samples": provenance.samples,
+        "classes": NO_LABELS if Aside.NEEDS_LABELS in stepped else identity.probe.classes,
         "scaling": provenance.preparation,
         "protocol": protocol.name,
         **{key: value for key, value in asdict(protocol).items() if key != "name"},

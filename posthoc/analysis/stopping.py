@@ -30,7 +30,7 @@ REFERENCE = "patience 10"
 class Stop:
     """What a rule does to one run: the last checkpoint's index and epoch, whether it fired, what it saves and loses.
 
-    lost: accuracy of the run's best checkpoint less that of the best one kept until the stop; lost_at_stop: less that
+    lost: accuracy, or the score that the run is judged by, of its best checkpoint less that of the best one kept until the stop; lost_at_stop: less that
     of the checkpoint at the stop, as published.
     """
 
@@ -68,7 +68,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Score:
-    """A rule over several runs: means, and 95 % intervals of their differences from `REFERENCE`, paired by run.
+    """A rule over several runs that are judged by one score, of that symbol: means, and 95 % intervals of their differences from `REFERENCE`, paired by run.
 
     Intervals are Student's over the runs, see `intervals.over_runs`; NaN with fewer than three. pareto: whether no other
     rule that can be followed saves a larger share and loses less.
@@ -85,6 +85,7 @@ class Score:
     saved_difference: tuple[float, float, float]
     lost_difference: tuple[float, float, float]
     pareto: bool
+    symbol: str = "accuracy"
 
 
 def by_volatility(run: Run, threshold: float, causal: bool = True) -> int | None:
@@ -117,7 +118,7 @@ def by_budget(run: Run, checkpoints: int) -> int | None:
 
 def by_hindsight(run: Run) -> int | None:
     """At the best epoch: no rule can do better."""
-    return int(np.nanargmax(run.accuracy)) if np.isfinite(run.accuracy).any() else None
+    return int(np.nanargmax(run.gain)) if np.isfinite(run.gain).any() else None
 
 
 def apply(rule: Callable[[Run], int | None], run: Run) -> Stop:
@@ -125,15 +126,15 @@ def apply(rule: Callable[[Run], int | None], run: Run) -> Stop:
     index = rule(run)
     last = len(run.when) - 1
     at = last if index is None else index
-    best = float(np.nanmax(run.accuracy))
-    kept = run.accuracy[: at + 1]
+    gain = run.gain
+    best, kept = float(np.nanmax(gain)), gain[: at + 1]
     return Stop(
         index=at,
         when=run.when[at],
         fired=index is not None,
         saved=last - at,
         lost=best - float(np.nanmax(kept)) if np.isfinite(kept).any() else math.nan,
-        lost_at_stop=best - float(run.accuracy[at]),
+        lost_at_stop=best - float(gain[at]),
     )
 
 
@@ -154,7 +155,7 @@ def chosen_elsewhere(runs: Sequence[Run]) -> list[Stop]:
     Best: most checkpoints saved among those that lose at most 1 % of the best accuracy on average; else least lost.
     """
     table = [[apply(partial(by_volatility, threshold=threshold), run) for run in runs] for threshold in THRESHOLDS]
-    best = np.array([float(np.nanmax(run.accuracy)) for run in runs])
+    best = np.array([abs(run.best) for run in runs])
     of = [configuration(run) for run in runs]
     stops = []
     for held_out in range(len(runs)):
@@ -221,12 +222,17 @@ RULES: dict[str, Rule] = {
 def compare_rules(runs: Sequence[Run]) -> list[Score]:
     """Every rule that fits over the same runs, most checkpoints saved first.
 
-    Raises UsageError where a run has no accuracy. Patience is left out, and with it the differences from it, unless
+    Raises UsageError where a run has no score, or they are judged by different ones. Patience is left out, and with it the differences from it, unless
     all runs have a validation loss.
     """
+    symbols = {}
     for run in runs:
-        if not run.judged:
-            raise UsageError(f"{run.name} has no accuracy, by which stopping rules are judged.")
+        if run.score is None:
+            raise UsageError(f"{run.name} has no accuracy or other score, by which stopping rules are judged.")
+        symbols[run.score.symbol] = run.name
+    if len(symbols) > 1:
+        several = ", ".join(f"{name} by {symbol}" for symbol, name in symbols.items())
+        raise UsageError(f"Stopping rules are compared over runs that are judged by one score; here {several}.")
     rules = [rule for rule in RULES.values() if rule.fits(runs)]
     table = {rule.name: rule.stops(runs) for rule in rules}
     saved = {
@@ -256,6 +262,7 @@ def compare_rules(runs: Sequence[Run]) -> list[Score]:
                 ),
                 lost_difference=paired([s.lost for s in stops], [s.lost for s in reference] if reference else unknown),
                 pareto=not rule.looks_ahead and not math.isnan(loss) and not beaten,
+                symbol=next(iter(symbols)),
             )
         )
     return sorted(scores, key=lambda score: (-score.saved_share, score.lost))

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray, correlation, mean_finite, sd_finite
 from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
+from posthoc.analysis.measures.behaviour import ACCURACY
+from posthoc.analysis.measures.measure import Measure
 from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, convergence, uneven_of
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import (
@@ -21,6 +23,7 @@ from posthoc.analysis.records import (
     Overall,
     Settles,
     Summary,
+    psi_with,
     trained,
 )
 from posthoc.analysis.settling import autocorrelation, settling
@@ -50,9 +53,12 @@ def overall(values: FloatArray, headline: bool, limits: tuple[float, float], nul
 
 def summarise(
     columns: Mapping[str, FloatArray], checkpoints: Sequence[Checkpoint], protocol: Protocol, seed: int = 0,
-    accuracy_source: str = "", draws: int = 0, doubt: str | None = None,
+    accuracy_source: str = "", draws: int = 0, doubt: str | None = None, judge: Measure | None = ACCURACY,
 ) -> Summary:  # fmt: skip
-    """The summary of a run from its measures' columns [E]; those that it has not count as undefined."""
+    """The summary of a run from its measures' columns [E]; those that it has not count as undefined.
+
+    judge: the measure by which the run is judged, None where there is none; accuracy_source: where that comes from.
+    """
     rows = trained(checkpoints)
     unit, numbers = counted(checkpoints)
     when = [number for number, kept in zip(numbers, rows, strict=True) if kept]
@@ -60,14 +66,17 @@ def summarise(
     def column(key: str) -> FloatArray:
         return columns[key][rows] if key in columns else np.full(len(when), np.nan)
 
-    accuracy = column("accuracy")
-    best = int(np.nanargmax(accuracy)) if np.isfinite(accuracy).any() else None
+    score = column(judge.key) if judge else np.full(len(when), np.nan)
+    best = int(np.nanargmax(-score if judge and judge.lower_is_better else score)) if np.isfinite(score).any() else None
+    related = dict(CORRELATIONS)
+    if judge and judge.key != "accuracy":
+        related[psi_with(judge.symbol)] = (f"r(Psi, {judge.symbol})", "stability_index", judge.key)
     settled = {way: convergence(column(key), protocol.threshold) for way, key in WAYS.items()}
     uneven = uneven_of(checkpoints)
     return Summary(
         unit=unit,
         epochs=len(when),
-        best_accuracy=np.nan if best is None else float(accuracy[best]),
+        best_accuracy=float(score[best]) if best is not None and judge is ACCURACY else np.nan,
         best_epoch=None if best is None else when[best],
         accuracy_source=accuracy_source,
         convergence={way: None if index is None else when[index] for way, index in settled.items()},
@@ -76,7 +85,7 @@ def summarise(
                 symbol, first, second,
                 correlation(column(first), column(second)), *correlation_over_epochs(column(first), column(second)),
             )
-            for name, (symbol, first, second) in CORRELATIONS.items()
+            for name, (symbol, first, second) in related.items()
         },
         uneven=uneven,
         settling={}
@@ -85,6 +94,7 @@ def summarise(
         draws=draws,
         seed=seed,
         doubt=doubt,
+        judged_by=judge.key if judge else "",
     )  # fmt: skip
 
 

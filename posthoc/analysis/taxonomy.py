@@ -70,7 +70,8 @@ def _not_drawn(measure: Measure) -> Verdict:
 class Evidence:
     """What a run says, with 95 % intervals: mean integration, and two correlations over its checkpoints.
 
-    fields: of integration and metastability; accuracy: of the stability index and accuracy; epochs: how many have an
+    fields: of integration and metastability; accuracy: of the stability index and accuracy, or another score that is
+    better the higher it is, by its symbol, score, None where the run has none; epochs: how many have an
     integration; hurst, metastability: their verdicts against their deciding nulls.
     """
 
@@ -83,6 +84,7 @@ class Evidence:
     epochs: int = 0
     hurst: Verdict = field(default_factory=partial(_not_drawn, HURST))
     metastability: Verdict = field(default_factory=partial(_not_drawn, METASTABILITY))
+    score: str | None = "accuracy"
 
 
 def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
@@ -121,7 +123,7 @@ def _by_thresholds(evidence: Evidence, taxonomy: Taxonomy) -> Name:
 def _reason(name: Name, evidence: Evidence, taxonomy: Taxonomy) -> str:
     """By which thresholds a run has its name."""
     if name is Name.CONVERGENT:
-        return f"r(Hz, Mz) = {evidence.fields:.3f} is below 0 and r(Psi, accuracy) = {evidence.accuracy:.3f} above it"
+        return f"r(Hz, Mz) = {evidence.fields:.3f} is below 0 and r(Psi, {evidence.score}) = {evidence.accuracy:.3f} above it"
     where = {
         Name.RIGID: f"below {taxonomy.rigid}",
         Name.PARTIAL: f"below {taxonomy.partial}",
@@ -156,11 +158,13 @@ def _not_different(verdict: Verdict) -> Iterator[str]:
 
 
 def _doubts_of_signs(evidence: Evidence) -> Iterator[str]:
-    """Why it is not known whether r(Hz, Mz) < 0 and r(Psi, accuracy) > 0."""
+    """Why it is not known whether r(Hz, Mz) < 0 and r(Psi, score) > 0."""
     (low_f, high_f), (low_a, high_a) = evidence.fields_interval, evidence.accuracy_interval
     if low_f >= 0 or high_a <= 0 or (high_f < 0 < low_a):
         return
-    for name, (low, high) in (("r(Hz, Mz)", (low_f, high_f)), ("r(Psi, accuracy)", (low_a, high_a))):
+    if evidence.score is None:
+        yield "it has no score, such as an accuracy, that Psi could rise with"
+    for name, (low, high) in (("r(Hz, Mz)", (low_f, high_f)), (f"r(Psi, {evidence.score})", (low_a, high_a))):
         if not (math.isfinite(low) and math.isfinite(high)):
             yield f"{name} has no interval"
         if low < 0 <= high or low <= 0 < high:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,33 +68,39 @@ def command(
     names = group_names(runs, [field.strip() for field in by.split(",")]) if by else []
     groups = grouped(rows, names) if by else []
     gaps = differences(rows, names, seed) if by else []
-    scores, unjudged = _scored(runs) if stopping else ([], [])
+    scores, unjudged = _scored(runs) if stopping else ({}, [])
     if form in ("csv", "json"):  # which have no room for notes
         for note in unjudged:
             echo(note, err=True)
     cells = vary(runs, names) if sensitivity else []
     if form == "json":
-        lists = {"groups": groups, "differences": gaps, "stopping": scores, "sensitivity": cells}
+        lists = {"groups": groups, "differences": gaps, "stopping": list(chain(*scores.values())), "sensitivity": cells}
         content = {"runs": list(map(_plain, rows)), **{name: some for name, some in lists.items() if some}}
         echo(json.dumps(plain(content), indent=1), lines=True)
         return
     symbols = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items()}
     printed = [tables.runs(rows)]
     printed += [tables.groups(groups, symbols), tables.differences(gaps)] if by else []
-    printed += [tables.stopping(scores, unjudged)] if stopping else []
+    printed += [tables.stopping(of_score, unjudged) for of_score in scores.values()]
     printed += [tables.sensitivity(cells, runs, names)] if sensitivity else []
     print_tables(printed, form)
 
 
-def _scored(runs: "Sequence[Run]") -> "tuple[list[Score], list[str]]":
-    """The stopping rules over the runs that have an accuracy, and a note on those that have none."""
+def _scored(runs: "Sequence[Run]") -> "tuple[dict[str, list[Score]], list[str]]":
+    """The stopping rules over the runs of each score, such as accuracy, and a note on the runs that have none."""
     from posthoc.analysis.stopping import compare_rules
 
-    judged = [run for run in runs if run.judged]
+    judged: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.score is not None:
+            judged.setdefault(run.score.symbol, []).append(run)
     if not judged:
-        raise UsageError("--stopping: none of the runs has an accuracy, by which stopping rules are judged.")
-    others = [run.name for run in runs if not run.judged]
-    return compare_rules(judged), [f"Without an accuracy, and not judged: {', '.join(others)}."] if others else []
+        raise UsageError(
+            "--stopping: none of the runs has an accuracy or other score, by which stopping rules are judged."
+        )
+    others = [run.name for run in runs if run.score is None]
+    notes = [f"Without an accuracy or other score, and not judged: {', '.join(others)}."] if others else []
+    return {symbol: compare_rules(of_score) for symbol, of_score in judged.items()}, notes
 
 
 def _mapping(text: str) -> tuple[str, str]:

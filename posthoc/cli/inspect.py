@@ -15,6 +15,7 @@ from posthoc.cli.output import checkpoint_table, model_options, notes, order_opt
 from posthoc.errors import PosthocError
 
 if TYPE_CHECKING:
+    from posthoc.analysis.arrays import FloatArray
     from posthoc.replay.models import Model
     from posthoc.store import Activations
 
@@ -125,7 +126,7 @@ def _samples(file: "Activations") -> str:
 
 
 def _classes(count: int | None) -> str:
-    return "" if count is None else f"{count} classes, "
+    return "no labels, " if count is None else f"{count} classes, "
 
 
 def _activations(path: Path) -> None:
@@ -157,17 +158,26 @@ def _activations(path: Path) -> None:
         if len(file.untrained_seeds):
             seeds = ", ".join(map(str, file.untrained_seeds[:5])) + (", ..." if len(file.untrained_seeds) > 5 else "")
             listing.append(("untrained", f"{len(file.untrained_seeds)} initialisations as controls, of seed {seeds}"))
+        columns = _columns(file)
         rows = [
             [file.checkpoints[e], *(None if n < 0 else int(n) for n in (file.epochs[e], file.steps[e])),
-             float(file.loss[e]), float(file.accuracy[e]), *(float(column[e]) for column in file.recorded.values())]
+             *(float(column[e]) for column in columns.values())]
             for e in range(len(file))
         ]  # fmt: skip
         notes(listing)
         echo()
-        print_table(["file", "epoch", "step", "probe loss", "probe accuracy", *file.recorded], rows)
+        print_table(["file", "epoch", "step", *columns], rows)
         if file.skipped:
             echo()
             print_table(["skipped", "why"], file.skipped)
+
+
+def _columns(file: "Activations") -> "dict[str, FloatArray]":
+    """What was measured on the probe and what the checkpoints recorded, [E], under the titles of columns."""
+    loss = "loss" if file.labelled else file.recording.provenance.loss
+    probe = {loss: file.loss, "accuracy": file.accuracy, **file.scores}
+    there = {f"probe {key}": column for key, column in probe.items() if file.labelled or (column == column).any()}
+    return there | file.recorded
 
 
 def _audit(path: Path) -> None:
@@ -177,7 +187,7 @@ def _audit(path: Path) -> None:
     notes([
         ("audit", str(path)),
         ("of", f"{result.path}, sha256 {result.sha256[:12]}"),
-        ("probe", f"{result.probe}, {result.samples} images"),
+        ("probe", f"{result.probe}, {result.samples} {result.called}"),
         ("protocol", f"{result.protocol.name}, smoothing {result.protocol.smooth}"),
     ])  # fmt: skip
     echo()
@@ -194,7 +204,7 @@ def _metrics(path: Path) -> None:
         ("metrics", f"{path}, {metrics.created}"),
         ("of", f"{metrics.input.path}, sha256 {metrics.input.sha256[:12]}"),
         ("model", provenance.model),
-        ("probe", f"{provenance.probe}, {identity.probe.samples} images"),
+        ("probe", f"{provenance.probe}, {identity.probe.samples} {provenance.samples}"),
         *tables.summary(metrics),
     ])  # fmt: skip
     echo()

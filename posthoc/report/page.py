@@ -1,6 +1,5 @@
 """The report: one page of HTML that needs nothing else."""
 
-import math
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -18,7 +17,7 @@ from posthoc.report.figures import Figure, Of, figures_of
 from posthoc.report.printing import as_html
 from posthoc.report.sources import Several, Source, as_runs
 from posthoc.report.theme import config, on_page
-from posthoc.report.words import finding, headlines, number, references, sentence_of
+from posthoc.report.words import aside, better, finding, headlines, number, probed, references, sentence_of
 from posthoc.shown import shown
 
 FONT = "system-ui, sans-serif"
@@ -77,7 +76,7 @@ def _place(figure: Figure, charts: dict[str, Any], run: str) -> dict[str, Any]:
 
 
 def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
-    judged = all(math.isfinite(run.summary.best_accuracy) for run in several.runs)  # without accuracy, no rule is
+    judged = any(run.score for run in several.runs)  # without any score, no rule is
     figures, missing = [], []
     for name, kind in figures_of(Of.RUNS).items():
         try:
@@ -89,7 +88,7 @@ def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
         "figures": figures,
         "missing": missing,
         "table": as_html(tables.runs(several.rows)),
-        "stopping": as_html(tables.stopping(several.scores)) if judged else None,
+        "stopping": as_html(tables.stopping(several.scores)) if several.comparable else None,
     }
 
 
@@ -113,7 +112,8 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
         metrics.summary,
         [f"mean {m.symbol} {number(m.summary.mean, m.digits)}" for m in headlines(metrics).values()],
     )
-    best = "" if run.best_epoch is None else f"Best accuracy {run.best_accuracy:.3f} at {run.unit} {run.best_epoch}. "
+    score = metrics.score
+    best = f"Best {score.symbol}{better(score)} {metrics.best:.3f} at {run.unit} {run.best_epoch}. " if score else ""
     return {
         "name": source.name,
         "unit": run.unit,
@@ -140,7 +140,9 @@ def _checkpoints(metrics: RunMetrics) -> dict[str, Any]:
 def _findings(metrics: RunMetrics) -> list[str]:
     """Whether the measures differ from their deciding null, and what they are under the others."""
     findings = [text for key in headlines(metrics) if (text := finding(metrics, key))]
-    return [*findings, *(f"For reference, {text}." for _, text in references(metrics))] or ["No nulls were drawn: nothing can be said of what is in these numbers. "
+    findings += [f"For reference, {text}." for _, text in references(metrics)]
+    stepped = [f"{sentence_of(why)[:-1]}: {what}." for why, what in aside(metrics)]
+    return [*findings, *stepped] if findings else [*stepped, "No nulls were drawn: nothing can be said of what is in these numbers. "
                                               "Run `posthoc metrics` with --nulls 99."]  # fmt: skip
 
 
@@ -155,7 +157,7 @@ def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
         ("checkpoints", f"{len(metrics.when)}, {metrics.summary.unit} {metrics.when[0]} to {metrics.when[-1]}"),
         ("model", f"{provenance.model} ({provenance.source})"),
         ("layers", layers),
-        ("probe", f"{provenance.probe}, {identity.probe.samples} images, {identity.probe.classes} classes"),
+        ("probe", f"{provenance.probe}, {probed(metrics.recording)}"),
         ("probe sha256", metrics.input.probe_sha256),
         ("device", f"{identity.device}, {identity.dtype}, batches of {identity.batch_size}"),
         ("protocol", f"{protocol.name}, {protocol.axis} axis, signal {protocol.signal}, smoothing {protocol.smooth}, "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from posthoc.analysis.compare import MUST_BE_KNOWN, Row, tabulate
+from posthoc.analysis.compare import MUST_BE_KNOWN, Row, tabulate, words_for
 from posthoc.analysis.records import Measured, RunMetrics, load_metrics
 from posthoc.analysis.responses import Audit, load_audit
 from posthoc.analysis.runs import Run, as_run, find_metrics, in_one_unit
@@ -36,8 +36,20 @@ class Several:
 
     @cached_property
     def scores(self) -> list[Score]:
-        """Every stopping rule over the runs; raises UsageError where one has no accuracy."""
+        """Every stopping rule over the runs; raises UsageError unless all are judged by one score."""
         return compare_rules(self.runs)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether all runs are judged by one score, such as accuracy, by which stopping rules can be compared."""
+        return len({run.score.symbol if run.score else "" for run in self.runs} - {""}) == 1 and all(
+            run.score for run in self.runs
+        )
+
+    @property
+    def judges(self) -> dict[str, Measured]:
+        """What the runs are judged by."""
+        return {run.summary.judged_by: run.score for run in self.runs if run.score}
 
     @property
     def headlines(self) -> dict[str, Measured]:
@@ -51,7 +63,7 @@ class Several:
         differ = [name for name in MUST_BE_KNOWN if len({run.about.get(name) for run in self.runs}) > 1]
         if not differ:
             return ""
-        return f"Runs differ in {', '.join(differ)}, which by themselves make H_eff differ: read it beside the noise."
+        return f"Runs differ in {', '.join(words_for(self.runs, name) for name in differ)}, which by themselves make H_eff differ: read it beside the noise."
 
 
 def load_sources(places: Sequence[str], audit_file: Path | None = None) -> list[Source]:

@@ -8,8 +8,9 @@ from posthoc.analysis.records import WAYS, Overall, RunMetrics
 from posthoc.analysis.responses import Audit, Reaction, Response
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
+from posthoc.recording import named
 from posthoc.report.printing import Column, Table, cell, column
-from posthoc.report.words import headlines, number, references
+from posthoc.report.words import aside, better, headlines, number, references, related, sentence_of
 
 if TYPE_CHECKING:
     from posthoc.analysis.compare import Difference, Group, Quantity, Row
@@ -52,11 +53,11 @@ def summary(metrics: RunMetrics) -> Lines:
         ("protocol", f"{protocol.name}, {protocol.axis} axis, estimator {protocol.estimator}, smoothing {protocol.smooth}, "
                      f"scales {list(metrics.scales)}" + (", calibrated" if protocol.calibrate else "")),
         ("epochs", f"{run.epochs}, {metrics.measures['integration'].summary.count} of them with an integration"),
-        ("best accuracy", _best(metrics)),
+        *_best(metrics),
         *((measured.symbol, _with_sd(measured.summary, " +- ")) for measured in headlines(metrics).values()),
         ("Psi", _with_sd(metrics.measures["stability_index"].summary, ", sd ")),
         *((r.symbol, f"{number(r.r)}, 95 % interval {number(r.low)} to {number(r.high)} over epochs")
-          for r in run.correlations.values()),
+          for r in related(metrics)),
         ("settled", f"{'; '.join(f'{way}: {when}' for way, when in settled.items())} (volatility < {protocol.threshold})"),
     ]  # fmt: skip
     if run.uneven:
@@ -67,14 +68,20 @@ def summary(metrics: RunMetrics) -> Lines:
         lines.append(("dead units", f"{', '.join(reasons)} (units x epochs), left out"))
     if any(checkpoint.untrained for checkpoint in metrics.checkpoints):
         lines.append(("untrained", "the checkpoint of step 0 is a control and not part of these figures"))
-    return lines + nulls(metrics)
+    return lines + nulls(metrics) + aside(metrics)
 
 
-def _best(metrics: RunMetrics) -> str:
-    run = metrics.summary
-    if run.best_epoch is None:
-        return "none: no accuracy is recorded in the checkpoints, and none could be measured on the probe"
-    return f"{number(run.best_accuracy)} ({run.accuracy_source}) at {run.unit} {run.best_epoch}"
+def _best(metrics: RunMetrics) -> Lines:
+    """By what the run is judged; nothing where it is said elsewhere why by nothing."""
+    run, score = metrics.summary, metrics.score
+    if score is not None:
+        value = f"{number(metrics.best)} ({run.accuracy_source}) at {run.unit} {run.best_epoch}"
+        return [(f"best {score.symbol}", f"{value}{better(score)}")]
+    if metrics.measures["accuracy"].aside:
+        return []
+    return [
+        ("best accuracy", "none: no accuracy is recorded in the checkpoints, and none could be measured on the probe")
+    ]
 
 
 def _with_sd(overall: Overall, between: str) -> str:
@@ -105,16 +112,23 @@ def nulls(metrics: RunMetrics) -> Lines:
 
 def runs(rows: "Sequence[Row]") -> Table:
     """One row per run: every quantity with its interval and noise, and its state; below, what to know of each."""
-    columns = [*map(column, ("run", "model", "dataset", "epochs", "best accuracy")), column("at", "best_epoch")]
-    keys = {key: quantity for row in rows for key, quantity in row.quantities.items() if key != "best_accuracy"}
+    every = {key: quantity for row in rows for key, quantity in row.quantities.items()}
+    best = {key: quantity.symbol for key, quantity in every.items() if key.startswith("best_")}
+    columns = [
+        *map(column, ("run", "model", "dataset", "epochs")),
+        *(column(title, key) for key, title in best.items()),
+    ]
+    columns.append(column("at", "best_epoch"))
+    keys = {key: quantity for key, quantity in every.items() if key not in best}
     for key, quantity in keys.items():
         columns += _quantity_columns(key, quantity)
     columns.append(column("state"))
     table = []
     for row in rows:
         run = row.run
-        cells = [run.name, run.about.get("model"), run.about.get("dataset"), run.summary.epochs, run.summary.best_accuracy,
-                 run.summary.best_epoch]  # fmt: skip
+        cells = [run.name, run.about.get("model"), run.about.get("dataset"), run.summary.epochs]
+        cells += [row.quantities[key].value if key in row.quantities else math.nan for key in best]
+        cells.append(run.summary.best_epoch)
         for key, quantity in keys.items():
             cells += _quantity_cells(row.quantities.get(key), quantity)
         table.append([*cells, row.state.name])
@@ -200,8 +214,9 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
     """One row per stopping rule."""
     from posthoc.analysis.stopping import REFERENCE
 
+    symbol = scores[0].symbol
     columns = [
-        column("rule"), column("saved"), column("share"), column("accuracy lost"), column("never fires"),
+        column("rule"), column("saved"), column("share"), column(f"{symbol} lost"), column("never fires"),
         *(column(f"{what}, against {REFERENCE}", *(f"{what}_difference{end}" for end in ("", "_low", "_high")))
           for what in ("saved", "lost")),
         column("Pareto", "pareto"),
@@ -209,7 +224,7 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
     names = ("rule", "saved", "saved_share", "lost", "never", "saved_difference", "lost_difference")
     table = [[*(getattr(score, name) for name in names), "*" if score.pareto else ""] for score in scores]
     return Table("Stopping rules", columns, table, [
-        "Patience, budgets and what is saved count checkpoints. Accuracy lost: of the run's best checkpoint less that of the best one kept until the stop, means over runs; "
+        f"Patience, budgets and what is saved count checkpoints. {sentence_of(symbol)[:-1]} lost: of the run's best checkpoint less that of the best one kept until the stop, means over runs; "
         "differences with 95 % intervals, paired by run. *: no other rule that can be followed saves a larger share and "
         "loses less.",
         "Rules see what was known at each epoch, but for those marked 'whole run known', whose z-scores look ahead.",
@@ -256,23 +271,28 @@ def audit(result: Audit) -> Table:
 
 def responses(result: Audit) -> list[Lines]:
     """What each measure responds to, is undecided about and does not respond to, and how it varies."""
-    blocks = []
+    blocks, called = [], result.called
     for response in result.measures.values():
         title = response.symbol
         known = math.isfinite(response.margin)  # of files before there was one, what was not seen to move the measure
         small = f"changes by less than {response.margin:g} with" if known else "was not seen to respond to"
         lines = [
-            (f"{title} responds to", _effects(response, Reaction.RESPONDS) or "nothing"),
-            (f"{title} {small}", _effects(response, Reaction.INDIFFERENT) or "nothing"),
+            (f"{title} responds to", _effects(response, Reaction.RESPONDS, called) or "nothing"),
+            (f"{title} {small}", _effects(response, Reaction.INDIFFERENT, called) or "nothing"),
         ]
-        if text := _effects(response, Reaction.UNDECIDED):
+        if text := _effects(response, Reaction.UNDECIDED, called):
             lines.append((f"{title} is undecided about", text))
         if undefined := response.which(Reaction.UNDEFINED):
-            lines.append((f"{title} is undefined for", ", ".join(undefined)))
-        lines.append((f"{title} varies by", f"{cell(response.spread_by_order)} (sd) with the order of images"))
+            lines.append((f"{title} is undefined for", named(", ".join(undefined), called)))
+        lines.append((f"{title} varies by", f"{cell(response.spread_by_order)} (sd) with the order of {called}"))
         blocks.append(lines)
-    return blocks
+    stepped: dict[str, list[str]] = {}
+    for control, why in result.aside.items():
+        stepped.setdefault(why, []).append(control)
+    return blocks + [[(why, ", ".join(controls)) for why, controls in stepped.items()]] * bool(stepped)
 
 
-def _effects(response: Response, outcome: Reaction) -> str:
-    return ", ".join(f"{what} ({effect.effect:+.3f})" for what, effect in response.which(outcome).items())
+def _effects(response: Response, outcome: Reaction, called: str) -> str:
+    return ", ".join(
+        f"{named(what, called)} ({effect.effect:+.3f})" for what, effect in response.which(outcome).items()
+    )

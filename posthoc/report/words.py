@@ -1,14 +1,54 @@
 """What is said of a run: its verdicts and cautions, in sentences, from what its file holds."""
 
-from posthoc.analysis.records import Measured, RunMetrics
+from posthoc.analysis.records import Aside, Correlation, Measured, RunMetrics
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
+from posthoc.recording import Recording
 from posthoc.report.printing import cell
 
 
 def headlines(metrics: RunMetrics) -> dict[str, Measured]:
     """The measures that a run is compared by."""
     return {key: measured for key, measured in metrics.measures.items() if measured.headline}
+
+
+def related(metrics: RunMetrics) -> list[Correlation]:
+    """The correlations of measures that the run has."""
+    measures = metrics.measures
+    return [
+        r for r in metrics.summary.correlations.values() if not (measures[r.first].aside or measures[r.second].aside)
+    ]
+
+
+def better(score: Measured) -> str:
+    """Which way a score is better, in brackets; nothing of accuracy, of which that is known.
+
+    >>> import numpy as np
+    >>> better(Measured("R2", "R2", np.zeros(1)))
+    ' (higher is better)'
+    """
+    if score.symbol == "accuracy":
+        return ""
+    return f" ({'lower' if score.lower_is_better else 'higher'} is better)"
+
+
+def aside(metrics: RunMetrics) -> list[tuple[str, str]]:
+    """Why something steps aside in the run, and what does."""
+    stepped: dict[Aside, list[str]] = {}
+    for measured in metrics.measures.values():
+        if measured.aside and (measured.aside is Aside.NEEDS_LABELS or metrics.score is None):
+            stepped.setdefault(measured.aside, []).append(measured.symbol)
+    for null, words in metrics.nulls.items():
+        if words.aside:
+            stepped.setdefault(words.aside, []).append(f"the null {null} ({words.words})")
+    return [(str(why), ", ".join(what)) for why, what in stepped.items()]
+
+
+def probed(recording: Recording) -> str:
+    """How many samples the probe has, by what they are called, and of how many classes."""
+    probe = recording.identity.probe
+    classes = "no labels" if probe.classes is None else f"{probe.classes} classes"
+    return f"{probe.samples} {recording.provenance.samples}, {classes}"
 
 
 def short(metrics: RunMetrics, null: str) -> str:

@@ -414,11 +414,11 @@ def test_a_run_without_accuracy_is_left_out_of_the_stopping_rules(tmp_path):
         (tmp_path / f"{name}_cifar10.csv").write_text("\n".join(["epoch,val_acc,val_loss,Heff,M", *rows]) + "\n")
     both = cli("compare", "--from-csv", tmp_path / "*.csv", "--stopping")
     assert both.exit_code == 0
-    assert "Without an accuracy, and not judged: b_cifar10." in both.stdout
+    assert "Without an accuracy or other score, and not judged: b_cifar10." in both.stdout
     alone = cli("compare", "--from-csv", tmp_path / "a_cifar10.csv", "--stopping", "--json")
     done = cli("compare", "--from-csv", tmp_path / "*.csv", "--stopping", "--json")
     assert json.loads(done.stdout)["stopping"] == json.loads(alone.stdout)["stopping"]
-    assert done.stderr == "Without an accuracy, and not judged: b_cifar10.\n"
+    assert done.stderr == "Without an accuracy or other score, and not judged: b_cifar10.\n"
     none = cli("compare", "--from-csv", tmp_path / "b_cifar10.csv", "--stopping")
     assert none.exit_code == 2
     assert "none of the runs has an accuracy" in none.stderr

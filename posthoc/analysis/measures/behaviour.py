@@ -1,5 +1,8 @@
-"""Accuracy and loss, on the probe or as the checkpoints recorded them."""
+"""How well the network does: accuracy, loss, and other scores by their own names."""
 
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +12,22 @@ from posthoc.analysis.measures.measure import Measure
 
 if TYPE_CHECKING:
     from posthoc.store import Activations
+
+
+LOWER = re.compile(
+    r"(?:^|[^a-z])(?:n?r?mse|mae|mape|nll|ce|bce|fid|kid|wer|cer|eer|lpips|brier|ece|kld?)(?:[^a-z]|$)"
+    r"|loss|error|perplexity|distance|divergence|deviation|entropy|regret"
+)
+"""What a score is called that falls as the network gets better; of every other, higher is better."""
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a score falls as the network gets better, by its name.
+
+    >>> lower_is_better("R2"), lower_is_better("val_MSE"), lower_is_better("reconstruction error")
+    (False, True, True)
+    """
+    return bool(LOWER.search(name.lower()))
 
 
 def recorded(activations: "Activations", name: str, replayed: FloatArray) -> tuple[FloatArray, str]:
@@ -35,4 +54,33 @@ LOSS = Measure(
     of_activations=lambda activations: recorded(activations, "val_loss", activations.loss),
     headline=False,
     listed=False,
+    lower_is_better=True,
 )
+
+
+def of_file(activations: "Activations") -> dict[str, Measure]:
+    """Accuracy, loss, and the other scores that the file holds; the loss by its own name where there is nothing else."""
+    others = {
+        f"score_{name}": Measure(
+            f"score_{name}", name, name, f"{name} on the probe",
+            of_activations=_score(name), headline=False, lower_is_better=lower_is_better(name),
+        )
+        for name in activations.scores
+    }  # fmt: skip
+    measures = {"accuracy": ACCURACY, "loss": LOSS, **others}
+    columns = {key: measure.of_activations(activations) for key, measure in measures.items() if measure.of_activations}
+    if judge({key: column for key, (column, _) in columns.items()}) == "loss":
+        source = columns["loss"][1]
+        name = activations.recording.provenance.loss if source == "probe" else source.removeprefix("recorded ")
+        measures["loss"] = replace(LOSS, symbol=name, title=name, listed=True)
+    return measures
+
+
+def _score(name: str) -> Callable[["Activations"], tuple[FloatArray, str]]:
+    return lambda activations: (activations.scores[name], "probe")
+
+
+def judge(columns: Mapping[str, FloatArray]) -> str:
+    """By which measure a run is judged: accuracy, else the first other score, else the loss; empty where it has none."""
+    keys = ["accuracy", *(key for key in columns if key.startswith("score_")), "loss"]
+    return next((key for key in keys if key in columns and np.isfinite(columns[key]).any()), "")

@@ -3,6 +3,7 @@
 import altair as alt
 
 from posthoc.analysis.responses import Audit, Reaction
+from posthoc.recording import named
 from posthoc.report.figures.figure import Figure, Kind, Of, data, number
 from posthoc.report.theme import INK, MUTED, VALUE
 
@@ -30,7 +31,7 @@ def audit(result: Audit, width: int) -> Figure:
     return Figure(
         "audit",
         "; ".join(
-            f"{response.symbol} responds to {', '.join(response.which(Reaction.RESPONDS)) or 'nothing'}"
+            f"{response.symbol} responds to {named(', '.join(response.which(Reaction.RESPONDS)), result.called) or 'nothing'}"
             for response in result.measures.values()
         ),
         "The last checkpoint measured again with one thing changed at a time; bars hold 95 % of the draws, the dashed line is "

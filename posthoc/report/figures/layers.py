@@ -19,7 +19,7 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     shown = {key: measured for key, measured in metrics.measures.items() if measured.by_layer.size}
     if not shown:
         raise PosthocError(
-            "This metrics file has no measures by layer: its units are images, or it is of an older posthoc; "
+            f"This metrics file has no measures by layer: its units are {metrics.recording.provenance.samples}, or it is of an older posthoc; "
             "run `posthoc metrics` again on the image axis."
         )
     rows = [
@@ -67,7 +67,7 @@ def locking(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     return _matrix(
         metrics, metrics.phase_locking.ppc, epoch, "locking", "Phase locking between layers", "pairwise phase consistency",
         "Mean pairwise phase consistency of the channels of two layers: 0 for independent ones, 1 in step.",
-        "The order of images, which all channels share, puts them in step too: read it beside M's null."
+        f"The order of {metrics.recording.provenance.samples}, which all channels share, puts them in step too: read it beside M's null."
         if metrics.axis.key == "image" else "",
     )  # fmt: skip
 
@@ -77,8 +77,8 @@ def similarity(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     return _matrix(
         metrics, metrics.representation.cka_layers, epoch, "similarity", "Similarity of what layers represent",
         "debiased linear CKA",
-        "Debiased linear CKA of two layers over the images, from their recorded channels: 0 for unrelated, 1 for equal up "
-        "to rotation and scale. How far it scatters over images and channels is in metrics.json (cka_layers_sd).",
+        f"Debiased linear CKA of two layers over the {metrics.recording.provenance.samples}, from their recorded channels: 0 for unrelated, 1 for equal up "
+        "to rotation and scale. How far it scatters over them and over channels is in metrics.json (cka_layers_sd).",
     )  # fmt: skip
 
 

@@ -13,8 +13,10 @@ COLUMNS = 3
 
 
 def runs(several: Several, width: int) -> Figure:
-    """Every headline measure and accuracy of every run over its epochs, as small multiples."""
-    titles = {key: measured.title for key, measured in several.headlines.items()} | {"accuracy": "accuracy"}
+    """Every headline measure, and accuracy or another score, of every run over its epochs, as small multiples."""
+    judges = several.judges
+    shown = several.headlines | judges
+    titles = {key: measured.title for key, measured in shown.items()}
     rows: list[dict[str, Any]] = [
         {"run": run.name, "place": place, "at": at}
         | {key: number(float(run.column(key)[e])) for key in titles}
@@ -25,7 +27,7 @@ def runs(several: Several, width: int) -> Figure:
     unit = " or ".join(dict.fromkeys(run.summary.unit for run in several.runs))
     each = (width - 50 * (columns - 1)) // columns
     panels = [
-        _facets(rows, key, unit, each, columns).properties(title=title)
+        _facets(rows, key, unit, each, columns, THIRD if key in judges else VALUE).properties(title=title)
         for key, title in titles.items() if any(row[key] is not None for row in rows)
     ]  # fmt: skip
     return Figure(
@@ -40,7 +42,7 @@ def runs(several: Several, width: int) -> Figure:
     )
 
 
-def _facets(rows: list[dict[str, Any]], key: str, unit: str, width: int, columns: int) -> Any:
+def _facets(rows: list[dict[str, Any]], key: str, unit: str, width: int, columns: int, colour: str) -> Any:
     """One measure of every run, a panel each."""
     base = alt.Chart().transform_filter(f"isValid(datum.{key})")
     x = counted_axis(unit, [row["at"] for row in rows])
@@ -51,7 +53,7 @@ def _facets(rows: list[dict[str, Any]], key: str, unit: str, width: int, columns
         # First, and named, for Altair puts what points out a facet's epoch there.
         hover(base.encode(x=x, y=y), unit, [key]).properties(name=f"points_{key}"),
         noise.encode(x=x, y=f"{key}_noise:Q"),
-        base.mark_line(color=THIRD if key == "accuracy" else VALUE).encode(x=x, y=y),
+        base.mark_line(color=colour).encode(x=x, y=y),
         chosen.mark_rule(color=MARK, strokeWidth=1.5).encode(x=x),
         chosen.mark_point(size=90, color=MARK, strokeWidth=2.5).encode(x=x, y=y),
         data=data(rows),
@@ -60,4 +62,6 @@ def _facets(rows: list[dict[str, Any]], key: str, unit: str, width: int, columns
     return picture.facet(facet=alt.Facet("place:O", title=None, header=header), columns=columns)
 
 
-RUNS = Kind("runs", "Every headline measure and accuracy of every run over its epochs", runs, Of.RUNS)
+RUNS = Kind(
+    "runs", "Every headline measure, and accuracy or another score, of every run over its epochs", runs, Of.RUNS
+)

@@ -1,4 +1,4 @@
-"""The stability index, its volatility with the convergence signal, and accuracy."""
+"""The stability index, its volatility with the convergence signal, and accuracy or another score."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import altair as alt
 from posthoc.analysis.records import RunMetrics
 from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
 from posthoc.report.theme import MUTED, SECOND, THIRD, VALUE
-from posthoc.report.words import cautions, without_convergence
+from posthoc.report.words import better, cautions, without_convergence
 
 WAYS = {"retrospective": "", "causal": "_causal"}
 COLOURS = [VALUE, SECOND]
@@ -15,10 +15,13 @@ FIELDS = {"psi": "stability_index", "volatility": "volatility"}
 
 
 def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
-    """The stability index, its volatility with the convergence signal, and accuracy."""
+    """The stability index, its volatility with the convergence signal, and accuracy or another score."""
     rows = rows_of(metrics)
     columns = {f"{stem}_{way}": f"{key}{suffix}" for stem, key in FIELDS.items() for way, suffix in WAYS.items()}
-    for name, key in {"accuracy": "accuracy", **columns}.items():
+    score = metrics.score
+    if score is not None:
+        columns = {"score": metrics.summary.judged_by, **columns}
+    for name, key in columns.items():
         for row, value in zip(rows, metrics.column(key), strict=True):
             row[name] = number(value)
     unit, threshold, settled = metrics.summary.unit, metrics.protocol.threshold, metrics.summary.convergence
@@ -28,22 +31,22 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         .encode(y=y_axis("y"), tooltip=alt.Tooltip("y:Q", title="threshold"))
     )
     vertical, names = _flags(metrics)
-    accuracy = alt.Chart(data(rows)).transform_filter("!datum.untrained").mark_line(
+    line = alt.Chart(data(rows)).transform_filter("!datum.untrained").mark_line(
         color=THIRD, point={"size": 22, "filled": True, "color": THIRD}
-    ).encode(x=time_axis(metrics), y=y_axis("accuracy"))  # fmt: skip
+    ).encode(x=time_axis(metrics), y=y_axis("score"))  # fmt: skip
     panels = [
         panel(rows, metrics, _curves(rows, metrics, "psi"), "psi_retrospective", width, 130, "stability index Psi", 0),
         panel(rows, metrics, [limit, *_curves(rows, metrics, "volatility"), *vertical, *names], "volatility_retrospective",
               width, 120, f"volatility of Psi over {metrics.protocol.window} {unit}s"),
-        panel(rows, metrics, [accuracy, *vertical], "accuracy", width, 100,
-              f"accuracy (share, {metrics.summary.accuracy_source})"),
     ]  # fmt: skip
+    if score is not None:
+        title = f"{score.symbol} ({'share, ' if score.symbol == 'accuracy' else ''}{metrics.summary.accuracy_source})"
+        panels.append(panel(rows, metrics, [line, *vertical], "score", width, 100, f"{title}{better(score)}"))
     signals = [f"{way}: never" if settled[way] is None else f"{way}: {unit} {settled[way]}" for way in WAYS]
-    best = metrics.summary.best_epoch
     return Figure(
         "stability",
         f"Volatility settles below {threshold} ({'; '.join(signals)})"
-        + ("" if best is None else f"; accuracy is best at {unit} {best}"),
+        + ("" if score is None else f"; {score.symbol} is best at {unit} {metrics.summary.best_epoch}"),
         "Psi is the weighted mean of the z-scores of H_eff and M, volatility its rolling standard deviation; training "
         "counts as settled after three epochs below the dashed threshold.",
         " ".join([
@@ -86,5 +89,7 @@ def _flags(metrics: RunMetrics) -> tuple[list[Any], list[Any]]:
 
 
 STABILITY = Kind(
-    "stability", "The stability index, its volatility with the convergence signal, and accuracy", stability
+    "stability",
+    "The stability index, its volatility with the convergence signal, and accuracy or another score",
+    stability,
 )

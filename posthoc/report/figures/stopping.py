@@ -1,4 +1,4 @@
-"""Every stopping rule: training saved against accuracy lost."""
+"""Every stopping rule: training saved against accuracy, or another score, lost."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def stopping(several: Several, width: int) -> Figure:
-    """Every stopping rule: training saved against accuracy lost."""
+    """Every stopping rule: training saved against accuracy, or another score, lost."""
     percent = any(in_percent(run) for run in several.runs)
     rows: list[Row] = [
         {"rule": score.rule, "kind": score.family, "saved": number(score.saved_share), "epochs": number(score.saved),
@@ -27,7 +27,9 @@ def stopping(several: Several, width: int) -> Figure:
     ]  # fmt: skip
     front = sorted((row for row in rows if row["pareto"]), key=lambda row: (row["saved"], row["lost"]))
     x = alt.X("saved:Q", title="share of the training saved", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
-    y = alt.Y("lost:Q", title=f"accuracy lost ({'points' if percent else 'share'})")
+    symbol = several.scores[0].symbol
+    unit = "" if symbol != "accuracy" else f" ({'points' if percent else 'share'})"
+    y = alt.Y("lost:Q", title=f"{symbol} lost{unit}")
     line = alt.Chart(data(front)).mark_line(color=INK, strokeWidth=1, interpolate="step-before")
     picture = alt.layer(
         line.encode(x=x, y=y, order="saved:Q"),
@@ -40,7 +42,7 @@ def stopping(several: Several, width: int) -> Figure:
     return Figure(
         "stopping",
         f"Of the {len(useful)} rules that fire and that no other beats, {best} {'uses' if best == 1 else 'use'} volatility",
-        "Each point is a rule, its mean over the runs: right is more training saved, down is less accuracy lost; the line "
+        f"Each point is a rule, its mean over the runs: right is more training saved, down is less {symbol} lost; the line "
         "joins those that no other rule beats in both.",
         f"Rules marked 'whole run known' look into the future; a fixed threshold that does well here was found here{few}",
         picture,
@@ -81,4 +83,6 @@ def _labels(front: list[Row], highest: float, x: alt.X, y: alt.Y) -> list[Any]:
     return marks
 
 
-STOPPING = Kind("stopping", "Every stopping rule: training saved against accuracy lost", stopping, Of.RUNS)
+STOPPING = Kind(
+    "stopping", "Every stopping rule: training saved against accuracy, or another score, lost", stopping, Of.RUNS
+)

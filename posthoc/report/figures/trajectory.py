@@ -49,10 +49,19 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         if moved else "Integration and metastability of the run in one plane",
         "One point per checkpoint, from dark to light; the shaded bands are those in which the taxonomy puts a run's mean "
         f"H_eff ({'undefined' if math.isnan(mean) else f'here {mean:.3f}'}), stable convergent being a run above 0.6 with "
-        f"r(Hz, Mz) < 0 < r(Psi, accuracy){where}",
+        f"{_signs(metrics)}{where}",
         " ".join(cautions(metrics)),
         with_epoch(alt.layer(*layers).properties(width=width, height=320), None),
     )  # fmt: skip
+
+
+def _signs(metrics: RunMetrics) -> str:
+    """Of a stable convergent run, by what this one is judged by."""
+    score = metrics.score
+    if score is None and metrics.measures["accuracy"].aside:
+        return "r(Hz, Mz) < 0, and a Psi that rises with a score, of which this run has none"
+    symbol = "accuracy" if score is None else f"-{score.symbol}" if score.lower_is_better else score.symbol
+    return f"r(Hz, Mz) < 0 < r(Psi, {symbol})"
 
 
 def _axis(channel: Any, key: str, title: str, domain: list[float]) -> Any:
