@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Size and power of every test that is printed, each under the null that it states: the tables of docs/statistics.md.
 
-size_and_power.py p|images|time|families|groups|audit|settling [--replicates R]: one table; seeds are fixed, so that it comes
+size_and_power.py p|images|time|families|groups|audit|settling|documents [--replicates R]: one table; seeds are fixed, so that it comes
 out the same.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from posthoc.analysis.audit import respond
 from posthoc.analysis.axes import Material
@@ -17,6 +18,7 @@ from posthoc.analysis.axes.epoch import EpochMaterial
 from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.compare import permutation_p
 from posthoc.analysis.dfa import dfa
+from posthoc.analysis.documents import over_documents, signs_flipped
 from posthoc.analysis.kuramoto import hilbert
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.nulls import NULLS
@@ -235,8 +237,55 @@ def settle(replicates: int) -> None:
                 print(f"| {name} | {epochs} | {threshold} | {' | '.join(cells)} |", flush=True)
 
 
+DOCUMENTS_TABLE = ((8, 12, 24), 8000)
+"""Numbers of documents, and how many are simulated, of which each replicate draws its own."""
+
+
+def exponents_of_documents(memory: FloatArray, phi: float, random: np.random.Generator) -> FloatArray:
+    """Mean exponent of four channels over 448 tokens, for each document of noise of exponent `memory` [n], run through an
+    autoregression of coefficient phi; half of the channels' variance is shared."""
+    n, C, T = len(memory), 4, 448
+    frequency = np.arange(T + 1) / (2 * T)
+    frequency[0] = np.inf
+    x = np.sqrt(0.5) * random.standard_normal((n, C, 2 * T)) + np.sqrt(0.5) * random.standard_normal((n, 1, 2 * T))
+    x = np.fft.irfft(np.fft.rfft(x) * frequency ** (0.5 - memory[:, None, None]))[..., :T]
+    x = lfilter([1.0], [1.0, -phi], x, axis=-1)
+    return np.asarray(dfa(x.reshape(n * C, T), default_scales(T)).alpha.reshape(n, C).mean(axis=1))
+
+
+def documents(replicates: int) -> None:
+    """dH of pairs of documents: both without order, then one with more memory; and the intervals over documents."""
+    print("| documents | of | p <= 0.05 | p <= 0.01 | dH covered | H covered |\n|---|---|---|---|---|---|")
+    counts, simulated = DOCUMENTS_TABLE
+    cases: list[tuple[str, Callable[[np.random.Generator], FloatArray], float, float]] = [
+        ("noise, and noise", lambda random: np.full(simulated, 0.5), 0.0, 0.0),
+        ("AR(0.8), and the like", lambda random: np.full(simulated, 0.5), 0.8, 0.0),
+        ("exponents of 0.5 to 0.9, and the same", lambda random: random.uniform(0.5, 0.9, simulated), 0.0, 0.0),
+        *((f"AR(0.8), text with an exponent larger by {more:g}", lambda random: np.full(simulated, 0.5), 0.8, more)
+          for more in (0.02, 0.05, 0.1)),
+    ]  # fmt: skip
+    for case, (name, memory_of, phi, more) in enumerate(cases):
+        random = np.random.default_rng([7, case])
+        memory = memory_of(random)
+        text, other = (exponents_of_documents(memory + extra, phi, random) for extra in (more, 0.0))
+        for D in counts:
+            p, covered = [], []
+            for _ in range(replicates):
+                chosen = random.integers(0, simulated, D)
+                difference = text[chosen] - other[chosen]
+                p.append(signs_flipped(difference, 0).p)
+                pairs = zip(over_documents(np.stack([difference, text[chosen]]), 0), (text - other, text), strict=True)
+                covered.append([low <= population.mean() <= high for (low, high), population in pairs])
+            sizes = " | ".join(f"{(np.array(p) <= level).mean():.4f}" for level in (0.05, 0.01))
+            print(
+                f"| {D} | {name} | {sizes} | {' | '.join(f'{share:.3f}' for share in np.mean(covered, axis=0))} |",
+                flush=True,
+            )
+
+
 TABLES = {
     "p": p, "images": images, "time": time, "families": families, "groups": groups, "audit": audits, "settling": settle,
+    "documents": documents,
 }  # fmt: skip
 
 

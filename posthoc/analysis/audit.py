@@ -44,6 +44,11 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
     where there are too few images.
     """
     protocol = protocol or Protocol()
+    if activations.tokens is not None:
+        raise PosthocError(
+            f"{activations.path} holds documents of tokens, and the audit's controls are of labelled images; read its measures "
+            "beside what other tokens give: extract with --controls, then posthoc metrics."
+        )
     if protocol.axis != "image":
         raise UsageError(f"The audit's controls are those of the image axis, not of the {protocol.axis} axis.")
     samples, labelled = activations.recording.provenance.samples, activations.labelled

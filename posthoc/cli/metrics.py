@@ -81,6 +81,8 @@ def command(
 
     with open_activations(activations) as opened, progress_on_stderr("measuring") as progress:
         chosen = Protocol.fitting(opened.signals, protocol or "", **changes)
+        if chosen.axis == "token" and not changes["axis"]:
+            echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)
         metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls)
     metrics.save(output)
     if csv:

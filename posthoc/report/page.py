@@ -97,6 +97,8 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
     metrics = source.metrics
     figures, missing = [], []
     for name, kind in figures_of(Of.RUN).items():
+        if kind.fits and not kind.fits(metrics):
+            continue
         try:
             figures.append(_place(kind.build(metrics, None, WIDTH), charts, key))
         except PosthocError as error:

@@ -14,6 +14,7 @@ from documents import long_memory, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posthoc.analysis.audit import audit
 from posthoc.analysis.axes import over_time
 from posthoc.analysis.axes.token import START, TokenMaterial, noise_less_mean
 from posthoc.analysis.calibration import calibration
@@ -26,6 +27,7 @@ from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import load_metrics
 from posthoc.cli import main
 from posthoc.errors import PosthocError
+from posthoc.report.figures import FIGURES, Of, figures_of
 from posthoc.store import open_activations
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
@@ -114,7 +116,7 @@ def test_what_is_measured_is_in_all_outputs(ordered, tmp_path):
     output = tmp_path / "m.json"
     result = CliRunner().invoke(main, ["metrics", str(ordered), "-o", str(output), "--csv", "--nulls", "0"])
     assert result.exit_code == 0, result.output
-    assert "token axis" in result.output
+    assert "as by --axis token" in result.output
     assert "uneven" in result.output
     run = load_metrics(output)
     assert np.isnan(run.column("metastability")).all()  # never without its nulls
@@ -129,6 +131,61 @@ def test_what_is_measured_is_in_all_outputs(ordered, tmp_path):
     assert names <= rows[0].keys()
     assert float(rows[-1]["hurst_less_shuffle"]) == pytest.approx(run.column("hurst_less_shuffle")[-1])
     json.dumps(run.to_dict(), allow_nan=False)
+
+
+def test_every_figure_of_tokens_is_drawn_and_steps_are_logarithmic(metrics):
+    for name in figures_of(Of.RUN):
+        spec = json.dumps(FIGURES[name].build(metrics, None, 400).specification)
+        if name in ("measures", "stability", "trajectory"):
+            assert '"symlog"' in spec, name
+    spec = FIGURES["positions"].build(metrics, None, 400).specification
+    (rows,) = spec["datasets"].values()
+    assert {row["position"] for row in rows} == {1, 2, 4, 8, 16, 32, 64, 128, 256}
+    assert [row["loss"] for row in rows if row["position"] == 4] == pytest.approx(metrics.column("loss_at_4"), rel=1e-5)
+
+
+def test_an_audit_of_tokens_is_refused_with_what_to_read_instead(ordered):
+    with open_activations(ordered) as activations, pytest.raises(PosthocError, match="extract with --controls"):
+        audit(activations)
+
+
+def test_a_language_model_is_replayed_and_measured(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "vocab_size": 32,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    for step in (1, 2):
+        model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes, max_position_embeddings=128))
+        model.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 32, (5, 128)))
+    output = tmp_path / "a.h5"
+    words = [
+        "extract",
+        str(tmp_path / "run"),
+        "--probe",
+        f"tokens:{tmp_path / 'ids.npy'}",
+        "--channels",
+        "4",
+        "-o",
+        str(output),
+    ]
+    result = CliRunner().invoke(main, [*words, "--controls", "shuffle,block:16,constant,untrained"])
+    assert result.exit_code == 0, result.output
+    with open_activations(output) as activations:
+        run = compute_metrics(activations, nulls=5)
+        x = activations.read("token", 1)
+        np.testing.assert_allclose(run.column("token_loss"), activations.loss, rtol=1e-5)
+    alpha = np.mean([dfa(x[:, d, START:], run.scales).alpha.mean() for d in range(5)])
+    assert run.column("hurst")[1] == pytest.approx(float(calibration(64, run.scales).debias(alpha)))
+    for control in ("shuffle", "block16", "untrained"):
+        assert np.isfinite(run.column(f"hurst_less_{control}")).all(), control
+    assert np.isfinite(run.column("surprisal_less_shuffle")).all()
+    assert "hurst_constant" in run.measures
+    assert np.isfinite(run.representation.effective_rank).all()
 
 
 def test_contexts_that_are_too_short_are_refused(tmp_path):

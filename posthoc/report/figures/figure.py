@@ -59,12 +59,14 @@ class Of(Enum):
 @dataclass(frozen=True)
 class Kind:
     """A figure that can be made. about: what it shows, in a line; build: (metrics, epoch or None, width) of a run, (audit,
-    width) of an audit, (`Several`, width) of several runs; width: of a panel, in pixels."""
+    width) of an audit, (`Several`, width) of several runs; width: of a panel, in pixels; fits: whether a run has what it
+    shows, where not every run does."""
 
     name: str
     about: str
     build: Callable[..., Figure]
     of: Of = Of.RUN
+    fits: Callable[[RunMetrics], bool] | None = None
 
 
 def _inert(node: Any) -> Any:
