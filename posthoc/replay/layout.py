@@ -54,6 +54,12 @@ class Run:
     notes: tuple[str, ...] = ()
 
     @property
+    def beside(self) -> tuple[Path, ...]:
+        """Where files that go with the checkpoints may lie: the first itself, its folder, the run's."""
+        first = self.checkpoints[0].path
+        return first, first.parent, self.folder
+
+    @property
     def span(self) -> str:
         """How many checkpoints, and from when to when, in words."""
         first, last = self.checkpoints[0], self.checkpoints[-1]

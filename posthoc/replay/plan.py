@@ -173,8 +173,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
     device, arguments = find_device(request.device), parse_arguments(request.model_arg)
     first = run.checkpoints[0]
     model = resolve_model(first.header, request.model, run.about.get("model"), arguments, first.path)
-    beside = (first.path, first.path.parent, run.folder)
-    probe = load_probe(replace(request.asked, recorded=run.about, beside=beside), model)
+    probe = load_probe(replace(request.asked, recorded=run.about, beside=run.beside), model)
     _refuse_without_tokens(request, probe)
     anatomy = probe.anatomy or traced(model, probe)
     points, chosen = choose(anatomy.points, request.layers, model.name)

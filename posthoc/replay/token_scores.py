@@ -8,8 +8,10 @@ if TYPE_CHECKING:
 
     from posthoc.replay.scores import Reduced
 
-VALUES = 2**24
-"""Scores that are worked on at a time: 64 MiB in single precision."""
+VALUES, VALUES_ON_CPU = 2**24, 2**18
+"""Scores that are worked on at a time: 64 MiB in single precision; on a CPU as many as its caches hold."""
+LOWEST = -1e4
+"""Below the largest score: what stands for minus infinity."""
 
 
 def next_token(scores: "Tensor", ids: "Tensor") -> "Reduced":
@@ -24,16 +26,22 @@ def next_token(scores: "Tensor", ids: "Tensor") -> "Reduced":
     loss = torch.full((B, T), math.nan, device=ids.device)
     entropy = loss.clone()
     prediction = torch.full((B, T), -1, dtype=torch.int32, device=ids.device)
-    rows = max(1, VALUES // (V * T))
-    places = max(1, VALUES // (V * rows))
+    values = VALUES_ON_CPU if ids.device.type == "cpu" else VALUES
+    rows = max(1, values // (V * T))
+    places = max(1, values // (V * rows))
     for row in range(0, B, rows):
         for place in range(1, T, places):
             said = (slice(row, row + rows), slice(place, place + places))
             piece = scores[row : row + rows, place - 1 : min(place + places, T) - 1].float()
-            logs = piece.log_softmax(-1)
-            loss[said] = -logs.gather(-1, ids[said][..., None])[..., 0]
-            entropy[said] = torch.special.entr(logs.exp()).sum(-1)
-            prediction[said] = piece.argmax(-1).int()
+            most, likeliest = piece.max(-1, keepdim=True)
+            below = piece - most
+            token = below.gather(-1, ids[said][..., None])
+            p = below.exp()
+            total = p.sum(-1, keepdim=True)
+            loss[said] = (total.log() - token)[..., 0]
+            p *= below.clamp_(min=LOWEST)  # of p = 0 nothing comes
+            entropy[said] = (total.log() - p.sum(-1, keepdim=True) / total)[..., 0]
+            prediction[said] = likeliest[..., 0].int()
     right = (prediction == ids)[:, 1:].double().mean(1)
     return {"token_loss": loss, "token_entropy": entropy, "token_prediction": prediction, "right": right}
 

@@ -153,11 +153,20 @@ def test_scores_in_pieces_are_those_of_all_at_once(monkeypatch):
     scores, ids = torch.randn(5, 9, 11), torch.randint(0, 11, (5, 9))
     whole = token_scores.next_token(scores, ids)
     for values in (1, 40, 150, 250):
-        monkeypatch.setattr(token_scores, "VALUES", values)
+        monkeypatch.setattr(token_scores, "VALUES_ON_CPU", values)
         for name, column in token_scores.next_token(scores, ids).items():
             torch.testing.assert_close(column, whole[name], rtol=0, atol=0, equal_nan=True)
     expected = F.cross_entropy(scores[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
     torch.testing.assert_close(whole["token_loss"][:, 1:], expected)
+    p = scores[:, :-1].double().softmax(-1)
+    torch.testing.assert_close(whole["token_entropy"][:, 1:].double(), -(p * p.log()).sum(-1), rtol=1e-5, atol=1e-6)
+    scores[:, :, 3] = -torch.inf  # of a token that the network rules out
+    without = token_scores.next_token(scores, ids)
+    p = scores[:, :-1].double().softmax(-1)
+    torch.testing.assert_close(
+        without["token_entropy"][:, 1:].double(), torch.special.entr(p).sum(-1), rtol=1e-5, atol=1e-6
+    )
+    assert (without["token_loss"][:, 1:][ids[:, 1:] == 3] == torch.inf).all()
 
 
 def test_what_sees_later_tokens_is_recorded_and_not_scored(tmp_path):
