@@ -64,8 +64,13 @@ def finding(metrics: RunMetrics, key: str) -> str:
 
 
 def sentence_of(text: str) -> str:
-    """With a capital and a full stop."""
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    """With a capital, unless it begins with a symbol such as dH, and a full stop.
+
+    >>> sentence_of("it differs"), sentence_of("dH differs")
+    ('It differs.', 'dH differs.')
+    """
+    first = text[:1] if text[1:2].isupper() else text[:1].upper()
+    return f"{first}{text[1:]}." if text else ""
 
 
 def caution(metrics: RunMetrics, key: str) -> str:
