@@ -80,7 +80,9 @@ def test_a_toy_measure_is_reported_and_compared_also_where_it_is_not_known(measu
 def test_a_toy_null_is_everywhere(measured):
     folder, printed = measured
     content = json.loads((folder / "a" / "metrics.json").read_text())
-    assert content["nulls"]["reversed"] == {"words": "the same images in reverse", "short": "images reversed"}
+    assert content["nulls"]["reversed"] == {
+        "words": "the same images in reverse", "short": "images reversed", "aside": None,
+    }  # fmt: skip
     drawn = content["measures"]["metastability"]["nulls"]["reversed"]
     assert drawn["draws"] == [19] * 5
     assert max(drawn["sd"]) < 1e-12  # there is one reverse only
