@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from posthoc.errors import PosthocError
 
 if TYPE_CHECKING:
     from posthoc.analysis.arrays import FloatArray
+    from posthoc.replay.layout import Run
     from posthoc.replay.models import Model
     from posthoc.store import Activations
 
@@ -73,7 +74,7 @@ def _checkpoints(
         )
         name = network.title
         if layers:
-            _hook_points(network, run.about, probe)
+            _hook_points(network, run, probe)
             return
     except PosthocError as error:
         if layers or model:
@@ -96,7 +97,7 @@ def _checkpoints(
         )
 
 
-def _hook_points(network: "Model", about: Mapping[str, Any], probe: str | None) -> None:
+def _hook_points(network: "Model", run: "Run", probe: str | None) -> None:
     """The modules whose outputs can be recorded: what each gives for one sample, and what part of the network it is."""
     from posthoc.replay.layers import parts_of
     from posthoc.replay.probes import Asked, Probe, load_probe
@@ -105,10 +106,11 @@ def _hook_points(network: "Model", about: Mapping[str, Any], probe: str | None) 
 
     tokens = example_tokens(network.module)
     if probe or tokens:
-        loaded = load_probe(Asked(probe, recorded=about), network) if probe else Probe(tokens or {}, name="tokens")
+        asked = Asked(probe or "", recorded=run.about, beside=run.beside)
+        loaded = load_probe(asked, network) if probe else Probe(tokens or {}, name="tokens")
         anatomy, sample = loaded.anatomy or traced(network, loaded), f"{loaded.name} ({loaded.shapes})"
     else:
-        size, channels, anatomy = fit_images(network, about.get("image_size") or usual_size(network.module), 32)
+        size, channels, anatomy = fit_images(network, run.about.get("image_size") or usual_size(network.module), 32)
         sample = f"images of {size} x {size} x {channels}"
     echo(f"{network.title}, {sample}; a name in brackets: hands on the same output")
     parts = parts_of(anatomy.points)
