@@ -264,24 +264,28 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         return value
 
 
-def _same(one: Any, other: Any) -> bool:
-    if one is other:
+def _same(value: Any, other: Any) -> bool:
+    if value is other:
         return True
-    if type(one) is not type(other):
+    if type(value) is not type(other):
         return False
-    if isinstance(one, Tensor):
-        return one.shape == other.shape and one.dtype == other.dtype and bool(((one == other) | (one != one)).all())
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, other)
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, torch.Generator):
-        return bool(torch.equal(one.get_state(), other.get_state()))
-    if isinstance(one, (nn.Module, Callable)):  # type: ignore[arg-type]
+    if isinstance(value, Tensor):
+        return (
+            value.shape == other.shape
+            and value.dtype == other.dtype
+            and bool(((value == other) | (value != value)).all())
+        )
+    if isinstance(value, np.ndarray):
+        return np.array_equal(value, other)
+    if isinstance(value, Mapping):
+        return value.keys() == other.keys() and all(_same(value[key], other[key]) for key in value)
+    if isinstance(value, (list, tuple)):
+        return len(value) == len(other) and all(map(_same, value, other))
+    if isinstance(value, torch.Generator):
+        return bool(torch.equal(value.get_state(), other.get_state()))
+    if isinstance(value, (nn.Module, Callable)):  # type: ignore[arg-type]
         return True
     try:
-        return bool(one == other) or (hasattr(one, "__dict__") and _same(vars(one), vars(other)))
+        return bool(value == other) or (hasattr(value, "__dict__") and _same(vars(value), vars(other)))
     except Exception:  # whatever an object of the user's raises when it is compared
         return False

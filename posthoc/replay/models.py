@@ -235,24 +235,24 @@ def _without_timm() -> str:
     return " (timm is not installed: posthoc[timm])" if importlib.util.find_spec("timm") is None else ""
 
 
-def _given(said: Any, shapes: Shapes, arguments: dict[str, Any], arch: str | None) -> Model:
+def _given(reference: Any, shapes: Shapes, arguments: dict[str, Any], arch: str | None) -> Model:
     """What the command line names, code of the user's included."""
-    if not isinstance(said, str):
-        raise UsageError(f"model is {_brief(said)}; give text: {FORMS}.")
-    library, _, name = said.partition(":")
-    if library in LIBRARIES or (":" not in said and not said.endswith(".py")):
+    if not isinstance(reference, str):
+        raise UsageError(f"model is {_brief(reference)}; give text: {FORMS}.")
+    library, _, name = reference.partition(":")
+    if library in LIBRARIES or (":" not in reference and not reference.endswith(".py")):
         if library == "timm" and name and importlib.util.find_spec("timm") is None:
-            raise PosthocError(f"{said} needs timm; install posthoc[timm].")
-        names = list(_known(said))
+            raise PosthocError(f"{reference} needs timm; install posthoc[timm].")
+        names = list(_known(reference))
         if not names:
             raise UsageError(
-                f"Unknown model {said!r}; give {FORMS}, such as torchvision:resnet18 "
+                f"Unknown model {reference!r}; give {FORMS}, such as torchvision:resnet18 "
                 f"(torchvision.models.list_models() and timm.list_models() name theirs)."
             )
         return _library(names[0], "given", shapes, arguments)
-    if said.endswith(".py"):
-        return _any_of(UserCode(Path(said)), shapes, arguments, arch)
-    place, _, name = said.rpartition(":")
+    if reference.endswith(".py"):
+        return _any_of(UserCode(Path(reference)), shapes, arguments, arch)
+    place, _, name = reference.rpartition(":")
     user = UserCode(Path(place) if place.endswith(".py") else place)
     factory = user.attribute(name)
     model = _fitted(f"{user.title}:{name}", "given", _maker(user, name, factory, arguments), shapes, user)
@@ -264,10 +264,10 @@ def _maker(user: UserCode, name: str, factory: Factory, arguments: Mapping[str, 
     module = user.make(name, factory, arguments)
     lazy = bool(lazy_layers(module))
 
-    def made(found: Shapes, seed: int | None) -> nn.Module:
+    def made(tensors: Shapes, seed: int | None) -> nn.Module:
         if seed is not None:
             return user.make(name, factory, arguments, seed)
-        return initialise(user.make(name, factory, arguments), found) if lazy else module
+        return initialise(user.make(name, factory, arguments), tensors) if lazy else module
 
     return made
 
@@ -277,10 +277,12 @@ def _library(name: str, source: str, shapes: Shapes, arguments: Mapping[str, Any
     library, _, short = name.partition(":")
     options = dict(arguments or {})
 
-    def made(found: Shapes, seed: int | None) -> nn.Module:
+    def made(tensors: Shapes, seed: int | None) -> nn.Module:
         try:
             return (
-                build(short, found, seed, **options) if library == "torchvision" else _timm(short, found, seed, options)
+                build(short, tensors, seed, **options)
+                if library == "torchvision"
+                else _timm(short, tensors, seed, options)
             )
         except PosthocError as error:
             if options:  # which may be why
@@ -334,30 +336,30 @@ def _none_of(
     failures: Sequence[str],
 ) -> PosthocError:
     """Why no model of a file fits: the nearest, those that could not be made, and those that need arguments."""
-    said = []
+    sentences = []
     if misfits:
         closest, name = max(misfits, key=lambda row: row[0].nearness)
-        said.append(f"The checkpoints fit no model of {user.place} (tried: {', '.join(tried)})")
-        said.append(f"from {name} they differ in {_misfit(closest)}")
+        sentences.append(f"The checkpoints fit no model of {user.place} (tried: {', '.join(tried)})")
+        sentences.append(f"from {name} they differ in {_misfit(closest)}")
     elif not failures:
         given = f"can be made of {', '.join(arguments)} alone" if arguments else "needs no arguments"
-        said.append(f"{user.place} defines no model that {given}")
-    said += failures
+        sentences.append(f"{user.place} defines no model that {given}")
+    sentences += failures
     if not arguments and (needing := user.needing_arguments()):
         advice = f"--model {user.place}:NAME --model-arg KEY=VALUE"
-        said.append(f"not tried without arguments: {', '.join(needing)}; {advice}")
-    return (PosthocError if misfits else UsageError)(f"{'; '.join(said)}.")
+        sentences.append(f"not tried without arguments: {', '.join(needing)}; {advice}")
+    return (PosthocError if misfits else UsageError)(f"{'; '.join(sentences)}.")
 
 
 def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: UserCode | None = None) -> Model:
     """The model for the reading of the names that it fits."""
     misfits, fitting = [], []
     for names in readings(shapes):
-        found = shapes_by_name(names, shapes)
-        module = made(found, None)
-        comparison = compare(module, found)
+        named = shapes_by_name(names, shapes)
+        module = made(named, None)
+        comparison = compare(module, named)
         if not comparison.fits:
-            misfits.append((comparison, found))
+            misfits.append((comparison, named))
             continue
         fitting.append((names, module))
         if len(names) == len(shapes):
@@ -368,8 +370,8 @@ def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: UserCode |
         names, module = fitting[0]
         drawn = partial(made, shapes_by_name(names, shapes))
         return Model(name, source, module, _left_out(names, shapes), user=user, drawn=drawn)
-    closest, found = max(misfits, key=lambda row: row[0].nearness)
-    hint = "" if user else nearest(found)
+    closest, named = max(misfits, key=lambda row: row[0].nearness)
+    hint = "" if user else nearest(named)
     raise PosthocError(f"The checkpoints do not fit {name}: {_misfit(closest)}. {hint}".rstrip())
 
 
@@ -377,8 +379,8 @@ def _closest(made: Made, shapes: Shapes) -> Comparison:
     """The comparison of the reading with most matches."""
     comparisons = []
     for names in readings(shapes):
-        found = shapes_by_name(names, shapes)
-        comparisons.append(compare(made(found, None), found))
+        named = shapes_by_name(names, shapes)
+        comparisons.append(compare(made(named, None), named))
         if comparisons[-1].fits:
             break
     return max(comparisons, key=lambda row: row.nearness)
@@ -393,25 +395,25 @@ def _misfit(comparison: Comparison) -> str:
 def _recognised(header: Header) -> Model:
     shapes, fitting = header.shapes, []
     for names in readings(shapes):
-        found = recognise(shapes_by_name(names, shapes))
-        if found and len(names) == len(shapes):
-            fitting = [(names, found)]
+        match = recognise(shapes_by_name(names, shapes))
+        if match and len(names) == len(shapes):
+            fitting = [(names, match)]
             break
-        if found:
-            fitting.append((names, found))
+        if match:
+            fitting.append((names, match))
     if len(fitting) == 1:
         names, (name, module) = fitting[0]
         drawn = partial(build, name, shapes_by_name(names, shapes))
         return Model(name, "recognised", module, _left_out(names, shapes), changes(name, module), drawn=drawn)
     if fitting:
         raise PosthocError(_several([names for names, _ in fitting]))
-    said = [f"The checkpoints fit no known model ({len(shapes)} tensor{'s' * (len(shapes) != 1)})."]
+    sentences = [f"The checkpoints fit no known model ({len(shapes)} tensor{'s' * (len(shapes) != 1)})."]
     if header.kind:
-        said.append(f"They are pickled modules of class {header.kind}; its code is not in them.")
+        sentences.append(f"They are pickled modules of class {header.kind}; its code is not in them.")
     if header.arch:
-        said.append(f"They name the architecture {_brief(header.arch)}{_without_timm()}.")
-    said += [nearest(shapes_by_name(canonical(shapes), shapes)), f"Pass --model {FORMS}."]
-    raise PosthocError(" ".join(filter(None, said)))
+        sentences.append(f"They name the architecture {_brief(header.arch)}{_without_timm()}.")
+    sentences += [nearest(shapes_by_name(canonical(shapes), shapes)), f"Pass --model {FORMS}."]
+    raise PosthocError(" ".join(filter(None, sentences)))
 
 
 def _left_out(names: Mapping[str, str], shapes: Shapes) -> tuple[str, ...]:

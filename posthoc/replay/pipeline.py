@@ -145,24 +145,24 @@ def load(
     names: of each tensor in the model, and in the checkpoint; into: tensors whose memory may be used again.
     """
     source = Source(checkpoint.path)  # the same files for the digest and for the tensors, or an error
-    found = digest(checkpoint.path, source)
-    if found == known:
+    sha256 = digest(checkpoint.path, source)
+    if sha256 == known:
         return Kept(checkpoint)
     memory = {names[name]: tensor for name, tensor in into.items() if name in names}
     pin = plan.device.type == "cuda"
     now, theirs = read_checkpoint(checkpoint.path, plan.pick, set(names.values()), memory, pin, source)
     source.require_unchanged()
     planned = checkpoint.header.shapes
-    if _said(now, checkpoint.header) != _said(checkpoint.header, checkpoint.header):
+    if _stated(now, checkpoint.header) != _stated(checkpoint.header, checkpoint.header):
         raise PosthocError(f"{checkpoint.path} no longer says of itself what it was planned with; run again.")
     if any(name not in theirs or tuple(theirs[name].shape) != planned[name] for name in names.values()):
         raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
     tensors = {name: theirs[names[name]] for name in names}
     require_types(plan.model.module, {name: tensor.dtype for name, tensor in tensors.items()}, checkpoint.path)
-    return Loaded(checkpoint, found, tensors, sum(map(_nonfinite, tensors.values())))
+    return Loaded(checkpoint, sha256, tensors, sum(map(_nonfinite, tensors.values())))
 
 
-def _said(header: Header, planned: Header) -> tuple[int | None, int | None, str]:
+def _stated(header: Header, planned: Header) -> tuple[int | None, int | None, str]:
     """What a checkpoint says of itself, of the numbers that are planned; as text, in which a NaN is equal to itself."""
     return header.epoch, header.step, repr([header.recorded.get(name) for name in planned.recorded])
 

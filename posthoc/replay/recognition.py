@@ -103,11 +103,11 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
 
 
 def _change_stem(model: nn.Module, shapes: Shapes, born: Born) -> None:
-    found = first_convolution(model)
-    shape = shapes.get(f"{found[0]}.weight") if found else None
-    if not found or not shape or len(shape) != 4 or shape == tuple(found[1].weight.shape):
+    first = first_convolution(model)
+    shape = shapes.get(f"{first[0]}.weight") if first else None
+    if not first or not shape or len(shape) != 4 or shape == tuple(first[1].weight.shape):
         return
-    name, old = found
+    name, old = first
     if shape[0] != old.out_channels or shape[2] != shape[3] or shape[2] % 2 == 0 or not all(shape):
         return
     small = shape[2] == 3 and old.kernel_size[0] == 7
@@ -133,15 +133,15 @@ def _change_stem(model: nn.Module, shapes: Shapes, born: Born) -> None:
 def changes(name: str, model: nn.Module) -> str | None:
     """How `model` was changed from torchvision's own to take the shapes given, in words."""
     original = first_convolution(_build(name))
-    found = first_convolution(model)
-    if not original or not found:
+    changed = first_convolution(model)
+    if not original or not changed:
         return None
-    said = []
-    if found[1].in_channels != original[1].in_channels:
-        said.append(f"{found[1].in_channels} input channel{'s' * (found[1].in_channels > 1)}")
-    if found[1].kernel_size != original[1].kernel_size:
-        said.append(f"{found[0]} of 3 x 3, for which stride 1 and no max pooling are assumed")
-    return "; ".join(said) or None
+    differences = []
+    if changed[1].in_channels != original[1].in_channels:
+        differences.append(f"{changed[1].in_channels} input channel{'s' * (changed[1].in_channels > 1)}")
+    if changed[1].kernel_size != original[1].kernel_size:
+        differences.append(f"{changed[0]} of 3 x 3, for which stride 1 and no max pooling are assumed")
+    return "; ".join(differences) or None
 
 
 def recognise(shapes: Shapes) -> tuple[str, nn.Module] | None:
@@ -237,10 +237,10 @@ def nearest(shapes: Shapes) -> str:
     if not near:
         return ""
     names = ", ".join(f"{name} ({share:.0%})" for share, name in near)
-    said = f"Nearest of torchvision's: {names}"
+    text = f"Nearest of torchvision's: {names}"
     with contextlib.suppress(PosthocError):
-        said += f"; from {near[0][1]} they differ in {sentence(compare(build(near[0][1], shapes), shapes).differences)}"
-    return f"{said}."
+        text += f"; from {near[0][1]} they differ in {sentence(compare(build(near[0][1], shapes), shapes).differences)}"
+    return f"{text}."
 
 
 @functools.cache

@@ -343,10 +343,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _equal(one: Values, other: Values) -> bool:
-    return one.tensors.keys() == other.tensors.keys() and all(
+def _equal(values: Values, other: Values) -> bool:
+    return values.tensors.keys() == other.tensors.keys() and all(
         a.shape == other.tensors[name].shape and bool((_alike(a, other.tensors[name])).all())
-        for name, a in one.tensors.items()
+        for name, a in values.tensors.items()
     )
 
 
@@ -354,10 +354,10 @@ def _alike(a: Tensor, b: Tensor) -> Tensor:
     return (a == b) | ((a != a) & (b != b))
 
 
-def _distance(one: Values, other: Values) -> tuple[float, str]:
-    """The largest difference of a tensor of `one`, in standard deviations of that tensor, and which it is."""
+def _distance(values: Values, other: Values) -> tuple[float, str]:
+    """The largest difference of a tensor of `values`, in standard deviations of that tensor, and which it is."""
     worst = (0.0, "nothing")
-    for name, a in one.tensors.items():
+    for name, a in values.tensors.items():
         b = other.tensors.get(name)
         if b is None or a.shape != b.shape:
             return float("inf"), name

@@ -96,8 +96,8 @@ class UserCode:
         except (PosthocError, KeyboardInterrupt):
             raise
         except SystemExit as error:
-            said = f"{failure} (it ends the program, with {error.code!r})"
-            raise UsageError(f"{said}; {advice}." if advice else f"{said}.") from error
+            message = f"{failure} (it ends the program, with {error.code!r})"
+            raise UsageError(f"{message}; {advice}." if advice else f"{message}.") from error
         except BaseException as error:
             raise UsageError(f"{failure} ({reason(error)}){self._hint(error)}.") from error
 
@@ -136,19 +136,21 @@ class UserCode:
 
         Of functions only such as return something: others train a model, or are the script's `main`.
         """
-        found: list[dict[str, Factory]] = [{}, {}, {}]
+        classes: dict[str, Factory] = {}
+        models: dict[str, Factory] = {}
+        functions: dict[str, Factory] = {}
         for name, value in list(vars(self.module).items()):
             if name.startswith("_"):
                 continue
             if isinstance(value, nn.Module):
                 if not arguments:
-                    found[1][name] = value
+                    models[name] = value
             elif getattr(value, "__module__", None) == self.module.__name__ and _takes(value, arguments):
                 if _is_module_class(value):
-                    found[0][name] = value
+                    classes[name] = value
                 elif inspect.isfunction(value) and _returns(value):
-                    found[2][name] = value
-        return found[0] | found[1] | found[2]
+                    functions[name] = value
+        return classes | models | functions
 
     def needing_arguments(self) -> list[str]:
         """The file's module classes that cannot be made without arguments, with those."""
