@@ -132,3 +132,22 @@ def test_two_series_beside_each_other(rates, runs, tmp_path):
     }  # fmt: skip
     found = {name: compare_series(tmp_path / "first", tmp_path / name).relation for name in expected}
     assert found == expected
+
+
+def test_a_sudden_jump_of_the_norm_is_a_note(rates, runs, tmp_path):
+    series = rates.healthy(runs["mlp sgd"])
+    series.states[12:] = [{name: 1.5 * value for name, value in state.items()} for state in series.states[12:]]
+    result = rates.check(series, tmp_path)
+    norms = [np.sqrt(sum(float((value.double() ** 2).sum()) for value in state.values())) for state in series.states]
+    (finding,) = result.findings
+    assert (finding.kind, finding.severity, finding.checkpoints) == (Kind.NORM_JUMP, Severity.NOTE, (12,))
+    assert finding.evidence["factor"] == pytest.approx(norms[12] / norms[11], rel=1e-5)
+    assert 1.5 < finding.evidence["factor"] < 1.6  # the step itself makes it a little more
+    assert result.sound
+
+
+def test_another_fault_explains_a_jump_of_the_norm(rates, runs, tmp_path):
+    series = rates.healthy(runs["mlp sgd"])
+    series.states[12] = {name: 3 * value for name, value in series.states[-1].items()}
+    result = rates.check(series, tmp_path)
+    assert [finding.kind for finding in result.findings] == [Kind.MISPLACED]

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from posthoc.replay.layout import Run, find_run
 from posthoc.replay.series.exact import exact_findings
+from posthoc.replay.series.geometry import compare
+from posthoc.replay.series.jumps import norm_jumps
 from posthoc.replay.series.placing import FEWEST, placing_findings
 from posthoc.replay.series.reading import Progress, Statistics, read_series
 from posthoc.replay.series.records import Finding, Severity, Untold
@@ -111,4 +113,5 @@ def check_series(
     run = find_run(place, select, pick, order=order, placed=placed, sound=False)
     series = read_series(run.checkpoints, pick, progress)
     findings = placing_findings(series, exact_findings(series))
+    findings += norm_jumps(series, compare(series), findings)
     return Result(run, series, tuple(sorted(findings, key=lambda finding: (-finding.severity, finding.checkpoints))))

@@ -156,6 +156,11 @@ def _partly_misplaced(finding: Finding, result: Result) -> str:
     return f"{count} with weights from elsewhere ({listed(finding.tensors)})"
 
 
+def _norm_jump(finding: Finding, result: Result) -> str:
+    factor = finding.evidence["factor"]
+    return f"the norm of all weights is {factor:.2f} times that of the one before, as where the loss had a spike"
+
+
 RELATIONS: dict[Relation, str] = {
     Relation.COPY: "Every checkpoint of the second is one of the first: a copy.",
     Relation.PARTLY_COPY: "Some checkpoints of the second are those of the first.",
@@ -191,6 +196,7 @@ _WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
     Kind.MISPLACED: _misplaced,
     Kind.AVERAGE: _average,
     Kind.PARTLY_MISPLACED: _partly_misplaced,
+    Kind.NORM_JUMP: _norm_jump,
     Kind.UNCHANGED: lambda finding, result: (
         f"{_count(len(finding.tensors), 'tensor')} never change ({listed(finding.tensors)})"
     ),
