@@ -15,9 +15,9 @@ from posthoc.errors import PosthocError
 from posthoc.files import read_json
 from posthoc.replay.configs import LARGEST, Config, refuse_code
 from posthoc.replay.formats.table import folder_of
+from posthoc.replay.forward import error_line
 from posthoc.replay.marks import find_marks, marked
 from posthoc.replay.recognition import Shapes, sentence
-from posthoc.replay.usercode import reason
 
 ADAPTER = "adapter_config.json"
 ADAPTER_NAME = "default"
@@ -93,7 +93,9 @@ def _wrapped(base: nn.Module, adapter: Config) -> Any:
     except PosthocError:
         raise
     except Exception as error:  # whatever the library makes of such values and such a base
-        raise PosthocError(f"{path}: the adapter does not fit {type(base).__name__} ({reason(error)}).") from error
+        raise PosthocError(
+            f"{path}: the adapter does not fit {type(base).__name__} ({error_line(error, whole=True)})."
+        ) from error
 
 
 def _names(wrapped: Any, adapter: Config, shapes: Shapes) -> dict[str, str]:

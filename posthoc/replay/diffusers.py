@@ -10,7 +10,7 @@ from torch import nn
 
 from posthoc.errors import PosthocError
 from posthoc.replay.configs import Config, refuse_code
-from posthoc.replay.usercode import reason
+from posthoc.replay.forward import error_line
 
 
 def build_diffuser(config: Config, arguments: Mapping[str, Any], seed: int | None = None) -> nn.Module:
@@ -33,5 +33,5 @@ def build_diffuser(config: Config, arguments: Mapping[str, Any], seed: int | Non
             torch.manual_seed(seed or 0)
             network: nn.Module = network_class.from_config({**config.content, **arguments})
     except Exception as error:  # whatever the library makes of such values
-        raise PosthocError(f"{config.path}: {name} cannot be built ({reason(error)}).") from error
+        raise PosthocError(f"{config.path}: {name} cannot be built ({error_line(error, whole=True)}).") from error
     return network.float().eval()

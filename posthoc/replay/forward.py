@@ -68,16 +68,16 @@ def guarded(name: str, module: nn.Module, batch: Mapping[str, Tensor], where: st
     except BaseException as error:  # whatever the user's code raises
         shapes = {name: " x ".join(map(str, tensor.shape)) for name, tensor in batch.items()}
         sizes = ", ".join(shapes.values() if len(shapes) == 1 else (f"{n} {shape}" for n, shape in shapes.items()))
-        if isinstance(error, MemoryError) or "can't allocate memory" in said_by(error):
+        if isinstance(error, MemoryError) or "can't allocate memory" in message_of(error):
             raise PosthocError(
-                f"Out of memory at {where} ({first_line(error)}); pass a smaller --batch-size."
+                f"Out of memory at {where} ({error_line(error)}); pass a smaller --batch-size."
             ) from error
         raise PosthocError(
-            f"{where}: {name} fails {place_of(error, module)} on a batch of {sizes} ({first_line(error)})."
+            f"{where}: {name} fails {place_of(error, module)} on a batch of {sizes} ({error_line(error)})."
         ) from error
 
 
-def said_by(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """An error's text; empty where its class, which may be the user's, fails at giving it."""
     try:
         return str(error)
@@ -85,12 +85,19 @@ def said_by(error: BaseException) -> str:
         return ""
 
 
-def first_line(error: BaseException) -> str:
-    """Type and first line of an error, cut where it is long."""
+def error_line(error: BaseException, whole: bool = False) -> str:
+    """Type and first line of an error, or its `whole` text on one line, cut where it is long.
+
+    >>> error_line(ValueError("no\\n  width"))
+    'ValueError: no'
+    >>> error_line(ValueError("no\\n  width"), whole=True)
+    'ValueError: no width'
+    """
     if isinstance(error, SystemExit):
         return f"it calls sys.exit({error.code!r})"
-    lines = said_by(error).strip().splitlines() or [""]
-    text = lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
+    text = message_of(error).strip()
+    text = " ".join(text.split()) if whole else (text.splitlines() or [""])[0]
+    text = text if len(text) <= 300 else text[:297] + "..."
     return f"{type(error).__name__}: {text.rstrip('.')}" if text else type(error).__name__
 
 

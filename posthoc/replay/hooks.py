@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posthoc.replay.forward import State, call, own_randomness, said_by, seed_batch
+from posthoc.replay.forward import State, call, message_of, own_randomness, seed_batch
 from posthoc.replay.outputs import tensors_in
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.signals import SIGNALS, LayerOutput
@@ -83,7 +83,7 @@ class CannotRunError(Exception):
     """A forward pass raised `reason`; entered: the modules it came to until then, in order."""
 
     def __init__(self, reason: BaseException, entered: Sequence[Entered]) -> None:
-        super().__init__(said_by(reason))
+        super().__init__(message_of(reason))
         self.reason = reason
         self.entered = tuple(entered)
 

@@ -22,12 +22,12 @@ from posthoc.replay.adapters import adapt, find_adapter
 from posthoc.replay.checkpoint import Header, read_weights
 from posthoc.replay.configs import NAME, Config, find_config, read_config
 from posthoc.replay.diffusers import build_diffuser
-from posthoc.replay.forward import weights_digest
+from posthoc.replay.forward import error_line, weights_digest
 from posthoc.replay.lazy import initialise, lazy_layers
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
 from posthoc.replay.transformers import skeleton
-from posthoc.replay.usercode import Factory, UserCode, reason
+from posthoc.replay.usercode import Factory, UserCode
 
 FORMS = "torchvision:NAME, timm:NAME, transformers[:DIR], diffusers[:DIR], FILE.py:FACTORY or package.module:FACTORY"
 LIBRARIES = ("torchvision", "timm")
@@ -449,5 +449,7 @@ def _timm(name: str, shapes: Shapes, seed: int | None, arguments: dict[str, Any]
             torch.manual_seed(seed or 0)
             module: nn.Module = timm.create_model(name, pretrained=False, **{**options, **arguments})
     except Exception as error:  # whatever a constructor makes of such shapes or arguments
-        raise PosthocError(f"timm:{name} cannot be built for these weights ({reason(error)}).") from error
+        raise PosthocError(
+            f"timm:{name} cannot be built for these weights ({error_line(error, whole=True)})."
+        ) from error
     return module.eval()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
 from posthoc.replay.controls import altered
-from posthoc.replay.forward import State, call, first_line, guarded, own_randomness, seed_batch
+from posthoc.replay.forward import State, call, error_line, guarded, own_randomness, seed_batch
 from posthoc.replay.hooks import Recorder
 from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
@@ -235,7 +235,7 @@ def reduce(score: Score | None, output: Any, batch: Batch, targets: Tensor, wher
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            raise PosthocError(f"{where}: the score {score.words} fails ({first_line(error)}).") from error
+            raise PosthocError(f"{where}: the score {score.words} fails ({error_line(error)}).") from error
 
 
 def joined(pieces: Sequence[Reduced]) -> Reduced:

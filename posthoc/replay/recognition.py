@@ -18,8 +18,8 @@ from torchvision import models as zoo
 
 from posthoc.errors import PosthocError
 from posthoc.replay.architectures import ARCHITECTURES
+from posthoc.replay.forward import error_line
 from posthoc.replay.naming import UNUSED, canonical
-from posthoc.replay.usercode import reason
 
 Shapes = Mapping[str, tuple[int, ...]]
 NEAR = 0.5
@@ -63,7 +63,7 @@ def build(name: str, shapes: Shapes, seed: int | None = None, /, **options: Any)
     try:
         return _adapted(name, shapes, seed, dict(options))
     except Exception as error:  # whatever a constructor makes of shapes that no network has
-        raise PosthocError(f"{name} cannot be built for these weights ({reason(error)}).") from error
+        raise PosthocError(f"{name} cannot be built for these weights ({error_line(error, whole=True)}).") from error
 
 
 def _adapted(name: str, shapes: Shapes, seed: int | None, options: dict[str, Any]) -> nn.Module:

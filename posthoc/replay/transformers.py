@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from posthoc.errors import PosthocError
 from posthoc.replay.configs import Config, refuse_code
+from posthoc.replay.forward import error_line
 from posthoc.replay.marks import find_marks, marked
 from posthoc.replay.recognition import Shapes, sentence
-from posthoc.replay.usercode import reason
 
 TOKENS = 128
 """In a row to trace a network with."""
@@ -130,7 +130,7 @@ def _class_and_settings(content: dict[str, Any], where: str) -> tuple[Any, Any]:
             network_class = getattr(transformers, name)
             settings = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(content))
     except Exception as error:  # whatever the library makes of such values, or of what is not installed
-        raise PosthocError(f"{where}: {name} cannot be configured so ({reason(error)}).") from error
+        raise PosthocError(f"{where}: {name} cannot be configured so ({error_line(error, whole=True)}).") from error
     wanted = getattr(network_class, "config_class", None)
     if wanted is not None and not isinstance(settings, wanted):
         raise PosthocError(f"{where}: {name} is no network of model_type {kind}.")
@@ -217,7 +217,9 @@ def load(network_class: Any, settings: Any, tensors: Mapping[str, Tensor]) -> tu
                 None, config=copy.deepcopy(settings), state_dict=dict(tensors), **options
             )
     except Exception as error:  # whatever the library raises
-        raise PosthocError(f"{network_class.__name__} cannot be built for these weights ({reason(error)}).") from error
+        raise PosthocError(
+            f"{network_class.__name__} cannot be built for these weights ({error_line(error, whole=True)})."
+        ) from error
     return module.eval(), info
 
 

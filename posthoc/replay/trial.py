@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
-from posthoc.replay.forward import DrawsHeard, first_line, guarded, own_randomness, random_state, seed_batch
+from posthoc.replay.forward import DrawsHeard, error_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.hooks import first_tensor
 from posthoc.replay.network import Network, first, head_of, laid_out, length, network, reduce
 from posthoc.replay.order import Checkpoint
@@ -278,7 +278,7 @@ def _agreeing(passes: Passes, base: str, wanted: str, first: Values) -> tuple[st
     try:
         other = passes.run(wanted)
     except PosthocError as error:
-        return base, f"{base}, for the network fails with {title} ({first_line(error.__cause__ or error)})"
+        return base, f"{base}, for the network fails with {title} ({error_line(error.__cause__ or error)})"
     distance, where = _distance(first, other)
     if distance <= AGREEMENT:
         return wanted, None

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.forward import said_by
+from posthoc.replay.forward import error_line
 
 Factory = Callable[..., Any] | nn.Module
 _REGISTERED: dict[str, Path] = {}
@@ -99,7 +99,7 @@ class UserCode:
             message = f"{failure} (it ends the program, with {error.code!r})"
             raise UsageError(f"{message}; {advice}." if advice else f"{message}.") from error
         except BaseException as error:
-            raise UsageError(f"{failure} ({reason(error)}){self._hint(error)}.") from error
+            raise UsageError(f"{failure} ({error_line(error, whole=True)}){self._hint(error)}.") from error
 
     def _hint(self, error: BaseException) -> str:
         """What to do where an import failed for where the file lies, or for a library of the same name."""
@@ -180,17 +180,6 @@ class UserCode:
                 module.state_dict(keep_vars=True)  # which may be its own, too
                 return module
         raise UsageError(f"{title} gives a {type(module).__name__}, not a torch.nn.Module.")
-
-
-def reason(error: BaseException) -> str:
-    """What an exception says, on one line and not too long.
-
-    >>> reason(ValueError("no\\n  width"))
-    'ValueError: no width'
-    """
-    text = " ".join(said_by(error).split())
-    name = type(error).__name__
-    return f"{name}: {text[:300]}" if text else name
 
 
 def _free_name(path: Path) -> str:

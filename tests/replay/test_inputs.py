@@ -122,7 +122,7 @@ TABULAR = nn.Sequential(nn.Linear(60, 45), nn.Tanh(), nn.Linear(45, 5))
         (nn.Sequential(nn.LayerNorm(60), nn.Linear(60, 5)), 60, "takes vectors of 60 features"),
         (nn.Sequential(Own(), nn.ReLU()), 60, "takes vectors; an image of 60 x 60 x 3"),
         (flat(61), None, "takes 61 numbers, as many as no square image in colour or grey has pixels"),
-        (TwoInputs(), None, r"takes 2 inputs \(x, t\); a probe gives it one, the images"),
+        (TwoInputs(), None, r"takes 2 inputs \(x, t\); pass --probe npz:FILE with arrays of these names"),
         (nn.Sequential(nn.Embedding(50, 8), nn.Flatten(), nn.Linear(8, 2)), None, "takes tokens"),
         (nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU()), None, "takes sequences of 4 channels"),
         (nn.Sequential(nn.Conv3d(1, 8, 3), nn.ReLU()), None, "takes volumes of 1 channels"),

@@ -10,7 +10,7 @@ from torch import nn
 
 from posthoc.errors import PosthocError
 from posthoc.replay.architectures import architecture_of
-from posthoc.replay.forward import first_line
+from posthoc.replay.forward import error_line
 from posthoc.replay.hooks import Anatomy, CannotRunError, Entered, dissect
 from posthoc.replay.models import Model
 from posthoc.replay.probes.images import example
@@ -48,7 +48,7 @@ def traced(model: Model, probe: Probe) -> Anatomy:
         known = architecture_of(model.name)
         takes = f"{model.name} takes {known.inputs}, and" if known else model.name
         raise PosthocError(
-            f"{takes} cannot take {probe.name} ({probe.shapes}){where}: {first_line(error.reason)}."
+            f"{takes} cannot take {probe.name} ({probe.shapes}){where}: {error_line(error.reason)}."
         ) from error
 
 
@@ -141,9 +141,9 @@ def _takes_vectors(model: Model, layer: nn.Module, side: int, channels: int) -> 
 
 def _refusal(model: Model, side: int, channels: int, failure: CannotRunError, given: bool) -> str:
     """What the network takes, in words, from the pass that came furthest."""
-    name, reason = model.name, first_line(failure.reason)
+    name, reason = model.name, error_line(failure.reason)
     if (more := _inputs(model.module)) and len(more) > 1:
-        return f"{name} takes {len(more)} inputs ({', '.join(more)}); a probe gives it one, the images."
+        return f"{name} takes {len(more)} inputs ({', '.join(more)}); pass --probe npz:FILE with arrays of these names."
     last = failure.entered[-1] if failure.entered else None
     image = (2, channels, side, side)
     layers = [layer for layer in failure.entered if layer.weighs or isinstance(layer.module, nn.RNNBase)]

@@ -400,7 +400,7 @@ def _with_targets(batch: Batch) -> Batch:
 
 def _anatomy(model: "Model", probe: Probe, T: int) -> "Anatomy":
     """What a pass shows of the network: of its modules those that give something for each token."""
-    from posthoc.replay.forward import first_line
+    from posthoc.replay.forward import error_line
     from posthoc.replay.hooks import CannotRunError, dissect
 
     try:
@@ -410,7 +410,7 @@ def _anatomy(model: "Model", probe: Probe, T: int) -> "Anatomy":
         last = error.entered[-1] if error.entered else None
         where = f" in {last.name} ({type(last.module).__name__})" if last and last.name else ""
         raise PosthocError(
-            f"{model.name} cannot take rows of {T} tokens{where}: {first_line(error.reason)}."
+            f"{model.name} cannot take rows of {T} tokens{where}: {error_line(error.reason)}."
         ) from error
     points = tuple(
         point for point in anatomy.points if len(point.shape) == 2 and point.shape[2 - point.channel_axis] == T
