@@ -1,11 +1,10 @@
 """posthoc extract: checkpoints -> activations.h5."""
 
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +27,11 @@ from posthoc.replay.controls import FORMS
 from posthoc.replay.probes import FORMS as PROBE_FORMS
 from posthoc.replay.scores import SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
+
+if TYPE_CHECKING:
+    from posthoc.replay.plan import Extraction
+    from posthoc.replay.request import Shard
+    from posthoc.store import Skipped
 
 
 def _count(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -159,61 +163,15 @@ def command(
     from posthoc.replay.request import Request, Shard
 
     share = Shard.parse(shard) if shard else None
-    if follow and share:
-        raise UsageError("--follow and --shard exclude each other: a shard of a growing run is not known.")
-    if until_epoch is not None and not follow:
-        raise UsageError("--until-epoch needs --follow.")
-    if follow and len(checkpoints) > 1:
-        raise UsageError("--follow watches one folder; give one.")
+    _refuse_following(checkpoints, follow, sharded=share is not None, until_epoch=until_epoch)
     if len(checkpoints) == 1 and not dry_run:
         try_output(output or Path("activations.h5"), force)
     Request(**options).check_places(() if follow else checkpoints)
-    from posthoc.replay.listing import are_runs, run_folders
-    from posthoc.replay.plan import plan_extraction
-    from posthoc.replay.run import follow_extraction, run_extraction
-    from posthoc.replay.scaling import better_scaling
+    from posthoc.replay.listing import are_runs
     from posthoc.store import Skipped
 
-    writing: dict[str, Any] = {"force": force, "skip_errors": on_error == "skip"}
-
-    def one(place: Path | list[Path], path: Path, stop: threading.Event) -> tuple[Skipped, ...]:
-        """Replay one run; what was skipped of it, and why."""
-
-        plan: Any = None
-
-        def replan() -> Any:
-            nonlocal plan
-            plan = plan_extraction(place, skip_damaged=on_error == "skip", before=plan, **options)
-            return plan
-
-        if follow and not dry_run:
-            with progress_on_stderr("replaying") as progress:
-                result = follow_extraction(
-                    replan, path, progress=progress, stop=stop, until_epoch=until_epoch, quiet=quiet, **writing
-                )
-        else:
-            replan()
-            notes(plan.notes, err=not dry_run)
-            if dry_run:
-                echo()
-                checkpoint_table(plan.run.checkpoints)
-                return ()
-            with progress_on_stderr("replaying") as progress:
-                result = run_extraction(plan, path, progress=progress, stop=stop, shard=share, **writing)
-        if share is None:
-            flag_nonfinite(path)
-            report_probe(path, lambda: better_scaling(plan))
-        echo(result.path)
-        return result.skipped
-
-    several = are_runs(checkpoints)
-    work: list[tuple[str, Path | list[Path], Path]]
-    if several:
-        home = output or Path("posthoc-runs")
-        work = [(name, folder, home / name / "activations.h5") for name, folder in run_folders(checkpoints)]
-    else:
-        place = checkpoints[0] if len(checkpoints) == 1 else list(checkpoints)
-        work = [("", place, output or Path("activations.h5"))]
+    several, skip = are_runs(checkpoints), on_error == "skip"
+    work = _work(checkpoints, output, several)
     if len(checkpoints) > 1 and not dry_run:
         for _, _, path in work:
             try_output(path, force or several, make=several)
@@ -225,15 +183,97 @@ def command(
                 continue
             try:
                 with _kept(path):
-                    left_out = one(place, path, stop)
+                    if dry_run:
+                        _preview(place, skip, options)
+                        continue
+                    writing = {"force": force, "skip_errors": skip, "stop": stop}
+                    if follow:
+                        left_out = _follow(place, path, options, until_epoch=until_epoch, quiet=quiet, **writing)
+                    else:
+                        left_out = _replay(place, path, options, shard=share, **writing)
                 skipped += [Skipped(f"{name}/{path}" if name else path, reason) for path, reason in left_out]
             except (StoppedError, UsageError):
                 raise
             except PosthocError as error:
-                if on_error == "fail" or not several:
+                if not (skip and several):
                     raise
                 skipped.append(Skipped(name, str(error)))
     report_skipped(skipped)
+
+
+def _refuse_following(checkpoints: Sequence[Path], follow: bool, *, sharded: bool, until_epoch: int | None) -> None:
+    """Raise UsageError where what is asked for does not go with following a run, or needs it."""
+    if follow and sharded:
+        raise UsageError("--follow and --shard exclude each other: a shard of a growing run is not known.")
+    if until_epoch is not None and not follow:
+        raise UsageError("--until-epoch needs --follow.")
+    if follow and len(checkpoints) > 1:
+        raise UsageError("--follow watches one folder; give one.")
+
+
+def _work(checkpoints: Sequence[Path], output: Path | None, several: bool) -> list[tuple[str, Path | list[Path], Path]]:
+    """Each run's name, where its checkpoints are, and the file to write; one run has no name."""
+    from posthoc.replay.listing import run_folders
+
+    if several:
+        home = output or Path("posthoc-runs")
+        return [(name, folder, home / name / "activations.h5") for name, folder in run_folders(checkpoints)]
+    place = checkpoints[0] if len(checkpoints) == 1 else list(checkpoints)
+    return [("", place, output or Path("activations.h5"))]
+
+
+def _preview(place: Path | list[Path], skip: bool, options: Mapping[str, Any]) -> None:
+    """Show what was found of a run and would be done."""
+    from posthoc.replay.plan import plan_extraction
+
+    plan = plan_extraction(place, skip_damaged=skip, **options)
+    notes(plan.notes, err=False)
+    echo()
+    checkpoint_table(plan.run.checkpoints)
+
+
+def _replay(
+    place: Path | list[Path], path: Path, options: Mapping[str, Any], *, shard: "Shard | None", **writing: Any
+) -> "tuple[Skipped, ...]":
+    """Replay a run that is there; what was skipped of it, and why."""
+    from posthoc.replay.plan import plan_extraction
+    from posthoc.replay.run import run_extraction
+
+    plan = plan_extraction(place, skip_damaged=writing["skip_errors"], **options)
+    notes(plan.notes, err=True)
+    with progress_on_stderr("replaying") as progress:
+        result = run_extraction(plan, path, progress=progress, shard=shard, **writing)
+    if shard is None:
+        _report(path, plan)
+    echo(result.path)
+    return result.skipped
+
+
+def _follow(place: Path | list[Path], path: Path, options: Mapping[str, Any], **writing: Any) -> "tuple[Skipped, ...]":
+    """Replay a run while it grows; what was skipped of it, and why."""
+    from posthoc.replay.plan import plan_extraction
+    from posthoc.replay.run import follow_extraction
+
+    plan: Any = None
+
+    def replan() -> Any:
+        nonlocal plan
+        plan = plan_extraction(place, skip_damaged=writing["skip_errors"], before=plan, **options)
+        return plan
+
+    with progress_on_stderr("replaying") as progress:
+        result = follow_extraction(replan, path, progress=progress, **writing)
+    _report(path, plan)
+    echo(result.path)
+    return result.skipped
+
+
+def _report(path: Path, plan: "Extraction") -> None:
+    """Point to what in the whole file a user should look at."""
+    from posthoc.replay.scaling import better_scaling
+
+    flag_nonfinite(path)
+    report_probe(path, lambda: better_scaling(plan))
 
 
 @contextmanager

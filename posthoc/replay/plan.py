@@ -178,23 +178,13 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
     anatomy = probe.anatomy or traced(model, probe)
     points, chosen = choose(anatomy.points, request.layers, model.name)
     channels = {point.name: _draw_channels(point, request.channels, request.seed) for point in points}
-    signals = request.recorded
-    labels = probe.labels
     identity = Identity(
         model=RecordedModel(model.name, arguments, model.code),
         weights=Weights(request.weights_key, request.ema),
-        probe=RecordedProbe(
-            sha256=probe.sha256,
-            samples=len(probe),
-            classes=None if labels is None else int(np.unique(labels).size),
-            largest_class=None if labels is None else int(np.unique(labels, return_counts=True)[1].max()),
-            preparation=dict(probe.preparation),
-            code=probe.code,
-            axes={name: tuple(axes) for name, axes in probe.axes.items()},
-        ),
+        probe=_recorded(probe),
         layers=tuple(Layer(p.name, p.kind, tuple(p.shape), len(channels[p.name]), p.channels) for p in points),
         channels=request.channels,
-        signals=signals,
+        signals=request.recorded,
         seed=request.seed,
         device=_device_model(device),
         dtype=request.dtype,
@@ -210,7 +200,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         probe=probe.name,
         source=model.source,
         layers=chosen,
-        signals={name: SIGNALS[name].meaning for name in signals},
+        signals={name: SIGNALS[name].meaning for name in request.recorded},
         samples=probe.samples,
         preparation=probe.words,
         recipe=run.about.get("recipe"),
@@ -229,9 +219,23 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         points=tuple(points),
         device=device,
         batch_size=request.batch_size or probe.batch_size,
-        stored=store.Layout(recording, index, labels, channels, probe.tokens),
+        stored=store.Layout(recording, index, probe.labels, channels, probe.tokens),
         untrained=request.networks,
         features=request.features,
+    )
+
+
+def _recorded(probe: Probe) -> RecordedProbe:
+    """What of a probe the numbers depend on."""
+    counts = None if probe.labels is None else np.unique(probe.labels, return_counts=True)[1]
+    return RecordedProbe(
+        sha256=probe.sha256,
+        samples=len(probe),
+        classes=None if counts is None else int(counts.size),
+        largest_class=None if counts is None else int(counts.max()),
+        preparation=dict(probe.preparation),
+        code=probe.code,
+        axes={name: tuple(axes) for name, axes in probe.axes.items()},
     )
 
 
