@@ -193,7 +193,7 @@ def _repeats(paths: list[Path], inside: Places) -> str:
     first = next(value for value in values if times[value] > 1)
     some = [path.name for path, value in zip(paths, values, strict=True) if value == first]
     return (
-        f"the {unit}s inside repeat, as after training was resumed ({', '.join(some[:3])} say {unit} {first}); "
+        f"the {unit}s inside repeat, as after training was resumed or of a copy ({', '.join(some[:3])} say {unit} {first}); "
         "the order goes by the names"
     )
 

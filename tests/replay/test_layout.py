@@ -321,7 +321,7 @@ def test_steps_in_names_and_epochs_inside_do_not_disagree(tmp_path):
     ("epochs", "note"),
     [
         ([100] * 4, "all say epoch 100 inside; the order goes by the names"),
-        ([0, 1, 0, 1], "the epochs inside repeat, as after training was resumed (epoch_1.pt, epoch_3.pt say epoch 0); "
+        ([0, 1, 0, 1], "the epochs inside repeat, as after training was resumed or of a copy (epoch_1.pt, epoch_3.pt say epoch 0); "
                        "the order goes by the names"),
     ],
 )  # fmt: skip

@@ -135,7 +135,7 @@ def _takes_vectors(model: Model, layer: nn.Module, side: int, channels: int) -> 
     features = f" of {layer.in_features} features" if isinstance(layer, nn.Linear) else ""
     return (
         f"{model.name} takes vectors{features}; an image of {side} x {side} x {channels} has {side * side * channels} "
-        f"pixels. Probes hold images: networks of vectors cannot be replayed."
+        f"pixels. Pass --probe npz:FILE with the vectors."
     )
 
 
@@ -149,22 +149,20 @@ def _refusal(model: Model, side: int, channels: int, failure: CannotRunError, gi
     layers = [layer for layer in failure.entered if layer.weighs or isinstance(layer.module, nn.RNNBase)]
     first = layers[0].module if layers else None
     if isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
-        return f"{name} takes tokens ({layers[0].name} is an {type(first).__name__}); probes hold images."
+        return f"{name} takes tokens ({layers[0].name} is an {type(first).__name__}); pass --probe text:FILE or tokens:FILE."
     if isinstance(first, (nn.Conv1d, nn.ConvTranspose1d)):
-        return f"{name} takes sequences of {first.in_channels} channels ({layers[0].name} is a Conv1d); probes hold images."
+        return f"{name} takes sequences of {first.in_channels} channels ({layers[0].name} is a Conv1d); pass --probe npz:FILE with such arrays."
     if isinstance(first, (nn.Conv3d, nn.ConvTranspose3d)):
-        return (
-            f"{name} takes volumes of {first.in_channels} channels ({layers[0].name} is a Conv3d); probes hold images."
-        )
+        return f"{name} takes volumes of {first.in_channels} channels ({layers[0].name} is a Conv3d); pass --probe npz:FILE with such arrays."
     if isinstance(first, nn.RNNBase) and last and last.module is first:
-        return f"{name} takes sequences of {first.input_size} features ({layers[0].name} is a {type(first).__name__}); probes hold images."
+        return f"{name} takes sequences of {first.input_size} features ({layers[0].name} is a {type(first).__name__}); pass --probe npz:FILE with such arrays."
     if isinstance(first, nn.Linear) and last and last.module is first:
         if layers[0].shape == image or first.in_features < min(CHANNELS):
             return _takes_vectors(model, first, side, channels)
         if layers[0].shape == (2, channels * side * side):
             return f"{name} takes {first.in_features} numbers, as many as no square image in colour or grey has pixels."
     if isinstance(first, nn.Conv2d) and layers[0].shape == image and first.in_channels not in CHANNELS:
-        return f"{name} takes images of {first.in_channels} channels; probes have 3, or 1 as grey."
+        return f"{name} takes images of {first.in_channels} channels; pictures have 3, or 1 as grey: pass --probe npz:FILE with such arrays."
     where = f" in {last.name} ({type(last.module).__name__})" if last and last.name else ""
     advice = (
         ""

@@ -122,7 +122,9 @@ def refusing(path: Path) -> Iterator[None]:
     except (PosthocError, MemoryError):
         raise
     except Exception as error:  # torn, no such file at all, types that pyarrow cannot read
-        raise PosthocError(f"{path} is not a readable table ({str(error).splitlines()[0]}).") from error
+        from posthoc.replay.forward import error_line
+
+        raise PosthocError(f"{path} is not a readable table ({error_line(error)}).") from error
 
 
 def require_pyarrow() -> None:
