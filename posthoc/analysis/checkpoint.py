@@ -169,7 +169,8 @@ class Measuring:
                 rows = [[part.value for _, part in parts]]
                 if measure.layers:
                     rows += [
-                        [_of_layer(measure, part, one, members) for one, part in parts] for members in self._members
+                        [_of_layer(measure, part, document, members) for document, part in parts]
+                        for members in self._members
                     ]
                 table[key] = np.array(rows)
         return table

@@ -56,14 +56,14 @@ def adapt(base: Callable[[], nn.Module], adapter: Config, shapes: Shapes) -> Ada
     refuse_code(adapter)
     wrapped = _wrapped(base(), adapter)
     names = partial(_names, wrapped, adapter)
-    found = names(shapes)
+    first_names = names(shapes)
 
     def drawn(seed: int) -> nn.Module:
         network = base()
         torch.manual_seed(seed)
         return _inner(_wrapped(network, adapter))
 
-    return Adapted(_inner(wrapped), lambda other: found if other == shapes else names(other), drawn)
+    return Adapted(_inner(wrapped), lambda other: first_names if other == shapes else names(other), drawn)
 
 
 def _inner(wrapped: Any) -> nn.Module:

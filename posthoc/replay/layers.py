@@ -38,17 +38,17 @@ def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) 
     words = []
     for layer in layers:
         if layer == "all":
-            found, reason = [point for point in maps if point.same_as is None], "all"
+            selected, reason = [point for point in maps if point.same_as is None], "all"
         elif layer == "default":
-            found, reason = _default(maps, model_name)
+            selected, reason = _default(maps, model_name)
         elif layer in PARTS:
-            found, reason = _part(maps, layer, model_name)
+            selected, reason = _part(maps, layer, model_name)
         else:
-            found = [point for point in points if fnmatch.fnmatchcase(point.name, layer)]
+            selected = [point for point in points if fnmatch.fnmatchcase(point.name, layer)]
             reason = "asked for"
-            if not found:
+            if not selected:
                 raise UsageError(f"--layers {layer}: no such hook point; `posthoc inspect --layers` lists them.")
-        chosen |= {point.name for point in found}
+        chosen |= {point.name for point in selected}
         words.append(reason)
     return [point for point in points if point.name in chosen], "; ".join(dict.fromkeys(words))
 
@@ -69,26 +69,26 @@ def _default(maps: Sequence[HookPoint], model_name: str) -> tuple[list[HookPoint
 
 def _part(maps: Sequence[HookPoint], part: str, model_name: str) -> tuple[list[HookPoint], str]:
     if part == "residual":
-        found = residual_points(maps)
-        reason = f"residual stream: the output of {_counted(found)}" if found else ""
+        matching = residual_points(maps)
+        reason = f"residual stream: the output of {_counted(matching)}" if matching else ""
     elif part == "attention":
-        found = attention_points(maps)
-        reason = f"attention: the output of {len(found)} modules ({_kinds(found)})"
+        matching = attention_points(maps)
+        reason = f"attention: the output of {len(matching)} modules ({_kinds(matching)})"
     else:
-        found = feed_forward_points(maps)
-        reason = f"feed-forward: the output of {len(found)} modules ({_kinds(found)})"
-    if not found:
+        matching = feed_forward_points(maps)
+        reason = f"feed-forward: the output of {len(matching)} modules ({_kinds(matching)})"
+    if not matching:
         what = {"residual": "list of equal blocks", "attention": "attention module", "mlp": "feed-forward module"}[part]
         raise UsageError(
             f"--layers {part}: {model_name} has no {what} that gives a sequence or map for each sample; give default, all or globs."
         )
-    return found, reason
+    return matching, reason
 
 
 def parts_of(points: Sequence[HookPoint]) -> dict[str, str]:
     """Of the hook points that are a part of the network, by name which: see `PARTS`."""
-    found = {"residual": residual_points, "attention": attention_points, "mlp": feed_forward_points}
-    return {point.name: part for part in PARTS for point in found[part](points)}
+    finders = {"residual": residual_points, "attention": attention_points, "mlp": feed_forward_points}
+    return {point.name: part for part in PARTS for point in finders[part](points)}
 
 
 def residual_points(points: Sequence[HookPoint]) -> list[HookPoint]:
@@ -99,10 +99,10 @@ def residual_points(points: Sequence[HookPoint]) -> list[HookPoint]:
     """
     lists = _lists(points)
     inside = {point.name for elements in lists.values() for point in elements}
-    found: dict[str, None] = {}
+    blocks: dict[str, None] = {}
     for elements in lists.values():
         for point in elements:
-            if any(parent in found for parent in _parents(point.name)):
+            if any(parent in blocks for parent in _parents(point.name)):
                 continue
             within = [other for other in points if _is_within(other.name, point.name)]
             stages = any(other.name in inside for other in within)
@@ -112,8 +112,8 @@ def residual_points(points: Sequence[HookPoint]) -> list[HookPoint]:
                 for other in within
             )
             if attends or not stages:
-                found[point.name] = None
-    return [point for point in points if point.name in found]
+                blocks[point.name] = None
+    return [point for point in points if point.name in blocks]
 
 
 def attention_points(points: Sequence[HookPoint]) -> list[HookPoint]:
@@ -127,13 +127,13 @@ def feed_forward_points(points: Sequence[HookPoint]) -> list[HookPoint]:
     named = _of_kind(points, FEED_FORWARD)
     if not blocks:
         return named
-    found = []
+    layers = []
     for block in blocks:
         within = [point for point in points if _is_within(point.name, block.name)]
         modules = [point for point in named if point in within]
         if not modules and not any(ATTENTION.search(point.kind) for point in within):
             continue
-        found += (
+        layers += (
             modules
             or [
                 point
@@ -141,7 +141,7 @@ def feed_forward_points(points: Sequence[HookPoint]) -> list[HookPoint]:
                 if point.kind in LINEAR and point.shape == block.shape and not _is_of_attention(point.name, within)
             ][-1:]
         )
-    names = {point.name for point in found}
+    names = {point.name for point in layers}
     return [point for point in points if point.name in names]
 
 

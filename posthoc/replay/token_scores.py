@@ -31,17 +31,17 @@ def next_token(scores: "Tensor", ids: "Tensor") -> "Reduced":
     places = max(1, values // (V * rows))
     for row in range(0, B, rows):
         for place in range(1, T, places):
-            said = (slice(row, row + rows), slice(place, place + places))
+            positions = (slice(row, row + rows), slice(place, place + places))
             piece = scores[row : row + rows, place - 1 : min(place + places, T) - 1].float()
             most, likeliest = piece.max(-1, keepdim=True)
             below = piece - most
-            token = below.gather(-1, ids[said][..., None])
+            token = below.gather(-1, ids[positions][..., None])
             p = below.exp()
             total = p.sum(-1, keepdim=True)
-            loss[said] = (total.log() - token)[..., 0]
+            loss[positions] = (total.log() - token)[..., 0]
             p *= below.clamp_(min=LOWEST)  # of p = 0 nothing comes
-            entropy[said] = (total.log() - p.sum(-1, keepdim=True) / total)[..., 0]
-            prediction[said] = likeliest[..., 0].int()
+            entropy[positions] = (total.log() - p.sum(-1, keepdim=True) / total)[..., 0]
+            prediction[positions] = likeliest[..., 0].int()
     right = (prediction == ids)[:, 1:].double().mean(1)
     return {"token_loss": loss, "token_entropy": entropy, "token_prediction": prediction, "right": right}
 

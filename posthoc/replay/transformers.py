@@ -61,8 +61,8 @@ def skeleton(config: Config, shapes: Shapes, arguments: Mapping[str, Any]) -> Sk
     network_class, settings = _class_and_settings(content, str(config.path))
     first = _fit(network_class, settings, shapes)
 
-    def names(found: Shapes) -> dict[str, str]:
-        return first.names if found == shapes else _fit(network_class, settings, found).names
+    def names(theirs: Shapes) -> dict[str, str]:
+        return first.names if theirs == shapes else _fit(network_class, settings, theirs).names
 
     def drawn(seed: int) -> nn.Module:
         with _quiet():

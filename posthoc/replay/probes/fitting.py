@@ -27,14 +27,14 @@ LARGEST_SIDE = 1024
 
 def usual_size(network: nn.Module) -> int | None:
     """The image side a network says it was made for."""
-    said = getattr(network, "image_size", None)
-    if said is None and isinstance(config := getattr(network, "default_cfg", None), dict):  # timm
-        said = config.get("input_size", (None,))[-1] if config.get("fixed_input_size") else None
+    side = getattr(network, "image_size", None)
+    if side is None and isinstance(config := getattr(network, "default_cfg", None), dict):  # timm
+        side = config.get("input_size", (None,))[-1] if config.get("fixed_input_size") else None
         patches = getattr(getattr(network, "patch_embed", None), "img_size", None)
-        said = patches[0] if patches else said
-    if said is None:  # transformers
-        said = getattr(getattr(network, "config", None), "image_size", None)
-    return said if isinstance(said, int) else None
+        side = patches[0] if patches else side
+    if side is None:  # transformers
+        side = getattr(getattr(network, "config", None), "image_size", None)
+    return side if isinstance(side, int) else None
 
 
 def traced(model: Model, probe: Probe) -> Anatomy:

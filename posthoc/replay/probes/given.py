@@ -42,8 +42,8 @@ def load(asked: Asked, model: "Model") -> Probe:
             names = ", ".join(key for key, value in vars(user.module).items() if callable(value) and key[:1] != "_")
             raise UsageError(f"{path} defines no {name!r} (found: {names or 'none'}).")
         probe = with_randomness(lambda: probe_of(made() if _is_function(made) else made, asked, title))
-    own = replace(probe, code=user.digest, prepare=_at_work(user, probe.prepare), score=_at_work(user, probe.score))
-    return _for_network(own, asked, model)
+    guarded = replace(probe, code=user.digest, prepare=_at_work(user, probe.prepare), score=_at_work(user, probe.score))
+    return _for_network(guarded, asked, model)
 
 
 def _is_function(made: Any) -> bool:

@@ -115,5 +115,5 @@ def _shared(series: Statistics, a: Sequence[int], b: Sequence[int]) -> list[tupl
 
 
 def _same_shapes(series: Statistics, count: int) -> bool:
-    one, other = series.described[0], series.described[count]
-    return {name: about.shape for name, about in one.items()} == {name: about.shape for name, about in other.items()}
+    first, second = series.described[0], series.described[count]
+    return {name: about.shape for name, about in first.items()} == {name: about.shape for name, about in second.items()}

@@ -155,7 +155,9 @@ def labels(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
         ):
             inside = [checkpoint.header.step for checkpoint in checkpoints]
         shifts = {
-            row: value - said for row, (value, said) in enumerate(zip(values, inside, strict=True)) if said is not None
+            row: value - recorded
+            for row, (value, recorded) in enumerate(zip(values, inside, strict=True))
+            if recorded is not None
         }
         wrong = tuple(row for row, shift in shifts.items() if shift)
         if not wrong or (len(set(inside)) == 1 and len(inside) > 1):
@@ -249,8 +251,8 @@ def zero(series: Statistics) -> Iterator[Finding]:
     empty = (series.squares == 0) & (series.sizes > 1) & (series.nan + series.infinite == 0)
     filled = np.logical_or.accumulate(series.squares > 0, axis=0)
     gone = empty & filled
-    found: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    tensors: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for t in np.flatnonzero(gone.any(0)):
-        found[tuple(int(row) for row in np.flatnonzero(gone[:, t]))].append(series.tensors[t])
-    for rows, names in found.items():
+        tensors[tuple(int(row) for row in np.flatnonzero(gone[:, t]))].append(series.tensors[t])
+    for rows, names in tensors.items():
         yield Finding(Kind.ZERO, Severity.ERROR, rows, tuple(names), {"tensors": len(names)})
