@@ -9,7 +9,7 @@ from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.axes import Axis
 from posthoc.analysis.checkpoint import Measurement
 from posthoc.analysis.documents import SIGNS, ends, enough, over_documents, resampled, signs_flipped
-from posthoc.analysis.measures import MEASURES, Measure
+from posthoc.analysis.measures import MEASURES, Documents, Measure
 from posthoc.analysis.nulls import NOTHING, Comparison, description
 from posthoc.analysis.records import Beside, Measured
 from posthoc.store import Activations
@@ -35,17 +35,22 @@ def words(control: str) -> str:
 
 def of_documents(activations: Activations, axis: Axis, seed: int) -> dict[str, Measured]:
     """The measures of documents that the file has what it takes for, with their intervals over documents."""
+    rows: dict[str, list[FloatArray | None]] = {}
+    tokens = activations.tokens
+    for e in range(len(activations)):
+        documents = Documents(activations, e, tokens)
+        for key, measure in MEASURES.items():
+            if measure.of_documents:
+                rows.setdefault(key, []).append(measure.of_documents(documents))
     measures = {}
-    for key, measure in MEASURES.items():
-        if measure.of_documents is None:
+    for key, of_measure in rows.items():
+        given = [row for row in of_measure if row is not None]
+        if len(given) < len(of_measure):
             continue
-        rows = [measure.of_documents(activations, e) for e in range(len(activations))]
-        if any(row is None for row in rows):
-            continue
-        values = np.stack([row for row in rows if row is not None])
+        values = np.stack(given)
         low, high = over_documents(values, seed).T
         value = np.array([mean_finite(row) for row in values])
-        measures[key] = Measured(**description(measure, axis), value=value, low=low, high=high)
+        measures[key] = Measured(**description(MEASURES[key], axis), value=value, low=low, high=high)
     return measures
 
 

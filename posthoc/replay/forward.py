@@ -6,10 +6,10 @@ import inspect
 import random
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,31 +24,51 @@ _OURS = (str(Path(posthoc.__file__).parent), str(Path(torch.__file__).parent))
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
 
 
-def call(module: nn.Module, batch: Mapping[str, Tensor]) -> Any:
-    """What a module gives for a batch: inputs by the names of its forward pass's arguments, where it has all of these.
+class Arguments(NamedTuple):
+    """What a forward pass takes: its arguments in their order, those that it cannot do without, those that can be given
+    by their names, how many by their places, and whether it takes any other name."""
+
+    names: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    by_name: frozenset[str] = frozenset()
+    places: int = 0
+    any_name: bool = True
+
+
+def arguments_of(module: nn.Module) -> Arguments:
+    """The arguments of a module's forward pass; of one that does not say, nothing is known."""
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return Arguments()
+    usual = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return Arguments(
+        tuple(each.name for each in usual),
+        tuple(each.name for each in usual if each.default is each.empty),
+        frozenset(each.name for each in usual if each.kind is not each.POSITIONAL_ONLY),
+        sum(each.kind is not each.KEYWORD_ONLY for each in usual),
+        any(each.kind is each.VAR_KEYWORD for each in parameters),
+    )
+
+
+def caller(module: nn.Module, inputs: Collection[str]) -> Callable[[Mapping[str, Tensor]], Any]:
+    """How a module is given batches of these inputs: by the names of its forward pass's arguments, where it has all of these.
 
     Else images, the only input, as the pixel values of a network that takes other things too; else by their places.
     """
-    names, places = _arguments(module)
-    if batch.keys() <= names:
-        return module(**batch)
-    if batch.keys() == {"images"} and "pixel_values" in names:
-        return module(pixel_values=batch["images"])
-    if len(batch) == 1 or places >= len(batch):
-        return module(*batch.values())
-    return module(**batch)
+    arguments = arguments_of(module)
+    if set(inputs) <= arguments.by_name:
+        return lambda batch: module(**batch)
+    if set(inputs) == {"images"} and "pixel_values" in arguments.by_name:
+        return lambda batch: module(pixel_values=batch["images"])
+    if len(inputs) == 1 or arguments.places >= len(inputs):
+        return lambda batch: module(*batch.values())
+    return lambda batch: module(**batch)
 
 
-def _arguments(module: nn.Module) -> tuple[frozenset[str], int]:
-    """Names of the arguments of a forward pass, and how many it takes by their places."""
-    try:
-        parameters = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):
-        return frozenset(), 0
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    placed = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
-    names = frozenset(parameter.name for parameter in parameters if parameter.kind in named)
-    return names, sum(parameter.kind in placed for parameter in parameters)
+def call(module: nn.Module, batch: Mapping[str, Tensor]) -> Any:
+    """What a module gives for a batch, see `caller`."""
+    return caller(module, batch.keys())(batch)
 
 
 @contextmanager

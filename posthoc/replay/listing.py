@@ -20,7 +20,7 @@ from posthoc.replay.formats.table import (
     looks_like_a_checkpoint,
     parts_of,
 )
-from posthoc.replay.names import Counts, numbers, places
+from posthoc.replay.names import counts, places
 from posthoc.replay.order import form_of, stem
 
 FOLDERS_SEARCHED = 200
@@ -103,11 +103,7 @@ def checkpoint_folders(folders: Sequence[Path]) -> list[Path]:
 def _holds_numbered(folder: Path) -> bool:
     """Whether checkpoints lie in the folder, in folders whose names count; those of DeepSpeed are parts of its own."""
     inside = (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("global_step"))
-    return any(_counts(child.name) and folder_formats(child) for child in inside)
-
-
-def _counts(name: str) -> bool:
-    return any(number.counts in (Counts.EPOCHS, Counts.STEPS, Counts.CHECKPOINTS) for number in numbers(name))
+    return any(counts(child.name) and folder_formats(child) for child in inside)
 
 
 def listed(place: Path, whole: bool = False) -> Listing:

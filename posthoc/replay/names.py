@@ -136,6 +136,15 @@ def numbers(name: str, dates: bool = True) -> list[Number]:
     return rows
 
 
+def counts(name: str) -> bool:
+    """Whether a number in a name counts epochs, steps or checkpoints.
+
+    >>> counts("step1000"), counts("main"), counts("seed2")
+    (True, False, False)
+    """
+    return any(number.counts in (Counts.EPOCHS, Counts.STEPS, Counts.CHECKPOINTS) for number in numbers(name))
+
+
 def form(name: str, runs: bool = True) -> str:
     """The name with # for each number, which --select takes; numbers that tell `runs` apart stay where another counts.
 

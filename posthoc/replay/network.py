@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
 from posthoc.replay.controls import altered
-from posthoc.replay.forward import State, call, error_line, guarded, own_randomness, seed_batch
+from posthoc.replay.forward import State, caller, error_line, guarded, own_randomness, seed_batch
 from posthoc.replay.hooks import Recorder
 from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
@@ -74,6 +74,7 @@ class Network:
         self.module = module._apply(
             lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
         )
+        self.call = caller(self.module, self.x.keys())
         self.state = State(self.module)
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
         self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head)
@@ -92,7 +93,7 @@ class Network:
         for layers in signals.values():
             layers.clear()
         # Copies, for it may write to them; the next checkpoint is given the same samples.
-        output = call(self.module, {name: tensor.clone() for name, tensor in batch.items()})
+        output = self.call({name: tensor.clone() for name, tensor in batch.items()})
         for signal, layer in self.columns:
             if layer not in signals[signal]:
                 raise PosthocError(

@@ -249,8 +249,8 @@ def _refuse_without_tokens(request: Request, probe: Probe) -> None:
                 f"--signals {summed[0]}: documents of {T} tokens are too short; {START + LEAST_POINTS} are the least."
             )
         return
-    over_time = [f"--signals {name}" for name in request.recorded if SIGNALS[name].dimensions[2:]]
-    for what in (*over_time, *(f"--controls {name}" for name in request.inputs)):
+    of_tokens = [f"--signals {name}" for name in request.recorded if SIGNALS[name].of_tokens]
+    for what in (*of_tokens, *(f"--controls {name}" for name in request.inputs)):
         raise UsageError(f"{what} needs rows of tokens; give text:FILE or tokens:FILE as the probe.")
 
 

@@ -37,12 +37,14 @@ class Signal:
     """One way to reduce a layer's output; its name is its key in `SIGNALS`.
 
     meaning: in words, as files have it; reduce: from a layer's output to float32 [B, C], or [B, C, T] where the
-    dimensions kept end in `time`, or in what stands for it (as many for every batch), for which the probe has to hold rows of tokens.
+    dimensions kept end in `time`, or in what stands for it (as many for every batch); of_tokens: whether the probe has to
+    hold rows of tokens.
     """
 
     meaning: str
     reduce: Callable[[LayerOutput], "Tensor"]
     dimensions: tuple[str, ...] = ("unit", "sample")
+    of_tokens: bool = False
 
 
 def _mean(output: LayerOutput) -> "Tensor":
@@ -74,14 +76,18 @@ def _autocovariance(output: LayerOutput) -> "Tensor":
 SIGNALS = {
     "mean": Signal("spatial mean of the feature map, per channel and image", _mean),
     "var": Signal("spatial variance (population) of the feature map, per channel and image", _var),
-    "token": Signal("output of the layer, per channel, document and token", _token, ("unit", "sample", "time")),
+    "token": Signal("output of the layer, per channel, document and token", _token, ("unit", "sample", "time"), True),
     "fluctuation": Signal(
         "sum over windows of squared residuals of the profile less a line, per channel, document and scale",
         _fluctuation,
         ("unit", "sample", "scale"),
+        of_tokens=True,
     ),
     "autocovariance": Signal(
-        "autocovariance over the tokens, per channel, document and lag", _autocovariance, ("unit", "sample", "lag")
+        "autocovariance over the tokens, per channel, document and lag",
+        _autocovariance,
+        ("unit", "sample", "lag"),
+        of_tokens=True,
     ),
 }
 DEFAULT_SIGNALS = ("mean", "var")

@@ -11,10 +11,11 @@ import numpy as np
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.measures import behaviour, integration, stability, synchrony, tokens
 from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading, Scope, Series
+from posthoc.analysis.measures.tokens import Documents
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Checkpoint, trained
 
-__all__ = ["MEASURES", "Epochs", "Function", "Measure", "Reading", "Scope", "Series", "of_epochs"]
+__all__ = ["MEASURES", "Documents", "Epochs", "Function", "Measure", "Reading", "Scope", "Series", "of_epochs"]
 
 MEASURES: dict[str, Measure] = {
     measure.key: measure

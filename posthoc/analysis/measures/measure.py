@@ -15,6 +15,7 @@ from posthoc.errors import UsageError
 if TYPE_CHECKING:
     from posthoc.analysis.fluctuation import DFA
     from posthoc.analysis.kuramoto import Kuramoto
+    from posthoc.analysis.measures.tokens import Documents
     from posthoc.store import Activations
 
 
@@ -131,7 +132,7 @@ class Measure:
     of_series: of one checkpoint's series [U, T], a Reading or a number; such a measure is drawn under every null that
     fits it (nulls: whether it is); series: the name of the series, where they are not those of the channels. of_measure: a
     function of another measure. of_epochs: a column [E] from those of the trained checkpoints. of_activations: a column [E]
-    from the file, and where it was recorded. of_documents: each document's [D] at the checkpoint of a row; None where the
+    from the file, and where it was recorded. of_documents: each document's [D] at one checkpoint; None where the
     file lacks what it takes, and then there is no such measure.
     finish: what is reported of values as they were measured, such as an exponent freed of its bias.
     decided_by: axis -> the null that decides, where that is another than the axis has. limits: what it cannot leave
@@ -149,7 +150,7 @@ class Measure:
     of_measure: Function | None = None
     of_epochs: Callable[[Epochs], FloatArray] | None = None
     of_activations: Callable[["Activations"], tuple[FloatArray, str]] | None = None
-    of_documents: Callable[["Activations", int], FloatArray | None] | None = None
+    of_documents: Callable[["Documents"], FloatArray | None] | None = None
     finish: Callable[[Any, Scope], Any] | None = None
     nulls: bool = True
     series: str = ""

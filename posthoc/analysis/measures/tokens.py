@@ -1,6 +1,7 @@
 """What is measured of the tokens of documents: surprisal as a series, and what networks predict well."""
 
 import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
 EARLY, LATE, AROUND = 50, 900, 10
 """Positions whose losses the in-context score compares, and how many on either side are averaged with them."""
 POSITIONS = tuple(2**k for k in range(17))
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """The documents of the checkpoint in a row of the file, whose tokens [D, T] are these."""
+
+    activations: "Activations"
+    row: int
+    tokens: NDArray[np.uint32] | None
+
+    @functools.cached_property
+    def loss(self) -> FloatArray | None:
+        """-log p of each token [D, T], read once for all measures; None where the file has none."""
+        if LOSS not in self.activations.behaviours:
+            return None
+        return np.asarray(self.activations.behaviour(LOSS, self.row), dtype=np.float64)
 
 
 def means(values: FloatArray, chosen: NDArray[np.bool_] | None = None) -> FloatArray:
@@ -50,41 +67,33 @@ def in_context(loss: FloatArray) -> FloatArray:
     return means(loss[:, EARLY - AROUND : EARLY + AROUND + 1]) - means(loss[:, late - AROUND : late + AROUND + 1])
 
 
-def _loss(activations: "Activations", row: int) -> FloatArray | None:
-    if LOSS not in activations.behaviours:
-        return None
-    return np.asarray(activations.behaviour(LOSS, row), dtype=np.float64)
+def _token_loss(documents: Documents) -> FloatArray | None:
+    return None if documents.loss is None else means(documents.loss)
 
 
-def _token_loss(activations: "Activations", row: int) -> FloatArray | None:
-    loss = _loss(activations, row)
-    return None if loss is None else means(loss)
+def _in_context(documents: Documents) -> FloatArray | None:
+    return None if documents.loss is None else in_context(documents.loss)
 
 
-def _in_context(activations: "Activations", row: int) -> FloatArray | None:
-    loss = _loss(activations, row)
-    return None if loss is None else in_context(loss)
-
-
-def _copy(activations: "Activations", row: int) -> FloatArray | None:
-    loss, tokens = _loss(activations, row), activations.tokens
+def _copy(documents: Documents) -> FloatArray | None:
+    loss, tokens = documents.loss, documents.tokens
     if loss is None or tokens is None:
         return None
     repeated = repeated_bigrams(tokens)
     return means(loss, ~repeated) - means(loss, repeated)
 
 
-def _token_accuracy(activations: "Activations", row: int) -> FloatArray | None:
-    tokens = activations.tokens
+def _token_accuracy(documents: Documents) -> FloatArray | None:
+    tokens, activations = documents.tokens, documents.activations
     if tokens is None or "token_prediction" not in activations.behaviours:
         return None
-    predicted = activations.behaviour("token_prediction", row)
+    predicted = activations.behaviour("token_prediction", documents.row)
     return means(np.where(predicted >= 0, predicted == tokens, np.nan))
 
 
-def _at(position: int, activations: "Activations", row: int) -> FloatArray | None:
+def _at(position: int, documents: Documents) -> FloatArray | None:
     """Mean loss from a position up to twice as far."""
-    loss = _loss(activations, row)
+    loss = documents.loss
     return None if loss is None or loss.shape[1] <= position else means(loss[:, position : 2 * position])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from posthoc.errors import PosthocError
 from posthoc.replay.formats.table import Content, Format, Preview, files_of, open_content, preview
-from posthoc.replay.names import Counts, numbers
+from posthoc.replay.names import counts
 from posthoc.replay.source import Source
 
 COMMIT = re.compile(rb"[0-9a-f]{40}")
@@ -29,7 +29,7 @@ def revisions(place: Path) -> Path | None:
             return model / "refs"
     if place.parent.name == "snapshots" and _is_model(model := place.parent.parent):
         refs = [ref for ref in sorted((model / "refs").iterdir()) if _snapshot(_look(ref)) == place]
-        return next(iter(sorted(refs, key=lambda ref: not counts(ref))), None)
+        return next(iter(sorted(refs, key=lambda ref: not counts(ref.name))), None)
     return None
 
 
@@ -37,16 +37,11 @@ def _is_model(folder: Path) -> bool:
     return folder.name.startswith("models--") and all((folder / name).is_dir() for name in ("refs", "snapshots"))
 
 
-def counts(ref: Path) -> bool:
-    """Whether the name of a revision says an epoch or a step."""
-    return any(number.counts in (Counts.EPOCHS, Counts.STEPS, Counts.CHECKPOINTS) for number in numbers(ref.name))
-
-
 def beside_series(refs: list[Path]) -> dict[Path, Path | None]:
     """The revisions whose names say no step, where others' do, and which of these is the same snapshot, if any."""
     places = {ref: _snapshot(_look(ref)) for ref in refs}
-    steps = {place: ref for ref, place in places.items() if place and counts(ref)}
-    return {ref: steps.get(place) for ref, place in places.items() if place and not counts(ref)} if steps else {}
+    steps = {place: ref for ref, place in places.items() if place and counts(ref.name)}
+    return {ref: steps.get(place) for ref, place in places.items() if place and not counts(ref.name)} if steps else {}
 
 
 def _look(ref: Path) -> Preview:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -40,12 +40,12 @@ class Samples:
     aside: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Head:
-    """What an array says of itself."""
+class Head(NamedTuple):
+    """What an array says of itself; by_columns: whether it is stored so."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    by_columns: bool
 
     @property
     def holds_numbers(self) -> bool:
@@ -108,17 +108,24 @@ def _roles(path: Path, heads: Mapping[str, Head], split: str) -> tuple[Sequence[
     return inputs, targets[0] if targets else None, index
 
 
-def _head(stream: IO[bytes]) -> Head:
+def read_head(stream: IO[bytes]) -> Head:
+    """The head of an array in NumPy's format; ValueError for one that is damaged."""
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version[0]}.{version[1]} of the format")
     reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = reader(stream)
-    if dtype.hasobject:
+    shape, by_columns, dtype = reader(stream)
+    return Head(shape, dtype, by_columns)
+
+
+def _head(stream: IO[bytes]) -> Head:
+    """As `read_head`; ValueError for pickled objects, too."""
+    head = read_head(stream)
+    if head.dtype.hasobject:
         raise ValueError("it holds pickled objects")
-    if any(side < 0 for side in shape):
-        raise ValueError(f"an array claims the shape {shape}")
-    return Head(shape, dtype)
+    if any(side < 0 for side in head.shape):
+        raise ValueError(f"an array claims the shape {head.shape}")
+    return head
 
 
 def _read(stream: IO[bytes], size: int) -> Array:

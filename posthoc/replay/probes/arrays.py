@@ -147,7 +147,9 @@ def named(probe: Probe, model: "Model") -> tuple[Probe, list[str]]:
     inputs = dict(probe.inputs)
     if len(inputs) < 2:
         return probe, []
-    taken, needed, any_name = arguments_of(model)
+    from posthoc.replay.forward import arguments_of
+
+    taken, needed, _, _, any_name = arguments_of(model.module)
     if set(needed) <= inputs.keys() and (any_name or inputs.keys() <= set(taken)):
         return probe, []
     matching = [name for name in inputs if name in taken]
@@ -165,20 +167,6 @@ def named(probe: Probe, model: "Model") -> tuple[Probe, list[str]]:
         f"{model.name} takes {', '.join(taken) or 'nothing'}; the probe {probe.name} holds {', '.join(inputs)}: "
         f"name the arrays as the arguments of its forward pass."
     )
-
-
-def arguments_of(model: "Model") -> tuple[list[str], list[str], bool]:
-    """The arguments of a network's forward pass, those that it cannot do without, and whether it takes any other name."""
-    import inspect
-
-    try:
-        parameters = list(inspect.signature(model.module.forward).parameters.values())
-    except (TypeError, ValueError):
-        return [], [], True
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    usual = [each for each in parameters if each.kind in kinds]
-    needed = [each.name for each in usual if each.default is inspect.Parameter.empty]
-    return [each.name for each in usual], needed, any(each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def _told(probe: Probe, by_name: Mapping[str, Reading], remarks: Sequence[str], scale: Normalization | None) -> Probe:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.probes.archives import INPUTS, TARGETS, Samples
-from posthoc.replay.probes.arrays import arguments_of, of_samples
+from posthoc.replay.probes.arrays import of_samples
 from posthoc.replay.probes.images import Normalization, first_rows, read_picture, wanted_size
 from posthoc.replay.probes.probe import Asked, Kind, Probe
 from posthoc.replay.probes.tables import Column, Table, find_table, refusing, require_pyarrow
@@ -143,7 +143,9 @@ def _rows(table: Table, target: str | None, asked: Asked) -> tuple[NDArray[np.in
 
 def _as_taken(samples: Samples, table: Table, model: "Model") -> Samples:
     """With columns of one number each as the features of one input, unless the network takes them by their names."""
-    taken, _, _ = arguments_of(model)
+    from posthoc.replay.forward import arguments_of
+
+    taken = arguments_of(model.module).names
     if any(array.ndim > 1 for array in samples.inputs.values()) or set(samples.inputs) <= set(taken):
         return samples
     return replace(samples, inputs={"input": np.stack(list(samples.inputs.values()), axis=1)})

@@ -1,6 +1,5 @@
 """What inputs a network takes: found by running it, and said in its own terms where it takes none."""
 
-import inspect
 import itertools
 import math
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from torch import nn
 
 from posthoc.errors import PosthocError
 from posthoc.replay.architectures import architecture_of
-from posthoc.replay.forward import error_line
+from posthoc.replay.forward import arguments_of, error_line
 from posthoc.replay.hooks import Anatomy, CannotRunError, Entered, dissect
 from posthoc.replay.models import Model
 from posthoc.replay.probes.images import example
@@ -142,7 +141,7 @@ def _takes_vectors(model: Model, layer: nn.Module, side: int, channels: int) -> 
 def _refusal(model: Model, side: int, channels: int, failure: CannotRunError, given: bool) -> str:
     """What the network takes, in words, from the pass that came furthest."""
     name, reason = model.name, error_line(failure.reason)
-    if (more := _inputs(model.module)) and len(more) > 1:
+    if len(more := arguments_of(model.module).needed) > 1:
         return f"{name} takes {len(more)} inputs ({', '.join(more)}); pass --probe npz:FILE with arrays of these names."
     last = failure.entered[-1] if failure.entered else None
     image = (2, channels, side, side)
@@ -170,13 +169,3 @@ def _refusal(model: Model, side: int, channels: int, failure: CannotRunError, gi
         else ("; if it was trained on images of another size, pass --image-size")
     )
     return f"{name} cannot take images of {side} x {side} x {channels}{where}: {reason}{advice}."
-
-
-def _inputs(module: nn.Module) -> list[str]:
-    """Names of the inputs that a network's forward pass cannot do without."""
-    try:
-        parameters = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [each.name for each in parameters if each.kind in kinds and each.default is inspect.Parameter.empty]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular, sha256
+from posthoc.replay.probes.archives import read_head
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
 
 if TYPE_CHECKING:
@@ -141,11 +142,7 @@ def _layout(file: BinaryIO, path: Path, dtype: str) -> tuple[int, tuple[int, ...
         if size % kind.itemsize:
             raise PosthocError(f"{path} has {size} bytes, which are no whole number of {dtype}; pass --token-dtype.")
         return 0, (size // kind.itemsize,), kind
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise PosthocError(f"{path} is no array of whole numbers; give ids of tokens.")
-    shape, by_columns, kind = readers[version](file)
+    shape, kind, by_columns = read_head(file)
     if kind.kind not in "iu":
         raise PosthocError(f"{path} is an array of {kind}; ids of tokens are whole numbers.")
     if len(shape) not in (1, 2):
@@ -275,6 +272,8 @@ def _tokenizer_file(asked: Asked) -> Path:
 def _tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
+    from posthoc.replay.forward import error_line
+
     with open_regular(path) as file:
         content = file.read(MOST_TOKENIZER_BYTES + 1)
     try:
@@ -286,12 +285,16 @@ def _tokenizer(path: Path) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a panic of the library is no Exception
-        raise PosthocError(f"{path} is no tokenizer that the library reads ({_reason(error)}).") from error
+        raise PosthocError(
+            f"{path} is no tokenizer that the library reads ({error_line(error, whole=True)})."
+        ) from error
     return tokenizer
 
 
 def _encoded(tokenizer: Any, text: str, name: str) -> Ids:
     """The ids of a text, without any that stand for its beginning or end."""
+    from posthoc.replay.forward import error_line
+
     pieces, start = [np.empty(0, np.int64)], 0
     while start < len(text):
         stop = text.find("\n", start + PIECE) + 1 or len(text)
@@ -300,14 +303,10 @@ def _encoded(tokenizer: Any, text: str, name: str) -> Ids:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic of the library is no Exception
-            raise PosthocError(f"{name} cannot be made into tokens ({_reason(error)}).") from error
+            raise PosthocError(f"{name} cannot be made into tokens ({error_line(error, whole=True)}).") from error
         pieces.append(np.array(ids, np.int64))
         start = stop
     return np.concatenate(pieces)
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _probe(asked: Asked, model: "Model", rows: Rows) -> Probe:
@@ -367,16 +366,12 @@ class _Example:
 
 def _given(module: Any) -> tuple[str, Any]:
     """What a network calls the ids, and what else it is given beside them."""
-    import inspect
+    from posthoc.replay.forward import arguments_of
 
     config = getattr(module, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         return "input_ids", _with_decoder
-    try:
-        names = list(inspect.signature(module.forward).parameters)
-    except (TypeError, ValueError):
-        names = []
-    if names[:2] == ["idx", "targets"]:
+    if arguments_of(module).names[:2] == ("idx", "targets"):
         return "idx", _with_targets
     return "input_ids", _alone
 

@@ -1,7 +1,8 @@
 """What equal bytes, counts and headers show of a series; nothing here is a matter of degree."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 from posthoc.replay.names import places
 from posthoc.replay.order import Checkpoint, stem
 from posthoc.replay.series.grid import recognise
-from posthoc.replay.series.reading import Statistics
+from posthoc.replay.series.reading import Described, Statistics
 from posthoc.replay.series.records import Finding, Kind, Severity
 
+T = TypeVar("T")
 TELLING = 64
 """A tensor of fewer numbers may come back to what it was by chance."""
 HALF = 13
@@ -185,32 +187,32 @@ def tensor_sets(series: Statistics) -> Iterator[Finding]:
         yield Finding(Kind.TENSORS, Severity.ERROR, rows, names, {"missing": len(missing), "extra": len(extra)})
 
 
+def _unusual(series: Statistics, of: Callable[[Described], T]) -> Iterator[tuple[str, tuple[int, ...], T, T]]:
+    """Tensors of which some checkpoints have another property than most: name, rows of these, the first's and the usual."""
+    for name in series.tensors:
+        values = {row: of(about[name]) for row, about in enumerate(series.described) if name in about}
+        usual, _ = Counter(values.values()).most_common(1)[0]
+        if rows := tuple(row for row, value in values.items() if value != usual):
+            yield name, rows, values[rows[0]], usual
+
+
 def shapes(series: Statistics) -> Iterator[Finding]:
     """Checkpoints in which a tensor has another shape than in most; vocabulary: by how many rows, where that is all."""
     odd: dict[tuple[int, ...], list[str]] = defaultdict(list)
     more: dict[tuple[int, ...], dict[str, float]] = {}
-    for name in series.tensors:
-        sizes = {row: about[name].shape for row, about in enumerate(series.described) if name in about}
-        usual, _ = Counter(sizes.values()).most_common(1)[0]
-        rows = tuple(row for row, shape in sizes.items() if shape != usual)
-        if rows:
-            odd[rows].append(name)
-            other = sizes[rows[0]]
-            if len(other) == len(usual) == 2 and other[1:] == usual[1:]:
-                more.setdefault(rows, {"vocabulary": float(other[0] - usual[0])})
+    for name, rows, other, usual in _unusual(series, lambda tensor: tensor.shape):
+        odd[rows].append(name)
+        if len(other) == len(usual) == 2 and other[1:] == usual[1:]:
+            more.setdefault(rows, {"vocabulary": float(other[0] - usual[0])})
     for rows, names in odd.items():
         yield Finding(Kind.SHAPES, Severity.ERROR, rows, tuple(names), {"tensors": len(names), **more.get(rows, {})})
 
 
 def types(series: Statistics) -> Iterator[Finding]:
-    """Checkpoints in which tensors are of another type of numbers than in most; bits: how many theirs have, and most."""
+    """Checkpoints in which tensors are of another type of numbers than in most."""
     odd: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for name in series.tensors:
-        kinds = {row: about[name].dtype for row, about in enumerate(series.described) if name in about}
-        usual, _ = Counter(kinds.values()).most_common(1)[0]
-        rows = tuple(row for row, kind in kinds.items() if kind != usual)
-        if rows:
-            odd[rows].append(name)
+    for name, rows, _, _ in _unusual(series, lambda tensor: tensor.dtype):
+        odd[rows].append(name)
     for rows, names in odd.items():
         yield Finding(Kind.TYPES, Severity.WARNING, rows, tuple(names), {"tensors": len(names)})
 

@@ -34,11 +34,11 @@ FEWEST = 5
 """Checkpoints from which something can be said."""
 
 
-def placing_findings(series: Statistics, exact: Sequence[Finding]) -> list[Finding]:
-    """What `exact` found, with what the distances say of it, and what they say beyond that."""
-    all_of_them = compare(series)
-    settled = [_attributed(finding, all_of_them) for finding in exact]
-    geometry = compare(series, _at_fault(settled))
+def placing_findings(series: Statistics, whole: Geometry, exact: Sequence[Finding]) -> list[Finding]:
+    """What `exact` found, with what the distances say of it, and what they say beyond that; whole: of all checkpoints."""
+    settled = [_attributed(finding, whole) for finding in exact]
+    wrong = _at_fault(settled)
+    geometry = compare(series, wrong) if wrong else whole
     if len(geometry.rows) < FEWEST:
         return settled
     findings: list[Finding] = []
@@ -47,7 +47,7 @@ def placing_findings(series: Statistics, exact: Sequence[Finding]) -> list[Findi
         for part in _set_back(geometry, order, findings):
             left = _detours(geometry, part, findings)
             _parts_of_networks(geometry, left, findings)
-    return settled + [_in_series(finding, geometry, _at_fault(settled)) for finding in findings]
+    return settled + [_in_series(finding, geometry, wrong) for finding in findings]
 
 
 def _in_series(finding: Finding, geometry: Geometry, left_out: set[int]) -> Finding:
@@ -190,8 +190,7 @@ def _fit(distances: Distances, order: Sequence[int], i: int, j: int) -> bool:
     """Whether no checkpoint near two places is a detour once these are exchanged."""
     other = list(order)
     other[i], other[j] = other[j], other[i]
-    logs = detours(distances, other)
-    over = excess(logs)
+    _, over = _over(distances, other)
     near = {k for place in (i, j) for k in (place - 1, place, place + 1) if 0 < k < len(order) - 1}
     if j == i + 1 and i > 0 and j < len(order) - 1:  # nearer to each other than two that trained would be
         first, middle, last = (distances[other[k], other[k + 1]] for k in (i - 1, i, j))
@@ -284,8 +283,7 @@ def _parts_of_networks(geometry: Geometry, left: list[int], findings: list[Findi
     odd: dict[int, list[str]] = {}
     worst: dict[int, float] = {}
     for group, distances in geometry.groups.items():
-        logs = detours(distances, left)
-        over = excess(logs)
+        _, over = _over(distances, left)
         for k in np.flatnonzero(over > max(LEAST_OF_PART, OUTLIER_OF_PART * scale(over))):
             place = left[k + 1]
             odd.setdefault(place, []).append(group)

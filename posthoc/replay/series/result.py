@@ -112,6 +112,7 @@ def check_series(
     """Read every checkpoint of a run once and say what is wrong with it; raises as `find_run` does."""
     run = find_run(place, select, pick, order=order, placed=placed, sound=False)
     series = read_series(run.checkpoints, pick, progress)
-    findings = placing_findings(series, exact_findings(series))
-    findings += norm_jumps(series, compare(series), findings)
+    geometry = compare(series)
+    findings = placing_findings(series, geometry, exact_findings(series))
+    findings += norm_jumps(series, geometry, findings)
     return Result(run, series, tuple(sorted(findings, key=lambda finding: (-finding.severity, finding.checkpoints))))
