@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular, replacing
+from posthoc.replay.forward import error_line
 from posthoc.replay.plan import find_device
 from posthoc.shown import shown
 from reproduction.train import RESUME, claim
@@ -232,8 +233,9 @@ class Run:
             self.model.load_state_dict(type(self.model).from_pretrained(self.folder()).state_dict())
             self.optimizer.load_state_dict(state["optimizer"])
         except UNREADABLE as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise PosthocError(f"{path} or the checkpoint before it is damaged ({reason}); remove {path}.") from error
+            raise PosthocError(
+                f"{path} or the checkpoint before it is damaged ({error_line(error)}); remove {path}."
+            ) from error
         print(f"{self.args.out}: going on after step {self.step}", flush=True)
 
     def go(self) -> None:

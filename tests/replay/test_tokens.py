@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from contents import assert_same
+from networks import GPT2, T5
 from torch.nn import functional as F
 
 from posthoc.analysis.dfa import dfa
@@ -24,19 +25,9 @@ from posthoc.replay.run import extract, run_extraction
 from posthoc.store import open_activations
 
 transformers = pytest.importorskip("transformers")
-V, T = 64, 24
+V, T = GPT2["vocab_size"], 24
 NEOX = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-GPT2 = {
-    "vocab_size": V,
-    "n_positions": 32,
-    "n_embd": 16,
-    "n_layer": 2,
-    "n_head": 2,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
 BERT = {**NEOX, "max_position_embeddings": 32}
-T5 = {"vocab_size": V, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
 NETWORKS = {
     "GPTNeoXForCausalLM": ("GPTNeoXConfig", {**NEOX, "max_position_embeddings": 32}, "gpt_neox.layers"),
     "GPT2LMHeadModel": ("GPT2Config", GPT2, "transformer.h"),

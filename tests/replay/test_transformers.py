@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from networks import GPT2, T5
 from safetensors.torch import load_file, save_file
 
 import posthoc
@@ -17,16 +18,6 @@ from posthoc.replay.models import resolve_model
 transformers = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {**SMALL, "image_size": 32, "patch_size": 8, "num_labels": 10}
-T5 = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-GPT2 = {
-    "vocab_size": 64,
-    "n_positions": 32,
-    "n_embd": 16,
-    "n_layer": 2,
-    "n_head": 2,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
 NETWORKS = {
     "GPTNeoXForCausalLM": ("GPTNeoXConfig", {**SMALL, "vocab_size": 64}),
     "GPT2LMHeadModel": ("GPT2Config", GPT2),
