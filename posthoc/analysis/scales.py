@@ -37,7 +37,7 @@ def token_scales(T: int) -> NDArray[np.int64]:
     """The default scales of a document of T tokens, without those at its start.
 
     >>> token_scales(256)
-    array([ 4,  5,  6,  8, 10, 13, 16, 20, 25, 31, 39, 48])
+    array([ 4,  5,  6,  8, 10, 12, 16, 19, 24, 31, 38, 48])
     """
     return default_scales(T - START)
 
