@@ -27,7 +27,8 @@ PARTS = ("residual", "attention", "mlp")
 def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) -> tuple[list[HookPoint], str]:
     """The hook points asked for, in the order of the network, and how they were chosen, in words.
 
-    `default`: the published layers where the model is of a published family, else four evenly spaced blocks;
+    `default`: the published layers where the model is of a published family, else four evenly spaced blocks, or two of
+    each part of a network that has several;
     `residual`: the output of every block; `attention`, `mlp`: of every attention or feed-forward module;
     `all`: every distinct feature map or sequence (vectors where there is none of these); otherwise globs over the names.
     """
@@ -64,7 +65,11 @@ def _default(maps: Sequence[HookPoint], model_name: str) -> tuple[list[HookPoint
         attention_points(maps) or len(blocks[0].shape) == 2
     ):  # what comes after them, as a last normalisation, is another thing
         return _evenly_spaced(blocks), f"evenly spaced of {_counted(blocks)}, whose output is the residual stream"
-    return _evenly_spaced(_outermost(maps)), "evenly spaced blocks"
+    sides = _sides(maps)
+    if "" in sides:
+        return _evenly_spaced(sides[""]), "evenly spaced blocks"
+    stages = [point for side in sides.values() for point in _evenly_spaced(side, 2)]
+    return stages, f"from the middle and the end of each part ({', '.join(sides)})"
 
 
 def _part(maps: Sequence[HookPoint], part: str, model_name: str) -> tuple[list[HookPoint], str]:
@@ -195,13 +200,17 @@ def _kinds(points: Sequence[HookPoint]) -> str:
     return ", ".join(dict.fromkeys(point.kind for point in points))
 
 
-def _evenly_spaced(blocks: Sequence[HookPoint]) -> list[HookPoint]:
-    """The last of each quarter."""
-    return [blocks[k] for k in sorted({-(-len(blocks) * quarter // 4) - 1 for quarter in (1, 2, 3, 4)})]
+def _evenly_spaced(blocks: Sequence[HookPoint], count: int = 4) -> list[HookPoint]:
+    """The last of each quarter, or of as many pieces."""
+    return [blocks[k] for k in sorted({-(-len(blocks) * piece // count) - 1 for piece in range(1, count + 1)})]
 
 
-def _outermost(points: Sequence[HookPoint]) -> list[HookPoint]:
-    """The outermost modules with parameters, inside the part that holds most modules while there are fewer than four."""
+def _sides(points: Sequence[HookPoint]) -> dict[str, list[HookPoint]]:
+    """The blocks of each part of the network, by its name; all of them under no name where it has no such parts.
+
+    Blocks are the outermost modules with parameters. Where these are fewer than four, the one with most modules in it is
+    opened, and with it those that are parts of the network as it is: an encoder and a decoder, two towers.
+    """
     trunk = [point for point in points if point.parameters] or list(points)
     while True:
         names = {point.name for point in trunk}
@@ -209,8 +218,18 @@ def _outermost(points: Sequence[HookPoint]) -> list[HookPoint]:
         inside = {block.name: [point for point in trunk if block.name in _parents(point.name)] for block in blocks}
         widest = max(inside.values(), key=len)
         if len(blocks) >= 4 or len(widest) < 2:
-            return blocks
+            return {"": blocks}
+        least = max(block.parameters for block in blocks) / 100
+        parts = [block.name for block in blocks if block.parameters >= least and _layers_in(inside[block.name]) > 1]
+        if len(parts) > 1:
+            return {name: [block for side in _sides(inside[name]).values() for block in side] for name in parts}
         trunk = widest
+
+
+def _layers_in(points: Sequence[HookPoint]) -> int:
+    """How many innermost modules do more than shift and scale each channel."""
+    outer = {parent for point in points for parent in _parents(point.name)}
+    return sum(point.parameters > 2 * point.channels for point in points if point.name not in outer)
 
 
 def _is_within(name: str, outer: str) -> bool:

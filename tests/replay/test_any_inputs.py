@@ -10,7 +10,10 @@ from torch.nn import functional as F
 
 import posthoc
 from posthoc.errors import PosthocError, UsageError
+from posthoc.parts import merge
 from posthoc.replay.plan import plan_extraction
+from posthoc.replay.run import Shard, run_extraction
+from posthoc.streams import batch_seed
 
 RANDOM = np.random.default_rng(0)
 N = 24
@@ -254,26 +257,55 @@ def test_a_generator_from_latents_has_neither_labels_nor_scores(nets, tmp_path):
             np.testing.assert_allclose(file.read("mean", e), kept.mean((2, 3)).T, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["Autoencoder", "Vae"])
-def test_reconstruction_is_scored_where_it_is_asked_for(name, nets, tmp_path):
+def test_reconstruction_is_scored_where_it_is_asked_for(nets, tmp_path):
     x = RANDOM.random((N, 8, 8), "f4")
     np.savez(tmp_path / "a.npz", x=x)
-    modules, run, model = nets(name)
+    modules, run, model = nets("Autoencoder")
     probe = f"npz:{tmp_path / 'a.npz'}"
     plan = plan_extraction(run, probe, model=model)
     assert "--score reconstruction compares them" in dict(plan.notes)["score"]
     path = posthoc.extract(run, probe, tmp_path / "a.h5", model=model, layers=["seen"], score="reconstruction")
     with posthoc.open_activations(path) as file:
         assert file.recording.provenance.loss == "reconstruction error"
-        if name == "Autoencoder":
-            for e, module in enumerate(modules):
-                given, _ = replayed(module, "seen", torch.from_numpy(x))
-                assert file.loss[e] == pytest.approx(((given - torch.from_numpy(x)) ** 2).mean().item(), rel=1e-5)
-        again = posthoc.extract(run, probe, tmp_path / "b.h5", model=model, layers=["seen"], score="reconstruction")
-        with posthoc.open_activations(again) as other:
-            np.testing.assert_array_equal(file.loss, other.loss)
+        for e, module in enumerate(modules):
+            given, _ = replayed(module, "seen", torch.from_numpy(x))
+            assert file.loss[e] == pytest.approx(((given - torch.from_numpy(x)) ** 2).mean().item(), rel=1e-5)
     with pytest.raises(UsageError, match="--score classes needs a whole number for each sample"):
         plan_extraction(run, probe, model=model, score="classes")
+
+
+def test_a_vae_that_samples_is_the_loop_that_seeds_each_batch_whole_and_in_shards(nets, tmp_path):
+    x = torch.from_numpy(RANDOM.random((N, 8, 8), "f4"))
+    np.save(tmp_path / "x.npy", x.numpy())
+    modules, run, model = nets("Vae")
+    probe, seed, size = f"npy:{tmp_path / 'x.npy'}", 5, 10
+    options = {"model": model, "layers": ["seen", "decoder"], "score": "reconstruction", "seed": seed, "channels": None}
+    options["batch_size"] = size
+    plan = plan_extraction(run, probe, **options)
+    assert "randn_like (line" in (drawn := dict(plan.notes)["random numbers"])
+    assert drawn.endswith("set anew for every batch, so that a rerun gives the same")
+    run_extraction(plan, tmp_path / "whole.h5")
+    for k in (2, 1):
+        run_extraction(plan_extraction(run, probe, **options), tmp_path / "parts.h5", shard=Shard(k, 2))
+    merge(tmp_path / "parts.h5")
+    with (
+        posthoc.open_activations(tmp_path / "whole.h5") as file,
+        posthoc.open_activations(tmp_path / "parts.h5") as other,
+    ):
+        for e, module in enumerate(modules):
+            errors, means, decoded = [], [], []
+            for number, batch in enumerate(x.split(size)):
+                torch.manual_seed(batch_seed(seed, number))
+                (given, mean, _), seen = replayed(module, "seen", batch)
+                assert torch.equal(seen, mean)
+                errors.append((given - batch) ** 2)
+                means.append(mean)
+                decoded.append(given.flatten(1))
+            assert file.loss[e] == pytest.approx(torch.cat(errors).double().mean().item(), rel=1e-6)
+            assert torch.equal(torch.from_numpy(file.read("mean", e, "seen")), torch.cat(means).T)
+            assert torch.equal(torch.from_numpy(file.read("mean", e, "decoder")), torch.cat(decoded).T)
+            assert file.loss[e] == other.loss[e]
+            np.testing.assert_array_equal(file.read("mean", e), other.read("mean", e))
 
 
 def test_masks_of_classes_as_torchvisions_segmentation_gives_them(tmp_path):

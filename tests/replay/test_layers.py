@@ -146,3 +146,75 @@ def test_blocks_of_stages_and_of_convolutions():
     chosen, _ = choose(points, ["residual"], "mine")
     assert [point.name for point in chosen] == [f"layer{stage}.{k}" for stage in (1, 2, 3, 4) for k in (0, 1)]
     assert chosen[0].size == "channel 64 x height 8 x width 8"
+
+
+class Vae(nn.Module):
+    """An encoder of four times as many modules as its decoder, two layers between them that give vectors, and a tower."""
+
+    def __init__(self, wrapped=False):
+        super().__init__()
+        stages = [[nn.Conv2d(k, k + 4, 3, padding=1), nn.BatchNorm2d(k + 4), nn.ReLU()] for k in (3, 7, 11, 15)]
+        self.encoder = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+        self.mean, self.spread = nn.Linear(19 * 4 * 4, 5), nn.Linear(19 * 4 * 4, 5)
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(5, 8, 4), nn.ReLU(), nn.ConvTranspose2d(8, 3, 5))
+
+    def forward(self, x):
+        h = nn.functional.adaptive_avg_pool2d(self.encoder(x), 4).flatten(1)
+        return self.decoder((self.mean(h) + self.spread(h).exp())[:, :, None, None])
+
+
+class Towers(nn.Module):
+    """Two networks of the same make, and a head over both."""
+
+    def __init__(self):
+        super().__init__()
+        towers = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 3)) for _ in "ab"]
+        self.left, self.right = towers
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, images):
+        return self.head((self.left(images) - self.right(images)).mean((2, 3)))
+
+
+class Wrapped(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images):
+        return self.net(images)
+
+
+class Stem(nn.Module):
+    """Two small layers before all others are no part of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1))
+        self.stages = nn.Sequential(*(nn.Sequential(nn.Conv2d(4 << k, 8 << k, 3), nn.ReLU()) for k in range(6)))
+
+    def forward(self, images):
+        return self.stages(self.stem(images))
+
+
+PARTED = {
+    "encoder and decoder": (
+        Vae, "encoder.1, encoder.3, decoder.0, decoder.2", "from the middle and the end of each part (encoder, decoder)",
+    ),
+    "within another": (
+        lambda: Wrapped(Vae()), "net.encoder.1, net.encoder.3, net.decoder.0, net.decoder.2",
+        "from the middle and the end of each part (net.encoder, net.decoder)",
+    ),
+    "two towers": (
+        Towers, "left.2, left.3, right.2, right.3", "from the middle and the end of each part (left, right)",
+    ),
+    "a stem": (Stem, "stages.1, stages.2, stages.4, stages.5", "evenly spaced blocks"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTED)
+def test_the_default_is_of_each_part_of_a_network(name):
+    make, expected, why = PARTED[name]
+    points = dissect(make().eval(), images).points
+    chosen, how = choose(points, ["default"], "mine")
+    assert (", ".join(point.name for point in chosen), how) == (expected, why)
