@@ -134,7 +134,10 @@ class SoundFile:
         dataset = self._dataset(place, dtype, len(shape), shape[0], more, other)
         chunk = dataset.get_create_plist().get_chunk()
         fits = all(length in (None, actual) for length, actual in zip(shape, dataset.shape, strict=False))
-        if not fits or chunk[0] != 1 or chunk[1] > dataset.shape[1] or chunk[2:] != dataset.shape[2:]:
+        whole = dataset.get_create_plist().get_nfilters() > 0 or len(chunk) < 4
+        in_part = chunk[1:2] if whole else chunk[1:3]
+        sides = (1, *map(min, in_part, dataset.shape[1:]), *dataset.shape[1 + len(in_part) :])
+        if not fits or chunk != sides:
             lengths = ", ".join("any" if length is None else str(length) for length in shape)
             raise UnsoundError(f"/{place} is of shape {dataset.shape} in blocks of {chunk}, not ({lengths})")
         return h5py.Dataset(dataset)

@@ -41,6 +41,7 @@ from posthoc.errors import PosthocError
 from posthoc.files import HDF5, open_regular
 from posthoc.recording import Provenance, Recording
 from posthoc.soundness import SoundFile, UnsoundError, row_of
+from posthoc.spool import Spooled
 
 FORMAT = "posthoc-activations"
 FORMAT_VERSION = 2
@@ -88,6 +89,7 @@ STORED = {
 HALVED = ("token",)
 """Signals that are in half precision where that is enough: those that keep every value."""
 Array = NDArray[Any]
+Signal = NDArray[np.float32] | Spooled
 
 
 class Skipped(NamedTuple):
@@ -101,7 +103,7 @@ class Skipped(NamedTuple):
 class Given:
     """What a checkpoint gives for other inputs than the probe's: signals and behaviour as a frame has them."""
 
-    signals: Mapping[str, Mapping[str, NDArray[np.float32]]]
+    signals: Mapping[str, Mapping[str, Signal]]
     behaviour: Mapping[str, Array]
 
 
@@ -121,7 +123,7 @@ class Frame:
     loss: float
     accuracy: float
     recorded: Mapping[str, float]
-    signals: Mapping[str, Mapping[str, NDArray[np.float32]]]
+    signals: Mapping[str, Mapping[str, Signal]]
     nonfinite: int = 0
     behaviour: Mapping[str, Array] = field(default_factory=dict)
     head: Mapping[str, Array] = field(default_factory=dict)

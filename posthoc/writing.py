@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from posthoc import __version__
 from posthoc.analysis.scales import token_lags, token_scales
@@ -24,6 +23,7 @@ from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.recording import Provenance, seed_of_control
 from posthoc.soundness import row_of
+from posthoc.spool import Spooled
 from posthoc.store import (
     FORMAT,
     FORMAT_VERSION,
@@ -40,6 +40,8 @@ from posthoc.store import (
 )
 
 CHUNK_BYTES = 2**20
+IN_MEMORY = 2**26
+"""Bytes up to which a file is put together in memory."""
 THIRD = {"fluctuation": "scale", "autocovariance": "lag"}
 """What signals have in place of time."""
 ROUNDING = 0.01
@@ -57,35 +59,59 @@ class Block:
 
     @property
     def chunk(self) -> tuple[int, ...]:
-        """Of one checkpoint; about so many bytes at a time."""
-        first, *rest = self.shape
-        row = math.prod(rest) * np.dtype(self.stored.dtype).itemsize
-        return (1, max(1, min(first, CHUNK_BYTES // row)), *rest)
+        """Of one checkpoint; about so many bytes at a time. Of signals over time some channels of some samples, for these
+        come batch by batch."""
+        item = np.dtype(self.stored.dtype).itemsize
+        if len(self.shape) < 3:
+            first, *rest = self.shape
+            return (1, _at_most(first, math.prod(rest) * item), *rest)
+        C, N, *rest = self.shape
+        channels = _at_most(C, math.prod(rest) * item)
+        return (1, channels, _at_most(N, channels * math.prod(rest) * item), *rest)
+
+
+def _at_most(count: int, size: int) -> int:
+    """How many of so many things of a size are about a chunk, at least one."""
+    return max(1, min(count, CHUNK_BYTES // size))
 
 
 def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
     """Write a whole file, or a part of one checkpoint; it appears at `path` complete or not at all.
 
-    It is put together in memory: HDF5 does not come back in order from a disk that fills up under it.
+    A small one is put together in memory, for HDF5 does not come back in order from a disk that fills up under it;
+    signals over time go through memory a few samples at a time.
     """
     named = {place for frame in frames for place in _named(frame)}
     arrays = [_arrays(frame) for frame in frames]
-    blocks = _joined(
-        [_blocks(layout, {place: (array.shape, array.dtype) for place, array in row.items()}) for row in arrays]
-    )
-    with replacing(path) as temporary:
-        room = sum(array.nbytes for row in arrays for array in row.values()) + 2**18
-        room += 0 if layout.tokens is None else layout.tokens.nbytes  # at once, for it grows by copying
-        with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=room) as file:
-            _lay_out(file, layout, len(frames), named, blocks)
-            for row, frame in enumerate(frames):
-                for place, array in arrays[row].items():
-                    file[place][row] = array
-                _fill(file, row, frame, _nonfinite(frame))
-            file.attrs["complete"] = 1
-            file.flush()
-            image = file.id.get_file_image()
-        temporary.write_bytes(image)
+    surveys = [{place: survey(array, _is_halved(place)) for place, array in row.items()} for row in arrays]
+    blocks = _joined([
+        _blocks(layout, {place: (array.shape, of[place].dtype) for place, array in row.items()})
+        for row, of in zip(arrays, surveys, strict=True)
+    ])  # fmt: skip
+    size = sum(array.nbytes for row in arrays for array in row.values()) + 2**18
+    size += 0 if layout.tokens is None else layout.tokens.nbytes
+    with _in_memory(path, size) if size <= IN_MEMORY else _created(path, size) as file:
+        _lay_out(file, layout, len(frames), named, blocks)
+        for row, (frame, surveyed) in enumerate(zip(frames, surveys, strict=True)):
+            nonfinite: Counter[str] = Counter()
+            for place, array in arrays[row].items():
+                _put(file[place], row, array)
+                if place.startswith("signals/"):
+                    nonfinite[place.split("/", 2)[2]] += surveyed[place].nonfinite
+            _fill(file, row, frame, nonfinite)
+
+
+@contextmanager
+def _in_memory(path: Path, size: int) -> Iterator[h5py.File]:
+    """A new file of about that size, put together in memory and written to `path` once it is filled."""
+    with (
+        replacing(path) as temporary,
+        h5py.File(path.name, "w", driver="core", backing_store=False, block_size=size) as file,
+    ):  # all the room at once, for it grows by copying
+        yield file
+        file.attrs["complete"] = 1
+        file.flush()
+        temporary.write_bytes(file.id.get_file_image())
 
 
 def merge(
@@ -113,9 +139,7 @@ def merge(
                 _blocks(layout, {place: (block.shape[1:], block.dtype) for place, block in source.blocks.items()})
             )
     blocks = _joined(laid_out)
-    if shutil.disk_usage(path.parent).free < size:
-        raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
-    with _created(path) as file:
+    with _created(path, size) as file:
         _lay_out(file, layout, len(parts), named, blocks)
         for row, part in enumerate(parts):
             with Activations(part) as source:
@@ -129,30 +153,77 @@ def merge(
                 file.create_dataset(f"skipped/{name}", data=list(map(_bytes, column)), dtype=h5py.string_dtype())
 
 
-def _arrays(frame: Frame) -> dict[str, Array]:
+def _arrays(frame: Frame) -> dict[str, Array | Spooled]:
     """A frame's arrays by their places."""
     given = {"": Given(frame.signals, frame.behaviour)} | {f"null/{name}/": null for name, null in frame.nulls.items()}
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Array | Spooled] = {}
     for before, part in given.items():
         for signal, layers in part.signals.items():
-            arrays |= {
-                f"{before}signals/{signal}/{layer}": compact(block) if signal in HALVED else block
-                for layer, block in layers.items()
-            }
+            arrays |= {f"{before}signals/{signal}/{layer}": block for layer, block in layers.items()}
         arrays |= {f"{before}behaviour/{name}": array for name, array in part.behaviour.items()}
     return arrays | {f"head/{name}": array for name, array in frame.head.items()}
 
 
-def compact(signal: NDArray[np.float32]) -> NDArray[np.floating]:
-    """A signal [C, N, T] in half precision where that adds less than `ROUNDING` of every channel's standard deviation.
+def _is_halved(place: str) -> bool:
+    return any(f"signals/{signal}/" in place for signal in HALVED)
 
-    >>> compact(np.array([[[1.0, 2.0, 4.0]]], "f4")).dtype, compact(np.array([[[4096.0, 4097.0, 4099.0]]], "f4")).dtype
+
+class Survey(NamedTuple):
+    """Of an array: the type that it is stored in, and how many values are NaN or infinite."""
+
+    dtype: np.dtype[Any]
+    nonfinite: int
+
+
+def survey(array: Array | Spooled, halved: bool = False) -> Survey:
+    """How an array is stored, a signal [C, N, T] that may be `halved` in half precision where that adds less than
+    `ROUNDING` of every channel's standard deviation.
+
+    >>> survey(np.array([[[1.0, 2.0, 4.0]]], "f4"), True).dtype, survey(np.array([[[4096.0, 4097.0, 4099.0]]], "f4"), True).dtype
     (dtype('float16'), dtype('float32'))
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = signal.astype(np.float16)
-        error, spread = (half - signal).std(axis=(1, 2), dtype="f8"), signal.std(axis=(1, 2), dtype="f8")
-    return half if (error <= ROUNDING * spread).all() else signal
+    if array.dtype.kind != "f":
+        return Survey(array.dtype, 0)
+    nonfinite, count, start, sums = 0, 0, None, np.zeros((4, array.shape[0]))
+    for piece in _pieces(array):
+        nonfinite += int(np.count_nonzero(~np.isfinite(piece)))
+        if halved:
+            with np.errstate(over="ignore", invalid="ignore"):
+                error = piece.astype(np.float16) - piece
+                start = piece.mean((1, 2), dtype="f8", keepdims=True) if start is None else start
+                for k, values in enumerate((error.astype("f8"), piece - start)):
+                    sums[2 * k] += values.sum((1, 2))
+                    sums[2 * k + 1] += np.square(values, out=values).sum((1, 2))
+            count += math.prod(piece.shape[1:])
+    if not halved:
+        return Survey(array.dtype, nonfinite)
+    with np.errstate(invalid="ignore"):
+        mean, square = sums.reshape(2, 2, -1).swapaxes(0, 1) / count
+        error, spread = square - mean**2
+        fits = (error <= ROUNDING**2 * spread).all()
+    return Survey(np.dtype(np.float16 if fits else np.float32), nonfinite)
+
+
+def _pieces(array: Array | Spooled, step: int | None = None) -> Iterator[Array]:
+    """So many samples of a signal [C, N, ...] at a time, about a chunk, where it lies in a spool; else all there is."""
+    if not isinstance(array, Spooled):
+        yield array
+        return
+    N = array.shape[1]
+    step = step or _at_most(N, array.nbytes // N)
+    for start in range(0, N, step):
+        yield array.samples(start, min(start + step, N))
+
+
+def _put(dataset: h5py.Dataset, row: int, array: Array | Spooled) -> None:
+    """An array in the row of its checkpoint; from a spool whole chunks at a time."""
+    if not isinstance(array, Spooled):
+        dataset[row] = array.astype(dataset.dtype, copy=False)
+        return
+    start, step = 0, dataset.chunks[2]
+    for piece in _pieces(array, step):
+        dataset[row, :, start : start + step] = piece.astype(dataset.dtype, copy=False)
+        start += step
 
 
 def _named(frame: Frame) -> dict[tuple[str, str], float]:
@@ -199,14 +270,6 @@ def _width(block: Block) -> int:
     return np.dtype(block.stored.dtype).itemsize
 
 
-def _nonfinite(frame: Frame) -> dict[str, int]:
-    """How many values of a layer's signals are NaN or infinite."""
-    counts: Counter[str] = Counter()
-    for layers in frame.signals.values():
-        counts.update({layer: int(np.count_nonzero(~np.isfinite(block))) for layer, block in layers.items()})
-    return counts
-
-
 def _first_frame(source: Activations) -> Frame:
     """A part's only checkpoint, without its arrays."""
     epoch, step = (None if column[0] < 0 else int(column[0]) for column in (source.epochs, source.steps))
@@ -225,8 +288,12 @@ def _first_frame(source: Activations) -> Frame:
 
 
 def _copy(source: h5py.Dataset, target: h5py.Dataset, row: int) -> None:
-    if (source.chunks, source.dtype) != (target.chunks, target.dtype) or source.compression:
+    if source.compression:
         target[row] = row_of(source, 0)
+        return
+    if (source.chunks, source.dtype) != (target.chunks, target.dtype):
+        for _, *sides in source.iter_chunks():
+            target[row, *sides] = source[0, *sides]
         return
     for k in range(source.id.get_num_chunks()):
         place = source.id.get_chunk_info(k).chunk_offset
@@ -268,8 +335,10 @@ def _write_provenances(file: h5py.File, provenances: Sequence[Provenance]) -> No
 
 
 @contextmanager
-def _created(path: Path) -> Iterator[h5py.File]:
-    """A new file, moved to `path` once it is filled."""
+def _created(path: Path, size: int) -> Iterator[h5py.File]:
+    """A new file of about that size, moved to `path` once it is filled."""
+    if shutil.disk_usage(path.parent).free < size:
+        raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
     try:
         # No lock: the name is this process's alone, and some network file systems have none.
         with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:

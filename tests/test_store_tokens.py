@@ -1,12 +1,15 @@
 """activations.h5 of rows of tokens: ids, signals that keep every value, and what other inputs gave."""
 
+import tracemalloc
 from dataclasses import replace
 
 import noise
 import numpy as np
 import pytest
+from contents import assert_same
 
 from posthoc.errors import PosthocError
+from posthoc.spool import Spool, Spooled
 from posthoc.store import Frame, Given, Layout, open_activations
 from posthoc.writing import merge, write
 
@@ -81,3 +84,62 @@ def test_a_signal_that_half_precision_would_spoil_stays_in_single_and_so_does_th
     with open_activations(tmp_path / "b.h5") as file:
         assert file.blocks["signals/token/h.1"].dtype == np.float16
         np.testing.assert_array_equal(file.read_untrained("token", 0, "h.1"), frames[1].signals["token"]["h.1"])
+
+
+def spooled(seed, folder, rows):
+    """The signals of `given` as a spool has them, added so many documents at a time; each input after the other."""
+    made, spool, column, signals = [given(seed + k) for k in range(2)], Spool(folder), 0, [{}, {}]
+    for of in made:
+        columns = [of.signals["token"][layer].swapaxes(0, 1).reshape(D, -1) for layer in CHANNELS]
+        for start in range(0, D, rows):
+            spool.append(np.concatenate([block[start : start + rows] for block in columns], 1))
+    for layer, channels in CHANNELS.items():
+        for k in range(2):
+            signals[k][layer] = Spooled(spool, k * D, column, (len(channels), D, T))
+        column += len(channels) * T
+    return made, signals
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("limit", [0, 2**25])
+def test_what_lies_in_a_spool_is_written_as_an_array_is(tmp_path, monkeypatch, rows, limit):
+    monkeypatch.setattr("posthoc.spool.IN_MEMORY", limit)
+    monkeypatch.setattr("posthoc.writing.CHUNK_BYTES", 2 * T * 2)  # two series: chunks of some channels and documents
+    made, signals = spooled(1, tmp_path, rows)
+    assert list(tmp_path.iterdir()) == []  # a file without a name
+    layout = replace(
+        plan(), recording=replace(plan().recording, identity=replace(plan().recording.identity, controls=("shuffle",)))
+    )
+    files = []
+    for name, (text, null) in {"array": [of.signals["token"] for of in made], "spool": signals}.items():
+        nulls = {"shuffle": Given({"token": null}, made[1].behaviour)}
+        frame = Frame("1.pt", "0", 1, None, 1.0, 0.5, {}, {"token": text}, behaviour=made[0].behaviour, nulls=nulls)
+        for size in (0, 2**26):
+            monkeypatch.setattr("posthoc.writing.IN_MEMORY", size)
+            files.append(tmp_path / f"{name}-{size}.h5")
+            write(files[-1], layout, [frame])
+    for path in files:
+        assert_same(path, files[0])
+    with open_activations(files[-1]) as file:
+        np.testing.assert_array_equal(file.read("token", 0, "h.1"), made[0].signals["token"]["h.1"].astype("f2"))
+
+
+def test_writing_signals_needs_no_more_memory_for_more_documents(tmp_path, monkeypatch):
+    monkeypatch.setattr("posthoc.spool.IN_MEMORY", 2**20)
+    monkeypatch.setattr("posthoc.writing.IN_MEMORY", 2**20)
+    random, peaks = np.random.default_rng(0), []
+    for documents in (64, 256):
+        made = noise.recording({"h": np.arange(8)}, ("token",), documents, 5, "abc")
+        layout = Layout(made, np.arange(documents), np.zeros(documents, "i8"), {"h": np.arange(8)})
+        tracemalloc.start()
+        spool = Spool(tmp_path)
+        for _ in range(documents // 8):
+            spool.append(random.standard_normal((8, 8 * 2048), dtype="f4"))
+        signals = {"token": {"h": Spooled(spool, 0, 0, (8, documents, 2048))}}
+        write(tmp_path / "a.h5", layout, [Frame("a.pt", "0", 1, None, 1.0, 0.5, {}, signals)])
+        merge(tmp_path / "b.h5", [tmp_path / "a.h5"])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        with open_activations(tmp_path / "b.h5") as file:
+            assert file.blocks["signals/token/h"].nbytes == documents * 8 * 2048 * 2
+    assert peaks[1] < peaks[0] + 2**20 < 2**24 == documents * 8 * 2048 * 4

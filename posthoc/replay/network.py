@@ -1,9 +1,11 @@
 """The model on its device with the probe beside it: built once, given one checkpoint's weights after another."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from posthoc.replay.hooks import Recorder
 from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.scores import Reduced, Score, Scores
+from posthoc.spool import Spool, Spooled
 from posthoc.store import Given
 
 if TYPE_CHECKING:
@@ -38,9 +41,8 @@ class Pass(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Of one batch: as `Pass`, with what the score needs of the output in its place."""
+    """Of one batch: what the score needs of the output, and what the head is given [B, D]."""
 
-    signals: Tensor
     reduced: Reduced
     features: Tensor | None
 
@@ -49,7 +51,7 @@ class Judged(NamedTuple):
 class Results:
     """What a checkpoint gave: see `store.Frame`."""
 
-    signals: dict[str, dict[str, NDArray[np.float32]]]
+    signals: dict[str, dict[str, Spooled]]
     loss: float
     accuracy: float
     scores: Mapping[str, float]
@@ -65,9 +67,11 @@ class Network:
     set to those of the batch: what a checkpoint gives depends on nothing that ran before it.
     """
 
-    def __init__(self, plan: "Extraction", samples: int | None = None) -> None:
-        """samples: how many of the probe, all of them unless given."""
+    def __init__(self, plan: "Extraction", samples: int | None = None, scratch: Path | None = None) -> None:
+        """samples: how many of the probe, all of them unless given; scratch: a folder for signals of tokens, which else
+        are kept in memory until the checkpoint is done."""
         self.plan = plan
+        self.scratch = scratch if plan.probe.tokens is not None else None
         self.x = probe_batch(plan, samples)
         self.targets = targets_of(plan, self.x, samples)
         module = plan.model.module.requires_grad_(False)
@@ -81,6 +85,8 @@ class Network:
         self.columns = [(signal, point.name) for signal in plan.identity.signals for point in plan.points]
         self.step: Callable[[Batch, Scored], Pass] = torch.compile(self._step) if plan.identity.compile else self._step
         self.outputs: dict[str, list[Judged]] = {}
+        self.spool = Spool()
+        self.underway: list[tuple[Tensor, torch.cuda.Event | None]] = []
         self.failure: PosthocError | None = None
         self.staged: dict[str, Tensor] = {}
         self.next: dict[str, Tensor] = {}
@@ -146,11 +152,13 @@ class Network:
     def launch(self, where: str) -> None:
         """Run the probe; on CUDA this returns before the device has finished. `where`: the checkpoint, in words.
 
-        What the model raises is kept for `results`.
+        What the model raises is kept for `results`. Signals go to the spool behind the network, on CUDA one batch behind
+        where memory is not to grow with the batches.
         """
         half = self.plan.identity.dtype == "bfloat16"
         seed = self.plan.identity.seed
         self.outputs, self.failure, self.where = {name: [] for name in self.inputs}, None, where
+        self.spool, self.underway = Spool(self.scratch), []
         with (
             self.plan.model.at_work(),
             own_randomness(self.plan.device),
@@ -164,10 +172,29 @@ class Network:
                         signals, output, features = self.step(batch, self.plan.scored)
                     rows = slice(number * self.plan.batch_size, number * self.plan.batch_size + length(batch))
                     reduced = reduce(self.plan.score, output, batch, self.targets[rows], where)
-                    self.outputs[name].append(Judged(signals, reduced, features))
+                    self.outputs[name].append(Judged(reduced, features))
                 except PosthocError as error:
                     self.failure = error
                     return
+                self._send(signals)
+
+    def _send(self, signals: Tensor) -> None:
+        """Bring a batch's signals to the CPU and into the spool, the last one's where the device is still at this one's."""
+        event = None
+        if self.scratch and self.side is not None:
+            signals = signals.to("cpu", non_blocking=True)
+            event = torch.cuda.current_stream(self.plan.device).record_event()
+        self.underway.append((signals, event))
+        if self.scratch:
+            self._receive(1 if event else 0)
+
+    def _receive(self, left: int) -> None:
+        """Put into the spool what is underway, but for so many batches."""
+        while len(self.underway) > left:
+            signals, event = self.underway.pop(0)
+            if event:
+                event.synchronize()
+            self.spool.append(signals.cpu().numpy())
 
     def results(self) -> Results:
         """What came of the probe, on the CPU; raises PosthocError where the model failed."""
@@ -175,37 +202,36 @@ class Network:
         if failure:
             raise failure
         with guarded(self.plan.model.name, self.module, self.x, self.where):  # CUDA fails late
-            outputs = every.pop("")
-            signals, scores = self._by_layer(outputs), self._scores(outputs)
+            self._receive(0)
+            signals = dict(zip(every, map(self._by_layer, range(len(every))), strict=True))
+            scores = self._scores(outputs := every.pop(""))
             behaviour = {name: tensor.cpu().numpy() for name, tensor in scores.samples.items()}
             head = {}
             if self.recorder.head:
                 features = [output.features for output in outputs if output.features is not None]
                 behaviour["features"] = torch.cat(features).cpu().numpy()
                 head = head_of(self.module.get_submodule(self.recorder.head))
-            nulls = {name: self._given(outputs) for name, outputs in every.items()}
-            return Results(signals, scores.loss, scores.accuracy, scores.values, behaviour, head, nulls)
+            nulls = {name: Given(signals[name], self._losses(outputs)) for name, outputs in every.items()}
+            return Results(signals[""], scores.loss, scores.accuracy, scores.values, behaviour, head, nulls)
 
-    def _given(self, outputs: Sequence[Judged]) -> Given:
-        """What came of the inputs of a control."""
+    def _losses(self, outputs: Sequence[Judged]) -> dict[str, NDArray[Any]]:
+        """What is kept of the scores of a control's inputs."""
         samples = self._scores(outputs).samples
-        loss = {name: samples[name].cpu().numpy() for name in OF_NULLS if name in samples}
-        return Given(self._by_layer(outputs), loss)
+        return {name: samples[name].cpu().numpy() for name in OF_NULLS if name in samples}
 
     def _scores(self, outputs: Sequence[Judged]) -> Scores:
         if self.plan.score is None:
             return Scores()
         return self.plan.score.finish(joined([output.reduced for output in outputs]), self.targets)
 
-    def _by_layer(self, outputs: Sequence[Judged]) -> dict[str, dict[str, NDArray[np.float32]]]:
-        """Signals as a frame has them, [C, N] or [C, N, T]."""
-        columns = torch.cat([output.signals for output in outputs]).cpu().numpy()
-        last = self.recorder.signals
-        shapes = [last[signal][layer].shape[1:] for signal, layer in self.columns]
-        blocks = np.split(columns, np.cumsum([shape.numel() for shape in shapes])[:-1], axis=1)
-        signals: dict[str, dict[str, NDArray[np.float32]]] = {signal: {} for signal, _ in self.columns}
-        for (signal, layer), shape, block in zip(self.columns, shapes, blocks, strict=True):
-            signals[signal][layer] = block.reshape(-1, *shape).swapaxes(0, 1)
+    def _by_layer(self, number: int) -> dict[str, dict[str, Spooled]]:
+        """Signals as a frame has them, of the inputs of that number."""
+        N, column, last = length(self.x), 0, self.recorder.signals
+        signals: dict[str, dict[str, Spooled]] = {signal: {} for signal, _ in self.columns}
+        for signal, layer in self.columns:
+            C, *others = last[signal][layer].shape[1:]
+            signals[signal][layer] = Spooled(self.spool, number * N, column, (C, N, *others))
+            column += math.prod((C, *others))
         return signals
 
 
@@ -245,10 +271,10 @@ def joined(pieces: Sequence[Reduced]) -> Reduced:
 
 
 @contextmanager
-def network(plan: "Extraction", samples: int | None = None) -> Iterator[Network]:
+def network(plan: "Extraction", samples: int | None = None, scratch: Path | None = None) -> Iterator[Network]:
     """The plan's network with its hooks in place, under the precision and the threads that the plan asks for."""
     with torch.no_grad(), _precision(plan.identity.tf32), _threads():
-        built = Network(plan, samples)
+        built = Network(plan, samples, scratch)
         with built.recorder.attached(built.module):
             yield built
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -77,17 +78,18 @@ def replay(
     known: Callable[[Checkpoint], str | None],
     write: Callable[[Checkpoint, store.Frame], None],
     stop: threading.Event | None = None,
+    scratch: Path | None = None,
 ) -> Iterator[Outcome]:
     """Replay the checkpoints and write each one's frame; yields what became of each.
 
     A checkpoint whose digest `known` returns is left alone. Reading and writing go on in a thread each; what is
     written is the same as without them. A frame has been written when its checkpoint is yielded. Once `stop` is
-    set no other checkpoint is begun.
+    set no other checkpoint is begun. scratch: see `Network`.
     """
     source = itertools.takewhile(lambda _: not (stop and stop.is_set()), checkpoints)
     names: dict[int, dict[str, str]] = {}  # by the identity of the shapes, which the checkpoints of a run share
 
-    def read_next(into: dict[str, Tensor]) -> Loaded | Kept | Failed | None:
+    def read_next(into: dict[str, Tensor], net: Network | None) -> Loaded | Kept | Failed | None:
         checkpoint = next(source, None)
         if checkpoint is None:
             return None
@@ -95,23 +97,26 @@ def replay(
             shapes = checkpoint.header.shapes
             if id(shapes) not in names:
                 names[id(shapes)] = plan.model.names(shapes)
-            return load(plan, checkpoint, names[id(shapes)], known(checkpoint), into)
+            item = load(plan, checkpoint, names[id(shapes)], known(checkpoint), into)
+            if net and isinstance(item, Loaded):
+                net.stage(item.tensors)
+            return item
         except PosthocError as error:
             return Failed(checkpoint, error)
 
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer, ExitStack() as stack:
-        ahead = reader.submit(read_next, {})
         written: tuple[Checkpoint, Future[None]] | None = None
         net: Network | None = None
         running: Loaded | None = None
+        ahead = reader.submit(read_next, {}, None)
         while True:
-            item = ahead.result()  # read while the network ran
-            while isinstance(item, (Kept, Failed)):
-                yield item
-                item = reader.submit(read_next, {}).result()
             try:
-                if item:
-                    net = net or stack.enter_context(network(plan))
+                item = ahead.result()  # read while the network ran
+                while isinstance(item, (Kept, Failed)):
+                    yield item
+                    item = reader.submit(read_next, {}, net).result()
+                if item and net is None:
+                    net = stack.enter_context(network(plan, scratch=scratch))
                     net.stage(item.tensors)
                 if running and net:
                     frame = _frame_or_failure(plan, running, net)
@@ -126,7 +131,7 @@ def replay(
                 if not item or not net or (stop and stop.is_set()):
                     break
                 running = item
-                ahead = reader.submit(read_next, net.swap())
+                ahead = reader.submit(read_next, net.swap(), net)
                 net.launch(str(item.checkpoint.path))
             except torch.OutOfMemoryError as error:
                 reason = str(error).split("\n")[0]

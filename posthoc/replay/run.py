@@ -220,6 +220,7 @@ def _outcomes(
         lambda checkpoint: parts.digest(entries[checkpoint.path], plan.identity),
         lambda checkpoint, frame: keep(entries[checkpoint.path], frame),
         work.stop,
+        parts.folder,
     )
     for control in controls:
         if work.stopped:
@@ -228,7 +229,7 @@ def _outcomes(
             yield Kept(control)
             continue
         try:
-            frame = replay_untrained(plan, control)
+            frame = replay_untrained(plan, control, parts.folder)
         except PosthocError as error:
             yield Failed(control, error)
         else:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,15 +52,16 @@ def require_draws(plan: "Extraction") -> None:
         )
 
 
-def replay_untrained(plan: "Extraction", control: Control) -> store.Frame:
-    """The probe through the network with new weights; raises PosthocError where it fails.
+def replay_untrained(plan: "Extraction", control: Control, scratch: Path | None = None) -> store.Frame:
+    """The probe through the network with new weights; raises PosthocError where it fails. scratch: see `Network`.
 
     The whole network is new, and not only its tensors: what else its constructor draws is of the same seed.
     """
     try:
         module = _drawn(plan, control.number)
         digest = weights_digest(module)
-        with network(replace(plan.changed(controls=()), model=replace(plan.model, module=module))) as net:
+        alone = replace(plan.changed(controls=()), model=replace(plan.model, module=module))
+        with network(alone, scratch=scratch) as net:
             net.swap()
             net.launch(control.path)
             results = net.results()

@@ -121,10 +121,12 @@ def test_losses_signals_and_controls_are_those_of_the_librarys_own_loop(tmp_path
             assert (prediction[:, 0] == -1).all()
 
 
-def test_shards_and_a_run_that_goes_on_give_the_same_to_the_bit(tmp_path):
+def test_shards_and_a_run_that_goes_on_give_the_same_to_the_bit(tmp_path, monkeypatch):
     run = series(tmp_path)
     options = {"context": T, "documents": 6, "channels": 4, "controls": ("shuffle", "block:8", "constant", "untrained")}
     whole = extract(run, probe(tmp_path), tmp_path / "a.h5", **options)
+    monkeypatch.setattr("posthoc.spool.IN_MEMORY", 0)  # and so do signals that go by way of the disk
+    monkeypatch.setattr("posthoc.writing.IN_MEMORY", 0)
     for index in (1, 2):
         plan = plan_extraction(run, probe(tmp_path), **options)
         run_extraction(plan, tmp_path / "b.h5", shard=Shard(index, 2))
