@@ -138,7 +138,7 @@ def spoilt(name, *path, value):
         (("measures", "hurst", "by_unit", 2), [], "measures.hurst.by_unit has rows of different lengths"),
         (("checkpoints",), [], "checkpoints has 0 values"),
         (("summary",), {}, "summary lacks "),
-        (("measures",), {}, "it lacks accuracy, hurst, integration, metastability"),
+        (("measures",), {}, "it lacks accuracy"),
         (("summary", "correlations"), {}, "it lacks integration_metastability, stability_index_accuracy"),
         (("axis", "decides"), "sideways", "it names the null 'sideways' and says nothing of it"),
         (("measures", "hurst", "decided_by"), "sideways", "it names the null 'sideways' and says nothing of it"),

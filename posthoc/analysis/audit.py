@@ -142,7 +142,7 @@ class _Subject:
         """The measures of the draws of a null."""
         everything = np.ones(len(self.material.x), np.bool_)
         live = everything if NULLS[null].steady else np.isfinite(self.observed.exponents.alpha)
-        options = (self.material, live, self.scope, self.count, self.seed, self.epoch, _bases())
+        options = (self.material, live, self.scope, self.count, self.seed, self.epoch, {null: _bases()})
         return draws([NULLS[null]], *options)[null]
 
     def drawn(self, null: str) -> dict[str, Spread]:

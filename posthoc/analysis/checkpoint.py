@@ -13,7 +13,7 @@ from posthoc.analysis.axes import Axis, Material, Source
 from posthoc.analysis.documents import over_documents
 from posthoc.analysis.intervals import half_splits, over_halves, over_images_and_channels, over_units
 from posthoc.analysis.kuramoto import PhaseLocking, phase_locking
-from posthoc.analysis.measures import MEASURES, Measure, Reading, Scope, Series
+from posthoc.analysis.measures import Measure, Reading, Scope, Series
 from posthoc.analysis.measures.integration import mean_alive, means_alive, middle
 from posthoc.analysis.nulls import NOTHING, Comparison, Draws, Null, compare, deciding, draws, nulls_of
 from posthoc.analysis.protocol import Protocol
@@ -73,7 +73,7 @@ Steady = dict[tuple[str, int, int], dict[str, Draws]]
 @dataclass(frozen=True)
 class Measuring:
     """How checkpoints are measured. layers: [U], the layer of every unit, None where units are no part of one; draws: of
-    every deciding null (0: none); source: where the series come from, of that name; labelled:
+    every deciding null (0: none); table: what is measured; source: where the series come from, of that name; labelled:
     whether samples have labels; steady: what was drawn, and measured of
     controls, that the next checkpoint can use."""
 
@@ -83,6 +83,7 @@ class Measuring:
     draws: int
     seed: int
     source: Source
+    table: Mapping[str, Measure]
     name: str = ""
     labelled: bool = True
     steady: Steady = field(default_factory=dict)
@@ -136,7 +137,7 @@ class Measuring:
                 raw = result.readings[measure.of_measure.of].value
                 result.values[measure.key] = float(measure.of_measure.value(raw, series.scope))
         for key, reading in result.readings.items():
-            if MEASURES[key].finish and math.isfinite(reading.value) and not math.isfinite(result.values[key]):
+            if self.table[key].finish and math.isfinite(reading.value) and not math.isfinite(result.values[key]):
                 result.reasons["mean exponent beyond the calibration"] = 1
         if self.layers is not None:
             locking = [phase_locking(document.values, self.layers) for document in series.documents]
@@ -154,8 +155,8 @@ class Measuring:
         """Those of these series, and the functions of them, without those that the axis does not give alone."""
         alone = self.axis.not_alone if not self.draws else ()
         return [
-            measure for measure in MEASURES.values()
-            if (MEASURES[measure.of_measure.of] if measure.of_measure else measure).series == self.name
+            measure for measure in self.table.values()
+            if (self.table[measure.of_measure.of] if measure.of_measure else measure).series == self.name
             and measure.key not in alone
         ]  # fmt: skip
 
@@ -163,7 +164,7 @@ class Measuring:
         """Of each document every measure that is drawn, of all units and of each layer, [1 + L, D]."""
         table = {}
         for key, reading in readings.items():
-            measure = MEASURES[key]
+            measure = self.table[key]
             if measure.nulls:
                 parts = list(zip(series.documents, reading.documents, strict=True))
                 rows = [[part.value for _, part in parts]]
@@ -201,17 +202,16 @@ class Measuring:
         few = min(self.draws, REFERENCE_DRAWS)
         halves = self._halves(result, epoch) if self.axis.exchangeable else None
         nulls = nulls_of(self.axis.key, self.labelled)
-        decided = {
-            null.key: [m for m in null.measures(self.name) if deciding(m, self.axis) == null.key] for null in nulls
-        }
+        measured = {null.key: of for null in nulls if (of := null.measures(self.table, self.name))}
+        decided = {null: [m for m in of if deciding(m, self.axis) == null] for null, of in measured.items()}
+        nulls = [null for null in nulls if null.key in measured]
         deciders = [null for null in nulls if decided[null.key]]
-        others = [null for null in nulls if null.measures(self.name)]
-        references = [null for null in others if not decided[null.key] and not null.steady]
+        references = [null for null in nulls if not decided[null.key] and not null.steady]
         options = (material, result.live, result.scope)
-        drawn = self._steady(nulls, options, few)
-        drawn |= draws(deciders, *options, self.draws, self.seed, epoch, halves=halves)
-        drawn |= draws(references, *options, few, self.seed, epoch)
-        for null in others:
+        drawn = self._steady([null for null in nulls if null.steady], options, few, measured)
+        drawn |= draws(deciders, *options, self.draws, self.seed, epoch, _only(measured, deciders), halves=halves)
+        drawn |= draws(references, *options, few, self.seed, epoch, _only(measured, references))
+        for null in nulls:
             of_null = drawn[null.key]
             for measure in decided[null.key]:
                 result.drawn[measure.key], result.stages[measure.key] = of_null[measure.key], [self.draws]
@@ -221,23 +221,27 @@ class Measuring:
                     result.curves[null.key] = middle(of_measure.curves)
 
     def _steady(
-        self, nulls: Sequence[Null], options: tuple[Material, NDArray[np.bool_], Scope], count: int
+        self,
+        nulls: Sequence[Null],
+        options: tuple[Material, NDArray[np.bool_], Scope],
+        count: int,
+        measured: Mapping[str, Sequence[Measure]],
     ) -> dict[str, dict[str, Draws]]:
         """Draws of the nulls that do not depend on the checkpoint: made once for so many units and points."""
         _, live, scope = options
         drawn = {}
         for null in nulls:
-            if null.steady and null.measures(self.name):
-                key = (null.key, int(live.sum()), scope.T)
-                if key not in self.steady:
-                    self.steady[key] = draws([null], *options, count, self.seed, 0)[null.key]
-                drawn[null.key] = self.steady[key]
+            key = (null.key, int(live.sum()), scope.T)
+            if key not in self.steady:
+                of_null = draws([null], *options, count, self.seed, 0, _only(measured, [null]))
+                self.steady[key] = of_null[null.key]
+            drawn[null.key] = self.steady[key]
         return drawn
 
     def _compared(self, result: Measurement, drawn: Mapping[str, Draws], null: str) -> dict[str, Comparison]:
         """The measures beside one null's draws, and the functions of them, whose p is that of what they are functions of."""
         compared: dict[str, Comparison] = {}
-        for key, measure in MEASURES.items():
+        for key, measure in self.table.items():
             stages = result.stages.get(key, ()) if deciding(measure, self.axis) == null else ()
             if key in drawn:
                 compared[key] = _beside(measure, result, drawn[key].values, stages)
@@ -255,7 +259,7 @@ class Measuring:
         strata, live = self._strata(result), result.live
         halved: FloatArray | None = None
         for key, reading in result.readings.items():
-            measure = MEASURES[key]
+            measure = self.table[key]
             if not deciding(measure, self.axis):
                 continue
             interval = NOWHERE
@@ -276,14 +280,14 @@ class Measuring:
 
     def _intervals_over_documents(self, result: Measurement) -> None:
         for key, values in result.documents.items():
-            ends = MEASURES[key].finished(over_documents(values, self.seed), result.scope)
+            ends = self.table[key].finished(over_documents(values, self.seed), result.scope)
             result.intervals[key] = float(ends[0, 0]), float(ends[0, 1])
             if len(ends) > 1:
                 result.by_layer_ends[key] = ends[1:]
         self._intervals_of_functions(result)
 
     def _intervals_of_functions(self, result: Measurement) -> None:
-        for measure in MEASURES.values():
+        for measure in self.table.values():
             if measure.of_measure and measure.of_measure.of in result.intervals:
                 of = result.intervals[measure.of_measure.of]
                 result.intervals[measure.key] = measure.of_measure.interval(of, result.scope)
@@ -293,7 +297,7 @@ class Measuring:
         """The measures that a null decides about, and which."""
         null_of = {null.key: null for null in nulls_of(self.axis.key, self.labelled)}
         return {
-            key: null_of[decider] for key, measure in MEASURES.items()
+            key: null_of[decider] for key, measure in self.table.items()
             if measure.of_series and measure.series == self.name and (decider := deciding(measure, self.axis)) in null_of
         }  # fmt: skip
 
@@ -301,7 +305,7 @@ class Measuring:
         """Draw the deciding nulls of these measures again, twice as often as yet; how many draws each has then."""
         material, by = self.source.material(epoch), self.decided
         for key in keys:
-            yield self._draw_more(result, material, epoch, MEASURES[key], by[key], most)
+            yield self._draw_more(result, material, epoch, self.table[key], by[key], most)
         for null in {by[key].key: by[key] for key in keys}.values():
             drawn = {key: result.drawn[key] for key in by if by[key] is null}
             result.nulls[null.key].update(self._compared(result, drawn, null.key))
@@ -312,8 +316,8 @@ class Measuring:
         """Draw a measure as often again and once more; how many draws it has then."""
         stages, before = result.stages[measure.key], result.drawn[measure.key]
         count = min(2 * stages[-1] + 1, most) - stages[-1]
-        options = (material, result.live, result.scope, count, self.seed, epoch)
-        drawn = draws([null], *options, measures=[measure], first=stages[-1])[null.key][measure.key]
+        options = (material, result.live, result.scope, count, self.seed, epoch, {null.key: [measure]})
+        drawn = draws([null], *options, first=stages[-1])[null.key][measure.key]
         result.drawn[measure.key] = replace(before, values=np.concatenate([before.values, drawn.values]))
         stages.append(stages[-1] + count)
         return stages[-1]
@@ -352,6 +356,11 @@ def draw_until_decided(
             measuring, results = measured[place]
             for count in measuring.draw_again(results[e], e, keys, most):
                 yield e, count
+
+
+def _only(measured: Mapping[str, Sequence[Measure]], nulls: Sequence[Null]) -> dict[str, Sequence[Measure]]:
+    """What is measured of the draws of these nulls."""
+    return {null.key: measured[null.key] for null in nulls}
 
 
 def _of_layer(measure: Measure, reading: Reading, series: Series, members: NDArray[np.bool_]) -> float:

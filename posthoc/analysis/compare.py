@@ -11,10 +11,11 @@ import numpy as np
 from scipy import stats
 
 from posthoc.analysis.arrays import mean_finite, sd_finite
+from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import CORRELATIONS, psi_with
 from posthoc.analysis.runs import Run
-from posthoc.analysis.taxonomy import Evidence, State, Taxonomy, classify
+from posthoc.analysis.taxonomy import Evidence, Name, State, Taxonomy, classify
 from posthoc.analysis.verdicts import corrected, verdict
 from posthoc.errors import UsageError
 from posthoc.streams import stream
@@ -24,6 +25,8 @@ NOT_COMPARED = ("name", "window", "threshold")
 RESPONDS_TO = ("classes", "images", *(item.name for item in fields(Protocol) if item.name not in NOT_COMPARED))
 """What the measures themselves respond to, whatever the network."""
 MUST_BE_KNOWN = ("classes", "images", "smooth")
+STATED_BY = ("hurst", "integration", "metastability", "stability_index")
+"""The measures by which a run's state is named."""
 PERMUTATIONS = 10_000
 
 
@@ -55,8 +58,9 @@ def quantities(run: Run) -> dict[str, Quantity]:
         if measured.headline:
             of = measured.summary
             values[key] = Quantity(measured.symbol, of.mean, of.low, of.high, run.noise(key), of.sd, measured.digits)
-    sd = run.measures["stability_index"].summary.sd
-    values["stability_index_sd"] = Quantity("sd of Psi", sd, tested=False)
+    if "stability_index" in run.measures:
+        sd = run.measures["stability_index"].summary.sd
+        values["stability_index_sd"] = Quantity("sd of Psi", sd, tested=False)
     for name, r in run.related.items():
         values[name] = Quantity(r.symbol, r.r, r.low, r.high)
     return values
@@ -115,6 +119,8 @@ def tabulate(runs: Sequence[Run], taxonomy: Taxonomy | None = None) -> list[Row]
 
 
 def _state(run: Run, taxonomy: Taxonomy | None) -> State:
+    if lacking := [MEASURES[key].title for key in STATED_BY if key not in run.measures]:
+        return State(Name.INDETERMINATE, f"it was measured without {', '.join(lacking)}")
     of = run.measures["integration"].summary
     signs, accuracy = (run.summary.correlations[name] for name in CORRELATIONS)
     score = run.score

@@ -9,7 +9,7 @@ from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.axes import Axis
 from posthoc.analysis.checkpoint import Measurement
 from posthoc.analysis.documents import SIGNS, ends, enough, over_documents, resampled, signs_flipped
-from posthoc.analysis.measures import MEASURES, Documents, Measure
+from posthoc.analysis.measures import Documents, Measure
 from posthoc.analysis.nulls import NOTHING, Comparison, description
 from posthoc.analysis.records import Beside, Measured
 from posthoc.store import Activations
@@ -33,13 +33,13 @@ def words(control: str) -> str:
     return WORDS.get(name, control).format(number)
 
 
-def of_documents(activations: Activations, axis: Axis, seed: int) -> dict[str, Measured]:
-    """The measures of documents that the file has what it takes for, with their intervals over documents."""
+def of_documents(table: Mapping[str, Measure], activations: Activations, axis: Axis, seed: int) -> dict[str, Measured]:
+    """The measures of documents in a table that the file has what it takes for, with their intervals over documents."""
     rows: dict[str, list[FloatArray | None]] = {}
     tokens = activations.tokens
     for e in range(len(activations)):
         documents = Documents(activations, e, tokens)
-        for key, measure in MEASURES.items():
+        for key, measure in table.items():
             if measure.of_documents:
                 rows.setdefault(key, []).append(measure.of_documents(documents))
     measures = {}
@@ -50,11 +50,13 @@ def of_documents(activations: Activations, axis: Axis, seed: int) -> dict[str, M
         values = np.stack(given)
         low, high = over_documents(values, seed).T
         value = np.array([mean_finite(row) for row in values])
-        measures[key] = Measured(**description(MEASURES[key], axis), value=value, low=low, high=high)
+        measures[key] = Measured(**description(table[key], axis), value=value, low=low, high=high)
     return measures
 
 
-def controlled(results: Sequence[Measurement], measures: Mapping[str, Measured], seed: int) -> dict[str, Measured]:
+def controlled(
+    table: Mapping[str, Measure], results: Sequence[Measurement], measures: Mapping[str, Measured], seed: int
+) -> dict[str, Measured]:
     """For every control and measure that is drawn: the measure under the control, and the text's less that.
 
     Keys `hurst_shuffle`, `hurst_less_shuffle`, ...: one draw of each document, and so no null of many draws; whether a
@@ -63,7 +65,7 @@ def controlled(results: Sequence[Measurement], measures: Mapping[str, Measured],
     names = dict.fromkeys((control, key) for result in results for control, of in result.controls.items() for key in of)
     made: dict[str, Measured] = {}
     for control, key in names:
-        measured, measure, name = measures[key], MEASURES[key], control.replace(":", "")
+        measured, measure, name = measures[key], table[key], control.replace(":", "")
         symbol = f"{measured.symbol}_filter" if (control, key) == (FILTER, "hurst") else f"{measured.symbol}({control})"
         about: dict[str, Any] = {"digits": measured.digits, "limits": measured.limits}
         made[f"{key}_{name}"] = Measured(

@@ -1,7 +1,7 @@
 """A run's measures: every checkpoint of an activations file by itself, beside its nulls, and in relation to the others."""
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -13,7 +13,7 @@ from posthoc.analysis.axes import AXES, Axis
 from posthoc.analysis.checkpoint import Measurement, Measuring, draw_until_decided
 from posthoc.analysis.controlled import beside, controlled, of_documents
 from posthoc.analysis.documents import SIGN_WORDS, SIGNS
-from posthoc.analysis.measures import MEASURES, Measure, behaviour, of_epochs
+from posthoc.analysis.measures import Measure, behaviour, chosen, of_epochs
 from posthoc.analysis.measures.stability import unevenness
 from posthoc.analysis.nulls import NOTHING, description, words_of
 from posthoc.analysis.protocol import SPECTRAL, Protocol
@@ -51,15 +51,19 @@ def compute_metrics(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
     max_nulls: int | None = None,
+    measures: str | Iterable[str] = "default",
 ) -> RunMetrics:
-    """All measures of one run; one checkpoint's signals are in memory at a time.
+    """The measures of one run; one checkpoint's signals are in memory at a time.
 
     nulls: how many times each null is drawn for each checkpoint (0: not at all; references at most 39 times), with random
     numbers keyed by `seed`. Where that is too few for a verdict over all checkpoints, the deciding null is drawn up to
     `max_nulls` times (default: 9,999), in the checkpoints that need it.
+    measures: names of MEASURES, `default` or `all`, see `measures.chosen`; accuracy, loss and other scores that the file
+    has are always there.
     Raises PosthocError where there are too few images, layers or checkpoints for the protocol, or the signal was not
     recorded.
     """
+    table = chosen(measures)
     protocol = protocol or Protocol.fitting(activations.signals)
     axis = AXES[protocol.axis]
     _refuse_unfit(activations, protocol, axis)
@@ -67,7 +71,7 @@ def compute_metrics(
     layers = np.array([activations.layers.index(unit.layer) for unit in units]) if axis.layered else None
     E = len(activations)
     main, *others = (
-        Measuring(axis, protocol, None if name else layers, nulls, seed, source, name, activations.labelled)
+        Measuring(axis, protocol, None if name else layers, nulls, seed, source, table, name, activations.labelled)
         for name, source in axis.sources(activations, protocol).items()
     )
     results: list[list[Measurement]] = [[] for _ in (main, *others)]
@@ -142,15 +146,15 @@ def _gathered(
         )
         for e, result in enumerate(results)
     )
-    table = MEASURES | behaviour.of_file(activations)
+    table = {**measuring.table, **behaviour.of_file(activations)}
     columns, sources = _columns(table, activations, protocol, results, checkpoints)
     judge = table.get(behaviour.judge(columns))
     measures = {key: _measured(table[key], axis, values, results) for key, values in columns.items()}
     if not np.isfinite(columns["accuracy"]).any():
         aside = _no_accuracy(activations, judge)
         measures["accuracy"] = replace(measures["accuracy"], listed=False, aside=aside)
-    measures |= of_documents(activations, axis, measuring.seed)
-    measures |= (differing := controlled(results, measures, measuring.seed))
+    measures |= of_documents(table, activations, axis, measuring.seed)
+    measures |= (differing := controlled(table, results, measures, measuring.seed))
     with_layers = results if measuring.layers is not None else []
     L = len(activations.layers)
     return RunMetrics(
@@ -212,7 +216,7 @@ def _columns(
             measure.of_series and (not measure.series or any(key in r.values for r in results))
         ):
             columns[key] = np.array([result.values.get(key, np.nan) for result in results])
-    columns |= of_epochs(columns, protocol, checkpoints)
+    columns |= of_epochs(table, columns, protocol, checkpoints)
     return {key: columns[key] for key in table if key in columns}, sources
 
 

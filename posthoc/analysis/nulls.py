@@ -45,9 +45,9 @@ class Null:
         """The series of the `live` units [U], or [D, U], of a checkpoint's material, drawn anew."""
         return self.redraws[material.axis](material, random, live)
 
-    def measures(self, series: str = "") -> list[Measure]:
-        """Those of some series that are drawn under it."""
-        drawn = [m for m in MEASURES.values() if m.of_series and m.nulls and m.series == series]
+    def measures(self, table: Mapping[str, Measure], series: str = "") -> list[Measure]:
+        """Those of a table and of some series that are drawn under it."""
+        drawn = [m for m in table.values() if m.of_series and m.nulls and m.series == series]
         return [measure for measure in drawn if not self.only or measure.key in self.only]
 
 
@@ -174,18 +174,16 @@ def draws(
     count: int,
     seed: int,
     epoch: int,
-    measures: Sequence[Measure] | None = None,
+    measures: Mapping[str, Sequence[Measure]],
     first: int = 0,
     halves: FloatArray | None = None,
 ) -> dict[str, dict[str, Draws]]:
-    """What `measures` (default: all that each null is for) are of `count` draws of each null: null -> measure -> draws.
+    """What each null's `measures` are of `count` draws of it: null -> measure -> draws.
 
     live: [U], the units to draw for; first: how many draws there are already, of which these are the next; halves:
     [K, live units], 1 for the units of the first half. The draws of all nulls are spread over the threads together.
     """
     from posthoc.analysis.kernels import in_threads
-
-    measured = {null.key: null.measures(scope.series) if measures is None else measures for null in nulls}
 
     def unfilled(measure: Measure) -> Draws:
         return Draws(
@@ -194,14 +192,14 @@ def draws(
             np.full((count, len(scope.scales)), np.nan) if measure.curve else None,
         )
 
-    drawn = {null: {measure.key: unfilled(measure) for measure in of_null} for null, of_null in measured.items()}
+    drawn = {null: {measure.key: unfilled(measure) for measure in of_null} for null, of_null in measures.items()}
     tasks = [(null, draw) for null in nulls for draw in range(count)]
 
     def work(begin: int, end: int) -> None:
         for null, draw in tasks[begin:end]:
             random = stream(f"null {null.key}", seed, epoch, first + draw)
             series = Series(null.redraw(material, random, live), scope, halves if draw < HALVED else None)
-            for measure in measured[null.key]:
+            for measure in measures[null.key]:
                 reading, result = measure.read(series), drawn[null.key][measure.key]
                 result.values[draw] = reading.value
                 if result.halves is not None and reading.halves is not None:

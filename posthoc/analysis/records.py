@@ -30,14 +30,13 @@ if TYPE_CHECKING:
 
 FORMAT = "posthoc-metrics"
 FORMAT_VERSION = 2
-ALWAYS = {"hurst", "integration", "metastability", "stability_index", "volatility", "stability_index_causal",
-          "volatility_causal", "accuracy"}  # fmt: skip
-"""The measures that every file has."""
+ALWAYS = "accuracy"
+"""The measure that every file has."""
 CORRELATIONS = {
     "integration_metastability": ("r(Hz, Mz)", "integration_z", "metastability_z"),
     "stability_index_accuracy": ("r(Psi, acc)", "stability_index", "accuracy"),
 }
-"""Those between measures that every file has: symbol, and the two measures."""
+"""Those between measures that a file has if it has the first: symbol, and the two measures."""
 WAYS = {"retrospective": "volatility", "causal": "volatility_causal"}
 """In which ways volatility settles, and the measure that it is each time."""
 PURE_NOISE = "white"
@@ -444,9 +443,14 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
     run: RunMetrics
     run, _ = read_typed(path, RunMetrics, FORMAT, FORMAT_VERSION, "a metrics file", "posthoc metrics", {1: upgraded})
     summary = run.summary
+    needed = {ALWAYS, *(measured.function_of for measured in run.measures.values() if measured.function_of)}
+    needed |= {summary.judged_by} if summary.best_epoch is not None else set()
     if missing := [
-        *((ALWAYS | ({summary.judged_by} if summary.best_epoch is not None else set())) - run.measures.keys()),
-        *(CORRELATIONS.keys() - summary.correlations.keys()),
+        *(needed - run.measures.keys()),
+        *(
+            {name for name, (_, first, _) in CORRELATIONS.items() if first in run.measures}
+            - summary.correlations.keys()
+        ),
         *(WAYS.keys() - summary.convergence.keys()),
     ]:
         raise PosthocError(

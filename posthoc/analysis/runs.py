@@ -200,7 +200,7 @@ def from_columns(name: str, about: dict[str, Any], when: Sequence[int], columns:
     values = dict(columns)
     checkpoints = [Checkpoint(epoch, None, False, 0, {}) for epoch in when]
     protocol, axis = Protocol(), AXES["image"]
-    values |= of_epochs(values, protocol, checkpoints)
+    values |= of_epochs(MEASURES, values, protocol, checkpoints)
     measures = {
         key: Measured(
             **description(MEASURES[key], axis),

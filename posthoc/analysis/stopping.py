@@ -138,6 +138,11 @@ def apply(rule: Callable[[Run], int | None], run: Run) -> Stop:
     )
 
 
+def has_volatility(runs: Sequence[Run]) -> bool:
+    """Whether the stability index of all runs was measured."""
+    return all({"volatility", "volatility_causal"} <= run.measures.keys() for run in runs)
+
+
 def has_loss(runs: Sequence[Run]) -> bool:
     """Whether all runs have a validation loss."""
     return all(np.isfinite(run.column("loss")).any() for run in runs)
@@ -188,10 +193,12 @@ def random_epoch(run: Run) -> Stop:
 
 def _volatility_rules() -> Iterator[Rule]:
     for threshold in THRESHOLDS:
-        yield Rule(f"volatility < {threshold}", "volatility", partial(by_volatility, threshold=threshold))
+        rule = partial(by_volatility, threshold=threshold)
+        yield Rule(f"volatility < {threshold}", "volatility", rule, fits=has_volatility)
     for threshold in (0.2, 0.35, 0.4):
         rule = partial(by_volatility, threshold=threshold, causal=False)
-        yield Rule(f"volatility < {threshold}, whole run known", "volatility, whole run known", rule, looks_ahead=True)
+        family = "volatility, whole run known"
+        yield Rule(f"volatility < {threshold}, whole run known", family, rule, fits=has_volatility, looks_ahead=True)
 
 
 def _patience_rules() -> Iterator[Rule]:
@@ -211,7 +218,7 @@ RULES: dict[str, Rule] = {
             "volatility, threshold chosen on other configurations",
             "volatility",
             of_runs=chosen_elsewhere,
-            fits=lambda runs: len({configuration(run) for run in runs}) > 2,
+            fits=lambda runs: has_volatility(runs) and len({configuration(run) for run in runs}) > 2,
         ),
         Rule("random epoch", "reference", of_runs=lambda runs: [random_epoch(run) for run in runs]),
     )

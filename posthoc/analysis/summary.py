@@ -85,11 +85,11 @@ def summarise(
                 symbol, first, second,
                 correlation(column(first), column(second)), *correlation_over_epochs(column(first), column(second)),
             )
-            for name, (symbol, first, second) in related.items()
+            for name, (symbol, first, second) in related.items() if first in columns
         },
         uneven=uneven,
         settling={}
-        if uneven or len(when) < CAUSAL_EPOCHS
+        if uneven or len(when) < CAUSAL_EPOCHS or "volatility" not in columns
         else _settling(column("integration"), column("metastability"), when, protocol, seed),
         draws=draws,
         seed=seed,

@@ -117,7 +117,7 @@ def _plain(row: "Row") -> dict[str, Any]:
         "run": run.name,
         "about": run.about,
         "epochs": run.summary.epochs,
-        "epochs_with_integration": run.measures["integration"].summary.count,
+        "epochs_with_integration": run.measures["integration"].summary.count if "integration" in run.measures else 0,
         "best_epoch": run.summary.best_epoch,
         "doubt": run.summary.doubt,
         "quantities": row.quantities,

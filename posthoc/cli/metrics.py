@@ -53,6 +53,8 @@ from posthoc.files import try_output
               "and of the others up to 39; 0: none.")  # fmt: skip
 @click.option("--max-nulls", type=click.IntRange(min=1), default=9999, help="Draws of the deciding null at the most, in "
               "epochs where fewer are too few for a verdict.")  # fmt: skip
+@click.option("--measures", default="default", metavar="NAMES", help="What is measured: default, all, or names with commas "
+              "between, such as metastability. Accuracy, loss and other scores are always there.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers of nulls and intervals.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 def command(
@@ -62,11 +64,12 @@ def command(
     protocol: str | None,
     nulls: int,
     max_nulls: int,
+    measures: str,
     seed: int,
     force: bool,
     **changes: Any,
 ) -> None:
-    """Integration, metastability and stability index of every checkpoint in ACTIVATIONS, and of the run."""
+    """Integration, metastability and other measures of every checkpoint in ACTIVATIONS, and of the run."""
     require_activations(activations)
     output = output or activations.with_name("metrics.json")
     outputs = [output, output.with_suffix(".csv")] if csv else [output]
@@ -83,7 +86,10 @@ def command(
         chosen = Protocol.fitting(opened.signals, protocol or "", **changes)
         if chosen.axis == "token" and not changes["axis"]:
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)
-        metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls)
+        metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, measures)
+    asked = {name.strip() for name in measures.split(",")} - {"default", "all", *metrics.measures}
+    if asked:
+        echo(f"not measured, for {activations} lacks what they take: {', '.join(sorted(asked))}", err=True)
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))

@@ -46,29 +46,40 @@ def checkpoints(metrics: RunMetrics) -> Table:
 
 def summary(metrics: RunMetrics) -> Lines:
     """The run in a few labelled lines."""
-    run, protocol = metrics.summary, metrics.protocol
-    settled = {way: "never" if (at := run.convergence[way]) is None else f"{run.unit} {at}" for way in WAYS}
+    run, protocol, integration = metrics.summary, metrics.protocol, metrics.measures.get("integration")
+    counted = f", {integration.summary.count} of them with an integration" if integration else ""
     lines = [("caution", run.doubt)] if run.doubt else []
     lines += [
         ("protocol", f"{protocol.name}, {protocol.axis} axis, estimator {protocol.estimator}, smoothing {protocol.smooth}, "
                      f"scales {list(metrics.scales)}" + (", calibrated" if protocol.calibrate else "")),
-        ("epochs", f"{run.epochs}, {metrics.measures['integration'].summary.count} of them with an integration"),
+        ("epochs", f"{run.epochs}{counted}"),
         *_best(metrics),
         *((measured.symbol, _with_sd(measured.summary, " +- ")) for measured in headlines(metrics).values()),
-        ("Psi", _with_sd(metrics.measures["stability_index"].summary, ", sd ")),
-        *((r.symbol, f"{number(r.r)}, 95 % interval {number(r.low)} to {number(r.high)} over epochs")
-          for r in related(metrics)),
-        ("settled", f"{'; '.join(f'{way}: {when}' for way, when in settled.items())} (volatility < {protocol.threshold})"),
+        *_stability(metrics),
     ]  # fmt: skip
-    if run.uneven:
-        lines.append(("volatility", f"undefined, for {run.uneven}"))
-    if text := sentence(run):
-        lines.append(("settled", text))
     if reasons := _reasons(metrics):
         lines.append(("dead units", f"{', '.join(reasons)} (units x epochs), left out"))
     if any(checkpoint.untrained for checkpoint in metrics.checkpoints):
         lines.append(("untrained", "the checkpoint of step 0 is a control and not part of these figures"))
     return lines + nulls(metrics) + aside(metrics)
+
+
+def _stability(metrics: RunMetrics) -> Lines:
+    """The stability index and when its volatility settles; nothing where it was not measured."""
+    run, index = metrics.summary, metrics.measures.get("stability_index")
+    lines = [("Psi", _with_sd(index.summary, ", sd "))] if index else []
+    lines += [(r.symbol, f"{number(r.r)}, 95 % interval {number(r.low)} to {number(r.high)} over epochs")
+              for r in related(metrics)]  # fmt: skip
+    if "volatility" not in metrics.measures:
+        return lines
+    settled = {way: "never" if (at := run.convergence[way]) is None else f"{run.unit} {at}" for way in WAYS}
+    ways = "; ".join(f"{way}: {when}" for way, when in settled.items())
+    lines.append(("settled", f"{ways} (volatility < {metrics.protocol.threshold})"))
+    if run.uneven:
+        lines.append(("volatility", f"undefined, for {run.uneven}"))
+    if text := sentence(run):
+        lines.append(("settled", text))
+    return lines
 
 
 def _best(metrics: RunMetrics) -> Lines:

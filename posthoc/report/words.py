@@ -16,7 +16,9 @@ def related(metrics: RunMetrics) -> list[Correlation]:
     """The correlations of measures that the run has."""
     measures = metrics.measures
     return [
-        r for r in metrics.summary.correlations.values() if not (measures[r.first].aside or measures[r.second].aside)
+        r
+        for r in metrics.summary.correlations.values()
+        if r.first in measures and not (measures[r.first].aside or measures[r.second].aside)
     ]
 
 
@@ -58,7 +60,8 @@ def short(metrics: RunMetrics, null: str) -> str:
 
 def finding(metrics: RunMetrics, key: str) -> str:
     """A sentence: whether a measure differs from its deciding null, and in how many checkpoints; empty without nulls."""
-    if not any(measured.nulls for measured in metrics.measures.values()) or not metrics.measures[key].decided_by:
+    drawn = any(measured.nulls for measured in metrics.measures.values())
+    if not drawn or key not in metrics.measures or not metrics.measures[key].decided_by:
         return ""
     return sentence_of(verdict(metrics, key).sentence(metrics.summary.unit))
 
@@ -75,6 +78,8 @@ def sentence_of(text: str) -> str:
 
 def caution(metrics: RunMetrics, key: str) -> str:
     """The finding where it is not that the measure differs in every checkpoint; else empty."""
+    if key not in metrics.measures:
+        return ""
     result = verdict(metrics, key)
     everywhere = result.outcome is Outcome.DIFFERS and result.differs == result.epochs
     return "" if everywhere else finding(metrics, key)
@@ -87,7 +92,7 @@ def cautions(metrics: RunMetrics) -> list[str]:
 
 def without_convergence(metrics: RunMetrics) -> list[str]:
     """What volatility does on series that do not converge, or why there is none."""
-    if metrics.summary.uneven:
+    if metrics.summary.uneven and "volatility" in metrics.measures:
         return [f"There is no volatility, for {metrics.summary.uneven}."]
     return [sentence_of(text)] if (text := sentence(metrics.summary)) else []
 

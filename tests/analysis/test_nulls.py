@@ -46,9 +46,9 @@ def redraw(axis, null, live=None, draw=0, seed=0, epoch=0):
 def drawn(axis, null, count, seed=0, epoch=0, live=None, keys=None, **options):
     T = axis.series().shape[1]
     scope = Scope(Protocol.named("default"), T, tuple(default_scales(T).tolist()))
-    measures = None if keys is None else [MEASURES[key] for key in keys]
+    measures = NULLS[null].measures(MEASURES) if keys is None else [MEASURES[key] for key in keys]
     live = everything(axis) if live is None else live
-    return draws([NULLS[null]], axis, live, scope, count, seed, epoch, measures, **options)[null]
+    return draws([NULLS[null]], axis, live, scope, count, seed, epoch, {null: measures}, **options)[null]
 
 
 def sorted_within(series):
@@ -169,7 +169,7 @@ CASES = [
     (make, null.key, measure.key)
     for make, axis in ((image_axis, "image"), (depth_axis, "depth"), (epoch_axis, "epoch"))
     for null in nulls_of(axis) if null.key not in ("split", "gaussian")
-    for measure in null.measures()
+    for measure in null.measures(MEASURES)
 ]  # fmt: skip
 
 

@@ -1,10 +1,11 @@
-"""The table of measures. All that is computed, drawn, stored, printed or plotted of a measure follows from its record.
+"""The table of measures, and which of them are measured. All that is computed, drawn, stored, printed or plotted of a measure follows from its record.
 
 A measure of your own is one more: `MEASURES["roughness"] = Measure("roughness", "Q", "roughness Q", "...",
 of_series=roughness)`. Importing the table compiles nothing.
 """
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,8 +15,20 @@ from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading
 from posthoc.analysis.measures.tokens import Documents
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Checkpoint, trained
+from posthoc.errors import UsageError
 
-__all__ = ["MEASURES", "Documents", "Epochs", "Function", "Measure", "Reading", "Scope", "Series", "of_epochs"]
+__all__ = [
+    "MEASURES",
+    "Documents",
+    "Epochs",
+    "Function",
+    "Measure",
+    "Reading",
+    "Scope",
+    "Series",
+    "chosen",
+    "of_epochs",
+]
 
 MEASURES: dict[str, Measure] = {
     measure.key: measure
@@ -32,14 +45,49 @@ MEASURES: dict[str, Measure] = {
 }
 
 
+def chosen(names: str | Iterable[str] = "default") -> dict[str, Measure]:
+    """The measures of these names, of which `default` and `all` stand for several, and those that they are made of.
+
+    names: one text with commas between, or several. Raises UsageError, with the nearest names, where one is unknown.
+
+    >>> list(chosen("volatility"))
+    ['hurst', 'integration', 'metastability', 'stability_index', 'volatility']
+    """
+    wanted: set[str] = set()
+    for name in names.split(",") if isinstance(names, str) else names:
+        wanted |= _named(name.strip())
+    while more := {needed for key in wanted for needed in _needs(MEASURES[key])} - wanted:
+        wanted |= more
+    return {key: measure for key, measure in MEASURES.items() if key in wanted}
+
+
+def _named(name: str) -> set[str]:
+    """Which measures one name stands for."""
+    if name in ("all", "default"):
+        return {key for key, measure in MEASURES.items() if measure.default or name == "all"}
+    if name in MEASURES:
+        return {name}
+    known = {symbol.lower(): key for key, measure in MEASURES.items() for symbol in (measure.symbol, key)}
+    near = list(dict.fromkeys(known[text] for text in difflib.get_close_matches(name.lower(), known, 3)))
+    advice = f"did you mean {' or '.join(near)}?" if near else f"there are default, all, {', '.join(MEASURES)}."
+    raise UsageError(f"There is no measure {name!r}; {advice}")
+
+
+def _needs(measure: Measure) -> tuple[str, ...]:
+    return (measure.of_measure.of,) if measure.of_measure else measure.needs
+
+
 def of_epochs(
-    columns: Mapping[str, FloatArray], protocol: Protocol, checkpoints: Sequence[Checkpoint]
+    table: Mapping[str, Measure],
+    columns: Mapping[str, FloatArray],
+    protocol: Protocol,
+    checkpoints: Sequence[Checkpoint],
 ) -> dict[str, FloatArray]:
-    """The measures [E] that are made of others' columns [E], over the checkpoints that are trained."""
+    """The measures [E] of a table that are made of others' columns [E], over the checkpoints that are trained."""
     rows, even = trained(checkpoints), not stability.uneven_of(checkpoints)
     known = {key: values[rows] for key, values in columns.items()}
     made = {}
-    for key, measure in MEASURES.items():
+    for key, measure in table.items():
         if measure.of_epochs:
             known[key] = measure.of_epochs(Epochs(known, protocol, even))
             made[key] = np.full(len(rows), np.nan)

@@ -138,6 +138,7 @@ class Measure:
     decided_by: axis -> the null that decides, where that is another than the axis has. limits: what it cannot leave
     (NaN: none); margin: below which an audit calls a change small (NaN: none is).
     lower_is_better: of a score, whether it falls as the network gets better.
+    default: whether it is measured unless others are asked for; needs: of a measure of_epochs, the measures it is made of.
     headline: whether runs are compared by it; listed: whether the table of checkpoints has it; layers: whether it is
     also taken of every layer by itself; curve: whether its readings have the curve of log F(s).
     """
@@ -163,6 +164,8 @@ class Measure:
     layers: bool = True
     curve: bool = False
     lower_is_better: bool = False
+    default: bool = True
+    needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         ways = (self.of_series, self.of_measure, self.of_epochs, self.of_activations, self.of_documents)

@@ -132,34 +132,38 @@ def _volatility(key: str) -> Callable[[Epochs], FloatArray]:
     return column
 
 
+FIELDS = ("integration", "metastability")
+
+
 def _of_epochs(
-    key: str, symbol: str, title: str, about: str, of_epochs: Callable[[Epochs], FloatArray], listed: bool = False
-) -> Measure:
-    return Measure(key, symbol, title, about, of_epochs=of_epochs, headline=False, listed=listed)
+    key: str, symbol: str, title: str, about: str, needs: tuple[str, ...], of_epochs: Callable[[Epochs], FloatArray],
+    listed: bool = False,
+) -> Measure:  # fmt: skip
+    return Measure(key, symbol, title, about, of_epochs=of_epochs, needs=needs, headline=False, listed=listed)
 
 
 MEASURES = (
     _of_epochs(
-        "integration_z", "Hz", "z-score of integration", "integration's z-score among the run's epochs",
+        "integration_z", "Hz", "z-score of integration", "integration's z-score among the run's epochs", ("integration",),
         lambda epochs: z_scores(epochs.columns["integration"]),
     ),
     _of_epochs(
-        "metastability_z", "Mz", "z-score of metastability", "metastability's z-score among the run's epochs",
+        "metastability_z", "Mz", "z-score of metastability", "metastability's z-score among the run's epochs", ("metastability",),
         lambda epochs: z_scores(epochs.columns["metastability"]),
     ),
     _of_epochs(
         "stability_index", "Psi", "stability index Psi",
-        "weighted mean of the z-scores of integration and metastability over the whole run", _index, listed=True,
+        "weighted mean of the z-scores of integration and metastability over the whole run", FIELDS, _index, listed=True,
     ),
     _of_epochs(
-        "volatility", "volatility", "volatility of Psi", "rolling standard deviation of the stability index",
+        "volatility", "volatility", "volatility of Psi", "rolling standard deviation of the stability index", ("stability_index",),
         _volatility("stability_index"), listed=True,
     ),
     _of_epochs(
-        "stability_index_causal", "causal Psi", "causal stability index", "as it was known at each epoch", _causal_index,
+        "stability_index_causal", "causal Psi", "causal stability index", "as it was known at each epoch", FIELDS, _causal_index,
     ),
     _of_epochs(
-        "volatility_causal", "causal", "causal volatility", "rolling standard deviation of the causal stability index",
+        "volatility_causal", "causal", "causal volatility", "rolling standard deviation of the causal stability index", ("stability_index_causal",),
         _volatility("stability_index_causal"), listed=True,
     ),
 )  # fmt: skip

@@ -19,6 +19,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     """The fluctuation function behind the exponent at one epoch."""
     if not metrics.fluctuation:
         raise PosthocError("This metrics file holds no fluctuation functions; run `posthoc metrics` again.")
+    metrics.column("hurst")  # whose slope this is
     shown = {"units": "measured"} | {null: short(metrics, null) for null in (PURE_NOISE, metrics.axis.decides)}
     checkpoints, first = kept(metrics, 40 * len(metrics.scales), epoch)
     rows, slopes = [], []
@@ -82,4 +83,9 @@ def _marks(rows: list[Row], slopes: list[Row], keys: list[str], points: str) -> 
     return marks
 
 
-FLUCTUATION = Kind("fluctuation", "The fluctuation function behind the exponent at one epoch", fluctuation)
+FLUCTUATION = Kind(
+    "fluctuation",
+    "The fluctuation function behind the exponent at one epoch",
+    fluctuation,
+    fits=lambda metrics: "hurst" in metrics.measures,
+)

@@ -7,6 +7,7 @@ import altair as alt
 
 from posthoc.analysis.records import PURE_NOISE, Measured, RunMetrics
 from posthoc.analysis.verdicts import verdict
+from posthoc.errors import PosthocError
 from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
 from posthoc.report.theme import NOISE, OTHER, VALUE
 from posthoc.report.words import cautions, headlines, short
@@ -18,6 +19,8 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         key: measured for key, measured in metrics.measures.items()
         if (measured.low.size or measured.nulls) and (measured.headline or measured.listed)
     }  # fmt: skip
+    if not shown:
+        raise PosthocError("This metrics file has no measure with an interval or nulls.")
     rows = rows_of(metrics)
     for key, measured in shown.items():
         for name, values in _columns(key, measured):
@@ -46,7 +49,7 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         panels.append(panel(rows, metrics, layers, key, width, 130, measured.title))
     return Figure(
         "measures",
-        _title(metrics) or "Integration and metastability, epoch by epoch",
+        _title(metrics) or f"Every measure, {metrics.summary.unit} by {metrics.summary.unit}",
         f"The line is what was measured, its band the 95 % interval{metrics.axis.intervals and ' '}{metrics.axis.intervals}; "
         "the hollow diamond is the untrained network" + (_bands(metrics) if len(keys) > 2 else "."),
         " ".join(cautions(metrics)),

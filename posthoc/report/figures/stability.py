@@ -92,4 +92,5 @@ STABILITY = Kind(
     "stability",
     "The stability index, its volatility with the convergence signal, and accuracy or another score",
     stability,
+    fits=lambda metrics: {"volatility", "volatility_causal"} <= metrics.measures.keys(),
 )

@@ -161,4 +161,9 @@ def _areas(x: Sequence[float]) -> list[Any]:
     ]
 
 
-TRAJECTORY = Kind("trajectory", "The path of a run through the plane of integration and metastability", trajectory)
+TRAJECTORY = Kind(
+    "trajectory",
+    "The path of a run through the plane of integration and metastability",
+    trajectory,
+    fits=lambda metrics: set(AXES.values()) <= metrics.measures.keys(),
+)
