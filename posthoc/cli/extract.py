@@ -25,6 +25,7 @@ from posthoc.files import try_output
 from posthoc.recording import MOST_CONTROLS
 from posthoc.replay.controls import FORMS
 from posthoc.replay.probes import FORMS as PROBE_FORMS
+from posthoc.replay.request import OnDuplicate
 from posthoc.replay.scores import SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
@@ -54,6 +55,9 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number."),
         order_options,
+        click.option(
+            "--on-duplicate", type=click.Choice([choice.value for choice in OnDuplicate]), default=OnDuplicate.DROP.value, help="With a checkpoint that holds the weights of another step."
+        ),
         click.option(
             "--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder."
         ),

@@ -60,13 +60,16 @@ def _checkpoints(
     model: str | None,
     model_arg: Sequence[str],
 ) -> None:
+    from posthoc.replay.duplicates import settle_duplicates
     from posthoc.replay.layout import find_run
     from posthoc.replay.models import resolve_model
     from posthoc.replay.plan import about_order, aside
-    from posthoc.replay.request import parse_arguments
+    from posthoc.replay.request import OnDuplicate, parse_arguments
     from posthoc.replay.weights import Pick
 
-    run = find_run(path, select, Pick(weights_key, ema), order=order, placed=placed)
+    pick = Pick(weights_key, ema)
+    run = find_run(path, select, pick, order=order, placed=placed)
+    run = settle_duplicates(run, pick, OnDuplicate.DROP, skip_damaged=True)
     header = run.checkpoints[0].header
     try:
         network = resolve_model(

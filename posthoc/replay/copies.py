@@ -7,13 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
 from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import Header, read_weights
+from posthoc.replay.names import places
 from posthoc.replay.naming import UNUSED, canonical
+from posthoc.replay.order import stem
 from posthoc.replay.weights import Pick
 
 T = TypeVar("T")
@@ -21,8 +23,20 @@ Place = tuple[int | None, ...]
 """Epoch and step that a checkpoint records; as a question, ANY for what does not matter."""
 ANY = -1
 Shape = frozenset[tuple[str, tuple[int, ...]]]
-FEW = 4
-"""So many of the smallest tensors tell most checkpoints apart; only what agrees in them is read to the end."""
+STAGES: tuple[tuple[float, float], ...] = ((4, math.inf), (math.inf, 2**21), (math.inf, math.inf))
+"""How many of the smallest tensors, and numbers in them, are compared at first: what differs there is read no further."""
+
+
+class Saved(Protocol):
+    """A checkpoint whose header was read."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def header(self) -> Header: ...
+
+
+S = TypeVar("S", bound=Saved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,30 +64,24 @@ def without_copies(
     `skip_damaged` what cannot be read is no copy: its replay will say why.
     """
 
-    def digest(item: Candidate, few: int | None) -> bytes:
-        try:
-            return _digest(item, pick, few)
-        except PosthocError:
-            if not skip_damaged:
-                raise
-            return bytes(item.path)
-
-    weights = _classes(_by(_likely(groups), lambda item: item.network), digest)
+    alike = _by(_likely(groups), lambda item: item.network)
+    weights = {item: k for k, same in enumerate(equal_weights(alike, pick, skip_damaged)) for item in same}
     kept: list[Group] = []
     copies = []
     originals: dict[tuple[int, Place], Path] = {}  # by weights and what they record, or leave open
     for group in sorted(groups, key=lambda group: (-len(group), [item.path for item in group])):
         left: Group = []
-        alike: dict[tuple[int, Place], Path] = {}  # in this group, where something is recorded
+        here: dict[tuple[int, Place, Place], Path] = {}  # in this group, where something is recorded
         for item in sorted(group, key=lambda item: (len(item.path.name), item.path.name)):
             if item in weights:
                 key = weights[item], item.place
-                original = next((originals[ask] for ask in _compatible(*key) if ask in originals), alike.get(key))
+                named = *key, _named(item.path)
+                original = next((originals[ask] for ask in _compatible(*key) if ask in originals), here.get(named))
                 if original is not None:
                     copies.append((item.path, original))
                     continue
                 if item.place != (None, None):
-                    alike[key] = item.path
+                    here[named] = item.path
             left.append(item)
         kept += [left] if left else []
         for item in left:
@@ -81,6 +89,13 @@ def without_copies(
                 for asked in itertools.product(*((value, ANY) for value in item.place)):
                     originals.setdefault((weights[item], asked), item.path)
     return sorted(kept, key=lambda group: [item.path for item in group]), copies
+
+
+def _named(path: Path) -> Place:
+    """Epoch and step of a name that is certain to say one: by another name the same weights are no copy but a fault."""
+    named = places([stem(path)])
+    units = named.units if named and named.sure else {}
+    return tuple(units[unit][0] if unit in units else None for unit in ("epoch", "step"))
 
 
 def _likely(groups: Sequence[Group]) -> set[Candidate]:
@@ -108,27 +123,46 @@ def _by(items: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
     return list(groups.values())
 
 
-def _classes(groups: Iterable[Group], digest: Callable[[Candidate, int | None], bytes]) -> dict[Candidate, int]:
-    """A number for each checkpoint whose weights are those of another in its group, the same for the same weights."""
-    classes: dict[Candidate, int] = {}
-    for few in itertools.chain.from_iterable(_by(group, lambda item: digest(item, FEW)) for group in groups):
-        for same in _by(few, lambda item: digest(item, None)) if len(few) > 1 else ():
-            number = len(classes)
-            classes.update(dict.fromkeys(same, number) if len(same) > 1 else {})
-    return classes
+def equal_weights(groups: Iterable[list[S]], pick: Pick, skip_damaged: bool) -> list[list[S]]:
+    """What in each group holds the same weights, where two or more do; with `skip_damaged` what cannot be read is alone."""
+
+    def split(group: list[S], most: tuple[float, float]) -> list[list[S]]:
+        def digest(item: S) -> bytes:
+            try:
+                return _digest(item, pick, *most)
+            except PosthocError:
+                if not skip_damaged:
+                    raise
+                return bytes(item.path)
+
+        return [items for items in _by(group, digest) if len(items) > 1]
+
+    for most in STAGES:
+        groups = [items for group in groups if len(group) > 1 for items in split(group, most)]
+    return list(groups)
 
 
-def _digest(item: Candidate, pick: Pick, few: int | None) -> bytes:
-    """Of the names, precisions and bytes of the tensors, or of the `few` smallest that are more than a number."""
-    shapes = item.header.shapes
+def smallest(header: Header, tensors: float, numbers: float) -> dict[str, str]:
+    """The smallest tensors, not more than so many, with not more numbers than that in all, and one at the least; by name
+    without wrappers."""
+    shapes = header.shapes
     short = {name: bare for name, bare in canonical(shapes).items() if not bare.endswith(UNUSED)}
     names = sorted(short, key=lambda name: (math.prod(shapes[name]), short[name]))
-    if few is not None:
-        names = [name for name in names if shapes[name]][:few]
-    tensors = read_weights(item.path, pick, names)
+    if math.isfinite(tensors):
+        names = [name for name in names if shapes[name]][: int(tensors)]
+    sizes = itertools.accumulate(math.prod(shapes[name]) for name in names)
+    return {
+        name: short[name] for k, (name, size) in enumerate(zip(names, sizes, strict=True)) if size <= numbers or not k
+    }
+
+
+def _digest(item: Saved, pick: Pick, tensors: float, numbers: float) -> bytes:
+    """Of the names, precisions and bytes of the tensors, or of some that are small; single numbers are not among few."""
+    short = smallest(item.header, tensors, numbers)
+    values = read_weights(item.path, pick, short)
     result = hashlib.sha256()
-    for name in names:
-        tensor = tensors[name].contiguous()
+    for name in short:
+        tensor = values[name].contiguous()
         result.update(f"{short[name]} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return result.digest()

@@ -36,12 +36,26 @@ KIND_NAMES = {str: "a text", dict: "an object", int: "a whole number"}
 
 
 @dataclass(frozen=True)
+class Duplicate:
+    """A checkpoint that was dropped because it holds the weights of another step, original; fits: whether they fit there
+    among the others, else original is but the first that holds them."""
+
+    path: Path
+    original: Path
+    fits: bool
+
+    def __str__(self) -> str:
+        why = "where they fit" if self.fits else "the first that has them"
+        return f"holds the weights of {self.original.name}, {why}; see posthoc check"
+
+
+@dataclass(frozen=True)
 class Run:
     """The checkpoints of one training run in training order, and its run.json where there is one.
 
     copies: what was dropped because it holds the same weights as another checkpoint, and which; apart: what is no
-    checkpoint, and why; damaged: what could not be read, and why; by: what the order goes by; notes: what a user should
-    know of it.
+    checkpoint, and why; damaged: what could not be read, and why; duplicates: what was dropped because it holds the weights
+    of another step; by: what the order goes by; notes: what a user should know of it.
     """
 
     folder: Path
@@ -52,6 +66,12 @@ class Run:
     damaged: tuple[tuple[Path, str], ...] = ()
     by: str = ""
     notes: tuple[str, ...] = ()
+    duplicates: tuple[Duplicate, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[tuple[Path, str], ...]:
+        """Checkpoints that are of the run and are not replayed, and why."""
+        return (*self.damaged, *((duplicate.path, str(duplicate)) for duplicate in self.duplicates))
 
     @property
     def beside(self) -> tuple[Path, ...]:

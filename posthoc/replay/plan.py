@@ -27,6 +27,7 @@ from posthoc.recording import Model as RecordedModel
 from posthoc.recording import Probe as RecordedProbe
 from posthoc.replay.controls import check_controls
 from posthoc.replay.cost import cost
+from posthoc.replay.duplicates import settle_duplicates
 from posthoc.replay.hooks import HookPoint
 from posthoc.replay.layers import choose
 from posthoc.replay.layout import Run, find_run
@@ -154,6 +155,7 @@ def plan_extraction(
     find_device(request.device)
     pick = Pick(request.weights_key, request.ema)
     run = find_run(checkpoints, request.select, pick, skip_damaged, request.order, request.placed)
+    run = settle_duplicates(run, pick, request.on_duplicate, skip_damaged)
     plan = _planned(request, run, pick)
     if plan.untrained:
         require_constructor(plan)
@@ -281,6 +283,7 @@ def aside(run: Run) -> list[tuple[str, str]]:
     rows = [(copy.name, f"same weights as {original.name}") for copy, original in run.copies]
     rows += [(path.name, reason) for path, reason in run.apart]
     rows += [(path.name, "damaged") for path, _ in run.damaged]
+    rows += [(duplicate.path.name, str(duplicate)) for duplicate in run.duplicates]
     by_reason: dict[str, list[str]] = {}
     for name, reason in rows:
         by_reason.setdefault(reason, []).append(name)

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -36,6 +37,14 @@ DTYPES = ("float32", "bfloat16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 LARGEST_SEED = 2**53
 """Up to here every reader of JSON has whole numbers as they are."""
+
+
+class OnDuplicate(StrEnum):
+    """What becomes of checkpoints that hold the weights of another step."""
+
+    DROP = "drop"
+    KEEP = "keep"
+    FAIL = "fail"
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,7 @@ class PlanOptions(TypedDict, total=False):
     seed: int
     untrained: int
     controls: Sequence[str]
+    on_duplicate: str
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class Request:
     what the last layer is given is kept, with its weights. untrained: so many new initialisations of the model are
     replayed beside the run, as controls; controls: names of `CONTROLS`, other inputs that every checkpoint is given
     too. context, documents, tokenizer, token_dtype: of a probe of tokens. signals: None for those of the probe's kind.
+    on_duplicate: drop, keep or fail, where checkpoints hold the same weights under different steps.
     """
 
     probe: "ProbeLike"
@@ -160,6 +171,7 @@ class Request:
     seed: int = 0
     untrained: int = 0
     controls: Sequence[str] = ()
+    on_duplicate: str = OnDuplicate.DROP
 
     @property
     def asked(self) -> Asked:
@@ -197,6 +209,8 @@ class Request:
             raise UsageError(f"Unknown --dtype {self.dtype!r}; give {' or '.join(DTYPES)}.")
         if self.memory_format not in MEMORY_FORMATS:
             raise UsageError(f"Unknown --memory-format {self.memory_format!r}; give {' or '.join(MEMORY_FORMATS)}.")
+        if self.on_duplicate not in list(OnDuplicate):
+            raise UsageError(f"Unknown --on-duplicate {self.on_duplicate!r}; give {', '.join(OnDuplicate)}.")
         if self.score not in (None, NONE, *SCORES):
             raise UsageError(f"Unknown --score {self.score!r}; give {', '.join(SCORES)} or none.")
         if not 0 <= self.seed <= LARGEST_SEED:

@@ -168,7 +168,7 @@ def _working(plan: Extraction, output: Path, force: bool, shard: Shard | None) -
 def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: set[str]) -> list[Skipped]:
     """Make the parts that are missing, but for those `finished` (by name), to which new ones are added; what was skipped."""
     parts, entries = work.parts, entries_of(plan)
-    skipped = [Skipped(_relative(plan, path), reason) for path, reason in plan.run.damaged]
+    skipped = [Skipped(_relative(plan, path), reason) for path, reason in plan.run.left_out]
     shards = work.shard.count if work.shard else None
     damaged = [skip.path for skip in skipped]
     parts.start(plan.stored.recording, list(entries.values()), damaged, shards, plan.untrained)

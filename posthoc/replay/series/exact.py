@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.replay.duplicates import consecutive
 from posthoc.replay.names import places
 from posthoc.replay.order import Checkpoint, stem
 from posthoc.replay.series.grid import recognise
@@ -90,17 +91,6 @@ def _paused(column: NDArray[np.uint64], rows: Sequence[int]) -> bool:
         return False
     changed = column[1:] != column[:-1]
     return int(np.sum(~changed)) == 1
-
-
-def consecutive(rows: Sequence[int]) -> list[list[int]]:
-    """Ascending rows cut where they are not one behind the other."""
-    spans = [[rows[0]]]
-    for row in rows[1:]:
-        if row == spans[-1][-1] + 1:
-            spans[-1].append(row)
-        else:
-            spans.append([row])
-    return spans
 
 
 def _classes(keys: Sequence[object]) -> list[tuple[int, ...]]:

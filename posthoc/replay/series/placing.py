@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from posthoc.replay.series.exact import consecutive
+from posthoc.replay.duplicates import consecutive
 from posthoc.replay.series.geometry import Distances, Geometry, compare, detours, excess, scale
 from posthoc.replay.series.reading import Statistics
 from posthoc.replay.series.records import Finding, Kind, Severity
