@@ -16,7 +16,7 @@ from posthoc.files import read_json
 from posthoc.replay.configs import LARGEST, Config, refuse_code
 from posthoc.replay.formats.table import folder_of
 from posthoc.replay.forward import error_line
-from posthoc.replay.marks import find_marks, marked
+from posthoc.replay.marks import Names, find_marks, marked, sources
 from posthoc.replay.recognition import Shapes, sentence
 
 ADAPTER = "adapter_config.json"
@@ -42,7 +42,7 @@ class Adapted:
     """
 
     module: nn.Module
-    names: Callable[[Shapes], dict[str, str]]
+    names: Callable[[Shapes], Names]
     drawn: Callable[[int], nn.Module]
 
 
@@ -98,7 +98,7 @@ def _wrapped(base: nn.Module, adapter: Config) -> Any:
         ) from error
 
 
-def _names(wrapped: Any, adapter: Config, shapes: Shapes) -> dict[str, str]:
+def _names(wrapped: Any, adapter: Config, shapes: Shapes) -> Names:
     """The tensors of the base network with its adapter -> those of a checkpoint."""
     import peft
 
@@ -123,6 +123,6 @@ def _names(wrapped: Any, adapter: Config, shapes: Shapes) -> dict[str, str]:
         peft.set_peft_model_state_dict(wrapped, dict(marks), adapter_name=ADAPTER_NAME)
     names, _ = find_marks(inner, marks)
     inner.load_state_dict(kept)
-    if lost := set(shapes) - set(names.values()):
+    if lost := set(shapes) - sources(names):
         raise PosthocError(f"{adapter.path}: peft puts {min(lost)} nowhere in {type(inner).__name__}.")
     return names

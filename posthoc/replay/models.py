@@ -24,6 +24,7 @@ from posthoc.replay.configs import NAME, Config, find_config, read_config
 from posthoc.replay.diffusers import build_diffuser
 from posthoc.replay.forward import error_line, weights_digest
 from posthoc.replay.lazy import initialise, lazy_layers
+from posthoc.replay.marks import Names, assembled
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
 from posthoc.replay.transformers import skeleton
@@ -54,7 +55,7 @@ class Model:
     note: str | None = None
     user: UserCode | None = None
     drawn: Callable[[int], nn.Module] | None = None
-    naming: Callable[[Shapes], dict[str, str]] | None = None
+    naming: Callable[[Shapes], Names] | None = None
     digest: str | None = None
 
     @property
@@ -62,8 +63,8 @@ class Model:
         """Digest of the user's file, or of the config, that defines it."""
         return self.digest or (self.user.digest if self.user else None)
 
-    def names(self, shapes: Shapes) -> dict[str, str]:
-        """Name of each of its tensors -> name in a checkpoint; raises PosthocError for a checkpoint that does not fit."""
+    def names(self, shapes: Shapes) -> Names:
+        """Name of each of its tensors -> name in a checkpoint, or names; raises PosthocError for a checkpoint that does not fit."""
         return self.naming(shapes) if self.naming else name_tensors(self.module, shapes)
 
     def at_work(self) -> AbstractContextManager[None]:
@@ -181,8 +182,8 @@ def _with_weights(folder: Path, arguments: Mapping[str, Any]) -> nn.Module:
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     made = skeleton(read_config(folder), shapes, arguments)
     state = made.module.state_dict(keep_vars=True)
-    for name, theirs in made.names(shapes).items():
-        state[name].data = weights[theirs].to(state[name].dtype)
+    for name, tensor in assembled(made.names(shapes), weights).items():
+        state[name].data = tensor.to(state[name].dtype)
     return made.module
 
 

@@ -17,6 +17,7 @@ from posthoc.errors import PosthocError
 from posthoc.parts import Control
 from posthoc.replay.checkpoint import Header, read_checkpoint
 from posthoc.replay.formats.table import digest
+from posthoc.replay.marks import Names, assembled, sources
 from posthoc.replay.network import Network, network
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.plan import Extraction
@@ -87,7 +88,7 @@ def replay(
     set no other checkpoint is begun. scratch: see `Network`.
     """
     source = itertools.takewhile(lambda _: not (stop and stop.is_set()), checkpoints)
-    names: dict[int, dict[str, str]] = {}  # by the identity of the shapes, which the checkpoints of a run share
+    names: dict[int, Names] = {}  # by the identity of the shapes, which the checkpoints of a run share
 
     def read_next(into: dict[str, Tensor], net: Network | None) -> Loaded | Kept | Failed | None:
         checkpoint = next(source, None)
@@ -143,7 +144,7 @@ def replay(
 
 
 def load(
-    plan: Extraction, checkpoint: Checkpoint, names: dict[str, str], known: str | None, into: dict[str, Tensor]
+    plan: Extraction, checkpoint: Checkpoint, names: Names, known: str | None, into: dict[str, Tensor]
 ) -> Loaded | Kept:
     """Read a checkpoint's tensors, unless its digest is `known`; raises PosthocError where it is not as planned.
 
@@ -153,16 +154,16 @@ def load(
     sha256 = digest(checkpoint.path, source)
     if sha256 == known:
         return Kept(checkpoint)
-    memory = {names[name]: tensor for name, tensor in into.items() if name in names}
+    memory = {theirs: into[name] for name, theirs in names.items() if name in into and isinstance(theirs, str)}
     pin = plan.device.type == "cuda"
-    now, theirs = read_checkpoint(checkpoint.path, plan.pick, set(names.values()), memory, pin, source)
+    now, theirs = read_checkpoint(checkpoint.path, plan.pick, sources(names), memory, pin, source)
     source.require_unchanged()
     planned = checkpoint.header.shapes
     if _stated(now, checkpoint.header) != _stated(checkpoint.header, checkpoint.header):
         raise PosthocError(f"{checkpoint.path} no longer says of itself what it was planned with; run again.")
-    if any(name not in theirs or tuple(theirs[name].shape) != planned[name] for name in names.values()):
+    if any(name not in theirs or tuple(theirs[name].shape) != planned[name] for name in sources(names)):
         raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
-    tensors = {name: theirs[names[name]] for name in names}
+    tensors = assembled(names, theirs)
     require_types(plan.model.module, {name: tensor.dtype for name, tensor in tensors.items()}, checkpoint.path)
     return Loaded(checkpoint, sha256, tensors, sum(map(_nonfinite, tensors.values())))
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from posthoc.errors import PosthocError
 from posthoc.replay.configs import Config, refuse_code
 from posthoc.replay.forward import error_line
-from posthoc.replay.marks import find_marks, marked
+from posthoc.replay.marks import Merged, Names, find_marks, marked
 from posthoc.replay.recognition import Shapes, sentence
 
 TOKENS = 128
@@ -36,7 +36,7 @@ class Skeleton:
 
     name: str
     module: nn.Module
-    names: Callable[[Shapes], dict[str, str]]
+    names: Callable[[Shapes], Names]
     left_out: tuple[str, ...]
     drawn: Callable[[int], nn.Module]
 
@@ -46,7 +46,7 @@ class Fit:
     """How a checkpoint fits a network: names of the network's tensors -> the checkpoint's; what is not the network's."""
 
     module: nn.Module
-    names: dict[str, str]
+    names: Names
     left_out: tuple[str, ...]
 
 
@@ -61,7 +61,7 @@ def skeleton(config: Config, shapes: Shapes, arguments: Mapping[str, Any]) -> Sk
     network_class, settings = _class_and_settings(content, str(config.path))
     first = _fit(network_class, settings, shapes)
 
-    def names(theirs: Shapes) -> dict[str, str]:
+    def names(theirs: Shapes) -> Names:
         return first.names if theirs == shapes else _fit(network_class, settings, theirs).names
 
     def drawn(seed: int) -> nn.Module:
@@ -161,7 +161,11 @@ def _fit(network_class: Any, settings: Any, shapes: Shapes) -> Fit:
             continue
         full = {short: name for name, short in inner.items()}
         left_out = [full.get(name, name) for name in fit.left_out] + [name for name in shapes if name not in inner]
-        return Fit(fit.module, {name: full[theirs] for name, theirs in fit.names.items()}, tuple(left_out))
+        names = {
+            name: theirs.renamed(full.__getitem__) if isinstance(theirs, Merged) else full[theirs]
+            for name, theirs in fit.names.items()
+        }
+        return Fit(fit.module, names, tuple(left_out))
     assert failed
     raise failed
 
@@ -195,8 +199,8 @@ def _fit_names(network_class: Any, settings: Any, shapes: Shapes) -> Fit:
     names, others = find_marks(module, marks)
     if others:
         raise PosthocError(
-            f"transformers makes {others[0]} of {network_class.__name__} of several tensors of the file, which is not "
-            f"replayed."
+            f"transformers makes {others[0]} of {network_class.__name__} of other tensors of the file in a way that is "
+            f"not replayed."
         )
     return Fit(module, names, tuple(sorted(info["unexpected_keys"])))
 

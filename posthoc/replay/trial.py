@@ -15,6 +15,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.forward import DrawsHeard, error_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.hooks import first_tensor
+from posthoc.replay.marks import assembled, sources
 from posthoc.replay.network import Network, first, head_of, laid_out, length, network, reduce
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
@@ -102,10 +103,10 @@ class Passes:
     def __init__(self, net: Network, checkpoint: Checkpoint) -> None:
         self.net, self.plan, self.checkpoint = net, net.plan, checkpoint
         names = self.plan.model.names(checkpoint.header.shapes)
-        _, theirs = read_checkpoint(checkpoint.path, self.plan.pick, set(names.values()))
-        if any(source not in theirs for source in names.values()):
+        _, theirs = read_checkpoint(checkpoint.path, self.plan.pick, sources(names))
+        if not sources(names) <= theirs.keys():
             raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
-        self.weights = {name: theirs[source] for name, source in names.items()}
+        self.weights = assembled(names, theirs)
         require_types(net.module, {name: tensor.dtype for name, tensor in self.weights.items()}, checkpoint.path)
 
     def fresh(self) -> None:

@@ -13,17 +13,20 @@ import posthoc
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_header, read_weights
+from posthoc.replay.marks import Merged, assembled
 from posthoc.replay.models import resolve_model
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {**SMALL, "image_size": 32, "patch_size": 8, "num_labels": 10}
+MIXTRAL = {**SMALL, "vocab_size": 64, "num_key_value_heads": 1, "num_local_experts": 3}
 NETWORKS = {
     "GPTNeoXForCausalLM": ("GPTNeoXConfig", {**SMALL, "vocab_size": 64}),
     "GPT2LMHeadModel": ("GPT2Config", GPT2),
     "BertForSequenceClassification": ("BertConfig", {**SMALL, "vocab_size": 64, "num_labels": 3}),
     "ViTForImageClassification": ("ViTConfig", VIT),
     "T5EncoderModel": ("T5Config", T5),
+    "MixtralForCausalLM": ("MixtralConfig", MIXTRAL),  # its file has each expert's matrices, the network all in one
 }
 
 
@@ -47,8 +50,8 @@ def with_weights(model, folder):
     """The network with a checkpoint's tensors in place of its own, as the pipeline does it."""
     state = model.module.state_dict(keep_vars=True)
     weights = read_weights(folder)
-    for name, theirs in model.names(read_header(folder).shapes).items():
-        state[name].data = weights[theirs].to(state[name].dtype)
+    for name, tensor in assembled(model.names(read_header(folder).shapes), weights).items():
+        state[name].data = tensor.to(state[name].dtype)
     return model.module
 
 
@@ -60,6 +63,38 @@ def test_equal_to_the_librarys_own_loading_to_the_bit(tmp_path, name):
     theirs = getattr(transformers, name).from_pretrained(tmp_path).eval()
     with torch.no_grad():
         assert torch.equal(with_weights(model, tmp_path)(inputs(name))[0], theirs(inputs(name))[0])
+
+
+def test_experts_of_a_mixture_are_put_together_at_every_checkpoint(tmp_path):
+    tokens = torch.randint(0, 64, (24, 12))
+    np.savez(tmp_path / "tokens.npz", input_ids=tokens.numpy())
+    for step in (1, 2):
+        network = build("MixtralForCausalLM")
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter *= step
+        network.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+    names = resolve(tmp_path / "run" / "checkpoint-1").names(read_header(tmp_path / "run" / "checkpoint-1").shapes)
+    merged = names["model.layers.1.mlp.experts.gate_up_proj"]
+    assert isinstance(merged, Merged)
+    assert (merged.shape, len(merged.pieces)) == ((3, 64, 16), 6)
+    path = posthoc.extract(
+        tmp_path / "run", f"npz:{tmp_path / 'tokens.npz'}", tmp_path / "a.h5", layers=["mlp"], channels=None
+    )
+    with posthoc.open_activations(path) as file:
+        assert file.layers == ("model.layers.0.mlp", "model.layers.1.mlp")
+        for row, name in enumerate(file.checkpoints):
+            network = transformers.MixtralForCausalLM.from_pretrained(tmp_path / "run" / name).eval()
+            kept = []
+            hook = network.model.layers[1].mlp.register_forward_hook(lambda m, i, o, kept=kept: kept.append(o))
+            with torch.no_grad():
+                network(tokens)
+            hook.remove()
+            np.testing.assert_allclose(file.read("mean", row, file.layers[1]), kept[0].mean(1).T, rtol=1e-4, atol=1e-7)
+    weights = read_weights(tmp_path / "run" / "checkpoint-1")
+    weights[merged.pieces[0][0]] = weights[merged.pieces[0][0]].half()
+    with pytest.raises(PosthocError, match="are of different types, and one tensor of the network"):
+        merged.made_of(weights)
 
 
 def test_other_checkpoints_may_hold_the_tied_weight_or_a_trainers_prefix(tmp_path):
