@@ -228,3 +228,14 @@ def repeated_bigrams(tokens):
         for t in range(1, len(row)):
             result[d, t] = (row[t - 1], row[t]) in [(row[k - 1], row[k]) for k in range(1, t)]
     return result
+
+
+def calibration_error(p, labels, bins=15):
+    """Sample by sample: probabilities [N, K], each into the bin (k / bins, (k + 1) / bins] of its largest one."""
+    inside = [[] for _ in range(bins)]
+    for row, label in zip(p, labels, strict=True):
+        confidence = max(row)
+        k = next(k for k in range(bins) if confidence <= (k + 1) / bins or k == bins - 1)
+        inside[k].append((confidence, float(np.argmax(row) == label)))
+    gaps = [abs(sum(c for c, _ in members) - sum(right for _, right in members)) for members in inside]
+    return sum(gaps) / len(labels)

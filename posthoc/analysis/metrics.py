@@ -13,7 +13,7 @@ from posthoc.analysis.axes import AXES, Axis
 from posthoc.analysis.checkpoint import Measurement, Measuring, draw_until_decided
 from posthoc.analysis.controlled import beside, controlled, of_documents
 from posthoc.analysis.documents import SIGN_WORDS, SIGNS
-from posthoc.analysis.measures import Measure, behaviour, chosen, of_epochs
+from posthoc.analysis.measures import Measure, Replay, behaviour, chosen, of_epochs
 from posthoc.analysis.measures.stability import unevenness
 from posthoc.analysis.nulls import NOTHING, description, words_of
 from posthoc.analysis.protocol import SPECTRAL, Protocol
@@ -33,6 +33,7 @@ from posthoc.analysis.records import (
 )
 from posthoc.analysis.representation import representation
 from posthoc.analysis.scales import LEAST_POINTS
+from posthoc.analysis.snapshots import of_checkpoints
 from posthoc.analysis.summary import against_nulls, overall, summarise
 from posthoc.chance import doubt
 from posthoc.errors import PosthocError
@@ -53,7 +54,7 @@ def compute_metrics(
     max_nulls: int | None = None,
     measures: str | Iterable[str] = "default",
 ) -> RunMetrics:
-    """The measures of one run; one checkpoint's signals are in memory at a time.
+    """The measures of one run; few checkpoints' signals are in memory at a time.
 
     nulls: how many times each null is drawn for each checkpoint (0: not at all; references at most 39 times), with random
     numbers keyed by `seed`. Where that is too few for a verdict over all checkpoints, the deciding null is drawn up to
@@ -92,7 +93,11 @@ def compute_metrics(
     for measured in results[1:]:
         for result, other in zip(results[0], measured, strict=True):
             result.join(other)
-    return _gathered(activations, main, units, results[0])
+    replay = Replay(activations, protocol.signal if axis.intervals else activations.signals[0], seed, nulls)
+    as_they_are = of_checkpoints(
+        replay, axis, table, lambda e: progress(E, E, f"{activations.checkpoints[e]} as it is") if progress else None
+    )
+    return _gathered(activations, main, units, results[0], as_they_are)
 
 
 def _units(activations: Activations, protocol: Protocol) -> tuple[Unit, ...]:
@@ -132,8 +137,9 @@ def _known(value: np.int64) -> int | None:
 
 
 def _gathered(
-    activations: Activations, measuring: Measuring, units: tuple[Unit, ...], results: Sequence[Measurement]
-) -> RunMetrics:
+    activations: Activations, measuring: Measuring, units: tuple[Unit, ...], results: Sequence[Measurement],
+    as_they_are: Mapping[str, Measured],
+) -> RunMetrics:  # fmt: skip
     """What was measured of the checkpoints, and all that relates them to each other."""
     protocol, axis = measuring.protocol, measuring.axis
     checkpoints = tuple(
@@ -153,6 +159,7 @@ def _gathered(
     if not np.isfinite(columns["accuracy"]).any():
         aside = _no_accuracy(activations, judge)
         measures["accuracy"] = replace(measures["accuracy"], listed=False, aside=aside)
+    measures |= as_they_are
     measures |= of_documents(table, activations, axis, measuring.seed)
     measures |= (differing := controlled(table, results, measures, measuring.seed))
     with_layers = results if measuring.layers is not None else []
@@ -165,7 +172,12 @@ def _gathered(
         layers=activations.layers,
         units=units,
         checkpoints=checkpoints,
-        nulls=words_of(axis.key, activations.labelled, activations.recording.provenance.samples)
+        nulls=words_of(
+            axis.key,
+            activations.labelled,
+            activations.recording.provenance.samples,
+            {null for measured in as_they_are.values() for null in measured.nulls},
+        )
         | ({SIGNS: SIGN_WORDS} if differing else {}),
         measures=_related(measures, checkpoints),
         summary=summarise(

@@ -5,7 +5,7 @@ A null of your own is one more record: `NULLS["reversed"] = Null("reversed", "th
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class Null:
 
     words: as in "differs from that of ..."; short: for a legend; redraws: axis -> how; only: the measures that it is
     for (none: all that are drawn); steady: whether what is redrawn does not depend on the checkpoint; needs_labels:
-    whether it is nothing where samples have no labels.
+    whether it is nothing where samples have no labels. One that no axis redraws is drawn by the measures it decides about.
     """
 
     key: str
@@ -82,6 +82,7 @@ _TABLE = (
          {"token": _in_order(over_time.phases_turned_together)["token"]}, ("metastability",)),
     Null("gaussian", "Gaussian noise with the channels' covariance", "Gaussian noise",
          {"image": image.gaussian} | {axis: _in_order(over_time.gaussian)[axis] for axis in ("depth", "epoch")}),
+    Null("calibrated", "labels drawn from the probabilities that the network states", "labels drawn", {}),
 )  # fmt: skip
 NULLS: dict[str, Null] = {null.key: null for null in _TABLE}
 
@@ -91,15 +92,17 @@ def nulls_of(axis: str, labelled: bool = True) -> list[Null]:
     return [null for null in NULLS.values() if axis in null.redraws and (labelled or not null.needs_labels)]
 
 
-def words_of(axis: str, labelled: bool = True, samples: str = "images") -> dict[str, NullWords]:
-    """What a file says of the nulls of an axis, over what is called `samples`."""
+def words_of(
+    axis: str, labelled: bool = True, samples: str = "images", others: Iterable[str] = ()
+) -> dict[str, NullWords]:
+    """What a file says of the nulls of an axis and of `others`, over what is called `samples`."""
     return {
         null.key: NullWords(
             named(null.words, samples),
             named(null.short, samples),
             Aside.NEEDS_LABELS if null.needs_labels and not labelled else None,
         )
-        for null in nulls_of(axis)
+        for null in (*nulls_of(axis), *(NULLS[key] for key in others if axis not in NULLS[key].redraws))
     }
 
 
@@ -107,6 +110,8 @@ def deciding(measure: Measure, axis: Axis) -> str:
     """The null that decides about a measure on an axis; empty where it is not drawn."""
     if measure.of_measure:
         return deciding(MEASURES[measure.of_measure.of], axis)
+    if measure.of_checkpoint:
+        return measure.null
     drawn = measure.of_series is not None and measure.nulls
     return (measure.decided_by or {}).get(axis.key, axis.decides) if drawn else ""
 

@@ -64,6 +64,8 @@ class Aside(StrEnum):
     NEEDS_LABELS = "needs labels"
     SCORED_OTHERWISE = "the outputs are scored otherwise"
     NOT_SCORED = "no output is scored"
+    NEEDS_LOGITS = "needs the scores of the classes, which are kept of classifiers of up to 1,000 classes"
+    NEEDS_PREDICTIONS = "needs a predicted class of each sample"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def aside(metrics: RunMetrics) -> list[tuple[str, str]]:
     """Why something steps aside in the run, and what does."""
     stepped: dict[Aside, list[str]] = {}
     for measured in metrics.measures.values():
-        if measured.aside and (measured.aside is Aside.NEEDS_LABELS or metrics.score is None):
+        of_score = measured.aside in (Aside.SCORED_OTHERWISE, Aside.NOT_SCORED)
+        if measured.aside and not (of_score and metrics.score is not None):
             stepped.setdefault(measured.aside, []).append(measured.symbol)
     for null, words in metrics.nulls.items():
         if words.aside:

@@ -10,25 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.measures import behaviour, integration, stability, synchrony, tokens
+from posthoc.analysis.measures import behaviour, integration, outputs, stability, synchrony, tokens
 from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading, Scope, Series
+from posthoc.analysis.measures.snapshot import Estimate, Replay, Snapshot
 from posthoc.analysis.measures.tokens import Documents
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Checkpoint, trained
 from posthoc.errors import UsageError
 
 __all__ = [
-    "MEASURES",
-    "Documents",
-    "Epochs",
-    "Function",
-    "Measure",
-    "Reading",
-    "Scope",
-    "Series",
-    "chosen",
-    "of_epochs",
-]
+    "MEASURES", "Documents", "Epochs", "Estimate", "Function", "Measure", "Reading", "Replay", "Scope", "Series", "Snapshot",
+    "chosen", "of_epochs",
+]  # fmt: skip
 
 MEASURES: dict[str, Measure] = {
     measure.key: measure
@@ -40,6 +33,7 @@ MEASURES: dict[str, Measure] = {
         *stability.MEASURES,
         behaviour.ACCURACY,
         behaviour.LOSS,
+        *outputs.MEASURES,
         *tokens.MEASURES,
     )
 }

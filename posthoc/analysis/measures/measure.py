@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import NOWHERE, Interval
+from posthoc.analysis.records import NOWHERE, Aside, Interval
 from posthoc.errors import UsageError
 
 if TYPE_CHECKING:
     from posthoc.analysis.fluctuation import DFA
     from posthoc.analysis.kuramoto import Kuramoto
+    from posthoc.analysis.measures.snapshot import Estimate, Snapshot
     from posthoc.analysis.measures.tokens import Documents
     from posthoc.store import Activations
 
@@ -133,7 +134,8 @@ class Measure:
     fits it (nulls: whether it is); series: the name of the series, where they are not those of the channels. of_measure: a
     function of another measure. of_epochs: a column [E] from those of the trained checkpoints. of_activations: a column [E]
     from the file, and where it was recorded. of_documents: each document's [D] at one checkpoint; None where the
-    file lacks what it takes, and then there is no such measure.
+    file lacks what it takes, and then there is no such measure. of_checkpoint: of what the file holds of a checkpoint,
+    an Estimate, or why there is none; null: the null that decides about it, of which it gives the draws.
     finish: what is reported of values as they were measured, such as an exponent freed of its bias.
     decided_by: axis -> the null that decides, where that is another than the axis has. limits: what it cannot leave
     (NaN: none); margin: below which an audit calls a change small (NaN: none is).
@@ -152,7 +154,9 @@ class Measure:
     of_epochs: Callable[[Epochs], FloatArray] | None = None
     of_activations: Callable[["Activations"], tuple[FloatArray, str]] | None = None
     of_documents: Callable[["Documents"], FloatArray | None] | None = None
+    of_checkpoint: Callable[["Snapshot"], "Estimate | Aside"] | None = None
     finish: Callable[[Any, Scope], Any] | None = None
+    null: str = ""
     nulls: bool = True
     series: str = ""
     decided_by: Mapping[str, str] | None = None
@@ -168,10 +172,18 @@ class Measure:
     needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        ways = (self.of_series, self.of_measure, self.of_epochs, self.of_activations, self.of_documents)
+        ways = (
+            self.of_series,
+            self.of_measure,
+            self.of_epochs,
+            self.of_activations,
+            self.of_documents,
+            self.of_checkpoint,
+        )
         if sum(way is not None for way in ways) != 1:
             raise UsageError(
-                f"The measure {self.key} needs one of of_series, of_measure, of_epochs, of_activations and of_documents."
+                f"The measure {self.key} needs one of of_series, of_measure, of_epochs, of_activations, of_documents and "
+                "of_checkpoint."
             )
 
     def read(self, series: Series) -> Reading:

@@ -1,0 +1,160 @@
+"""What the outputs of a classifier say, sample by sample: margin, calibration, and what changes between checkpoints."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.measures.snapshot import (
+    REACH,
+    UPPER,
+    Estimate,
+    Snapshot,
+    jackknifed,
+    of_checkpoint,
+    over_samples,
+)
+from posthoc.analysis.records import Aside
+from posthoc.streams import stream
+
+BINS = 15
+"""Of confidence, all of one width."""
+DRAWS = 99
+"""Of labels of a calibrated network, at the least."""
+
+
+def margins(logits: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
+    """The score of each sample's class less the largest of the others, [N]; below 0 where the sample is misclassified.
+
+    >>> margins(np.array([[3.0, 1.0, 2.0], [0.0, 0.0, 5.0]]), np.array([0, 1])).tolist()
+    [1.0, -5.0]
+    """
+    rows = np.arange(len(labels))
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    return np.asarray(logits[rows, labels] - others.max(axis=1))
+
+
+def calibration_error(confidence: FloatArray, correct: NDArray[Any], bins: int = BINS) -> float:
+    """The expected calibration error (Naeini et al. 2015; Guo et al. 2017): over bins of confidence (0, 1 / bins], ... the
+    distance of mean confidence [N] and share correct [N], weighted by the share of samples in the bin.
+
+    >>> round(calibration_error(np.array([0.9, 0.9, 0.6, 0.6]), np.array([1, 1, 1, 0])), 12)
+    0.1
+    """
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(place, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def forgetting_events(correct: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How often each sample went from right to wrong (Toneva et al. 2019), in checkpoints [E, N] up to each, [E, N].
+
+    >>> forgetting_events(np.array([[1, 0], [0, 0], [1, 1], [0, 1]]) > 0)[-1].tolist()
+    [2, 0]
+    """
+    events = np.zeros(correct.shape, np.int64)
+    events[1:] = np.cumsum(correct[:-1] & ~correct[1:], axis=0)
+    return events
+
+
+def learned_at(correct: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The first of the checkpoints [E, N] from which on a sample is always right, [N]; E where it is wrong in the last.
+
+    >>> learned_at(np.array([[1, 1, 0], [0, 1, 0], [1, 1, 0]]) > 0).tolist()
+    [2, 0, 3]
+    """
+    wrong_since = np.flip(np.cumsum(np.flip(~correct, 0), axis=0), 0)
+    return np.asarray((wrong_since > 0).sum(axis=0))
+
+
+def _margin(snapshot: Snapshot) -> Estimate | Aside:
+    replay = snapshot.replay
+    if replay.labels is None:
+        return Aside.NEEDS_LABELS
+    return over_samples(margins(snapshot.logits, replay.labels)) if replay.has("logits") else Aside.NEEDS_LOGITS
+
+
+def _calibration_error(snapshot: Snapshot) -> Estimate | Aside:
+    """Under the null labels are drawn from the probabilities (Broecker and Smith 2007). A network that is calibrated has an
+    error, too, of so many samples: the interval begins at 0 where the value is not beyond that."""
+    replay = snapshot.replay
+    if not replay.has("logits", "correct"):
+        return Aside.NEEDS_LOGITS
+    confidence = np.exp(snapshot.log_probabilities.max(axis=1))
+    kept = np.isfinite(confidence)
+    confidence, correct = confidence[kept], replay.correct[snapshot.row, kept]
+    N = len(confidence)
+    if not N:
+        return Estimate()
+    error, se = jackknifed(lambda rows: calibration_error(confidence[rows], correct[rows]), N, replay.seed)
+    random, value = stream("null calibrated", replay.seed, snapshot.row), float(error)
+    drawn = [calibration_error(confidence, random.random(N) < confidence) for _ in range(max(replay.draws, DRAWS))]
+    low = max(value - REACH * float(se), 0.0) if value > np.quantile(drawn, UPPER) else 0.0
+    high = min(value + REACH * float(se), 1.0)
+    return Estimate(value, low, high, drawn={"calibrated": np.array(drawn[: replay.draws])} if replay.draws else {})
+
+
+def _churn(snapshot: Snapshot) -> Estimate | Aside:
+    if not snapshot.replay.has("prediction"):
+        return Aside.NEEDS_PREDICTIONS
+    before = snapshot.previous
+    return Estimate() if before is None else over_samples(snapshot.prediction != before.prediction)
+
+
+def _divergence(snapshot: Snapshot) -> Estimate | Aside:
+    if not snapshot.replay.has("logits"):
+        return Aside.NEEDS_LOGITS
+    if snapshot.previous is None:
+        return Estimate()
+    before, now = snapshot.previous.log_probabilities, snapshot.log_probabilities
+    return over_samples((np.exp(before) * (before - now)).sum(axis=1))
+
+
+def _of_correct(of_run: Callable[[NDArray[np.bool_]], NDArray[Any]]) -> Callable[[Snapshot], Estimate | Aside]:
+    """A measure whose value of every sample at every checkpoint [E, N] is a function of what was right when."""
+
+    def measure(snapshot: Snapshot) -> Estimate | Aside:
+        replay = snapshot.replay
+        if not replay.has("correct"):
+            return Aside.NEEDS_LABELS if replay.labels is None else Aside.NEEDS_PREDICTIONS
+        return over_samples(of_run(replay.correct)[snapshot.row])
+
+    return measure
+
+
+def _learned(correct: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(learned_at(correct) <= np.arange(len(correct))[:, None])
+
+
+MEASURES = (
+    of_checkpoint(
+        "margin", "margin", "margin", "score of a sample's class less the largest of the others, mean over samples", _margin,
+    ),
+    of_checkpoint(
+        "calibration_error", "ECE", "expected calibration error",
+        f"distance of confidence and accuracy in {BINS} bins of confidence, mean over samples", _calibration_error,
+        limits=(0.0, 1.0), null="calibrated", lower_is_better=True,
+    ),
+    of_checkpoint(
+        "churn", "churn", "churn", "share of samples whose predicted class is another than at the checkpoint before", _churn,
+        limits=(0.0, 1.0),
+    ),
+    of_checkpoint(
+        "kl_previous", "KL", "divergence from the checkpoint before",
+        "Kullback-Leibler divergence, in nats, of the probabilities from those at the checkpoint before, mean over samples",
+        _divergence, limits=(0.0, np.nan),
+    ),
+    of_checkpoint(
+        "forgetting", "forgotten", "forgetting events",
+        "how often a sample went from right to wrong so far, mean over samples", _of_correct(forgetting_events),
+        limits=(0.0, np.nan),
+    ),
+    of_checkpoint(
+        "learned", "learned", "learned samples",
+        "share of samples that are right here and at all later checkpoints: it looks ahead", _of_correct(_learned),
+        limits=(0.0, 1.0),
+    ),
+)  # fmt: skip

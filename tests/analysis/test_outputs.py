@@ -1,0 +1,164 @@
+"""Measures of a classifier's outputs: by hand, against the obvious computation, and as a run's file holds them."""
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from noise import recording
+
+from posthoc.analysis.measures import MEASURES
+from posthoc.analysis.measures.outputs import calibration_error, forgetting_events, learned_at, margins
+from posthoc.analysis.measures.snapshot import jackknifed, over_samples
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import Aside, load_metrics
+from posthoc.report import tables
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import write
+
+KEYS = ["margin", "calibration_error", "churn", "kl_previous", "forgetting", "learned"]
+N, K, E = 400, 4, 5
+
+
+def written(path, logits, labels=None, keep=("loss", "prediction", "correct", "logits")):
+    """An activations file of checkpoints that gave these scores [E, N, K]; layers are noise."""
+    E, N, K = logits.shape
+    random = np.random.default_rng(0)
+    layout = Layout(
+        recording(["a"], images=N, classes=None if labels is None else K), np.arange(N), labels, {"a": np.arange(3)}
+    )
+    frames = []
+    for e in range(E):
+        prediction = logits[e].argmax(1)
+        said = {"loss": np.zeros(N, "f4"), "prediction": prediction, "logits": logits[e].astype("f2")}
+        if labels is not None:
+            said["correct"] = (prediction == labels).astype("u1")
+        signals = {"mean": {"a": random.standard_normal((3, N)).astype("f4")}}
+        behaviour = {name: said[name] for name in keep if name in said}
+        frames.append(Frame(f"{e}", f"{e}", e + 1, None, 0.5, 0.5, {}, signals, behaviour=behaviour))
+    write(path, layout, frames)
+    return path
+
+
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory):
+    """Scores of a network that learns, and the labels; their file measured."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, K, N)
+    right = np.eye(K)[labels]
+    logits = (np.arange(E)[:, None, None] * right + random.standard_normal((E, N, K))).astype("f2")
+    path = written(tmp_path_factory.mktemp("learning") / "a.h5", logits, labels)
+    with open_activations(path) as activations:
+        return logits.astype(float), labels, compute_metrics(activations, nulls=19, max_nulls=19, measures=KEYS)
+
+
+def test_the_values_of_a_run_are_those_of_the_obvious_computation(learning):
+    logits, labels, run = learning
+    p = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    for e in range(E):
+        assert run.column("calibration_error")[e] == pytest.approx(naive.calibration_error(p[e], labels), abs=1e-12)
+        assert run.column("margin")[e] == pytest.approx(
+            np.mean([x[y] - max(np.delete(x, y)) for x, y in zip(logits[e], labels, strict=True)])
+        )
+        if e:
+            changed = sum(a.argmax() != b.argmax() for a, b in zip(p[e - 1], p[e], strict=True)) / N
+            divergence = sum((a * np.log(a / b)).sum() for a, b in zip(p[e - 1], p[e], strict=True)) / N
+            assert run.column("churn")[e] == pytest.approx(changed)
+            assert run.column("kl_previous")[e] == pytest.approx(divergence)
+    right = (logits.argmax(2) == labels).tolist()
+    forgotten = [
+        sum(right[k - 1][n] and not right[k][n] for n in range(N) for k in range(1, e + 1)) / N for e in range(E)
+    ]
+    np.testing.assert_allclose(run.column("forgetting"), forgotten)
+    learned = [sum(all(right[k][n] for k in range(e, E)) for n in range(N)) / N for e in range(E)]
+    np.testing.assert_allclose(run.column("learned"), learned)
+
+
+def test_each_value_has_an_interval_where_there_is_one(learning):
+    run = learning[2]
+    for key in KEYS:
+        measured, there = run.measures[key], np.isfinite(run.column(key))
+        first = 1 if key in ("churn", "kl_previous") else 0  # there is nothing before the first
+        assert there.tolist() == [False] * first + [True] * (E - first)
+        inside = (measured.low <= measured.value) & (measured.value <= measured.high) & (measured.low < measured.high)
+        assert (inside == there).sum() >= E - 1  # nothing is forgotten at the first
+        assert measured.about
+        assert measured.aside is None
+    null = run.measures["calibration_error"].nulls["calibrated"]
+    assert run.measures["calibration_error"].decided_by == "calibrated"
+    assert null.draws.tolist() == [19] * E
+    assert run.nulls["calibrated"].words == "labels drawn from the probabilities that the network states"
+    assert run.measures["calibration_error"].summary.nulls["calibrated"].decides
+
+
+def test_they_are_measured_only_where_they_are_asked_for_and_survive_the_file(learning, tmp_path):
+    logits, labels, run = learning
+    with open_activations(written(tmp_path / "a.h5", logits, labels)) as activations:
+        assert not set(KEYS) & compute_metrics(activations).measures.keys()
+    run.save(tmp_path / "m.json")
+    again = load_metrics(tmp_path / "m.json")
+    np.testing.assert_array_equal(again.column("churn"), run.column("churn"))
+    assert {"churn", "churn_low", "calibration_error_calibrated_p"} <= set(again.flat())
+
+
+def test_what_lacks_data_says_which(tmp_path):
+    random = np.random.default_rng(2)
+    logits = random.standard_normal((2, N, K))
+    with open_activations(written(tmp_path / "unlabelled.h5", logits)) as activations:
+        run = compute_metrics(activations, measures=KEYS)
+    assert {key for key in KEYS if run.measures[key].aside is None} == {"churn", "kl_previous"}
+    assert run.measures["margin"].aside is Aside.NEEDS_LABELS
+    without = written(
+        tmp_path / "scoreless.h5", logits, random.integers(0, K, N), keep=("loss", "prediction", "correct")
+    )
+    with open_activations(without) as activations:
+        run = compute_metrics(activations, measures=KEYS)
+    assert {key: run.measures[key].aside for key in KEYS if run.measures[key].aside} == dict.fromkeys(
+        ["margin", "calibration_error", "kl_previous"], Aside.NEEDS_LOGITS
+    )
+    assert (str(Aside.NEEDS_LOGITS), "margin, ECE, KL") in tables.summary(run)
+    assert "margin" not in run.flat()
+
+
+@given(st.integers(1, 60), st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_calibration_error_is_that_of_its_bins(count, classes, seed):
+    random = np.random.default_rng(seed)
+    p = random.dirichlet(np.ones(classes), count)
+    labels = random.integers(0, classes, count)
+    result = calibration_error(p.max(1), p.argmax(1) == labels)
+    assert result == pytest.approx(naive.calibration_error(p, labels), abs=1e-12)
+
+
+def test_margins_forgetting_and_learning_by_hand():
+    assert margins(np.array([[2.0, 1.0, 5.0]]), np.array([2])).tolist() == [3.0]
+    correct = np.array([[0, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]]) > 0
+    assert forgetting_events(correct).tolist() == [[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 0]]
+    assert learned_at(correct).tolist() == [3, 2, 0]
+
+
+def test_intervals_over_samples_cover():
+    """Of a share, a mean and a function of both; of 300 repetitions at 95 % at least 92 %."""
+    random = np.random.default_rng(0)
+    covered = np.zeros(3)
+    for seed in range(300):
+        share, x = over_samples(random.random(60) < 0.05), random.exponential(size=(2, 200))
+        mean = over_samples(x[0])
+        ratio, se = jackknifed(lambda rows, x=x: x[0, rows].mean() / x[1, rows].mean(), 200, seed)
+        covered += [share.low <= 0.05 <= share.high, mean.low <= 1 <= mean.high, abs(ratio - 1) < 2.09 * se]
+    assert (covered / 300 >= 0.92).all()
+
+
+def test_a_calibrated_network_is_not_called_otherwise(tmp_path):
+    """Labels are drawn from the stated probabilities: the interval holds 0; shifted scores are overconfident."""
+    random = np.random.default_rng(4)
+    logits = 1.5 * random.standard_normal((1, 1000, K)).astype("f2")
+    p = np.exp(logits[0].astype(float))
+    labels = np.array([random.choice(K, p=row / row.sum()) for row in p])
+    for scale, honest in ((1, True), (3, False)):
+        with open_activations(written(tmp_path / f"{scale}.h5", scale * logits, labels)) as activations:
+            run = compute_metrics(activations, Protocol.named("default"), nulls=99, max_nulls=99, measures=KEYS)
+        measured = run.measures["calibration_error"]
+        assert (measured.low[0] == 0) == honest
+        assert (measured.nulls["calibrated"].p[0] > 0.05) == honest
+    assert MEASURES["calibration_error"].lower_is_better
