@@ -111,7 +111,8 @@ def _hook_points(network: "Model", run: "Run", probe: str | None) -> None:
     if probe or tokens:
         asked = Asked(probe or "", recorded=run.about, beside=run.beside)
         loaded = load_probe(asked, network) if probe else Probe(tokens or {}, name="tokens")
-        anatomy, sample = loaded.anatomy or traced(network, loaded), f"{loaded.name} ({loaded.shapes})"
+        anatomy, prepared = loaded.anatomy or traced(network, loaded), dict(loaded.notes).get("inputs")
+        sample = f"{loaded.name} ({loaded.shapes}{f'; {prepared}' if prepared else ''})"
     else:
         size, channels, anatomy = fit_images(network, run.about.get("image_size") or usual_size(network.module), 32)
         sample = f"images of {size} x {size} x {channels}"

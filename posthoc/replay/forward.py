@@ -54,16 +54,24 @@ def arguments_of(module: nn.Module) -> Arguments:
 def caller(module: nn.Module, inputs: Collection[str]) -> Callable[[Mapping[str, Tensor]], Any]:
     """How a module is given batches of these inputs: by the names of its forward pass's arguments, where it has all of these.
 
-    Else images, the only input, as the pixel values of a network that takes other things too; else by their places.
+    Else images, the only input, as the pixel values of a network that takes other things too; several as one dictionary,
+    where there is one argument alone; else by their places.
     """
     arguments = arguments_of(module)
     if set(inputs) <= arguments.by_name:
         return lambda batch: module(**batch)
     if set(inputs) == {"images"} and "pixel_values" in arguments.by_name:
         return lambda batch: module(pixel_values=batch["images"])
+    if takes_dictionary(arguments) and len(inputs) > 1:
+        return lambda batch: module(dict(batch))
     if len(inputs) == 1 or arguments.places >= len(inputs):
         return lambda batch: module(*batch.values())
     return lambda batch: module(**batch)
+
+
+def takes_dictionary(arguments: Arguments) -> bool:
+    """Whether several inputs can be given as one dictionary alone: to a forward pass of one argument."""
+    return len(arguments.names) == arguments.places == 1 and not arguments.any_name
 
 
 def call(module: nn.Module, batch: Mapping[str, Tensor]) -> Any:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from click.testing import CliRunner
 from torch.nn import functional as F
 
 import posthoc
+from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
 from posthoc.replay.plan import plan_extraction
@@ -94,6 +96,15 @@ class Vae(Autoencoder):
         mean, log = self.seen(x.flatten(1)), self.spread(x.flatten(1))
         z = mean + torch.randn_like(log) * (log / 2).exp()
         return self.decoder(z).view_as(x), mean, log
+
+class Batched(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(30, 6); self.seen = nn.Linear(6, 8); self.age = nn.Linear(2, 8); self.head = nn.Linear(8, 3)
+    def forward(self, batch):
+        kept = batch["attention_mask"].unsqueeze(-1).float()
+        text = (self.seen(self.embed(batch["input_ids"])) * kept).sum(1) / kept.sum(1)
+        return {"loss": None, "logits": self.head((text + self.age(batch["x"])).relu())}
 
 class Masked(nn.Module):
     def __init__(self):
@@ -241,6 +252,27 @@ def test_a_mask_beside_the_input_and_a_dictionary_as_output(nets, tmp_path):
         for e, module in enumerate(modules):
             logits = module(torch.from_numpy(x), torch.from_numpy(mask))["logits"]
             np.testing.assert_array_equal(file.behaviour("logits", e), logits.half())
+
+
+def test_a_forward_pass_that_takes_one_dictionary(nets, tmp_path):
+    """As batches of Hugging Face are; first without the arrays that it might not take, which fails, then of all."""
+    ids, mask, x = RANDOM.integers(0, 30, (N, 5)), RANDOM.random((N, 5)) < 0.7, RANDOM.normal(size=(N, 2)).astype("f4")
+    mask[:, 0] = True
+    modules, run, model = nets("Batched")
+    np.savez(tmp_path / "a.npz", x=x, input_ids=ids, attention_mask=mask.astype(int), y=np.arange(N) % 3)
+    probe = f"npz:{tmp_path / 'a.npz'}"
+    assert dict(plan_extraction(run, probe, model=model).notes)["inputs"] == (
+        "batch is one dictionary of x, input_ids, attention_mask"
+    )
+    result = CliRunner().invoke(main, ["inspect", str(run), "--layers", "--probe", probe, "--model", model])
+    assert "a.npz (x float32 2, input_ids int64 5, attention_mask int64 5; batch is one dictionary of" in result.output
+    path = posthoc.extract(run, probe, tmp_path / "a.h5", model=model, layers=["seen"], channels=None)
+    batch = {"x": torch.from_numpy(x), "input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    with posthoc.open_activations(path) as file:
+        for e, module in enumerate(modules):
+            given, kept = replayed(module, "seen", batch)
+            np.testing.assert_allclose(file.read("mean", e), kept.mean(1).T, rtol=1e-5, atol=1e-7)
+            np.testing.assert_array_equal(file.behaviour("logits", e), given["logits"].half())
 
 
 def test_a_generator_from_latents_has_neither_labels_nor_scores(nets, tmp_path):

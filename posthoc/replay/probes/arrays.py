@@ -4,7 +4,8 @@ What runs is found by tracing, in an order that begins with the arrays as they a
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from posthoc.replay.forward import Arguments
     from posthoc.replay.hooks import Anatomy
     from posthoc.replay.models import Model
 
@@ -88,19 +90,21 @@ def readings(array: Array, scale: Normalization | None) -> list[Reading]:
 
 def fitted(probe: Probe, model: "Model", scale: Normalization | None = None) -> Probe:
     """The probe as this network takes it; raises PosthocError that says what it takes."""
-    probe, remarks = named(probe, model)
-    ways = [readings(array, scale) for array in probe.inputs.values()]
     failure: PosthocError | None = None
-    for chosen in itertools.islice(itertools.product(*ways), MOST_READINGS):
-        by_name = dict(zip(probe.inputs, chosen, strict=True))
-        try:
-            anatomy = _traced(model, replace(probe, prepare=partial(_read, by_name)), by_name)
-        except PosthocError as error:
-            failure = failure or error
-            continue
-        if all(reading.whole for reading in chosen) and not _looks_up(anatomy):
-            continue  # runs where nothing is computed, but multiplies whole numbers by weights
-        return _told(replace(probe, prepare=partial(_read, by_name), anatomy=anatomy), by_name, remarks, scale)
+    for given, remarks in named(probe, model):
+        ways = [readings(array, scale) for array in given.inputs.values()]
+        for chosen in itertools.islice(itertools.product(*ways), MOST_READINGS):
+            by_name = dict(zip(given.inputs, chosen, strict=True))
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of a try; what is settled on warns when it runs
+                    anatomy = _traced(model, replace(given, prepare=partial(_read, by_name)), by_name)
+            except PosthocError as error:
+                failure = failure or error
+                continue
+            if all(reading.whole for reading in chosen) and not _looks_up(anatomy):
+                continue  # runs where nothing is computed, but multiplies whole numbers by weights
+            return _told(replace(given, prepare=partial(_read, by_name), anatomy=anatomy), by_name, remarks, scale)
     assert failure is not None
     raise failure
 
@@ -141,32 +145,46 @@ def _growing(x: "Tensor", first: str) -> int:
     return x.ndim - 1 if x.ndim > 3 else 0
 
 
-def named(probe: Probe, model: "Model") -> tuple[Probe, list[str]]:
-    """With the inputs under the names of the network's arguments, by their own names where these match, else by place;
-    and what was done, in words."""
+def named(probe: Probe, model: "Model") -> Iterator[tuple[Probe, list[str]]]:
+    """With the inputs under the names of the network's arguments, by their own names where these match, else by place, or
+    all in one dictionary; and what was done, in words. The likeliest first.
+    """
     inputs = dict(probe.inputs)
     if len(inputs) < 2:
-        return probe, []
-    from posthoc.replay.forward import arguments_of
+        yield probe, []
+        return
+    from posthoc.replay.forward import arguments_of, takes_dictionary
 
-    taken, needed, _, _, any_name = arguments_of(model.module)
+    arguments = arguments_of(model.module)
+    plain = _by_arguments(inputs, arguments)
+    if plain:
+        yield replace(probe, inputs=plain[0]), plain[1]
+    if takes_dictionary(arguments):
+        yield probe, [f"{arguments.names[0]} is one dictionary of {', '.join(inputs)}"]
+    elif not plain:
+        raise PosthocError(
+            f"{model.name} takes {', '.join(arguments.names) or 'nothing'}; the probe {probe.name} holds "
+            f"{', '.join(inputs)}: name the arrays as the arguments of its forward pass."
+        )
+
+
+def _by_arguments(inputs: Mapping[str, Array], arguments: "Arguments") -> tuple[Mapping[str, Array], list[str]] | None:
+    """One input for each argument, and what was done, in words; None where they do not go together."""
+    taken, needed, _, _, any_name = arguments
     if set(needed) <= inputs.keys() and (any_name or inputs.keys() <= set(taken)):
-        return probe, []
+        return inputs, []
     matching = [name for name in inputs if name in taken]
     if needed and set(needed) <= set(matching):
         left = [name for name in inputs if name not in matching]
-        return replace(probe, inputs={name: inputs[name] for name in matching}), [f"without {', '.join(left)}"]
+        return {name: inputs[name] for name in matching}, [f"without {', '.join(left)}"]
     if len(needed) == 1 and (main := next((name for name in INPUTS if name in inputs), None)):
         left = [name for name in inputs if name != main]
-        return replace(probe, inputs={main: inputs[main]}), [f"without {', '.join(left)}"]
+        return {main: inputs[main]}, [f"without {', '.join(left)}"]
     if len(needed) == len(inputs) or (len(needed) < len(inputs) <= len(taken)):
         names = dict(zip(taken, inputs, strict=False))
         words = [f"{', '.join(f'{old} as {new}' for new, old in names.items())}, by their order"]
-        return replace(probe, inputs={new: inputs[old] for new, old in names.items()}), words
-    raise PosthocError(
-        f"{model.name} takes {', '.join(taken) or 'nothing'}; the probe {probe.name} holds {', '.join(inputs)}: "
-        f"name the arrays as the arguments of its forward pass."
-    )
+        return {new: inputs[old] for new, old in names.items()}, words
+    return None
 
 
 def _told(probe: Probe, by_name: Mapping[str, Reading], remarks: Sequence[str], scale: Normalization | None) -> Probe:
