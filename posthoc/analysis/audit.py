@@ -1,22 +1,26 @@
-"""What do the measures of a run respond to? Every control of the image axis, and a verdict for each measure.
+"""What do the measures of a run respond to? Every factor of the axis, and a verdict for each measure.
 
 Each control changes one thing and measures again: what training did, the labels, the number of classes, the smoothing,
-the number of images, the choice of channels, the order of images within their class. What a control moves by more than
-the arbitrary order of images does, the measure responds to. That it does not respond is said only where the change is
-shown to be smaller than a margin (two one-sided tests, as of equivalence); else it is undecided.
+the number of images, the choice of channels, the order of images within their class; of documents the order of their
+tokens and what else `Axis.factors` names. What a control moves by more than the arbitrary order of images does, or other
+documents would, the measure responds to. That it does not respond is said only where the change is shown to be smaller
+than a margin (two one-sided tests, as of equivalence); else it is undecided.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from posthoc.analysis.axes.image import ImageMaterial
+from posthoc.analysis.arrays import FloatArray, mean_finite
+from posthoc.analysis.axes import AXES, Axis, Factor, Material, Subject
+from posthoc.analysis.conclusions import conclusions
+from posthoc.analysis.documents import LEAST_DOCUMENTS, ends, enough, resampled_finite
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
-from posthoc.analysis.nulls import NULLS, Draws, draws
+from posthoc.analysis.nulls import NULLS, Draws, deciding, draws
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import PURE_NOISE, Aside
 from posthoc.analysis.responses import Audit, Change, Control, Effect, Reaction, Response, Spread
@@ -25,14 +29,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
 from posthoc.recording import named
 from posthoc.store import Activations
-from posthoc.streams import stream
 
-SMOOTHINGS = (1, 5, 15)
-LABELS = "labels permuted"
-SPLIT = "each class split in ten"
-UNTRAINED = "untrained weights"
-GAUSSIAN, NOISE = NULLS["gaussian"].words, NULLS[PURE_NOISE].short
-LEVEL = 0.05
 STRENGTH = (Reaction.UNDEFINED, Reaction.INDIFFERENT, Reaction.UNDECIDED, Reaction.RESPONDS)
 """Of several outcomes of the same change, the last counts."""
 
@@ -40,46 +37,32 @@ STRENGTH = (Reaction.UNDEFINED, Reaction.INDIFFERENT, Reaction.UNDECIDED, Reacti
 def audit(activations: Activations, protocol: Protocol | None = None, count: int = 50, seed: int = 0) -> Audit:
     """Audit the last checkpoint of a run, and the untrained network where the file has it: a checkpoint, controls.
 
-    count: draws of each control that redraws. Raises UsageError for another axis than the image axis, PosthocError
-    where there are too few images.
+    count: draws of each control that redraws. Raises UsageError for an axis that has no factors, PosthocError where there
+    are too few images, or documents.
     """
-    protocol = protocol or Protocol()
-    if activations.tokens is not None:
-        raise PosthocError(
-            f"{activations.path} holds documents of tokens, and the audit's controls are of labelled images; read its measures "
-            "beside what other tokens give: extract with --controls, then posthoc metrics."
-        )
-    if protocol.axis != "image":
-        raise UsageError(f"The audit's controls are those of the image axis, not of the {protocol.axis} axis.")
-    samples, labelled = activations.recording.provenance.samples, activations.labelled
-    if len(protocol.scales_for(len(activations.labels) // 2)) < 2:
-        raise PosthocError(
-            f"{activations.path}: {len(activations.labels)} {samples} are too few for an audit, which also measures half "
-            f"of them; extract with more --images."
-        )
-    last = len(activations) - 1
-    trained = _Subject(_material(activations, protocol, last), protocol, last, count, seed)
-    name = f"epoch {activations.epochs[last]}" if activations.epochs[last] >= 0 else f"step {activations.steps[last]}"
-    ordered = trained.draw("order")
-    controls = [
-        Control(f"as it is ({name})", None, trained.once()),
-        Control(
-            f"{samples}{' of each class' if labelled else ''} in another order", Change.ORDER, trained.spreads(ordered)
-        ),
-        *([Control(LABELS, Change.LABELS, trained.drawn("label"))] if labelled else []),
-        *([Control(SPLIT, Change.CLASSES, trained.drawn("split"))] if labelled else []),
-        *_of_untrained(activations, trained),
-        *_of_settings(trained, samples),
-        Control(f"each channel's {samples} in its own order", None, trained.drawn("channel")),
-        Control(GAUSSIAN, None, trained.drawn("gaussian")),
-        Control(NOISE, None, trained.drawn(PURE_NOISE)),
-    ]
-    raw = trained.raw()
-    measures = {}
-    for key, measure in _audited().items():
-        base = measure.of_measure.of if measure.of_measure else key
-        response = respond(controls, key, measure.symbol, measure.margin)
-        measures[key] = replace(response, order_p=two_sided_p(raw[base], ordered[base].values))
+    protocol = protocol or Protocol.fitting(activations.signals)
+    axis = AXES[protocol.axis]
+    samples, last = activations.recording.provenance.samples, len(activations) - 1
+    _refuse_unfit(activations, protocol, axis)
+    controls: dict[str, Control] = {}
+    effects: dict[str, dict[str, Effect]] = {}
+    measures: dict[str, Response] = {}
+    aside: dict[str, Aside] = {}
+    for series, source in axis.sources(activations, protocol).items():
+        audited = _audited(axis, series)
+        subject = Subject(activations, protocol, source, series, last, count, seed)
+        factors = axis.factors(subject) if axis.factors and audited else []
+        aside |= {factor.name: factor.aside for factor in factors if factor.aside}
+        runs = [_Run.of(factor, subject, audited) for factor in factors if not factor.aside]
+        for run in runs:
+            name = run.factor.name or _name(run.factor, activations, last)
+            known = controls.get(name, Control(name, run.factor.changes, {}))
+            controls[name] = replace(known, measures=known.measures | run.spreads(axis))
+        for key, measure in audited.items():
+            effects[key] = _effects(axis, runs, list(controls.values()), key, _margin(axis, measure))
+            measures[key] = _response(axis, runs, effects[key], key, measure)
+    order = {key: measures[key] for key in MEASURES if key in measures}
+    table = tuple(_complete(control, order) for control in controls.values())
     return Audit(
         path=str(activations.path),
         sha256=sha256(activations.path),
@@ -88,155 +71,265 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
         protocol=protocol,
         draws=count,
         seed=seed,
-        controls=tuple(controls),
-        measures=measures,
+        controls=table,
+        measures=order,
         conclusions=tuple(
-            named(sentence, samples) for key in measures for sentence in _conclusions(controls, key, measures[key])
+            named(sentence, samples)
+            for key, response in order.items()
+            for sentence in conclusions(table, key, response, effects[key], axis)
         ),
         called=samples,
-        aside={} if labelled else dict.fromkeys((LABELS, SPLIT), Aside.NEEDS_LABELS),
+        aside=aside,
+        varies=axis.varies,
+        intervals=axis.intervals,
     )
 
 
-def _audited() -> dict[str, Measure]:
-    """The headline measures of series, and functions of such."""
+def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> None:
+    """Raise where the axis has no factors, or there is too little for an audit."""
+    samples = activations.recording.provenance.samples
+    if axis.factors is None:
+        known = " and ".join(f"the {key} axis" for key, other in AXES.items() if other.factors)
+        raise UsageError(f"There are audits of {known}, not of the {protocol.axis} axis.")
+    T, points = axis.length(activations, protocol), named(axis.points, samples)
+    if len(protocol.scales_for(T // 2)) < 2:
+        raise PosthocError(
+            f"{activations.path}: {T} {points} are too few for an audit, which also measures half of them; {axis.remedy}."
+        )
+    if axis.intervals and not enough(len(activations.labels)):
+        raise PosthocError(
+            f"{activations.path}: {len(activations.labels)} {samples} are too few for an audit, whose intervals are over "
+            f"{samples}; extract with --documents {LEAST_DOCUMENTS} or more."
+        )
+
+
+def _audited(axis: Axis, series: str) -> dict[str, Measure]:
+    """The headline measures of some series, and functions of such."""
     return {
         key: measure for key, measure in MEASURES.items()
-        if measure.headline and not measure.series and (measure.of_measure or (measure.of_series and measure.nulls))
+        if axis.overrides.get(key, {}).get("headline", measure.headline) and _base(measure).series == series
+        and _base(measure).of_series and _base(measure).nulls
     }  # fmt: skip
 
 
-def _material(activations: Activations, protocol: Protocol, row: int) -> ImageMaterial:
-    return ImageMaterial(activations.read(protocol.signal, row), activations.labels, protocol.smooth)
+def _base(measure: Measure) -> Measure:
+    """What a measure is a function of; else itself."""
+    return MEASURES[measure.of_measure.of] if measure.of_measure else measure
+
+
+def _margin(axis: Axis, measure: Measure) -> float:
+    return float(axis.overrides.get(measure.key, {}).get("margin", measure.margin))
+
+
+def _name(factor: Factor, activations: Activations, row: int) -> str:
+    """Of a factor that has no name of its own: that of its null, or of the checkpoint as it is."""
+    if factor.null:
+        null = NULLS[factor.null]
+        return named(null.short if factor.null == PURE_NOISE else null.words, activations.recording.provenance.samples)
+    epoch, step = int(activations.epochs[row]), int(activations.steps[row])
+    return f"as it is ({f'epoch {epoch}' if epoch >= 0 else f'step {step}'})"
+
+
+def _complete(control: Control, keys: Iterable[str]) -> Control:
+    """With every measure, also those that it does not have, in their order."""
+    nothing = Spread.of(np.empty(0))
+    return replace(control, measures={key: control.measures.get(key, nothing) for key in keys})
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is measured again and again: a checkpoint's material; epoch: what its draws are keyed by."""
+class _Material:
+    """Material to measure. epoch: what its draws are keyed by."""
 
-    material: ImageMaterial
-    protocol: Protocol
+    material: Material
+    subject: Subject
+    measures: tuple[Measure, ...]
     epoch: int
-    count: int
-    seed: int
-
-    @property
-    def scope(self) -> Scope:
-        T = len(self.material.labels)
-        return Scope(self.protocol, T, tuple(self.protocol.scales_for(T).tolist()))
 
     @cached_property
-    def observed(self) -> Series:
-        """Its series as they are, whose exponents and phases are computed once."""
-        return Series(self.material.series(), self.scope)
+    def series(self) -> Series:
+        """As it is, whose exponents and phases are computed once."""
+        values = self.material.series()
+        T = values.shape[-1]
+        protocol = self.subject.protocol
+        return Series(values, Scope(protocol, T, tuple(protocol.scales_for(T).tolist()), self.subject.series))
 
-    def raw(self) -> dict[str, float]:
-        """The measures of its series that the audited ones are, or are functions of, as measured."""
-        return {measure.key: measure.read(self.observed).value for measure in _bases()}
-
-    def once(self) -> dict[str, Spread]:
+    def read(self) -> dict[str, Draws]:
         """The measures of it as it is."""
-        return self.spreads({key: Draws(np.array([value])) for key, value in self.raw().items()})
+        readings = {measure.key: measure.read(self.series) for measure in self.measures}
+        return {
+            key: Draws(
+                np.array([reading.value]),
+                documents=np.array([[of.value for of in reading.documents]]) if reading.documents else None,
+            )
+            for key, reading in readings.items()
+        }
 
     def draw(self, null: str) -> dict[str, Draws]:
         """The measures of the draws of a null."""
-        everything = np.ones(len(self.material.x), np.bool_)
-        live = everything if NULLS[null].steady else np.isfinite(self.observed.exponents.alpha)
-        options = (self.material, live, self.scope, self.count, self.seed, self.epoch, {null: _bases()})
+        alive = [np.isfinite(document.exponents.alpha) for document in self.series.documents]
+        live: NDArray[np.bool_] = np.stack(alive) if self.series.values.ndim == 3 else alive[0]
+        if NULLS[null].steady:
+            live = np.ones_like(live)
+        of = self.subject
+        options = (self.material, live, self.series.scope, of.count, of.seed, self.epoch, {null: self.measures})
         return draws([NULLS[null]], *options)[null]
 
-    def drawn(self, null: str) -> dict[str, Spread]:
-        """The audited measures of the draws of a null."""
-        return self.spreads(self.draw(null))
 
-    def spreads(self, drawn: Mapping[str, Draws]) -> dict[str, Spread]:
-        """The audited measures of what was measured."""
+@dataclass(frozen=True)
+class _Run:
+    """What was measured of a factor. raw: base measure -> draws; measures: the audited ones."""
+
+    factor: Factor
+    subject: Subject
+    scope: Scope
+    raw: Mapping[str, Draws]
+    measures: Mapping[str, Measure]
+
+    @classmethod
+    def of(cls, factor: Factor, subject: Subject, measures: Mapping[str, Measure]) -> "_Run":
+        """Measure a factor; one material is in memory at a time."""
+        bases = tuple({base.key: base for base in map(_base, measures.values())}.values())
+        epoch = subject.row if factor.key is None else factor.key
+        read, scope = [], None
+        for material in factor.materials():
+            measured = _Material(material, subject, bases, epoch)
+            read.append(measured.draw(factor.null) if factor.null else measured.read())
+            scope = measured.series.scope
+        assert scope is not None
+        return cls(factor, subject, scope, {key: _joined([of[key] for of in read]) for key in read[0]}, measures)
+
+    def finished(self, key: str, raw: FloatArray) -> FloatArray:
+        """An audited measure of what was measured."""
+        measure = self.measures[key]
+        finish = measure.of_measure.value if measure.of_measure else measure.finished
+        return np.asarray(finish(raw, self.scope), dtype=np.float64)
+
+    def draws(self, key: str) -> Draws:
+        """What was measured of an audited measure."""
+        return self.raw[_base(self.measures[key]).key]
+
+    def by_document(self, key: str) -> FloatArray:
+        """As measured of each document [D], the mean over draws; NaN where there is none."""
+        documents = self.draws(key).documents
+        assert documents is not None
+        return np.array([mean_finite(column) for column in documents.T])
+
+    def value(self, key: str) -> float:
+        """Of a factor that is measured once, or the mean over its draws."""
+        return float(self.finished(key, np.asarray(mean_finite(self.draws(key).values))))
+
+    def spreads(self, axis: Axis) -> dict[str, Spread]:
+        """Over the draws, or over documents where there are any."""
         spreads = {}
-        for key, measure in _audited().items():
-            if measure.of_measure:
-                values = np.asarray(measure.of_measure.value(drawn[measure.of_measure.of].values, self.scope))
+        for key in self.measures:
+            of = self.draws(key)
+            if of.documents is None or self.factor.null == axis.decides:
+                spreads[key] = Spread.of(self.finished(key, of.values))
             else:
-                values = np.asarray(measure.finished(drawn[key].values, self.scope))
-            spreads[key] = Spread.of(values)
+                spreads[key] = self._over_documents(key)
         return spreads
 
-    def together(self, subjects: Iterable["_Subject"]) -> dict[str, Spread]:
-        """The audited measures over several subjects of its size, each as it is; one is in memory at a time."""
-        raw = [subject.raw() for subject in subjects]
-        return self.spreads({key: Draws(np.array([values[key] for values in raw])) for key in raw[0]})
-
-    def changed(self, **changes: Any) -> "_Subject":
-        """With another material."""
-        return replace(self, material=replace(self.material, **changes))
-
-
-def _bases() -> list[Measure]:
-    """The measures of series behind the audited ones."""
-    audited = _audited().values()
-    return list({m.key: m for m in (MEASURES[m.of_measure.of] if m.of_measure else m for m in audited)}.values())
+    def _over_documents(self, key: str) -> Spread:
+        values = self.by_document(key)
+        count = int(np.isfinite(values).sum())
+        mean = float(self.finished(key, np.asarray(mean_finite(values))))
+        if not enough(count):
+            return Spread(mean, 0.0, np.nan, np.nan, count)
+        means = self.finished(key, resampled_finite(values, self.subject.seed))
+        low, high = ends(means[np.isfinite(means)], count)
+        return Spread(mean, float(np.nanstd(means)), float(low), float(high), count)
 
 
-def _of_untrained(activations: Activations, trained: _Subject) -> list[Control]:
-    """The untrained networks: checkpoints of step 0 and controls, each keyed by a number that no other row has."""
-    protocol = trained.protocol
-    rows = np.flatnonzero(activations.steps[:-1] == 0).tolist()
-    fresh = [replace(trained, material=_material(activations, protocol, row), epoch=row) for row in rows]
-    for k in range(len(activations.untrained_seeds)):
-        x = activations.read_untrained(protocol.signal, k)
-        fresh.append(replace(trained.changed(x=x), epoch=len(activations) + k))
-    if not fresh:
-        return []
-    controls = [Control(UNTRAINED, Change.TRAINING, trained.together(fresh))]
-    if activations.labelled:
-        controls.append(Control(f"{UNTRAINED}, {SPLIT}", None, fresh[0].drawn("split")))
-    return controls
+def _joined(read: Sequence[Draws]) -> Draws:
+    """The draws of several materials."""
+    documents = [of.documents for of in read if of.documents is not None]
+    return Draws(np.concatenate([of.values for of in read]), documents=np.concatenate(documents) if documents else None)
 
 
-def _of_settings(trained: _Subject, samples: str) -> list[Control]:
-    """Other smoothings, fewer images, and random halves of the channels, as if others had been recorded."""
-    material, smooth = trained.material, trained.protocol.smooth
-    controls = [
-        Control(f"smoothing {width} instead of {smooth}", Change.SMOOTHING, trained.changed(smooth=width).once())
-        for width in SMOOTHINGS if width != smooth
-    ]  # fmt: skip
-    half = len(material.labels) // 2
-    fewer = trained.changed(x=material.x[:, :half], labels=material.labels[:half])
-    controls.append(Control(f"the first {half} {samples}", Change.IMAGES, fewer.once()))
+def _response(axis: Axis, runs: Sequence[_Run], effects: Mapping[str, Effect], key: str, measure: Measure) -> Response:
+    """What a measure responds to, and how it varies by itself."""
+    first, null = runs[0], deciding(measure, axis)
+    ordered = next(run for run in runs if run.factor.null == null)
+    of, drawn = first.draws(key), ordered.draws(key)
+    if of.documents is None:
+        spread = Spread.of(ordered.finished(key, drawn.values)).sd
+    else:
+        spread = Spread.of(first.finished(key, first.by_document(key))).sd
+    p = two_sided_p(float(of.values[0]), drawn.values)
+    return Response(measure.symbol, first.value(key), spread, told(effects), _margin(axis, measure), p)
 
-    def half_of_channels(draw: int) -> _Subject:
-        random = stream("audited channels", trained.seed, trained.epoch, draw)
-        chosen = random.permutation(len(material.x))[: max(1, len(material.x) // 2)]
-        return trained.changed(x=material.x[np.sort(chosen)])
 
-    halves = trained.together(map(half_of_channels, range(trained.count)))
-    controls.append(Control("half of the channels", Change.CHANNELS, halves))
-    return controls
+def _effects(
+    axis: Axis, runs: Sequence[_Run], controls: Sequence[Control], key: str, margin: float
+) -> dict[str, Effect]:
+    """What every control that changes something does to a measure, by its name."""
+    if not axis.intervals:
+        return effects_beside_order(controls, key, margin)
+    return {run.factor.name: _paired(runs[0], run, key, margin) for run in runs if run.factor.changes}
+
+
+def _paired(text: _Run, other: _Run, key: str, margin: float) -> Effect:
+    """What a control does to the mean over documents, paired by document: its interval is over documents.
+
+    A change that is sure to be smaller than the margin is small, also where pairs are so alike that it is sure to be one.
+    """
+    assert other.factor.changes
+    pair = [text.by_document(key), other.by_document(key)]
+    pair[1] = np.append(pair[1], np.full(len(pair[0]) - len(pair[1]), np.nan))  # of fewer documents, the first
+    effect = other.value(key) - text.value(key)
+    count = min(int(np.isfinite(values).sum()) for values in pair)
+    changes, name = other.factor.changes, other.factor.name
+    if not np.isfinite(effect) or not enough(count):
+        return Effect(changes, Reaction.UNDEFINED, control=name)
+    seed = text.subject.seed
+    drawn = [run.finished(key, resampled_finite(values, seed)) for run, values in zip((text, other), pair, strict=True)]
+    differences = drawn[1] - drawn[0]
+    differences = differences[np.isfinite(differences)]
+    low, high = map(float, ends(differences, count))
+    least, most = map(float, ends(differences, count, 0.9))
+    if -margin < least and most < margin:
+        outcome = Reaction.INDIFFERENT
+    else:
+        outcome = Reaction.UNDECIDED if low <= 0 <= high else Reaction.RESPONDS
+    return Effect(changes, outcome, effect, low, high, name)
 
 
 def respond(controls: Sequence[Control], key: str, symbol: str, margin: float) -> Response:
     """What moves a measure beyond what comes from the arbitrary order of images, and what by less than its margin."""
+    order = next(control for control in controls if control.changes == Change.ORDER).measures[key]
+    effects = effects_beside_order(controls, key, margin)
+    return Response(symbol, controls[0].measures[key].mean, order.sd, told(effects), margin)
+
+
+def effects_beside_order(controls: Sequence[Control], key: str, margin: float) -> dict[str, Effect]:
+    """What every control that changes something does to a measure beside the order of images, by its name."""
     value = controls[0].measures[key].mean
     order = next(control for control in controls if control.changes == Change.ORDER).measures[key]
-    effects: list[Effect] = []
-    for control in controls:
-        if control.changes and control.changes != Change.ORDER:
-            effect = _effect(control.changes, control.measures[key], value, order, margin)
-            if any(
-                other.changes == effect.changes and other.outcome == effect.outcome != Reaction.UNDEFINED
-                for other in effects
-            ):
-                effect = replace(effect, changes=f"{control.changes} ({control.name})")
-            effects.append(effect)
+    return {
+        control.name: replace(_effect(control.changes, control.measures[key], value, order, margin), control=control.name)
+        for control in controls if control.changes and control.changes != Change.ORDER
+    }  # fmt: skip
+
+
+def told(effects: Mapping[str, Effect]) -> tuple[Effect, ...]:
+    """The effects of controls, by their names, in the order in which they are told; what has a name of its own is named."""
+    named_effects: list[Effect] = []
+    for name, effect in effects.items():
+        if any(
+            other.changes == effect.changes and other.outcome == effect.outcome != Reaction.UNDEFINED
+            for other in named_effects
+        ):
+            effect = replace(effect, changes=f"{effect.changes} ({name})")
+        named_effects.append(effect)
     # What a measure responds to under one control it is not called indifferent to for the sake of another.
     strongest: dict[str, int] = {}
-    for effect in effects:
+    for effect in named_effects:
         strength = STRENGTH.index(effect.outcome)
         strongest[effect.changes] = max(strength, strongest.get(effect.changes, strength))
-    kept = [
-        effect for outcome in Reaction for effect in effects
+    return tuple(
+        effect for outcome in Reaction for effect in named_effects
         if effect.outcome is outcome and outcome in (Reaction.UNDEFINED, STRENGTH[strongest[effect.changes]])
-    ]  # fmt: skip
-    return Response(symbol, value, order.sd, tuple(kept), margin)
+    )  # fmt: skip
 
 
 def _effect(changes: str, under: Spread, value: float, order: Spread, margin: float) -> Effect:
@@ -252,56 +345,3 @@ def _effect(changes: str, under: Spread, value: float, order: Spread, margin: fl
     small = Reaction.INDIFFERENT if abs(effect) + likely < margin else Reaction.UNDECIDED
     outcome = Reaction.RESPONDS if abs(effect) > sure else small
     return Effect(changes, outcome, effect, effect - sure, effect + sure)
-
-
-def _conclusions(controls: Sequence[Control], key: str, response: Response) -> list[str]:
-    """In sentences, what follows for the use of a measure's numbers."""
-    title, value = response.symbol, response.value
-    if not np.isfinite(value):
-        return [f"{title} of the last checkpoint is undefined: no channel has one."]
-    under = {control.name: control.measures[key] for control in controls}
-    order = next(control.measures[key] for control in controls if control.changes == Change.ORDER)
-    how = "differs from" if response.order_p <= LEVEL else "cannot be distinguished from"
-    sentences = [
-        f"{title} {how} that of another order of the same images ({value:.4f}, and {order.mean:.4f} with sd "
-        f"{order.sd:.4f}; p = {response.order_p:.2g})."
-    ]
-    responds = response.which(Reaction.RESPONDS)
-    if Change.CLASSES in responds:
-        sentences.append(
-            f"{title} goes from {value:.3f} to {under[SPLIT].mean:.3f} when each class is split in ten at random, which changes "
-            f"nothing about the network or the images: values from data sets with different numbers of classes "
-            f"cannot be compared."
-        )
-    if settings := [what for what in (Change.SMOOTHING, Change.IMAGES) if what in responds]:
-        sentences.append(f"{title} depends on {' and '.join(settings)}: compare only runs in which these are equal.")
-    if Change.LABELS in response.which(Reaction.INDIFFERENT):
-        sentences.append(f"{title} changes by less than {response.margin:g} when the labels are permuted.")
-    if UNTRAINED in under:
-        sentences += _of_training(response, under[UNTRAINED].count)
-    for name, what in ((GAUSSIAN, GAUSSIAN), (NOISE, f"{NOISE}, which takes channels for independent,")):
-        noise = under[name]
-        where = "lies within that range" if noise.low <= value <= noise.high else "lies outside that range"
-        sentences.append(
-            f"{title} of {what} is {noise.mean:.3f} ({noise.low:.3f} to {noise.high:.3f}); this run's {value:.3f} {where}."
-        )
-    return sentences
-
-
-def _of_training(response: Response, count: int) -> list[str]:
-    """What is to be said of trained against untrained weights."""
-    effect = next((effect for effect in response.effects if effect.changes == Change.TRAINING), None)
-    if effect is None or effect.outcome == Reaction.UNDEFINED:
-        return []
-    of = "of one initialisation" if count == 1 else f"of {count} initialisations"
-    also = " and the initialisation" if count > 1 else ""
-    between = f"{response.symbol} differs between the trained and the untrained network"
-    start = {
-        Reaction.RESPONDS: between,
-        Reaction.INDIFFERENT: f"{response.symbol} of the trained and the untrained network differ by less than {response.margin:g}",
-        Reaction.UNDECIDED: f"Whether {between} is undecided",
-    }[effect.outcome]
-    return [
-        f"{start}: untrained weights ({of}) differ by {effect.effect:+.3f}, {effect.low:+.3f} to {effect.high:+.3f} "
-        f"with the order of images{also}."
-    ]

@@ -7,6 +7,7 @@ import numpy as np
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.axes import Axis
+from posthoc.analysis.axes.token import words
 from posthoc.analysis.checkpoint import Measurement
 from posthoc.analysis.documents import SIGNS, ends, enough, over_documents, resampled, signs_flipped
 from posthoc.analysis.measures import Documents, Measure
@@ -14,23 +15,9 @@ from posthoc.analysis.nulls import NOTHING, Comparison, description
 from posthoc.analysis.records import Beside, Measured
 from posthoc.store import Activations
 
-WORDS = {
-    "shuffle": "the document's tokens shuffled", "block": "blocks of {} tokens shuffled", "constant": "one token repeated",
-    "untrained": "untrained weights",
-}  # fmt: skip
 FILTER = "shuffle"
 """The control whose exponent is what the network itself makes of tokens without an order."""
 Rows = list[tuple[float, float, float]]
-
-
-def words(control: str) -> str:
-    """What a control is.
-
-    >>> words("block:64")
-    'blocks of 64 tokens shuffled'
-    """
-    name, _, number = control.partition(":")
-    return WORDS.get(name, control).format(number)
 
 
 def of_documents(table: Mapping[str, Measure], activations: Activations, axis: Axis, seed: int) -> dict[str, Measured]:

@@ -33,13 +33,13 @@ def enough(count: int) -> bool:
     return count >= LEAST_DOCUMENTS
 
 
-def ends(means: FloatArray, count: int) -> FloatArray:
-    """Ends of the 95 % interval of means of `count` documents from their bootstrap distribution [..., B], [..., 2].
+def ends(means: FloatArray, count: int, level: float = 0.95) -> FloatArray:
+    """Ends of the interval of means of `count` documents from their bootstrap distribution [..., B], [..., 2].
 
     Percentiles, taken farther out as the few documents demand: the bootstrap's own spread is too small by
     sqrt((D - 1) / D), and the normal quantile below Student's (the expanded percentile interval of Hesterberg 2015).
     """
-    reach = math.sqrt(count / (count - 1)) * float(special.stdtrit(count - 1, 0.975))
+    reach = math.sqrt(count / (count - 1)) * float(special.stdtrit(count - 1, (1 + level) / 2))
     outside = float(special.ndtr(-reach))
     return np.moveaxis(np.quantile(means, [outside, 1 - outside], axis=-1), 0, -1)
 
@@ -54,6 +54,13 @@ def _weights(count: int, seed: int) -> FloatArray:
 def resampled(values: FloatArray, seed: int) -> FloatArray:
     """Means of resampled documents of values [..., D] without gaps, [..., B]."""
     return np.asarray(values @ _weights(values.shape[-1], seed).T)
+
+
+def resampled_finite(values: FloatArray, seed: int) -> FloatArray:
+    """As `resampled`, of values [D] of which some may be NaN: means of the others; NaN where none of them was drawn."""
+    weights, finite = _weights(len(values), seed), np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((weights @ np.where(finite, values, 0)) / (weights @ finite))
 
 
 def over_documents(values: FloatArray, seed: int) -> FloatArray:

@@ -164,11 +164,13 @@ def compare(value: float, drawn: FloatArray, stages: Sequence[int] = ()) -> Comp
 @dataclass
 class Draws:
     """What was measured of B draws: values [B]; halves: [B, K], of the first `HALVED` of them, else NaN, where halves
-    were asked for; curves: [B, S], the mean log F(s) behind an exponent, where there is one."""
+    were asked for; curves: [B, S], the mean log F(s) behind an exponent, where there is one; documents: [B, D], of each
+    document, where there are any."""
 
     values: FloatArray
     halves: FloatArray | None = None
     curves: FloatArray | None = None
+    documents: FloatArray | None = None
 
 
 def draws(
@@ -190,11 +192,14 @@ def draws(
     """
     from posthoc.analysis.kernels import in_threads
 
+    D = len(live) if live.ndim == 2 else 0
+
     def unfilled(measure: Measure) -> Draws:
         return Draws(
             np.full(count, np.nan),
             None if halves is None else np.full((count, len(halves)), np.nan),
             np.full((count, len(scope.scales)), np.nan) if measure.curve else None,
+            np.full((count, D), np.nan) if D else None,
         )
 
     drawn = {null: {measure.key: unfilled(measure) for measure in of_null} for null, of_null in measures.items()}
@@ -207,6 +212,8 @@ def draws(
             for measure in measures[null.key]:
                 reading, result = measure.read(series), drawn[null.key][measure.key]
                 result.values[draw] = reading.value
+                if result.documents is not None:
+                    result.documents[draw] = [document.value for document in reading.documents]
                 if result.halves is not None and reading.halves is not None:
                     result.halves[draw] = reading.halves
                 if result.curves is not None and reading.curve is not None:

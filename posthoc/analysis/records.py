@@ -66,6 +66,7 @@ class Aside(StrEnum):
     NOT_SCORED = "no output is scored"
     NEEDS_LOGITS = "needs the scores of the classes, which are kept of classifiers of up to 1,000 classes"
     NEEDS_PREDICTIONS = "needs a predicted class of each sample"
+    NOT_REPLAYED = "needs extract --controls"
 
 
 @dataclass(frozen=True)

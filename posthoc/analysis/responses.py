@@ -16,6 +16,11 @@ from posthoc.typed import Shape, read_typed
 
 FORMAT = "posthoc-audit"
 FORMAT_VERSION = 2
+LABELS = "labels permuted"
+SPLIT = "each class split in ten"
+UNTRAINED = "untrained weights"
+SHUFFLED = "the document's tokens shuffled"
+"""Names of controls that conclusions are drawn from."""
 
 
 class Reaction(StrEnum):
@@ -37,12 +42,20 @@ class Change(StrEnum):
     SMOOTHING = "smoothing"
     IMAGES = "number of images"
     CHANNELS = "number and choice of channels"
+    TIME = "order of time"
+    TEXT = "the text"
+    DOCUMENTS = "number of documents"
+    CONTEXT = "length of the documents"
+    START = "tokens left out at the start"
+    LAYER = "choice of layers"
+    PRECISION = "precision of the values"
 
 
 @dataclass(frozen=True)
 class Spread:
     """A measure under a control: mean over its draws, their standard deviation, the range of 95 % of them, their number.
 
+    Over documents, where there are any: the mean over them, its standard error and 95 % interval, and their number.
     count: 0 in files of versions that did not record it.
     """
 
@@ -74,9 +87,10 @@ class Control:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a control does to a measure, the range of that with the order of images, and what follows.
+    """What a control does to a measure, the range of that with the order of images or over documents, and what follows.
 
-    changes: a `Change`, with the control's name where several of that change come out alike.
+    changes: a `Change`, with the control's name where several of that change come out alike; control: that name (empty in
+    files of versions that did not say).
     """
 
     changes: str
@@ -84,12 +98,14 @@ class Effect:
     effect: float = math.nan
     low: float = math.nan
     high: float = math.nan
+    control: str = ""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What one measure responds to. value: of the run as it is; spread_by_order: sd over orders of the images; margin:
-    below which a change is called small (NaN in files that have none); order_p: of the value among those orders."""
+    """What one measure responds to. value: of the run as it is; spread_by_order: sd over orders of the images, or over
+    documents, see `Audit.varies`; margin: below which a change is called small (NaN in files that have none); order_p: of
+    the value among the orders that the deciding null draws."""
 
     symbol: str
     value: float
@@ -102,12 +118,20 @@ class Response:
         """The effects of one outcome, by what they change."""
         return {effect.changes: effect for effect in self.effects if effect.outcome == outcome}
 
+    def by_change(self, outcome: Reaction) -> dict[str, list[Effect]]:
+        """The effects of one outcome, those of several controls of a change together."""
+        effects: dict[str, list[Effect]] = {}
+        for effect in self.which(outcome).values():
+            effects.setdefault(effect.changes.removesuffix(f" ({effect.control})"), []).append(effect)
+        return effects
+
 
 @dataclass(frozen=True)
 class Audit:
     """All controls of a run, for each measure what it responds to, and what follows, in sentences.
 
-    samples: their number, and called: what they are called; aside: controls that were not made, and why.
+    samples: their number, and called: what they are called; aside: controls that were not made, and why; varies: with what
+    measures vary by themselves; intervals: what intervals are over, where that is not the draws.
     """
 
     path: str
@@ -122,6 +146,8 @@ class Audit:
     conclusions: tuple[str, ...]
     called: str = "images"
     aside: dict[str, Aside] = field(default_factory=dict)
+    varies: str = "with the order of images"
+    intervals: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of audit.json: plain values, NaN as None."""

@@ -19,7 +19,7 @@ COMMANDS = {
     "submit": "Extract, measure and compare runs as batch jobs on a Slurm cluster.",
     "status": "Say what has become of submitted jobs.",
     "metrics": "Measure integration, metastability and the stability index, epoch by epoch.",
-    "audit": "Say what the measures of a run respond to: labels, classes, smoothing, training.",
+    "audit": "Say what the measures of a run respond to: labels, classes, the text's order, smoothing, training.",
     "compare": "Put runs side by side: groups, stopping rules, sensitivity.",
     "report": "Make one page of pictures about runs, or one figure of it.",
     "check": "Say whether a series of checkpoints is what it says it is.",

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 @click.command(name="audit")
 @click.argument("activations", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: audit.json beside ACTIVATIONS.")
-@click.option("--smooth", type=click.IntRange(min=1), default=5, help="Width of the moving mean.")
-@click.option("--signal", default="mean", metavar="NAME", help="Which signal of the file.")
+@click.option("--smooth", type=click.IntRange(min=1), help="Width of the moving mean over images (default: 5).")
+@click.option(
+    "--signal", metavar="NAME", help="A signal of the file (default: token where it holds tokens, else mean)."
+)
 @click.option("--draws", type=click.IntRange(min=10), default=50, help="Draws of each control that redraws.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 def command(
-    activations: Path, output: Path | None, smooth: int, signal: str, draws: int, seed: int, force: bool
+    activations: Path, output: Path | None, smooth: int | None, signal: str | None, draws: int, seed: int, force: bool
 ) -> None:
     """Measure the last checkpoint of ACTIVATIONS again with one thing changed at a time, and say what moved."""
     output = output or activations.with_name("audit.json")
@@ -34,7 +36,7 @@ def command(
     from posthoc.store import open_activations
 
     with open_activations(activations) as opened:
-        result = audit(opened, Protocol.named("published", smooth=smooth, signal=signal), draws, seed)
+        result = audit(opened, Protocol.fitting(opened.signals, smooth=smooth, signal=signal), draws, seed)
     result.save(output)
     show_audit(result)
     echo(output, err=True)

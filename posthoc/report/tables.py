@@ -275,7 +275,7 @@ def audit(result: Audit) -> Table:
         cells: list[Any] = [control.name]
         for key in result.measures:
             spread = control.measures[key]
-            cells += [spread.mean, f"+- {spread.sd:.4f}" if spread.sd else ""]
+            cells += [spread.mean, f"+- {spread.sd:.4f}" if spread.sd > 0 else ""]
         table.append(cells)
     return Table("Audit", columns, table)
 
@@ -295,7 +295,7 @@ def responses(result: Audit) -> list[Lines]:
             lines.append((f"{title} is undecided about", text))
         if undefined := response.which(Reaction.UNDEFINED):
             lines.append((f"{title} is undefined for", named(", ".join(undefined), called)))
-        lines.append((f"{title} varies by", f"{cell(response.spread_by_order)} (sd) with the order of {called}"))
+        lines.append((f"{title} varies by", f"{cell(response.spread_by_order)} (sd) {named(result.varies, called)}"))
         blocks.append(lines)
     stepped: dict[str, list[str]] = {}
     for control, why in result.aside.items():
@@ -304,6 +304,10 @@ def responses(result: Audit) -> list[Lines]:
 
 
 def _effects(response: Response, outcome: Reaction, called: str) -> str:
-    return ", ".join(
-        f"{named(what, called)} ({effect.effect:+.3f})" for what, effect in response.which(outcome).items()
-    )
+    """What is changed, and by how much the measure changes; of several controls of one change, each by its name."""
+    parts = []
+    for what, effects in response.by_change(outcome).items():
+        numbers = [f"{effect.control}: {effect.effect:+.3f}" for effect in effects]
+        text = ", ".join(numbers) if len(effects) > 1 else f"{effects[0].effect:+.3f}"
+        parts.append(f"{named(what, called)} ({text})")
+    return "; ".join(parts)

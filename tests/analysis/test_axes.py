@@ -9,9 +9,10 @@ import pytest
 from noise import make, recording
 
 import posthoc
-from posthoc.analysis.audit import GAUSSIAN, _of_training, respond
+from posthoc.analysis.audit import respond
 from posthoc.analysis.axes.depth import depth_series
 from posthoc.analysis.calibration import calibration
+from posthoc.analysis.conclusions import GAUSSIAN, of_training
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.metrics import compute_metrics
@@ -209,7 +210,7 @@ def test_what_is_not_shown_to_be_small_is_undecided(values, kind):
     ]
     response = respond(controls, "integration", "H_eff", 0.1)
     assert [(effect.changes, effect.outcome) for effect in response.effects] == [("training", kind)]
-    (sentence,) = _of_training(response, len(values))
+    (sentence,) = of_training(response, response.effects[0], len(values))
     assert ("one initialisation" in sentence) == (len(values) == 1)
     assert {"responds": "H_eff differs between", "indifferent": "differ by less than 0.1",
             "undecided": "is undecided"}[kind] in sentence  # fmt: skip

@@ -24,7 +24,9 @@ from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.measures.tokens import in_context, repeated_bigrams
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import load_metrics
+from posthoc.analysis.records import Aside, load_metrics
+from posthoc.analysis.responses import Reaction, load_audit
+from posthoc.analysis.scales import default_scales
 from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.report.figures import FIGURES, Of, figures_of
@@ -144,8 +146,77 @@ def test_every_figure_of_tokens_is_drawn_and_steps_are_logarithmic(metrics):
     assert [row["loss"] for row in rows if row["position"] == 4] == pytest.approx(metrics.column("loss_at_4"), rel=1e-5)
 
 
-def test_an_audit_of_tokens_is_refused_with_what_to_read_instead(ordered):
-    with open_activations(ordered) as activations, pytest.raises(PosthocError, match="extract with --controls"):
+@pytest.fixture(scope="module")
+def audited(ordered):
+    with open_activations(ordered) as activations:
+        return audit(activations, count=10)
+
+
+def test_an_audit_of_tokens_measures_each_factor_as_a_plain_loop_does(ordered, audited):
+    with open_activations(ordered) as activations:
+        x, shuffled = (
+            activations.read("token", 4)[:, :, START:],
+            activations.read_null("shuffle", "token", 4)[:, :, START:],
+        )
+        whole, loss = activations.read("token", 4), activations.behaviour("token_loss", 4)
+
+    def exponent(values):
+        scales = tuple(default_scales(values.shape[-1]).tolist())
+        alpha = np.mean([dfa(document, scales).alpha.mean() for document in np.swapaxes(values, 0, 1)])
+        return pytest.approx(float(calibration(values.shape[-1], scales).debias(alpha)), abs=1e-9)
+
+    of = {control.name: control.measures for control in audited.controls}
+    assert of["as it is (step 64)"]["hurst"].mean == exponent(x)
+    assert of["the document's tokens shuffled"]["hurst"].mean == exponent(shuffled)
+    assert of["the first 4 documents"]["hurst"].mean == exponent(x[:, :4])
+    assert of["the first 128 tokens of 256"]["hurst"].mean == exponent(x[..., :128])
+    assert of["no token left out at the start"]["hurst"].mean == exponent(whole)
+    assert of["128 tokens left out at the start"]["hurst"].mean == exponent(x[..., 64:])
+    assert of["attention alone"]["hurst"].mean == exponent(x[4:])
+    assert of["128 tokens left out at the start"]["surprisal"].mean == exponent(loss[None, :, 128:])
+    assert of["no token left out at the start"]["surprisal"].mean == exponent(loss[None, :, 1:])
+    assert of["values rounded to bfloat16"]["hurst"].mean == exponent(torch_bfloat16(x))
+    smoothed = np.stack([naive.image_series(x[:, d].astype(float), np.zeros(256), 5) for d in range(D)], axis=1)
+    assert of["smoothing 5 instead of 1"]["hurst"].mean == exponent(smoothed)
+
+
+def torch_bfloat16(x):
+    torch = pytest.importorskip("torch")
+    return torch.tensor(x).bfloat16().float().numpy()
+
+
+def test_an_audit_of_tokens_tells_the_order_of_the_text_from_what_is_no_more_of_it(audited, metrics, tmp_path):
+    hurst, metastability, surprisal = (audited.measures[key] for key in ("hurst", "metastability", "surprisal"))
+    for response in (hurst, surprisal):
+        assert {"the text", "order of time", "smoothing"} <= response.by_change(Reaction.RESPONDS).keys()
+        assert "precision of the values" in response.by_change(Reaction.INDIFFERENT)
+        assert response.order_p == 2 / 11
+    effect = next(effect for effect in hurst.effects if effect.control == "the document's tokens shuffled")
+    difference = metrics.measures["hurst_less_shuffle"]
+    assert (-effect.effect, -effect.high, -effect.low) == pytest.approx(
+        (difference.value[-1], difference.low[-1], difference.high[-1]), abs=1e-9
+    )  # as metrics says of the same checkpoint
+    assert any("is the text's order" in sentence and sentence.startswith("Of H ") for sentence in audited.conclusions)
+    assert any("M cannot be distinguished from that of the same tokens" in sentence for sentence in audited.conclusions)
+    assert "number and choice of channels" in metastability.by_change(Reaction.RESPONDS)
+    assert audited.aside == {"untrained weights": Aside.NOT_REPLAYED}
+    audited.save(tmp_path / "audit.json")
+    assert json.loads((tmp_path / "audit.json").read_text()) == load_audit(tmp_path / "audit.json").to_dict()
+
+
+def test_an_audit_of_documents_without_order_finds_none(tmp_path):
+    path = make(tmp_path / "a.h5", 8, 320, steps=(0, 1), order=0.0)
+    with open_activations(path) as activations:
+        result = audit(activations, count=10)
+    for key in ("hurst", "metastability"):
+        assert not result.measures[key].by_change(Reaction.RESPONDS).keys() & {"order of time", "number of documents"}
+        assert "number of documents" in result.measures[key].by_change(
+            Reaction.UNDEFINED
+        )  # of four there is no interval
+    told = [result.measures["metastability"].by_change(kind) for kind in (Reaction.INDIFFERENT, Reaction.UNDECIDED)]
+    assert "the text" in told[0] | told[1]
+    few = make(tmp_path / "b.h5", 4, 320, steps=(1,))
+    with open_activations(few) as activations, pytest.raises(PosthocError, match="--documents 5 or more"):
         audit(activations)
 
 

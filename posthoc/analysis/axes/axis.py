@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis import protocol, records
 from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.responses import Change
 
 if TYPE_CHECKING:
     from posthoc.store import Activations
@@ -43,6 +44,43 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What an audit measures again and again: the checkpoint in a row of a file, by one of its sources, of that name.
+
+    count: draws of what is drawn at random, keyed by `seed`.
+    """
+
+    activations: "Activations"
+    protocol: protocol.Protocol
+    source: Source
+    series: str
+    row: int
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing that an audit changes.
+
+    name: what it is changed to; changes: what is changed, None of the checkpoint as it is and of mere references;
+    materials: what is measured then, each as it is, or of which `null` is drawn, where it names one; key: what its draws
+    are keyed by, where that is not the row of the checkpoint; aside: why the file does not have what it takes.
+    """
+
+    name: str
+    changes: Change | None
+    materials: Callable[[], Iterable[Material]] = tuple
+    null: str = ""
+    key: int | None = None
+    aside: records.Aside | None = None
+
+
+Factors = Callable[[Subject], list[Factor]]
+"""All that an audit of a subject measures, the checkpoint as it is (of no name) first."""
+
+
+@dataclass(frozen=True)
 class Axis:
     """One axis. points, units: what its points in time and its series are; remedy: what to do where points are too few.
 
@@ -50,7 +88,8 @@ class Axis:
     would, so that intervals come of them, else they are over units; layered: whether a unit belongs to a layer.
     length: the most points that a series has; sources: the series of a file, those of the layers under the empty name.
     intervals: what intervals are over, where that is not the units; overrides: what is otherwise about measures on it;
-    not_alone: the measures that are not given without their nulls.
+    not_alone: the measures that are not given without their nulls. factors: what an audit changes (None: there is no audit);
+    varies: with what measures vary by themselves, which effects are compared with.
     """
 
     key: str
@@ -65,6 +104,8 @@ class Axis:
     intervals: str = ""
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     not_alone: tuple[str, ...] = ()
+    factors: Factors | None = None
+    varies: str = ""
 
     @property
     def words(self) -> records.AxisWords:

@@ -1,6 +1,7 @@
 """The image axis: units are channels, time is the images of the probe sorted by class."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -8,11 +9,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes.axis import Axis, Source
+from posthoc.analysis.axes.axis import Axis, Factor, Source, Subject
+from posthoc.analysis.records import PURE_NOISE, Aside
+from posthoc.analysis.responses import LABELS, SPLIT, UNTRAINED, Change
 from posthoc.errors import UsageError
+from posthoc.recording import named
+from posthoc.streams import stream
 
 PARTS = 10
 """Pseudo-classes of each class when classes are split."""
+SMOOTHINGS = (1, 5, 15)
+"""Those that an audit tries."""
 
 
 def image_series(x: ArrayLike, labels: ArrayLike, smooth: int = 5) -> FloatArray:
@@ -128,6 +135,73 @@ def gaussian(material: ImageMaterial, random: np.random.Generator, live: NDArray
     return material.in_order(product(material.mixing[live], noise), material.labels)
 
 
+def _factors(subject: Subject) -> list[Factor]:
+    """The order of the images, the labels and classes, training, and the settings of the protocol and the probe."""
+    activations, labelled = subject.activations, subject.activations.labelled
+    samples, material = activations.recording.provenance.samples, subject.source.material(subject.row)
+    assert isinstance(material, ImageMaterial)
+
+    def drawn(name: str, changes: Change | None, null: str) -> Factor:
+        return Factor(named(name, samples), changes, lambda: [material], null)
+
+    order = f"images{' of each class' if labelled else ''} in another order"
+    of_labels = [drawn(LABELS, Change.LABELS, "label"), drawn(SPLIT, Change.CLASSES, "split")]
+    if not labelled:
+        of_labels = [Factor(factor.name, factor.changes, aside=Aside.NEEDS_LABELS) for factor in of_labels]
+    return [
+        Factor("", None, lambda: [material]),
+        drawn(order, Change.ORDER, "order"),
+        *of_labels,
+        *_of_untrained(subject, material),
+        *_of_settings(subject, material, samples),
+        drawn("each channel's images in its own order", None, "channel"),
+        drawn("", None, "gaussian"),
+        drawn("", None, PURE_NOISE),
+    ]
+
+
+def _of_untrained(subject: Subject, material: ImageMaterial) -> list[Factor]:
+    """The untrained networks: checkpoints of step 0 and controls, each keyed by a number that no other row has."""
+    activations, signal = subject.activations, subject.protocol.signal
+    rows = np.flatnonzero(activations.steps[:-1] == 0).tolist()
+    seeds = len(activations.untrained_seeds)
+
+    def untrained() -> Iterator[ImageMaterial]:
+        yield from (replace(material, x=activations.read(signal, row)) for row in rows)
+        yield from (replace(material, x=activations.read_untrained(signal, k)) for k in range(seeds))
+
+    if not rows and not seeds:
+        return []
+    factors = [Factor(UNTRAINED, Change.TRAINING, untrained)]
+    if activations.labelled:
+        first = rows[0] if rows else len(activations)
+        factors.append(Factor(f"{UNTRAINED}, {SPLIT}", None, lambda: [next(untrained())], "split", first))
+    return factors
+
+
+def _of_settings(subject: Subject, material: ImageMaterial, samples: str) -> list[Factor]:
+    """Other smoothings, fewer images, and random halves of the channels, as if others had been recorded."""
+    smooth, half = material.smooth, len(material.labels) // 2
+
+    def smoothed(width: int) -> Factor:
+        changed = replace(material, smooth=width)
+        return Factor(f"smoothing {width} instead of {smooth}", Change.SMOOTHING, lambda: [changed])
+
+    fewer = replace(material, x=material.x[:, :half], labels=material.labels[:half])
+
+    def halves_of_channels() -> Iterator[ImageMaterial]:
+        for draw in range(subject.count):
+            random = stream("audited channels", subject.seed, subject.row, draw)
+            chosen = random.permutation(len(material.x))[: max(1, len(material.x) // 2)]
+            yield replace(material, x=material.x[np.sort(chosen)])
+
+    return [
+        *(smoothed(width) for width in SMOOTHINGS if width != smooth),
+        Factor(f"the first {half} {samples}", Change.IMAGES, lambda: [fewer]),
+        Factor("half of the channels", Change.CHANNELS, halves_of_channels),
+    ]
+
+
 IMAGE = Axis(
     key="image",
     points="images",
@@ -140,4 +214,6 @@ IMAGE = Axis(
     sources=lambda activations, protocol: {
         "": Source(lambda e: ImageMaterial(activations.read(protocol.signal, e), activations.labels, protocol.smooth))
     },
+    factors=_factors,
+    varies="with the order of images",
 )

@@ -1,16 +1,20 @@
 """The token axis: units are channels within a document, time is its tokens; and the series of surprisal beside them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.axes.axis import Axis, OverTime, Source
+from posthoc.analysis.axes.axis import Axis, Factor, OverTime, Source, Subject
+from posthoc.analysis.axes.image import image_series
 from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import PURE_NOISE, Aside
+from posthoc.analysis.responses import SHUFFLED, UNTRAINED, Change
 from posthoc.analysis.scales import START
+from posthoc.streams import stream
 
 if TYPE_CHECKING:
     from posthoc.store import Activations
@@ -20,8 +24,24 @@ SIGNAL = "token"
 SURPRISAL = "surprisal"
 """The name of the series of -log p of each token."""
 LOSS = "token_loss"
-UNTRAINED = "untrained"
+WORDS = {
+    "shuffle": SHUFFLED, "block": "blocks of {} tokens shuffled", "constant": "one token repeated", "untrained": UNTRAINED,
+}  # fmt: skip
+SMOOTHINGS = (5, 15)
+"""Those that an audit tries."""
+HURST_MARGIN = 0.025
+"""Of an exponent; where integration follows it most steeply it changes by its own margin of 0.1."""
 Values = NDArray[np.floating]
+
+
+def words(control: str) -> str:
+    """What a control is.
+
+    >>> words("block:64")
+    'blocks of 64 tokens shuffled'
+    """
+    name, _, number = control.partition(":")
+    return WORDS.get(name, control).format(number)
 
 
 @dataclass(frozen=True)
@@ -66,9 +86,9 @@ def noise_less_mean(material: TokenMaterial, random: np.random.Generator, live: 
     return drawn
 
 
-def by_document(x: Values) -> Values:
-    """Signals [U, D, T] as series [D, U, T - START]."""
-    return np.ascontiguousarray(np.swapaxes(x[:, :, START:], 0, 1))
+def by_document(x: Values, start: int = START) -> Values:
+    """Signals [U, D, T] as series [D, U, T - start]."""
+    return np.ascontiguousarray(np.swapaxes(x[:, :, start:], 0, 1))
 
 
 def _length(activations: "Activations", protocol: Protocol) -> int:
@@ -76,39 +96,41 @@ def _length(activations: "Activations", protocol: Protocol) -> int:
     return max(0, shape[3] - START) if len(shape) == 4 else 0
 
 
-def _sources(activations: "Activations", protocol: Protocol) -> Mapping[str, Source]:
-    """The channels and, where the file has it, the surprisal; of both what controls give."""
-    sources = {"": _of_channels(activations, protocol.signal)}
+def _sources(activations: "Activations", protocol: Protocol, start: int = START) -> Mapping[str, Source]:
+    """The channels and, where the file has it, the surprisal; of both what controls give. start: tokens that are left out."""
+    sources = {"": _of_channels(activations, protocol.signal, start)}
     if LOSS in activations.behaviours:
-        sources[SURPRISAL] = _of_surprisal(activations)
+        sources[SURPRISAL] = _of_surprisal(activations, start)
     return sources
 
 
-def _of_channels(activations: "Activations", signal: str) -> Source:
+def _of_channels(activations: "Activations", signal: str, start: int) -> Source:
     numbers = [len(rows) for rows in activations.channels.values()]
     layers = np.repeat(np.arange(len(numbers)), numbers)
     totals = [layer.size for layer in activations.recording.identity.layers]
     sizes = tuple(max(total or 0, number) for total, number in zip(totals, numbers, strict=True))
 
     def material(e: int) -> TokenMaterial:
-        return TokenMaterial(by_document(activations.read(signal, e)), layers, sizes)
+        return TokenMaterial(by_document(activations.read(signal, e), start), layers, sizes)
 
     def given(control: str, e: int) -> Iterator[Values]:
-        yield by_document(activations.read_null(control, signal, e))
+        yield by_document(activations.read_null(control, signal, e), start)
 
     def untrained(e: int) -> Iterator[Values]:
         for k in range(len(activations.untrained_seeds)):
-            yield by_document(activations.read_untrained(signal, k))
+            yield by_document(activations.read_untrained(signal, k), start)
 
     controls = {control: partial(given, control) for control in activations.nulls}
     if len(activations.untrained_seeds):
-        return Source(material, controls | {UNTRAINED: untrained}, frozenset({UNTRAINED}))
+        return Source(material, controls | {"untrained": untrained}, frozenset({"untrained"}))
     return Source(material, controls)
 
 
-def _of_surprisal(activations: "Activations") -> Source:
+def _of_surprisal(activations: "Activations", start: int) -> Source:
+    start = max(start, 1)  # of the first token nothing is said
+
     def series(loss: Values) -> Values:
-        return np.ascontiguousarray(loss[:, None, START:])
+        return np.ascontiguousarray(loss[:, None, start:])
 
     def given(control: str, e: int) -> Iterator[Values]:
         yield series(activations.behaviour_of_null(control, LOSS, e))
@@ -118,6 +140,107 @@ def _of_surprisal(activations: "Activations") -> Source:
         lambda e: TokenMaterial(series(activations.behaviour(LOSS, e)), np.zeros(1, np.int64), (1,)),
         {control: partial(given, control) for control in has},
     )
+
+
+def _factors(subject: Subject) -> list[Factor]:
+    """The order of time, what other inputs and weights give, and what was chosen: documents, tokens, channels, precision."""
+    material = subject.source.material(subject.row)
+    assert isinstance(material, TokenMaterial)
+
+    def drawn(name: str, changes: Change | None, null: str) -> Factor:
+        return Factor(name, changes, lambda: [material], null)
+
+    references = [] if subject.series else [drawn("", None, "phase-common"), drawn("", None, "white-LN")]
+    return [
+        Factor("", None, lambda: [material]),
+        drawn("tokens in another order of time", Change.TIME, "time"),
+        *_of_inputs(subject, material),
+        *_of_documents(subject, material),
+        *([] if subject.series else _of_channels_kept(subject, material)),
+        *references,
+        drawn("", None, PURE_NOISE),
+    ]
+
+
+def _of_inputs(subject: Subject, material: TokenMaterial) -> list[Factor]:
+    """What the same network makes of other tokens, and networks with new weights of the text."""
+
+    def given(control: str) -> Iterator[TokenMaterial]:
+        yield from (replace(material, x=x) for x in subject.source.controls[control](subject.row))
+
+    factors = [
+        Factor(words(control), Change.TRAINING if control == "untrained" else Change.TEXT, partial(given, control))
+        for control in subject.source.controls
+    ]
+    wanted = {"shuffle": Change.TEXT} if subject.series else {"shuffle": Change.TEXT, "untrained": Change.TRAINING}
+    return factors + [
+        Factor(words(control), changes, aside=Aside.NOT_REPLAYED)
+        for control, changes in wanted.items() if control not in subject.source.controls
+    ]  # fmt: skip
+
+
+def _of_documents(subject: Subject, material: TokenMaterial) -> list[Factor]:
+    """Fewer documents, and fewer of their tokens; tokens smoothed, and rounded."""
+    x, (D, _, T) = material.x, material.x.shape
+
+    def changed(name: str, changes: Change, x: Values) -> Factor:
+        return Factor(name, changes, lambda: [replace(material, x=x)])
+
+    def from_the_start() -> Iterator[TokenMaterial]:
+        whole = _sources(subject.activations, subject.protocol, 0)[subject.series].material(subject.row)
+        assert isinstance(whole, TokenMaterial)
+        yield whole
+
+    def smoothed(width: int) -> Iterator[TokenMaterial]:
+        yield replace(material, x=np.stack([image_series(document, np.zeros(T), width) for document in x]))
+
+    def rounded() -> Iterator[TokenMaterial]:
+        yield replace(material, x=as_bfloat16(x))
+
+    late = max(START, T // 4)
+    return [
+        changed(f"the first {D // 2} documents", Change.DOCUMENTS, x[: D // 2]),
+        changed(f"the first {T // 2} tokens of {T}", Change.CONTEXT, x[..., : T // 2]),
+        Factor("no token left out at the start", Change.START, from_the_start),
+        changed(f"{START + late} tokens left out at the start", Change.START, x[..., late:]),
+        *(
+            Factor(f"smoothing {width} instead of 1", Change.SMOOTHING, partial(smoothed, width))
+            for width in SMOOTHINGS
+        ),
+        Factor("values rounded to bfloat16", Change.PRECISION, rounded),
+    ]
+
+
+def _of_channels_kept(subject: Subject, material: TokenMaterial) -> list[Factor]:
+    """Each layer by itself, and random halves of the channels of each layer, as if others had been recorded."""
+    layers = material.layers
+
+    def kept(units: NDArray[np.int64]) -> TokenMaterial:
+        return replace(material, x=np.ascontiguousarray(material.x[:, units]), layers=layers[units])
+
+    def of_layer(layer: int) -> Iterator[TokenMaterial]:
+        yield kept(np.flatnonzero(layers == layer))
+
+    def halves() -> Iterator[TokenMaterial]:
+        for draw in range(subject.count):
+            random = stream("audited channels", subject.seed, subject.row, draw)
+            members = [random.permutation(np.flatnonzero(layers == layer)) for layer in range(int(layers[-1]) + 1)]
+            yield kept(np.sort(np.concatenate([of[: max(1, len(of) // 2)] for of in members])))
+
+    names = subject.activations.layers
+    alone = [Factor(f"{name} alone", Change.LAYER, partial(of_layer, k)) for k, name in enumerate(names)]
+    return [Factor("half of the channels", Change.CHANNELS, halves), *(alone if len(alone) > 1 else [])]
+
+
+def as_bfloat16(x: Values) -> NDArray[np.float32]:
+    """The nearest values that bfloat16 has, ties to even.
+
+    >>> as_bfloat16(np.array([1.0, 1.003, 1.005])).tolist()
+    [1.0, 1.0, 1.0078125]
+    """
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return np.asarray(np.where(np.isfinite(x), (rounded & np.uint32(0xFFFF0000)).view(np.float32), x), np.float32)
 
 
 _UNLISTED = {"headline": False, "listed": False}
@@ -133,8 +256,10 @@ TOKEN = Axis(
     sources=_sources,
     intervals="over documents, by bootstrap",
     overrides={
-        "hurst": {"headline": True}, "integration": _UNLISTED, "stability_index": _UNLISTED, "volatility": _UNLISTED,
+        "hurst": {"headline": True, "margin": HURST_MARGIN}, "integration": _UNLISTED, "stability_index": _UNLISTED, "volatility": _UNLISTED,
         "volatility_causal": _UNLISTED, "accuracy": _UNLISTED, "synchrony": _UNLISTED,
     },
     not_alone=("metastability", "synchrony"),
+    factors=_factors,
+    varies="from document to document",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes.token import LOSS, SURPRISAL
+from posthoc.analysis.axes.token import HURST_MARGIN, LOSS, SURPRISAL
 from posthoc.analysis.measures.integration import debiased, hurst
 from posthoc.analysis.measures.measure import Measure
 
@@ -101,7 +101,7 @@ MEASURES = (
     Measure(
         "surprisal", "H_s", "Hurst exponent of surprisal H_s",
         "exponent of the fluctuations of -log p of each token, mean over documents",
-        of_series=hurst, finish=debiased, series=SURPRISAL, layers=False,
+        of_series=hurst, finish=debiased, series=SURPRISAL, layers=False, margin=HURST_MARGIN,
     ),
     Measure(
         "token_loss", "loss", "loss of a token", "mean loss over the tokens of a document, mean over documents",

@@ -28,14 +28,14 @@ def audit(result: Audit, width: int) -> Figure:
             base.mark_point(filled=True, size=55, opacity=1).encode(x=x, tooltip=[alt.Tooltip("control:N"), *numbers], color=colour),
         )  # fmt: skip
         panels.append(picture.properties(width=width, height=17 * len(names), title=response.symbol))
+    bars = f"are 95 % intervals {result.intervals}" if result.intervals else "hold 95 % of the draws"
     return Figure(
         "audit",
         "; ".join(
-            f"{response.symbol} responds to {named(', '.join(response.which(Reaction.RESPONDS)), result.called) or 'nothing'}"
+            f"{response.symbol} responds to {named(', '.join(response.by_change(Reaction.RESPONDS)), result.called) or 'nothing'}"
             for response in result.measures.values()
         ),
-        "The last checkpoint measured again with one thing changed at a time; bars hold 95 % of the draws, the dashed line is "
-        "the run as it is.",
+        f"The last checkpoint measured again with one thing changed at a time; bars {bars}, the dashed line is the run as it is.",
         " ".join(text for text in result.conclusions if "cannot be" in text),
         alt.vconcat(*panels, spacing=14),
     )

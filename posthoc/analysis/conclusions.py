@@ -1,0 +1,126 @@
+"""What follows from an audit for the use of a measure's numbers, in sentences."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from posthoc.analysis.axes import Axis
+from posthoc.analysis.nulls import NULLS
+from posthoc.analysis.records import PURE_NOISE
+from posthoc.analysis.responses import SHUFFLED, SPLIT, UNTRAINED, Change, Control, Effect, Reaction, Response
+
+GAUSSIAN, NOISE = NULLS["gaussian"].words, NULLS[PURE_NOISE].short
+REFERENCES = {
+    GAUSSIAN: ("gaussian", GAUSSIAN),
+    NULLS["phase-common"].words: ("phase-common", f"the same activations with {NULLS['phase-common'].words},"),
+    NULLS["white-LN"].words: ("white-LN", f"{NULLS['white-LN'].words},"),
+    NOISE: (PURE_NOISE, f"{NOISE}, which takes channels for independent,"),
+}
+"""Controls that change nothing, beside which values are put: their nulls, and what they are in a sentence."""
+SETTINGS = (
+    Change.SMOOTHING, Change.IMAGES, Change.CONTEXT, Change.START, Change.CHANNELS, Change.LAYER, Change.PRECISION,
+)  # fmt: skip
+"""What was chosen, and may differ between runs."""
+LEVEL = 0.05
+
+
+def conclusions(
+    controls: Sequence[Control], key: str, response: Response, effects: Mapping[str, Effect], axis: Axis
+) -> list[str]:
+    """Of a measure; effects: by the name of the control."""
+    title, value = response.symbol, response.value
+    if not np.isfinite(value):
+        return [
+            f"{title} of the last checkpoint is undefined: no {'channel' if not axis.intervals else 'document'} has one."
+        ]
+    under = {control.name: control.measures[key] for control in controls}
+    sentences = [_of_order(controls, key, response)]
+    if SHUFFLED in effects:
+        sentences.append(_of_text(controls, key, response, effects[SHUFFLED]))
+    responds = response.which(Reaction.RESPONDS)
+    if Change.CLASSES in responds:
+        sentences.append(
+            f"{title} goes from {value:.3f} to {under[SPLIT].mean:.3f} when each class is split in ten at random, which changes "
+            f"nothing about the network or the images: values from data sets with different numbers of classes "
+            f"cannot be compared."
+        )
+    considered = SETTINGS if axis.intervals else (Change.SMOOTHING, Change.IMAGES)
+    if settings := [what for what in considered if what in responds]:
+        sentences.append(f"{title} depends on {_listed(settings)}: compare only runs in which these are equal.")
+    if Change.LABELS in response.which(Reaction.INDIFFERENT):
+        sentences.append(f"{title} changes by less than {response.margin:g} when the labels are permuted.")
+    if UNTRAINED in effects:
+        sentences += of_training(response, effects[UNTRAINED], under[UNTRAINED].count, axis.intervals)
+    for name, (null, what) in REFERENCES.items():
+        noise, only = under.get(name), NULLS[null].only
+        if noise is not None and np.isfinite(noise.mean) and (not only or key in only):
+            where = "lies within that range" if noise.low <= value <= noise.high else "lies outside that range"
+            sentences.append(
+                f"{title} of {what} is {noise.mean:.3f} ({noise.low:.3f} to {noise.high:.3f}); this run's {value:.3f} {where}."
+            )
+    return sentences
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Words with commas and an `and`.
+
+    >>> _listed(["a"]), _listed(["a", "b"]), _listed(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _of_order(controls: Sequence[Control], key: str, response: Response) -> str:
+    """Whether the measure differs from what the deciding null draws."""
+    control = next(control for control in controls if control.changes in (Change.ORDER, Change.TIME))
+    order, title = control.measures[key], response.symbol
+    what = (
+        "another order of the same images"
+        if control.changes == Change.ORDER
+        else "the same tokens in another order of time"
+    )
+    how = "differs from" if response.order_p <= LEVEL else "cannot be distinguished from"
+    return (
+        f"{title} {how} that of {what} ({response.value:.4f}, and {order.mean:.4f} with sd "
+        f"{order.sd:.4f}; p = {response.order_p:.2g})."
+    )
+
+
+def _of_text(controls: Sequence[Control], key: str, response: Response, effect: Effect) -> str:
+    """What of a measure is the text's order, and what the network makes of tokens without one."""
+    title, margin = response.symbol, response.margin
+    under = {control.name: control.measures[key] for control in controls}
+    time = next(control.measures[key] for control in controls if control.changes == Change.TIME)
+    interval = f"{-effect.high:+.3f} to {-effect.low:+.3f}"
+    match effect.outcome:
+        case Reaction.UNDEFINED:
+            return f"What of {title} is the text's order is not known: it is undefined with {SHUFFLED}."
+        case Reaction.INDIFFERENT:
+            return f"{title} changes by less than {margin:g} with {SHUFFLED}: the text's order is no more of it ({interval})."
+        case Reaction.UNDECIDED:
+            return f"Whether {title} depends on the text's order is undecided: the text's less that of {SHUFFLED} is {-effect.effect:+.3f} ({interval})."
+        case _:
+            return (
+                f"Of {title} {response.value:.3f}, {-effect.effect:+.3f} ({interval}) is the text's order, and "
+                f"{under[SHUFFLED].mean - time.mean:+.3f} what the network makes of {SHUFFLED}; the rest, {time.mean:.3f}, "
+                f"it has in any order of time."
+            )
+
+
+def of_training(response: Response, effect: Effect, count: int, intervals: str = "") -> list[str]:
+    """What is to be said of trained against untrained weights; intervals: what the effect's interval is over, where that
+    is not the order of images and the `count` initialisations."""
+    if effect.outcome == Reaction.UNDEFINED:
+        return []
+    of = "of one initialisation" if count == 1 else f"of {count} initialisations"
+    also = " and the initialisation" if count > 1 else ""
+    named, over = (f" ({of})", f"with the order of images{also}") if not intervals else ("", intervals)
+    between = f"{response.symbol} differs between the trained and the untrained network"
+    start = {
+        Reaction.RESPONDS: between,
+        Reaction.INDIFFERENT: f"{response.symbol} of the trained and the untrained network differ by less than {response.margin:g}",
+        Reaction.UNDECIDED: f"Whether {between} is undecided",
+    }[effect.outcome]
+    return [
+        f"{start}: untrained weights{named} differ by {effect.effect:+.3f}, {effect.low:+.3f} to {effect.high:+.3f} {over}."
+    ]
