@@ -12,6 +12,7 @@ from torch import Tensor
 
 from posthoc.replay.formats.table import Content, open_content, readable
 from posthoc.replay.modules import is_module, mapping
+from posthoc.replay.pickles import Record
 from posthoc.replay.source import Source
 from posthoc.replay.tensors import FLOATING, WHOLE, Deferred, Stored
 from posthoc.replay.weights import MAIN, Pick, find_weights
@@ -26,6 +27,10 @@ MOST_NUMBERS = 200
 """How many recorded numbers of a checkpoint are kept; a training log belongs elsewhere."""
 MOST_LETTERS = 100
 """How long a name among them may be."""
+SETTINGS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt")
+"""Keys of what a training was asked for."""
+NAMES = ("arch", "architecture", "model", "model_name", "backbone")
+"""Keys, there or at the top, of texts that may name an architecture."""
 PLAIN = FLOATING & {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 
@@ -34,8 +39,8 @@ class Header:
     """What a checkpoint holds, without its weights.
 
     shapes: name -> shape of every tensor, as in the file and in its order; recorded: other numbers at the top of it, the
-    first 200 (unrecorded: how many there are beyond); arch: the architecture it names; kind: the class of a whole
-    pickled module; types: name -> type of the tensors that are no floating point numbers of 16 to 64 bits.
+    first 200 (unrecorded: how many there are beyond); arch: the architecture it names; named: key -> text that may name
+    one; kind: the class of a whole pickled module; types: name -> type of the tensors that are no floating point numbers of 16 to 64 bits.
     """
 
     epoch: int | None
@@ -46,6 +51,7 @@ class Header:
     kind: str | None = None
     types: dict[str, torch.dtype] = field(default_factory=dict)
     unrecorded: int = 0
+    named: dict[str, str] = field(default_factory=dict)
 
 
 def read_header(path: Path, pick: Pick = MAIN) -> Header:
@@ -101,7 +107,22 @@ def _header(content: Content, weights: Mapping[str, Any]) -> Header:
         None if module is None else module.name,
         {name: leaf.dtype for name, leaf in weights.items() if leaf.dtype not in PLAIN},
         len(numbers) - len(kept),
+        _named(content.tree),
     )
+
+
+def _named(tree: Any) -> dict[str, str]:
+    """Texts at the top of what was saved, and in the settings there, that may name an architecture, by their keys."""
+    top = mapping(tree)
+    groups = {"": top} | {f"{key}.": _entries(top.get(key)) for key in SETTINGS}
+    texts = {f"{key}{name}": group.get(name) for key, group in groups.items() for name in NAMES}
+    return {key: text for key, text in texts.items() if isinstance(text, str) and 0 < len(text) <= MOST_LETTERS}
+
+
+def _entries(value: Any) -> Mapping[Any, Any]:
+    """Of a dictionary, or the attributes of an object such as argparse's."""
+    state = value.state if isinstance(value, Record) and isinstance(value.state, Mapping) else {}
+    return mapping(value) or state
 
 
 def _take(numbers: dict[str, float], keys: Sequence[str]) -> int | None:

@@ -91,7 +91,7 @@ def resolve_model(
     place: Path | None = None,
 ) -> Model:
     """The model that a checkpoint's tensors fit: as given, else as recorded in run.json, a config.json beside the
-    checkpoint at `place` or the file itself, else recognised.
+    checkpoint at `place` or the file itself, else recognised, else as the settings in the file name it.
 
     Only `given` may name code; all else names models of the libraries, or none. Raises UsageError where the code given
     breaks, else PosthocError that names the differences where the model does not fit.
@@ -122,7 +122,14 @@ def resolve_model(
     for name in _known(header.arch):
         with contextlib.suppress(PosthocError):
             return _library(name, "named in the checkpoints", shapes)
-    return _recognised(header)
+    try:
+        return _recognised(header)
+    except PosthocError:
+        for key, text in header.named.items():
+            for name in _known(text):
+                with contextlib.suppress(PosthocError):
+                    return _library(name, f"named in the checkpoints: {key}", shapes)
+        raise
 
 
 def name_tensors(model: nn.Module, shapes: Shapes) -> dict[str, str]:
@@ -411,10 +418,17 @@ def _recognised(header: Header) -> Model:
     sentences = [f"The checkpoints fit no known model ({len(shapes)} tensor{'s' * (len(shapes) != 1)})."]
     if header.kind:
         sentences.append(f"They are pickled modules of class {header.kind}; its code is not in them.")
-    if header.arch:
-        sentences.append(f"They name the architecture {_brief(header.arch)}{_without_timm()}.")
+    sentences += [_named(key, text) for key, text in header.named.items()]
     sentences += [nearest(shapes_by_name(canonical(shapes), shapes)), f"Pass --model {FORMS}."]
     raise PosthocError(" ".join(filter(None, sentences)))
+
+
+def _named(key: str, text: str) -> str:
+    """What became of a name in the checkpoints."""
+    what = (
+        "which they do not fit" if any(_known(text)) else f"which is no model of torchvision or timm{_without_timm()}"
+    )
+    return f"They name {_brief(text)} ({key}), {what}."
 
 
 def _left_out(names: Mapping[str, str], shapes: Shapes) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Every torchvision classification model is recognised from its shapes, and its hook points make sense."""
 
+import argparse
 import math
 import re
 import sys
@@ -12,7 +13,7 @@ from torch import nn
 from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.checkpoint import Header
+from posthoc.replay.checkpoint import Header, read_header
 from posthoc.replay.hooks import Recorder, dissect
 from posthoc.replay.layers import choose
 from posthoc.replay.models import Model, resolve_model
@@ -109,6 +110,36 @@ def test_a_named_model_must_fit():
         resolve_model(header(shapes), "resnet19")
     assert resolve_model(header(shapes, arch="resnet18")).source == "named in the checkpoints"
     assert resolve_model(header(shapes, arch="mine")).source == "recognised"
+
+
+def test_the_settings_in_a_checkpoint_may_name_the_model(tmp_path):
+    timm = pytest.importorskip("timm")
+    path = tmp_path / "1.pt"
+
+    def resolve(name, place, prefix=""):
+        state = timm.create_model("test_vit", num_classes=7).state_dict()
+        state = {f"{prefix}{key}": tensor for key, tensor in state.items()}
+        torch.save({"state_dict": state, "args": 3, **place(name)}, path)
+        return resolve_model(read_header(path))
+
+    for place, key, prefix in (
+        (lambda name: {"args": argparse.Namespace(lr=0.1, model=name)}, "args.model", ""),
+        (lambda name: {"hyper_parameters": {"model_name": name, "arch": None}}, "hyper_parameters.model_name", "net."),
+        (lambda name: {"model_name": name}, "model_name", "module."),
+    ):
+        model = resolve("test_vit", place, prefix)
+        assert (model.name, model.source) == ("timm:test_vit", f"named in the checkpoints: {key}")
+        assert model.module.num_classes == 7
+        with pytest.raises(
+            PosthocError, match=rf"They name 'test_resnet' \({key}\), which they do not fit\. .*Pass --m"
+        ):
+            resolve("test_resnet", place, prefix)
+        with pytest.raises(
+            PosthocError, match=r"They name '\.\./mine\.py' .*, which is no model of torchvision or timm\."
+        ):
+            resolve("../mine.py", place, prefix)
+    shapes = shapes_of("resnet18")  # what the tensors say comes first
+    assert resolve_model(header(shapes, named={"args.model": "tv_resnet18"})).source == "recognised"
 
 
 def test_heads_and_first_convolutions_are_taken_from_the_shapes():
