@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers alone: `python -m posthoc` would take a t
     from posthoc.analysis.hurst import hurst as hurst
     from posthoc.analysis.kuramoto import kuramoto as kuramoto
     from posthoc.analysis.kuramoto import phase_locking as phase_locking
+    from posthoc.analysis.measures.user import measure as measure
     from posthoc.analysis.metrics import compute_metrics as compute_metrics
     from posthoc.analysis.protocol import Protocol as Protocol
     from posthoc.analysis.records import load_metrics as load_metrics
@@ -38,6 +39,7 @@ _HOMES = {
     "hurst": "posthoc.analysis.hurst",
     "kuramoto": "posthoc.analysis.kuramoto",
     "load_metrics": "posthoc.analysis.records",
+    "measure": "posthoc.analysis.measures.user",
     "open_activations": "posthoc.store",
     "phase_locking": "posthoc.analysis.kuramoto",
 }

@@ -1,4 +1,4 @@
-"""The one error type: what is wrong, where, and what to do, in a sentence."""
+"""The one error type: what is wrong, where, and what to do, in a sentence; and the words of others' errors."""
 
 
 class PosthocError(Exception):
@@ -17,3 +17,27 @@ class UsageError(PosthocError):
     """The request itself is wrong (an option's value, an impossible combination), whatever the input holds."""
 
     exit_code = 2
+
+
+def message_of(error: BaseException) -> str:
+    """An error's text; empty where its class, which may be the user's, fails at giving it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def error_line(error: BaseException, whole: bool = False) -> str:
+    """Type and first line of an error, or its `whole` text on one line, cut where it is long.
+
+    >>> error_line(ValueError("no\\n  width"))
+    'ValueError: no'
+    >>> error_line(ValueError("no\\n  width"), whole=True)
+    'ValueError: no width'
+    """
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({error.code!r})"
+    text = message_of(error).strip()
+    text = " ".join(text.split()) if whole else (text.splitlines() or [""])[0]
+    text = text if len(text) <= 300 else text[:297] + "..."
+    return f"{type(error).__name__}: {text.rstrip('.')}" if text else type(error).__name__

@@ -9,9 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes import Axis, Material, Source
+from posthoc.analysis.axes import Axis, Material, Recorded, Source
+from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.documents import over_documents
-from posthoc.analysis.intervals import half_splits, over_halves, over_images_and_channels, over_units
+from posthoc.analysis.intervals import (
+    half_splits,
+    over_halves,
+    over_images_and_channels,
+    over_samples_and_units,
+    over_units,
+)
 from posthoc.analysis.kuramoto import PhaseLocking, phase_locking
 from posthoc.analysis.measures import Measure, Reading, Scope, Series
 from posthoc.analysis.measures.integration import mean_alive, means_alive, middle
@@ -22,6 +29,8 @@ from posthoc.analysis.scales import LEAST_POINTS
 from posthoc.analysis.verdicts import worth_drawing
 from posthoc.streams import stream
 
+HALVINGS = 16
+"""Halves of the images and of the channels in which a function of the user's is measured for its interval."""
 REFERENCE_DRAWS = 39
 """Draws of a null that decides nothing, at the most."""
 
@@ -98,7 +107,7 @@ class Measuring:
         if len(scope.scales) < 2:  # the first checkpoints of the epoch axis
             reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
             return Measurement(scope, np.zeros(U, np.bool_), np.full(U, np.nan), reasons, U)
-        observed = Series(series, scope)
+        observed = Series(series, scope, recorded=self._recorded(material, epoch))
         exponents = [document.exponents for document in observed.documents]
         dead = [reason for of_document in exponents for reason in of_document.reason]
         live = np.array([reason not in ("constant", "non-finite") for reason in dead]).reshape(series.shape[:-1])
@@ -114,14 +123,33 @@ class Measuring:
             result.reasons["channels non-finite, left out of their layer's mean"] = left_out
         if self.draws:
             self._draw(result, material, epoch)
-        self._find_intervals(result, observed, epoch)
+        self._find_intervals(result, observed, material, epoch)
         return result
+
+    def _recorded(self, material: Material, epoch: int) -> Recorded | None:
+        """What lies behind the series, as far as measures ask for it."""
+        asked = {name for measure in self.table.values() for name in measure.asks}
+        if not asked or not isinstance(material, ImageMaterial):
+            return None
+        recorded = replace(material.recorded(), layers=self.layers)
+        order = recorded.order
+        if "behaviour" in asked:
+            behaviour = {name: values[order] for name, values in self.source.behaviour(epoch).items()}
+            recorded = replace(recorded, behaviour=behaviour)
+        if "previous" in asked and epoch:
+            before = self.source.material(epoch - 1)
+            assert isinstance(before, ImageMaterial)
+            recorded = replace(recorded, previous=before.x[:, order])
+        return recorded
 
     def _read(self, result: Measurement, series: Series) -> None:
         """Every measure of the series, of every layer's, and the functions of them."""
         members = self._members
+        live = np.asarray(result.live if result.live.ndim == 1 else result.live.all(axis=0))
         for measure in self._measures():
-            if measure.of_series:
+            if measure.code:  # who wrote it need not think of units that are constant or not finite
+                self._read_users(result, measure, series.only(live), [of_layer[live] for of_layer in members])
+            elif measure.of_series:
                 reading = result.readings[measure.key] = measure.read(series)
                 result.values[measure.key] = float(measure.finished(reading.value, series.scope))
                 if reading.curve is not None:
@@ -144,6 +172,17 @@ class Measuring:
             result.locking = PhaseLocking(
                 *(np.mean([getattr(each, name) for each in locking], axis=0) for name in ("plv", "ppc"))
             )
+
+    def _read_users(
+        self, result: Measurement, measure: Measure, series: Series, members: list[NDArray[np.bool_]]
+    ) -> None:
+        """A function of the user's, of the units that have an exponent."""
+        reading = measure.read(series) if series.values.shape[-2] else Reading(math.nan)
+        result.readings[measure.key], result.values[measure.key] = reading, reading.value
+        if reading.layers is not None:
+            result.by_layer[measure.key] = reading.layers
+        elif measure.layers and members:
+            result.by_layer[measure.key] = np.array([measure.part(series.only(of_layer)) for of_layer in members])
 
     @property
     def _members(self) -> list[NDArray[np.bool_]]:
@@ -209,8 +248,11 @@ class Measuring:
         references = [null for null in nulls if not decided[null.key] and not null.steady]
         options = (material, result.live, result.scope)
         drawn = self._steady([null for null in nulls if null.steady], options, few, measured)
-        drawn |= draws(deciders, *options, self.draws, self.seed, epoch, _only(measured, deciders), halves=halves)
-        drawn |= draws(references, *options, few, self.seed, epoch, _only(measured, references))
+        recorded = self._recorded(material, epoch)
+        behind = None if recorded is None else recorded.only(result.live)
+        of_deciders, of_references = _only(measured, deciders), _only(measured, references)
+        drawn |= draws(deciders, *options, self.draws, self.seed, epoch, of_deciders, halves=halves, recorded=behind)
+        drawn |= draws(references, *options, few, self.seed, epoch, of_references, recorded=behind)
         for null in nulls:
             of_null = drawn[null.key]
             for measure in decided[null.key]:
@@ -250,7 +292,7 @@ class Measuring:
                 compared[key] = replace(compare(result.values[key], values), p=compared[measure.of_measure.of].p)
         return compared
 
-    def _find_intervals(self, result: Measurement, series: Series, epoch: int) -> None:
+    def _find_intervals(self, result: Measurement, series: Series, material: Material, epoch: int) -> None:
         """95 % intervals: over other images and channels where the deciding null reorders the images, over documents where
         there are any, else over units."""
         if series.values.ndim == 3:
@@ -263,7 +305,9 @@ class Measuring:
             if not deciding(measure, self.axis):
                 continue
             interval = NOWHERE
-            if self.axis.exchangeable:
+            if measure.code and isinstance(material, ImageMaterial):
+                interval = self._over_samples_and_units(measure, result, series, material, epoch)
+            elif self.axis.exchangeable:
                 drawn = result.drawn.get(key)
                 if drawn is not None and drawn.halves is not None:
                     interval = over_images_and_channels(reading.value, drawn.values, drawn.halves)
@@ -277,6 +321,27 @@ class Measuring:
             low, high = (float(measure.finished(end, result.scope)) for end in interval)
             result.intervals[key] = low, high
         self._intervals_of_functions(result)
+
+    def _over_samples_and_units(
+        self, measure: Measure, result: Measurement, series: Series, material: ImageMaterial, epoch: int
+    ) -> Interval:
+        """Of a function of which nothing is known: by halves of the images and halves of the channels."""
+        live, labels = result.live, material.labels
+        order = np.argsort(labels, kind="stable")
+
+        def of_samples(chosen: NDArray[np.bool_]) -> float:
+            half = material.only(chosen)
+            T = int(chosen.sum())
+            scope = replace(series.scope, T=T, scales=tuple(self.protocol.scales_for(T).tolist()))
+            recorded = None if series.recorded is None else series.recorded.over(chosen[order])
+            return measure.part(Series(half.series(), scope, recorded=recorded).only(live))
+
+        halves = half_splits(labels, stream("halves of samples", self.seed, epoch), HALVINGS) > 0
+        differences = np.array([of_samples(half) - of_samples(~half) for half in halves])
+        of_units = measure.read(series.only(live, self._halves(result, epoch)[:HALVINGS])).halves
+        assert of_units is not None
+        value = result.values[measure.key]
+        return over_samples_and_units(value, differences, labels, of_units, self._strata(result)[live])
 
     def _intervals_over_documents(self, result: Measurement) -> None:
         for key, values in result.documents.items():
@@ -316,8 +381,10 @@ class Measuring:
         """Draw a measure as often again and once more; how many draws it has then."""
         stages, before = result.stages[measure.key], result.drawn[measure.key]
         count = min(2 * stages[-1] + 1, most) - stages[-1]
+        recorded = self._recorded(material, epoch) if measure.asks else None
+        behind = None if recorded is None else recorded.only(result.live)
         options = (material, result.live, result.scope, count, self.seed, epoch, {null.key: [measure]})
-        drawn = draws([null], *options, first=stages[-1])[null.key][measure.key]
+        drawn = draws([null], *options, first=stages[-1], recorded=behind)[null.key][measure.key]
         result.drawn[measure.key] = replace(before, values=np.concatenate([before.values, drawn.values]))
         stages.append(stages[-1] + count)
         return stages[-1]

@@ -97,6 +97,19 @@ def over_halves(value: float, differences: FloatArray, strata: NDArray[np.int64]
     return value - margin, value + margin
 
 
+def over_samples_and_units(
+    value: float, of_samples: FloatArray, labels: NDArray[np.int64], of_units: FloatArray, strata: NDArray[np.int64]
+) -> Interval:
+    """What any measure is expected to be over other samples of the same classes and other units of the same strata.
+
+    of_samples: [K], the measure in one half of the samples (of class `labels` [N]) less that in the other, for random
+    halves; of_units: the same of halves of the units. Both variances are those of `over_halves`, and add. NaN where either is.
+    """
+    ends = [over_halves(value, of_samples, labels), over_halves(value, of_units, strata)]
+    margin = math.hypot(*((high - low) / 2 for low, high in ends))
+    return value - margin, value + margin
+
+
 def over_runs(values: ArrayLike) -> Interval:
     """The mean over further runs (Student's t over the runs [R]); NaN with fewer than three.
 

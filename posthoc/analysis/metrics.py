@@ -52,14 +52,14 @@ def compute_metrics(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
     max_nulls: int | None = None,
-    measures: str | Iterable[str] = "default",
+    measures: str | Iterable[str | Measure] = "default",
 ) -> RunMetrics:
     """The measures of one run; few checkpoints' signals are in memory at a time.
 
     nulls: how many times each null is drawn for each checkpoint (0: not at all; references at most 39 times), with random
     numbers keyed by `seed`. Where that is too few for a verdict over all checkpoints, the deciding null is drawn up to
     `max_nulls` times (default: 9,999), in the checkpoints that need it.
-    measures: names of MEASURES, `default` or `all`, see `measures.chosen`; accuracy, loss and other scores that the file
+    measures: names of MEASURES, `default` or `all`, and measures of your own (`posthoc.measure`), see `measures.chosen`; accuracy, loss and other scores that the file
     has are always there.
     Raises PosthocError where there are too few images, layers or checkpoints for the protocol, or the signal was not
     recorded.

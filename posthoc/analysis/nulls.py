@@ -6,20 +6,21 @@ A null of your own is one more record: `NULLS["reversed"] = Null("reversed", "th
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes import Axis, Material, OverTime, Redraw, image, over_time, token
+from posthoc.analysis.axes import Axis, Material, OverTime, Recorded, Redraw, image, over_time, token
 from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
 from posthoc.analysis.records import PURE_NOISE, Aside, NullWords
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.recording import named
 from posthoc.streams import stream
 
+ROUNDING = 1e-12
 HALVED = 39
 """Draws of which halves of the units are measured, too, for the intervals."""
 
@@ -43,12 +44,28 @@ class Null:
 
     def redraw(self, material: Material, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.floating]:
         """The series of the `live` units [U], or [D, U], of a checkpoint's material, drawn anew."""
-        return self.redraws[material.axis](material, random, live)
+        return self.draw(material, random, live)[0]
+
+    def draw(
+        self,
+        material: Material,
+        random: np.random.Generator,
+        live: NDArray[np.bool_],
+        recorded: Recorded | None = None,
+    ) -> tuple[NDArray[np.floating], Recorded | None]:
+        """As `redraw`, and what lies behind the series then, where that is asked for."""
+        drawn = self.redraws[material.axis](material, random, live)
+        if not isinstance(drawn, image.InOrder):
+            return drawn, recorded
+        return drawn.series(), None if recorded is None else recorded.drawn(drawn.recorded())
 
     def measures(self, table: Mapping[str, Measure], series: str = "") -> list[Measure]:
         """Those of a table and of some series that are drawn under it."""
         drawn = [m for m in table.values() if m.of_series and m.nulls and m.series == series]
-        return [measure for measure in drawn if not self.only or measure.key in self.only]
+        return [
+            measure for measure in drawn
+            if (self.key in measure.under if measure.under else not self.only or measure.key in self.only)
+        ]  # fmt: skip
 
 
 def _in_order(function: OverTime) -> dict[str, Redraw]:
@@ -118,7 +135,7 @@ def deciding(measure: Measure, axis: Axis) -> str:
 
 def description(measure: Measure, axis: Axis) -> dict[str, Any]:
     """What a file says of a measure beside its numbers."""
-    names = ("symbol", "title", "about", "digits", "limits", "headline", "listed", "lower_is_better")
+    names = ("symbol", "title", "about", "digits", "limits", "headline", "listed", "lower_is_better", "code")
     overrides = axis.overrides.get(measure.key, {})
     return {name: overrides.get(name, getattr(measure, name)) for name in names} | {
         "decided_by": deciding(measure, axis),
@@ -155,6 +172,9 @@ def compare(value: float, drawn: FloatArray, stages: Sequence[int] = ()) -> Comp
     finite = drawn[np.isfinite(drawn)]
     if len(finite) < 2 or not np.isfinite(value):
         return NOTHING
+    # Sums in another order: what does not depend on what is redrawn is not to differ from it by rounding.
+    drawn = np.where(np.abs(drawn - value) <= ROUNDING * abs(value), value, drawn)
+    finite = drawn[np.isfinite(drawn)]
     mean, sd = float(finite.mean()), float(finite.std(ddof=1))
     low, high = np.quantile(finite, [0.025, 0.975])
     z = float((value - mean) / sd) if sd > 0 else math.nan
@@ -184,11 +204,12 @@ def draws(
     measures: Mapping[str, Sequence[Measure]],
     first: int = 0,
     halves: FloatArray | None = None,
+    recorded: Recorded | None = None,
 ) -> dict[str, dict[str, Draws]]:
     """What each null's `measures` are of `count` draws of it: null -> measure -> draws.
 
     live: [U], the units to draw for; first: how many draws there are already, of which these are the next; halves:
-    [K, live units], 1 for the units of the first half. The draws of all nulls are spread over the threads together.
+    [K, live units], 1 for the units of the first half; recorded: of the live units, where measures ask for it. The draws of all nulls are spread over the threads together.
     """
     from posthoc.analysis.kernels import in_threads
 
@@ -208,9 +229,11 @@ def draws(
     def work(begin: int, end: int) -> None:
         for null, draw in tasks[begin:end]:
             random = stream(f"null {null.key}", seed, epoch, first + draw)
-            series = Series(null.redraw(material, random, live), scope, halves if draw < HALVED else None)
+            values, of_draw = null.draw(material, random, live, recorded)
+            series = Series(values, scope, halves if draw < HALVED else None, of_draw)
             for measure in measures[null.key]:
-                reading, result = measure.read(series), drawn[null.key][measure.key]
+                of = series if measure.code is None else replace(series, halves=None)  # it is halved otherwise
+                reading, result = measure.read(of), drawn[null.key][measure.key]
                 result.values[draw] = reading.value
                 if result.documents is not None:
                     result.documents[draw] = [document.value for document in reading.documents]

@@ -91,6 +91,16 @@ class NullWords:
 
 
 @dataclass(frozen=True)
+class Code:
+    """A function of the user's: its file, empty where it has none, its name there, and the SHA-256 of the file, or of the
+    function's source where there is that alone, empty where there is neither."""
+
+    file: str
+    function: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Input:
     """The activations that were measured."""
 
@@ -161,7 +171,7 @@ class Overall:
 class Measured:
     """One measure of a run: how it is called, its value [E] with the ends of its 95 % interval, and its nulls.
 
-    symbol ... lower_is_better: see `measures.Measure`; decided_by: the null that decides, empty where none does;
+    symbol ... lower_is_better, code: see `measures.Measure`; decided_by: the null that decides, empty where none does;
     function_of: the measure that it is a function of; aside: why it has no value in this run. low, high: empty where it has no interval; sd: over the units, where it is their
     mean; by_layer: of each layer by itself, with its interval and p where the axis has them; by_unit: of every unit as
     measured.
@@ -179,6 +189,7 @@ class Measured:
     function_of: str = ""
     lower_is_better: bool = False
     aside: Aside | None = None
+    code: Code | None = None
     low: Optional = field(default_factory=_NO_COLUMN)
     high: Optional = field(default_factory=_NO_COLUMN)
     sd: Optional = field(default_factory=_NO_COLUMN)

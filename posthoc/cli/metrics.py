@@ -55,6 +55,8 @@ from posthoc.files import try_output
               "epochs where fewer are too few for a verdict.")  # fmt: skip
 @click.option("--measures", default="default", metavar="NAMES", help="What is measured: default, all, or names with commas "
               "between, such as metastability. Accuracy, loss and other scores are always there.")  # fmt: skip
+@click.option("--measure", "functions", multiple=True, metavar="FILE.py:FUNCTION", help="Measure this function of the signals, too; "
+              "it is run. Several may be given. See docs/your-own-measure.md.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers of nulls and intervals.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 def command(
@@ -65,6 +67,7 @@ def command(
     nulls: int,
     max_nulls: int,
     measures: str,
+    functions: tuple[str, ...],
     seed: int,
     force: bool,
     **changes: Any,
@@ -77,16 +80,18 @@ def command(
         raise UsageError(f"{output}: with --csv the output is the JSON file; give it another ending.")
     for path in outputs:
         try_output(path, force, activations)
+    from posthoc.analysis.measures.user import load
     from posthoc.analysis.metrics import compute_metrics
     from posthoc.analysis.protocol import Protocol
     from posthoc.report import tables
     from posthoc.store import open_activations
 
+    own = [load(place) for place in functions]
     with open_activations(activations) as opened, progress_on_stderr("measuring") as progress:
         chosen = Protocol.fitting(opened.signals, protocol or "", **changes)
         if chosen.axis == "token" and not changes["axis"]:
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)
-        metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, measures)
+        metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, [*measures.split(","), *own])
     asked = {name.strip() for name in measures.split(",")} - {"default", "all", *metrics.measures}
     if asked:
         echo(f"not measured, for {activations} lacks what they take: {', '.join(sorted(asked))}", err=True)

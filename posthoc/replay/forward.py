@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import posthoc
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, message_of
+from posthoc.errors import error_line as error_line
 from posthoc.streams import batch_seed
 
 _OURS = (str(Path(posthoc.__file__).parent), str(Path(torch.__file__).parent))
@@ -103,30 +104,6 @@ def guarded(name: str, module: nn.Module, batch: Mapping[str, Tensor], where: st
         raise PosthocError(
             f"{where}: {name} fails {place_of(error, module)} on a batch of {sizes} ({error_line(error)})."
         ) from error
-
-
-def message_of(error: BaseException) -> str:
-    """An error's text; empty where its class, which may be the user's, fails at giving it."""
-    try:
-        return str(error)
-    except Exception:
-        return ""
-
-
-def error_line(error: BaseException, whole: bool = False) -> str:
-    """Type and first line of an error, or its `whole` text on one line, cut where it is long.
-
-    >>> error_line(ValueError("no\\n  width"))
-    'ValueError: no'
-    >>> error_line(ValueError("no\\n  width"), whole=True)
-    'ValueError: no width'
-    """
-    if isinstance(error, SystemExit):
-        return f"it calls sys.exit({error.code!r})"
-    text = message_of(error).strip()
-    text = " ".join(text.split()) if whole else (text.splitlines() or [""])[0]
-    text = text if len(text) <= 300 else text[:297] + "..."
-    return f"{type(error).__name__}: {text.rstrip('.')}" if text else type(error).__name__
 
 
 def place_of(error: BaseException, module: nn.Module) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posthoc.replay.forward import State, call, message_of, own_randomness, seed_batch
+from posthoc.errors import message_of
+from posthoc.replay.forward import State, call, own_randomness, seed_batch
 from posthoc.replay.outputs import tensors_in
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.signals import SIGNALS, LayerOutput

@@ -28,7 +28,7 @@ from posthoc.replay.marks import Names, assembled
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
 from posthoc.replay.transformers import skeleton
-from posthoc.replay.usercode import Factory, UserCode
+from posthoc.replay.usercode import Factory, ModelCode
 
 FORMS = "torchvision:NAME, timm:NAME, transformers[:DIR], diffusers[:DIR], FILE.py:FACTORY or package.module:FACTORY"
 LIBRARIES = ("torchvision", "timm")
@@ -53,7 +53,7 @@ class Model:
     module: nn.Module
     left_out: tuple[str, ...] = ()
     note: str | None = None
-    user: UserCode | None = None
+    user: ModelCode | None = None
     drawn: Callable[[int], nn.Module] | None = None
     naming: Callable[[Shapes], Names] | None = None
     digest: str | None = None
@@ -164,7 +164,7 @@ def _adapted(adapter: Config, given: str, shapes: Shapes, arguments: Mapping[str
         base = partial(_with_weights, Path(where), arguments)
         name = type(base()).__name__
     elif library.endswith(".py") and where:
-        user = UserCode(Path(library))
+        user = ModelCode(Path(library))
         base = partial(user.make, where, user.attribute(where), arguments)
         name = f"{user.title}:{where}"
     else:
@@ -259,15 +259,15 @@ def _given(reference: Any, shapes: Shapes, arguments: dict[str, Any], arch: str 
             )
         return _library(names[0], "given", shapes, arguments)
     if reference.endswith(".py"):
-        return _any_of(UserCode(Path(reference)), shapes, arguments, arch)
+        return _any_of(ModelCode(Path(reference)), shapes, arguments, arch)
     place, _, name = reference.rpartition(":")
-    user = UserCode(Path(place) if place.endswith(".py") else place)
+    user = ModelCode(Path(place) if place.endswith(".py") else place)
     factory = user.attribute(name)
     model = _fitted(f"{user.title}:{name}", "given", _maker(user, name, factory, arguments), shapes, user)
     return replace(model, drawn=None) if isinstance(factory, nn.Module) else model
 
 
-def _maker(user: UserCode, name: str, factory: Factory, arguments: Mapping[str, Any]) -> Made:
+def _maker(user: ModelCode, name: str, factory: Factory, arguments: Mapping[str, Any]) -> Made:
     """The user's model for a reading: the same for all, but for one of lazy layers."""
     module = user.make(name, factory, arguments)
     lazy = bool(lazy_layers(module))
@@ -301,7 +301,7 @@ def _library(name: str, source: str, shapes: Shapes, arguments: Mapping[str, Any
     return replace(model, note=changes(short, model.module)) if library == "torchvision" else model
 
 
-def _any_of(user: UserCode, shapes: Shapes, arguments: dict[str, Any], arch: str | None) -> Model:
+def _any_of(user: ModelCode, shapes: Shapes, arguments: dict[str, Any], arch: str | None) -> Model:
     """The model of the file that most of the tensors fit: an autoencoder before its encoder; of equals the first.
 
     The one that the checkpoints name comes first. Functions are called only where no class fits all tensors.
@@ -337,7 +337,7 @@ def _any_of(user: UserCode, shapes: Shapes, arguments: dict[str, Any], arch: str
 
 
 def _none_of(
-    user: UserCode,
+    user: ModelCode,
     arguments: Mapping[str, Any],
     tried: Sequence[str],
     misfits: Sequence[tuple[Comparison, str]],
@@ -359,7 +359,7 @@ def _none_of(
     return (PosthocError if misfits else UsageError)(f"{'; '.join(sentences)}.")
 
 
-def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: UserCode | None = None) -> Model:
+def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: ModelCode | None = None) -> Model:
     """The model for the reading of the names that it fits."""
     misfits, fitting = [], []
     for names in readings(shapes):

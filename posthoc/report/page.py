@@ -177,4 +177,8 @@ def _about(metrics: RunMetrics) -> list[tuple[str, str]]:
         "data set": provenance.dataset,
         "training seed": provenance.training_seed,
     }
+    lines += [
+        (f"measure {key}", f"{measured.code.file or 'a function'}:{measured.code.function}, sha256 {measured.code.sha256}")
+        for key, measured in metrics.measures.items() if measured.code
+    ]  # fmt: skip
     return lines + [(name, str(value)) for name, value in about.items() if value is not None]

@@ -149,13 +149,22 @@ def runs(rows: "Sequence[Row]") -> Table:
 
 
 def _alike(runs: "Sequence[Run]") -> list[str]:
-    """Notes on runs that saw the same probe scaled otherwise, and on those that say they are of one training."""
+    """Notes on runs that saw the same probe scaled otherwise, on measures of the user's that are not of one code, and on those that say they are of one training."""
     from posthoc.analysis.runs import other_scaling, same_training
 
     scaled = [
         f"{pair.first} and {pair.second} saw the same probe scaled otherwise: {pair.first_scaling}; {pair.second_scaling}."
         for pair in other_scaling(runs)
     ]
+    codes: dict[str, dict[tuple[str, str], str]] = {}
+    for run in runs:
+        for key, measured in run.measures.items():
+            if measured.code:
+                codes.setdefault(key, {}).setdefault((measured.code.function, measured.code.sha256), run.name)
+    scaled += [
+        f"{key} of {' and of '.join(of.values())} was measured by different code: the numbers may not be compared."
+        for key, of in codes.items() if len(of) > 1
+    ]  # fmt: skip
     return scaled + [f"{a} and {b} say they are of the same model, data set and seed." for a, b in same_training(runs)]
 
 

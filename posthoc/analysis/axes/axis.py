@@ -1,7 +1,7 @@
 """What an axis is: what plays the part of time, and how recorded signals become series over it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -26,8 +26,46 @@ class Material(Protocol):
 
 OverTime = Callable[[FloatArray, np.random.Generator], FloatArray]
 """What redraws series [U, T] over time."""
-Redraw = Callable[..., NDArray[np.floating]]
-"""(material, random, live [U]) -> the series of the live units, with what the null redraws drawn anew."""
+Redraw = Callable[..., Any]
+"""(material, random, live [U]) -> the series of the live units, or on the image axis what they are made of, `InOrder`, with
+what the null redraws drawn anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """What was recorded behind series [U, T]: signals [U, T] as they are, labels [T] of the samples, and in which order of
+    the file's samples they come, `order` [T]; layers: of the units [U]; behaviour: what the network said of the samples,
+    each [T, ...]; previous: the signals [U, T] at the checkpoint before, None at the first."""
+
+    signals: NDArray[np.floating]
+    labels: NDArray[np.int64]
+    order: NDArray[np.int64]
+    layers: NDArray[np.int64] | None = None
+    behaviour: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    previous: NDArray[np.floating] | None = None
+
+    def only(self, units: NDArray[np.bool_]) -> "Recorded":
+        """Of some units [U]."""
+        of_units = {
+            name: None if values is None else values[units]
+            for name, values in (("signals", self.signals), ("layers", self.layers), ("previous", self.previous))
+        }
+        return replace(self, **of_units)  # type: ignore[arg-type]
+
+    def over(self, samples: NDArray[np.bool_]) -> "Recorded":
+        """Of some samples [T], in the order of the series."""
+        return replace(
+            self,
+            signals=self.signals[:, samples],
+            labels=self.labels[samples],
+            order=self.order[samples],
+            behaviour={name: values[samples] for name, values in self.behaviour.items()},
+            previous=None if self.previous is None else self.previous[:, samples],
+        )
+
+    def drawn(self, other: "Recorded") -> "Recorded":
+        """With the signals and labels of a draw; all else stays."""
+        return replace(self, signals=other.signals, labels=other.labels)
 
 
 @dataclass(frozen=True)
@@ -35,12 +73,14 @@ class Source:
     """Series of a file along an axis: their material at every checkpoint, and of the same network given other inputs, or
     untrained, the series themselves.
 
-    controls: name -> checkpoint -> series of one network or of several; steady: those that are the same at each.
+    controls: name -> checkpoint -> series of one network or of several; steady: those that are the same at each;
+    behaviour: what the network said of the file's samples at a checkpoint, by name, each [N, ...].
     """
 
     material: Callable[[int], Material]
     controls: Mapping[str, Callable[[int], Iterable[NDArray[np.floating]]]] = field(default_factory=dict)
     steady: frozenset[str] = frozenset()
+    behaviour: Callable[[int], Mapping[str, NDArray[Any]]] = lambda row: {}
 
 
 @dataclass(frozen=True)

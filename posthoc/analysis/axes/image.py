@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.axes.axis import Axis, Factor, Source, Subject
+from posthoc.analysis.axes.axis import Axis, Factor, Recorded, Source, Subject
 from posthoc.analysis.records import PURE_NOISE, Aside
 from posthoc.analysis.responses import LABELS, SPLIT, UNTRAINED, Change
 from posthoc.errors import UsageError
@@ -61,6 +61,26 @@ def _by_class(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 @dataclass(frozen=True)
+class InOrder:
+    """Signals x [U, N] of samples with these labels [N], which the series takes in an order [N] in which the classes begin
+    at `starts` [K + 1]."""
+
+    x: NDArray[np.floating]
+    labels: NDArray[np.int64]
+    order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    smooth: int
+
+    def series(self) -> FloatArray:
+        """The channels over the images in that order, less their class's mean and smoothed [U, N]."""
+        return _centred(self.x, self.order, self.starts, self.smooth)
+
+    def recorded(self) -> Recorded:
+        """The signals and labels in that order."""
+        return Recorded(self.x[:, self.order], self.labels[self.order], self.order)
+
+
+@dataclass(frozen=True)
 class ImageMaterial:
     """Signals x [U, N] over labelled images."""
 
@@ -73,16 +93,24 @@ class ImageMaterial:
         """The channels over the images sorted by class."""
         return image_series(self.x, self.labels, self.smooth)
 
-    def in_order(self, x: NDArray[np.floating], labels: NDArray[np.int64]) -> FloatArray:
-        """The series of other signals, or of images with other labels."""
-        return _centred(x, *_by_class(labels), self.smooth)
+    def recorded(self) -> Recorded:
+        """The signals and labels in the order of the series."""
+        return self.in_order(self.x, self.labels).recorded()
+
+    def only(self, samples: NDArray[np.bool_]) -> "ImageMaterial":
+        """Of some of the samples [N]."""
+        return replace(self, x=self.x[:, samples], labels=self.labels[samples])
+
+    def in_order(self, x: NDArray[np.floating], labels: NDArray[np.int64]) -> InOrder:
+        """Other signals, or images with other labels, in the order of their series."""
+        return InOrder(x, labels, *_by_class(labels), self.smooth)
 
     def live(self, live: NDArray[np.bool_]) -> NDArray[np.floating]:
         """The signals of the live units."""
         return self.x if live.all() else self.x[live]
 
-    def noise(self, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
-        """Series of noise, independent in every channel and image."""
+    def noise(self, random: np.random.Generator, live: NDArray[np.bool_]) -> InOrder:
+        """Noise, independent in every channel and image."""
         return self.in_order(random.standard_normal(self.live(live).shape, dtype=np.float32), self.labels)
 
     @cached_property
@@ -94,21 +122,21 @@ class ImageMaterial:
         return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), dtype=np.float32)
 
 
-def labels_permuted(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+def labels_permuted(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> InOrder:
     """The same images under permuted labels."""
     return material.in_order(material.live(live), random.permutation(material.labels))
 
 
-def images_reordered(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+def images_reordered(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> InOrder:
     """The images of each class in another order, the same for all channels."""
     labels = material.labels
     # The stable sort of shuffled images permutes them within their class.
     shuffled = random.permutation(len(labels))
     order = shuffled[_by_class(labels[shuffled])[0]]
-    return _centred(material.live(live), order, _by_class(labels)[1], material.smooth)
+    return InOrder(material.live(live), labels, order, _by_class(labels)[1], material.smooth)
 
 
-def classes_split(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+def classes_split(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> InOrder:
     """Each class in `PARTS` equally large parts, drawn at random."""
     parts = np.empty(len(material.labels), np.int64)
     for label in np.unique(material.labels):
@@ -117,17 +145,17 @@ def classes_split(material: ImageMaterial, random: np.random.Generator, live: ND
     return material.in_order(material.live(live), material.labels * PARTS + parts)
 
 
-def channels_reordered(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+def channels_reordered(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> InOrder:
     """Each channel's images of a class in an order of its own."""
     from posthoc.analysis.kernels import series as kernel
 
     order, starts = _by_class(material.labels)
     x = material.live(live)[:, order]
     kernel.shuffle_within(x, starts, random.random(x.shape))
-    return _centred(x, np.arange(len(order)), starts, material.smooth)
+    return InOrder(x, material.labels[order], np.arange(len(order)), starts, material.smooth)
 
 
-def gaussian(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> FloatArray:
+def gaussian(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> InOrder:
     """Noise, independent from image to image, with the channels' covariance."""
     from posthoc.analysis.kernels.products import product
 
@@ -212,7 +240,10 @@ IMAGE = Axis(
     layered=True,
     length=lambda activations, protocol: len(activations.labels),
     sources=lambda activations, protocol: {
-        "": Source(lambda e: ImageMaterial(activations.read(protocol.signal, e), activations.labels, protocol.smooth))
+        "": Source(
+            lambda e: ImageMaterial(activations.read(protocol.signal, e), activations.labels, protocol.smooth),
+            behaviour=lambda e: {name: activations.behaviour(name, e) for name in activations.behaviours},
+        )
     },
     factors=_factors,
     varies="with the order of images",

@@ -39,20 +39,39 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def chosen(names: str | Iterable[str] = "default") -> dict[str, Measure]:
+RESERVED = ("epoch", "step", "untrained", "dead", "reasons")
+"""What other columns of a table of checkpoints are called."""
+
+
+def chosen(names: str | Iterable[str | Measure] = "default") -> dict[str, Measure]:
     """The measures of these names, of which `default` and `all` stand for several, and those that they are made of.
 
-    names: one text with commas between, or several. Raises UsageError, with the nearest names, where one is unknown.
+    names: one text with commas between, or several, and measures of your own. Raises UsageError, with the nearest names,
+    where one is unknown, and where one of your own has the name of another.
 
     >>> list(chosen("volatility"))
     ['hurst', 'integration', 'metastability', 'stability_index', 'volatility']
     """
     wanted: set[str] = set()
+    others: dict[str, Measure] = {}
     for name in names.split(",") if isinstance(names, str) else names:
-        wanted |= _named(name.strip())
+        if isinstance(name, Measure):
+            _refuse_taken(name.key, others)
+            others[name.key] = name
+        else:
+            wanted |= _named(name.strip())
     while more := {needed for key in wanted for needed in _needs(MEASURES[key])} - wanted:
         wanted |= more
-    return {key: measure for key, measure in MEASURES.items() if key in wanted}
+    return {key: measure for key, measure in MEASURES.items() if key in wanted} | others
+
+
+def _refuse_taken(key: str, others: Mapping[str, Measure]) -> None:
+    """Raise UsageError where a measure of the user's would have the name of another, or of another column."""
+    base, _, end = key.rpartition("_")
+    known = MEASURES.keys() | others.keys()
+    taken = key in known or key in RESERVED or key.startswith("score_")
+    if taken or (end in ("low", "high", "sd", "p") and base in known):
+        raise UsageError(f"There is something called {key!r} already; give your measure another name.")
 
 
 def _named(name: str) -> set[str]:

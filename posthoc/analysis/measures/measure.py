@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import NOWHERE, Aside, Interval
+from posthoc.analysis.records import NOWHERE, Aside, Code, Interval
 from posthoc.errors import UsageError
 
 if TYPE_CHECKING:
+    from posthoc.analysis.axes.axis import Recorded
     from posthoc.analysis.fluctuation import DFA
     from posthoc.analysis.kuramoto import Kuramoto
     from posthoc.analysis.measures.snapshot import Estimate, Snapshot
@@ -36,11 +37,13 @@ class Series:
     which each is measured by itself.
 
     halves: [K, U], 1 for the units of the first half: where there are any, the measure in the first half less that in the second is asked for.
+    recorded: what lies behind the series, where measures ask for that.
     """
 
     values: NDArray[np.floating]
     scope: Scope
     halves: FloatArray | None = None
+    recorded: "Recorded | None" = None
     computed: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     # Not cached_property, whose lock before Python 3.12 is one for all series and would keep threads waiting.
@@ -74,20 +77,22 @@ class Series:
 
     def only(self, units: NDArray[np.bool_], halves: FloatArray | None = None) -> "Series":
         """The series of some units [U]."""
-        return Series(self.values[..., units, :], self.scope, halves)
+        recorded = None if self.recorded is None else self.recorded.only(units)
+        return Series(self.values[..., units, :], self.scope, halves, recorded)
 
 
 @dataclass(frozen=True)
 class Reading:
     """What a measure is of some series. units: [U], where it is the mean over units; halves: [K], see `Series`; curve:
     [3, S], log F(s) less its mean, mean over the units and the ends of the middle 95 % of them; documents: of each, where
-    there are documents, whose mean all else is then."""
+    there are documents, whose mean all else is then; layers: [L], where it is the mean over layers."""
 
     value: float
     units: FloatArray | None = None
     halves: FloatArray | None = None
     curve: FloatArray | None = None
     documents: tuple["Reading", ...] = ()
+    layers: FloatArray | None = None
 
     @classmethod
     def over(cls, documents: Sequence["Reading"]) -> "Reading":
@@ -141,6 +146,8 @@ class Measure:
     (NaN: none); margin: below which an audit calls a change small (NaN: none is).
     lower_is_better: of a score, whether it falls as the network gets better.
     default: whether it is measured unless others are asked for; needs: of a measure of_epochs, the measures it is made of.
+    under: the nulls that it is drawn under (none: all that are for every measure); asks: what its function takes beside
+    series, see `Recorded`; code: the function of the user's that it is.
     headline: whether runs are compared by it; listed: whether the table of checkpoints has it; layers: whether it is
     also taken of every layer by itself; curve: whether its readings have the curve of log F(s).
     """
@@ -170,6 +177,9 @@ class Measure:
     lower_is_better: bool = False
     default: bool = True
     needs: tuple[str, ...] = ()
+    under: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
+    code: Code | None = None
 
     def __post_init__(self) -> None:
         ways = (
@@ -195,10 +205,17 @@ class Measure:
         reading = result if isinstance(result, Reading) else Reading(float(result))
         if series.halves is None or reading.halves is not None:
             return reading
-        halves = [
-            self.read(series.only(half > 0)).value - self.read(series.only(half == 0)).value for half in series.halves
-        ]
+        halves = [self.part(series.only(half > 0)) - self.part(series.only(half == 0)) for half in series.halves]
         return replace(reading, halves=np.array(halves))
+
+    def part(self, series: Series) -> float:
+        """What it is of a part of the series; of the user's functions NaN where they fail at so small a one."""
+        try:
+            return self.read(series).value if len(series.values) else np.nan
+        except UsageError:
+            if self.code is None:
+                raise
+            return np.nan
 
     def finished(self, values: Any, scope: Scope) -> Any:
         """What is reported of values as they were measured."""

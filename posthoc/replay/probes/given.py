@@ -21,7 +21,7 @@ from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
 
 if TYPE_CHECKING:
     from posthoc.replay.models import Model
-    from posthoc.replay.usercode import UserCode
+    from posthoc.replay.usercode import ModelCode
 
 AT_ONCE = 256
 """Samples of a data set that are put together at a time."""
@@ -31,10 +31,10 @@ def load(asked: Asked, model: "Model") -> Probe:
     """What was handed over, as this network takes it."""
     if asked.given is not None:
         return _for_network(with_randomness(lambda: probe_of(asked.given, asked, "probe")), asked, model)
-    from posthoc.replay.usercode import UserCode
+    from posthoc.replay.usercode import ModelCode
 
     path, _, name = asked.spec.rpartition(":")
-    user = UserCode(Path(path))
+    user = ModelCode(Path(path))
     title = f"{user.title}:{name}"
     with user.calling(f"{title} failed"):
         made = getattr(user.module, name, None)
@@ -52,7 +52,7 @@ def _is_function(made: Any) -> bool:
     return callable(made) and not isinstance(made, (Probe, Dataset, DataLoader))
 
 
-def _at_work(user: "UserCode", function: Any) -> Any:
+def _at_work(user: "ModelCode", function: Any) -> Any:
     """A function of the user's that finds the files beside its own, whenever it is called; what is none as it is."""
     if not callable(function):
         return function
