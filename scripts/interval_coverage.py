@@ -62,7 +62,7 @@ def images(replicates: int, draws: int = intervals.LEAST_DRAWS) -> None:
         for replicate in range(replicates):
             axis = ImageMaterial(layers.draw(), labels, SMOOTH)
             values[replicate] = measures(axis.series(), halves)[0]
-            redrawn = [measures(images_reordered(axis, random, live), halves) for _ in range(draws)]
+            redrawn = [measures(images_reordered(axis, random, live).series(), halves) for _ in range(draws)]
             drawn, differences = (np.array(part) for part in zip(*redrawn, strict=True))
             for k in range(2):
                 bounds[replicate, k] = intervals.over_images_and_channels(
