@@ -15,7 +15,7 @@ from posthoc.replay.modules import is_module, mapping
 from posthoc.replay.pickles import Record
 from posthoc.replay.source import Source
 from posthoc.replay.tensors import FLOATING, WHOLE, Deferred, Stored
-from posthoc.replay.weights import MAIN, Pick, find_weights
+from posthoc.replay.weights import MAIN, Pick, average_beside, find_weights
 
 EPOCH_KEYS = ("epoch", "current_epoch", "last_epoch")
 STEP_KEYS = (
@@ -39,8 +39,9 @@ class Header:
     """What a checkpoint holds, without its weights.
 
     shapes: name -> shape of every tensor, as in the file and in its order; recorded: other numbers at the top of it, the
-    first 200 (unrecorded: how many there are beyond); arch: the architecture it names; named: key -> text that may name
-    one; kind: the class of a whole pickled module; types: name -> type of the tensors that are no floating point numbers of 16 to 64 bits.
+    first 200 (unrecorded: how many there are beyond); arch: the architecture it names; kind: the class of a whole
+    pickled module; types: name -> type of the tensors that are no floating point numbers of 16 to 64 bits; named: key ->
+    text that may name an architecture; average: the key of a moving average of the weights that was not asked for.
     """
 
     epoch: int | None
@@ -52,6 +53,7 @@ class Header:
     types: dict[str, torch.dtype] = field(default_factory=dict)
     unrecorded: int = 0
     named: dict[str, str] = field(default_factory=dict)
+    average: str | None = None
 
 
 def read_header(path: Path, pick: Pick = MAIN) -> Header:
@@ -85,10 +87,10 @@ def read_checkpoint(
         content = open_content(source, path)
         weights = find_weights(content.tree, pick, path, source.budget)
         wanted = {name: leaf for name, leaf in weights.items() if only is None or name in only}
-        return _header(content, weights), content.read(wanted, into, pin) if wanted else {}
+        return _header(content, weights, pick), content.read(wanted, into, pin) if wanted else {}
 
 
-def _header(content: Content, weights: Mapping[str, Any]) -> Header:
+def _header(content: Content, weights: Mapping[str, Any], pick: Pick) -> Header:
     numbers = _numbers(content, weights)
     # A negative epoch is what some trainers leave in a finished run's last checkpoint.
     epoch = _take(numbers, EPOCH_KEYS)
@@ -108,6 +110,7 @@ def _header(content: Content, weights: Mapping[str, Any]) -> Header:
         {name: leaf.dtype for name, leaf in weights.items() if leaf.dtype not in PLAIN},
         len(numbers) - len(kept),
         _named(content.tree),
+        average_beside(content.tree) if pick == MAIN else None,
     )
 
 

@@ -275,7 +275,9 @@ def _precision(identity: Identity) -> str:
 def about_order(run: Run) -> list[tuple[str, str]]:
     """What the checkpoints are ordered by, and what a user should know of it."""
     order = [("order", run.by)] if len(run.checkpoints) > 1 else []
-    return order + [("note", note) for note in run.notes]
+    average = run.checkpoints[0].header.average
+    notes = [f"a moving average of the weights lies beside them ({average}); --ema takes it"] if average else []
+    return order + [("note", note) for note in (*run.notes, *notes)]
 
 
 def aside(run: Run) -> list[tuple[str, str]]:

@@ -54,6 +54,12 @@ def find_weights(tree: Any, pick: Pick, path: Path, budget: Budget) -> dict[str,
     return weights
 
 
+def average_beside(tree: Any) -> str | None:
+    """The key of a moving average of the weights in what was saved."""
+    items = mapping(tree)
+    return next((key for key in EMA if _is_group(items.get(key))), None)
+
+
 class _Finder:
     """Looks through what was saved; each item looked at is charged, for the same may lie in many places."""
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from click.testing import CliRunner
 import posthoc
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.checkpoint import read_header
+from posthoc.replay.checkpoint import read_header, read_weights
 from posthoc.replay.models import resolve_model
+from posthoc.replay.weights import Pick
 
 peft = pytest.importorskip("peft")
 diffusers = pytest.importorskip("diffusers")
@@ -163,3 +165,39 @@ def test_a_denoising_network_of_diffusers(tmp_path):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "DDPMScheduler"}))
     with pytest.raises(PosthocError, match="has no network 'DDPMScheduler'"):
         resolve_model(read_header(tmp_path / "run" / "epoch-1"), place=tmp_path / "run" / "epoch-1")
+
+
+def test_a_moving_average_that_diffusers_keeps_beside_the_network_is_taken_if_asked_for(tmp_path):
+    from diffusers.training_utils import EMAModel
+
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    ).eval()  # fmt: skip
+    average = EMAModel(network.parameters(), 0.5, model_cls=type(network), model_config=network.config)
+    states = {"unet": [], "unet_ema": []}
+    for step in (1, 2):
+        with torch.no_grad():
+            network.conv_in.weight += torch.randn_like(network.conv_in.weight)
+        average.step(network.parameters())
+        folder = tmp_path / "run" / f"checkpoint-{step}"
+        network.save_pretrained(folder / "unet")
+        average.save_pretrained(folder / "unet_ema")
+        states["unet"].append(network.conv_in.weight.detach().clone())
+        states["unet_ema"].append(
+            average.shadow_params[list(dict(network.named_parameters())).index("conv_in.weight")].clone()
+        )
+    printed = run("inspect", tmp_path / "run")
+    assert "a moving average of the weights lies beside them (ema); --ema takes it" in " ".join(printed.split())
+    assert "--ema takes it" not in run("inspect", tmp_path / "run", "--ema")
+    for pick, part in ((Pick(), "unet"), (Pick(ema=True), "unet_ema")):
+        for step, expected in enumerate(states[part], 1):
+            place = tmp_path / "run" / f"checkpoint-{step}"
+            assert torch.equal(read_weights(place, pick)["conv_in.weight"], expected)
+            assert resolve_model(read_header(place, pick), place=place).name == "UNet2DModel"
+    shutil.rmtree(tmp_path / "run" / "checkpoint-1" / "unet")
+    with pytest.raises(PosthocError, match="holds only a moving average of the weights; pass --ema"):
+        read_header(tmp_path / "run" / "checkpoint-1")
+    alone = tmp_path / "run" / "checkpoint-1"
+    assert resolve_model(read_header(alone, Pick(ema=True)), place=alone).name == "UNet2DModel"

@@ -7,33 +7,52 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from posthoc.replay.formats.folder import trainer_state
+from posthoc.replay.formats.folder import together, trainer_state
 from posthoc.replay.formats.table import Content, Format, Preview, files_of, folder_formats, open_content
 from posthoc.replay.source import Source
+from posthoc.replay.weights import MAIN, find_weights
 
 PARTS = ("unet", "transformer", "prior", "controlnet")
 """Which part it is called; the others (text_encoder, vae) are mostly those of another training."""
 
 
-def _part(folder: Path, names: frozenset[str]) -> Path | None:
-    parts = (folder / name for name in PARTS if name in names and (folder / name).is_dir())
-    return next((part for part in parts if any(form.divisible for form in folder_formats(part))), None)
+def _parts(folder: Path, names: frozenset[str]) -> dict[str, Path]:
+    """The folders of the network and of its moving average, under the keys that single files have for these."""
+    for part in PARTS:
+        places = {key: folder / name for key, name in (("model", part), ("ema", f"{part}_ema")) if name in names}
+        places = {key: place for key, place in places.items() if _holds_weights(place)}
+        if places:
+            return places
+    return {}
+
+
+def _holds_weights(folder: Path) -> bool:
+    return folder.is_dir() and any(form.divisible for form in folder_formats(folder))
 
 
 def _matches(seen: Preview) -> bool:
-    return seen.is_folder and _part(seen.path, seen.names) is not None
+    return seen.is_folder and bool(_parts(seen.path, seen.names))
 
 
-def _network(folder: Path) -> Path:
-    part = _part(folder, frozenset(PARTS))
-    if part is None:
+def _networks(folder: Path) -> dict[str, Path]:
+    parts = _parts(folder, frozenset(name for part in PARTS for name in (part, f"{part}_ema")))
+    if not parts:
         raise FileNotFoundError(2, "the network is missing", str(folder / PARTS[0]))
-    return part
+    return parts
 
 
 def _open(source: Source, folder: Path) -> Content:
-    content = open_content(source, _network(folder))
+    contents = {key: open_content(source, place) for key, place in _networks(folder).items()}
+    if list(contents) == ["model"]:
+        content = contents["model"]
+    else:
+        tree = {key: find_weights(part.tree, MAIN, folder, source.budget) for key, part in contents.items()}
+        content = together(contents, tree)
     return replace(content, recorded={**content.recorded, **trainer_state(source, folder)})
+
+
+def _files(source: Source, folder: Path) -> list[Path]:
+    return [file for place in _networks(folder).values() for file in files_of(place, source)]
 
 
 def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -41,6 +60,4 @@ def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
     save_file(dict(weights), folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-DIFFUSERS = Format(
-    "Diffusers", _matches, _open, lambda source, folder: files_of(_network(folder), source), write=_write
-)
+DIFFUSERS = Format("Diffusers", _matches, _open, _files, write=_write)

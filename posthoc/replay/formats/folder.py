@@ -79,8 +79,11 @@ def _several(source: Source, folder: Path, files: list[str]) -> Content:
             contents[key] = content
         except NoWeightsError:
             continue
-    if len(contents) == 1:
-        return next(iter(contents.values()))
+    return next(iter(contents.values())) if len(contents) == 1 else together(contents, tree)
+
+
+def together(contents: Mapping[str, Content], tree: Mapping[str, Mapping[str, Any]]) -> Content:
+    """The weights of several files as one content, by the keys of the files."""
     places = {id(tensor): key for key, weights in tree.items() for tensor in weights.values()}
 
     def read(wanted: Mapping[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
@@ -90,7 +93,7 @@ def _several(source: Source, folder: Path, files: list[str]) -> Content:
             tensors.update(content.read(part, into, pin) if part else {})
         return {name: tensors[name] for name in wanted}
 
-    return Content(tree, {}, read)
+    return Content(dict(tree), {}, read)
 
 
 def _files(source: Source, folder: Path) -> list[Path]:
