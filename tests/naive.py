@@ -239,3 +239,47 @@ def calibration_error(p, labels, bins=15):
         inside[k].append((confidence, float(np.argmax(row) == label)))
     gaps = [abs(sum(c for c, _ in members) - sum(right for _, right in members)) for members in inside]
     return sum(gaps) / len(labels)
+
+
+def two_nearest(x):
+    """Dimension of samples x [C, N]: slope through the origin of -log(1 - rank / N) on the log of the ratio of the two
+    smallest distances, the largest tenth left out."""
+    points = [tuple(column) for column in np.asarray(x, dtype=float).T]
+    N = len(points)
+    ratios = []
+    for i, a in enumerate(points):
+        first, second = sorted(math.dist(a, b) for j, b in enumerate(points) if j != i)[:2]
+        ratios.append(second / first)
+    pairs = [(math.log(ratio), -math.log(1 - k / N)) for k, ratio in enumerate(sorted(ratios)[: int(0.9 * N)], 1)]
+    return sum(a * b for a, b in pairs) / sum(a * a for a, _ in pairs)
+
+
+def anisotropy(x):
+    """Mean cosine over pairs of different samples x [C, N]."""
+    rows = np.asarray(x, dtype=float).T
+    cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in itertools.combinations(rows, 2)]
+    return np.mean(cosines)
+
+
+def variability(features, labels):
+    """NC1 by its definition, with the pseudo-inverse of the covariance of class means."""
+    means = np.array([features[labels == k].mean(axis=0) for k in np.unique(labels)])
+    centred = means - means.mean(axis=0)
+    between = centred.T @ centred / len(means)
+    within = sum(np.outer(d, d) for d in features - means[labels]) / len(labels)
+    return np.trace(within @ np.linalg.pinv(between, rcond=1e-12, hermitian=True)) / len(means)
+
+
+def ridge(fitted, held_out, labels, classes, penalty=1.0):
+    """Class by class, by the normal equations of an intercept and standardised columns, the intercept free."""
+    mean, sd = fitted.mean(axis=0), fitted.std(axis=0)
+    sd = np.where(sd > 0, sd, 1)
+    design = np.column_stack([np.ones(len(fitted)), (fitted - mean) / sd])
+    new = np.column_stack([np.ones(len(held_out)), (held_out - mean) / sd])
+    scores = []
+    for k in range(classes):
+        shrink = penalty * np.eye(design.shape[1])
+        shrink[0, 0] = 0
+        target = np.where(labels == k, 1.0, -1.0)
+        scores.append(new @ np.linalg.solve(design.T @ design + shrink, design.T @ target))
+    return np.argmax(scores, axis=0)

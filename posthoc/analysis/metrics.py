@@ -31,7 +31,6 @@ from posthoc.analysis.records import (
     Unit,
     trained,
 )
-from posthoc.analysis.representation import representation
 from posthoc.analysis.scales import LEAST_POINTS
 from posthoc.analysis.snapshots import of_checkpoints
 from posthoc.analysis.summary import against_nulls, overall, summarise
@@ -97,7 +96,7 @@ def compute_metrics(
     as_they_are = of_checkpoints(
         replay, axis, table, lambda e: progress(E, E, f"{activations.checkpoints[e]} as it is") if progress else None
     )
-    return _gathered(activations, main, units, results[0], as_they_are)
+    return _gathered(activations, main, units, results[0], replay, as_they_are)
 
 
 def _units(activations: Activations, protocol: Protocol) -> tuple[Unit, ...]:
@@ -138,7 +137,7 @@ def _known(value: np.int64) -> int | None:
 
 def _gathered(
     activations: Activations, measuring: Measuring, units: tuple[Unit, ...], results: Sequence[Measurement],
-    as_they_are: Mapping[str, Measured],
+    replay: Replay, as_they_are: Mapping[str, Measured],
 ) -> RunMetrics:  # fmt: skip
     """What was measured of the checkpoints, and all that relates them to each other."""
     protocol, axis = measuring.protocol, measuring.axis
@@ -190,7 +189,7 @@ def _gathered(
             doubt(activations),
             judge,
         ),
-        representation=representation(activations, protocol.signal if axis.intervals else activations.signals[0]),
+        representation=replay.geometry,
         phase_locking=Locking(
             _stacked([result.locking.plv if result.locking else None for result in with_layers], (L, L)),
             _stacked([result.locking.ppc if result.locking else None for result in with_layers], (L, L)),

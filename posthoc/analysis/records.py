@@ -67,6 +67,9 @@ class Aside(StrEnum):
     NEEDS_LOGITS = "needs the scores of the classes, which are kept of classifiers of up to 1,000 classes"
     NEEDS_PREDICTIONS = "needs a predicted class of each sample"
     NOT_REPLAYED = "needs extract --controls"
+    NEEDS_SAMPLES = "needs 20 samples or more"
+    NEEDS_FEATURES = "needs what the last layer is given, which posthoc extract --features keeps"
+    NEEDS_UNTRAINED = "needs an untrained network: a checkpoint of step 0, or those of posthoc extract --untrained"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,10 +12,17 @@ from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.records import Representation
 from posthoc.analysis.scales import START
 from posthoc.analysis.similarity import LEAST_CHANNELS, LEAST_IMAGES, Sample, alignment, participation_ratios
-from posthoc.store import Activations
+
+if TYPE_CHECKING:
+    from posthoc.store import Activations
 
 MOST_TOKENS = 2048
 """Tokens of all documents that the geometry of a layer is taken over."""
+LEAST_EIGENVALUES = 3
+DISCARDED = 0.1
+"""Share of the ratios of distances, the largest, that the dimension is not fitted to."""
+BLOCK = 512
+"""Samples whose distances are in memory at a time."""
 
 
 def effective_rank(singular_values: ArrayLike) -> float:
@@ -30,7 +38,7 @@ def effective_rank(singular_values: ArrayLike) -> float:
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
-def representation(activations: Activations, signal: str) -> Representation:
+def representation(activations: "Activations", signal: str) -> Representation:
     """The representation's geometry through training, from the stored `signal`; two checkpoints are in memory at a time.
 
     Of every checkpoint and layer, [E, L]; similarity by debiased CKA, to the checkpoint before (NaN for the first), to
@@ -43,30 +51,31 @@ def representation(activations: Activations, signal: str) -> Representation:
     E, L = len(activations), len(activations.layers)
     rank, recorded, layer = np.full((3, E, L), np.nan)
     previous, last, between = np.full((2, E, L), np.nan), np.full((2, E, L), np.nan), np.full((2, E, L, L), np.nan)
-    final = _samples(activations, signal, E - 1)
+    final = samples_of(activations, activations.read(signal, E - 1))
     before = final
     for e in range(E):
-        samples = _samples(activations, signal, e)
+        samples = samples_of(activations, activations.read(signal, e))
         for k, sample in enumerate(samples):
             rank[e, k] = effective_rank(sample.singular_values)
             recorded[e, k], layer[e, k] = participation_ratios(sample)
             if e:
-                previous[:, e, k] = _cka(sample, before[k], same=True)
-            last[:, e, k] = _cka(sample, final[k], same=True)
+                previous[:, e, k] = cka(sample, before[k], same=True)
+            last[:, e, k] = cka(sample, final[k], same=True)
         for i, j in itertools.combinations_with_replacement(range(L), 2):
-            between[:, e, i, j] = between[:, e, j, i] = _cka(samples[i], samples[j], same=i == j)
+            between[:, e, i, j] = between[:, e, j, i] = cka(samples[i], samples[j], same=i == j)
         before = samples
     return Representation(rank, recorded, previous[0], last[0], between[0], layer, previous[1], last[1], between[1])
 
 
-def _cka(a: Sample, b: Sample, same: bool) -> tuple[float, float]:
+def cka(a: Sample, b: Sample, same: bool) -> tuple[float, float]:
+    """Debiased CKA of two layers and its standard deviation; NaN where too few images or channels are recorded."""
     if a.x.shape[1] < LEAST_IMAGES or any(c.recorded < min(c.total, LEAST_CHANNELS) for c in (a, b)):
         return math.nan, math.nan
     similarity = alignment(a, b, same)
     return similarity.cka, similarity.sd
 
 
-def spectral_signal(activations: Activations, name: str, rows: Sequence[int]) -> FloatArray:
+def spectral_signal(activations: "Activations", name: str, rows: Sequence[int]) -> FloatArray:
     """`effective-rank` or `participation-ratio` of each layer at the checkpoints in `rows`, [L, rows]."""
 
     def measure(sample: Sample) -> float:
@@ -74,19 +83,90 @@ def spectral_signal(activations: Activations, name: str, rows: Sequence[int]) ->
             return participation_ratios(sample)[0]
         return effective_rank(sample.singular_values)
 
-    return np.array([[measure(sample) for sample in _samples(activations, activations.signals[0], e)] for e in rows]).T
+    read = activations.read
+    return np.array(
+        [[measure(sample) for sample in samples_of(activations, read(activations.signals[0], e))] for e in rows]
+    ).T
 
 
-def _over_samples(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Signals [U, N]; of those that keep tokens [U, D, T] up to `MOST_TOKENS` tokens, evenly spread over the documents."""
-    if x.ndim == 2:
-        return x
-    x = x[:, :, min(START, x.shape[2] - 1) :].reshape(len(x), -1)
-    return x[:, np.linspace(0, x.shape[1] - 1, min(x.shape[1], MOST_TOKENS)).astype(np.int64)]
-
-
-def _samples(activations: Activations, signal: str, row: int) -> list[Sample]:
+def channels_of(activations: "Activations", x: NDArray[np.floating]) -> list[NDArray[np.floating]]:
+    """The recorded channels [C, N] of each layer, from the signals of all; of those that keep tokens [U, D, T] up to
+    `MOST_TOKENS` tokens, evenly spread over the documents."""
+    if x.ndim > 2:
+        x = x[:, :, min(START, x.shape[2] - 1) :].reshape(len(x), -1)
+        x = x[:, np.linspace(0, x.shape[1] - 1, min(x.shape[1], MOST_TOKENS)).astype(np.int64)]
     sizes = np.cumsum([0, *(len(rows) for rows in activations.channels.values())])
-    x = _over_samples(activations.read(signal, row))
+    return [x[a:b] for a, b in itertools.pairwise(sizes)]
+
+
+def samples_of(activations: "Activations", x: NDArray[np.floating]) -> list[Sample]:
+    """As `channels_of`, centred, and of how many channels of the layer."""
     totals = [layer.size for layer in activations.recording.identity.layers]
-    return [Sample.of(x[a:b], total) for (a, b), total in zip(itertools.pairwise(sizes), totals, strict=True)]
+    return [Sample.of(of_layer, total) for of_layer, total in zip(channels_of(activations, x), totals, strict=True)]
+
+
+def spectra(x: FloatArray, groups: Sequence[NDArray[np.int64]]) -> FloatArray:
+    """Eigenvalues, largest first, of the covariance of channels x [C, N] over all samples, and without each group of
+    them, [1 + G, C]."""
+    parts = [(x[:, group].sum(axis=1), x[:, group] @ x[:, group].T, len(group)) for group in groups]
+    total, product, N = x.sum(axis=1), x @ x.T, x.shape[1]
+    covariances = []
+    for left_sum, left_product, left in [(np.zeros(len(x)), np.zeros((len(x), len(x))), 0), *parts]:
+        mean = (total - left_sum) / (N - left)
+        covariances.append((product - left_product) / (N - left) - np.outer(mean, mean))
+    return np.asarray(np.maximum(np.linalg.eigvalsh(np.array(covariances))[:, ::-1], 0.0))
+
+
+def power_law(eigenvalues: FloatArray) -> float:
+    """alpha of eigenvalues that fall as k^-alpha, k = 1, 2, ... (Agrawal et al. 2022): least squares on their logarithms.
+
+    Over those that are not rounding beside the largest; NaN where these are fewer than three.
+
+    >>> round(power_law(np.arange(1, 50) ** -1.5), 6)
+    1.5
+    """
+    if not eigenvalues.size or not eigenvalues[0] > 0:
+        return math.nan
+    kept = eigenvalues[eigenvalues > 1e-12 * eigenvalues[0]]
+    if len(kept) < LEAST_EIGENVALUES:
+        return math.nan
+    return -float(np.polyfit(np.log(np.arange(1, len(kept) + 1)), np.log(kept), 1)[0])
+
+
+def anisotropy(x: FloatArray) -> float:
+    """Mean cosine of the channels' values at two different samples (Ethayarajh 2019), of x [C, N]; samples that are all 0
+    are left out, and NaN with fewer than two.
+
+    >>> anisotropy(np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]])).__round__(6)
+    0.333333
+    """
+    largest = np.abs(x).max(axis=0, initial=0.0)
+    units = x[:, largest > 0] / largest[largest > 0]
+    units = units / np.sqrt((units**2).sum(axis=0))
+    N = units.shape[1]
+    return float(((units.sum(axis=1) ** 2).sum() - N) / (N * (N - 1))) if N > 1 else math.nan
+
+
+def intrinsic_dimension(x: FloatArray) -> tuple[float, int]:
+    """TwoNN (Facco et al. 2017) of samples x [C, N], and of how many of them: the distance to the second nearest over
+    that to the nearest has the distribution F(m) = 1 - m^-d, whose d is fitted to all but the largest tenth.
+
+    Samples that lie on another are left out; NaN where fewer than ten differ.
+    """
+    points = np.unique(x.T, axis=0)
+    N = len(points)
+    if N < LEAST_IMAGES:
+        return math.nan, N
+    from scipy.spatial.distance import cdist
+
+    nearest = np.empty((N, 2))
+    for begin in range(0, N, BLOCK):
+        distances = cdist(points[begin : begin + BLOCK], points)
+        distances[np.arange(len(distances)), np.arange(begin, begin + len(distances))] = np.inf
+        nearest[begin : begin + BLOCK] = np.sort(np.partition(distances, 1, axis=1)[:, :2], axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.sort(nearest[:, 1] / nearest[:, 0])
+    kept = int(N * (1 - DISCARDED))
+    logs, shares = np.log(ratios[:kept]), -np.log1p(-np.arange(1, kept + 1) / N)
+    square = float(logs @ logs)
+    return (float(logs @ shares) / square if 0 < square < math.inf else math.nan), N

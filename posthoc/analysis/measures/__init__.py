@@ -10,7 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.measures import behaviour, integration, outputs, stability, synchrony, tokens
+from posthoc.analysis.measures import (
+    behaviour,
+    collapse,
+    integration,
+    layers,
+    outputs,
+    probing,
+    stability,
+    synchrony,
+    tokens,
+)
 from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading, Scope, Series
 from posthoc.analysis.measures.snapshot import Estimate, Replay, Snapshot
 from posthoc.analysis.measures.tokens import Documents
@@ -34,6 +44,9 @@ MEASURES: dict[str, Measure] = {
         behaviour.ACCURACY,
         behaviour.LOSS,
         *outputs.MEASURES,
+        *layers.MEASURES,
+        *probing.MEASURES,
+        *collapse.MEASURES,
         *tokens.MEASURES,
     )
 }

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.measures.measure import Measure
-from posthoc.analysis.records import Aside
+from posthoc.analysis.records import Aside, Representation
+from posthoc.analysis.representation import channels_of, representation, samples_of, spectra
+from posthoc.analysis.similarity import Sample
 from posthoc.streams import stream
 
 if TYPE_CHECKING:
@@ -56,6 +58,25 @@ class Replay:
         return self.activations.labels if self.activations.labelled else None
 
     @functools.cached_property
+    def independent(self) -> bool:
+        """Whether what layers hold of one sample is independent of the others: tokens of one document are not."""
+        return self.activations.tokens is None
+
+    @functools.cached_property
+    def geometry(self) -> Representation:
+        """The geometry of the layers through training."""
+        return representation(self.activations, self.signal)
+
+    @functools.cached_property
+    def untrained(self) -> list[list[Sample]]:
+        """The layers of the untrained networks: of the checkpoint of step 0, else of those that the file has as controls."""
+        file = self.activations
+        if (first := np.flatnonzero(file.steps == 0)).size:
+            return [samples_of(file, file.read(self.signal, int(first[0])))]
+        controls = range(len(file.untrained_seeds))
+        return [samples_of(file, file.read_untrained(self.signal, row)) for row in controls]
+
+    @functools.cached_property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each checkpoint is right about each sample, [E, N]."""
         return self.activations.behaviour("correct") > 0
@@ -73,9 +94,37 @@ class Snapshot:
         return self.replay.at(self.row - 1) if self.row else None
 
     @functools.cached_property
+    def channels(self) -> list[FloatArray]:
+        """The recorded channels of each layer, [C, N]: those that are finite."""
+        file = self.replay.activations
+        layers = channels_of(file, file.read(self.replay.signal, self.row))
+        return [x[np.isfinite(x).all(axis=1)].astype(np.float64) for x in layers]
+
+    @functools.cached_property
+    def samples(self) -> list[Sample]:
+        """The recorded channels of each layer, centred, and of how many."""
+        file = self.replay.activations
+        return samples_of(file, file.read(self.replay.signal, self.row))
+
+    @functools.cached_property
+    def spectra(self) -> list[FloatArray]:
+        """Eigenvalues of each layer's covariance, over all samples and without each group of the jackknife, [1 + G, C]."""
+        return [spectra(x.x[x.finite], jackknife_groups(x.x.shape[1], self.replay.seed)) for x in self.samples]
+
+    @functools.cached_property
     def prediction(self) -> NDArray[np.int64]:
         """The class of the largest score of each sample, [N]."""
         return self.replay.activations.behaviour("prediction", self.row)
+
+    @functools.cached_property
+    def features(self) -> FloatArray:
+        """What the last layer is given, [N, D]."""
+        return self.replay.activations.behaviour("features", self.row).astype(np.float64)
+
+    @functools.cached_property
+    def head(self) -> FloatArray:
+        """The weights of the last layer, [K, D]."""
+        return self.replay.activations.head("weight", self.row).astype(np.float64)
 
     @functools.cached_property
     def logits(self) -> FloatArray:
@@ -138,15 +187,40 @@ def over_samples(values: NDArray[Any]) -> Estimate:
     return Estimate(mean, mean - reach, mean + reach)
 
 
-def jackknifed(function: Callable[[NDArray[np.int64]], Any], N: int, seed: int) -> tuple[FloatArray, FloatArray]:
-    """A function of which samples [n] are there, of all of N, and the standard error over fresh samples of what it gives.
+def over_layers(values: Any, se: Any = math.nan, reach: float = REACH) -> Estimate:
+    """A measure of each layer, values [L], and the mean over those that have one; se: standard errors [L], of which
+    `reach` is an interval's half. The mean's interval is as if layers, which share their samples, all erred together."""
+    values = np.asarray(values, dtype=np.float64)
+    width = reach * np.broadcast_to(np.asarray(se, dtype=np.float64), values.shape)
+    return between_ends(values, values - width, values + width)
 
-    The grouped jackknife: of what it is without each of `GROUPS` random groups of the samples. NaN of fewer samples.
-    """
-    value = np.asarray(function(np.arange(N)), dtype=np.float64)
+
+def between_ends(
+    values: FloatArray, low: FloatArray, high: FloatArray, drawn: Mapping[str, FloatArray] | None = None
+) -> Estimate:
+    """As `over_layers`, with intervals [L] that are known."""
+    there = np.isfinite(values)
+    least, most = (float(end[there].mean()) if there.any() else math.nan for end in (low, high))
+    return Estimate(mean_finite(values), least, most, values, low, high, drawn or {})
+
+
+def jackknife_groups(N: int, seed: int) -> list[NDArray[np.int64]]:
+    """Random groups of N samples, as equal as can be; none where there would be fewer than two in one."""
     if N < 2 * GROUPS:
-        return value, np.full(value.shape, np.nan)
-    groups = np.array_split(stream("jackknifed samples", seed).permutation(N), GROUPS)
-    without = np.array([function(np.sort(np.setdiff1d(np.arange(N), group))) for group in groups], dtype=np.float64)
+        return []
+    return list(np.array_split(stream("jackknifed samples", seed).permutation(N), GROUPS))
+
+
+def standard_error(without: FloatArray) -> Any:
+    """Over fresh samples, of what is [...], from what it is without each of the groups, [G, ...] (the grouped jackknife)."""
+    if len(without) < GROUPS:
+        return np.full(without.shape[1:], np.nan)
     with np.errstate(invalid="ignore"):
-        return value, np.sqrt((GROUPS - 1) / GROUPS * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+        return np.sqrt((GROUPS - 1) / GROUPS * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+
+
+def jackknifed(function: Callable[[NDArray[np.int64]], Any], N: int, seed: int) -> tuple[FloatArray, Any]:
+    """A function of which samples [n] are there, of all of N, and the standard error over fresh samples of what it gives."""
+    value = np.asarray(function(np.arange(N)), dtype=np.float64)
+    without = [function(np.setdiff1d(np.arange(N), group)) for group in jackknife_groups(N, seed)]
+    return value, standard_error(np.array(without, dtype=np.float64).reshape(-1, *value.shape))
