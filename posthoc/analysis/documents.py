@@ -24,7 +24,7 @@ EXACT = 13
 FLIPPED = 9999
 """Signs that are tried with more documents."""
 SIGNS = "signs"
-SIGN_WORDS = NullWords("the documents' differences with signs at random", "signs flipped")
+SIGN_WORDS = NullWords("the documents' differences with signs at random", "signs flipped", value="0")
 """The null of a difference: which of a pair is which does not matter."""
 
 

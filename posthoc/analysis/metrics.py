@@ -63,9 +63,9 @@ def compute_metrics(
     Raises PosthocError where there are too few images, layers or checkpoints for the protocol, or the signal was not
     recorded.
     """
-    table = chosen(measures)
     protocol = protocol or Protocol.fitting(activations.signals)
     axis = AXES[protocol.axis]
+    table = chosen(measures, axis.unasked)
     _refuse_unfit(activations, protocol, axis)
     units = _units(activations, protocol) if axis.layered else ()
     layers = np.array([activations.layers.index(unit.layer) for unit in units]) if axis.layered else None
@@ -160,7 +160,8 @@ def _gathered(
         measures["accuracy"] = replace(measures["accuracy"], listed=False, aside=aside)
     measures |= as_they_are
     measures |= of_documents(table, activations, axis, measuring.seed)
-    measures |= (differing := controlled(table, results, measures, measuring.seed))
+    differing = controlled(table, results, measures, measuring.seed)
+    measures = _in_order(measures, differing)
     with_layers = results if measuring.layers is not None else []
     L = len(activations.layers)
     return RunMetrics(
@@ -204,6 +205,15 @@ def _gathered(
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
     )
+
+
+def _in_order(measures: Mapping[str, Measured], controlled: Mapping[str, Measured]) -> dict[str, Measured]:
+    """All measures, each before what controls make of it."""
+    ordered = {}
+    for key, measured in measures.items():
+        ordered[key] = measured
+        ordered |= {other: of for other, of in controlled.items() if other.startswith(f"{key}_")}
+    return ordered
 
 
 def _no_accuracy(activations: Activations, judge: Measure | None) -> Aside:

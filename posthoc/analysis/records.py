@@ -86,11 +86,13 @@ class AxisWords:
 
 @dataclass(frozen=True)
 class NullWords:
-    """A null: what its redrawn data are, and what it redraws, for a legend; aside: why it cannot be drawn in this run."""
+    """A null: what its redrawn data are, and what it redraws, for a legend; aside: why it cannot be drawn in this run;
+    value: what a measure is under it, where that is no measurement of redrawn data."""
 
     words: str
     short: str
     aside: Aside | None = None
+    value: str = ""
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,11 @@ class Summary:
     seed: int = 0
     doubt: str | None = None
     judged_by: str = "accuracy"
+
+    @property
+    def noun(self) -> str:
+        """What its checkpoints are called where they are counted."""
+        return "epoch" if self.unit == "epoch" else "checkpoint"
 
 
 def psi_with(symbol: str) -> str:

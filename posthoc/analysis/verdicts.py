@@ -112,7 +112,8 @@ class Verdict:
     """What a run's checkpoints say of a measure against a null.
 
     symbol, words: of the measure, and of the null; differs, wanting, epochs: in how many checkpoints it differs, lacks
-    draws to tell, of how many; draws: the most that any checkpoint has; decides: whether this null is the one that decides.
+    draws to tell, of how many; draws: the most that any checkpoint has; decides: whether this null is the one that decides;
+    value: see `NullWords`.
     """
 
     symbol: str
@@ -123,6 +124,7 @@ class Verdict:
     epochs: int = 0
     draws: int = 0
     decides: bool = True
+    value: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -142,7 +144,7 @@ class Verdict:
 
     def sentence(self, unit: str = "epoch") -> str:
         """In words, without a full stop."""
-        than = f"that of {self.words}"
+        than = self.value or f"that of {self.words}"
         few = (
             f"too few draws in {self.wanting} of {self.epochs} {unit}s "
             f"({self.draws} draws: no p below {least_p(self.draws):.2g})"
@@ -162,8 +164,8 @@ def verdict(run: "RunMetrics | Run", key: str, null: str = "") -> Verdict:
     """A measure's verdict in a run, against its deciding null or another."""
     measured = run.measures[key]
     null = null or measured.decided_by
-    words = run.nulls[null].words if null in run.nulls else null
-    result = Verdict(measured.symbol, null, words)
+    known = run.nulls.get(null)
+    result = Verdict(measured.symbol, null, known.words if known else null, value=known.value if known else "")
     if of := measured.summary.nulls.get(null):
         decides = null == measured.decided_by
         result = replace(

@@ -52,23 +52,53 @@ def summary(metrics: RunMetrics) -> Lines:
     lines += [
         ("protocol", f"{protocol.name}, {protocol.axis} axis, estimator {protocol.estimator}, smoothing {protocol.smooth}, "
                      f"scales {list(metrics.scales)}" + (", calibrated" if protocol.calibrate else "")),
-        ("epochs", f"{run.epochs}{counted}"),
+        (f"{run.noun}s", f"{run.epochs}{counted}"),
         *_best(metrics),
-        *((measured.symbol, _with_sd(measured.summary, " +- ")) for measured in headlines(metrics).values()),
+        *(_at_last(metrics) if metrics.axis.intervals else _means(metrics)),
         *_stability(metrics),
     ]  # fmt: skip
     if reasons := _reasons(metrics):
-        lines.append(("dead units", f"{', '.join(reasons)} (units x epochs), left out"))
+        lines.append(("dead units", f"{', '.join(reasons)} (units x {run.noun}s), left out"))
     if any(checkpoint.untrained for checkpoint in metrics.checkpoints):
         lines.append(("untrained", "the checkpoint of step 0 is a control and not part of these figures"))
     return lines + nulls(metrics) + aside(metrics)
+
+
+def _means(metrics: RunMetrics) -> Lines:
+    """The headline measures over the run."""
+    return [(measured.symbol, _with_sd(measured.summary, " +- ")) for measured in headlines(metrics).values()]
+
+
+def _at_last(metrics: RunMetrics) -> Lines:
+    """The measures at the last checkpoint with their intervals, beside the null that decides, and of untrained weights.
+
+    Where each checkpoint has intervals by itself: of language models, whose steps are spaced so that a mean over
+    checkpoints would be one of the beginning.
+    """
+    run = metrics.summary
+    untrained = [e for e, checkpoint in enumerate(metrics.checkpoints) if checkpoint.untrained]
+    lines = [("last", f"{run.unit} {metrics.when[-1]}, 95 % intervals {metrics.axis.intervals}")]
+    for measured in metrics.measures.values():
+        if measured.aside or not (measured.listed or measured.headline) or not measured.low.size:
+            continue
+        value, low, high = (number(of[-1], measured.digits) for of in (measured.value, measured.low, measured.high))
+        parts = [f"{value} ({low} to {high})"]
+        if beside := measured.nulls.get(measured.decided_by):
+            null = (
+                "" if metrics.nulls[measured.decided_by].value else f"{measured.decided_by} {number(beside.mean[-1])}, "
+            )
+            parts.append(f"{null}p {beside.p[-1]:.2g}")
+        if untrained:
+            parts.append(f"untrained {number(measured.value[untrained[0]], measured.digits)}")
+        lines.append((measured.symbol, "; ".join(parts)))
+    return lines
 
 
 def _stability(metrics: RunMetrics) -> Lines:
     """The stability index and when its volatility settles; nothing where it was not measured."""
     run, index = metrics.summary, metrics.measures.get("stability_index")
     lines = [("Psi", _with_sd(index.summary, ", sd "))] if index else []
-    lines += [(r.symbol, f"{number(r.r)}, 95 % interval {number(r.low)} to {number(r.high)} over epochs")
+    lines += [(r.symbol, f"{number(r.r)}, 95 % interval {number(r.low)} to {number(r.high)} over {run.noun}s")
               for r in related(metrics)]  # fmt: skip
     if "volatility" not in metrics.measures:
         return lines
@@ -112,12 +142,12 @@ def nulls(metrics: RunMetrics) -> Lines:
     """What the deciding nulls say of the headline measures, and beside which values the references put them."""
     if not any(measured.nulls for measured in metrics.measures.values()):
         return []
-    lines = []
+    lines, run = [], metrics.summary
     for key, measured in headlines(metrics).items():
         if measured.decided_by:
             result = verdict(metrics, key)
             rate = "" if result.outcome is Outcome.NOT_DRAWN else " (false discovery rate 5 %)"
-            lines.append((f"null: {result.null}", result.sentence(metrics.summary.unit) + rate))
+            lines.append((f"null: {result.null}", result.sentence(run.noun) + rate))
     return lines + [(f"reference: {null}", text) for null, text in references(metrics, 4)]
 
 

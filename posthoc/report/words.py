@@ -64,7 +64,7 @@ def finding(metrics: RunMetrics, key: str) -> str:
     drawn = any(measured.nulls for measured in metrics.measures.values())
     if not drawn or key not in metrics.measures or not metrics.measures[key].decided_by:
         return ""
-    return sentence_of(verdict(metrics, key).sentence(metrics.summary.unit))
+    return sentence_of(verdict(metrics, key).sentence(metrics.summary.noun))
 
 
 def sentence_of(text: str) -> str:

@@ -129,7 +129,8 @@ class Axis:
     length: the most points that a series has; sources: the series of a file, those of the layers under the empty name.
     intervals: what intervals are over, where that is not the units; overrides: what is otherwise about measures on it;
     not_alone: the measures that are not given without their nulls. factors: what an audit changes (None: there is no audit);
-    varies: with what measures vary by themselves, which effects are compared with.
+    varies: with what measures vary by themselves, which effects are compared with; unasked: the measures that say little on
+    it and are taken only where they are named.
     """
 
     key: str
@@ -146,6 +147,7 @@ class Axis:
     not_alone: tuple[str, ...] = ()
     factors: Factors | None = None
     varies: str = ""
+    unasked: tuple[str, ...] = ()
 
     @property
     def words(self) -> records.AxisWords:

@@ -262,4 +262,8 @@ TOKEN = Axis(
     not_alone=("metastability", "synchrony"),
     factors=_factors,
     varies="from document to document",
+    unasked=(
+        "integration", "integration_z", "metastability_z", "stability_index", "volatility", "stability_index_causal",
+        "volatility_causal",
+    ),
 )  # fmt: skip

@@ -5,7 +5,7 @@ of_series=roughness)`. Importing the table compiles nothing.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -56,11 +56,11 @@ RESERVED = ("epoch", "step", "untrained", "dead", "reasons")
 """What other columns of a table of checkpoints are called."""
 
 
-def chosen(names: str | Iterable[str | Measure] = "default") -> dict[str, Measure]:
+def chosen(names: str | Iterable[str | Measure] = "default", unasked: Container[str] = ()) -> dict[str, Measure]:
     """The measures of these names, of which `default` and `all` stand for several, and those that they are made of.
 
-    names: one text with commas between, or several, and measures of your own. Raises UsageError, with the nearest names,
-    where one is unknown, and where one of your own has the name of another.
+    names: one text with commas between, or several, and measures of your own; unasked: what `default` does not stand
+    for. Raises UsageError, with the nearest names, where one is unknown, and where one of your own has the name of another.
 
     >>> list(chosen("volatility"))
     ['hurst', 'integration', 'metastability', 'stability_index', 'volatility']
@@ -72,7 +72,7 @@ def chosen(names: str | Iterable[str | Measure] = "default") -> dict[str, Measur
             _refuse_taken(name.key, others)
             others[name.key] = name
         else:
-            wanted |= _named(name.strip())
+            wanted |= _named(name.strip(), unasked)
     while more := {needed for key in wanted for needed in _needs(MEASURES[key])} - wanted:
         wanted |= more
     return {key: measure for key, measure in MEASURES.items() if key in wanted} | others
@@ -87,10 +87,10 @@ def _refuse_taken(key: str, others: Mapping[str, Measure]) -> None:
         raise UsageError(f"There is something called {key!r} already; give your measure another name.")
 
 
-def _named(name: str) -> set[str]:
+def _named(name: str, unasked: Container[str]) -> set[str]:
     """Which measures one name stands for."""
     if name in ("all", "default"):
-        return {key for key, measure in MEASURES.items() if measure.default or name == "all"}
+        return {key for key, measure in MEASURES.items() if name == "all" or (measure.default and key not in unasked)}
     if name in MEASURES:
         return {name}
     known = {symbol.lower(): key for key, measure in MEASURES.items() for symbol in (measure.symbol, key)}

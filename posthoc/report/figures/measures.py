@@ -71,8 +71,8 @@ def _columns(key: str, measured: Measured) -> Iterator[tuple[str, Any]]:
 def _title(metrics: RunMetrics) -> str:
     results = [verdict(metrics, key) for key in headlines(metrics)]
     return "; ".join(
-        f"{result.symbol} differs from {short(metrics, result.null)} in {result.differs} of {result.epochs} "
-        f"{metrics.summary.unit}s"
+        f"{result.symbol} differs from {result.value or short(metrics, result.null)} in {result.differs} of {result.epochs} "
+        f"{metrics.summary.noun}s"
         for result in results if result.epochs
     )  # fmt: skip
 
