@@ -8,6 +8,7 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
     /checkpoint/path /checkpoint/sha256 [E]    /probe/loss /probe/accuracy [E]    /recorded/<name> [E]
     /score/<name> [E]                          other scores than accuracy: R2, mIoU, those of the user's function
     /sample/token [N, T] u4                    the ids, where the samples are rows of tokens
+    /sample/bytes [N] i8                       of its text in UTF-8 but for its first token, where that is known
     /signals/<signal>/<layer> [E, C, N(, T)] f4, or f2 where a signal keeps T and rounding is far below its variation
                                                `fluctuation` [E, C, N, scale], `autocovariance` [E, C, N, lag]
     /signals/checkpoint /signals/sample /signals/unit.<layer> [C]: which, for the dimensions of that name
@@ -135,7 +136,8 @@ class Frame:
 class Layout:
     """What all frames of one file share: how they were made, on which samples, which channels of which layers.
 
-    tokens: uint32 [N, T], where the samples are rows of tokens.
+    tokens: uint32 [N, T], where the samples are rows of tokens; text_bytes: int64 [N], of the text of each but its first
+    token, where that is known.
     """
 
     recording: Recording
@@ -143,6 +145,7 @@ class Layout:
     label: NDArray[np.int64] | None
     channels: dict[str, NDArray[np.int64]]
     tokens: NDArray[np.uint32] | None = None
+    text_bytes: NDArray[np.int64] | None = None
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -159,7 +162,8 @@ class Activations:
     channels: layer -> int64 [C_l], which channels of the layer were recorded; nonfinite_weights and nonfinite[layer]:
     int64 [E], how many weights, and values of the signals, are NaN or infinite; skipped: path and reason of the
     checkpoints that could not be replayed; untrained_seeds: int64 [K], of the controls that `read_untrained` reads, none
-    in most files; nulls: the controls of other inputs, which `read_null` reads; provenances: one for each checkpoint; blocks: the arrays by checkpoint, by their place in the file.
+    in most files; nulls: the controls of other inputs, which `read_null` reads; text_bytes: int64 [N] of rows of tokens, see `Layout`, or None;
+    provenances: one for each checkpoint; blocks: the arrays by checkpoint, by their place in the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -189,6 +193,7 @@ class Activations:
         self.images = file.numbers(places.index, "i", None, 0)
         N = len(self.images)
         self.labelled = identity.probe.classes is not None or file.has(places.label)
+        self.text_bytes = file.numbers("sample/bytes", "i", N, 1) if file.has("sample/bytes") else None
         self.labels = file.numbers(places.label, "i", N, 0) if self.labelled else np.zeros(N, np.int64)
         self.channels = {layer: file.numbers(_first(file, places.unit, layer), "i", None, 0) for layer in self.layers}
         self.checkpoints = file.texts("checkpoint/path", E)

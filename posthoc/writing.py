@@ -134,7 +134,7 @@ def merge(
             named |= set(_named(_first_frame(source)))
             provenances += source.provenances
             labels = source.labels if source.labelled else None
-            layout = Layout(source.recording, source.images, labels, source.channels, source.tokens)
+            layout = Layout(source.recording, source.images, labels, source.channels, source.tokens, source.text_bytes)
             laid_out.append(
                 _blocks(layout, {place: (block.shape[1:], block.dtype) for place, block in source.blocks.items()})
             )
@@ -369,6 +369,9 @@ def _lay_out(
             "sample/token", data=layout.tokens, dtype="<u4", chunks=(1, layout.tokens.shape[1])
         )
         _describe(tokens, "ids of the tokens of each sample")
+    if layout.text_bytes is not None:
+        sizes = file.create_dataset("sample/bytes", data=layout.text_bytes, dtype="<i8")
+        _describe(sizes, "bytes in UTF-8 of the text of each sample but its first token")
     if layout.label is not None:
         _describe(file.create_dataset(places.label, data=layout.label), "class of each sample")
     _describe(file.create_dataset("checkpoint/path", (length,), text), "file, relative to the run's folder")

@@ -20,7 +20,7 @@ def long_memory(random, shape, H):
 
 
 def make(path, documents=6, tokens=320, channels=4, layers=("residual", "attention"), steps=(0, 1, 2, 4, 8, 16), seed=0,
-         controls=("shuffle", "block:16"), order=0.0, untrained=0, words=50):  # fmt: skip
+         controls=("shuffle", "block:16"), order=0.0, sizes=True, words=50):  # fmt: skip
     """order: strength of what is ordered over the text, in the channels and in the surprisal, at steps above 0."""
     random = np.random.default_rng(seed)
     ids = random.integers(0, words, (documents, tokens)).astype(np.uint32)
@@ -46,6 +46,13 @@ def make(path, documents=6, tokens=320, channels=4, layers=("residual", "attenti
         frames.append(Frame(f"{step}.pt", "0", None, step, 3.0, np.nan, {}, text.signals, behaviour=text.behaviour,
                             nulls=nulls))  # fmt: skip
     kept = {name: np.arange(channels) for name in layers}
-    layout = Layout(replace(plain, identity=identity, provenance=provenance), np.arange(documents), None, kept, ids)
+    layout = Layout(
+        replace(plain, identity=identity, provenance=provenance),
+        np.arange(documents),
+        None,
+        kept,
+        ids,
+        None if not sizes else random.integers(tokens, 4 * tokens, documents),
+    )
     write(path, layout, frames)
     return path

@@ -221,7 +221,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         points=tuple(points),
         device=device,
         batch_size=request.batch_size or probe.batch_size,
-        stored=store.Layout(recording, index, probe.labels, channels, probe.tokens),
+        stored=store.Layout(recording, index, probe.labels, channels, probe.tokens, probe.text_bytes),
         untrained=request.networks,
         features=request.features,
     )

@@ -239,10 +239,25 @@ def test_text_is_cut_into_rows_that_no_two_texts_share_spread_evenly(tmp_path):
         (tmp_path / f"{name}.txt").write_text(text)
     plan = plan_extraction(run, f"text:{tmp_path}/?.txt", trial=False, **asked)
     np.testing.assert_array_equal(plan.probe.tokens, ids)
+    np.testing.assert_array_equal(plan.stored.text_bytes, [4] * 6)  # of " b c": the first token is not scored
     digest = plan.probe.sha256
     np.save(tmp_path / "rows.npy", ids.astype("i4"))  # the replay needs no tokenizer
     plan = plan_extraction(run, f"tokens:{tmp_path / 'rows.npy'}", trial=False)
     assert plan.probe.sha256 == digest
+
+
+def test_bytes_of_a_row_are_those_of_its_text_in_utf8(tmp_path, monkeypatch):
+    run = series(tmp_path, count=1)
+    text = "aé b€\nc 𝄞𝄞\nd\ne  f\n" * 3
+    tokenizer(tmp_path / "tokenizer", text)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    for piece in (2**20, 8):  # characters that are made into tokens at a time
+        monkeypatch.setattr("posthoc.replay.probes.text.PIECE", piece)
+        plan = plan_extraction(
+            run, f"text:{tmp_path / 'a.txt'}", trial=False, context=7, tokenizer=tmp_path / "tokenizer"
+        )
+        expected = len(" b€\nc 𝄞𝄞\nd\ne  f".encode())
+        np.testing.assert_array_equal(plan.stored.text_bytes, [expected] * 3)
 
 
 def test_a_control_depends_on_the_seed_and_the_document_alone():

@@ -71,6 +71,14 @@ def _token_loss(documents: Documents) -> FloatArray | None:
     return None if documents.loss is None else means(documents.loss)
 
 
+def _bits_per_byte(documents: Documents) -> FloatArray | None:
+    """The first token is not scored, and its bytes are not counted."""
+    sizes = documents.activations.text_bytes
+    if documents.loss is None or sizes is None:
+        return None
+    return np.asarray(np.nansum(documents.loss, axis=1) / np.log(2) / sizes)
+
+
 def _in_context(documents: Documents) -> FloatArray | None:
     return None if documents.loss is None else in_context(documents.loss)
 
@@ -106,6 +114,11 @@ MEASURES = (
     Measure(
         "token_loss", "loss", "loss of a token", "mean loss over the tokens of a document, mean over documents",
         of_documents=_token_loss,
+    ),
+    Measure(
+        "bits_per_byte", "bits/byte", "bits per byte",
+        "loss of all tokens of a document in bits, by the bytes of their text in UTF-8, mean over documents",
+        of_documents=_bits_per_byte, listed=False,
     ),
     Measure(
         "token_accuracy", "top-1", "accuracy of a token", "share of tokens that are the likeliest prediction",

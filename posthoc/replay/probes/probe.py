@@ -69,7 +69,8 @@ class Probe:
     single precision); example: a batch of so many samples to trace the network with, on request of larger ones (default:
     the first samples); anatomy: what tracing shows, if that was found already.
 
-    samples: what they are called; preparation: by names, on which numbers depend, and in words; code: digest of the
+    samples: what they are called; preparation: by names, on which numbers depend, and in words; text_bytes: of the text of
+    each row of tokens but its first; code: digest of the
     user's file that made it; notes: label and text; batch_size: unless told otherwise; few: samples that tell how a
     network behaves; alternatives: the same samples prepared otherwise, by the options of the command line that say so, to
     be tried where a network fails at these.
@@ -93,6 +94,7 @@ class Probe:
     preparation: Mapping[str, Any] = field(default_factory=dict)
     code: str | None = None
     words: str = UNKNOWN
+    text_bytes: NDArray[np.int64] | None = None
     notes: Sequence[tuple[str, str]] = ()
     batch_size: int = 256
     few: int = 8

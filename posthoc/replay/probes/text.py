@@ -46,12 +46,13 @@ Ids = NDArray[np.int64]
 @dataclass(frozen=True)
 class Rows:
     """Rows of tokens: ids int64 [N, T]; index: int64 [N], their positions among all rows; preparation, words: how they
-    were made."""
+    were made; text_bytes: int64 [N], of the text of each but its first token, where that is known."""
 
     ids: Ids
     index: NDArray[np.int64]
     preparation: dict[str, Any]
     words: str
+    text_bytes: NDArray[np.int64] | None = None
 
 
 def _check_counts(asked: Asked) -> None:
@@ -92,11 +93,13 @@ def load_text(asked: Asked, model: "Model") -> Probe:
     """
     T, path = _context(asked, model), _tokenizer_file(asked)
     tokenizer = _tokenizer(path)
-    pieces, tokens, size = [], 0, 0
+    pieces, sizes, tokens, size = [], [], 0, 0
     for name, text in _texts(_files(asked.place)):
-        ids = _encoded(tokenizer, text, name)
+        ids, ends = _encoded(tokenizer, text, name)
         tokens, size = tokens + len(ids), size + len(text.encode("utf-8", "surrogatepass"))
-        pieces.append(ids[: len(ids) // T * T].reshape(-1, T))
+        whole = len(ids) // T * T
+        pieces.append(ids[:whole].reshape(-1, T))
+        sizes.append(np.ptp(ends[:whole].reshape(-1, T)[:, [0, -1]], axis=1))
     rows = np.concatenate([np.empty((0, T), np.int64), *pieces])
     if not len(rows):
         what = "text" if len(pieces) == 1 else f"longest of {len(pieces)} texts"
@@ -107,7 +110,7 @@ def load_text(asked: Asked, model: "Model") -> Probe:
     index = _spread(asked, len(rows), T)
     preparation = {"tokenizer": sha256(path), "bytes_per_token": size / tokens}
     words = f"{path.name} of {path.parent}, rows of {T} tokens"
-    return _probe(asked, model, Rows(rows[index], index, preparation, words))
+    return _probe(asked, model, Rows(rows[index], index, preparation, words, np.concatenate(sizes)[index]))
 
 
 def load_tokens(asked: Asked, model: "Model") -> Probe:
@@ -291,22 +294,37 @@ def _tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def _encoded(tokenizer: Any, text: str, name: str) -> Ids:
-    """The ids of a text, without any that stand for its beginning or end."""
+def _encoded(tokenizer: Any, text: str, name: str) -> tuple[Ids, NDArray[np.int64]]:
+    """The ids of a text, without any that stand for its beginning or end, and at which byte in UTF-8 each ends."""
     from posthoc.replay.forward import error_line
 
-    pieces, start = [np.empty(0, np.int64)], 0
+    empty = np.empty(0, np.int64)
+    pieces, ends, start, before = [empty], [empty], 0, 0
     while start < len(text):
         stop = text.find("\n", start + PIECE) + 1 or len(text)
         try:
-            ids = tokenizer.encode(text[start:stop], add_special_tokens=False).ids
+            encoded = tokenizer.encode(text[start:stop], add_special_tokens=False)
+            ids, spans = encoded.ids, encoded.offsets
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic of the library is no Exception
             raise PosthocError(f"{name} cannot be made into tokens ({error_line(error, whole=True)}).") from error
         pieces.append(np.array(ids, np.int64))
-        start = stop
-    return np.concatenate(pieces)
+        characters = np.frombuffer(text[start:stop].encode("utf-32-le", "surrogatepass"), "<u4")
+        bytes_until = np.concatenate([[before], before + _utf8_bytes(characters).cumsum()])
+        ends.append(bytes_until[np.array([end for _, end in spans], np.int64)])
+        start, before = stop, int(bytes_until[-1])
+    return np.concatenate(pieces), np.concatenate(ends)
+
+
+def _utf8_bytes(characters: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """How many bytes each character takes in UTF-8.
+
+    >>> _utf8_bytes(np.array([ord("a"), ord("é"), ord("€"), ord("𝄞")], np.uint32)).tolist()
+    [1, 2, 3, 4]
+    """
+    steps = np.array([0x80, 0x800, 0x10000], np.uint32)
+    return np.asarray(1 + np.searchsorted(steps, characters, side="right"), np.int64)
 
 
 def _probe(asked: Asked, model: "Model", rows: Rows) -> Probe:
@@ -329,6 +347,7 @@ def _probe(asked: Asked, model: "Model", rows: Rows) -> Probe:
         samples="documents",
         preparation={"context": T, **rows.preparation},
         words=rows.words,
+        text_bytes=rows.text_bytes,
         notes=[("probe", f"{asked.spec}, {N} documents of {T} tokens, {rows.words}")],
         few=2,
     )
