@@ -7,7 +7,8 @@ documents would, the measure responds to. That it does not respond is said only 
 than a margin (two one-sided tests, as of equivalence); else it is undecided.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,14 +17,15 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
-from posthoc.analysis.axes import AXES, Axis, Factor, Material, Subject
+from posthoc.analysis.axes import AXES, Axis, Factor, Material, Recorded, Subject
+from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.conclusions import conclusions
 from posthoc.analysis.documents import LEAST_DOCUMENTS, ends, enough, resampled_finite
-from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
-from posthoc.analysis.nulls import NULLS, Draws, deciding, draws
+from posthoc.analysis.measures import MEASURES, Measure, Reading, Scope, Series, chosen
+from posthoc.analysis.nulls import NULLS, ROUNDING, Draws, deciding, draws, unrounded
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import PURE_NOISE, Aside
-from posthoc.analysis.responses import Audit, Change, Control, Effect, Reaction, Response, Spread
+from posthoc.analysis.responses import HALVES, UNTRAINED, Audit, Change, Control, Effect, Reaction, Response, Spread
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
@@ -32,25 +34,36 @@ from posthoc.store import Activations
 
 STRENGTH = (Reaction.UNDEFINED, Reaction.INDIFFERENT, Reaction.UNDECIDED, Reaction.RESPONDS)
 """Of several outcomes of the same change, the last counts."""
+LEAST_SEEDS = 3
+"""Untrained networks from which the spread over seeds is known."""
+NOISES = ("white", "gaussian")
 
 
-def audit(activations: Activations, protocol: Protocol | None = None, count: int = 50, seed: int = 0) -> Audit:
+def audit(
+    activations: Activations, protocol: Protocol | None = None, count: int = 50, seed: int = 0,
+    measures: str | Iterable[str | Measure] = "default", other: Activations | None = None,
+) -> Audit:  # fmt: skip
     """Audit the last checkpoint of a run, and the untrained network where the file has it: a checkpoint, controls.
 
-    count: draws of each control that redraws. Raises UsageError for an axis that has no factors, PosthocError where there
-    are too few images, or documents.
+    count: draws of each control that redraws; measures: as `compute_metrics` takes them, of which the default ones are
+    audited that runs are compared by; other: the same run, recorded over the same samples prepared otherwise.
+    Raises UsageError for an axis that has no factors, and for measures that are not of series, PosthocError where there are
+    too few images, or documents, or `other` does not fit.
     """
     protocol = protocol or Protocol.fitting(activations.signals)
     axis = AXES[protocol.axis]
     samples, last = activations.recording.provenance.samples, len(activations) - 1
     _refuse_unfit(activations, protocol, axis)
+    if other is not None:
+        _refuse_other(activations, other, protocol, axis)
+    table, asked = _table(measures)
     controls: dict[str, Control] = {}
     effects: dict[str, dict[str, Effect]] = {}
-    measures: dict[str, Response] = {}
+    responses: dict[str, Response] = {}
     aside: dict[str, Aside] = {}
     for series, source in axis.sources(activations, protocol).items():
-        audited = _audited(axis, series)
-        subject = Subject(activations, protocol, source, series, last, count, seed)
+        audited = _audited(axis, series, table, asked)
+        subject = Subject(activations, protocol, source, series, last, count, seed, other)
         factors = axis.factors(subject) if axis.factors and audited else []
         aside |= {factor.name: factor.aside for factor in factors if factor.aside}
         runs = [_Run.of(factor, subject, audited) for factor in factors if not factor.aside]
@@ -59,10 +72,17 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
             known = controls.get(name, Control(name, run.factor.changes, {}))
             controls[name] = replace(known, measures=known.measures | run.spreads(axis))
         for key, measure in audited.items():
-            effects[key] = _effects(axis, runs, list(controls.values()), key, _margin(axis, measure))
-            measures[key] = _response(axis, runs, effects[key], key, measure)
-    order = {key: measures[key] for key in MEASURES if key in measures}
-    table = tuple(_complete(control, order) for control in controls.values())
+            margin, margin_from = _margin(axis, measure, list(controls.values()))
+            effects[key] = _effects(axis, runs, list(controls.values()), measure, margin)
+            response = _response(axis, runs, effects[key], key, measure, margin)
+            responses[key] = replace(response, margin_from=margin_from)
+    if unfit := sorted(asked - responses.keys()):
+        raise UsageError(
+            f"{', '.join(unfit)}: an audit changes what series are made of, and has nothing to change of these; of those "
+            f"that it can audit there are {', '.join(key for key, measure in MEASURES.items() if _base(measure).of_series)}."
+        )
+    order = {key: responses[key] for key in table if key in responses}
+    rows = tuple(_complete(control, order) for control in controls.values())
     return Audit(
         path=str(activations.path),
         sha256=sha256(activations.path),
@@ -71,12 +91,12 @@ def audit(activations: Activations, protocol: Protocol | None = None, count: int
         protocol=protocol,
         draws=count,
         seed=seed,
-        controls=table,
+        controls=rows,
         measures=order,
         conclusions=tuple(
             named(sentence, samples)
             for key, response in order.items()
-            for sentence in conclusions(table, key, response, effects[key], axis)
+            for sentence in conclusions(rows, key, response, effects[key], axis)
         ),
         called=samples,
         aside=aside,
@@ -103,13 +123,41 @@ def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> N
         )
 
 
-def _audited(axis: Axis, series: str) -> dict[str, Measure]:
-    """The headline measures of some series, and functions of such."""
+def _refuse_other(activations: Activations, other: Activations, protocol: Protocol, axis: Axis) -> None:
+    """Raise PosthocError where another recording is not of the same units and samples."""
+    if axis.key != "image":
+        raise UsageError(f"Another recording is compared with on the image axis, not on the {axis.key} axis.")
+    if protocol.signal not in other.signals or other.units != activations.units:
+        raise PosthocError(
+            f"{other.path} has not the channels of {activations.path}; extract it with the same --layers."
+        )
+    if not np.array_equal(other.labels, activations.labels):
+        raise PosthocError(f"{other.path} is of other samples than {activations.path}: their labels differ.")
+
+
+def _table(measures: str | Iterable[str | Measure]) -> tuple[dict[str, Measure], set[str]]:
+    """The measures to audit, and those among them that were asked for by name."""
+    wanted = measures.split(",") if isinstance(measures, str) else list(measures)
+    table = chosen(wanted)
+    keys = {each.key if isinstance(each, Measure) else each.strip() for each in wanted}
+    if "all" in keys:
+        keys |= {key for key, measure in table.items() if _base(measure).of_series and not _base(measure).series}
+    kept = table if "default" in keys else {key: measure for key, measure in table.items() if key in keys}
+    return kept, keys - {"default", "all"}
+
+
+def _audited(axis: Axis, series: str, table: Mapping[str, Measure], asked: Collection[str]) -> dict[str, Measure]:
+    """The headline measures of some series, functions of such, and those that were asked for."""
     return {
-        key: measure for key, measure in MEASURES.items()
-        if axis.overrides.get(key, {}).get("headline", measure.headline) and _base(measure).series == series
-        and _base(measure).of_series and _base(measure).nulls
+        key: measure for key, measure in table.items()
+        if _base(measure).of_series and _base(measure).series == series
+        and (key in asked or _headline(axis, measure))
     }  # fmt: skip
+
+
+def _headline(axis: Axis, measure: Measure) -> bool:
+    """Whether runs are compared by it."""
+    return bool(axis.overrides.get(measure.key, {}).get("headline", measure.headline)) and _base(measure).nulls
 
 
 def _base(measure: Measure) -> Measure:
@@ -117,8 +165,17 @@ def _base(measure: Measure) -> Measure:
     return MEASURES[measure.of_measure.of] if measure.of_measure else measure
 
 
-def _margin(axis: Axis, measure: Measure) -> float:
-    return float(axis.overrides.get(measure.key, {}).get("margin", measure.margin))
+def _margin(axis: Axis, measure: Measure, controls: Sequence[Control]) -> tuple[float, str]:
+    """Below which a change of a measure is small, and how that was come by where the measure does not say.
+
+    Then it is the standard deviation over the untrained networks: what the seed alone does to it. NaN with fewer than
+    three of them.
+    """
+    margin = float(axis.overrides.get(measure.key, {}).get("margin", measure.margin))
+    untrained = next((control.measures[measure.key] for control in controls if control.name == UNTRAINED), None)
+    if np.isfinite(margin) or untrained is None or untrained.count < LEAST_SEEDS or axis.intervals:
+        return margin, ""
+    return untrained.sd, f"its sd over {untrained.count} untrained networks"
 
 
 def _name(factor: Factor, activations: Activations, row: int) -> str:
@@ -151,11 +208,37 @@ class _Material:
         values = self.material.series()
         T = values.shape[-1]
         protocol = self.subject.protocol
-        return Series(values, Scope(protocol, T, tuple(protocol.scales_for(T).tolist()), self.subject.series))
+        scope = Scope(protocol, T, tuple(protocol.scales_for(T).tolist()), self.subject.series)
+        return Series(values, scope, recorded=self.recorded)
+
+    @cached_property
+    def recorded(self) -> Recorded | None:
+        """What lies behind the series, as far as measures ask for it."""
+        if not isinstance(self.material, ImageMaterial):
+            return None
+        file = self.subject.activations
+        layers = np.array([file.layers.index(layer) for layer, _ in file.units])
+        asked = {name for measure in self.measures for name in measure.asks}
+        return self.material.recorded(asked, layers, self.subject.source, self.subject.row)
+
+    @cached_property
+    def live(self) -> NDArray[np.bool_]:
+        """The units that have an exponent, [U] or [D, U]."""
+        alive = [np.isfinite(document.exponents.alpha) for document in self.series.documents]
+        return np.stack(alive) if self.series.values.ndim == 3 else alive[0]
+
+    def _reading(self, measure: Measure) -> Reading:
+        """Of the user's functions those of the live units; NaN where they fail at what is left of these."""
+        if measure.code is None:
+            return measure.read(self.series)
+        live = np.asarray(self.live if self.live.ndim == 1 else self.live.all(axis=0))
+        if self.series.values.ndim == 3:
+            return measure.read(self.series.only(live))
+        return Reading(measure.part(self.series.only(live)))
 
     def read(self) -> dict[str, Draws]:
         """The measures of it as it is."""
-        readings = {measure.key: measure.read(self.series) for measure in self.measures}
+        readings = {measure.key: self._reading(measure) for measure in self.measures}
         return {
             key: Draws(
                 np.array([reading.value]),
@@ -166,13 +249,14 @@ class _Material:
 
     def draw(self, null: str) -> dict[str, Draws]:
         """The measures of the draws of a null."""
-        alive = [np.isfinite(document.exponents.alpha) for document in self.series.documents]
-        live: NDArray[np.bool_] = np.stack(alive) if self.series.values.ndim == 3 else alive[0]
-        if NULLS[null].steady:
-            live = np.ones_like(live)
+        live = np.ones_like(self.live) if NULLS[null].steady else self.live
         of = self.subject
-        options = (self.material, live, self.series.scope, of.count, of.seed, self.epoch, {null: self.measures})
-        return draws([NULLS[null]], *options)[null]
+        # Noise is on a scale of its own, of which signals are not.
+        measures = [m for m in self.measures if not m.under or null in m.under or null not in NOISES]
+        behind = None if self.recorded is None else self.recorded.only(live)
+        options = (self.material, live, self.series.scope, of.count, of.seed, self.epoch, {null: measures})
+        drawn = draws([NULLS[null]], *options, recorded=behind)[null]
+        return {measure.key: drawn.get(measure.key, Draws(np.full(of.count, np.nan))) for measure in self.measures}
 
 
 @dataclass(frozen=True)
@@ -246,25 +330,29 @@ def _joined(read: Sequence[Draws]) -> Draws:
     return Draws(np.concatenate([of.values for of in read]), documents=np.concatenate(documents) if documents else None)
 
 
-def _response(axis: Axis, runs: Sequence[_Run], effects: Mapping[str, Effect], key: str, measure: Measure) -> Response:
+def _response(
+    axis: Axis, runs: Sequence[_Run], effects: Mapping[str, Effect], key: str, measure: Measure, margin: float
+) -> Response:
     """What a measure responds to, and how it varies by itself."""
-    first, null = runs[0], deciding(measure, axis)
+    first, null = runs[0], deciding(measure, axis) or axis.decides
     ordered = next(run for run in runs if run.factor.null == null)
     of, drawn = first.draws(key), ordered.draws(key)
     if of.documents is None:
         spread = Spread.of(ordered.finished(key, drawn.values)).sd
     else:
         spread = Spread.of(first.finished(key, first.by_document(key))).sd
-    p = two_sided_p(float(of.values[0]), drawn.values)
-    return Response(measure.symbol, first.value(key), spread, told(effects), _margin(axis, measure), p)
+    p = two_sided_p(float(of.values[0]), unrounded(float(of.values[0]), drawn.values))
+    return Response(measure.symbol, first.value(key), spread, told(effects), margin, p)
 
 
 def _effects(
-    axis: Axis, runs: Sequence[_Run], controls: Sequence[Control], key: str, margin: float
+    axis: Axis, runs: Sequence[_Run], controls: Sequence[Control], measure: Measure, margin: float
 ) -> dict[str, Effect]:
     """What every control that changes something does to a measure, by its name."""
+    key = measure.key
     if not axis.intervals:
-        return effects_beside_order(controls, key, margin)
+        beside = {run.factor.name: run.factor.beside for run in runs if run.factor.beside}
+        return effects_beside_order(controls, key, margin, beside, measure.code is not None)
     return {run.factor.name: _paired(runs[0], run, key, margin) for run in runs if run.factor.changes}
 
 
@@ -301,14 +389,32 @@ def respond(controls: Sequence[Control], key: str, symbol: str, margin: float) -
     return Response(symbol, controls[0].measures[key].mean, order.sd, told(effects), margin)
 
 
-def effects_beside_order(controls: Sequence[Control], key: str, margin: float) -> dict[str, Effect]:
-    """What every control that changes something does to a measure beside the order of images, by its name."""
-    value = controls[0].measures[key].mean
+def effects_beside_order(
+    controls: Sequence[Control],
+    key: str,
+    margin: float,
+    beside: Mapping[str, str] | None = None,
+    any_order: bool = False,
+) -> dict[str, Effect]:
+    """What every control that changes something does to a measure beside the order of images, by its name.
+
+    beside: controls that are compared with others than the checkpoint as it is. any_order: of a measure that may not
+    depend on the order of images, which then says nothing of its noise: as noisy counts what random halves of the probe do.
+    """
+    under = {control.name: control.measures[key] for control in controls}
     order = next(control for control in controls if control.changes == Change.ORDER).measures[key]
-    return {
-        control.name: replace(_effect(control.changes, control.measures[key], value, order, margin), control=control.name)
-        for control in controls if control.changes and control.changes != Change.ORDER
-    }  # fmt: skip
+    halves = under.get(HALVES, order)
+    noise = halves if any_order and halves.sd > order.sd else order
+    as_it_is = Spread(controls[0].measures[key].mean, noise.sd, math.nan, math.nan, 1)
+    effects = {}
+    for control in controls:
+        if control.changes and control.changes != Change.ORDER:
+            other = under[beside[control.name]] if beside and control.name in beside else as_it_is
+            # One half of a probe less the other varies twice as much as a half, whose sd is that of the whole.
+            once = 2 * halves.sd / math.sqrt(2) if control.changes == Change.PROBE else noise.sd
+            effect = _effect(control.changes, under[control.name], other, noise.count, once, margin)
+            effects[control.name] = replace(effect, control=control.name)
+    return effects
 
 
 def told(effects: Mapping[str, Effect]) -> tuple[Effect, ...]:
@@ -332,15 +438,18 @@ def told(effects: Mapping[str, Effect]) -> tuple[Effect, ...]:
     )  # fmt: skip
 
 
-def _effect(changes: str, under: Spread, value: float, order: Spread, margin: float) -> Effect:
-    """What one control does. The run itself is one order of its images, and so is a control measured once; of others
-    there is a mean."""
-    effect = under.mean - value
+def _effect(changes: str, under: Spread, other: Spread, count: int, once: float, margin: float) -> Effect:
+    """What one control does, beside another or the run as it is. once: standard error of what was measured once, for the run
+    itself is one order of its images; of others there is a mean. count: of the draws that this is known from."""
+    effect = under.mean - other.mean
     if not np.isfinite(effect):
         return Effect(changes, Reaction.UNDEFINED)
-    repeated = under.sd / np.sqrt(under.count) if under.count > 1 else order.sd
-    error = float(np.hypot(order.sd, repeated))
-    freedom = min(order.count, under.count if under.count > 1 else order.count) - 1
+    rounding = ROUNDING * abs(other.mean)
+    if abs(effect) <= rounding and max(under.sd, 0.0 if other.count == 1 else other.sd) <= rounding:
+        return Effect(changes, Reaction.INDIFFERENT, 0.0, 0.0, 0.0)  # the same, whatever its margin
+    parts = [spread.sd / math.sqrt(spread.count) if spread.count > 1 else once for spread in (under, other)]
+    error = math.hypot(*parts)
+    freedom = min([count, *(spread.count for spread in (under, other) if spread.count > 1)]) - 1
     sure, likely = (float(stdtrit(freedom, q)) * error for q in (0.975, 0.95))
     small = Reaction.INDIFFERENT if abs(effect) + likely < margin else Reaction.UNDECIDED
     outcome = Reaction.RESPONDS if abs(effect) > sure else small

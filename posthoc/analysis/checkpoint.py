@@ -129,18 +129,9 @@ class Measuring:
     def _recorded(self, material: Material, epoch: int) -> Recorded | None:
         """What lies behind the series, as far as measures ask for it."""
         asked = {name for measure in self.table.values() for name in measure.asks}
-        if not asked or not isinstance(material, ImageMaterial):
-            return None
-        recorded = replace(material.recorded(), layers=self.layers)
-        order = recorded.order
-        if "behaviour" in asked:
-            behaviour = {name: values[order] for name, values in self.source.behaviour(epoch).items()}
-            recorded = replace(recorded, behaviour=behaviour)
-        if "previous" in asked and epoch:
-            before = self.source.material(epoch - 1)
-            assert isinstance(before, ImageMaterial)
-            recorded = replace(recorded, previous=before.x[:, order])
-        return recorded
+        return (
+            material.recorded(asked, self.layers, self.source, epoch) if isinstance(material, ImageMaterial) else None
+        )
 
     def _read(self, result: Measurement, series: Series) -> None:
         """Every measure of the series, of every layer's, and the functions of them."""
@@ -330,7 +321,7 @@ class Measuring:
         order = np.argsort(labels, kind="stable")
 
         def of_samples(chosen: NDArray[np.bool_]) -> float:
-            half = material.only(chosen)
+            half = material.of_samples(np.flatnonzero(chosen))
             T = int(chosen.sum())
             scope = replace(series.scope, T=T, scales=tuple(self.protocol.scales_for(T).tolist()))
             recorded = None if series.recorded is None else series.recorded.over(chosen[order])

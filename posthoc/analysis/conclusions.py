@@ -19,6 +19,7 @@ REFERENCES = {
 """Controls that change nothing, beside which values are put: their nulls, and what they are in a sentence."""
 SETTINGS = (
     Change.SMOOTHING, Change.IMAGES, Change.CONTEXT, Change.START, Change.CHANNELS, Change.LAYER, Change.PRECISION,
+    Change.PREPARATION,
 )  # fmt: skip
 """What was chosen, and may differ between runs."""
 LEVEL = 0.05
@@ -44,11 +45,15 @@ def conclusions(
             f"nothing about the network or the images: values from data sets with different numbers of classes "
             f"cannot be compared."
         )
-    considered = SETTINGS if axis.intervals else (Change.SMOOTHING, Change.IMAGES)
-    if settings := [what for what in considered if what in responds]:
+    if Change.PROBE in responds:
+        sentences.append(
+            f"{title} differs between the halves of the probe by {responds[Change.PROBE].effect:+.3g}: of another probe it would be "
+            "another."
+        )
+    if settings := [what for what in SETTINGS if what in responds]:
         sentences.append(f"{title} depends on {_listed(settings)}: compare only runs in which these are equal.")
     if Change.LABELS in response.which(Reaction.INDIFFERENT):
-        sentences.append(f"{title} changes by less than {response.margin:g} when the labels are permuted.")
+        sentences.append(f"{title} {_small(response)} when the labels are permuted.")
     if UNTRAINED in effects:
         sentences += of_training(response, effects[UNTRAINED], under[UNTRAINED].count, axis.intervals)
     for name, (null, what) in REFERENCES.items():
@@ -59,6 +64,13 @@ def conclusions(
                 f"{title} of {what} is {noise.mean:.3f} ({noise.low:.3f} to {noise.high:.3f}); this run's {value:.3f} {where}."
             )
     return sentences
+
+
+def _small(response: Response) -> str:
+    """That it changes by less than its margin, or not at all, where it has none."""
+    known = np.isfinite(response.margin)
+    how = f" ({response.margin_from})" if response.margin_from else ""
+    return f"changes by less than {response.margin:.3g}{how}" if known else "does not change"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -118,7 +130,9 @@ def of_training(response: Response, effect: Effect, count: int, intervals: str =
     between = f"{response.symbol} differs between the trained and the untrained network"
     start = {
         Reaction.RESPONDS: between,
-        Reaction.INDIFFERENT: f"{response.symbol} of the trained and the untrained network differ by less than {response.margin:g}",
+        Reaction.INDIFFERENT: f"{response.symbol} of the trained and the untrained network differ by less than {response.margin:.3g}"
+        if np.isfinite(response.margin)
+        else f"{response.symbol} is the same of the trained and of the untrained network",
         Reaction.UNDECIDED: f"Whether {between} is undecided",
     }[effect.outcome]
     return [

@@ -163,6 +163,15 @@ class Comparison:
 NOTHING = Comparison(math.nan, math.nan, math.nan, math.nan)
 
 
+def unrounded(value: float, drawn: FloatArray) -> FloatArray:
+    """Draws of which those that are the value but for rounding are it: sums in another order are no other draws.
+
+    >>> unrounded(0.3, np.array([0.1 + 0.2, 0.4])).tolist()
+    [0.3, 0.4]
+    """
+    return np.where(np.abs(drawn - value) <= ROUNDING * abs(value), value, drawn)
+
+
 def compare(value: float, drawn: FloatArray, stages: Sequence[int] = ()) -> Comparison:
     """Compare a value with the draws [B] of its null, which were drawn in stages that end at `stages`.
 
@@ -172,8 +181,7 @@ def compare(value: float, drawn: FloatArray, stages: Sequence[int] = ()) -> Comp
     finite = drawn[np.isfinite(drawn)]
     if len(finite) < 2 or not np.isfinite(value):
         return NOTHING
-    # Sums in another order: what does not depend on what is redrawn is not to differ from it by rounding.
-    drawn = np.where(np.abs(drawn - value) <= ROUNDING * abs(value), value, drawn)
+    drawn = unrounded(value, drawn)
     finite = drawn[np.isfinite(drawn)]
     mean, sd = float(finite.mean()), float(finite.std(ddof=1))
     low, high = np.quantile(finite, [0.025, 0.975])

@@ -19,6 +19,7 @@ FORMAT_VERSION = 2
 LABELS = "labels permuted"
 SPLIT = "each class split in ten"
 UNTRAINED = "untrained weights"
+HALVES = "random halves of the probe"
 SHUFFLED = "the document's tokens shuffled"
 """Names of controls that conclusions are drawn from."""
 
@@ -49,6 +50,8 @@ class Change(StrEnum):
     START = "tokens left out at the start"
     LAYER = "choice of layers"
     PRECISION = "precision of the values"
+    PROBE = "which half of the probe"
+    PREPARATION = "preparation of the probe"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Response:
-    """What one measure responds to. value: of the run as it is; spread_by_order: sd over orders of the images, or over
+    """What one measure responds to. margin_from: how the margin was come by, where the measure has none of its own. value: of the run as it is; spread_by_order: sd over orders of the images, or over
     documents, see `Audit.varies`; margin: below which a change is called small (NaN in files that have none); order_p: of
     the value among the orders that the deciding null draws."""
 
@@ -113,6 +116,7 @@ class Response:
     effects: tuple[Effect, ...]
     margin: float = math.nan
     order_p: float = math.nan
+    margin_from: str = ""
 
     def which(self, outcome: Reaction) -> dict[str, Effect]:
         """The effects of one outcome, by what they change."""

@@ -1,5 +1,6 @@
 """posthoc audit: what do the measures of a run respond to?"""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,31 +23,46 @@ if TYPE_CHECKING:
     "--signal", metavar="NAME", help="A signal of the file (default: token where it holds tokens, else mean)."
 )
 @click.option("--draws", type=click.IntRange(min=10), default=50, help="Draws of each control that redraws.")
+@click.option("--measures", default="default", metavar="NAMES", help="What is audited: default, all, or names with commas "
+              "between, of measures of series.")  # fmt: skip
+@click.option("--measure", "functions", multiple=True, metavar="FILE.py:FUNCTION", help="Audit this function of the signals, "
+              "too; it is run.")  # fmt: skip
+@click.option("--other", type=click.Path(path_type=Path), help="Another extraction of the run, over the same samples "
+              "prepared otherwise, to compare with.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 def command(
-    activations: Path, output: Path | None, smooth: int | None, signal: str | None, draws: int, seed: int, force: bool
-) -> None:
+    activations: Path, output: Path | None, smooth: int | None, signal: str | None, draws: int, measures: str,
+    functions: tuple[str, ...], other: Path | None, seed: int, force: bool,
+) -> None:  # fmt: skip
     """Measure the last checkpoint of ACTIVATIONS again with one thing changed at a time, and say what moved."""
     output = output or activations.with_name("audit.json")
     require_activations(activations)
     try_output(output, force, activations)
     from posthoc.analysis.audit import audit
+    from posthoc.analysis.measures import Measure
+    from posthoc.analysis.measures.user import load
     from posthoc.analysis.protocol import Protocol
     from posthoc.store import open_activations
 
-    with open_activations(activations) as opened:
-        result = audit(opened, Protocol.fitting(opened.signals, smooth=smooth, signal=signal), draws, seed)
+    if other:
+        require_activations(other)
+    chosen: list[str | Measure] = [*measures.split(","), *(load(place) for place in functions)]
+    with open_activations(activations) as opened, open_activations(other) if other else nullcontext() as beside:
+        protocol = Protocol.fitting(opened.signals, smooth=smooth, signal=signal)
+        result = audit(opened, protocol, draws, seed, chosen, beside)
     result.save(output)
     show_audit(result)
     echo(output, err=True)
 
 
 def show_audit(result: "Audit") -> None:
-    """The controls as a table, what each measure responds to, and what follows."""
+    """The controls as a table, each measure by each change, what each responds to, and what follows."""
     from posthoc.report import tables
 
     print_rows(tables.audit(result))
+    echo()
+    print_rows(tables.factors(result))
     for lines in tables.responses(result):
         echo()
         notes(lines)

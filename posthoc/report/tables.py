@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posthoc.analysis.records import WAYS, Overall, RunMetrics
-from posthoc.analysis.responses import Audit, Reaction, Response
+from posthoc.analysis.responses import Audit, Effect, Reaction, Response
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.recording import named
@@ -319,13 +319,40 @@ def audit(result: Audit) -> Table:
     return Table("Audit", columns, table)
 
 
+def factors(result: Audit) -> Table:
+    """One row per measure, one column per change: what it does, the largest of several controls, and what follows."""
+    changes = list(dict.fromkeys(control.changes for control in result.controls if control.changes))
+    told = {
+        key: [
+            max(
+                (effect for effect in response.effects if effect.changes.split(" (")[0] == change.split(" (")[0]),
+                key=lambda effect: abs(effect.effect) if math.isfinite(effect.effect) else -1.0, default=None,
+            )
+            for change in changes
+        ]
+        for key, response in result.measures.items()
+    }  # fmt: skip
+    kept = [k for k in range(len(changes)) if any(row[k] for row in told.values())]
+    columns = [column("measure"), *(Column(named(changes[k], result.called), (changes[k],)) for k in kept)]
+    rows = [[result.measures[key].symbol, *(_factor(row[k]) for k in kept)] for key, row in told.items()]
+    return Table("Measures by what they respond to", columns, rows)
+
+
+def _factor(effect: Effect | None) -> str | None:
+    """One cell: the effect and what follows."""
+    if effect is None:
+        return None
+    return str(effect.outcome) if effect.outcome is Reaction.UNDEFINED else f"{effect.outcome} {effect.effect:+.3g}"
+
+
 def responses(result: Audit) -> list[Lines]:
     """What each measure responds to, is undecided about and does not respond to, and how it varies."""
     blocks, called = [], result.called
     for response in result.measures.values():
         title = response.symbol
         known = math.isfinite(response.margin)  # of files before there was one, what was not seen to move the measure
-        small = f"changes by less than {response.margin:g} with" if known else "was not seen to respond to"
+        how = f", {response.margin_from}," if response.margin_from else ""
+        small = f"changes by less than {response.margin:.3g}{how} with" if known else "was not seen to respond to"
         lines = [
             (f"{title} responds to", _effects(response, Reaction.RESPONDS, called) or "nothing"),
             (f"{title} {small}", _effects(response, Reaction.INDIFFERENT, called) or "nothing"),

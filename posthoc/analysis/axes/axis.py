@@ -87,7 +87,7 @@ class Source:
 class Subject:
     """What an audit measures again and again: the checkpoint in a row of a file, by one of its sources, of that name.
 
-    count: draws of what is drawn at random, keyed by `seed`.
+    count: draws of what is drawn at random, keyed by `seed`; other: another recording of the same run.
     """
 
     activations: "Activations"
@@ -97,6 +97,7 @@ class Subject:
     row: int
     count: int
     seed: int
+    other: "Activations | None" = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Factor:
 
     name: what it is changed to; changes: what is changed, None of the checkpoint as it is and of mere references;
     materials: what is measured then, each as it is, or of which `null` is drawn, where it names one; key: what its draws
-    are keyed by, where that is not the row of the checkpoint; aside: why the file does not have what it takes.
+    are keyed by, where that is not the row of the checkpoint; aside: why the file does not have what it takes; beside: the
+    control that it is compared with, where that is not the checkpoint as it is.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Factor:
     null: str = ""
     key: int | None = None
     aside: records.Aside | None = None
+    beside: str = ""
 
 
 Factors = Callable[[Subject], list[Factor]]

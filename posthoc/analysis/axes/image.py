@@ -1,6 +1,6 @@
 """The image axis: units are channels, time is the images of the probe sorted by class."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes.axis import Axis, Factor, Recorded, Source, Subject
+from posthoc.analysis.intervals import half_splits
 from posthoc.analysis.records import PURE_NOISE, Aside
-from posthoc.analysis.responses import LABELS, SPLIT, UNTRAINED, Change
+from posthoc.analysis.responses import HALVES, LABELS, SPLIT, UNTRAINED, Change
 from posthoc.errors import UsageError
 from posthoc.recording import named
 from posthoc.streams import stream
@@ -82,24 +83,47 @@ class InOrder:
 
 @dataclass(frozen=True)
 class ImageMaterial:
-    """Signals x [U, N] over labelled images."""
+    """Signals x [U, N] over labelled images. units, samples: which of the file's they are (None: all); alone: whether the
+    file has nothing else of the network that they are of."""
 
     axis: ClassVar[str] = "image"
     x: NDArray[np.floating]
     labels: NDArray[np.int64]
     smooth: int
+    units: NDArray[np.int64] | None = None
+    samples: NDArray[np.int64] | None = None
+    alone: bool = False
 
     def series(self) -> FloatArray:
         """The channels over the images sorted by class."""
         return image_series(self.x, self.labels, self.smooth)
 
-    def recorded(self) -> Recorded:
-        """The signals and labels in the order of the series."""
-        return self.in_order(self.x, self.labels).recorded()
+    def recorded(
+        self, asked: Collection[str], layers: NDArray[np.int64] | None, source: Source, row: int
+    ) -> Recorded | None:
+        """What lies behind the series of the checkpoint in a row of the file, as far as it is asked for; None if nothing is."""
+        if not asked:
+            return None
+        recorded = self.in_order(self.x, self.labels).recorded()
+        units = slice(None) if self.units is None else self.units
+        order = recorded.order if self.samples is None else self.samples[recorded.order]
+        recorded = replace(recorded, layers=None if layers is None else layers[units])
+        if "behaviour" in asked and not self.alone:
+            behaviour = {name: values[order] for name, values in source.behaviour(row).items()}
+            recorded = replace(recorded, behaviour=behaviour)
+        if "previous" in asked and row and not self.alone:
+            before = source.material(row - 1)
+            assert isinstance(before, ImageMaterial)
+            recorded = replace(recorded, previous=before.x[units][:, order])
+        return recorded
 
-    def only(self, samples: NDArray[np.bool_]) -> "ImageMaterial":
-        """Of some of the samples [N]."""
-        return replace(self, x=self.x[:, samples], labels=self.labels[samples])
+    def of_units(self, units: NDArray[np.int64]) -> "ImageMaterial":
+        """Of some of the units, by their places."""
+        return replace(self, x=self.x[units], units=units)
+
+    def of_samples(self, samples: NDArray[np.int64]) -> "ImageMaterial":
+        """Of some of the samples, by their places."""
+        return replace(self, x=self.x[:, samples], labels=self.labels[samples], samples=samples)
 
     def in_order(self, x: NDArray[np.floating], labels: NDArray[np.int64]) -> InOrder:
         """Other signals, or images with other labels, in the order of their series."""
@@ -182,6 +206,7 @@ def _factors(subject: Subject) -> list[Factor]:
         *of_labels,
         *_of_untrained(subject, material),
         *_of_settings(subject, material, samples),
+        *_of_recording(subject, material, drawn(order, Change.ORDER, "order").name),
         drawn("each channel's images in its own order", None, "channel"),
         drawn("", None, "gaussian"),
         drawn("", None, PURE_NOISE),
@@ -195,8 +220,8 @@ def _of_untrained(subject: Subject, material: ImageMaterial) -> list[Factor]:
     seeds = len(activations.untrained_seeds)
 
     def untrained() -> Iterator[ImageMaterial]:
-        yield from (replace(material, x=activations.read(signal, row)) for row in rows)
-        yield from (replace(material, x=activations.read_untrained(signal, k)) for k in range(seeds))
+        yield from (replace(material, x=activations.read(signal, row), alone=True) for row in rows)
+        yield from (replace(material, x=activations.read_untrained(signal, k), alone=True) for k in range(seeds))
 
     if not rows and not seeds:
         return []
@@ -215,19 +240,47 @@ def _of_settings(subject: Subject, material: ImageMaterial, samples: str) -> lis
         changed = replace(material, smooth=width)
         return Factor(f"smoothing {width} instead of {smooth}", Change.SMOOTHING, lambda: [changed])
 
-    fewer = replace(material, x=material.x[:, :half], labels=material.labels[:half])
+    first, rest = (material.of_samples(np.arange(start, start + half)) for start in (0, half))
 
     def halves_of_channels() -> Iterator[ImageMaterial]:
         for draw in range(subject.count):
             random = stream("audited channels", subject.seed, subject.row, draw)
             chosen = random.permutation(len(material.x))[: max(1, len(material.x) // 2)]
-            yield replace(material, x=material.x[np.sort(chosen)])
+            yield material.of_units(np.sort(chosen))
+
+    def halves_of_samples() -> Iterator[ImageMaterial]:
+        for draw in range(subject.count):
+            halved = half_splits(material.labels, stream("audited samples", subject.seed, subject.row, draw), 1)[0]
+            yield material.of_samples(np.flatnonzero(halved))
 
     return [
         *(smoothed(width) for width in SMOOTHINGS if width != smooth),
-        Factor(f"the first {half} {samples}", Change.IMAGES, lambda: [fewer]),
+        Factor(f"the first {half} {samples}", Change.IMAGES, lambda: [first]),
+        Factor(f"the next {half} {samples}", Change.PROBE, lambda: [rest], beside=f"the first {half} {samples}"),
+        Factor(HALVES, None, halves_of_samples),
         Factor("half of the channels", Change.CHANNELS, halves_of_channels),
     ]
+
+
+def _of_recording(subject: Subject, material: ImageMaterial, order: str) -> list[Factor]:
+    """Each layer alone, beside all of them in the same orders of the images; half precision; another recording."""
+    activations = subject.activations
+    layers = np.array([activations.layers.index(layer) for layer, _ in activations.units])
+
+    def alone(layer: int) -> Factor:
+        units = np.flatnonzero(layers == layer)
+        name = f"{activations.layers[layer]} alone"
+        return Factor(name, Change.LAYER, lambda: [material.of_units(units)], "order", beside=order)
+
+    rounded = replace(material, x=material.x.astype(np.float16).astype(np.float32))
+    factors = [alone(layer) for layer in range(len(activations.layers))] if len(activations.layers) > 1 else []
+    factors.append(Factor("values rounded to half precision", Change.PRECISION, lambda: [rounded]))
+    if subject.other is not None:
+        other = subject.other
+        prepared = replace(material, x=other.read(subject.protocol.signal, len(other) - 1), alone=True)
+        name = other.recording.provenance.preparation
+        factors.append(Factor(f"prepared otherwise: {name}", Change.PREPARATION, lambda: [prepared]))
+    return factors
 
 
 IMAGE = Axis(

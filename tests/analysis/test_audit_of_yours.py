@@ -1,0 +1,154 @@
+"""The audit of measures that are asked for, the user's among them: what was planted is caught."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from noise import make, recording
+
+import posthoc
+from posthoc.analysis.responses import Reaction, load_audit
+from posthoc.errors import PosthocError, UsageError
+from posthoc.report import tables
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import write
+
+
+def class_count(labels):
+    """Sees nothing but the number of classes."""
+    return float(len(np.unique(labels)))
+
+
+def level(signals):
+    """Mean over channels and samples."""
+    return signals.mean()
+
+
+def share_of_last_layer(signals, layers):
+    return np.abs(signals[layers == layers.max()]).mean() / np.abs(signals).mean()
+
+
+def scaled(path, seed, factors=(1.0, 1.0), shift=0.0, untrained=0, images=400):
+    """Two layers of noise, times a factor each and shifted; untrained networks of mean 0, whose sd is known."""
+    random = np.random.default_rng(seed)
+    names = ["a", "b"]
+
+    def signals(by=shift):
+        return {
+            name: (random.standard_normal((8, images)) * factor + by).astype("f4")
+            for name, factor in zip(names, factors, strict=True)
+        }
+
+    plan = Layout(
+        recording(names, images=images, classes=4), np.arange(images), np.arange(images) % 4,
+        {name: np.arange(8) for name in names},
+    )  # fmt: skip
+    first = [Frame(f"{e}.pt", "0", e, 0, 1.0, 0.1, {}, {"mean": signals(0.01 * e)}) for e in range(untrained)]
+    last = [Frame("9.pt", "0", 9, 90, 1.0, 0.9, {}, {"mean": signals()})]
+    write(path, plan, [*first, *last])
+    return path
+
+
+def audited(path, *measures, **options):
+    with open_activations(path) as activations:
+        return posthoc.audit(activations, count=20, measures=measures, **options)
+
+
+def outcomes(response):
+    """change -> outcome; of several controls of a change the strongest."""
+    return {effect.changes.partition(" (")[0]: effect.outcome for effect in reversed(response.effects)}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    path = scaled(tmp_path_factory.mktemp("planted") / "a.h5", 0, factors=(1.0, 3.0), shift=1.0, untrained=1)
+    return audited(path, *map(posthoc.measure, (class_count, level, share_of_last_layer)))
+
+
+def test_a_measure_that_sees_the_number_of_classes_alone_is_caught(planted):
+    response = planted.measures["class_count"]
+    assert list(response.which(Reaction.RESPONDS)) == ["number of classes"]
+    assert response.which(Reaction.RESPONDS)["number of classes"].effect == 36
+    assert not response.which(Reaction.UNDECIDED)
+    assert any(
+        sentence.startswith("class_count goes from 4.000 to 40.000 when each class is split in ten")
+        for sentence in planted.conclusions
+    )
+    assert "class_count does not change when the labels are permuted." in planted.conclusions
+
+
+def test_what_changes_nothing_and_what_changes_the_level_are_told_apart(planted):
+    found = outcomes(planted.measures["level"])
+    assert found["training"] == Reaction.RESPONDS
+    assert planted.measures["level"].which(Reaction.RESPONDS)["training"].effect == pytest.approx(-1, abs=0.1)
+    for change in ("labels", "number of classes", "smoothing"):
+        assert found[change] == Reaction.INDIFFERENT
+    # The noise is that of another half of the probe, of which the order of images tells nothing.
+    for change in ("number of images", "which half of the probe"):
+        assert found[change] == Reaction.UNDECIDED
+    under = {control.name: control.measures["level"] for control in planted.controls}
+    assert under["random halves of the probe"].sd > 0
+    assert under["images of each class in another order"].sd < 1e-12
+
+
+def test_layers_are_left_to_one_and_a_function_that_fails_there_is_undefined(planted):
+    found = outcomes(planted.measures["share_of_last_layer"])
+    assert found["choice of layers"] == Reaction.RESPONDS
+    under = {control.name: control.measures["share_of_last_layer"].mean for control in planted.controls}
+    assert under["b alone"] == pytest.approx(1)
+
+
+def test_each_measure_has_a_row_and_each_change_a_column(planted):
+    table = tables.factors(planted)
+    titles = [column.title for column in table.columns]
+    assert titles[0] == "measure"
+    assert {"labels", "number of classes", "training", "smoothing", "choice of layers"} < set(titles)
+    cells = dict(zip(titles, table.rows[0], strict=True))
+    assert (cells["measure"], cells["number of classes"], cells["labels"]) == (
+        "class_count", "responds +36", "indifferent +0",
+    )  # fmt: skip
+
+
+def test_without_a_margin_it_is_the_spread_over_untrained_networks(tmp_path):
+    path = scaled(tmp_path / "a.h5", 1, untrained=5)
+    response = audited(path, posthoc.measure(level)).measures["level"]
+    with open_activations(path) as file:
+        of_seeds = [file.read("mean", row).mean() for row in range(5)]
+    assert response.margin == pytest.approx(np.std(of_seeds, ddof=1), rel=1e-4)
+    assert response.margin_from == "its sd over 5 untrained networks"
+    given = audited(path, posthoc.measure(level, margin=0.5)).measures["level"]
+    assert (given.margin, given.margin_from) == (0.5, "")
+    assert outcomes(given)["number of images"] == Reaction.INDIFFERENT
+
+
+def test_another_preparation_of_the_probe_is_a_factor(tmp_path):
+    path, other = scaled(tmp_path / "a.h5", 2), scaled(tmp_path / "b.h5", 2, shift=0.5)
+    with open_activations(other) as beside:
+        response = audited(path, posthoc.measure(level), other=beside).measures["level"]
+    effect = response.which(Reaction.RESPONDS)["preparation of the probe"]
+    assert effect.effect == pytest.approx(0.5, abs=1e-6)
+    small = make(tmp_path / "c.h5", layers=1, channels=8, images=400, epochs=1)
+    with open_activations(small) as beside, pytest.raises(PosthocError, match="has not the channels of"):
+        audited(path, posthoc.measure(level), other=beside)
+
+
+def test_measures_that_no_audit_is_of_are_named(tmp_path):
+    path = scaled(tmp_path / "a.h5", 3)
+    with pytest.raises(UsageError, match=r"^accuracy, loss: an audit changes what series are made of"):
+        audited(path, "accuracy", "loss")
+    assert list(audited(path, "hurst").measures) == ["hurst"]
+    assert list(audited(path, "all").measures) == ["hurst", "integration", "metastability", "synchrony"]
+
+
+def test_the_command_audits_a_function_and_its_file_reads_back(tmp_path):
+    path = scaled(tmp_path / "a.h5", 4)
+    (tmp_path / "mine.py").write_text("def level(signals):\n    return signals.mean()\n")
+    words = ["--draws", "10", "--measures", "metastability", "--measure", tmp_path / "mine.py"]
+    done = subprocess.run([sys.executable, "-m", "posthoc", "audit", path, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "level was not seen to respond to" in done.stdout
+    result = load_audit(tmp_path / "audit.json")
+    assert list(result.measures) == ["metastability", "level"]
+    assert json.loads((tmp_path / "audit.json").read_text()) == result.to_dict()
