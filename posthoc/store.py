@@ -13,6 +13,9 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
                                                `fluctuation` [E, C, N, scale], `autocovariance` [E, C, N, lag]
     /signals/checkpoint /signals/sample /signals/unit.<layer> [C]: which, for the dimensions of that name
     /behaviour/<name> [E, N, ...], /head/<name> [E, ...]: what the network said of each sample; see `STORED`
+    /weights/norm [E, T] f8, /weights/sketch [E, M] of the network's parameters: norms, and sketches that tell distances
+                                               between checkpoints (`posthoc/sketches.py`); /weights/tensor /weights/size
+                                               [T]: names, and numbers in each
     /checkpoint/nonfinite [E], /nonfinite/<layer> [E]: how many weights, and values of the signals, are NaN or infinite
     /skipped/path /skipped/reason [S]          checkpoints that could not be replayed, where any were skipped
     /null/<control>/signals/<signal>/<layer>, /null/<control>/behaviour/<name>: as without, of other inputs
@@ -41,6 +44,7 @@ from numpy.typing import NDArray
 from posthoc.errors import PosthocError
 from posthoc.files import HDF5, open_regular
 from posthoc.recording import Provenance, Recording
+from posthoc.sketches import width_of
 from posthoc.soundness import SoundFile, UnsoundError, row_of
 from posthoc.spool import Spooled
 
@@ -86,6 +90,8 @@ STORED = {
     "behaviour/features": Stored("what the last layer is given", "<f4", ("sample", "feature")),
     "head/weight": Stored("weights of the last layer", "<f4", ("class", "feature")),
     "head/bias": Stored("bias of the last layer", "<f4", ("class",)),
+    "weights/norm": Stored("norm of each tensor of weights", "<f8", ("tensor",)),
+    "weights/sketch": Stored("the tensors' sketches one after another", "<f4", ("entry",)),
 }
 HALVED = ("token",)
 """Signals that are in half precision where that is enough: those that keep every value."""
@@ -114,7 +120,7 @@ class Frame:
 
     signals: signal -> layer -> float32 [C, N], or [C, N, T]; nonfinite: of its weights; behaviour, head: what `STORED`
     has under these names, without the dimension of the checkpoints; scores: other than accuracy; nulls: by control, what
-    other inputs gave.
+    other inputs gave; weights: norm [T] and sketch [M] of the layout's `weights`, or neither.
     """
 
     path: str
@@ -130,6 +136,7 @@ class Frame:
     head: Mapping[str, Array] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     nulls: Mapping[str, Given] = field(default_factory=dict)
+    weights: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Layout:
     """What all frames of one file share: how they were made, on which samples, which channels of which layers.
 
     tokens: uint32 [N, T], where the samples are rows of tokens; text_bytes: int64 [N], of the text of each but its first
-    token, where that is known.
+    token, where that is known; weights: the tensors that are sketched, and how many numbers each holds.
     """
 
     recording: Recording
@@ -146,6 +153,7 @@ class Layout:
     channels: dict[str, NDArray[np.int64]]
     tokens: NDArray[np.uint32] | None = None
     text_bytes: NDArray[np.int64] | None = None
+    weights: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -162,8 +170,9 @@ class Activations:
     channels: layer -> int64 [C_l], which channels of the layer were recorded; nonfinite_weights and nonfinite[layer]:
     int64 [E], how many weights, and values of the signals, are NaN or infinite; skipped: path and reason of the
     checkpoints that could not be replayed; untrained_seeds: int64 [K], of the controls that `read_untrained` reads, none
-    in most files; nulls: the controls of other inputs, which `read_null` reads; text_bytes: int64 [N] of rows of tokens, see `Layout`, or None;
-    provenances: one for each checkpoint; blocks: the arrays by checkpoint, by their place in the file.
+    in most files; nulls: the controls of other inputs, which `read_null` reads; text_bytes: int64 [N] of rows of tokens, see
+    `Layout`, or None; weights: the tensors that `weight` tells of, and how many numbers each holds; provenances: one for each
+    checkpoint; blocks: the arrays by checkpoint, by their place in the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -218,6 +227,8 @@ class Activations:
         self._tokens = file.block("sample/token", "<u4", (N, None)) if file.has("sample/token") else None
         if self._tokens is not None:
             sizes["token"] = self._tokens.shape[1]
+        self.weights = self._weights_in(file)
+        sizes |= {"tensor": len(self.weights), "entry": sum(map(width_of, self.weights.values()))}
         self.blocks |= self._stored_in(file, sizes)
         self.nulls = tuple(name for name in identity.controls if file.has(f"null/{name}"))
         for name in self.nulls:
@@ -238,6 +249,16 @@ class Activations:
         if max(rows) >= len(provenances):
             raise UnsoundError("/checkpoint/provenance has a value beyond those of /provenance")
         return tuple(provenances[row] for row in rows)
+
+    def _weights_in(self, file: SoundFile) -> dict[str, int]:
+        """The tensors of which something is stored, and how many numbers each holds."""
+        if not file.has("weights/tensor"):
+            return {}
+        names = file.texts("weights/tensor")
+        weights = dict(zip(names, file.numbers("weights/size", "i", len(names), 1).tolist(), strict=True))
+        if len(weights) < len(names):
+            raise UnsoundError("it has weights of one name")
+        return weights
 
     def _signals_in(self, file: SoundFile, place: str, rows: int, before: str = "") -> dict[str, h5py.Dataset]:
         """The signals of a group by their places, `before` put before these."""
@@ -360,6 +381,14 @@ class Activations:
         Raises PosthocError where the file does not hold it.
         """
         return self._read_stored("head", name, row)
+
+    def weight(self, name: str, row: int | None = None) -> Array:
+        """`norm` [E, T] of the tensors in `weights`, or their `sketch` [E, M]; of the checkpoint in row `row` without the
+        first axis.
+
+        Raises PosthocError where the file does not hold it.
+        """
+        return self._read_stored("weights", name, row)
 
     def _read_stored(self, group: str, name: str, row: int | None) -> Array:
         block = self.blocks.get(f"{group}/{name}")

@@ -134,7 +134,9 @@ def merge(
             named |= set(_named(_first_frame(source)))
             provenances += source.provenances
             labels = source.labels if source.labelled else None
-            layout = Layout(source.recording, source.images, labels, source.channels, source.tokens, source.text_bytes)
+            layout = Layout(
+                source.recording, source.images, labels, source.channels, source.tokens, source.text_bytes, source.weights
+            )
             laid_out.append(
                 _blocks(layout, {place: (block.shape[1:], block.dtype) for place, block in source.blocks.items()})
             )
@@ -161,7 +163,8 @@ def _arrays(frame: Frame) -> dict[str, Array | Spooled]:
         for signal, layers in part.signals.items():
             arrays |= {f"{before}signals/{signal}/{layer}": block for layer, block in layers.items()}
         arrays |= {f"{before}behaviour/{name}": array for name, array in part.behaviour.items()}
-    return arrays | {f"head/{name}": array for name, array in frame.head.items()}
+    arrays |= {f"head/{name}": array for name, array in frame.head.items()}
+    return arrays | {f"weights/{name}": array for name, array in frame.weights.items()}
 
 
 def _is_halved(place: str) -> bool:
@@ -372,6 +375,11 @@ def _lay_out(
     if layout.text_bytes is not None:
         sizes = file.create_dataset("sample/bytes", data=layout.text_bytes, dtype="<i8")
         _describe(sizes, "bytes in UTF-8 of the text of each sample but its first token")
+    if layout.weights:
+        names = file.create_dataset("weights/tensor", data=list(map(_bytes, layout.weights)), dtype=h5py.string_dtype())
+        _describe(names, "name of each tensor").make_scale()
+        counts = np.array(list(layout.weights.values()), "i8")
+        _describe(file.create_dataset("weights/size", data=counts), "numbers in each tensor")
     if layout.label is not None:
         _describe(file.create_dataset(places.label, data=layout.label), "class of each sample")
     _describe(file.create_dataset("checkpoint/path", (length,), text), "file, relative to the run's folder")

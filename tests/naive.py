@@ -283,3 +283,12 @@ def ridge(fitted, held_out, labels, classes, penalty=1.0):
         target = np.where(labels == k, 1.0, -1.0)
         scores.append(new @ np.linalg.solve(design.T @ design + shrink, design.T @ target))
     return np.argmax(scores, axis=0)
+
+
+def sketch(values, signs, starts, width):
+    """Each number with its sign, added to the sum that its place falls into."""
+    sums = [0.0] * width
+    span = 64 * width
+    for i, value in enumerate(values):
+        sums[i % span % width] += value * signs[starts[i // span] + i % span]
+    return sums

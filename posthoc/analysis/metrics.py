@@ -13,7 +13,7 @@ from posthoc.analysis.axes import AXES, Axis
 from posthoc.analysis.checkpoint import Measurement, Measuring, draw_until_decided
 from posthoc.analysis.controlled import beside, controlled, of_documents
 from posthoc.analysis.documents import SIGN_WORDS, SIGNS
-from posthoc.analysis.measures import Measure, Replay, behaviour, chosen, of_epochs
+from posthoc.analysis.measures import Measure, Replay, behaviour, chosen, of_epochs, weights
 from posthoc.analysis.measures.stability import unevenness
 from posthoc.analysis.nulls import NOTHING, description, words_of
 from posthoc.analysis.protocol import SPECTRAL, Protocol
@@ -34,6 +34,7 @@ from posthoc.analysis.records import (
 from posthoc.analysis.scales import LEAST_POINTS
 from posthoc.analysis.snapshots import of_checkpoints
 from posthoc.analysis.summary import against_nulls, overall, summarise
+from posthoc.analysis.weights import weight_paths
 from posthoc.chance import doubt
 from posthoc.errors import PosthocError
 from posthoc.files import sha256
@@ -151,7 +152,8 @@ def _gathered(
         )
         for e, result in enumerate(results)
     )
-    table = {**measuring.table, **behaviour.of_file(activations)}
+    paths = weight_paths(activations)
+    table = {**measuring.table, **behaviour.of_file(activations), **weights.of_paths(paths)}
     columns, sources = _columns(table, activations, protocol, results, checkpoints)
     judge = table.get(behaviour.judge(columns))
     measures = {key: _measured(table[key], axis, values, results) for key, values in columns.items()}
@@ -202,6 +204,8 @@ def _gathered(
             )
             for result in results
         ),
+        weights=paths,
+        skipped=dict(activations.skipped),
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
     )

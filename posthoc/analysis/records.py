@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from posthoc import __version__
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.weights import WeightPath
 from posthoc.errors import PosthocError
 from posthoc.files import replacing, write_json
 from posthoc.recording import Recording
@@ -336,7 +337,8 @@ class RunMetrics:
 
     measures: by key, see `Measured`; units: what the rows of `Measured.by_unit` are (none on an axis whose units are no
     part of a layer); phase_locking, representation: between and of the layers; fluctuation: the curves behind the
-    exponents of every checkpoint. A field that files of earlier versions do not have needs a default.
+    exponents of every checkpoint; weights: their paths by layer, and of all; skipped: checkpoints that
+    were left out, and why. A field that files of earlier versions do not have needs a default.
     """
 
     protocol: Protocol
@@ -352,6 +354,8 @@ class RunMetrics:
     representation: Representation
     phase_locking: Locking = field(default_factory=Locking)
     fluctuation: Annotated[tuple[Fluctuation, ...], Shape(("E",))] = ()
+    weights: dict[str, WeightPath] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 

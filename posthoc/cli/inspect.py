@@ -157,6 +157,8 @@ def _activations(path: Path) -> None:
         ]
         if file.behaviours:
             listing.append(("behaviour", ", ".join(file.behaviours)))
+        if file.weights:
+            listing.append(("weights", f"{len(file.weights)} tensors, their norms and sketches"))
         if file.nulls:
             listing.append(("controls", ", ".join(file.nulls)))
         if differences := apart(file.provenances):

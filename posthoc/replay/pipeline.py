@@ -2,14 +2,15 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from posthoc import store
@@ -21,6 +22,7 @@ from posthoc.replay.marks import Names, assembled, sources
 from posthoc.replay.network import Network, network
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.plan import Extraction
+from posthoc.replay.sketching import sketched
 from posthoc.replay.source import Source
 from posthoc.replay.weights import require_types
 
@@ -65,12 +67,13 @@ def _name(item: Checkpoint | Control) -> str:
 
 @dataclass
 class Loaded:
-    """A checkpoint's tensors on the CPU, by the model's names."""
+    """A checkpoint's tensors on the CPU, by the model's names; weights: what is stored of them."""
 
     checkpoint: Checkpoint
     sha256: str
     tensors: dict[str, Tensor]
     nonfinite: int = 0
+    weights: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
 
 
 def replay(
@@ -165,7 +168,10 @@ def load(
         raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
     tensors = assembled(names, theirs)
     require_types(plan.model.module, {name: tensor.dtype for name, tensor in tensors.items()}, checkpoint.path)
-    return Loaded(checkpoint, sha256, tensors, sum(map(_nonfinite, tensors.values())))
+    weights = sketched(plan.stored.weights, tensors)
+    finite = set(itertools.compress(plan.stored.weights, np.isfinite(weights["norm"]))) if weights else set()
+    nonfinite = sum(_nonfinite(tensor) for name, tensor in tensors.items() if name not in finite)
+    return Loaded(checkpoint, sha256, tensors, nonfinite, weights)
 
 
 def _stated(header: Header, planned: Header) -> tuple[int | None, int | None, str]:
@@ -201,5 +207,6 @@ def _frame_or_failure(plan: Extraction, loaded: Loaded, net: Network) -> store.F
         step=checkpoint.step,
         recorded=checkpoint.header.recorded,
         nonfinite=loaded.nonfinite,
+        weights=loaded.weights,
         **vars(results),
     )

@@ -38,6 +38,7 @@ from posthoc.replay.probes.fitting import traced
 from posthoc.replay.request import PlanOptions, Request, parse_arguments
 from posthoc.replay.scores import Score
 from posthoc.replay.signals import SIGNALS
+from posthoc.replay.sketching import weights_of
 from posthoc.replay.trial import Trial, Wishes, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
 from posthoc.replay.weights import Pick
@@ -221,7 +222,9 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         points=tuple(points),
         device=device,
         batch_size=request.batch_size or probe.batch_size,
-        stored=store.Layout(recording, index, probe.labels, channels, probe.tokens, probe.text_bytes),
+        stored=store.Layout(
+            recording, index, probe.labels, channels, probe.tokens, probe.text_bytes, weights_of(model, first.header.shapes)
+        ),
         untrained=request.networks,
         features=request.features,
     )

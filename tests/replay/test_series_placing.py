@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from posthoc.analysis.weights import group_of
 from posthoc.replay.series.against import Relation, compare_series
-from posthoc.replay.series.geometry import detours, distances_of, group_of
+from posthoc.replay.series.geometry import detours, distances_of
 from posthoc.replay.series.placing import from_average
 from posthoc.replay.series.records import Kind, Severity, Untold
 

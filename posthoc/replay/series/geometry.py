@@ -4,7 +4,6 @@ A sample of some thousand numbers a tensor, the same of all checkpoints, gives a
 distances closer, for the same numbers are compared.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.weights import MOST_GROUPS, group_of
 from posthoc.replay.series.exact import weights_of
 from posthoc.replay.series.reading import Statistics
 
-MOST_GROUPS = 64
 RUNNING = ("running_mean", "running_var")
 """Statistics of the last batches, which are no weights."""
 LARGE = 256
@@ -52,17 +51,6 @@ def distances_of(products: NDArray[np.float64]) -> Distances:
     squares = np.diag(products)
     result: Distances = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * products, 0))
     return result
-
-
-def group_of(tensor: str) -> str:
-    """The layer of a tensor by its name: up to the first number, else all but the last part.
-
-    >>> group_of("gpt_neox.layers.3.attention.dense.weight"), group_of("embed_in.weight"), group_of("bias")
-    ('gpt_neox.layers.3', 'embed_in', 'bias')
-    """
-    parts = tensor.split(".")
-    number = next((k for k, part in enumerate(parts) if re.fullmatch("[0-9]+", part)), len(parts) - 2)
-    return ".".join(parts[: max(number + 1, 1)])
 
 
 def compare(series: Statistics, without: Collection[int] = ()) -> Geometry:

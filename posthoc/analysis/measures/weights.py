@@ -1,0 +1,34 @@
+"""The weights themselves: how large they are and how they move. Nothing is drawn beside them: no null decides."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.measures.measure import Measure
+from posthoc.analysis.weights import ALL, WeightPath
+
+if TYPE_CHECKING:
+    from posthoc.store import Activations
+
+ABOUT = {
+    "norm": ("norm of the weights", "root of the sum of the squares of all parameters"),
+    "step": ("step length", "distance of the weights from those of the checkpoint before"),
+    "start": ("distance from the start", "distance of the weights from those of the first checkpoint"),
+    "cosine": ("cosine of successive steps", "of the step to this checkpoint with the step to the next"),
+}
+"""Of the columns of a path: what each is called, and what it is."""
+
+
+def of_paths(paths: Mapping[str, WeightPath]) -> dict[str, Measure]:
+    """The measures of all weights together; none where the file does not hold them."""
+    return {
+        f"weights_{name}": Measure(
+            f"weights_{name}", title, title, about,
+            of_activations=_column(paths[ALL], name), headline=False, listed=False,
+        )
+        for name, (title, about) in ABOUT.items() if paths
+    }  # fmt: skip
+
+
+def _column(path: WeightPath, name: str) -> Callable[["Activations"], tuple[FloatArray, str]]:
+    return lambda activations: (getattr(path, name), "weights")
