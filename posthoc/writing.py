@@ -135,7 +135,13 @@ def merge(
             provenances += source.provenances
             labels = source.labels if source.labelled else None
             layout = Layout(
-                source.recording, source.images, labels, source.channels, source.tokens, source.text_bytes, source.weights
+                source.recording,
+                source.images,
+                labels,
+                source.channels,
+                source.tokens,
+                source.text_bytes,
+                source.weights,
             )
             laid_out.append(
                 _blocks(layout, {place: (block.shape[1:], block.dtype) for place, block in source.blocks.items()})

@@ -46,7 +46,7 @@ class Duplicate:
 
     def __str__(self) -> str:
         why = "where they fit" if self.fits else "the first that has them"
-        return f"holds the weights of {self.original.name}, {why}; see posthoc check"
+        return f"it holds the weights of {self.original.name}, {why}; see posthoc check"
 
 
 @dataclass(frozen=True)

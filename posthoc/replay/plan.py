@@ -223,7 +223,13 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         device=device,
         batch_size=request.batch_size or probe.batch_size,
         stored=store.Layout(
-            recording, index, probe.labels, channels, probe.tokens, probe.text_bytes, weights_of(model, first.header.shapes)
+            recording,
+            index,
+            probe.labels,
+            channels,
+            probe.tokens,
+            probe.text_bytes,
+            weights_of(model, first.header.shapes),
         ),
         untrained=request.networks,
         features=request.features,

@@ -17,7 +17,8 @@ def weights_of(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     sizes = {}
     for name, parameter in model.module.named_parameters():
         if name in names and (parameter.is_floating_point() or parameter.is_complex()):
-            shape = shapes[names[name]]
+            theirs = names[name]
+            shape = shapes[theirs] if isinstance(theirs, str) else theirs.shape
             sizes[name] = int(np.prod(shape, dtype=np.int64)) * (2 if parameter.is_complex() else 1)
     return {name: size for name, size in sizes.items() if size}
 

@@ -17,7 +17,7 @@ from posthoc.report.figures import Figure, Of, figures_of
 from posthoc.report.printing import as_html
 from posthoc.report.sources import Several, Source, as_runs
 from posthoc.report.theme import config, on_page
-from posthoc.report.words import aside, better, finding, headlines, number, probed, references, sentence_of
+from posthoc.report.words import aside, better, finding, headlines, left_out, number, probed, references, sentence_of
 from posthoc.shown import shown
 
 FONT = "system-ui, sans-serif"
@@ -144,6 +144,7 @@ def _findings(metrics: RunMetrics) -> list[str]:
     findings = [text for key in headlines(metrics) if (text := finding(metrics, key))]
     findings += [f"For reference, {text}." for _, text in references(metrics)]
     stepped = [f"{sentence_of(why)[:-1]}: {what}." for why, what in aside(metrics)]
+    stepped += left_out(metrics)
     return [*findings, *stepped] if findings else [*stepped, "No nulls were drawn: nothing can be said of what is in these numbers. "
                                               "Run `posthoc metrics` with --nulls 99."]  # fmt: skip
 

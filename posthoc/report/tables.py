@@ -10,7 +10,7 @@ from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.recording import named
 from posthoc.report.printing import Column, Table, cell, column
-from posthoc.report.words import aside, better, headlines, number, references, related, sentence_of
+from posthoc.report.words import aside, better, headlines, left_out, number, references, related, sentence_of
 
 if TYPE_CHECKING:
     from posthoc.analysis.compare import Difference, Group, Quantity, Row
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Lines = list[tuple[str, str]]
 """Labelled lines."""
+MOST_LEFT_OUT = 8
+"""So many checkpoints that were left out are named in a summary."""
 
 
 def checkpoints(metrics: RunMetrics) -> Table:
@@ -49,6 +51,7 @@ def summary(metrics: RunMetrics) -> Lines:
     run, protocol, integration = metrics.summary, metrics.protocol, metrics.measures.get("integration")
     counted = f", {integration.summary.count} of them with an integration" if integration else ""
     lines = [("caution", run.doubt)] if run.doubt else []
+    lines += [("left out", text) for text in left_out(metrics)[:MOST_LEFT_OUT]]
     lines += [
         ("protocol", f"{protocol.name}, {protocol.axis} axis, estimator {protocol.estimator}, smoothing {protocol.smooth}, "
                      f"scales {list(metrics.scales)}" + (", calibrated" if protocol.calibrate else "")),

@@ -47,6 +47,14 @@ def aside(metrics: RunMetrics) -> list[tuple[str, str]]:
     return [(str(why), ", ".join(what)) for why, what in stepped.items()]
 
 
+def left_out(metrics: RunMetrics) -> list[str]:
+    """Which checkpoints are not there, and why, in sentences."""
+    return [
+        f"{path} was left out: {reason}{'' if reason.endswith('.') else '.'}"
+        for path, reason in metrics.skipped.items()
+    ]
+
+
 def probed(recording: Recording) -> str:
     """How many samples the probe has, by what they are called, and of how many classes."""
     probe = recording.identity.probe

@@ -53,7 +53,7 @@ def test_a_copy_is_dropped_where_it_does_not_fit(tmp_path):
     run = settled(tmp_path)
     assert dropped(run) == {"step-200": ("step-600", True)}
     assert [checkpoint.step for checkpoint in run.checkpoints] == [0, 100, 300, 400, 500, 600, 700]
-    assert str(run.duplicates[0]) == "holds the weights of step-600.safetensors, where they fit; see posthoc check"
+    assert str(run.duplicates[0]) == "it holds the weights of step-600.safetensors, where they fit; see posthoc check"
     walk(tmp_path)
     copied(tmp_path, 200, 600)
     assert dropped(settled(tmp_path)) == {"step-600": ("step-200", True)}
@@ -146,7 +146,7 @@ def test_whole_and_in_shards_what_was_dropped_is_recorded_and_not_missing(bad, p
     whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
     done = cli("extract", bad, *options, "-o", whole)
     assert done.exit_code == 3, done.output
-    assert "skipped epoch-001.safetensors: holds the weights of epoch-003.safetensors, where they fit" in done.stderr
+    assert "skipped epoch-001.safetensors: it holds the weights of epoch-003.safetensors, where they fit" in done.stderr
     with open_activations(whole) as file:
         assert file.epochs.tolist() == [0, 2, 3, 4]
         assert [path for path, _ in file.skipped] == ["epoch-001.safetensors"]
@@ -166,7 +166,7 @@ def test_shown_before_anything_is_done_and_refused_where_that_is_wanted(bad, pro
     options = ("extract", bad, "--probe", f"npz:{probe_file}", "-o", tmp_path / "a.h5")
     shown = cli(*options, "--dry-run")
     assert shown.exit_code == 0
-    assert "epoch-001.safetensors (holds the weights of epoch-003.safetensors, where they fit; see" in shown.stdout
+    assert "epoch-001.safetensors (it holds the weights of epoch-003.safetensors, where they fit; see" in shown.stdout
     failed = cli(*options, "--on-duplicate", "fail")
     assert failed.exit_code == 1
     assert "epoch-001.safetensors, epoch-003.safetensors hold the same weights" in failed.stderr

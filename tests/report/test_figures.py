@@ -19,8 +19,9 @@ from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import load_metrics
 from posthoc.analysis.runs import as_run
 from posthoc.analysis.summary import counted, summarise
+from posthoc.analysis.weights import ALL, WeightPath
 from posthoc.cli import main
-from posthoc.errors import UsageError
+from posthoc.errors import PosthocError, UsageError
 from posthoc.report.export import export
 from posthoc.report.figures import FIGURES, Of, figures_of
 from posthoc.report.sources import Several
@@ -106,6 +107,37 @@ def test_without_values_a_figure_says_so_instead_of_being_empty(metrics, name, t
         assert "×" in said
     else:
         assert "undefined at every checkpoint: constant" in said
+
+
+def test_the_path_of_the_weights(metrics, tmp_path):
+    metrics = dataclasses.replace(metrics, skipped={"epoch-9.pt": "it holds the weights of epoch-1.pt"})
+    figure = export(lambda width: FIGURES["weights"].build(metrics, None, width), tmp_path / "a.svg", 400)
+    path = metrics.weights["all weights"]
+    assert f"end {path.start[-1]:.3g} from where they began, after a way of {np.nansum(path.step):.3g}" in figure.title
+    assert figure.caution == "epoch-9.pt was left out: it holds the weights of epoch-1.pt."
+    said = texts(tmp_path / "a.svg")
+    assert {"distance from the start", "cosine of successive steps", "stage2.0"} <= set(said)
+    assert "×" in said  # a gain that never moves
+    tables = figure.specification["datasets"].values()
+    rows = next(rows for rows in tables if "relative" in rows[0])
+    drawn = {(row["layer"], row["at"]): row["relative"] for row in rows}
+    assert len(drawn) == (len(metrics.weights) - 1) * 4
+    fc = metrics.weights["fc"]
+    assert drawn["fc", 3] == pytest.approx(fc.step[3] / fc.norm[3], rel=1e-5)
+    assert drawn["conv5.1", 1] is None
+    rows = next(rows for rows in tables if "cosine" in rows[0])
+    assert [row["cosine"] for row in rows] == [None, *(pytest.approx(v, rel=1e-5) for v in path.cosine[1:-1]), None]
+
+
+def test_weights_that_do_not_move_or_are_not_there(metrics, tmp_path):
+    E = len(metrics.checkpoints)
+    still = WeightPath(np.ones(E), np.where(np.arange(E), 0.0, np.nan), np.zeros(E), np.full(E, np.nan), 0.0)
+    run = dataclasses.replace(metrics, weights={"a": still, ALL: still})
+    figure = export(lambda width: FIGURES["weights"].build(run, None, width), tmp_path / "a.svg", 400)
+    assert figure.title == "The weights do not move"
+    assert not FIGURES["weights"].fits(dataclasses.replace(metrics, weights={}))
+    with pytest.raises(PosthocError, match="no weights"):
+        FIGURES["weights"].build(dataclasses.replace(metrics, weights={}), None, 400)
 
 
 def test_measures_draw_the_values_and_the_nulls(metrics):

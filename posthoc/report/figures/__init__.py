@@ -20,6 +20,7 @@ from posthoc.report.figures import (
     stability,
     stopping,
     trajectory,
+    weights,
 )
 from posthoc.report.figures.figure import Figure, Kind, Of
 from posthoc.report.theme import config
@@ -37,6 +38,7 @@ FIGURES: dict[str, Kind] = {
         layers.SIMILARITY,
         fluctuation.FLUCTUATION,
         positions.POSITIONS,
+        weights.WEIGHTS,
         audit.AUDIT,
         comparison.COMPARISON,
         runs.RUNS,

@@ -33,7 +33,7 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         y=alt.Y("k:O", title="layer", axis=named("layers")),
         tooltip=[alt.Tooltip("layer:N"), alt.Tooltip("at:Q", title=metrics.summary.unit), *tips],
     )
-    panels = [_map(base, key, measured.title, width, height) for key, measured in shown.items()]
+    panels = [heat_map(base, key, f"{measured.title} by layer", width, height) for key, measured in shown.items()]
     measured = next(iter(shown.values()))
     last = measured.by_layer[-1][np.isfinite(measured.by_layer[-1])]
     title = f"lies between {last.min():.2f} and {last.max():.2f} at the end" if last.size else ""
@@ -50,16 +50,17 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     )
 
 
-def _map(base: Any, key: str, title: str, width: int, height: int) -> Any:
-    """One measure of all layers over the checkpoints."""
+def heat_map(base: Any, key: str, title: str, width: int, height: int, scale: Any = None) -> Any:
+    """One number of all layers over the checkpoints; scale: of the colours, where it is not linear."""
     legend = alt.Legend(orient="right", title=None, gradientLength=min(height, 160), tickCount=4)
-    colour = alt.Color(f"{key}:Q", title=title, scale=alt.Scale(scheme=SEQUENCE, zero=False), legend=legend)
+    scale = scale or alt.Scale(scheme=SEQUENCE, zero=False)
+    colour = alt.Color(f"{key}:Q", title=title.removesuffix(" by layer"), scale=scale, legend=legend)
     cells = base.transform_filter(f"isValid(datum.{key})").mark_rect().encode(color=colour)
     empty = base.transform_filter(f"!isValid(datum.{key})").mark_text(text="×", color=MUTED)
     chosen = base.transform_filter("datum.at === epoch").mark_rect(fill=None, stroke=MARK, strokeWidth=2)
     pointed = base.mark_rect(opacity=0).add_params(hovering(key, nearest=False))
     picture = alt.layer(cells, empty, chosen, pointed).resolve_scale(color="independent")
-    return picture.properties(width=width, height=height, title=f"{title} by layer")
+    return picture.properties(width=width, height=height, title=title)
 
 
 def locking(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
