@@ -62,6 +62,11 @@ def audit(
     responses: dict[str, Response] = {}
     aside: dict[str, Aside] = {}
     for series, source in axis.sources(activations, protocol).items():
+        if source.points:
+            raise PosthocError(
+                f"{activations.path} holds sums of the signal {protocol.signal} and not the {axis.points} themselves, which an "
+                "audit changes; extract with --signals token."
+            )
         audited = _audited(axis, series, table, asked)
         subject = Subject(activations, protocol, source, series, last, count, seed, other)
         factors = axis.factors(subject) if axis.factors and audited else []

@@ -102,8 +102,9 @@ class Measuring:
         """Everything of one checkpoint."""
         material = self.source.material(epoch)
         series = material.series()
-        U, T = series.shape[-2:]
-        scope = Scope(self.protocol, T, tuple(self.protocol.scales_for(T).tolist()), self.name)
+        U, T = series.shape[-2], self.source.points or series.shape[-1]
+        scales = tuple(self.protocol.scales_for(T).tolist())
+        scope = Scope(self.protocol, T, scales, self.name, bool(self.source.points))
         if len(scope.scales) < 2:  # the first checkpoints of the epoch axis
             reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
             return Measurement(scope, np.zeros(U, np.bool_), np.full(U, np.nan), reasons, U)
@@ -158,7 +159,7 @@ class Measuring:
         for key, reading in result.readings.items():
             if self.table[key].finish and math.isfinite(reading.value) and not math.isfinite(result.values[key]):
                 result.reasons["mean exponent beyond the calibration"] = 1
-        if self.layers is not None:
+        if self.layers is not None and not series.scope.summed:
             locking = [phase_locking(document.values, self.layers) for document in series.documents]
             result.locking = PhaseLocking(
                 *(np.mean([getattr(each, name) for each in locking], axis=0) for name in ("plv", "ppc"))

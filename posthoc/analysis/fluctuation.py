@@ -95,6 +95,23 @@ def analyse(x: ArrayLike, scales: ArrayLike | None = None, windows: Windows | No
     return DFA(alpha, intercept - power * np.log(2), r2, chosen, F, log_F, reason)
 
 
+def of_sums(sums: ArrayLike, scales: NDArray[np.int64], T: int) -> DFA:
+    """As `dfa` with its defaults, of series of T points of which the sums over windows were kept: of squared residuals of
+    the profile less a line, [U, S]."""
+    windows = T // scales
+    with np.errstate(invalid="ignore"):
+        F = np.sqrt(np.asarray(sums, dtype=np.float64) / (windows * scales))
+    finite, moves = (np.asarray(rows.all(axis=1)) for rows in (np.isfinite(F), F > 0))
+    alpha, intercept, r2 = log_log_fit(scales, np.where((finite & moves)[:, None], F, np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_F = np.log(F)
+    reason = tuple(
+        None if known else REASONS[kernel.NO_FLUCTUATION if real else kernel.NON_FINITE]
+        for known, real in zip(finite & moves, finite, strict=True)
+    )
+    return DFA(alpha, intercept, r2, scales, F, log_F, reason)
+
+
 def _chosen(scales: ArrayLike | None, T: int, order: int) -> NDArray[np.int64]:
     """The scales that are asked for, rising; UsageError where they do not fit."""
     chosen = default_scales(T).tolist() if scales is None else whole_numbers("scales", scales)

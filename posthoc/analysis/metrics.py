@@ -27,6 +27,7 @@ from posthoc.analysis.records import (
     Input,
     Locking,
     Measured,
+    Representation,
     RunMetrics,
     Unit,
     trained,
@@ -71,9 +72,22 @@ def compute_metrics(
     units = _units(activations, protocol) if axis.layered else ()
     layers = np.array([activations.layers.index(unit.layer) for unit in units]) if axis.layered else None
     E = len(activations)
+    sources = axis.sources(activations, protocol)
+    if sources[""].points:
+        table = {key: measure for key, measure in table.items() if _of_sums(measure, table)}
     main, *others = (
-        Measuring(axis, protocol, None if name else layers, nulls, seed, source, table, name, activations.labelled)
-        for name, source in axis.sources(activations, protocol).items()
+        Measuring(
+            axis,
+            protocol,
+            None if name else layers,
+            0 if source.points else nulls,
+            seed,
+            source,
+            table,
+            name,
+            activations.labelled,
+        )
+        for name, source in sources.items()
     )
     results: list[list[Measurement]] = [[] for _ in (main, *others)]
     for e in range(E):
@@ -192,7 +206,7 @@ def _gathered(
             doubt(activations),
             judge,
         ),
-        representation=replay.geometry,
+        representation=_no_geometry(len(results), L) if measuring.source.points else replay.geometry,
         phase_locking=Locking(
             _stacked([result.locking.plv if result.locking else None for result in with_layers], (L, L)),
             _stacked([result.locking.ppc if result.locking else None for result in with_layers], (L, L)),
@@ -209,6 +223,18 @@ def _gathered(
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
     )
+
+
+def _of_sums(measure: Measure, table: Mapping[str, Measure]) -> bool:
+    """Whether a measure needs no more of the channels than their F(s)."""
+    base = table[measure.of_measure.of] if measure.of_measure else measure
+    return bool(base.curve or base.series or not (base.of_series or base.of_checkpoint))
+
+
+def _no_geometry(E: int, L: int) -> Representation:
+    """Of signals that do not keep what layers give."""
+    by_layer, by_pair = np.full((E, L), np.nan), np.full((E, L, L), np.nan)
+    return Representation(by_layer, by_layer, by_layer, by_layer, by_pair)
 
 
 def _in_order(measures: Mapping[str, Measured], controlled: Mapping[str, Measured]) -> dict[str, Measured]:

@@ -75,10 +75,11 @@ class Protocol:
 
         Where one keeps the tokens of documents, that is the token axis, else the image axis.
         """
-        from posthoc.analysis.axes.token import SIGNAL
+        from posthoc.analysis.axes.token import SIGNAL, SUMMED
 
-        axis = changes.get("axis") or ("token" if SIGNAL in signals else "image")
-        signal = changes.get("signal") or (SIGNAL if axis == "token" else "mean")
+        of_tokens = [signal for signal in (SIGNAL, SUMMED) if signal in signals]
+        axis = changes.get("axis") or ("token" if of_tokens else "image")
+        signal = changes.get("signal") or (of_tokens or [SIGNAL] if axis == "token" else ["mean"])[0]
         return cls.named(name, **changes | {"axis": axis, "signal": signal})
 
     def _require_sound(self) -> None:
@@ -88,6 +89,10 @@ class Protocol:
             raise UsageError("w_h must be in 0..1 and window 2 or more.")
         if self.signal in SPECTRAL and self.axis != "epoch":
             raise UsageError(f"The signal {self.signal} is one number per checkpoint and layer: use --axis epoch.")
+        if self.signal == "fluctuation" and (self.axis, self.estimator) != ("token", "dfa"):
+            raise UsageError(
+                "The signal fluctuation holds the sums behind DFA on the token axis: no other axis or estimator."
+            )
         if self.span is not None and self.span < LEAST_POINTS:
             raise UsageError(f"span is {self.span}; an exponent needs at least {LEAST_POINTS} points in time.")
 

@@ -5,8 +5,11 @@ import itertools
 import json
 import math
 import os
+from dataclasses import replace
+from functools import partial
 
 import naive
+import noise
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -30,7 +33,8 @@ from posthoc.analysis.scales import default_scales
 from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.report.figures import FIGURES, Of, figures_of
-from posthoc.store import open_activations
+from posthoc.store import Frame, Given, Layout, open_activations
+from posthoc.writing import write
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="many draws, compiled")
 D, T = 8, 320
@@ -255,7 +259,8 @@ def test_a_language_model_is_replayed_and_measured(tmp_path):
         "-o",
         str(output),
     ]
-    result = CliRunner().invoke(main, [*words, "--controls", "shuffle,block:16,constant,untrained"])
+    summed = ["--signals", "token,fluctuation,autocovariance"]
+    result = CliRunner().invoke(main, [*words, *summed, "--controls", "shuffle,block:16,constant,untrained"])
     assert result.exit_code == 0, result.output
     with open_activations(output) as activations:
         run = compute_metrics(activations, nulls=5)
@@ -268,6 +273,55 @@ def test_a_language_model_is_replayed_and_measured(tmp_path):
     assert np.isfinite(run.column("surprisal_less_shuffle")).all()
     assert "hurst_constant" in run.measures
     assert np.isfinite(run.representation.effective_rank).all()
+
+
+def test_exponents_of_streamed_sums_are_those_of_the_tokens(tmp_path, ordered):
+    """Of what `--signals fluctuation` sums up while the network runs."""
+    from posthoc.replay.streamed import fluctuation
+
+    torch = pytest.importorskip("torch")
+    with open_activations(ordered) as file:
+        steps, layers, given = file.steps.tolist(), file.layers, {}
+        for control in (None, "shuffle"):
+            for e in range(len(file)):
+                read = partial(file.read, "token") if control is None else partial(file.read_null, control, "token")
+                given[control, e] = {name: read(e, name) for name in layers}
+        loss = [file.behaviour("token_loss", e) for e in range(len(file))]
+        tokens, identity, provenance = file.tokens, file.recording.identity, file.recording.provenance
+
+    def sums(values):
+        return {
+            name: fluctuation(torch.from_numpy(x.swapaxes(0, 1))).numpy().swapaxes(0, 1) for name, x in values.items()
+        }
+
+    identity = replace(identity, signals=("fluctuation",), controls=("shuffle",), behaviour=("token_loss",))
+    frames = [
+        Frame(f"{step}.pt", "0", None, step, 3.0, np.nan, {}, {"fluctuation": sums(given[None, e])},
+              behaviour={"token_loss": loss[e]},
+              nulls={"shuffle": Given({"fluctuation": sums(given["shuffle", e])}, {"token_loss": loss[e]})})
+        for e, step in enumerate(steps)
+    ]  # fmt: skip
+    kept = {name: np.arange(len(values)) for name, values in given[None, 0].items()}
+    made = replace(noise.recording(list(layers), ("fluctuation",), D, None), identity=identity, provenance=provenance)
+    write(tmp_path / "a.h5", Layout(made, np.arange(D), None, kept, tokens), frames)
+    with open_activations(tmp_path / "a.h5") as file:
+        run = compute_metrics(file, nulls=5)
+        with pytest.raises(PosthocError, match="--signals token"):
+            audit(file)
+    with open_activations(ordered) as file:
+        whole = compute_metrics(file)
+    assert (run.protocol.axis, run.protocol.signal, run.scales) == ("token", "fluctuation", whole.scales)
+    for key in ("hurst", "hurst_shuffle", "hurst_less_shuffle", "surprisal"):
+        np.testing.assert_allclose(run.column(key), whole.column(key), atol=2e-5, err_msg=key)
+        np.testing.assert_allclose(run.measures[key].by_layer, whole.measures[key].by_layer, atol=2e-5)
+        np.testing.assert_allclose(run.measures[key].low, whole.measures[key].low, atol=2e-5)
+    assert "metastability" not in run.measures
+    assert not run.measures["hurst"].nulls
+    assert run.measures["surprisal"].nulls
+    assert run.fluctuation[0].curves["units"].mean == pytest.approx(whole.fluctuation[0].curves["units"].mean, abs=1e-4)
+    for kind in figures_of(Of.RUN).values():
+        if not kind.fits or kind.fits(run):
+            kind.build(run, None, 400)
 
 
 def test_contexts_that_are_too_short_are_refused(tmp_path):

@@ -74,13 +74,16 @@ class Source:
     untrained, the series themselves.
 
     controls: name -> checkpoint -> series of one network or of several; steady: those that are the same at each;
-    behaviour: what the network said of the file's samples at a checkpoint, by name, each [N, ...].
+    behaviour: what the network said of the file's samples at a checkpoint, by name, each [N, ...]. points: where series were
+    summed up while the network ran, how many points they had; in their place there are then, over the windows of each scale,
+    sums of squared residuals of their profile [D, U, S].
     """
 
     material: Callable[[int], Material]
     controls: Mapping[str, Callable[[int], Iterable[NDArray[np.floating]]]] = field(default_factory=dict)
     steady: frozenset[str] = frozenset()
     behaviour: Callable[[int], Mapping[str, NDArray[Any]]] = lambda row: {}
+    points: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SIGNAL = "token"
 """The signal that keeps tokens."""
+SUMMED = "fluctuation"
+"""That of which F(s) is made, and nothing else."""
 SURPRISAL = "surprisal"
 """The name of the series of -log p of each token."""
 LOSS = "token_loss"
@@ -92,19 +94,22 @@ def by_document(x: Values, start: int = START) -> Values:
 
 
 def _length(activations: "Activations", protocol: Protocol) -> int:
+    if protocol.signal == SUMMED and activations.tokens is not None:
+        return max(0, int(activations.tokens.shape[1]) - START)
     shape = activations.blocks[f"signals/{protocol.signal}/{activations.layers[0]}"].shape
     return max(0, shape[3] - START) if len(shape) == 4 else 0
 
 
 def _sources(activations: "Activations", protocol: Protocol, start: int = START) -> Mapping[str, Source]:
     """The channels and, where the file has it, the surprisal; of both what controls give. start: tokens that are left out."""
-    sources = {"": _of_channels(activations, protocol.signal, start)}
+    points = _length(activations, protocol) if protocol.signal == SUMMED else 0
+    sources = {"": _of_channels(activations, protocol.signal, 0 if points else start, points)}
     if LOSS in activations.behaviours:
         sources[SURPRISAL] = _of_surprisal(activations, start)
     return sources
 
 
-def _of_channels(activations: "Activations", signal: str, start: int) -> Source:
+def _of_channels(activations: "Activations", signal: str, start: int, points: int) -> Source:
     numbers = [len(rows) for rows in activations.channels.values()]
     layers = np.repeat(np.arange(len(numbers)), numbers)
     totals = [layer.size for layer in activations.recording.identity.layers]
@@ -122,8 +127,8 @@ def _of_channels(activations: "Activations", signal: str, start: int) -> Source:
 
     controls = {control: partial(given, control) for control in activations.nulls}
     if len(activations.untrained_seeds):
-        return Source(material, controls | {"untrained": untrained}, frozenset({"untrained"}))
-    return Source(material, controls)
+        return Source(material, controls | {"untrained": untrained}, frozenset({"untrained"}), points=points)
+    return Source(material, controls, points=points)
 
 
 def _of_surprisal(activations: "Activations", start: int) -> Source:

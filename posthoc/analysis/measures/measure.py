@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scope:
-    """Over what series are measured: the protocol, T points in time and the scales [S]; series: which of the material's."""
+    """Over what series are measured: the protocol, T points in time and the scales [S]; series: which of the material's;
+    summed: whether the values are no points but sums over the windows of each scale, of which an exponent alone is made."""
 
     protocol: Protocol
     T: int
     scales: tuple[int, ...]
     series: str = ""
+    summed: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,14 @@ class Series:
     def exponents(self) -> "DFA":
         """The exponent of every unit by the protocol's estimator, and its fluctuation function; computed once."""
         if "DFA" not in self.computed:
+            from posthoc.analysis.fluctuation import of_sums
             from posthoc.analysis.hurst import exponents
 
             protocol, scales = self.scope.protocol, np.array(self.scope.scales)
-            self.computed["DFA"] = exponents(self.values, protocol.estimator, scales, protocol.fluctuation)
+            if self.scope.summed:
+                self.computed["DFA"] = of_sums(self.values, scales, self.scope.T)
+            else:
+                self.computed["DFA"] = exponents(self.values, protocol.estimator, scales, protocol.fluctuation)
         return cast("DFA", self.computed["DFA"])
 
     @property
