@@ -11,8 +11,10 @@ from posthoc import __version__
 from posthoc.analysis.arrays import FloatArray, sd_finite
 from posthoc.analysis.axes import AXES, Axis
 from posthoc.analysis.checkpoint import Measurement, Measuring, draw_until_decided
+from posthoc.analysis.choice import choice
 from posthoc.analysis.controlled import beside, controlled, of_documents
 from posthoc.analysis.documents import SIGN_WORDS, SIGNS
+from posthoc.analysis.health import Symptom, symptoms
 from posthoc.analysis.measures import Measure, Replay, behaviour, chosen, of_epochs, weights
 from posthoc.analysis.measures.stability import unevenness
 from posthoc.analysis.nulls import NOTHING, description, words_of
@@ -220,6 +222,8 @@ def _gathered(
         ),
         weights=paths,
         skipped=dict(activations.skipped),
+        health=_health(activations, columns["loss"], replay.geometry),
+        choice=choice(activations, trained(checkpoints)),
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
     )
@@ -244,6 +248,13 @@ def _in_order(measures: Mapping[str, Measured], controlled: Mapping[str, Measure
         ordered[key] = measured
         ordered |= {other: of for other, of in controlled.items() if other.startswith(f"{key}_")}
     return ordered
+
+
+def _health(activations: Activations, loss: FloatArray, geometry: Representation) -> tuple[Symptom, ...]:
+    return symptoms(
+        activations.layers, activations.steps == 0, loss, activations.nonfinite_weights, activations.nonfinite,
+        geometry.effective_rank, geometry.rms,
+    )  # fmt: skip
 
 
 def _no_accuracy(activations: Activations, judge: Measure | None) -> Aside:

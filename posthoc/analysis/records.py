@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from posthoc import __version__
 from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.choice import Choice
+from posthoc.analysis.health import Symptom
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.weights import WeightPath
 from posthoc.errors import PosthocError
@@ -237,6 +239,7 @@ class Representation:
     cka_previous_sd: ByLayer = field(default_factory=_NO_TABLE)
     cka_last_sd: ByLayer = field(default_factory=_NO_TABLE)
     cka_layers_sd: ByPair = field(default_factory=_NO_PAIRS)
+    rms: ByLayer = field(default_factory=_NO_TABLE)
 
 
 Logarithms = Annotated[FloatArray, Array(("S",), -700, 700)]
@@ -337,8 +340,9 @@ class RunMetrics:
 
     measures: by key, see `Measured`; units: what the rows of `Measured.by_unit` are (none on an axis whose units are no
     part of a layer); phase_locking, representation: between and of the layers; fluctuation: the curves behind the
-    exponents of every checkpoint; weights: their paths by layer, and of all; skipped: checkpoints that
-    were left out, and why. A field that files of earlier versions do not have needs a default.
+    exponents of every checkpoint; weights: their paths by layer, and of all; skipped: checkpoints that were left out, and
+    why; health: what went wrong in training, worst first; choice: which checkpoint is best, None where the losses of
+    samples are not known. A field that files of earlier versions do not have needs a default.
     """
 
     protocol: Protocol
@@ -356,6 +360,8 @@ class RunMetrics:
     fluctuation: Annotated[tuple[Fluctuation, ...], Shape(("E",))] = ()
     weights: dict[str, WeightPath] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    health: tuple[Symptom, ...] = ()
+    choice: Choice | None = None
     versions: dict[str, str] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 

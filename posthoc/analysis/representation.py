@@ -46,15 +46,17 @@ def representation(activations: "Activations", signal: str) -> Representation:
     images. participation_ratio: of the recorded channels, participation_ratio_layer: of all channels of the layer; both
     as over any number of images. cka: of the whole layers, too (`posthoc.analysis.similarity`); cka_..._sd: its standard
     deviation over fresh images and channels. Of a layer of which fewer than four channels are recorded, but not all,
-    there is no CKA.
+    there is no CKA. rms: root mean square of the recorded channels.
     """
     E, L = len(activations), len(activations.layers)
-    rank, recorded, layer = np.full((3, E, L), np.nan)
+    rank, recorded, layer, rms = np.full((4, E, L), np.nan)
     previous, last, between = np.full((2, E, L), np.nan), np.full((2, E, L), np.nan), np.full((2, E, L, L), np.nan)
     final = samples_of(activations, activations.read(signal, E - 1))
     before = final
     for e in range(E):
-        samples = samples_of(activations, activations.read(signal, e))
+        x = activations.read(signal, e)
+        samples = samples_of(activations, x)
+        rms[e] = [_root_mean_square(of_layer) for of_layer in channels_of(activations, x)]
         for k, sample in enumerate(samples):
             rank[e, k] = effective_rank(sample.singular_values)
             recorded[e, k], layer[e, k] = participation_ratios(sample)
@@ -64,7 +66,16 @@ def representation(activations: "Activations", signal: str) -> Representation:
         for i, j in itertools.combinations_with_replacement(range(L), 2):
             between[:, e, i, j] = between[:, e, j, i] = cka(samples[i], samples[j], same=i == j)
         before = samples
-    return Representation(rank, recorded, previous[0], last[0], between[0], layer, previous[1], last[1], between[1])
+    return Representation(
+        rank, recorded, previous[0], last[0], between[0], layer, previous[1], last[1], between[1], rms
+    )
+
+
+def _root_mean_square(x: NDArray[np.floating]) -> float:
+    """Of the values that are finite; NaN where none is."""
+    finite = x[np.isfinite(x)].astype(np.float64)
+    largest = np.abs(finite).max(initial=0.0) or 1.0
+    return float(largest * np.sqrt(np.mean((finite / largest) ** 2))) if finite.size else math.nan
 
 
 def cka(a: Sample, b: Sample, same: bool) -> tuple[float, float]:

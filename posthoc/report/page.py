@@ -17,7 +17,19 @@ from posthoc.report.figures import Figure, Of, figures_of
 from posthoc.report.printing import as_html
 from posthoc.report.sources import Several, Source, as_runs
 from posthoc.report.theme import config, on_page
-from posthoc.report.words import aside, better, finding, headlines, left_out, number, probed, references, sentence_of
+from posthoc.report.words import (
+    aside,
+    better,
+    chosen,
+    finding,
+    headlines,
+    health,
+    left_out,
+    number,
+    probed,
+    references,
+    sentence_of,
+)
 from posthoc.shown import shown
 
 FONT = "system-ui, sans-serif"
@@ -141,11 +153,13 @@ def _checkpoints(metrics: RunMetrics) -> dict[str, Any]:
 
 def _findings(metrics: RunMetrics) -> list[str]:
     """Whether the measures differ from their deciding null, and what they are under the others."""
+    ill = [sentence_of(text) for text in health(metrics)]
+    which = [sentence_of(text)] if (text := chosen(metrics)) else []
     findings = [text for key in headlines(metrics) if (text := finding(metrics, key))]
     findings += [f"For reference, {text}." for _, text in references(metrics)]
     stepped = [f"{sentence_of(why)[:-1]}: {what}." for why, what in aside(metrics)]
-    stepped += left_out(metrics)
-    return [*findings, *stepped] if findings else [*stepped, "No nulls were drawn: nothing can be said of what is in these numbers. "
+    stepped = [*which, *stepped, *left_out(metrics)]
+    return [*ill, *findings, *stepped] if findings else [*ill, *stepped, "No nulls were drawn: nothing can be said of what is in these numbers. "
                                               "Run `posthoc metrics` with --nulls 99."]  # fmt: skip
 
 

@@ -10,7 +10,18 @@ from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.recording import named
 from posthoc.report.printing import Column, Table, cell, column
-from posthoc.report.words import aside, better, headlines, left_out, number, references, related, sentence_of
+from posthoc.report.words import (
+    aside,
+    better,
+    chosen,
+    headlines,
+    health,
+    left_out,
+    number,
+    references,
+    related,
+    sentence_of,
+)
 
 if TYPE_CHECKING:
     from posthoc.analysis.compare import Difference, Group, Quantity, Row
@@ -52,11 +63,13 @@ def summary(metrics: RunMetrics) -> Lines:
     counted = f", {integration.summary.count} of them with an integration" if integration else ""
     lines = [("caution", run.doubt)] if run.doubt else []
     lines += [("left out", text) for text in left_out(metrics)[:MOST_LEFT_OUT]]
+    lines += [("health", text) for text in health(metrics)]
     lines += [
         ("protocol", f"{protocol.name}, {protocol.axis} axis, estimator {protocol.estimator}, smoothing {protocol.smooth}, "
                      f"scales {list(metrics.scales)}" + (", calibrated" if protocol.calibrate else "")),
         (f"{run.noun}s", f"{run.epochs}{counted}"),
         *_best(metrics),
+        *([("which checkpoint", text)] if (text := chosen(metrics)) else []),
         *(_at_last(metrics) if metrics.axis.intervals else _means(metrics)),
         *_stability(metrics),
     ]  # fmt: skip

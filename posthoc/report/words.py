@@ -1,5 +1,6 @@
 """What is said of a run: its verdicts and cautions, in sentences, from what its file holds."""
 
+from posthoc.analysis.health import Ailment, Symptom
 from posthoc.analysis.records import Aside, Correlation, Measured, RunMetrics
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
@@ -53,6 +54,56 @@ def left_out(metrics: RunMetrics) -> list[str]:
         f"{path} was left out: {reason}{'' if reason.endswith('.') else '.'}"
         for path, reason in metrics.skipped.items()
     ]
+
+
+def health(metrics: RunMetrics) -> list[str]:
+    """What went wrong in training, worst first: what, in which layer, from when on and by which number."""
+    return [_symptom(metrics, symptom) for symptom in metrics.health]
+
+
+def _symptom(metrics: RunMetrics, symptom: Symptom) -> str:
+    unit, E = metrics.summary.unit, len(metrics.checkpoints)
+    layer = f" ({symptom.layer})" if symptom.layer else ""
+    value, usual = f"{symptom.value:.4g}", f"{symptom.usual:.4g}"
+    evidence = {
+        Ailment.WEIGHTS: f": {value} of them",
+        Ailment.SIGNALS: f": {value} of them",
+        Ailment.DEAD: ": no recorded channel varies",
+        Ailment.EXPLODING: f": root mean square {value}, at most {usual} before",
+        Ailment.COLLAPSED: f": effective rank of the recorded channels {value}, up to {usual} before",
+        Ailment.SPIKE: f": {value}, median before {usual}",
+    }.get(symptom.kind, "")
+    began = metrics.when[symptom.began] if symptom.began < E else symptom.began
+    return f"{symptom.kind}{layer}, first at {unit} {began}, in {symptom.checkpoints} of {E} checkpoints{evidence}"
+
+
+def chosen(metrics: RunMetrics) -> str:
+    """Which checkpoint has the least loss on the probe, which cannot be told from it, and how the last ones vary; empty
+    where that is not known."""
+    result = metrics.choice
+    if result is None or result.best >= len(metrics.checkpoints):
+        return ""
+    run, when = metrics.summary, metrics.when
+    others = [when[e] for e in result.alike if e != result.best]
+    inside = f"{len(others)} other checkpoint{'s' * (len(others) != 1)} ({run.unit} {_ranges(others)})"
+    told = f"{inside} cannot be told from it" if others else "it can be told from all others"
+    called = metrics.recording.provenance.samples
+    text = (
+        f"{result.by} on the probe is least at {run.unit} {when[result.best]} ({number(result.loss)}); {told} "
+        f"(paired over {result.samples} {called}, 95 % for all together)"
+    )
+    if result.count < 2:
+        return text
+    return f"{text}; last {result.count}: {number(result.last)} +- {number(result.last_sd)}"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """The first and last of numbers, and all of them where they are few.
+
+    >>> _ranges([3]), _ranges([18, 19, 20, 22]), _ranges([1, 2, 3, 4, 5, 9])
+    ('3', '18, 19, 20, 22', '1 to 9')
+    """
+    return ", ".join(map(str, numbers)) if len(numbers) < 5 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def probed(recording: Recording) -> str:

@@ -1,0 +1,130 @@
+"""What went wrong in a run is said with where it began; of a healthy one nothing. Which checkpoint is best is said with
+those that cannot be told from it."""
+
+import numpy as np
+import pytest
+from noise import recording
+
+from posthoc.analysis.choice import chosen
+from posthoc.analysis.health import Ailment, symptoms
+from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.records import load_metrics
+from posthoc.report import tables
+from posthoc.store import Frame, Layout, open_activations
+from posthoc.writing import write
+
+E, LAYERS = 8, ("a", "b")
+
+
+def well():
+    """What is known of a run in which nothing goes wrong; the first checkpoint is untrained, and odd in all."""
+    random = np.random.default_rng(0)
+    loss = np.concatenate([[90.0], np.exp(-np.arange(E - 1) / 4) * random.uniform(0.85, 1.15, E - 1)])
+    rank = 12 + random.uniform(-1, 1, (E, 2)) - np.linspace(0, 6, E)[:, None]
+    size = np.exp(random.uniform(-1, 1, (E, 2)))
+    size[0], rank[0] = 1e-6, 900
+    nothing = np.zeros(E, np.int64)
+    return {
+        "layers": LAYERS, "untrained": np.arange(E) == 0, "loss": loss, "nonfinite_weights": nothing.copy(),
+        "nonfinite": {layer: nothing.copy() for layer in LAYERS}, "rank": rank, "size": size,
+    }  # fmt: skip
+
+
+def listed(known):
+    return [(symptom.kind, symptom.layer, symptom.began, symptom.checkpoints) for symptom in symptoms(**known)]
+
+
+def test_of_a_healthy_run_there_is_nothing_to_say():
+    assert listed(well()) == []
+
+
+def test_each_planted_fault_is_named_where_it_begins():
+    for plant, expected in {
+        "loss[5] *= 9": (Ailment.SPIKE, None, 5, 1),
+        "loss[6:] = nan": (Ailment.LOSS, None, 6, 2),
+        "rank[4:, 1] = nan": (Ailment.DEAD, "b", 4, 4),
+        "rank[3:, 0] = 1.1": (Ailment.COLLAPSED, "a", 3, 5),
+        "size[6:, 0] = 1e4": (Ailment.EXPLODING, "a", 6, 2),
+        "nonfinite_weights[7] = 3": (Ailment.WEIGHTS, None, 7, 1),
+        "nonfinite['b'][2:4] = 9": (Ailment.SIGNALS, "b", 2, 2),
+    }.items():
+        known = well()
+        exec(plant, {"nan": np.nan}, known)
+        assert listed(known) == [expected], plant
+
+
+def test_the_worst_is_first_and_evidence_stands_beside():
+    known = well()
+    known["loss"][4] = 50
+    known["rank"][5:, 1] = np.nan
+    known["nonfinite_weights"][7] = 2
+    result = symptoms(**known)
+    assert [symptom.kind for symptom in result] == [Ailment.WEIGHTS, Ailment.DEAD, Ailment.SPIKE]
+    assert result[2].value == 50
+    assert result[2].usual == np.median(known["loss"][1:4])
+    known["nonfinite"]["b"][5:] = 1  # then there is nothing to say of its rank
+    assert Ailment.DEAD not in {symptom.kind for symptom in symptoms(**known)}
+
+
+@pytest.fixture(scope="module")
+def ill(tmp_path_factory):
+    """A run whose second layer dies at epoch 3, and the losses of its samples, which hardly change from there."""
+    random = np.random.default_rng(0)
+    N = 120
+    losses = random.exponential(size=N) + np.array([2.0, 1.0, 0.5, 0.5, 0.5])[:, None]
+    losses[2:] += 0.01 * random.standard_normal((3, N))
+    frames = []
+    for e in range(5):
+        signals = {layer: random.standard_normal((4, N)).astype("f4") for layer in LAYERS}
+        if e >= 2:
+            signals["b"][:] = 0.0
+        loss = losses[e].astype("f4")
+        behaviour = {"loss": loss}
+        frames.append(
+            Frame(f"{e}", f"{e}", e + 1, None, float(loss.mean()), 0.5, {}, {"mean": signals}, behaviour=behaviour)
+        )
+    path = tmp_path_factory.mktemp("ill") / "a.h5"
+    layout = Layout(recording(LAYERS, images=N), np.arange(N), np.arange(N) % 4, dict.fromkeys(LAYERS, np.arange(4)))
+    write(path, layout, frames)
+    with open_activations(path) as activations:
+        return losses, compute_metrics(activations)
+
+
+def test_a_run_s_health_is_in_its_file_and_in_the_terminal(ill, tmp_path):
+    run = ill[1]
+    assert [(s.kind, s.layer, s.began) for s in run.health] == [(Ailment.DEAD, "b", 2)]
+    run.save(tmp_path / "m.json")
+    again = load_metrics(tmp_path / "m.json")
+    assert [(s.kind, s.layer, s.began, s.checkpoints) for s in again.health] == [(Ailment.DEAD, "b", 2, 3)]
+    assert (
+        "health", "a dead layer (b), first at epoch 3, in 3 of 5 checkpoints: no recorded channel varies"
+    ) in tables.summary(again)  # fmt: skip
+    np.testing.assert_array_equal(again.choice.difference, run.choice.difference)
+
+
+def test_which_checkpoint_is_best_and_which_cannot_be_told_from_it(ill):
+    losses, run = ill
+    result = run.choice
+    assert result.best == losses.mean(axis=1).argmin()
+    assert sorted(result.alike) == [2, 3, 4]
+    np.testing.assert_allclose(result.difference, losses.mean(axis=1) - losses.mean(axis=1).min(), atol=1e-6)
+    assert result.last_sd == pytest.approx(losses.mean(axis=1).std(ddof=1), rel=1e-5)
+    text = dict(tables.summary(run))["which checkpoint"]
+    assert "2 other checkpoints (epoch" in text
+    assert "paired over 120 images" in text
+
+
+def test_the_best_of_many_equals_is_told_from_few():
+    """Of ten checkpoints that are equally good, at most one in twenty runs has one that is called worse than the best."""
+    random = np.random.default_rng(1)
+    told = sum(
+        len(chosen(random.exponential(size=(10, 200)), np.ones(10, bool), "loss").alike) < 10 for _ in range(200)
+    )
+    assert told <= 20
+
+
+def test_without_losses_of_samples_there_is_no_choice():
+    assert chosen(np.full((3, 5), np.nan), np.ones(3, bool), "loss") is None
+    assert chosen(np.ones((3, 5)), np.zeros(3, bool), "loss") is None
+    result = chosen(np.array([[1.0, 1.0], [np.nan, np.nan], [2.0, 2.0]]), np.ones(3, bool), "loss")
+    assert (result.best, result.alike) == (0, [0])
