@@ -101,10 +101,12 @@ def _compare(first: Path, second: Path, as_json: bool, **options: Any) -> None:
 
 def show_check(result: "Result") -> None:
     """The verdict, and a row for every finding, the worst first."""
-    from posthoc.replay.series.words import UNTOLD, listed, sentence, verdict, when
+    from posthoc.replay.series.words import count, listed, sentence, untold, verdict, when
 
     run, series = result.run, result.series
-    lines = [("series", f"{run.folder}, {run.span}, {len(series.tensors)} tensors, {series.bytes / 1e9:.3g} GB")]
+    lines = [
+        ("series", f"{run.folder}, {run.span}, {count(len(series.tensors), 'tensor')}, {series.bytes / 1e9:.3g} GB")
+    ]
     lines += [("order", run.by)] if run.by else []
     lines += [("note", note) for note in run.notes]
     lines += [("set apart", f"{copy.name} (same weights as {original.name})") for copy, original in run.copies]
@@ -117,4 +119,4 @@ def show_check(result: "Result") -> None:
     echo()
     echo(verdict(result))
     for what in result.untold:
-        echo(f"Cannot tell {UNTOLD[what]}.")
+        echo(f"Cannot tell {untold(what, result)}.")

@@ -103,7 +103,7 @@ def find_run(
     never the names' alphabet or the files' dates. `order` name or inside takes one of the two. `placed` gives some
     checkpoints their place, as FILE=EPOCH. A checkpoint with the weights of another is dropped. `select` is a glob over
     the names, in which # also stands for a number. Where the run need not be `sound`, what holds the weights of another is
-    dropped only if it is named otherwise (best, last), and networks of other shapes belong to it. Raises PosthocError where
+    dropped only if it is named otherwise (best, last), and networks of other shapes and several of one step belong to it. Raises PosthocError where
     there is no checkpoint, more than one run, or no certain order.
     """
     if order not in (None, *ORDERS):
@@ -133,7 +133,7 @@ def find_run(
     if isinstance(place, Path) and _is_all_of(place, candidates):
         return _single(place, pick, order, given)
     kept, copies = _only_run(folder, candidates, places, sound, select, pick, skip_damaged, order)
-    ordered = in_order({item.path: item.header for item in kept}, order, places)
+    ordered = in_order({item.path: item.header for item in kept}, order, places, ties=not sound)
     reasons = ((path, error.what) for path, error in apart)
     run = _run(folder, ordered, [*listing.copies, *copies], [*strangers, *reasons], damaged)
     return _with_those_below(run) if isinstance(place, Path) and len(kept) == 1 and not select else run

@@ -74,13 +74,17 @@ def parse_places(placed: Sequence[str]) -> dict[str, int]:
 
 
 def in_order(
-    headers: Mapping[Path, Header], order: str | None = None, placed: Mapping[Path, int] | None = None
+    headers: Mapping[Path, Header],
+    order: str | None = None,
+    placed: Mapping[Path, int] | None = None,
+    ties: bool = False,
 ) -> Order:
     """The checkpoints of one run in training order.
 
     By the epochs or steps inside, where all have one and no two the same; else by those in the names. `order` takes one
     of the two; `placed` is the place of some, in epochs, or in steps where the others have only those. A lone
-    checkpoint may have no place. Raises PosthocError where the order is not certain.
+    checkpoint may have no place. Raises PosthocError where the order is not certain; several of one place, one after the
+    other by their names, are an order where `ties` are allowed.
     """
     placed = placed or {}
     rest = [path for path in headers if path not in placed]
@@ -96,8 +100,8 @@ def in_order(
             raise PosthocError(
                 f"{checkpoint.path} has an epoch or step beyond 2^63 - 1, the largest number that is stored; rename it, give its place with --as {checkpoint.path.name}=EPOCH, or leave it out with --select."
             )
-    checkpoints.sort(key=lambda checkpoint: checkpoint.position)
-    for first, second in itertools.pairwise(checkpoints):
+    checkpoints.sort(key=lambda checkpoint: (checkpoint.position, checkpoint.path.name))
+    for first, second in itertools.pairwise(() if ties else checkpoints):
         if first.position == second.position or (
             first.when == second.when and (first.path in placed or second.path in placed)
         ):

@@ -7,6 +7,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from posthoc.analysis.kernels.differences import SUMS, add_sums, fingerprint, used_bits
+from posthoc.errors import PosthocError
+from posthoc.replay.layout import find_run
 from posthoc.replay.series.grid import recognise
 from posthoc.replay.series.records import Kind, Severity
 from posthoc.replay.series.result import check_series
@@ -127,6 +129,30 @@ def test_a_copy_under_another_step(tmp_path):
     states[5] = states[12]
     finding = only(check(write(tmp_path / "run", states, STEPS)), Kind.EQUAL)
     assert (finding.severity, finding.checkpoints) == (Severity.ERROR, (5, 12))
+
+
+def test_two_checkpoints_of_one_step(tmp_path):
+    """A finding, not an end; which of the two comes first is not judged, and the grid is that of the rest."""
+    folder = write(tmp_path / "run", walk(9), [1, 2, 3, "03", 4, 5, 6, 7, 8])
+    result = check(folder)
+    finding = only(result, Kind.DUPLICATE_STEPS)
+    assert (finding.severity, finding.checkpoints) == (Severity.ERROR, (2, 3))
+    assert kinds(result) == [Kind.DUPLICATE_STEPS]
+    with pytest.raises(PosthocError, match="both step 3"):
+        find_run(folder)
+
+
+def test_equal_fingerprints_are_compared_byte_by_byte(tmp_path, monkeypatch):
+    """With fingerprints that are all the same only what is the same is named."""
+    states = walk(14)
+    states[5] = states[12]
+    states[9] |= {"0.weight": states[2]["0.weight"]}
+    folder = write(tmp_path / "run", states, STEPS)
+    monkeypatch.setattr("posthoc.replay.series.reading.fingerprint", lambda words: np.uint64(7))
+    result = check(folder)
+    assert sorted(only(result, Kind.EQUAL).checkpoints) == [5, 12]
+    assert sorted(only(result, Kind.PARTLY_EQUAL).checkpoints) == [2, 9]
+    assert only(result, Kind.PARTLY_EQUAL).tensors == ("0.weight",)
 
 
 def test_a_first_step_that_changes_nothing_is_a_note(tmp_path):

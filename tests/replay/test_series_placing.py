@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from posthoc.analysis.weights import group_of
 from posthoc.replay.series.against import Relation, compare_series
+from posthoc.replay.series.averages import from_average
 from posthoc.replay.series.geometry import detours, distances_of
-from posthoc.replay.series.placing import from_average
 from posthoc.replay.series.records import Kind, Severity, Untold
+from posthoc.replay.series.result import check_series
 
 SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
 
@@ -27,54 +30,89 @@ def rates():
 
 
 @pytest.fixture(scope="module")
-def runs(rates):
-    """Two kinds, of which the distances between checkpoints differ as much as any."""
-    return {name: rates.trained_of(rates.CALIBRATION[name], 7) for name in ("mlp sgd", "mlp momentum cosine")}
+def trained(rates):
+    """One kind, of which the distances between checkpoints differ much: the rate falls to zero."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small are trained many times as fast so, the more beside other work
+    yield rates.trained_of(rates.CALIBRATION["mlp momentum cosine"], 7)
+    torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("kind", ["mlp sgd", "mlp momentum cosine"])
-def test_a_healthy_run_is_sound(rates, runs, kind, tmp_path):
-    result = rates.check(rates.healthy(runs[kind]), tmp_path)
+def test_a_healthy_run_is_sound(rates, trained, tmp_path):
+    result = rates.check(rates.healthy(trained), tmp_path)
     assert result.findings == ()
-    assert result.untold == (Untold.ENDS,)
+    assert result.untold == (Untold.ENDS, Untold.ORDER, Untold.AVERAGES)
+    assert set(result.unordered) <= {16, 17, 18, 19, 20}  # where the rate has fallen to nothing
 
 
-@pytest.mark.parametrize("kind", ["mlp sgd", "mlp momentum cosine"])
 @pytest.mark.parametrize(
     ("title", "row"),
     [
-        ("copy of a late step", 3), ("copy of a late step", 15), ("two swapped", 9), ("two swapped", 16),
+        ("copy of a late step", 3), ("copy of a late step", 15), ("two swapped", 1), ("two swapped", 9),
         ("a shard of the final", 8), ("another seed's", 5), ("another seed's", 20), ("labels off by one", 6),
-        ("truncated grid", 12), ("average among raw", 11), ("restart from scratch", 10), ("half precision", 14), ("splice", 10),
+        ("truncated grid", 12), ("average among raw", 3), ("average among raw", 11), ("restart from scratch", 10),
+        ("half precision", 14), ("splice", 10),
     ],
 )  # fmt: skip
-def test_planted_faults_are_named_rightly(rates, runs, kind, title, row, tmp_path):
+def test_planted_faults_are_named_rightly(rates, trained, title, row, tmp_path):
     fault = rates.FAULTS[title]
-    series = fault.plant(runs[kind], row, np.random.default_rng(row))
+    series = fault.plant(trained, row, np.random.default_rng(row))
     result = rates.check(series, tmp_path)
     assert rates.named_rightly(series, fault, result)
     assert rates.strays(series, fault, result) == []
     assert not result.sound
 
 
-def test_part_of_another_unsaved_state(rates, runs, tmp_path):
-    series = rates.healthy(runs["mlp sgd"])
-    series.states[8] = {**series.states[8], "6.weight": runs["mlp sgd"].fork.states[15]["6.weight"]}
+def test_two_that_were_swapped_further_apart(rates, trained, tmp_path):
+    """What lies between is no average of those before it."""
+    series = rates.healthy(trained)
+    series.inside = None
+    series.states[5], series.states[9] = series.states[9], series.states[5]
+    (finding,) = rates.check(series, tmp_path).findings
+    assert (finding.kind, sorted(finding.checkpoints)) == (Kind.SWAPPED, [5, 9])
+
+
+def test_what_only_scatters_has_no_order_that_can_be_told(tmp_path):
+    """Weights drawn anew about a point: which was first nobody knows, and the check says so."""
+    torch.manual_seed(0)
+    centre = torch.randn(64, 64)
+    for k in range(12):
+        save_file({"a.weight": centre + 0.1 * torch.randn(64, 64)}, tmp_path / f"step-{k}.safetensors")
+    result = check_series(tmp_path)
+    assert result.findings == ()
+    assert result.unordered == tuple(range(1, 12))
+    assert Untold.ORDER in result.untold
+
+
+def test_one_that_changes_where_weights_are_frozen_is_at_fault(rates, trained, tmp_path):
+    """Not those that stand still before and after it."""
+    series = rates.healthy(trained)
+    series.inside = None
+    frozen = {name: value for name, value in series.states[0].items() if name.startswith("1.")}
+    series.states = [{**state, **frozen} for state in series.states]
+    series.states[6] = {**series.states[6], **{name: value + 0.01 for name, value in frozen.items()}}
+    (finding,) = [f for f in rates.check(series, tmp_path).findings if f.severity > Severity.NOTE]
+    assert (finding.kind, finding.checkpoints) == (Kind.PARTLY_MISPLACED, (6,))
+    assert finding.tensors == ("1.weight",)
+
+
+def test_part_of_another_unsaved_state(rates, trained, tmp_path):
+    series = rates.healthy(trained)
+    series.states[8] = {**series.states[8], "6.weight": trained.fork.states[15]["6.weight"]}
     result = rates.check(series, tmp_path)
     (finding,) = [f for f in result.findings if f.kind is Kind.PARTLY_MISPLACED]
-    assert finding.severity is Severity.ERROR
     assert finding.checkpoints == (8,)
     assert sorted(finding.tensors) == ["6.bias", "6.weight"]
 
 
-def test_the_copy_is_told_from_the_original(rates, runs, tmp_path):
-    series = rates.healthy(runs["mlp sgd"])
+def test_the_copy_is_told_from_the_original(rates, trained, tmp_path):
+    series = rates.healthy(trained)
     series.inside = None
     series.states[2] = series.states[7] = series.states[18]
     (finding,) = [f for f in rates.check(series, tmp_path).findings if f.kind is Kind.EQUAL]
     assert finding.checkpoints == (2, 7, 18)
     assert finding.evidence["at fault"] == 2
-    series = rates.healthy(runs["mlp sgd"])
+    series = rates.healthy(trained)
     series.inside = None
     series.states[18] = series.states[2]
     (finding,) = [f for f in rates.check(series, tmp_path).findings if f.kind is Kind.EQUAL]
@@ -82,12 +120,18 @@ def test_the_copy_is_told_from_the_original(rates, runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_rates_over_all_kinds(rates, tmp_path):
-    """Those of docs/check.md, of other seeds."""
-    wrong = 0
-    for name, recipe in rates.REPORTED.items():
-        wrong += bool(rates.alarms(rates.check(rates.healthy(rates.trained_of(recipe, 900)), tmp_path / name)))
-    assert wrong <= 1
+def test_runs_of_several_kinds_are_silent(rates, tmp_path):
+    """Some of those of docs/check.md, of another seed."""
+    kinds = [
+        "residual nesterov cosine",
+        "mlp nadam",
+        "rnn sgd clipped",
+        "depthwise rmsprop decaying",
+        "mlp noisy labels",
+    ]
+    for name in kinds:
+        run = rates.train(rates.REPORTED[name], 900)
+        assert rates.alarms(rates.check(rates.healthy(rates.Trained(run, run, run)), tmp_path / name)) == []
 
 
 def test_detours():
@@ -115,15 +159,15 @@ def test_layers_by_the_names_of_tensors(tensor, group):
     assert group_of(tensor) == group
 
 
-def test_two_series_beside_each_other(rates, runs, tmp_path):
-    run, other = runs["mlp sgd"].run, runs["mlp sgd"].other
+def test_two_series_beside_each_other(rates, trained, tmp_path):
+    run, other = trained.run, trained.other
     places = {
         "first": (run.steps[:14], run.states[:14]),
         "rest": (run.steps[14:], run.states[14:]),
         "some": (run.steps[3:9], run.states[3:9]),
         "other": (other.steps, other.states),
         "averages": (run.steps[6:14], run.averages[6:14]),
-        "fork": (run.steps[:14], [run.states[0], *runs["mlp sgd"].fork.states[1:14]]),
+        "fork": (run.steps[:14], [run.states[0], *trained.fork.states[1:14]]),
     }
     for name, (steps, states) in places.items():
         rates.check(rates.Series(list(steps), None, list(states)), tmp_path / name)
@@ -135,8 +179,8 @@ def test_two_series_beside_each_other(rates, runs, tmp_path):
     assert found == expected
 
 
-def test_a_sudden_jump_of_the_norm_is_a_note(rates, runs, tmp_path):
-    series = rates.healthy(runs["mlp sgd"])
+def test_a_sudden_jump_of_the_norm_is_a_note(rates, trained, tmp_path):
+    series = rates.healthy(trained)
     series.states[12:] = [{name: 1.5 * value for name, value in state.items()} for state in series.states[12:]]
     result = rates.check(series, tmp_path)
     norms = [np.sqrt(sum(float((value.double() ** 2).sum()) for value in state.values())) for state in series.states]
@@ -147,8 +191,8 @@ def test_a_sudden_jump_of_the_norm_is_a_note(rates, runs, tmp_path):
     assert result.sound
 
 
-def test_another_fault_explains_a_jump_of_the_norm(rates, runs, tmp_path):
-    series = rates.healthy(runs["mlp sgd"])
+def test_another_fault_explains_a_jump_of_the_norm(rates, trained, tmp_path):
+    series = rates.healthy(trained)
     series.states[12] = {name: 3 * value for name, value in series.states[-1].items()}
     result = rates.check(series, tmp_path)
     assert [finding.kind for finding in result.findings] == [Kind.MISPLACED]

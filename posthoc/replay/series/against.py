@@ -10,9 +10,10 @@ import numpy as np
 
 from posthoc.errors import PosthocError
 from posthoc.replay.layout import find_run
+from posthoc.replay.series.averages import AVERAGED, from_average
 from posthoc.replay.series.exact import weights_of
 from posthoc.replay.series.geometry import compare
-from posthoc.replay.series.placing import AVERAGED, RELATED, from_average
+from posthoc.replay.series.placing import RELATED
 from posthoc.replay.series.reading import Progress, Statistics, read_series
 from posthoc.replay.weights import MAIN, Pick
 

@@ -30,6 +30,7 @@ def exact_findings(series: Statistics) -> list[Finding]:
         *equal_tensors(series),
         *unchanged(series),
         *missing_steps(series.checkpoints),
+        *duplicate_steps(series.checkpoints),
         *labels(series.checkpoints),
         *tensor_sets(series),
         *shapes(series),
@@ -115,8 +116,9 @@ def missing_steps(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
     """Steps that the rule by which the others were saved calls for, and the end where the training was to be longer."""
     for unit in ("step", "epoch"):
         steps = [getattr(checkpoint, unit) for checkpoint in checkpoints]
-        if None in steps or len(set(steps)) < len(steps) or sorted(steps) != steps:
+        if None in steps or len(set(steps)) < 2 or sorted(steps) != steps:
             continue
+        steps = sorted(set(steps))
         grid = recognise(steps)
         totals = {total for c in checkpoints for key in TOTALS[unit] if (total := c.header.recorded.get(key))}
         total = totals.pop() if len(totals) == 1 else None
@@ -130,6 +132,12 @@ def missing_steps(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
             rule = {"every": float(grid.every), "base": float(grid.base)} if grid else {}
             yield Finding(Kind.MISSING_STEPS, Severity.WARNING, (), (), {**gaps, **rule, "missing": len(gaps)})
         return
+
+
+def duplicate_steps(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
+    """Several checkpoints of one epoch and step; whether their weights are the same is another question."""
+    for rows in _classes([checkpoint.position for checkpoint in checkpoints]):
+        yield Finding(Kind.DUPLICATE_STEPS, Severity.ERROR, rows, (), {"count": float(len(rows))})
 
 
 def labels(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:

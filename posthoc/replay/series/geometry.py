@@ -27,7 +27,7 @@ class Geometry:
     """Checkpoints that can be compared with each other.
 
     rows: theirs in the series, ascending; products: inner products [R, R] of their weights, every tensor in units of its
-    typical step; groups: distances [R, R] by layer; tensors: the names in each layer; cosines [R, R]: the median over
+    typical step; groups: distances [R, R] by layer; tensors: the names in each layer; numbers: how many it has; cosines [R, R]: the median over
     large matrices, each less its mean, which of two initialisations is near 0; norms [R, T]: logarithms of
     norms; sizes [T]: numbers in each tensor.
     """
@@ -36,6 +36,7 @@ class Geometry:
     products: NDArray[np.float64]
     groups: Mapping[str, Distances]
     tensors: Mapping[str, tuple[str, ...]]
+    numbers: Mapping[str, int]
     cosines: NDArray[np.float64]
     norms: NDArray[np.float64]
     sizes: NDArray[np.int64]
@@ -64,6 +65,7 @@ def compare(series: Statistics, without: Collection[int] = ()) -> Geometry:
     total, cosines = np.zeros((len(rows), len(rows))), []
     by_group: dict[str, NDArray[np.float64]] = {}
     names: dict[str, list[str]] = defaultdict(list)
+    numbers: dict[str, int] = defaultdict(int)
     crowded = len({group_of(series.tensors[t]) for t in columns}) > MOST_GROUPS
     for t in columns:
         name, sample = series.tensors[t], series.sample[t][list(rows)].astype(np.float64)
@@ -78,15 +80,15 @@ def compare(series: Statistics, without: Collection[int] = ()) -> Geometry:
         group = group_of(name).partition(".")[0] if crowded else group_of(name)
         by_group[group] = by_group.get(group, 0) + products
         names[group].append(name)
+        numbers[group] += int(series.sizes[t])
         shape = series.described[rows[0]][name].shape
         if len(shape) > 1 and series.sizes[t] >= LARGE:
             cosines.append(_cosines(sample))
     norms = 0.5 * np.log(np.maximum(series.squares[list(rows)][:, columns], 1e-30))
     related = np.median(cosines, axis=0) if cosines else np.ones_like(total)
     groups = {group: distances_of(products) for group, products in by_group.items()}
-    return Geometry(
-        rows, total, groups, {group: tuple(of) for group, of in names.items()}, related, norms, series.sizes[columns]
-    )
+    tensors = {group: tuple(of) for group, of in names.items()}
+    return Geometry(rows, total, groups, tensors, dict(numbers), related, norms, series.sizes[columns])
 
 
 def _columns(series: Statistics) -> list[int]:

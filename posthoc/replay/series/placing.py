@@ -1,16 +1,16 @@
 """Which checkpoints are not where they belong, by their distances from the others: one by one removed, or exchanged."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
-from posthoc.replay.duplicates import consecutive
-from posthoc.replay.series.geometry import Distances, Geometry, compare, detours, excess, scale
+from posthoc.replay.series.attribution import FEWEST, attributed
+from posthoc.replay.series.averages import exchanged, moves_on, nearness, order_without_averages, usual_nearness
+from posthoc.replay.series.geometry import LARGE, Distances, Geometry, compare, detours, excess, scale
 from posthoc.replay.series.reading import Statistics
 from posthoc.replay.series.records import Finding, Kind, Severity
 
@@ -28,26 +28,101 @@ FAR = 2.0
 """The first or last step is not so much longer than the one beside it, if a swap is to explain it."""
 BACK = 0.9
 """A checkpoint that is nearer than this to an earlier one, in distances from the one before it, went back there."""
-AVERAGED = 0.75
-"""An average of others is nearer than this to the best average of them, in distances from the nearest."""
-FEWEST = 5
-"""Checkpoints from which something can be said."""
+BETWEEN_SEEDS, MOST_APART = 0.02, 20.0
+"""So much do logarithms of norms differ between seeds beyond what their numbers explain; more than so many times that
+counts no more."""
+DOUBT = 0.2
+"""A training was begun anew, or was not, if its norms are nearer by that in the logarithm to the first or to the last."""
+ROUNDING = 4.0
+"""A step of so many roundings and less is explained by these, where a checkpoint was rounded."""
 
 
-def placing_findings(series: Statistics, whole: Geometry, exact: Sequence[Finding]) -> list[Finding]:
+class Placing(NamedTuple):
+    """Findings, and the rows of neighbours of which either order is as good as the other."""
+
+    findings: list[Finding]
+    unordered: tuple[int, ...] = ()
+
+
+def placing_findings(series: Statistics, whole: Geometry, exact: Sequence[Finding]) -> Placing:
     """What `exact` found, with what the distances say of it, and what they say beyond that; whole: of all checkpoints."""
-    settled = [_attributed(finding, whole) for finding in exact]
+    settled = [attributed(finding, whole) for finding in exact]
     wrong = _at_fault(settled)
     geometry = compare(series, wrong) if wrong else whole
     if len(geometry.rows) < FEWEST:
-        return settled
+        return Placing(settled)
     findings: list[Finding] = []
+    unordered: list[int] = []
     for training in _trainings(geometry, findings):
-        order = _exchanged(geometry, training, findings)
-        for part in _set_back(geometry, order, findings):
-            left = _detours(geometry, part, findings)
+        for part in _set_back(geometry, training, findings):
+            order = order_without_averages(geometry, _exchanged(geometry, part, findings), findings)
+            left = _detours(geometry, order, findings)
             _parts_of_networks(geometry, left, findings)
-    return settled + [_in_series(finding, geometry, wrong) for finding in findings]
+            unordered += _unordered(geometry, left)
+    findings = settled + [_in_series(finding, geometry, wrong) for finding in findings]
+    return Placing(_unexplained(series, findings), tuple(sorted({geometry.rows[place] for place in unordered})))
+
+
+def _unordered(geometry: Geometry, order: Sequence[int]) -> list[int]:
+    """Neighbours that could as well have changed places: the way is as long."""
+    result = []
+    for k in range(1, len(order) - 1):
+        before, after = _ways(geometry.distances, order, k, k + 1)
+        if before > 0 and abs(math.log(max(after, 1e-12 * before) / before)) < SHORTER:
+            result += [order[k], order[k + 1]]
+    return result
+
+
+def _unexplained(series: Statistics, findings: Sequence[Finding]) -> list[Finding]:
+    """Without what follows from another finding: from rounding, or from weights that are wrong as a whole."""
+    rounded = _roundings(series, findings)
+    blamed = {
+        row for f in findings for row in f.checkpoints[: int(f.evidence.get("at fault", len(f.checkpoints)))]
+        if f.severity > Severity.NOTE and f.kind not in (Kind.LABELS, Kind.PARTLY_MISPLACED)
+    }  # fmt: skip
+    returned = {row for f in findings if "returned" in f.evidence for row in f.checkpoints}
+    result: list[Finding] = []
+    for finding in findings:
+        rows = finding.checkpoints
+        if finding.kind is Kind.PARTLY_MISPLACED and "over" in finding.evidence and set(rows) <= returned:
+            continue
+        if finding.kind is Kind.SWAPPED and len({series.checkpoints[row].position for row in rows}) == 1:
+            continue  # two of one step, of which either may come first
+        if finding.kind in (Kind.MISPLACED, Kind.PARTLY_MISPLACED) and _is_rounding(series, finding, rounded):
+            continue
+        if "returned" in finding.evidence:
+            known = next((f for f in result if "returned" in f.evidence and f.checkpoints == rows), None)
+            if set(rows) <= blamed or known:
+                if known and not set(rows) <= blamed:
+                    both = (*known.tensors, *finding.tensors)
+                    evidence = {**known.evidence, "layers": float(len(both))}
+                    result[result.index(known)] = replace(known, tensors=both, evidence=evidence)
+                continue
+        result.append(finding)
+    return result
+
+
+def _roundings(series: Statistics, findings: Sequence[Finding]) -> dict[int, float]:
+    """The largest relative error of rounding, of the rows that were rounded."""
+    units = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+    result = {}
+    for finding in findings:
+        for row in finding.checkpoints:
+            if finding.kind is Kind.PRECISION:
+                result[row] = units["bfloat16" if finding.evidence["bits"] <= 16 else "float16"]
+            elif finding.kind is Kind.TYPES and finding.tensors[0] in series.described[row]:
+                result[row] = units.get(series.described[row][finding.tensors[0]].dtype, 0.0)
+    return result
+
+
+def _is_rounding(series: Statistics, finding: Finding, rounded: Mapping[int, float]) -> bool:
+    """Whether a checkpoint is no further from the one before than its rounding makes it."""
+    row = finding.checkpoints[0]
+    if row not in rounded or row == 0:
+        return False
+    columns = [t for t, name in enumerate(series.tensors) if not finding.tensors or name in finding.tensors]
+    step, size = (math.sqrt(np.nansum(values[row, columns])) for values in (series.step, series.squares))
+    return step < ROUNDING * rounded[row] * size
 
 
 def _in_series(finding: Finding, geometry: Geometry, left_out: set[int]) -> Finding:
@@ -65,32 +140,6 @@ def _at_fault(findings: Sequence[Finding]) -> set[int]:
         if finding.kind in (Kind.EQUAL, Kind.PARTLY_EQUAL) and finding.severity is Severity.ERROR:
             rows.update(finding.checkpoints[: int(finding.evidence.get("at fault", len(finding.checkpoints) - 1))])
     return rows
-
-
-def _attributed(finding: Finding, geometry: Geometry) -> Finding:
-    """Of checkpoints with equal weights: that into whose place they fit goes last. The way without the others is shortest."""
-    if finding.kind not in (Kind.EQUAL, Kind.PARTLY_EQUAL) or finding.severity is not Severity.ERROR:
-        return finding
-    if not set(finding.checkpoints) <= set(geometry.rows) or len(geometry.rows) < FEWEST:
-        return finding
-    distances = geometry.distances
-    if finding.tensors:
-        squares = [geometry.groups[g] ** 2 for g, of in geometry.tensors.items() if set(of) & set(finding.tensors)]
-        distances = np.sqrt(np.sum(squares, axis=0)) if squares else distances
-    spans = consecutive(sorted(finding.checkpoints))
-    ways = [
-        _way(distances, [k for k, row in enumerate(geometry.rows) if row in span or row not in finding.checkpoints])
-        for span in spans
-    ]
-    first, second = np.argsort(ways)[:2]
-    clear = float(np.log(ways[second] / ways[first])) if ways[first] > 0 else 0.0
-    wrong = tuple(row for k, span in enumerate(spans) for row in span if k != first)
-    evidence = {**finding.evidence, "at fault": len(wrong), "longer": clear}
-    return replace(finding, checkpoints=(*wrong, *spans[first]), evidence=evidence)
-
-
-def _way(distances: Distances, order: Sequence[int]) -> float:
-    return float(sum(distances[a, b] for a, b in pairwise(order)))
 
 
 def _trainings(geometry: Geometry, findings: list[Finding]) -> list[list[int]]:
@@ -123,15 +172,27 @@ def _trainings(geometry: Geometry, findings: list[Finding]) -> list[list[int]]:
 
 
 def _begun_anew(geometry: Geometry, start: int, cosine: float) -> Finding:
-    """A training from another initialisation: from scratch, if its first weights are as large as the series' first."""
-    norms, sizes = geometry.norms, geometry.sizes
-    to_first, to_last = (
-        math.sqrt(np.average(np.minimum(np.abs(norms[start] - norms[k]), 3) ** 2, weights=sizes))
-        for k in (0, start - 1)
-    )
+    """A training from another initialisation: from scratch, if its norms are those of the series' first weights.
+
+    evidence: clear, whether its norms are nearer to those of the first three checkpoints than to those of the two before
+    it, or the other way round, beyond doubt.
+    """
+    to_first = _norms_apart(geometry, start, range(min(3, start)))
+    to_last = _norms_apart(geometry, start, range(max(start - 2, 0), start))
+    clear = abs(math.log(max(to_first, 1e-9) / max(to_last, 1e-9))) > DOUBT
     kind = Kind.RESTART if to_first < to_last else Kind.SPLICE
-    evidence = {"cosine": cosine, "norms from the first": to_first, "from the last": to_last, "anew": 1.0}
+    evidence = {
+        "cosine": cosine, "norms from the first": to_first, "from the last": to_last, "anew": 1.0, "clear": float(clear),
+    }  # fmt: skip
     return Finding(kind, Severity.ERROR, (start,), (), evidence)
+
+
+def _norms_apart(geometry: Geometry, place: int, others: Iterable[int]) -> float:
+    """How far logarithms of norms are from those of the nearest of other checkpoints, in units of what two seeds differ."""
+    sizes = geometry.sizes
+    usual = np.sqrt(1 / (2 * np.maximum(sizes, 1)) + BETWEEN_SEEDS**2)
+    apart = (np.minimum(np.abs(geometry.norms[place] - geometry.norms[k]) / usual, MOST_APART) for k in others)
+    return min(math.sqrt(np.average(values**2, weights=sizes)) for values in apart)
 
 
 def _set_back(geometry: Geometry, chain: list[int], findings: list[Finding]) -> Iterator[list[int]]:
@@ -159,6 +220,7 @@ def _exchanged(geometry: Geometry, part: list[int], findings: list[Finding]) -> 
     """The order in which no exchange of two makes the way much shorter; those that were exchanged are named."""
     order, distances = list(part), geometry.distances
     while True:
+        usual = usual_nearness(np.array([nearness(geometry.products, distances, order, k) for k in range(len(order))]))
         suspects = [k + 1 for k, over in enumerate(_over(distances, order)[1]) if over > LEAST]
         near = ((i, j) for i in range(len(order)) for j in range(i + 1, min(i + 4, len(order))))
         suspects += [0, len(order) - 1]
@@ -169,6 +231,7 @@ def _exchanged(geometry: Geometry, part: list[int], findings: list[Finding]) -> 
             for (i, j), (before, after) in ways.items()
             if 0 < after < before * math.exp(-(SHORTER if j == i + 1 else SHORTER_APART))
             and _fit(distances, order, i, j)
+            and moves_on(geometry, order, i, j, usual)
         ]
         best = max(likely, key=lambda pair: ways[pair][0] - ways[pair][1], default=None)
         if best is None:
@@ -183,13 +246,12 @@ def _exchanged(geometry: Geometry, part: list[int], findings: list[Finding]) -> 
                 {"shorter": math.log(ways[best][0] / ways[best][1])},
             )
         )
-        order[i], order[j] = order[j], order[i]
+        order = exchanged(order, i, j)
 
 
 def _fit(distances: Distances, order: Sequence[int], i: int, j: int) -> bool:
     """Whether no checkpoint near two places is a detour once these are exchanged."""
-    other = list(order)
-    other[i], other[j] = other[j], other[i]
+    other = exchanged(order, i, j)
     _, over = _over(distances, other)
     near = {k for place in (i, j) for k in (place - 1, place, place + 1) if 0 < k < len(order) - 1}
     if j == i + 1 and i > 0 and j < len(order) - 1:  # nearer to each other than two that trained would be
@@ -207,8 +269,7 @@ def _fit(distances: Distances, order: Sequence[int], i: int, j: int) -> bool:
 def _ways(distances: Distances, order: Sequence[int], i: int, j: int) -> tuple[float, float]:
     """How long the way is near two places, as it is and if these are exchanged."""
     edges = sorted({k for place in (i, j) for k in (place - 1, place) if 0 <= k < len(order) - 1})
-    other = list(order)
-    other[i], other[j] = other[j], other[i]
+    other = exchanged(order, i, j)
     before, after = (sum(float(distances[o[k], o[k + 1]]) for k in edges) for o in (order, other))
     return before, after
 
@@ -222,11 +283,11 @@ def _detours(geometry: Geometry, order: list[int], findings: list[Finding]) -> l
         if not outliers:
             break
         k = min(outliers, key=lambda k: (_left_over(distances, left, k), -_saved(distances, left, k)))
-        over_in = {group: _over(of, left)[1][k - 1] for group, of in geometry.groups.items()}
+        over_in = {group: _over(of, left)[1][k - 1] for group, of in _large(geometry).items()}
         place = left.pop(k)
         odd = [group for group, value in over_in.items() if value > LEAST_OF_PART]
-        finding = _explained(geometry, place, order, float(np.exp(logs[k - 1])), float(over[k - 1]))
-        if finding.kind is Kind.MISPLACED and 0 < 2 * len(odd) <= len(over_in) and min(over_in.values()) < LEAST:
+        finding = _misplaced(geometry, place, order, float(np.exp(logs[k - 1])), float(over[k - 1]))
+        if 0 < 2 * len(odd) <= len(over_in) and min(over_in.values()) < LEAST:
             finding = _in_part(geometry, place, odd, float(max(over_in.values())), Severity.ERROR)
         findings.append(finding)
     return left
@@ -249,49 +310,36 @@ def _saved(distances: Distances, order: Sequence[int], k: int) -> float:
     return float(distances[before, here] + distances[here, after] - distances[before, after])
 
 
-def _explained(geometry: Geometry, place: int, order: list[int], detour: float, over: float) -> Finding:
-    """A checkpoint that is out of its place: an average of those before it, or weights of another time."""
+def _misplaced(geometry: Geometry, place: int, order: list[int], detour: float, over: float) -> Finding:
+    """A checkpoint that is out of its place, and which it is nearest to."""
     distances = geometry.distances
-    others = [other for other in order if other != place]
-    nearest = min(others, key=lambda other: distances[other, place])
-    here = order.index(place)
-    apart = from_average(geometry.products, place, order[max(0, here - 12) : here])
-    ratio = apart / max(distances[nearest, place], 1e-30)
-    evidence = {"detour": detour, "over": over, "nearest": float(geometry.rows[nearest]), "average": float(ratio)}
-    kind = Kind.AVERAGE if ratio < AVERAGED else Kind.MISPLACED
-    return Finding(kind, Severity.ERROR, (place,), (), evidence)
+    nearest = min((other for other in order if other != place), key=lambda other: distances[other, place])
+    evidence = {"detour": detour, "over": over, "nearest": float(geometry.rows[nearest])}
+    return Finding(Kind.MISPLACED, Severity.ERROR, (place,), (), evidence)
 
 
-def from_average(products: NDArray[np.float64], place: int, others: Sequence[int]) -> float:
-    """Distance of a point from the nearest average, with weights that are not negative, of others."""
-    if not others:
-        return float("inf")
-    chosen = list(others)
-    centred = products - products[place][None] - products[:, place][:, None] + products[place, place]
-    inner = centred[np.ix_(chosen, chosen)]  # of the others as seen from the point, which is the origin
-    values, vectors = np.linalg.eigh(inner)
-    root = vectors * np.sqrt(np.maximum(values, 0))
-    heavy = 1e3 * max(float(np.sqrt(np.max(values))), 1e-30)  # weights that sum to 1
-    weights, _ = nnls(np.vstack([root.T, np.full(len(chosen), heavy)]), np.append(np.zeros(len(values)), heavy))
-    return float(np.sqrt(max(weights @ inner @ weights, 0.0)))
+def _large(geometry: Geometry) -> dict[str, Distances]:
+    """Layers of which the way says something: few numbers may well come back to where they were."""
+    return {group: of for group, of in geometry.groups.items() if geometry.numbers[group] >= LARGE}
 
 
 def _parts_of_networks(geometry: Geometry, left: list[int], findings: list[Finding]) -> None:
     """Checkpoints of which only some layers are out of place."""
-    if len(left) < FEWEST or len(geometry.groups) < 2:
+    groups = _large(geometry)
+    if len(left) < FEWEST or len(groups) < 2:
         return
     odd: dict[int, list[str]] = {}
     worst: dict[int, float] = {}
-    for group, distances in geometry.groups.items():
+    for group, distances in groups.items():
         _, over = _over(distances, left)
         for k in np.flatnonzero(over > max(LEAST_OF_PART, OUTLIER_OF_PART * scale(over))):
             place = left[k + 1]
             odd.setdefault(place, []).append(group)
             worst[place] = max(worst.get(place, 0), float(over[k]))
-    for place, groups in odd.items():
+    for place, layers in odd.items():
         if worst[place] < max((worst.get(other, 0) for other in (place - 1, place + 1)), default=0):
             continue  # the neighbour of a worse one
-        findings.append(_in_part(geometry, place, groups, worst[place], Severity.WARNING))
+        findings.append(_in_part(geometry, place, layers, worst[place], Severity.WARNING))
 
 
 def _in_part(geometry: Geometry, place: int, layers: Sequence[str], over: float, severity: Severity) -> Finding:

@@ -26,6 +26,7 @@ class Kind(Enum):
     RESTART = "restart"
     AVERAGE = "average"
     MISSING_STEPS = "missing steps"
+    DUPLICATE_STEPS = "duplicate steps"
     LABELS = "labels"
     TENSORS = "tensors"
     SHAPES = "shapes"
@@ -56,5 +57,7 @@ class Untold(Enum):
     """What nothing in the files can show."""
 
     ENDS = "ends"
+    ORDER = "order"
+    AVERAGES = "averages"
     LABELS = "labels"
     FEW = "few"

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.replay.layout import Run, find_run
+from posthoc.replay.series.attribution import FEWEST
 from posthoc.replay.series.exact import exact_findings
 from posthoc.replay.series.geometry import compare
 from posthoc.replay.series.jumps import norm_jumps
-from posthoc.replay.series.placing import FEWEST, placing_findings
+from posthoc.replay.series.placing import placing_findings
 from posthoc.replay.series.reading import Progress, Statistics, read_series
 from posthoc.replay.series.records import Finding, Severity, Untold
 from posthoc.replay.weights import MAIN, Pick
@@ -22,11 +23,12 @@ FORMAT, VERSION = "posthoc-check", 1
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The statistics of a series and its findings, worst first."""
+    """The statistics of a series and its findings, worst first; unordered: rows of which the order cannot be told."""
 
     run: Run
     series: Statistics
     findings: tuple[Finding, ...]
+    unordered: tuple[int, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -44,9 +46,11 @@ class Result:
         checkpoints = self.series.checkpoints
         silent = all(c.header.epoch is None and c.header.step is None for c in checkpoints)
         few = len(checkpoints) < FEWEST
-        return tuple(
-            what for what, holds in ((Untold.FEW, few), (Untold.ENDS, not few), (Untold.LABELS, silent)) if holds
-        )
+        cases = {
+            Untold.FEW: few, Untold.ENDS: not few, Untold.ORDER: bool(self.unordered), Untold.AVERAGES: not few,
+            Untold.LABELS: silent,
+        }  # fmt: skip
+        return tuple(what for what, holds in cases.items() if holds)
 
     def label(self, row: int) -> str:
         """Epoch or step of a checkpoint, its name where it has neither."""
@@ -77,6 +81,7 @@ class Result:
                 for f in self.findings
             ],
             "cannot tell": [what.value for what in self.untold],
+            "unordered": [series.names[row] for row in self.unordered],
             "statistics": {name: _numbers(values) for name, values in self.overall().items()},
         }  # fmt: skip
 
@@ -113,6 +118,7 @@ def check_series(
     run = find_run(place, select, pick, order=order, placed=placed, sound=False)
     series = read_series(run.checkpoints, pick, progress)
     geometry = compare(series)
-    findings = placing_findings(series, geometry, exact_findings(series))
+    findings, unordered = placing_findings(series, geometry, exact_findings(series))
     findings += norm_jumps(series, geometry, findings)
-    return Result(run, series, tuple(sorted(findings, key=lambda finding: (-finding.severity, finding.checkpoints))))
+    findings.sort(key=lambda finding: (-finding.severity, finding.checkpoints))
+    return Result(run, series, tuple(findings), unordered)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from posthoc.replay.series.against import Relation
-from posthoc.replay.series.placing import FEWEST
+from posthoc.replay.series.attribution import FEWEST
 from posthoc.replay.series.records import Finding, Kind, Severity, Untold
 from posthoc.replay.series.result import Result
 
@@ -14,14 +14,14 @@ LISTED = 4
 def verdict(result: Result) -> str:
     """What all findings come to, in a sentence."""
     errors, warnings = (sum(f.severity is s for f in result.findings) for s in (Severity.ERROR, Severity.WARNING))
-    count = len(result.series.checkpoints)
+    total = len(result.series.checkpoints)
     if not errors + warnings:
-        return f"Nothing is wrong with these {count} checkpoints that can be seen in them."
+        return f"Nothing is wrong with these {total} checkpoints that can be seen in them."
     faulty = {row for f in result.findings if f.severity > Severity.NOTE for row in f.checkpoints}
     what = ", ".join(
         f"{number} {word}{'s' * (number > 1)}" for number, word in ((errors, "error"), (warnings, "warning")) if number
     )
-    return f"This series is not what it says it is: {what}, {_count(len(faulty), 'checkpoint')} of {count} concerned."
+    return f"This series is not what it says it is: {what}, {count(len(faulty), 'checkpoint')} of {total} concerned."
 
 
 def sentence(finding: Finding, result: Result) -> str:
@@ -46,7 +46,8 @@ def listed(names: Sequence[str], most: int = LISTED) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _count(number: float, noun: str) -> str:
+def count(number: float, noun: str) -> str:
+    """A number of things."""
     return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
 
 
@@ -55,13 +56,27 @@ def _equal(finding: Finding, result: Result) -> str:
         return "the same weights: the first step changed nothing, as in a warm-up from a rate of zero"
     if finding.severity is Severity.WARNING:
         return "the same weights one after the other: a copy, or nothing was learned"
-    return "the same weights at different steps, and others in between"
+    return f"the same weights at different steps, and others in between: {_at_fault(finding, result)}"
 
 
 def _partly_equal(finding: Finding, result: Result) -> str:
     e = finding.evidence
-    part = f"{_count(e['tensors'], 'tensor')} ({e['share']:.0%} of the numbers: {listed(finding.tensors)})"
-    return f"the same values of {part} at different steps, as where a part comes from another checkpoint"
+    part = f"{count(e['tensors'], 'tensor')} ({e['share']:.0%} of the numbers: {listed(finding.tensors)})"
+    return f"the same values of {part} at different steps: {_at_fault(finding, result)}"
+
+
+def _at_fault(finding: Finding, result: Result) -> str:
+    """Which of checkpoints with equal weights are those of another step, as far as it can be told."""
+    e = finding.evidence
+    if not e.get("clear"):
+        return "cannot tell of which they are"
+    labels = [result.label(row) for row in finding.checkpoints]
+    wrong, right = labels[: int(e["at fault"])], labels[int(e["at fault"]) :]
+    where = "there" if len(wrong) > 1 else f"at {wrong[0]}"
+    return (
+        f"they are of {listed(right)}, not of {listed(wrong)} (with them {where} the way through the rest is "
+        f"{e['longer']:.2g} steps longer)"
+    )
 
 
 def _missing(finding: Finding, result: Result) -> str:
@@ -102,7 +117,7 @@ def _types(finding: Finding, result: Result) -> str:
     name, row = finding.tensors[0], finding.checkpoints[0]
     kinds = [about[name].dtype for about in result.series.described if name in about]
     usual = max(set(kinds), key=kinds.count)
-    return f"{result.series.described[row][name].dtype} where the rest are {usual} ({_count(len(finding.tensors), 'tensor')})"
+    return f"{result.series.described[row][name].dtype} where the rest are {usual} ({count(len(finding.tensors), 'tensor')})"
 
 
 def _rounded(finding: Finding, result: Result) -> str:
@@ -128,13 +143,15 @@ def _unrelated(finding: Finding, result: Result) -> str:
 
 
 def _splice(finding: Finding, result: Result) -> str:
-    return f"from here on another training's weights, as of another seed (cosine to what is before {finding.evidence['cosine']:.2f})"
+    e = finding.evidence
+    doubt = "" if e["clear"] else "; cannot tell whether begun anew here"
+    return f"from here on another training's weights, as of another seed (cosine to what is before {e['cosine']:.2f}){doubt}"
 
 
 def _restart(finding: Finding, result: Result) -> str:
     e = finding.evidence
     if e["anew"]:
-        return f"from here on a training begun anew, from another initialisation (cosine to what is before {e['cosine']:.2f})"
+        return f"from here on a training begun anew, from another initialisation (cosine to what is before {e['cosine']:.2f}){'' if e['clear'] else '; or another that goes on, cannot tell'}"
     return f"from here on a training that went back: nearest to {result.unit} {result.label(int(e['to']))} ({e['nearer']:.2f} of the way from the one before)"
 
 
@@ -148,12 +165,16 @@ def _misplaced(finding: Finding, result: Result) -> str:
 
 
 def _average(finding: Finding, result: Result) -> str:
-    return f"an average of the checkpoints before it, as a moving average is, rather than weights that trained: {_detour(finding.evidence)}"
+    near = finding.evidence["average"]
+    return f"an average of weights before it, as a moving average is, not weights that trained: from an average of the checkpoints before it {near:.2f} times as far as from the nearest of them"
 
 
 def _partly_misplaced(finding: Finding, result: Result) -> str:
-    count = _count(finding.evidence["layers"], "layer")
-    return f"{count} with weights from elsewhere ({listed(finding.tensors)})"
+    if "returned" in finding.evidence:
+        tensors = count(finding.evidence["layers"], "tensor")
+        return f"{tensors} that stand still before and after have other values here ({listed(finding.tensors)})"
+    layers = count(finding.evidence["layers"], "layer")
+    return f"{layers} with weights from elsewhere ({listed(finding.tensors)})"
 
 
 def _norm_jump(finding: Finding, result: Result) -> str:
@@ -172,9 +193,19 @@ RELATIONS: dict[Relation, str] = {
     Relation.OTHER_NETWORK: "The two are of different networks.",
 }
 
-UNTOLD: dict[Untold, str] = {
+
+def untold(what: Untold, result: Result) -> str:
+    """What cannot be told, in words that go on after "Cannot tell"."""
+    if what is Untold.ORDER:
+        labels = [result.label(row) for row in result.unordered]
+        return f"the order of {listed(labels, 8)} from each other: with neighbours exchanged the way is as long"
+    return _UNTOLD[what]
+
+
+_UNTOLD: dict[Untold, str] = {
     Untold.FEW: f"whether checkpoints are in their places: fewer than {FEWEST} can be compared",
     Untold.ENDS: "whether the first and the last are in their places, which have nothing on one side",
+    Untold.AVERAGES: "whether weights are averages over less than the time between two checkpoints",
     Untold.LABELS: "whether all labels are shifted, for nothing is recorded inside",
 }
 
@@ -182,6 +213,10 @@ _WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
     Kind.EQUAL: _equal,
     Kind.PARTLY_EQUAL: _partly_equal,
     Kind.MISSING_STEPS: _missing,
+    Kind.DUPLICATE_STEPS: lambda finding, result: (
+        f"{count(len(finding.checkpoints), 'checkpoint')} of one {result.unit}: "
+        f"{listed([result.series.names[row] for row in finding.checkpoints])}"
+    ),
     Kind.LABELS: _labels,
     Kind.TENSORS: _tensors,
     Kind.SHAPES: _shapes,
@@ -198,6 +233,6 @@ _WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
     Kind.PARTLY_MISPLACED: _partly_misplaced,
     Kind.NORM_JUMP: _norm_jump,
     Kind.UNCHANGED: lambda finding, result: (
-        f"{_count(len(finding.tensors), 'tensor')} never change ({listed(finding.tensors)})"
+        f"{count(len(finding.tensors), 'tensor')} never change ({listed(finding.tensors)})"
     ),
 }

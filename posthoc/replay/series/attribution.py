@@ -1,0 +1,64 @@
+"""Of checkpoints with equal weights, whole or in part: which of them is at fault, by which of them lies on the way."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from posthoc.replay.duplicates import consecutive
+from posthoc.replay.series.geometry import Distances, Geometry
+from posthoc.replay.series.records import Finding, Kind, Severity
+
+FEWEST = 5
+"""Checkpoints from which something can be said."""
+CLEAR = 0.25
+"""By so many typical steps the way is longer through the wrong place, where it can be told which is wrong."""
+
+
+def attributed(finding: Finding, geometry: Geometry) -> Finding:
+    """An error of equal weights with those at fault first: the way without them is shortest.
+
+    evidence: "at fault", how many they are; "longer", by how much the next best way is longer, in steps between the
+    checkpoints beside. Weights that stood still but for fewer checkpoints than were equal are no copies: those are
+    out of place in which they did not.
+    """
+    if finding.kind not in (Kind.EQUAL, Kind.PARTLY_EQUAL) or finding.severity is not Severity.ERROR:
+        return finding
+    rows = sorted(finding.checkpoints)
+    spans = consecutive(rows)
+    between = tuple(row for row in range(rows[0], rows[-1]) if row not in finding.checkpoints)
+    if len(between) < len(rows) - max(map(len, spans)):
+        evidence = {"layers": float(len(finding.tensors)), "returned": 1.0}
+        return replace(finding, kind=Kind.PARTLY_MISPLACED, checkpoints=between, evidence=evidence)
+    if not set(finding.checkpoints) <= set(geometry.rows) or len(geometry.rows) < FEWEST:
+        return finding
+    distances = _distances(finding, geometry)
+    places = {row: k for k, row in enumerate(geometry.rows)}
+    rest = [k for k, row in enumerate(geometry.rows) if row not in finding.checkpoints]
+    ways = [_way(distances, sorted([*rest, *(places[row] for row in span)])) for span in spans]
+    first, second = np.argsort(ways)[:2]
+    beside = [step for span in spans for step in _steps_beside(distances, rest, [places[row] for row in span])]
+    typical = float(np.median(beside)) if beside else 0.0
+    longer = float(ways[second] - ways[first]) / typical if typical > 0 else 0.0
+    wrong = tuple(row for k, span in enumerate(spans) for row in span if k != first)
+    evidence = {**finding.evidence, "at fault": float(len(wrong)), "longer": longer, "clear": float(longer > CLEAR)}
+    return replace(finding, checkpoints=(*wrong, *spans[first]), evidence=evidence)
+
+
+def _distances(finding: Finding, geometry: Geometry) -> Distances:
+    """Of all weights, or of the layers that a finding is about."""
+    if not finding.tensors:
+        return geometry.distances
+    squares = [geometry.groups[g] ** 2 for g, of in geometry.tensors.items() if set(of) & set(finding.tensors)]
+    return np.asarray(np.sqrt(np.sum(squares, axis=0))) if squares else geometry.distances
+
+
+def _way(distances: Distances, order: Sequence[int]) -> float:
+    return float(sum(distances[a, b] for a, b in pairwise(order)))
+
+
+def _steps_beside(distances: Distances, rest: Sequence[int], span: Sequence[int]) -> list[float]:
+    """The steps of the rest on both sides of a span and over it."""
+    before, after = [k for k in rest if k < span[0]][-2:], [k for k in rest if k > span[-1]][:2]
+    return [float(distances[a, b]) for a, b in pairwise([*before, *after])]
