@@ -64,10 +64,11 @@ def choose(table: Table, text: str | None = None) -> Choice:
 def _remedy(kind: str, right: bool) -> str:
     if right:
         return "give classes as whole numbers (class_encode_column of datasets), or name other columns with --columns"
+    if kind != "text":
+        return "name others with --columns"
     return (
-        "tokenize it to rows of equal length first (map and save_to_disk of datasets)"
-        if kind == "text"
-        else "name others with --columns"
+        "tokenize it to rows of equal length first (map and save_to_disk of datasets), or of a language model write it as "
+        'lines of {"text": ...} (rename_column and to_json) and pass --probe text:FILE.jsonl'
     )
 
 
