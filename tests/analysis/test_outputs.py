@@ -1,5 +1,7 @@
 """Measures of a classifier's outputs: by hand, against the obvious computation, and as a run's file holds them."""
 
+from pathlib import Path
+
 import naive
 import numpy as np
 import pytest
@@ -162,3 +164,9 @@ def test_a_calibrated_network_is_not_called_otherwise(tmp_path):
         assert (measured.low[0] == 0) == honest
         assert (measured.nulls["calibrated"].p[0] > 0.05) == honest
     assert MEASURES["calibration_error"].lower_is_better
+
+
+def test_the_documentation_lists_every_measure():
+    text = (Path(__file__).parents[2] / "docs" / "measures.md").read_text()
+    missing = [key for key in MEASURES if f"`{key}`" not in text and not key.startswith("loss_at_")]
+    assert missing == []
