@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -293,7 +294,7 @@ def resume(
     return Progress(state["epoch"], step, state["best"], state["since_best"])
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", choices=RECIPES, help="which run")
     parser.add_argument("--data", help="cifar10, cifar100, digits, npz:FILE or imagefolder:DIR (default: the recipe's)")
@@ -307,7 +308,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
     parser.add_argument("--epochs", type=int, help="at most so many (default: the recipe's)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     recipe = RECIPES[args.recipe]
     if args.bfloat16:
         recipe = dataclasses.replace(recipe, mixed_precision=True)

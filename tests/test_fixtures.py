@@ -1,14 +1,14 @@
 """Files that earlier versions wrote open for ever: frozen ones, with the values that those versions read from them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import posthoc
+from posthoc.cli import main
 
 FIXTURES = Path(__file__).parent / "fixtures"
 V1 = FIXTURES / "v1"
@@ -118,7 +118,8 @@ def test_measures_of_version_1_activations_are_those_of_version_1(frozen):
     ["inspect", "v2/metrics.json"], ["inspect", "v2/audit.json"], ["metrics", "v2/activations.h5", "--nulls", "0", "-o", "OUT"],
     ["compare", "v1/metrics.json", "v2/metrics.json", "--json"], ["report", "v2/metrics.json", "-o", "OUT"],
 ])  # fmt: skip
-def test_every_command_takes_earlier_versions(words, tmp_path):
+def test_every_command_takes_earlier_versions(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(FIXTURES)
     words = [str(tmp_path / "out.html") if word == "OUT" else word for word in words]
-    result = subprocess.run([sys.executable, "-m", "posthoc", *words], cwd=FIXTURES, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output

@@ -70,29 +70,26 @@ def test_the_page_in_the_repository_is_what_its_files_give():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_network_starts_from_given_weights(rehearsal, tmp_path):
+def test_a_network_starts_from_given_weights(rehearsal, tmp_path, capsys):
     import torch
     import torchvision
     from safetensors.torch import load_file, save_file
+
+    from reproduction.train import main
 
     weights = torchvision.models.resnet18(num_classes=7).state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
 
     def train(weights):
-        command = [
-            sys.executable,
-            ROOT / "reproduction" / "train.py",
-            "resnet18-cifar10",
-            "--epochs",
-            0,
-            "--out",
-            tmp_path / "out",
-        ]
-        command += ["--data", f"npz:{rehearsal / 'pictures.npz'}", "--weights", weights, "--device", "cpu"]
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        words = ["resnet18-cifar10", "--epochs", 0, "--out", tmp_path / "out"]
+        words += ["--data", f"npz:{rehearsal / 'pictures.npz'}", "--weights", weights, "--device", "cpu"]
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        try:
+            main([str(word) for word in words])
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
 
-    done = train(tmp_path / "weights.safetensors")
-    assert done.returncode == 0, done.stderr
+    train(tmp_path / "weights.safetensors")
     started = load_file(tmp_path / "out" / "epoch-000.safetensors")
     assert started["fc.weight"].shape == (10, 512)
     assert all(torch.equal(started[name], weights[name]) for name in weights if not name.startswith("fc."))
@@ -100,9 +97,10 @@ def test_a_network_starts_from_given_weights(rehearsal, tmp_path):
         {name: tensor for name, tensor in weights.items() if "layer4" not in name}, tmp_path / "other.safetensors"
     )
     shutil.rmtree(tmp_path / "out")
-    refused = train(tmp_path / "other.safetensors")
-    assert refused.returncode == 1
-    assert "holds no resnet18" in refused.stderr
+    with pytest.raises(SystemExit) as refused:
+        train(tmp_path / "other.safetensors")
+    assert refused.value.code == 1
+    assert "holds no resnet18" in capsys.readouterr().err
 
 
 def test_the_figures_in_the_readme_are_those_of_the_kept_files():

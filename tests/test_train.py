@@ -1,20 +1,43 @@
 """reproduction.train: checkpoints and nothing else, the same run however often it is interrupted."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
+
+from reproduction.train import main, random_crop
 
 SCRIPT = Path(__file__).parents[1] / "reproduction" / "train.py"
 
 
+@pytest.fixture(autouse=True)
+def _as_before():
+    """Training sets what holds for the whole process."""
+    deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = benchmark
+
+
 def train(*words, check=True):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, check=check)
+    """In this process; what it printed, and its exit code."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(word) for word in words])
+        except SystemExit as stopped:
+            code = stopped.code
+    assert not (check and code), err.getvalue()
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +62,8 @@ def assert_same_weights(first, second):
 
 def test_a_resumed_run_is_the_uninterrupted_run(data, tmp_path):
     recipe = ("mobilenet_v2-cifar10", "--data", f"npz:{data}", "--seed", 3, "--device", "cpu")  # flips and dropout
-    train(*recipe, "--epochs", 2, "--out", tmp_path / "whole")
+    words = map(str, (*recipe, "--epochs", 2, "--out", tmp_path / "whole"))
+    subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, check=True)
     train(*recipe, "--epochs", 1, "--out", tmp_path / "cut")
     done = train(*recipe, "--epochs", 2, "--out", tmp_path / "cut")
     assert "going on after epoch 1" in done.stdout
@@ -63,10 +87,6 @@ def test_a_resumed_run_is_the_uninterrupted_run(data, tmp_path):
 
 
 def test_crops_are_windows_of_the_reflected_image():
-    sys.path.insert(0, str(SCRIPT.parent))
-    import torch
-    from train import random_crop
-
     x = torch.randn(40, 3, 8, 8)
     padded = torch.nn.functional.pad(x, (4,) * 4, mode="reflect").unfold(2, 8, 1).unfold(3, 8, 1)
     crops = random_crop(x, torch.Generator().manual_seed(0))

@@ -219,19 +219,18 @@ def test_whatever_stands_anywhere_it_is_read_or_refused():
     for place in places(json.loads(content)):
         if not place:
             continue
-        for value in chance.sample(ODD, 2):
-            spoilt = inner = json.loads(content)
-            for key in place[:-1]:
-                inner = inner[key]
-            inner[place[-1]] = value
-            try:
-                metrics = typed(RunMetrics, spoilt)
-            except MisfitError:
-                outcomes["refused"] += 1
-            else:
-                outcomes["read"] += 1
-                run = as_run(metrics, "spoilt")
-                assert len(run.when) == sum(not row.untrained for row in metrics.checkpoints)
-                assert len(metrics.to_dict()["checkpoints"]) == 12
+        spoilt = inner = json.loads(content)
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = chance.choice(ODD)
+        try:
+            metrics = typed(RunMetrics, spoilt)
+        except MisfitError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["read"] += 1
+            run = as_run(metrics, "spoilt")
+            assert len(run.when) == sum(not row.untrained for row in metrics.checkpoints)
+            assert len(metrics.to_dict()["checkpoints"]) == 12
     assert outcomes["refused"] > 100
     assert outcomes["read"] > 20

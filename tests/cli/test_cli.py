@@ -18,24 +18,24 @@ def posthoc(*words, cwd=None, check=True):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=check)
 
 
-def test_the_two_commands(run_folder, probe_file, tmp_path):
-    extracted = posthoc("extract", run_folder, "--probe", f"npz:{probe_file}", cwd=tmp_path)
+def test_the_two_commands(run_folder, probe_file, here):
+    extracted = posthoc("extract", run_folder, "--probe", f"npz:{probe_file}", cwd=here)
     assert extracted.stdout.splitlines()[-1] == "activations.h5"
     assert "replaying 5/5 epoch-004.safetensors" in extracted.stderr
-    measured = posthoc("metrics", "activations.h5", "--csv", cwd=tmp_path)
+    measured = posthoc("metrics", "activations.h5", "--csv", cwd=here)
     assert "r(Psi, acc)" in measured.stdout
     assert "\r" not in extracted.stderr + measured.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["activations.h5", "metrics.csv", "metrics.json"]
-    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert sorted(path.name for path in here.iterdir()) == ["activations.h5", "metrics.csv", "metrics.json"]
+    content = json.loads((here / "metrics.json").read_text())
     assert [row["epoch"] for row in content["checkpoints"]] == [0, 1, 2, 3, 4]
     assert content["measures"]["integration"]["nulls"]["white"]["p"][4] >= 0.01
     assert "M " in measured.stdout
     assert "with pure noise, independent in every channel" in measured.stdout
     assert "another order of the same images" in measured.stdout
-    assert "H_eff" in posthoc("inspect", "metrics.json", cwd=tmp_path).stdout
-    audited = posthoc("audit", "activations.h5", "--draws", "10", cwd=tmp_path)
+    assert "H_eff" in run("inspect", "metrics.json").stdout
+    audited = run("audit", "activations.h5", "--draws", "10")
     assert "H_eff responds to" in audited.stdout
-    assert (tmp_path / "audit.json").exists()
+    assert (here / "audit.json").exists()
 
 
 def test_help_waits_for_nothing_heavy():

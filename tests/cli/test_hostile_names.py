@@ -82,10 +82,8 @@ def test_the_page_and_its_figures(measured, tmp_path):
     assert "d[e] :smile: [bold]\\x1b[31m\\n\\input{x}% &lt;img src=x&gt;&amp;\\u202e\\udcff" in page
     assert "<img src=x" not in page
     assert not {"\x1b", "\u202e"} & set(page)
-    for ending in ("svg", "pdf"):
-        figure = tmp_path / f"f.{ending}"
-        run("report", measured, "--figure", "runs", "-o", figure)
-        assert figure.stat().st_size > 1000
+    run("report", measured, "--figure", "runs", "-o", tmp_path / "f.svg")
+    assert (tmp_path / "f.svg").stat().st_size > 1000
     assert b"\x1b" not in (tmp_path / "f.svg").read_bytes()
 
 

@@ -165,6 +165,7 @@ def test_whatever_befalls_an_array_one_resubmission_completes_it(slurm, tmp_path
     assert ours["summary"] == theirs["summary"]
 
 
+@pytest.mark.slow
 def test_many_runs_are_replayed_measured_and_compared(slurm, tmp_path):
     runs = tmp_path / "runs"
     words = make_run(runs / "a", 3)
@@ -203,6 +204,7 @@ def test_many_runs_are_replayed_measured_and_compared(slurm, tmp_path):
         assert "was submitted with other options" in other.stderr
 
 
+@pytest.mark.slow
 def test_the_sbatch_files_of_ones_own(slurm, tmp_path):
     words = make_run(tmp_path / "run", 2)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -221,7 +223,7 @@ def test_the_sbatch_files_of_ones_own(slurm, tmp_path):
 
 @pytest.mark.slow
 def test_many_cold_starts_at_once(slurm, tmp_path):
-    """32 tasks that all find no kernels and no calibration, in one home, come to the same numbers."""
+    """16 tasks that all find no kernels and no calibration, in one home, come to the same numbers."""
     activations_file = make(tmp_path / "noise.h5", epochs=21)
     script = tmp_path / "cold.sh"
     script.write_text(f"""#!/bin/bash
@@ -229,11 +231,11 @@ export HOME={tmp_path}
 unset XDG_CACHE_HOME NUMBA_CACHE_DIR
 exec {sys.executable} -m posthoc metrics {activations_file} --nulls 0 --axis epoch -o {tmp_path}/$SLURM_JOB_ID.json
 """)
-    for _ in range(32):
+    for _ in range(16):
         slurm.run("sbatch", f"--output={tmp_path}/%j.log", script)
     slurm.until(lambda: not slurm.queue(), "an empty queue", 300)
     found = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
-    assert len(found) == 32, [log.read_text()[-500:] for log in tmp_path.glob("*.log")][:3]
+    assert len(found) == 16, [log.read_text()[-500:] for log in tmp_path.glob("*.log")][:3]
     assert all(one["measures"] == found[0]["measures"] and one["summary"] == found[0]["summary"] for one in found)
     cache = tmp_path / ".cache" / "posthoc" / "kernels"
     assert list(cache.rglob("*.nbi"))

@@ -2,29 +2,17 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from recipes.commands import run, run_alone
 from recipes.toy_format import MAGIC, save, save_folder
 
 import posthoc
 
-
-def run(*words, code=0):
-    """The commands in a process that has imported the module; what they print."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    program = "import toy_format; from posthoc.__main__ import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, words)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
+TOY = "recipes.toy_format"
 
 
 @pytest.mark.parametrize("form", ["file", "folder"])
@@ -37,12 +25,12 @@ def test_a_toy_format_is_inspected_and_extracted(form, states, run_folder, probe
         else:
             save_folder(state, folder / f"moment{epoch}", epoch=epoch, val_acc=0.1 + 0.1 * epoch)
     (folder / "notes.toy").write_text("no checkpoint at all, but a note\n")
-    shown = run("inspect", folder)
+    shown = (run_alone if form == "file" else run)(TOY, "inspect", folder)
     assert "5 checkpoints, epoch 0 to epoch 4" in shown
     assert "notes.toy (a text file)" in shown
     options = ("--probe", f"npz:{probe_file}", "--normalize", "none", "--images", "64", "--model", "shufflenet_v2_x0_5")
-    run("extract", folder, *options, "-o", tmp_path / "toy.h5")
-    run("extract", run_folder, *options, "-o", tmp_path / "safetensors.h5")
+    run(TOY, "extract", folder, *options, "-o", tmp_path / "toy.h5")
+    run(TOY, "extract", run_folder, *options, "-o", tmp_path / "safetensors.h5")
     with (
         posthoc.open_activations(tmp_path / "toy.h5") as toys,
         posthoc.open_activations(tmp_path / "safetensors.h5") as others,
@@ -74,7 +62,7 @@ def test_a_toy_format_is_inspected_and_extracted(form, states, run_folder, probe
 )
 def test_a_hostile_toy_is_refused_in_one_sentence(content, what, tmp_path):
     (tmp_path / "a.toy").write_bytes(MAGIC + content)
-    error = run("inspect", tmp_path / "a.toy", code=1)
+    error = run(TOY, "inspect", tmp_path / "a.toy", code=1)
     assert what in error
     assert error.count("\n") <= 3
 
@@ -84,4 +72,4 @@ def test_its_name_says_what_a_toy_was_whose_start_is_damaged(tmp_path):
     content = bytearray((tmp_path / "a.toy").read_bytes())
     content[:2] = b"\x80\x04"
     (tmp_path / "a.toy").write_bytes(content)
-    assert "is damaged or cut short (its first line is another)" in run("inspect", tmp_path / "a.toy", code=1)
+    assert "is damaged or cut short (its first line is another)" in run(TOY, "inspect", tmp_path / "a.toy", code=1)

@@ -31,7 +31,7 @@ def test_vectors_as_a_plain_loop_has_them(place, net, tmp_path):
     nets = saved(net, tmp_path / "run")
     options = ["--probe", f"toy:{place}", "--model", f"{NETS}:{net.__name__}", "--layers", "f1", "--signals", "mean"]
     features = [] if place == "bare" else ["--features"]
-    run("toy_probe", "extract", tmp_path / "run", *options, *features, "-o", tmp_path / "a.h5")
+    run("recipes.toy_probe", "extract", tmp_path / "run", *options, *features, "-o", tmp_path / "a.h5")
     x, labels = vectors()
     x, labels = torch.tensor(x).float(), torch.tensor(labels)
     with posthoc.open_activations(tmp_path / "a.h5") as activations, torch.inference_mode():

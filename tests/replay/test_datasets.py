@@ -3,14 +3,13 @@
 import io
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -19,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import posthoc
+from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.probes import check_probe
 from posthoc.replay.probes.datasets import choose, read_samples
@@ -348,11 +348,9 @@ def trained(folder, network):
 
 def extract(folder, name, *options):
     """As a user would."""
-    command = [sys.executable, "-m", "posthoc", "extract", str(folder / "run"), "-o", str(folder / "a.h5"), "--model"]
-    done = subprocess.run(
-        [*command, f"{network_file(folder)}:{name}", "--device", "cpu", *options], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["extract", folder / "run", "-o", folder / "a.h5", "--model", f"{network_file(folder)}:{name}", *options]
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.stderr
     return done.stderr
 
 

@@ -22,6 +22,12 @@ from posthoc.replay.probes.images import example
 from posthoc.replay.recognition import build, recognise
 
 NAMES = zoo.list_models(module=zoo)
+FAMILIES = {
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "maxvit_t",
+    "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50",
+    "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn", "vit_b_16",
+}  # fmt: skip
+"""One network of each; the others take a minute together."""
 SMALL = [
     "resnet18",
     "densenet121",
@@ -41,7 +47,9 @@ def shapes_of(name, classes=7):
     return dict(sorted(shapes.items()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAMILIES else pytest.mark.slow) for name in NAMES]
+)
 def test_recognised_with_four_layers_to_record(name):
     """Four layers of at least eight channels, ever deeper, none of them the head."""
     shapes = shapes_of(name)

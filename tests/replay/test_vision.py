@@ -3,18 +3,18 @@
 import gzip
 import hashlib
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from click.testing import CliRunner
 from PIL import Image
 from scipy import io
 from torch.nn import functional as F
 
 import posthoc
+from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.probes import check_probe
 from posthoc.replay.probes.probe import Asked
@@ -172,7 +172,7 @@ def test_every_name_is_a_data_set_of_torchvisions():
 NETWORK = "nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 10))"
 
 
-def test_extract_in_grey_with_mnists_scaling(tmp_path):
+def test_extract_in_grey_with_mnists_scaling(tmp_path, monkeypatch):
     images, labels = mnist(tmp_path / "data")["t10k"]
     (tmp_path / "nets.py").write_text(f"from torch import nn\n\n\ndef net():\n    return {NETWORK}\n")
     exec((tmp_path / "nets.py").read_text(), namespace := {})
@@ -187,12 +187,11 @@ def test_extract_in_grey_with_mnists_scaling(tmp_path):
             loss = F.cross_entropy(network(x), torch.from_numpy(labels).long()).item()
             expected.append((network[0](x).mean((2, 3)).T.clone(), loss))
         torch.save(network.state_dict(), tmp_path / "run" / f"epoch_{epoch}.pt")
-    done = subprocess.run(
-        [sys.executable, "-m", "posthoc", "extract", str(tmp_path / "run"), "-o", str(tmp_path / "a.h5"), "--device", "cpu",
-         "--model", f"{tmp_path / 'nets.py'}:net", "--probe", "torchvision:MNIST", "--channels", "all"],
-        capture_output=True, text=True, env={**os.environ, "POSTHOC_DATA": str(tmp_path / "data")},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("POSTHOC_DATA", str(tmp_path / "data"))
+    words = ["extract", tmp_path / "run", "-o", tmp_path / "a.h5", "--device", "cpu", "--model", f"{tmp_path / 'nets.py'}:net",
+             "--probe", "torchvision:MNIST", "--channels", "all"]  # fmt: skip
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.stderr
     with posthoc.open_activations(tmp_path / "a.h5") as file:
         assert file.recording.identity.probe.preparation["channels"] == 1
         for epoch, (means, loss) in enumerate(expected):
