@@ -69,7 +69,7 @@ def _checkpoints(
 
     pick = Pick(weights_key, ema)
     run = find_run(path, select, pick, order=order, placed=placed)
-    run = settle_duplicates(run, pick, OnDuplicate.DROP, skip_damaged=True)
+    run = settle_duplicates(run, pick, OnDuplicate.DROP)
     header = run.checkpoints[0].header
     try:
         network = resolve_model(

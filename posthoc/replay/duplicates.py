@@ -27,14 +27,15 @@ CLEAR = 1.2
 """A place fits if the way through any other is longer by that factor."""
 
 
-def settle_duplicates(run: Run, pick: Pick, on_duplicate: str, skip_damaged: bool = False) -> Run:
+def settle_duplicates(run: Run, pick: Pick, on_duplicate: str) -> Run:
     """The run without those of its checkpoints that hold the weights of another step, or with a note that it has some.
 
-    The first two may be equal, as after a warm-up from a rate of zero. Raises PosthocError where `on_duplicate` is fail.
+    The first two may be equal, as after a warm-up from a rate of zero. What cannot be read is no duplicate: its replay will
+    say why. Raises PosthocError where `on_duplicate` is fail.
     """
     notes, dropped = [], []
     place = {checkpoint.path: row for row, checkpoint in enumerate(run.checkpoints)}
-    for same in equal_weights([list(run.checkpoints)], pick, skip_damaged):
+    for same in equal_weights([list(run.checkpoints)], pick, skip_damaged=True):
         rows = [place[checkpoint.path] for checkpoint in same]
         names = ", ".join(checkpoint.path.name for checkpoint in same)
         if rows == [0, 1]:

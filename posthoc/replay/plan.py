@@ -156,7 +156,7 @@ def plan_extraction(
     find_device(request.device)
     pick = Pick(request.weights_key, request.ema)
     run = find_run(checkpoints, request.select, pick, skip_damaged, request.order, request.placed)
-    run = settle_duplicates(run, pick, request.on_duplicate, skip_damaged)
+    run = settle_duplicates(run, pick, request.on_duplicate)
     plan = _planned(request, run, pick)
     if plan.untrained:
         require_constructor(plan)
