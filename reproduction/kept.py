@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from posthoc.analysis.records import Locking, Representation, RunMetrics
+from posthoc.analysis.geometry import Locking, Representation
+from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.responses import Audit, Spread, load_audit
 from posthoc.analysis.version1 import upgraded
 from posthoc.files import read_json

@@ -14,6 +14,7 @@ from posthoc.analysis.checkpoint import Measurement, Measuring, draw_until_decid
 from posthoc.analysis.choice import choice
 from posthoc.analysis.controlled import beside, controlled, of_documents
 from posthoc.analysis.documents import SIGN_WORDS, SIGNS
+from posthoc.analysis.geometry import Locking, Representation
 from posthoc.analysis.health import Symptom, symptoms
 from posthoc.analysis.measures import Measure, Replay, behaviour, chosen, of_epochs, weights
 from posthoc.analysis.measures.stability import unevenness
@@ -27,9 +28,7 @@ from posthoc.analysis.records import (
     Curve,
     Fluctuation,
     Input,
-    Locking,
     Measured,
-    Representation,
     RunMetrics,
     Unit,
     trained,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from posthoc import __version__
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.choice import Choice
+from posthoc.analysis.geometry import ByLayer, Locking, Representation
 from posthoc.analysis.health import Symptom
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.weights import WeightPath
@@ -48,17 +49,11 @@ DIGITS = 6
 """Of what is stored for every layer, unit or scale; what is stored for every checkpoint is whole."""
 Interval = tuple[float, float]
 NOWHERE: Interval = (math.nan, math.nan)
-
-
 Column = Annotated[FloatArray, Array(("E",), full=True)]
 """One number for every checkpoint, NaN where there is none."""
 Optional = Annotated[FloatArray, Array(("E",))]
 """As a column, or empty."""
-ByLayer = Annotated[FloatArray, Array(("E", "L"))]
-ByPair = Annotated[FloatArray, Array(("E", "L", "L"))]
-
-
-_NO_COLUMN, _NO_TABLE, _NO_PAIRS = (partial(np.empty, (0,) * dimensions) for dimensions in (1, 2, 3))
+_NO_COLUMN, _NO_TABLE = (partial(np.empty, (0,) * dimensions) for dimensions in (1, 2))
 
 
 class Aside(StrEnum):
@@ -216,30 +211,6 @@ class Unit:
 
     layer: str
     channel: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Locking:
-    """Between the channels of every two layers: mean phase-locking value and pairwise phase consistency."""
-
-    plv: ByPair = field(default_factory=_NO_PAIRS)
-    ppc: ByPair = field(default_factory=_NO_PAIRS)
-
-
-@dataclass(frozen=True, eq=False)
-class Representation:
-    """The geometry of the layers; see `representation`."""
-
-    effective_rank: ByLayer
-    participation_ratio: ByLayer
-    cka_previous: ByLayer
-    cka_last: ByLayer
-    cka_layers: ByPair
-    participation_ratio_layer: ByLayer = field(default_factory=_NO_TABLE)
-    cka_previous_sd: ByLayer = field(default_factory=_NO_TABLE)
-    cka_last_sd: ByLayer = field(default_factory=_NO_TABLE)
-    cka_layers_sd: ByPair = field(default_factory=_NO_PAIRS)
-    rms: ByLayer = field(default_factory=_NO_TABLE)
 
 
 Logarithms = Annotated[FloatArray, Array(("S",), -700, 700)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import FloatArray
-from posthoc.analysis.records import Representation
+from posthoc.analysis.geometry import Representation
 from posthoc.analysis.scales import START
 from posthoc.analysis.similarity import LEAST_CHANNELS, LEAST_IMAGES, Sample, alignment, participation_ratios
 

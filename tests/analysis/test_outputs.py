@@ -101,6 +101,7 @@ def test_they_are_measured_only_where_they_are_asked_for_and_survive_the_file(le
     run.save(tmp_path / "m.json")
     again = load_metrics(tmp_path / "m.json")
     np.testing.assert_array_equal(again.column("churn"), run.column("churn"))
+    assert "churn" in [column.title for column in tables.checkpoints(again).columns]  # for it is named
     assert {"churn", "churn_low", "calibration_error_calibrated_p"} <= set(again.flat())
 
 

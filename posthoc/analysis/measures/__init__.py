@@ -6,6 +6,7 @@ of_series=roughness)`. Importing the table compiles nothing.
 
 import difflib
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -60,12 +61,13 @@ def chosen(names: str | Iterable[str | Measure] = "default", unasked: Container[
     """The measures of these names, of which `default` and `all` stand for several, and those that they are made of.
 
     names: one text with commas between, or several, and measures of your own; unasked: what `default` does not stand
-    for. Raises UsageError, with the nearest names, where one is unknown, and where one of your own has the name of another.
+    for. A measure of checkpoints that is named is listed in their table. Raises UsageError, with the nearest names, where one is unknown, and where one of your own has the name of another.
 
     >>> list(chosen("volatility"))
     ['hurst', 'integration', 'metastability', 'stability_index', 'volatility']
     """
     wanted: set[str] = set()
+    by_name: set[str] = set()
     others: dict[str, Measure] = {}
     for name in names.split(",") if isinstance(names, str) else names:
         if isinstance(name, Measure):
@@ -73,9 +75,11 @@ def chosen(names: str | Iterable[str | Measure] = "default", unasked: Container[
             others[name.key] = name
         else:
             wanted |= _named(name.strip(), unasked)
+            by_name.add(name.strip())
     while more := {needed for key in wanted for needed in _needs(MEASURES[key])} - wanted:
         wanted |= more
-    return {key: measure for key, measure in MEASURES.items() if key in wanted} | others
+    listed = {key: replace(MEASURES[key], listed=True) for key in by_name & wanted if MEASURES[key].of_checkpoint}
+    return {key: listed.get(key, measure) for key, measure in MEASURES.items() if key in wanted} | others
 
 
 def _refuse_taken(key: str, others: Mapping[str, Measure]) -> None:

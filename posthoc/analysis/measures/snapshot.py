@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy import special
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
+from posthoc.analysis.geometry import Representation
 from posthoc.analysis.measures.measure import Measure
-from posthoc.analysis.records import Aside, Representation
+from posthoc.analysis.records import Aside
 from posthoc.analysis.representation import channels_of, representation, samples_of, spectra
 from posthoc.analysis.similarity import Sample
 from posthoc.streams import stream
