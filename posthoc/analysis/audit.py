@@ -417,7 +417,10 @@ def effects_beside_order(
             other = under[beside[control.name]] if beside and control.name in beside else as_it_is
             # One half of a probe less the other varies twice as much as a half, whose sd is that of the whole.
             once = 2 * halves.sd / math.sqrt(2) if control.changes == Change.PROBE else noise.sd
-            effect = _effect(control.changes, under[control.name], other, noise.count, once, margin)
+            if (any_order or under[control.name].count > 1) and _same(under[control.name], other):
+                effect = Effect(control.changes, Reaction.INDIFFERENT, 0.0, 0.0, 0.0)  # whatever its margin
+            else:
+                effect = _effect(control.changes, under[control.name], other, noise.count, once, margin)
             effects[control.name] = replace(effect, control=control.name)
     return effects
 
@@ -443,15 +446,19 @@ def told(effects: Mapping[str, Effect]) -> tuple[Effect, ...]:
     )  # fmt: skip
 
 
+def _same(under: Spread, other: Spread) -> bool:
+    """Whether two are the same number in every draw, but for rounding."""
+    rounding = ROUNDING * abs(other.mean)
+    scatter = max((spread.sd for spread in (under, other) if spread.count > 1), default=0.0)
+    return abs(under.mean - other.mean) <= rounding and scatter <= rounding
+
+
 def _effect(changes: str, under: Spread, other: Spread, count: int, once: float, margin: float) -> Effect:
     """What one control does, beside another or the run as it is. once: standard error of what was measured once, for the run
     itself is one order of its images; of others there is a mean. count: of the draws that this is known from."""
     effect = under.mean - other.mean
     if not np.isfinite(effect):
         return Effect(changes, Reaction.UNDEFINED)
-    rounding = ROUNDING * abs(other.mean)
-    if abs(effect) <= rounding and max(under.sd, 0.0 if other.count == 1 else other.sd) <= rounding:
-        return Effect(changes, Reaction.INDIFFERENT, 0.0, 0.0, 0.0)  # the same, whatever its margin
     parts = [spread.sd / math.sqrt(spread.count) if spread.count > 1 else once for spread in (under, other)]
     error = math.hypot(*parts)
     freedom = min([count, *(spread.count for spread in (under, other) if spread.count > 1)]) - 1

@@ -14,6 +14,7 @@ from posthoc.errors import UsageError
 
 if TYPE_CHECKING:
     from posthoc.analysis.compare import Row
+    from posthoc.analysis.prediction import Prediction
     from posthoc.analysis.runs import Run
     from posthoc.analysis.stopping import Score
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
               "loss, hurst, integration, metastability.")  # fmt: skip
 @click.option("--by", metavar="FIELDS", help="Group runs by recorded fields, such as dataset or dataset,model.")
 @click.option("--stopping", is_flag=True, help="Replay stopping rules over the runs.")
+@click.option("--predict", metavar="TARGETS", help="What measures say of what is to come, across runs: final-accuracy, "
+              "remaining, best, plateau, with commas between, or all.")  # fmt: skip
 @click.option("--sensitivity", is_flag=True, help="Vary H_opt, sigma_H and w_H.")
 @click.option("--csv", "form", flag_value="csv", help="Print the tables as CSV.")
 @click.option("--json", "form", flag_value="json", help="Print everything as JSON.")
@@ -43,6 +46,7 @@ def command(
     columns: tuple[str, ...],
     by: str | None,
     stopping: bool,
+    predict: str | None,
     sensitivity: bool,
     form: str | None,
     seed: int,
@@ -73,8 +77,15 @@ def command(
         for note in unjudged:
             echo(note, err=True)
     cells = vary(runs, names) if sensitivity else []
+    foretold = _predicted(runs, predict, seed) if predict else []
     if form == "json":
-        lists = {"groups": groups, "differences": gaps, "stopping": list(chain(*scores.values())), "sensitivity": cells}
+        lists = {
+            "groups": groups,
+            "differences": gaps,
+            "stopping": list(chain(*scores.values())),
+            "sensitivity": cells,
+            "prediction": foretold,
+        }
         content = {"runs": list(map(_plain, rows)), **{name: some for name, some in lists.items() if some}}
         echo(json.dumps(plain(content), indent=1), lines=True)
         return
@@ -83,7 +94,14 @@ def command(
     printed += [tables.groups(groups, symbols), tables.differences(gaps)] if by else []
     printed += [tables.stopping(of_score, unjudged) for of_score in scores.values()]
     printed += [tables.sensitivity(cells, runs, names)] if sensitivity else []
+    printed += [tables.prediction(foretold)] if foretold else []
     print_tables(printed, form)
+
+
+def _predicted(runs: "Sequence[Run]", names: str, seed: int) -> "list[Prediction]":
+    from posthoc.analysis.prediction import TARGETS, predict
+
+    return predict(runs, [*TARGETS] if names == "all" else [name.strip() for name in names.split(",")], seed)
 
 
 def _scored(runs: "Sequence[Run]") -> "tuple[dict[str, list[Score]], list[str]]":

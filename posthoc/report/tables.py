@@ -25,6 +25,7 @@ from posthoc.report.words import (
 
 if TYPE_CHECKING:
     from posthoc.analysis.compare import Difference, Group, Quantity, Row
+    from posthoc.analysis.prediction import Prediction
     from posthoc.analysis.runs import Run
     from posthoc.analysis.sensitivity import Cell
     from posthoc.analysis.stopping import Score
@@ -296,6 +297,35 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
         "Rules see what was known at each epoch, but for those marked 'whole run known', whose z-scores look ahead.",
         *notes,
     ])  # fmt: skip
+
+
+def prediction(rows: "Sequence[Prediction]") -> Table:
+    """One row per target and measure."""
+    columns = [
+        column("target"), column("measure"), column("tau"), column("p"), column("corrected", "p_corrected"),
+        column("tau beyond loss", "tau_conditional"), column("p", "conditional_p"),
+        column("corrected", "conditional_p_corrected"), column("leads by", "lead"), column("together"),
+    ]  # fmt: skip
+    table = [
+        [row.target, f"{row.symbol} (baseline)" if row.baseline else row.symbol, row.tau, row.p, row.corrected,
+         row.conditional, row.conditional_p, row.conditional_corrected, row.lead, row.together]
+        for row in rows
+    ]  # fmt: skip
+    first = rows[0]
+    return Table("Prediction", columns, table, [
+        f"Kendall's tau-b across {first.runs} runs of {first.configurations} configurations, mean over {first.epochs} epochs; p by "
+        "permuting configurations with all their seeds; corrected: as a false discovery rate over all measures and targets.",
+        "Beyond loss: of what is left of both ranks without what the ranks of loss and of its slope say, fitted on other "
+        "configurations.",
+        "Leads by: how many checkpoints a measure's steps come before the score's (below 0: after) where they go together most.",
+        _survives(rows),
+    ])  # fmt: skip
+
+
+def _survives(rows: "Sequence[Prediction]") -> str:
+    """Which measures say what loss and its slope do not."""
+    kept = [f"{row.symbol} of {row.target}" for row in rows if not row.baseline and row.conditional_corrected <= 0.05]
+    return f"Beyond loss and its slope something is said by: {', '.join(kept) or 'no measure'} (at 5 %)."
 
 
 def sensitivity(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Sequence[str]) -> Table:

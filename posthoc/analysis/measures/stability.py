@@ -133,6 +133,8 @@ def _volatility(key: str) -> Callable[[Epochs], FloatArray]:
 
 
 FIELDS = ("integration", "metastability")
+LOOKING_AHEAD = ("integration_z", "metastability_z", "stability_index", "volatility")
+"""Measures of a checkpoint that know the whole run."""
 
 
 def _of_epochs(

@@ -1,0 +1,309 @@
+"""Does a measure say anything of what is to come that loss and its slope do not? Across runs, epoch by epoch.
+
+At each epoch runs are ranked by a measure and by a target, and the ranks compared: Kendall's tau-b, as of measures of
+generalisation in Jiang et al. 2020 (arXiv 1912.02178). Conditional: of what is left of both ranks when the ranks of loss
+and of its slope are taken off by least squares, fitted without the configuration whose runs they are taken off. Runs of
+one configuration, which differ in their seed, are no independent trials: configurations are held out, and permuted.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from posthoc.analysis.arrays import FloatArray, mean_finite
+from posthoc.analysis.measures.stability import LOOKING_AHEAD
+from posthoc.analysis.runs import Run
+from posthoc.analysis.stopping import configuration
+from posthoc.analysis.verdicts import corrected
+from posthoc.errors import UsageError
+from posthoc.streams import stream
+
+PERMUTATIONS = 999
+LEAST_CONFIGURATIONS = 6
+"""With fewer there are too few ways to permute them."""
+LEAST_EPOCHS = 3
+"""Epochs that all runs have."""
+LOSS, SLOPE = "loss", "slope of the loss"
+BACK = 2
+"""Checkpoints over which a slope is taken."""
+SHORT_OF = 0.05
+"""Of the way from the first score to the best: as near to the best as that is the plateau."""
+LAGS = range(-3, 4)
+"""Checkpoints by which a measure's steps may come before those of the score."""
+
+
+def final(run: Run, rows: NDArray[np.int64]) -> FloatArray:
+    """The last score, at each of the checkpoints `rows`."""
+    return np.full(len(rows), run.gain[-1])
+
+
+def remaining(run: Run, rows: NDArray[np.int64]) -> FloatArray:
+    """By how much the best score still to come is above that of the checkpoint."""
+    return np.array([np.nanmax(run.gain[row:]) - run.gain[row] for row in rows])
+
+
+def best(run: Run, rows: NDArray[np.int64]) -> FloatArray:
+    """When the score is best."""
+    return np.full(len(rows), float(run.when[int(np.nanargmax(run.gain))]))
+
+
+def plateau(run: Run, rows: NDArray[np.int64]) -> FloatArray:
+    """From when on the score has no more than `SHORT_OF` of its way to the best still to go."""
+    gain = run.gain
+    level = np.nanmax(gain) - SHORT_OF * (np.nanmax(gain) - gain[0])
+    below = np.flatnonzero(~(gain >= level))
+    first = int(below[-1]) + 1 if len(below) else 0
+    return np.full(len(rows), float(run.when[min(first, len(run.when) - 1)]))
+
+
+TARGETS: dict[str, Callable[[Run, NDArray[np.int64]], FloatArray]] = {
+    "final-accuracy": final, "remaining": remaining, "best": best, "plateau": plateau,
+}  # fmt: skip
+"""What may be predicted, of a run at some of its checkpoints [E]; of a run without accuracy its other score."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a measure says of a target: the mean over epochs of Kendall's tau-b across runs, raw and conditional, each with
+    its p by permuting configurations and the false discovery rate at which that would be rejected.
+
+    baseline: whether it is one of the trivial ones that measures stand beside; epochs: of which the mean is; lead: by how
+    many checkpoints the measure's steps come before the score's where they go together most (below 0: after them), and
+    together: their mean correlation there.
+    """
+
+    measure: str
+    symbol: str
+    target: str
+    baseline: bool
+    tau: float
+    p: float
+    conditional: float
+    conditional_p: float
+    epochs: int
+    runs: int
+    configurations: int
+    lead: int | None = None
+    together: float = math.nan
+    corrected: float = math.nan
+    conditional_corrected: float = math.nan
+
+
+def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0) -> list[Prediction]:
+    """Every measure that all runs have, and the trivial baselines, against every target.
+
+    Raises UsageError for an unknown target, fewer than `LEAST_CONFIGURATIONS` configurations, runs without a score or
+    loss, and fewer than `LEAST_EPOCHS` epochs that all have.
+    """
+    if unknown := [name for name in targets if name not in TARGETS]:
+        raise UsageError(f"--predict {unknown[0]}: give {', '.join(TARGETS)} or all.")
+    table = _Table.of(runs)
+    scores = {key for run in runs for key in run.measures if key in ("accuracy", "loss") or key.startswith("score_")}
+    keys = [key for key in runs[0].columns if key not in scores and key not in LOOKING_AHEAD]
+    columns = {key: table.of_measure(key) for key in keys if all(key in run.columns for run in runs)}
+    baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
+    permuted = _permutations(table.configurations, seed)
+    leads = {key: _lead(runs, key) for key in columns}
+    results = []
+    for target in targets:
+        goal = table.of_target(target)
+        for key, result in _compared(table, columns | baselines, target, goal, permuted).items():
+            if key in columns:
+                lead, together = leads[key]
+                result = replace(result, symbol=runs[0].measures[key].symbol, lead=lead, together=together)
+            results.append(replace(result, baseline=key in baselines))
+    return _corrected(results)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Runs at the epochs that all have, but for the last: each [E, R]; rows: which checkpoints of every run these are."""
+
+    runs: Sequence[Run]
+    rows: list[NDArray[np.int64]]
+    configurations: list[Hashable]
+    loss: FloatArray
+    slope: FloatArray
+    gain: FloatArray
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> "_Table":
+        """Raises UsageError where there is too little to compare."""
+        configurations = [configuration(run) for run in runs]
+        if (count := len(set(configurations))) < LEAST_CONFIGURATIONS:
+            raise UsageError(
+                f"--predict compares configurations, runs that differ in more than their seed: these {len(runs)} runs are of "
+                f"{count}, and {LEAST_CONFIGURATIONS} are needed."
+            )
+        for run in runs:
+            if not np.isfinite(run.gain).any():
+                raise UsageError(f"--predict: {run.name} has no accuracy or other score that could be predicted.")
+        common = sorted(set.intersection(*(set(run.when[1:-1]) for run in runs)))
+        if len(common) < LEAST_EPOCHS:
+            raise UsageError(
+                f"--predict: the runs have {len(common)} checkpoints at the same time, but for their first and last, and "
+                f"{LEAST_EPOCHS} are needed."
+            )
+        rows = [np.array([run.when.index(at) for at in common]) for run in runs]
+        losses = [run.column("loss") if np.isfinite(run.column("loss")).any() else -run.gain for run in runs]
+        before = [np.maximum(of_run - BACK, 0) for of_run in rows]
+        pairs = list(zip(losses, rows, before, runs, strict=True))
+        slope = np.stack(
+            [(loss[a] - loss[b]) / (np.array(run.when)[a] - np.array(run.when)[b]) for loss, a, b, run in pairs], axis=1
+        )
+        loss = np.stack([loss[a] for loss, a, _, _ in pairs], axis=1)
+        gain = np.stack([run.gain[a] for run, a in zip(runs, rows, strict=True)], axis=1)
+        return cls(runs, rows, configurations, loss, slope, gain)
+
+    def of_measure(self, key: str) -> FloatArray:
+        """A measure [E, R]."""
+        return np.stack([run.columns[key][rows] for run, rows in zip(self.runs, self.rows, strict=True)], axis=1)
+
+    def of_target(self, target: str) -> FloatArray:
+        """A target [E, R]."""
+        of = TARGETS[target]
+        return np.stack([of(run, rows) for run, rows in zip(self.runs, self.rows, strict=True)], axis=1)
+
+
+def _compared(
+    table: _Table, columns: Mapping[str, FloatArray], target: str, goal: FloatArray, permuted: NDArray[np.int64]
+) -> dict[str, Prediction]:
+    """Measures [E, R] and one target, each over the epochs at which all runs have both, and a loss with its slope."""
+    together: dict[bytes, list[str]] = {}
+    for key, values in columns.items():
+        kept = np.isfinite(np.stack([values, goal, table.loss, table.slope])).all(axis=(0, 2))
+        if kept.any():
+            together.setdefault(kept.tobytes(), []).append(key)
+    results = {}
+    for mask, keys in together.items():
+        kept = np.frombuffer(mask, np.bool_)
+        ranks = [stats.rankdata(values[kept], axis=1) for values in (goal, table.loss, table.slope)]
+        known = np.stack(ranks[1:], axis=2)
+        measured = np.stack([stats.rankdata(columns[key][kept], axis=1) for key in keys])
+        raw = _tested(measured, ranks[0], permuted)
+        taking_off = _taking_off(known, table.configurations)
+        conditional = _tested(measured, _residuals(ranks[0], known), permuted, taking_off)
+        for k, key in enumerate(keys):
+            given = key in (LOSS, SLOPE)  # of which nothing is left
+            results[key] = Prediction(
+                key, key, target, False, *raw[k], *((math.nan, math.nan) if given else conditional[k]), int(kept.sum()),
+                len(table.runs), len(set(table.configurations)),
+            )  # fmt: skip
+    return {key: results[key] for key in columns if key in results}
+
+
+def _design(known: FloatArray) -> FloatArray:
+    """What is known [E, R, K], and a constant, [E, R, 1 + K]."""
+    return np.concatenate([np.ones((*known.shape[:2], 1)), known], axis=2)
+
+
+def _taking_off(known: FloatArray, configurations: Sequence[Hashable]) -> FloatArray:
+    """The matrices [E, R, R] that take off what `known` [E, R, K] says, fitted without the configuration taken off from."""
+    names = list(dict.fromkeys(configurations))
+    of = np.array([names.index(name) for name in configurations])
+    design = _design(known)
+    result = np.tile(np.eye(len(of)), (len(known), 1, 1))
+    for held_out in range(len(names)):
+        others, its = of != held_out, of == held_out
+        result[:, np.ix_(its, others)[0], np.ix_(its, others)[1]] -= design[:, its] @ np.linalg.pinv(design[:, others])
+    return result
+
+
+def _residuals(values: FloatArray, known: FloatArray) -> FloatArray:
+    """Of values [E, R] by least squares on what is known [E, R, K], fitted on all."""
+    design = _design(known)
+    return np.asarray(values - (design @ (np.linalg.pinv(design) @ values[..., None]))[..., 0])
+
+
+def _tested(
+    x: FloatArray, y: FloatArray, permuted: NDArray[np.int64], taking_off: FloatArray | None = None
+) -> list[tuple[float, float]]:
+    """For each of several x [M, E, R] its mean tau-b with y [E, R] over the epochs, and the two-sided p of that among the
+    runs of y permuted [P, R].
+
+    taking_off: [E, R, R], what takes off of both what else is known; y then are residuals, and what is known is taken off
+    anew of each permutation of them, without which p would be too small (Freedman & Lane 1983).
+    An epoch at which either is tied throughout is left out; NaN where all are.
+    """
+
+    def left(values: FloatArray) -> FloatArray:
+        if taking_off is None:
+            return values
+        return np.asarray((taking_off @ values[..., None])[..., 0].round(9))  # ties but for rounding are ties
+
+    first, second = (_signs(left(values)) for values in (x, y))
+    epochs = (first.any(axis=2) & second.any(axis=1)).sum(axis=1)
+    flat = first.reshape(len(first), -1).T
+
+    def taus(values: FloatArray) -> FloatArray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(_signs(left(values)).reshape(-1) @ flat / epochs)
+
+    value = taus(y)
+    drawn = np.array([taus(y[:, order]) for order in permuted])
+    beyond = (np.abs(drawn) >= np.abs(value) - 1e-9).sum(axis=0)
+    p = np.where(epochs > 0, (1 + beyond) / (1 + len(drawn)), np.nan)
+    return list(zip(value.tolist(), p.tolist(), strict=True))
+
+
+def _signs(values: FloatArray) -> FloatArray:
+    """Of each pair of runs which value [..., R] is larger [..., pairs], over the root of how many pairs are not tied."""
+    first, second = np.triu_indices(values.shape[-1], 1)
+    signs = np.sign(values[..., first] - values[..., second])
+    untied = np.abs(signs).sum(axis=-1, keepdims=True)
+    return np.asarray(signs / np.sqrt(np.maximum(untied, 1)))
+
+
+def _permutations(configurations: Sequence[Hashable], seed: int) -> NDArray[np.int64]:
+    """Orders of the runs [P, R] in which configurations with as many runs each have changed places, with all their runs."""
+    members: dict[Hashable, list[int]] = {}
+    for run, name in enumerate(configurations):
+        members.setdefault(name, []).append(run)
+    by_size: dict[int, list[list[int]]] = {}
+    for of in members.values():
+        by_size.setdefault(len(of), []).append(of)
+    random = stream("permuted configurations", seed)
+    orders = np.empty((PERMUTATIONS, len(configurations)), np.int64)
+    for order in orders:
+        for groups in by_size.values():
+            for place, taken in enumerate(random.permutation(len(groups))):
+                order[groups[place]] = groups[taken]
+    return orders
+
+
+def _lead(runs: Sequence[Run], key: str) -> tuple[int | None, float]:
+    """By how many checkpoints a measure's steps come before the score's, where they go together most, and their mean correlation there."""
+    together = {}
+    for lag in LAGS:
+        values = []
+        for run in runs:
+            of_measure, of_score = np.diff(run.columns[key]), np.diff(run.gain)
+            a, b = (
+                (of_measure[: len(of_measure) - lag], of_score[lag:])
+                if lag >= 0
+                else (of_measure[-lag:], of_score[:lag])
+            )
+            both = np.isfinite(a) & np.isfinite(b)
+            if both.sum() > LEAST_EPOCHS and np.ptp(a[both]) > 0 and np.ptp(b[both]) > 0:
+                values.append(float(stats.spearmanr(a[both], b[both]).statistic))
+        together[lag] = mean_finite(np.array(values)) if values else math.nan
+    known = {lag: value for lag, value in together.items() if math.isfinite(value)}
+    lead = max(known, key=lambda lag: abs(known[lag]), default=None)
+    return lead, math.nan if lead is None else known[lead]
+
+
+def _corrected(results: Sequence[Prediction]) -> list[Prediction]:
+    """With their p as false discovery rates over all measures and targets, the baselines by themselves."""
+    made: list[Prediction] = []
+    for baseline in (False, True):
+        family = [result for result in results if result.baseline == baseline]
+        raw, conditional = (corrected([getattr(result, name) for result in family]) for name in ("p", "conditional_p"))
+        made += [
+            replace(result, corrected=float(a), conditional_corrected=float(b))
+            for result, a, b in zip(family, raw, conditional, strict=True)
+        ]
+    return sorted(made, key=lambda result: [*TARGETS].index(result.target))

@@ -1,0 +1,175 @@
+"""Prediction across runs: what was planted comes out, what only follows the loss or the epoch does not, and nulls are uniform."""
+
+import functools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from posthoc.analysis.prediction import TARGETS, _permutations, _residuals, _taking_off, _tested, predict
+from posthoc.analysis.runs import from_columns
+from posthoc.errors import UsageError
+from posthoc.report import tables
+from posthoc.report.printing import as_csv
+
+CONFIGURATIONS, SEEDS, EPOCHS = 16, 3, 12
+
+
+@functools.cache
+def template():
+    """A run, of which others are made with other columns."""
+    names = ("accuracy", "loss", "hurst", "integration", "metastability")
+    random = np.random.default_rng(0)
+    return from_columns("template", {}, [*range(EPOCHS)], {name: random.standard_normal(EPOCHS) for name in names})
+
+
+def learning(seed=0, configurations=CONFIGURATIONS, seeds=SEEDS):
+    """Runs whose final accuracy is partly that of their configuration and only noisily seen in their loss, with measures:
+    `future`: of the final accuracy; `clock`: of the epoch; `follows`: of the loss; `metastability`: noise."""
+    random = np.random.default_rng(seed)
+    runs = []
+    for configuration in range(configurations):
+        level = random.uniform(0.5, 0.9)
+        for of_seed in range(seeds):
+            final = level + 0.02 * random.standard_normal()
+            speed = random.uniform(0.2, 0.5)
+            accuracy = final * (1 - np.exp(-speed * np.arange(1, EPOCHS + 1))) + 0.005 * random.standard_normal(EPOCHS)
+            loss = 2 - 2 * accuracy + 0.3 * random.standard_normal(EPOCHS)
+            noise = random.standard_normal((4, EPOCHS))
+            columns = {
+                "accuracy": accuracy, "loss": loss, "integration": noise[0], "metastability": noise[1],
+                "stability_index": accuracy[-1] + 0 * loss, "future": accuracy[-1] + 0.03 * noise[2],
+                "clock": np.arange(EPOCHS) + 0.3 * noise[3], "follows": -loss + 0.01 * noise[2],
+            }  # fmt: skip
+            known = template().measures
+            measures = {key: known.get(key, known["integration"]) for key in columns}
+            about = {"recipe": configuration, "seed": of_seed}
+            runs.append(
+                replace(template(), name=f"{configuration}-{of_seed}", about=about, columns=columns, measures=measures)
+            )
+    return runs
+
+
+@pytest.fixture(scope="module")
+def predicted():
+    return {(row.measure, row.target): row for row in predict(learning(), list(TARGETS))}
+
+
+def test_a_measure_made_of_the_future_accuracy_predicts_beyond_the_loss(predicted):
+    row = predicted["future", "final-accuracy"]
+    assert row.tau > 0.5
+    assert row.conditional > 0.4
+    assert row.conditional_p == row.p == 0.001
+    assert row.conditional_corrected < 0.05
+    assert (row.runs, row.configurations, row.epochs) == (48, 16, 10)
+
+
+def test_a_measure_made_of_the_epoch_does_not_survive(predicted):
+    for target in TARGETS:
+        row = predicted["clock", target]
+        assert abs(row.conditional) < 0.15
+        assert not row.conditional_corrected < 0.05
+
+
+def test_a_measure_that_follows_the_loss_says_nothing_that_it_does_not(predicted):
+    row = predicted["follows", "final-accuracy"]
+    assert row.tau > 0.2
+    assert row.corrected < 0.05
+    assert abs(row.conditional) < row.tau / 2
+    assert not row.conditional_corrected < 0.05
+
+
+def test_baselines_stand_beside_and_are_not_conditioned_on_themselves(predicted):
+    loss = predicted["loss", "final-accuracy"]
+    assert loss.baseline
+    assert loss.tau < -0.2
+    assert math.isnan(loss.conditional)
+    assert predicted["score so far", "final-accuracy"].tau > 0.3
+    assert not {key for key, _ in predicted} & {"stability_index", "volatility", "integration_z", "accuracy"}
+
+
+def test_the_mean_over_epochs_is_of_scipys_tau():
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 5, (2, 4, 20)).astype(float)
+    permuted = np.array([random.permutation(20) for _ in range(99)])
+    ((tau, p),) = _tested(x[None], y, permuted)
+
+    def plain(of_y):
+        return np.mean([stats.kendalltau(a, b).statistic for a, b in zip(x, of_y, strict=True)])
+
+    assert tau == pytest.approx(plain(y), abs=1e-12)
+    beyond = sum(abs(plain(y[:, order])) >= abs(tau) - 1e-9 for order in permuted)
+    assert p == (1 + beyond) / 100
+
+
+def test_what_is_left_is_fitted_without_the_configuration_that_it_is_of():
+    random = np.random.default_rng(1)
+    known = random.standard_normal((1, 9, 2))
+    ranks = (known @ [1.0, 2.0]) + 3
+    ranks[0, :3] += 100  # one configuration, which none of the others' fits may see
+    left = (_taking_off(known, ["a"] * 3 + ["b"] * 3 + ["c"] * 3) @ ranks[..., None])[..., 0]
+    np.testing.assert_allclose(left[0, :3], 100, atol=1e-6)
+    without = np.linalg.lstsq(np.column_stack([np.ones(6), known[0, 3:]]), ranks[0, 3:], rcond=None)[0]
+    np.testing.assert_allclose(without, [3, 1, 2], atol=1e-9)
+
+
+def test_configurations_change_places_with_all_their_seeds():
+    configurations = ["a", "a", "b", "b", "c", "d", "d"]
+    for order in _permutations(configurations, 0)[:50]:
+        assert sorted(order) == list(range(7))
+        assert order[4] == 4  # alone of its size
+        of = [configurations[run] for run in order]
+        assert of[0] == of[1]
+        assert of[2] == of[3]
+        assert of[5] == of[6]
+
+
+def test_p_of_measures_that_say_nothing_is_uniform():
+    """Of 60 families of runs whose measure is a random walk of each configuration, with a loss that says part of the target."""
+    configurations = [k // 2 for k in range(20)]
+    raw, conditional = [], []
+    for family in range(60):
+        random = np.random.default_rng([7, family])
+
+        def shared(random=random):
+            return random.standard_normal((6, 10)).cumsum(axis=0).repeat(2, axis=1) + 0.2 * random.standard_normal(
+                (6, 20)
+            )
+
+        measure, loss, slope = shared(), shared(), shared()
+        target = loss + shared()
+        x, y, *known = (stats.rankdata(values, axis=1) for values in (measure, target, loss, slope))
+        permuted = _permutations(configurations, family)[:199]
+        raw.append(_tested(x[None], y, permuted)[0][1])
+        known = np.stack(known, axis=2)
+        off = _taking_off(known, configurations)
+        conditional.append(_tested(x[None], _residuals(y, known), permuted, off)[0][1])
+    for p in (raw, conditional):
+        assert stats.kstest(p, "uniform").pvalue > 0.01
+        assert (np.array(p) <= 0.05).mean() <= 0.15
+
+
+def test_a_lead_is_told_with_its_sign():
+    runs = learning(3)
+    for run in runs:
+        steps = np.diff(run.columns["accuracy"], append=run.columns["accuracy"][-1])
+        run.columns["integration"] = np.concatenate([steps[2:], [0, 0]]).cumsum()  # the steps that come later
+    (row,) = [row for row in predict(runs, ["remaining"]) if row.measure == "integration"]
+    assert row.lead in (2, 3)
+    assert row.together > 0.8
+
+
+def test_too_little_is_refused():
+    with pytest.raises(UsageError, match=r"these 15 runs are of 5, and 6 are needed"):
+        predict(learning(configurations=5), ["best"])
+    with pytest.raises(UsageError, match="--predict future: give final-accuracy, remaining, best, plateau or all"):
+        predict(learning(), ["future"])
+
+
+def test_the_table_says_what_survives(predicted):
+    table = tables.prediction(list(predicted.values()))
+    assert table.below[-1].startswith("Beyond loss and its slope something is said by: ")
+    assert [column.title for column in table.columns][:3] == ["target", "measure", "tau"]
+    assert "score so far (baseline)" in as_csv(table)
