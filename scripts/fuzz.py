@@ -3,7 +3,7 @@
 
     scripts/fuzz.py --count 10000 --seed 0
 
-Copies of sound files (checkpoints of each format, and every JSON and HDF5 file that a command reads) with bytes flipped,
+Copies of sound files (checkpoints of each format, probes, and every JSON and HDF5 file that a command reads) with bytes flipped,
 cut, doubled or overwritten, with hostile values in place of JSON's, and with hostile names, go through `inspect` and
 `extract --dry-run`, or through the commands that read them. Anything but success or an error meant for a user, a file
 opened for writing outside the output, code that ran, a process or a socket ends the run with 1, and the file is kept.
@@ -52,6 +52,12 @@ class Net(nn.Module):
         self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
     def forward(self, x):
         return self.fc(self.conv(x).relu().mean((2, 3)))
+class Table(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+class Words(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Embedding(16, 4), nn.Linear(4, 16))
 """
 
 
@@ -135,7 +141,7 @@ def checkpoints(work: Path) -> dict[str, Entrance]:
         "whole module": (".pt", partial(torch.save, Net()), None),
         "whole module, older": (".pth", partial(torch.save, Net(), _use_new_zipfile_serialization=False), None),
     }
-    entrances = {}
+    entrances: dict[str, Entrance] = {}
     for k, (name, (ending, write, reference)) in enumerate(makers.items()):
         place = work / f"made{k}" / f"epoch_3{ending}"
         place.parent.mkdir()
@@ -167,6 +173,49 @@ def cached(model: Path, state: dict[str, torch.Tensor], work: Path) -> dict[str,
         f"revision in a Hugging Face cache, {file.name}": Entrance(file, looked_at(work, model), ref)
         for file in (ref, blob)
     }
+
+
+def probes(work: Path) -> dict[str, Entrance]:
+    """Sound files of samples, which come from others, too, and a network that takes each."""
+    import pyarrow as pa
+    from pyarrow import feather, parquet
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    place, numbers = work / "probes", np.random.default_rng(1)
+    place.mkdir()
+    space: dict[str, Any] = {"__name__": "net"}
+    exec(NETWORK, space)
+    for name in ("Net", "Table", "Words"):
+        (place / name).mkdir()
+        torch.save(space[name]().state_dict(), place / name / "epoch_1.pt")
+    images, ids = numbers.normal(size=(16, 3, 8, 8)).astype("f4"), numbers.integers(0, 16, (40, 8)).astype("u2")
+    table = pa.table({name: numbers.normal(size=40) for name in ("a", "b", "c", "y")})
+    rows = pa.table({"x": ids.tolist(), "name": ["a"] * 40})
+    np.savez(place / "a.npz", x=images, y=np.arange(16) % 5, index=np.arange(16))
+    np.save(place / "a.npy", images)
+    parquet.write_table(table, place / "a.parquet")
+    feather.write_feather(rows, place / "rows.arrow", compression="uncompressed")
+    np.save(place / "ids.npy", ids)
+    ids.tofile(place / "ids.bin")
+    tokenizer = Tokenizer(models.WordLevel({f"w{k}": k for k in range(16)}, "w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(place / "tokenizer.json"))
+    lines = [json.dumps({"text": " ".join(f"w{k}" for k in row)}) for row in ids.tolist()]
+    (place / "a.jsonl").write_text("\n".join(lines))
+    text = ("--tokenizer", str(place / "tokenizer.json"), "--context", "8")
+    files: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+        ("a.npz", "npz:a.npz", "Net", ()), ("a.npy", "npy:a.npy", "Net", ()),
+        ("a.parquet", "dataset:a.parquet", "Table", ("--columns", "a,b,c:y")), ("rows.arrow", "dataset:rows.arrow", "Words", ()),
+        ("ids.npy", "tokens:ids.npy", "Words", ()), ("ids.bin", "tokens:ids.bin", "Words", ("--context", "8")),
+        ("a.jsonl", "text:a.jsonl", "Words", text), ("tokenizer.json", "text:a.jsonl", "Words", text),
+    )  # fmt: skip
+    entrances: dict[str, Entrance] = {}
+    for file, spec, network, options in files:
+        kind, _, name = spec.partition(":")
+        given = (str(place / network), "--probe", f"{kind}:{place / name}", "--model", f"{work / 'net.py'}:{network}")
+        words = (("extract", *given, *options, "-o", str(work / "out" / "a.h5"), "--dry-run"),)
+        entrances[f"probe {spec}, {file}"] = Entrance(place / file, words)
+    return entrances
 
 
 def results(work: Path) -> dict[str, Entrance]:
@@ -395,7 +444,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=600, help="mutants of each file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--of", choices=("checkpoints", "results", "all"), default="all", help="what is mutated")
+    parser.add_argument(
+        "--of", choices=("checkpoints", "probes", "results", "all"), default="all", help="what is mutated"
+    )
     parser.add_argument("--only", default="", help="entrances whose name holds this")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # torch's, on what it finds in mutated files
@@ -409,8 +460,10 @@ def main() -> int:
     source = np.random.default_rng(0)
     images = source.integers(0, 256, (256, 8, 8, 3), np.uint8)
     np.savez(work / "probe.npz", images=images, labels=np.arange(256) % 5)
-    entrances = checkpoints(work) if arguments.of != "results" else {}
-    entrances |= results(work) if arguments.of != "checkpoints" else {}
+    makers = {"checkpoints": checkpoints, "probes": probes, "results": results}
+    entrances: dict[str, Entrance] = {}
+    for kind, make in makers.items():
+        entrances |= make(work) if arguments.of in (kind, "all") else {}
     watch = Watch(work)
     for entrance in entrances.values():  # what libraries do when they are imported is not watched
         attempt(entrance, watch, sound=True)

@@ -188,9 +188,7 @@ def _fit_names(network_class: Any, settings: Any, shapes: Shapes) -> Fit:
     module, info = load(network_class, settings, marks)
     differences = {
         "missing": sorted(info["missing_keys"]),
-        "of another shape": [
-            f"{name} {list(theirs)} instead of {list(ours)}" for name, theirs, ours in sorted(info["mismatched_keys"])
-        ],
+        "of another shape": [_shape_in_words(row, module, shapes) for row in sorted(info["mismatched_keys"])],
     }
     if any(differences.values()) or info.get("error_msgs"):
         kinds = {kind: names for kind, names in differences.items() if names}
@@ -203,6 +201,15 @@ def _fit_names(network_class: Any, settings: Any, shapes: Shapes) -> Fit:
             f"not replayed."
         )
     return Fit(module, names, tuple(sorted(info["unexpected_keys"])))
+
+
+def _shape_in_words(row: Any, module: nn.Module, shapes: Shapes) -> str:
+    """Of a tensor's name with both shapes, or of its name alone, which is all that versions before 5 give."""
+    if isinstance(row, str):
+        name, theirs, ours = row, shapes.get(row, ()), module.state_dict()[row].shape
+    else:
+        name, theirs, ours = row
+    return f"{name} {list(theirs)} instead of {list(ours)}"
 
 
 def load(network_class: Any, settings: Any, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Any]]:

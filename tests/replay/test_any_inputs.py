@@ -242,6 +242,15 @@ def test_several_inputs_by_name_or_by_place(nets, tmp_path):
         plan_extraction(run, f"npz:{tmp_path / 'c.npz'}", model=model)
 
 
+def test_a_damaged_header_of_ids_is_refused_in_a_sentence(nets, tmp_path):
+    """Which NumPy reads as Python's source, whose tokenizer has errors of its own."""
+    np.save(tmp_path / "ids.npy", np.zeros((4, 9), np.int64))
+    whole = (tmp_path / "ids.npy").read_bytes()
+    (tmp_path / "ids.npy").write_bytes(whole.replace(b"(4, 9), }", b"((((9), }"))
+    with pytest.raises(PosthocError, match=r"ids\.npy is damaged or cut short \(its header cannot be read"):
+        plan_extraction(nets("Tokens")[1], f"tokens:{tmp_path / 'ids.npy'}", model=nets("Tokens")[2])
+
+
 def test_a_mask_beside_the_input_and_a_dictionary_as_output(nets, tmp_path):
     x, mask = RANDOM.normal(size=(N, 5, 6)).astype("f4"), RANDOM.random((N, 5)) < 0.7
     mask[:, 0] = True

@@ -114,7 +114,12 @@ def read_head(stream: IO[bytes]) -> Head:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version[0]}.{version[1]} of the format")
     reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, by_columns, dtype = reader(stream)
+    try:
+        shape, by_columns, dtype = reader(stream)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of Python's tokenizer and parser, through which NumPy takes any header
+        raise ValueError(f"its header cannot be read ({error})") from error
     return Head(shape, dtype, by_columns)
 
 
