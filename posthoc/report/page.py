@@ -122,17 +122,19 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
             missing.append(
                 f"{kind.name}: no audit.json of these activations lies beside the metrics; run `posthoc audit`."
             )
-    run, means = (
-        metrics.summary,
-        [f"mean {m.symbol} {number(m.summary.mean, m.digits)}" for m in headlines(metrics).values()],
-    )
-    score = metrics.score
+    run, score = metrics.summary, metrics.score
+    if metrics.axis.intervals:
+        means, last = [], tables.at_last(metrics)
+    else:
+        means = [f"mean {m.symbol} {number(m.summary.mean, m.digits)}" for m in headlines(metrics).values()]
+        last = []
     best = f"Best {score.symbol}{better(score)} {metrics.best:.3f} at {run.unit} {run.best_epoch}. " if score else ""
     return {
         "name": source.name,
         "unit": run.unit,
-        "state": row.state,
+        "state": row.state if "integration" in metrics.measures else None,
         "doubt": run.doubt,
+        "last": last,
         "result": f"{best}{sentence_of(', '.join(means))}",
         "findings": _findings(metrics),
         "conclusions": source.audit.conclusions if source.audit else (),

@@ -71,7 +71,7 @@ def summary(metrics: RunMetrics) -> Lines:
         (f"{run.noun}s", f"{run.epochs}{counted}"),
         *_best(metrics),
         *([("which checkpoint", text)] if (text := chosen(metrics)) else []),
-        *(_at_last(metrics) if metrics.axis.intervals else _means(metrics)),
+        *(at_last(metrics) if metrics.axis.intervals else _means(metrics)),
         *_stability(metrics),
     ]  # fmt: skip
     if reasons := _reasons(metrics):
@@ -86,7 +86,7 @@ def _means(metrics: RunMetrics) -> Lines:
     return [(measured.symbol, _with_sd(measured.summary, " +- ")) for measured in headlines(metrics).values()]
 
 
-def _at_last(metrics: RunMetrics) -> Lines:
+def at_last(metrics: RunMetrics) -> Lines:
     """The measures at the last checkpoint with their intervals, beside the null that decides, and of untrained weights.
 
     Where each checkpoint has intervals by itself: of language models, whose steps are spaced so that a mean over

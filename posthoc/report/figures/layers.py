@@ -16,7 +16,10 @@ from posthoc.report.theme import LONGEST, MARK, MUTED, SEQUENCE
 def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     """Each measure of every layer at every epoch."""
     names = metrics.layers
-    shown = {key: measured for key, measured in metrics.measures.items() if measured.by_layer.size}
+    shown = {
+        key: measured for key, measured in metrics.measures.items()
+        if measured.by_layer.size and (measured.listed or measured.headline)
+    }  # fmt: skip
     if not shown:
         raise PosthocError(
             f"This metrics file has no measures by layer: its units are {metrics.recording.provenance.samples}, or it is of an older posthoc; "
