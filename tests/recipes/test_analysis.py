@@ -81,7 +81,7 @@ def test_a_toy_null_is_everywhere(measured):
     folder, printed = measured
     content = json.loads((folder / "a" / "metrics.json").read_text())
     assert content["nulls"]["reversed"] == {
-        "words": "the same images in reverse", "short": "images reversed", "aside": None,
+        "words": "the same images in reverse", "short": "images reversed", "aside": None, "value": "",
     }  # fmt: skip
     drawn = content["measures"]["metastability"]["nulls"]["reversed"]
     assert drawn["draws"] == [19] * 5
