@@ -3,6 +3,8 @@
 
 scripts/bench.py kernels             DFA, phase and series kernels against other libraries (extra `bench`)
 scripts/bench.py extract [--cuda]    extraction against bare forward passes and the obvious loops
+scripts/bench.py tokens [--cuda]     extraction of a language model against its bare forward passes
+scripts/bench.py memory              memory for 8, 64 and 512 documents of tokens
 scripts/bench.py hostile             what small hostile checkpoints cost at two sizes: seconds and MB
 """
 
@@ -20,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bench_tokens as tokens
 import numba
 import numpy as np
 import scipy.signal
@@ -201,16 +204,21 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kernels", "extract", "hostile"])
+    parser.add_argument("what", choices=["kernels", "extract", "tokens", "memory", "hostile"])
     parser.add_argument("--fast", action="store_true", help="kernels: leave out the slow references")
-    parser.add_argument("--cuda", action="store_true", help="extract: on the GPU")
+    parser.add_argument("--cuda", action="store_true", help="extract, tokens: on the GPU")
     parser.add_argument("--images", type=int, default=2048, help="extract: images in the probe")
+    parser.add_argument("--documents", type=int, default=8, help="tokens: documents in the probe")
     parser.add_argument("--models", default=",".join(MODELS), help="extract: torchvision's names")
-    parser.add_argument("--repeats", type=int, default=3, help="extract: turns")
+    parser.add_argument("--repeats", type=int, default=3, help="extract, tokens: turns")
     parser.add_argument("--checkpoints", type=int, default=8, help="extract: in each run")
     args = parser.parse_args()
     if args.what == "kernels":
         kernels(args.fast)
+    elif args.what == "tokens":
+        tokens.speed(args.documents, args.repeats, args.cuda)
+    elif args.what == "memory":
+        tokens.memory()
     elif args.what == "hostile":
         hostile_table()
     else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from posthoc.errors import message_of
-from posthoc.replay.forward import State, call, own_randomness, seed_batch
+from posthoc.replay.forward import State, arguments_of, call, own_randomness, seed_batch
 from posthoc.replay.outputs import tensors_in
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.signals import SIGNALS, LayerOutput
@@ -175,13 +175,17 @@ def first_tensor(output: Any) -> Tensor | None:
 def _outputs(model: nn.Module, example: Callable[[], Batch]) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
     """What every module gives in one forward pass, and the whole model; the last call of each counts.
 
-    On the meta device, where nothing is computed; where a model needs real numbers to find its way, on the CPU.
+    On the meta device, where nothing is computed; where a model needs real numbers to find its way, on the CPU. A network
+    of the transformers library looks into its mask, if not for one that is given for every pair of tokens.
     """
-    try:
-        return _pass(copy.deepcopy(model).to("meta"), example, "meta")
-    except Exception as error:  # whatever the user's code raises, in its forward pass or when it is copied
-        if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-            raise error if isinstance(error, CannotRunError) else CannotRunError(error, ()) from error
+    for batch in (example, partial(_masked, model, example)):
+        try:
+            return _pass(_without_numbers(model), batch, "meta")
+        except Exception as error:  # whatever the user's code raises, in its forward pass or when it is copied
+            if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+                raise error if isinstance(error, CannotRunError) else CannotRunError(error, ()) from error
+        if "attention_mask" not in arguments_of(model).by_name:
+            break
     state = State(model)
     try:
         with own_randomness(torch.device("cpu")):
@@ -189,6 +193,23 @@ def _outputs(model: nn.Module, example: Callable[[], Batch]) -> tuple[dict[str, 
             return _pass(model, example, "cpu")
     finally:
         state.put_back()
+
+
+def _without_numbers(model: nn.Module) -> nn.Module:
+    """A copy on the meta device; the numbers are not copied on the way there."""
+    memo: dict[int, Any] = {id(tensor): tensor.to("meta") for tensor in model.buffers()}
+    for tensor in model.parameters():
+        memo[id(tensor)] = nn.Parameter(tensor.detach().to("meta"), tensor.requires_grad)
+    return copy.deepcopy(model, memo).to("meta")
+
+
+def _masked(model: nn.Module, example: Callable[[], Batch]) -> Batch:
+    """The batch, rows of tokens with a mask of every pair."""
+    batch = example()
+    rows = next(iter(batch.values()))
+    if rows.ndim != 2 or "attention_mask" in batch:
+        return batch
+    return batch | {"attention_mask": torch.zeros(len(rows), 1, rows.shape[1], rows.shape[1])}
 
 
 def _pass(

@@ -19,9 +19,11 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
 from posthoc.replay import token_scores
 from posthoc.replay.controls import altered
+from posthoc.replay.hooks import dissect
 from posthoc.replay.plan import plan_extraction
 from posthoc.replay.request import Shard
 from posthoc.replay.run import extract, run_extraction
+from posthoc.replay.transformers import example_tokens
 from posthoc.store import open_activations
 
 transformers = pytest.importorskip("transformers")
@@ -119,6 +121,21 @@ def test_losses_signals_and_controls_are_those_of_the_librarys_own_loop(tmp_path
             np.testing.assert_array_equal(prediction[:, 1:], logits.argmax(-1)[:, :-1])
             assert np.isnan(entropy[:, 0]).all()
             assert (prediction[:, 0] == -1).all()
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_hook_points_are_found_without_computing_anything(name):
+    module = network(name, 0)
+    rows = example_tokens(module)
+
+    def example(samples, larger):
+        return {key: torch.from_numpy(ids[:samples, : 24 if larger else 16]) for key, ids in rows.items()}
+
+    here = dissect(module, example)
+    there = dissect(module.to("meta"), example)  # which has no numbers to compute with
+    assert f"{NETWORKS[name][2]}.1" in [point.name for point in here.points]
+    assert there.output == here.output
+    assert [(p.name, p.shape, p.same_as) for p in there.points] == [(p.name, p.shape, p.same_as) for p in here.points]
 
 
 def test_shards_and_a_run_that_goes_on_give_the_same_to_the_bit(tmp_path, monkeypatch):

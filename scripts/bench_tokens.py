@@ -1,0 +1,102 @@
+"""Extraction of a language model against its bare forward passes, and the memory it takes for few documents and many."""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from posthoc.replay.network import Network, split
+from posthoc.replay.plan import plan_extraction
+from posthoc.replay.run import extract, run_extraction
+
+CONTEXT = 256
+SIZES = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 2048}
+VOCABULARY = 50304
+"""As Pythia-70m."""
+
+
+def write_series(folder: Path, checkpoints: int, vocabulary: int, **sizes: int) -> int:
+    """A run of GPT-NeoX networks with random weights, and ids to feed them; how many parameters they have."""
+    import transformers
+
+    for step in range(checkpoints):
+        torch.manual_seed(step)
+        config = transformers.GPTNeoXConfig(vocab_size=vocabulary, max_position_embeddings=1024, **sizes)
+        module = transformers.GPTNeoXForCausalLM(config)
+        module.save_pretrained(folder / "run" / f"checkpoint-{step}")
+    ids = np.random.default_rng(0).integers(0, vocabulary, 1024 * 512)
+    np.save(folder / "ids.npy", ids.astype("u2"))
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def speed(documents: int, repeats: int, cuda: bool) -> None:
+    """Seconds, and processor seconds, of an extraction with a control and of the same forward passes alone, in turn."""
+    with tempfile.TemporaryDirectory(prefix="posthoc-bench-") as name:
+        folder = Path(name)
+        parameters = write_series(folder, 2, VOCABULARY, **SIZES)
+        plan = plan_extraction(
+            folder / "run", f"tokens:{folder / 'ids.npy'}", context=CONTEXT, documents=documents,
+            controls=("shuffle",), device="cuda" if cuda else "cpu",
+        )  # fmt: skip
+        ours = partial(run_extraction, plan, folder / "a.h5", force=True)
+        calls = [ours, partial(bare_passes, Network(plan), len(plan.run.checkpoints))]
+        rows = np.array([[spent(call) for call in calls] for _ in range(repeats + 1)])[1:]
+        wall, processor = np.median(rows[:, 1] / rows[:, 0], axis=0)
+        print(f"{parameters / 1e6:.0f} M parameters, {documents} documents of {CONTEXT} tokens and their shuffle")
+        print(f"of the bare forward passes: {wall:.3f} by the clock, {processor:.3f} of processor time")
+
+
+def bare_passes(net: Network, checkpoints: int) -> None:
+    """The forward passes of the same batches, nothing loaded, nothing recorded or scored."""
+    with torch.inference_mode():
+        for _ in range(checkpoints):
+            for inputs in net.inputs.values():
+                for batch in split(inputs, net.plan.batch_size):
+                    net.call(batch)
+        if net.side is not None:
+            torch.cuda.synchronize(net.plan.device)
+
+
+def spent(call: partial) -> tuple[float, float]:
+    """Seconds, and processor seconds of all threads."""
+    start = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def memory() -> None:
+    """Peak resident memory of extractions that differ in the number of documents, each in a process of its own."""
+    print("| documents | peak, MB | above the import, MB | activations.h5, MB |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="posthoc-bench-") as name:
+        sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
+        write_series(Path(name), 1, 512, **sizes)
+        for documents in (8, 64, 512):
+            words = [sys.executable, __file__, name, str(documents)]
+            print(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1], flush=True)
+
+
+def peak() -> float:
+    """The most memory that this process had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def extract_in(folder: Path, documents: int) -> None:
+    """A row of `memory`."""
+    import transformers  # noqa: F401 - part of what is there before
+
+    before = peak()
+    path = extract(
+        folder / "run", f"tokens:{folder / 'ids.npy'}", folder / "a.h5", context=1024, documents=documents,
+        batch_size=8, force=True, layers=["residual"],
+    )  # fmt: skip
+    print(f"| {documents} | {peak():.0f} | {peak() - before:.0f} | {path.stat().st_size / 1e6:.0f} |")
+
+
+if __name__ == "__main__":
+    extract_in(Path(sys.argv[1]), int(sys.argv[2]))
