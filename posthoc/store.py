@@ -10,7 +10,8 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
     /sample/token [N, T] u4                    the ids, where the samples are rows of tokens
     /sample/bytes [N] i8                       of its text in UTF-8 but for its first token, where that is known
     /signals/<signal>/<layer> [E, C, N(, T)] f4, or f2 where a signal keeps T and rounding is far below its variation
-                                               `fluctuation` [E, C, N, scale], `autocovariance` [E, C, N, lag]
+                                               `fluctuation` [E, C, N, scale], `autocovariance` [E, C, N, lag],
+                                               `covariance` [E, C, N, C], `position_mean`, `position_var` [E, C, N, octave]
     /signals/checkpoint /signals/sample /signals/unit.<layer> [C]: which, for the dimensions of that name
     /behaviour/<name> [E, N, ...], /head/<name> [E, ...]: what the network said of each sample; see `STORED`
     /weights/norm [E, T] f8, /weights/sketch [E, M] of the network's parameters: norms, and sketches that tell distances

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from posthoc import __version__
-from posthoc.analysis.scales import token_lags, token_scales
+from posthoc.analysis.scales import octaves, token_lags, token_scales
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.recording import Provenance, seed_of_control
@@ -42,7 +42,13 @@ from posthoc.store import (
 CHUNK_BYTES = 2**20
 IN_MEMORY = 2**26
 """Bytes up to which a file is put together in memory."""
-THIRD = {"fluctuation": "scale", "autocovariance": "lag"}
+THIRD = {
+    "fluctuation": "scale",
+    "autocovariance": "lag",
+    "covariance": "other",
+    "position_mean": "octave",
+    "position_var": "octave",
+}
 """What signals have in place of time."""
 ROUNDING = 0.01
 """Of a channel's standard deviation: what rounding may add to a signal."""
@@ -420,8 +426,10 @@ def _name_dimensions(file: h5py.File, layout: Layout, blocks: Mapping[str, Block
     known |= {f"unit.{layer}": channels for layer, channels in layout.channels.items()}
     if layout.tokens is not None:
         T = layout.tokens.shape[1]
-        for layer in layout.channels:
+        for layer, channels in layout.channels.items():
             known |= {f"scale.fluctuation.{layer}": token_scales(T), f"lag.autocovariance.{layer}": token_lags(T)}
+            known |= {f"octave.position_{name}.{layer}": octaves(T) for name in ("mean", "var")}
+            known |= {f"other.covariance.{layer}": channels}
     meanings = {"checkpoint": "row of each checkpoint", "sample": "position of each sample in its data set"}
     taken: Counter[str] = Counter()
 

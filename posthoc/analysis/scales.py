@@ -42,6 +42,15 @@ def token_scales(T: int) -> NDArray[np.int64]:
     return default_scales(T - START)
 
 
+def octaves(T: int) -> NDArray[np.int64]:
+    """The first positions of 0, 1, 2 to 3, 4 to 7, ... in a document of T tokens.
+
+    >>> octaves(9)
+    array([0, 1, 2, 4, 8])
+    """
+    return np.array([0, *(2**k for k in range((T - 1).bit_length()))])
+
+
 def token_lags(T: int) -> NDArray[np.int64]:
     """0 and the powers of 2 up to half of a document of T tokens, without those at its start.
 

@@ -240,7 +240,9 @@ class _Submitter:
         untrained = controls_of(plan.untrained)
         controls = [control.place for control in untrained if anew or not parts.path(control).exists()]
         processors = "GPU" if self.resources.gpus else f"{self.resources.cpus_per_task} processors"
-        samples = f"{len(plan.probe)} {plan.probe.samples}"
+        samples = f"{len(plan.probe)} {plan.probe.samples} ({plan.probe.shapes})"
+        if plan.identity.controls:
+            samples += f" and {', '.join(plan.identity.controls)}"
         kind = f"{plan.model.name}, {samples}, {processors}, {options.get('dtype', 'float32')}"
         return _Planned(entries, missing, self._seconds(kind, target) if missing or controls else None, controls)
 

@@ -1,14 +1,20 @@
 """What an extraction costs, as far as a plan shows it."""
 
+import contextlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posthoc.analysis.scales import token_lags, token_scales
+from posthoc.analysis.scales import octaves, token_lags, token_scales
+from posthoc.errors import PosthocError
 from posthoc.replay.formats.table import files_of
 from posthoc.replay.signals import SIGNALS
 from posthoc.replay.source import Source
 
 if TYPE_CHECKING:
+    import torch
+
+    from posthoc.replay.order import Checkpoint
     from posthoc.replay.plan import Extraction
 
 SCORED_BYTES = 12
@@ -25,22 +31,62 @@ def cost(plan: "Extraction") -> list[tuple[str, str]]:
         stored = 4 * passes * N * units * len(plan.identity.signals)
         return [("output", f"{stored / 1e6:.1f} MB before compression")]
     T = tokens.shape[1]
-    lengths = {"time": T, "scale": len(token_scales(T)), "lag": len(token_lags(T))}
-    kept = [SIGNALS[name].dimensions[2:] for name in plan.identity.signals]
-    values = [lengths[dimensions[0]] if dimensions else 1 for dimensions in kept]
-    stored = 4 * passes * N * units * sum(values) + E * N * T * (SCORED_BYTES + 4 * (inputs - 1))
+    lengths = {"time": T, "scale": len(token_scales(T)), "lag": len(token_lags(T)), "octave": len(octaves(T))}
+    kept = [dimension for name in plan.identity.signals for dimension in SIGNALS[name].dimensions[2:] or ("",)]
+    values = sum(
+        len(channels) * sum(len(channels) if dimension == "other" else lengths.get(dimension, 1) for dimension in kept)
+        for channels in plan.stored.channels.values()
+    )
+    stored = 4 * passes * N * values + E * N * T * (SCORED_BYTES + 4 * (inputs - 1))
     weights = sum(parameter.numel() for parameter in plan.model.module.parameters())
     operations = 2 * weights * N * T * passes
     several = f" x {inputs} inputs" * (inputs > 1) + f" + {plan.untrained} untrained" * (plan.untrained > 0)
     times = f"({E} checkpoints{several})" if several else f"{E} checkpoints"
     what = f"2 x {_short(weights)} parameters x {_short(N * T)} tokens x {times}"
     read = sum(_bytes(checkpoint.path) for checkpoint in plan.run.checkpoints)
+    needed = memory(weights, min(read // E, 4 * weights), plan.device)
     return [
         (
             "cost",
             f"{_short(read, 'B')} read, {_short(operations, 'FLOP')} ({what}), at most {_short(stored, 'B')} written",
-        )
+        ),
+        ("memory", f"{_short(needed, 'B')} for the weights, and what a batch of {plan.batch_size} takes"),
     ]
+
+
+def memory(parameters: int, stored: int, device: "torch.device") -> int:
+    """Bytes that the weights take on the device: the network's, in single precision whatever the file's, and on a GPU the
+    next checkpoint's as they are stored; in the machine's own memory two checkpoints are, of which one may be the network's.
+    """
+    return 4 * parameters + (stored if device.type == "cuda" else 4 * parameters)
+
+
+def require_memory(checkpoint: "Checkpoint", device: "torch.device") -> None:
+    """Raise PosthocError where the weights take more memory than the device has free.
+
+    What a batch takes comes on top, and is known only when one has run.
+    """
+    parameters = sum(map(math.prod, checkpoint.header.shapes.values()))
+    stored = min(_bytes(checkpoint.path), 4 * parameters)  # a file may hold more than weights
+    needed, free = memory(parameters, stored, device), _free(device)
+    if free is not None and needed > free:
+        raise PosthocError(
+            f"{checkpoint.path} has {_short(parameters)} parameters, for which replaying takes {_short(needed, 'B')} of "
+            f"memory; {device.type} has {_short(free, 'B')} free. Run it where there is more."
+        )
+
+
+def _free(device: "torch.device") -> int | None:
+    """Bytes of memory that are free; None where that cannot be told."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return None
 
 
 def _bytes(path: Path) -> int:

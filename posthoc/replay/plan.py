@@ -26,7 +26,7 @@ from posthoc.recording import (
 from posthoc.recording import Model as RecordedModel
 from posthoc.recording import Probe as RecordedProbe
 from posthoc.replay.controls import check_controls
-from posthoc.replay.cost import cost
+from posthoc.replay.cost import cost, require_memory
 from posthoc.replay.duplicates import settle_duplicates
 from posthoc.replay.hooks import HookPoint
 from posthoc.replay.layers import choose
@@ -175,6 +175,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
     """All but what only a trial shows."""
     device, arguments = find_device(request.device), parse_arguments(request.model_arg)
     first = run.checkpoints[0]
+    require_memory(first, device)
     model = resolve_model(first.header, request.model, run.about.get("model"), arguments, first.path)
     probe = load_probe(replace(request.asked, recorded=run.about, beside=run.beside), model)
     _refuse_without_tokens(request, probe)
@@ -254,7 +255,9 @@ def _refuse_without_tokens(request: Request, probe: Probe) -> None:
     """Raise UsageError where signals or controls are asked for that rows of tokens alone have."""
     if probe.tokens is not None:
         check_controls(request.inputs, T := probe.tokens.shape[1])
-        summed = [name for name in request.recorded if SIGNALS[name].dimensions[2:] in (("scale",), ("lag",))]
+        summed = [
+            name for name in request.recorded if SIGNALS[name].dimensions[2:] in (("scale",), ("lag",), ("other",))
+        ]
         if summed and T < START + LEAST_POINTS:
             raise UsageError(
                 f"--signals {summed[0]}: documents of {T} tokens are too short; {START + LEAST_POINTS} are the least."

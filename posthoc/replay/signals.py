@@ -73,6 +73,24 @@ def _autocovariance(output: LayerOutput) -> "Tensor":
     return autocovariance(_token(output))
 
 
+def _covariance(output: LayerOutput) -> "Tensor":
+    from posthoc.replay.streamed import covariance
+
+    return covariance(_token(output))
+
+
+def _position_mean(output: LayerOutput) -> "Tensor":
+    from posthoc.replay.streamed import position_moments
+
+    return position_moments(_token(output))[0]
+
+
+def _position_var(output: LayerOutput) -> "Tensor":
+    from posthoc.replay.streamed import position_moments
+
+    return position_moments(_token(output))[1]
+
+
 SIGNALS = {
     "mean": Signal("spatial mean of the feature map, per channel and image", _mean),
     "var": Signal("spatial variance (population) of the feature map, per channel and image", _var),
@@ -87,6 +105,24 @@ SIGNALS = {
         "autocovariance over the tokens, per channel, document and lag",
         _autocovariance,
         ("unit", "sample", "lag"),
+        of_tokens=True,
+    ),
+    "covariance": Signal(
+        "covariance over the tokens with every recorded channel, per channel and document",
+        _covariance,
+        ("unit", "sample", "other"),
+        of_tokens=True,
+    ),
+    "position_mean": Signal(
+        "mean over positions 0, 1, 2 to 3, 4 to 7, ..., per channel and document",
+        _position_mean,
+        ("unit", "sample", "octave"),
+        of_tokens=True,
+    ),
+    "position_var": Signal(
+        "variance (population) over positions 0, 1, 2 to 3, 4 to 7, ..., per channel and document",
+        _position_var,
+        ("unit", "sample", "octave"),
         of_tokens=True,
     ),
 }

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from posthoc.analysis.scales import START, token_lags, token_scales
+from posthoc.analysis.scales import START, octaves, token_lags, token_scales
 
 
 def fluctuation(x: Tensor) -> Tensor:
@@ -30,6 +30,20 @@ def autocovariance(x: Tensor) -> Tensor:
     T = centred.shape[-1]
     products = [(centred[..., : T - k] * centred[..., k:]).sum(-1) / T for k in token_lags(x.shape[-1]).tolist()]
     return torch.stack(products, -1)
+
+
+def covariance(x: Tensor) -> Tensor:
+    """Of x [B, C, T] without the tokens at its start, between any two channels over the tokens of a document, [B, C, C]."""
+    centred = _centred(x[..., START:])
+    return centred @ centred.mT / centred.shape[-1]
+
+
+def position_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (population) of x [B, C, T] over the positions of each of `octaves`, [B, C, P]."""
+    starts = octaves(x.shape[-1]).tolist()
+    pieces = [x[..., start:stop] for start, stop in zip(starts, [*starts[1:], x.shape[-1]], strict=True)]
+    moments = [torch.var_mean(piece, -1, correction=0) for piece in pieces]
+    return torch.stack([mean for _, mean in moments], -1), torch.stack([variance for variance, _ in moments], -1)
 
 
 def _centred(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Rows of tokens through language models: equal to the library's own loop, whole, in shards and beside the controls."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import h5py
@@ -19,7 +20,9 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
 from posthoc.replay import token_scores
 from posthoc.replay.controls import altered
+from posthoc.replay.cost import require_memory
 from posthoc.replay.hooks import dissect
+from posthoc.replay.layout import find_run
 from posthoc.replay.plan import plan_extraction
 from posthoc.replay.request import Shard
 from posthoc.replay.run import extract, run_extraction
@@ -301,15 +304,27 @@ def test_summed_up_signals_agree_with_those_computed_from_every_token(tmp_path):
     transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "run" / "checkpoint-1")
     np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, V, (5, 200)))
     options = {"channels": None, "batch_size": 2, "controls": ("shuffle",)}
-    signals = ("token", "fluctuation", "autocovariance")
+    signals = ("token", "fluctuation", "autocovariance", "covariance", "position_mean", "position_var")
     path = extract(tmp_path / "run", probe(tmp_path), tmp_path / "a.h5", signals=signals, **options)
     with open_activations(path) as file:
         scales, lags = default_scales(200 - 64), 2 ** np.arange(7)
         with h5py.File(path, locking=False) as raw:
             np.testing.assert_array_equal(raw["signals/scale.fluctuation.gpt_neox.layers.0"], scales)
             np.testing.assert_array_equal(raw["signals/lag.autocovariance.gpt_neox.layers.0"], [0, *lags])
+            np.testing.assert_array_equal(raw["signals/octave.position_var.gpt_neox.layers.0"], [0, *2 ** np.arange(8)])
+            np.testing.assert_array_equal(raw["signals/other.covariance.gpt_neox.layers.1"], np.arange(16))
         for read in (file.read, partial(file.read_null, "shuffle")):
-            x = read("token", 0)[:, :, 64:].astype("f8")
+            x = read("token", 0).astype("f8")
+            for k, start in enumerate([0, *2 ** np.arange(8)]):
+                positions, scale = x[:, :, start : max(1, 2 * start)], x.std()
+                np.testing.assert_allclose(read("position_mean", 0)[..., k], positions.mean(-1), atol=1e-3 * scale)
+                np.testing.assert_allclose(read("position_var", 0)[..., k], positions.var(-1), atol=2e-3 * scale**2)
+            x = x[:, :, 64:]
+            layer = slice(16, 32)
+            expected = [np.cov(x[layer, d], bias=True) for d in range(x.shape[1])]
+            np.testing.assert_allclose(
+                read("covariance", 0, "gpt_neox.layers.1").swapaxes(0, 1), expected, atol=2e-3 * x[layer].var()
+            )
             U, D, n = x.shape
             F = dfa(x.reshape(U * D, n), scales).fluctuation.reshape(U, D, -1)
             sums = read("fluctuation", 0)
@@ -402,4 +417,17 @@ def test_the_command_says_what_it_costs_and_writes_nothing(tmp_path):
     assert f"{operations / 1e6:.3g} MFLOP" in line
     assert f"{read / 1e3:.3g} kB read" in line
     assert "288 tokens x (3 checkpoints x 2 inputs + 1 untrained)" in line
+    line = next(line for line in result.output.splitlines() if line.startswith("memory"))
+    assert f"{8 * parameters / 1e3:.3g} kB for the weights" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.npy", "run"]
+
+
+def test_weights_that_there_is_no_room_for_are_refused_before_anything_is_built(tmp_path):
+    checkpoint = find_run(series(tmp_path, count=1)).checkpoints[0]
+    require_memory(checkpoint, torch.device("cpu"))
+    large = replace(checkpoint, header=replace(checkpoint.header, shapes={"a": (10**6, 10**7), "b": (10**12,)}))
+    words = (
+        r"checkpoint-0 has 11 T parameters, for which replaying takes 88 TB of memory; cpu has [\d.]+ GB free\. Run it"
+    )
+    with pytest.raises(PosthocError, match=words):
+        require_memory(large, torch.device("cpu"))
