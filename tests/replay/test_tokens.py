@@ -317,13 +317,13 @@ def test_summed_up_signals_agree_with_those_computed_from_every_token(tmp_path):
             x = read("token", 0).astype("f8")
             for k, start in enumerate([0, *2 ** np.arange(8)]):
                 positions, scale = x[:, :, start : max(1, 2 * start)], x.std()
-                np.testing.assert_allclose(read("position_mean", 0)[..., k], positions.mean(-1), atol=1e-3 * scale)
-                np.testing.assert_allclose(read("position_var", 0)[..., k], positions.var(-1), atol=2e-3 * scale**2)
+                np.testing.assert_allclose(read("position_mean", 0)[..., k], positions.mean(-1), atol=2e-3 * scale)
+                np.testing.assert_allclose(read("position_var", 0)[..., k], positions.var(-1), 2e-2, 1e-3 * scale**2)
             x = x[:, :, 64:]
             layer = slice(16, 32)
             expected = [np.cov(x[layer, d], bias=True) for d in range(x.shape[1])]
             np.testing.assert_allclose(
-                read("covariance", 0, "gpt_neox.layers.1").swapaxes(0, 1), expected, atol=2e-3 * x[layer].var()
+                read("covariance", 0, "gpt_neox.layers.1").swapaxes(0, 1), expected, atol=5e-3 * x[layer].var()
             )
             U, D, n = x.shape
             F = dfa(x.reshape(U * D, n), scales).fluctuation.reshape(U, D, -1)
