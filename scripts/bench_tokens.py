@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def speed(documents: int, repeats: int, cuda: bool) -> None:
             controls=("shuffle",), device="cuda" if cuda else "cpu",
         )  # fmt: skip
         ours = partial(run_extraction, plan, folder / "a.h5", force=True)
-        calls = [ours, partial(bare_passes, Network(plan), len(plan.run.checkpoints))]
+        calls: list[Callable[[], object]] = [ours, partial(bare_passes, Network(plan), len(plan.run.checkpoints))]
         rows = np.array([[spent(call) for call in calls] for _ in range(repeats + 1)])[1:]
         wall, processor = np.median(rows[:, 1] / rows[:, 0], axis=0)
         print(f"{parameters / 1e6:.0f} M parameters, {documents} documents of {CONTEXT} tokens and their shuffle")
@@ -63,7 +64,7 @@ def bare_passes(net: Network, checkpoints: int) -> None:
             torch.cuda.synchronize(net.plan.device)
 
 
-def spent(call: partial) -> tuple[float, float]:
+def spent(call: Callable[[], object]) -> tuple[float, float]:
     """Seconds, and processor seconds of all threads."""
     start = time.perf_counter(), time.process_time()
     call()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+import posthoc
 from posthoc.replay.layout import find_run
 from reproduction.lm import main
 
@@ -186,3 +188,18 @@ def test_a_text_that_is_none_is_refused(text, tmp_path, capsys):
     ):
         assert message in refused(capsys, "--text", place, *SMALL, "--out", tmp_path / "run")[0]
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_of_a_language_model_ends_in_a_report(tmp_path):
+    out = tmp_path / "demo"
+    done = subprocess.run(
+        ["bash", ROOT / "scripts" / "demo", "--lm", out],
+        env={**os.environ, "PYTHON": sys.executable, "STEPS": "2"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"The report: {out / 'report.html'}\n")
+    metrics = posthoc.load_metrics(out / "metrics.json")
+    assert [checkpoint.step for checkpoint in metrics.checkpoints] == [0, 1, 2]
+    assert {"hurst", "hurst_shuffle", "hurst_less_shuffle", "token_loss"} <= metrics.measures.keys()
+    assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
