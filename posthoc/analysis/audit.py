@@ -177,7 +177,7 @@ def _margin(axis: Axis, measure: Measure, controls: Sequence[Control]) -> tuple[
     three of them.
     """
     margin = float(axis.overrides.get(measure.key, {}).get("margin", measure.margin))
-    untrained = next((control.measures[measure.key] for control in controls if control.name == UNTRAINED), None)
+    untrained = next((control.measures.get(measure.key) for control in controls if control.name == UNTRAINED), None)
     if np.isfinite(margin) or untrained is None or untrained.count < LEAST_SEEDS or axis.intervals:
         return margin, ""
     return untrained.sd, f"its sd over {untrained.count} untrained networks"
