@@ -71,6 +71,7 @@ def test_nolds_drops_the_last_of_overlapping_windows_where_it_ends_with_the_seri
     np.testing.assert_allclose(windows * ours[:2] ** 2 - last, (windows - 1) * theirs[:2] ** 2, rtol=1e-8)
 
 
+@pytest.mark.slow  # it compiles its own
 def test_antropy():
     """Which gives the slope alone."""
     antropy = pytest.importorskip("antropy")
