@@ -41,10 +41,10 @@ class Pass(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Of one batch: what the score needs of the output, and what the head is given [B, D]."""
+    """Of all samples N: what the score needs of the outputs, [N, ...] by name, and, batch by batch, what the head is given [B, D]."""
 
-    reduced: Reduced
-    features: Tensor | None
+    reduced: dict[str, Tensor]
+    features: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Network:
         self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head)
         self.columns = [(signal, point.name) for signal in plan.identity.signals for point in plan.points]
         self.step: Callable[[Batch, Scored], Pass] = torch.compile(self._step) if plan.identity.compile else self._step
-        self.outputs: dict[str, list[Judged]] = {}
+        self.outputs: dict[str, Judged] = {}
         self.spool = Spool()
         self.underway: list[tuple[Tensor, torch.cuda.Event | None]] = []
         self.failure: PosthocError | None = None
@@ -157,7 +157,7 @@ class Network:
         """
         half = self.plan.identity.dtype == "bfloat16"
         seed = self.plan.identity.seed
-        self.outputs, self.failure, self.where = {name: [] for name in self.inputs}, None, where
+        self.outputs, self.failure, self.where = {name: Judged({}, []) for name in self.inputs}, None, where
         self.spool, self.underway = Spool(self.scratch), []
         with (
             self.plan.model.at_work(),
@@ -172,11 +172,29 @@ class Network:
                         signals, output, features = self.step(batch, self.plan.scored)
                     rows = slice(number * self.plan.batch_size, number * self.plan.batch_size + length(batch))
                     reduced = reduce(self.plan.score, output, batch, self.targets[rows], where)
-                    self.outputs[name].append(Judged(reduced, features))
+                    self._keep(self.outputs[name], rows, reduced, features)
                 except PosthocError as error:
                     self.failure = error
                     return
                 self._send(signals)
+
+    def _keep(self, kept: Judged, rows: slice, reduced: Reduced, features: Tensor | None) -> None:
+        """Put what is needed of a batch to that of the others.
+
+        Memory for all of them is taken with the first: small pieces, kept while large ones come and go, leave holes
+        between them that nothing fits into, and the process would grow with the number of batches.
+        """
+        if rows.start == 0:
+            for name, piece in reduced.items():
+                kept.reduced[name] = piece.new_empty(length(self.x), *piece.shape[1:])
+        if reduced.keys() != kept.reduced.keys():
+            raise PosthocError(
+                f"{self.where}: the score gives {', '.join(reduced)} for one batch and {', '.join(kept.reduced)} for another."
+            )
+        for name, piece in reduced.items():
+            kept.reduced[name][rows] = piece
+        if features is not None:
+            kept.features.append(features)
 
     def _send(self, signals: Tensor) -> None:
         """Bring a batch's signals to the CPU and into the spool, the last one's where the device is still at this one's."""
@@ -208,21 +226,20 @@ class Network:
             behaviour = {name: tensor.cpu().numpy() for name, tensor in scores.samples.items()}
             head = {}
             if self.recorder.head:
-                features = [output.features for output in outputs if output.features is not None]
-                behaviour["features"] = torch.cat(features).cpu().numpy()
+                behaviour["features"] = torch.cat(outputs.features).cpu().numpy()
                 head = head_of(self.module.get_submodule(self.recorder.head))
             nulls = {name: Given(signals[name], self._losses(outputs)) for name, outputs in every.items()}
             return Results(signals[""], scores.loss, scores.accuracy, scores.values, behaviour, head, nulls)
 
-    def _losses(self, outputs: Sequence[Judged]) -> dict[str, NDArray[Any]]:
+    def _losses(self, outputs: Judged) -> dict[str, NDArray[Any]]:
         """What is kept of the scores of a control's inputs."""
         samples = self._scores(outputs).samples
         return {name: samples[name].cpu().numpy() for name in OF_NULLS if name in samples}
 
-    def _scores(self, outputs: Sequence[Judged]) -> Scores:
+    def _scores(self, outputs: Judged) -> Scores:
         if self.plan.score is None:
             return Scores()
-        return self.plan.score.finish(joined([output.reduced for output in outputs]), self.targets)
+        return self.plan.score.finish(outputs.reduced, self.targets)
 
     def _by_layer(self, number: int) -> dict[str, dict[str, Spooled]]:
         """Signals as a frame has them, of the inputs of that number."""
