@@ -74,10 +74,10 @@ def test_sigterm_finishes_the_part_in_hand(run, probe, activations_file, tmp_pat
 
 @pytest.fixture
 def mounted(tmp_path):
-    """Mount a tmpfs of one megabyte; unmounted in the end."""
+    """Mount a tmpfs of two megabytes; unmounted in the end."""
     folder = tmp_path / "small"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, check=False)
     if done.returncode:
         pytest.skip("mounting a file system needs root")
     yield folder
