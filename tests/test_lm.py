@@ -75,6 +75,7 @@ def series(text, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bytes(text, series, tmp_path, capsys):
     words = ("--arch", "gpt-neox", "--text", text, *SMALL, "--out", tmp_path / "cut")
     command = [sys.executable, "-m", "reproduction.lm", *map(str, words)]

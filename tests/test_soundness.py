@@ -271,6 +271,7 @@ def test_an_epoch_beyond_what_can_be_counted_is_refused(tmp_path, place):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_more_recorded_numbers_than_hdf5_lists(tmp_path):
     import xarray
 

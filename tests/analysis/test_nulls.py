@@ -173,6 +173,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @compiled
 @pytest.mark.parametrize(("make", "null", "measure"), CASES)
 def test_p_values_of_noise_are_uniform(make, null, measure):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import posthoc
 
@@ -23,6 +24,7 @@ def run(*words, code=0):
     return done.stdout if code == 0 else done.stderr
 
 
+@pytest.mark.slow
 def test_a_toy_scheduler_runs_what_is_submitted(run_folder, probe_file, tmp_path):
     out, direct = tmp_path / "out", tmp_path / "direct.h5"
     options = ["--probe", f"npz:{probe_file}", "--normalize", "none", "--images", "80", "--model", "shufflenet_v2_x0_5"]

@@ -213,6 +213,7 @@ def run(command, tmp_path, monkeypatch):
     return result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "--resize" not in command])
 def test_a_command_of_the_docs(command, tmp_path, monkeypatch):
     run(command, tmp_path, monkeypatch)

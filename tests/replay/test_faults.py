@@ -45,6 +45,7 @@ def cli(*words):
     return CliRunner().invoke(main, list(map(str, words)))
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_at_random_moments():
     """A short run of scripts/torture.py, which see for a long one."""
     done = subprocess.run(
@@ -377,6 +378,7 @@ print(peaks[49] // 1024, peaks[-1] // 1024, resource.getrusage(resource.RUSAGE_S
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_checkpoints(probe_file, tmp_path):
     (tmp_path / "tiny.py").write_text(
         "from torch import nn\n"

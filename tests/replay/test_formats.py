@@ -368,6 +368,7 @@ REAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "options", "accuracy"), REAL)
 def test_checkpoints_that_other_people_published(checkpoints, exact_probe, tmp_path, folder, options, accuracy):
     """Their accuracy over images with exact pixels, first and last epoch."""

@@ -224,6 +224,7 @@ def test_a_report_is_one_small_file(one, three):
     assert HOSTILE not in three.read_text()
 
 
+@pytest.mark.slow
 def test_sixty_epochs_stay_below_three_megabytes(run_of):
     metrics, verdicts = run_of
 
