@@ -203,7 +203,7 @@ class Activations:
         self.images = file.numbers(places.index, "i", None, 0)
         N = len(self.images)
         self.labelled = identity.probe.classes is not None or file.has(places.label)
-        self.text_bytes = file.numbers("sample/bytes", "i", N, 1) if file.has("sample/bytes") else None
+        self.text_bytes = file.numbers("sample/bytes", "i", N, 0) if file.has("sample/bytes") else None
         self.labels = file.numbers(places.label, "i", N, 0) if self.labelled else np.zeros(N, np.int64)
         self.channels = {layer: file.numbers(_first(file, places.unit, layer), "i", None, 0) for layer in self.layers}
         self.checkpoints = file.texts("checkpoint/path", E)

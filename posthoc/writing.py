@@ -153,6 +153,8 @@ def merge(
                 _blocks(layout, {place: (block.shape[1:], block.dtype) for place, block in source.blocks.items()})
             )
     blocks = _joined(laid_out)
+    if "weights/norm" not in blocks:  # some parts are of a version that kept none
+        layout = replace(layout, weights={})
     with _created(path, size) as file:
         _lay_out(file, layout, len(parts), named, blocks)
         for row, part in enumerate(parts):

@@ -302,7 +302,8 @@ class Recorder:
             kept = tensor.movedim(point.batch_axis, 0)
             kept = kept.index_select(point.channel_axis, self.channels[point.name]).float()
             reduced = LayerOutput(kept, point.channel_axis, axes)
-            for signal, layers in self.signals.items():
-                layers[point.name] = SIGNALS[signal].reduce(reduced)
+            with torch.autocast(kept.device.type, enabled=False):  # signals are sums, in single precision
+                for signal, layers in self.signals.items():
+                    layers[point.name] = SIGNALS[signal].reduce(reduced)
 
         return reduce

@@ -187,10 +187,9 @@ class Network:
         if rows.start == 0:
             for name, piece in reduced.items():
                 kept.reduced[name] = piece.new_empty(length(self.x), *piece.shape[1:])
-        if reduced.keys() != kept.reduced.keys():
-            raise PosthocError(
-                f"{self.where}: the score gives {', '.join(reduced)} for one batch and {', '.join(kept.reduced)} for another."
-            )
+        here, before = _forms(reduced), _forms(kept.reduced)
+        if here != before:
+            raise PosthocError(f"{self.where}: the score gives {here} for one batch and {before} for another.")
         for name, piece in reduced.items():
             kept.reduced[name][rows] = piece
         if features is not None:
@@ -250,6 +249,15 @@ class Network:
             signals[signal][layer] = Spooled(self.spool, number * N, column, (C, N, *others))
             column += math.prod((C, *others))
         return signals
+
+
+def _forms(reduced: Reduced) -> str:
+    """What a score has for each sample: names, types and shapes."""
+    forms = [
+        f"{name} ({str(piece.dtype).removeprefix('torch.')}{list(piece.shape[1:]) or ''})"
+        for name, piece in reduced.items()
+    ]
+    return ", ".join(forms)
 
 
 def altered_plan(plan: "Extraction", control: str) -> "Extraction":

@@ -157,6 +157,8 @@ def plan_extraction(
     pick = Pick(request.weights_key, request.ema)
     run = find_run(checkpoints, request.select, pick, skip_damaged, request.order, request.placed)
     run = settle_duplicates(run, pick, request.on_duplicate)
+    if not before:  # else a network of the run is at work already, in memory that counts as taken
+        require_memory(run.checkpoints[0], find_device(request.device))
     plan = _planned(request, run, pick)
     if plan.untrained:
         require_constructor(plan)
@@ -175,7 +177,6 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
     """All but what only a trial shows."""
     device, arguments = find_device(request.device), parse_arguments(request.model_arg)
     first = run.checkpoints[0]
-    require_memory(first, device)
     model = resolve_model(first.header, request.model, run.about.get("model"), arguments, first.path)
     probe = load_probe(replace(request.asked, recorded=run.about, beside=run.beside), model)
     _refuse_without_tokens(request, probe)

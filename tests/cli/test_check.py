@@ -91,3 +91,18 @@ def test_against_another_series(run, tmp_path):
     assert content["relation"] == "copy"
     assert content["shared"][0] == ["step-200.safetensors", "step-200.safetensors"]
     assert posthoc(run, other, "--against", other).exit_code == 2
+
+
+def test_tensors_of_two_files_of_a_checkpoint_are_read_in_pieces(tmp_path):
+    torch.manual_seed(0)
+    weight = torch.randn(1100, 1000)  # longer than a piece
+    for step in range(1, 4):
+        for part in ("unet", "unet_ema"):
+            (tmp_path / f"checkpoint-{step}" / part).mkdir(parents=True)
+            weight = weight + 0.01 * torch.randn(1100, 1000)
+            save_file(
+                {"a.weight": weight}, tmp_path / f"checkpoint-{step}" / part / "diffusion_pytorch_model.safetensors"
+            )
+    result = posthoc(tmp_path)
+    assert "3 checkpoints" in result.output
+    assert "damaged" not in result.output

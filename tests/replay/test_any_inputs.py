@@ -467,5 +467,7 @@ def test_a_function_that_makes_no_probe(text, message, nets, tmp_path):
 def test_a_score_names_the_same_for_every_batch(nets, tmp_path):
     _, run, model = nets("Mlp")
     probe = posthoc.Probe(np.zeros((9, 7), np.float32), score=lambda out, y: {f"of {len(out)}": out.sum(1)})
-    with pytest.raises(PosthocError, match=r"the score gives of 1 for one batch and of 4 for another"):
+    with pytest.raises(
+        PosthocError, match=r"the score gives of 1 \(float32\) for one batch and of 4 \(float32\) for another"
+    ):
         posthoc.extract(run, probe, tmp_path / "a.h5", model=model, layers=["seen"], batch_size=4)

@@ -431,3 +431,16 @@ def test_weights_that_there_is_no_room_for_are_refused_before_anything_is_built(
     )
     with pytest.raises(PosthocError, match=words):
         require_memory(large, torch.device("cpu"))
+
+
+def test_sums_are_in_single_precision_whatever_the_networks(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.GPTNeoXConfig(**{**NETWORKS["GPTNeoXForCausalLM"][1], "max_position_embeddings": 200})
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "run" / "checkpoint-1")
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, V, (3, 200)))
+    options = {"channels": None, "batch_size": 2, "dtype": "bfloat16", "signals": ("covariance",)}
+    with open_activations(extract(tmp_path / "run", probe(tmp_path), tmp_path / "a.h5", **options)) as file:
+        covariance = file.read("covariance", 0, "gpt_neox.layers.1").swapaxes(0, 1)
+    assert covariance.dtype == np.float32
+    assert (covariance != torch.from_numpy(covariance).bfloat16().float().numpy()).mean() > 0.9
+    np.testing.assert_array_equal(covariance, covariance.swapaxes(1, 2))

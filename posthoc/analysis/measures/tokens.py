@@ -76,7 +76,7 @@ def _bits_per_byte(documents: Documents) -> FloatArray | None:
     sizes = documents.activations.text_bytes
     if documents.loss is None or sizes is None:
         return None
-    return np.asarray(np.nansum(documents.loss, axis=1) / np.log(2) / sizes)
+    return np.asarray(np.nansum(documents.loss, axis=1) / np.log(2) / np.where(sizes > 0, sizes, np.nan))
 
 
 def _in_context(documents: Documents) -> FloatArray | None:

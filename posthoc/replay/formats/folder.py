@@ -23,6 +23,7 @@ from posthoc.replay.formats.table import (
 from posthoc.replay.names import WORD, form
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import NoWeightsError
+from posthoc.replay.tensors import Stored
 from posthoc.replay.weights import MAIN, find_weights
 
 INSIDE = (
@@ -84,16 +85,21 @@ def _several(source: Source, folder: Path, files: list[str]) -> Content:
 
 def together(contents: Mapping[str, Content], tree: Mapping[str, Mapping[str, Any]]) -> Content:
     """The weights of several files as one content, by the keys of the files."""
-    places = {id(tensor): key for key, weights in tree.items() for tensor in weights.values()}
+    places = {id(_origin(tensor)): key for key, weights in tree.items() for tensor in weights.values()}
 
     def read(wanted: Mapping[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
         tensors = {}
         for key, content in contents.items():
-            part = {name: tensor for name, tensor in wanted.items() if places[id(tensor)] == key}
+            part = {name: tensor for name, tensor in wanted.items() if places[id(_origin(tensor))] == key}
             tensors.update(content.read(part, into, pin) if part else {})
         return {name: tensors[name] for name in wanted}
 
     return Content(dict(tree), {}, read)
+
+
+def _origin(tensor: Any) -> Any:
+    """What a tensor has in common with every part of it that is read by itself."""
+    return tensor.storage if isinstance(tensor, Stored) else tensor
 
 
 def _files(source: Source, folder: Path) -> list[Path]:
