@@ -196,7 +196,7 @@ class Measuring:
         table = {}
         for key, reading in readings.items():
             measure = self.table[key]
-            if measure.nulls:
+            if measure.nulls and reading.documents:
                 parts = list(zip(series.documents, reading.documents, strict=True))
                 rows = [[part.value for _, part in parts]]
                 if measure.layers:
@@ -239,9 +239,9 @@ class Measuring:
         deciders = [null for null in nulls if decided[null.key]]
         references = [null for null in nulls if not decided[null.key] and not null.steady]
         options = (material, result.live, result.scope)
-        drawn = self._steady([null for null in nulls if null.steady], options, few, measured)
         recorded = self._recorded(material, epoch)
         behind = None if recorded is None else recorded.only(result.live)
+        drawn = self._steady([null for null in nulls if null.steady], options, few, measured, behind)
         of_deciders, of_references = _only(measured, deciders), _only(measured, references)
         drawn |= draws(deciders, *options, self.draws, self.seed, epoch, of_deciders, halves=halves, recorded=behind)
         drawn |= draws(references, *options, few, self.seed, epoch, of_references, recorded=behind)
@@ -260,16 +260,21 @@ class Measuring:
         options: tuple[Material, NDArray[np.bool_], Scope],
         count: int,
         measured: Mapping[str, Sequence[Measure]],
+        recorded: Recorded | None,
     ) -> dict[str, dict[str, Draws]]:
-        """Draws of the nulls that do not depend on the checkpoint: made once for so many units and points."""
+        """Draws of the nulls that do not depend on the checkpoint: made once for so many units and points, but for the
+        measures that ask for what was recorded, which is another at each checkpoint."""
         _, live, scope = options
         drawn = {}
         for null in nulls:
             key = (null.key, int(live.sum()), scope.T)
             if key not in self.steady:
-                of_null = draws([null], *options, count, self.seed, 0, _only(measured, [null]))
-                self.steady[key] = of_null[null.key]
+                kept = {null.key: [measure for measure in measured[null.key] if not measure.asks]}
+                self.steady[key] = draws([null], *options, count, self.seed, 0, kept)[null.key]
             drawn[null.key] = self.steady[key]
+            if asking := [measure for measure in measured[null.key] if measure.asks]:
+                anew = draws([null], *options, count, self.seed, 0, {null.key: asking}, recorded=recorded)
+                drawn[null.key] = drawn[null.key] | anew[null.key]
         return drawn
 
     def _compared(self, result: Measurement, drawn: Mapping[str, Draws], null: str) -> dict[str, Comparison]:
@@ -297,7 +302,9 @@ class Measuring:
             if not deciding(measure, self.axis):
                 continue
             interval = NOWHERE
-            if measure.code and isinstance(material, ImageMaterial):
+            if measure.code and not live.any():
+                pass  # it is of no unit
+            elif measure.code and isinstance(material, ImageMaterial):
                 interval = self._over_samples_and_units(measure, result, series, material, epoch)
             elif self.axis.exchangeable:
                 drawn = result.drawn.get(key)

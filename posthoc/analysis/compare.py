@@ -25,7 +25,7 @@ NOT_COMPARED = ("name", "window", "threshold")
 RESPONDS_TO = ("classes", "images", *(item.name for item in fields(Protocol) if item.name not in NOT_COMPARED))
 """What the measures themselves respond to, whatever the network."""
 MUST_BE_KNOWN = ("classes", "images", "smooth")
-STATED_BY = ("hurst", "integration", "metastability", "stability_index")
+STATED_BY = ("hurst", "integration", "metastability", "integration_z", "metastability_z", "stability_index")
 """The measures by which a run's state is named."""
 PERMUTATIONS = 10_000
 

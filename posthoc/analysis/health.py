@@ -54,7 +54,7 @@ def symptoms(
     """What went wrong in a run of E checkpoints, of which the `untrained` [E] are only counted for what is not finite.
 
     loss [E]; nonfinite_weights [E], nonfinite[layer] [E]: how many are; rank, size [E, L]: effective rank of each layer's
-    recorded channels (NaN where none varies) and their root mean square.
+    recorded channels (NaN where none varies) and their root mean square, which is empty where layers are not recorded.
     """
     result = [
         *_wherever(Ailment.WEIGHTS, nonfinite_weights > 0, nonfinite_weights),
@@ -62,7 +62,7 @@ def symptoms(
     ]
     if np.isfinite(loss).any():
         result += _wherever(Ailment.LOSS, ~np.isfinite(loss), loss)
-    for k, layer in enumerate(layers):
+    for k, layer in enumerate(layers if size.size else ()):
         broken = untrained | (nonfinite[layer] > 0)
         result += _wherever(Ailment.DEAD, np.isnan(rank[:, k]) & ~broken, rank[:, k], layer)
         result += _beside_before(Ailment.EXPLODING, size[:, k], broken, layer)

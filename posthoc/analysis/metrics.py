@@ -75,7 +75,7 @@ def compute_metrics(
     E = len(activations)
     sources = axis.sources(activations, protocol)
     if sources[""].points:
-        table = {key: measure for key, measure in table.items() if _of_sums(measure, table)}
+        table = whole({key: measure for key, measure in table.items() if _of_sums(measure, table)})
     main, *others = (
         Measuring(
             axis,
@@ -181,6 +181,7 @@ def _gathered(
     measures = _in_order(measures, differing)
     with_layers = results if measuring.layers is not None else []
     L = len(activations.layers)
+    geometry = _no_geometry(len(results), L) if measuring.source.points else replay.geometry
     return RunMetrics(
         protocol=protocol,
         axis=_words(activations, axis),
@@ -193,7 +194,7 @@ def _gathered(
             axis.key,
             activations.labelled,
             activations.recording.provenance.samples,
-            {null for measured in as_they_are.values() for null in measured.nulls},
+            dict.fromkeys(n for m in as_they_are.values() for n in (*m.nulls, m.decided_by) if n),
         )
         | ({SIGNS: SIGN_WORDS} if differing else {}),
         measures=_related(measures, checkpoints),
@@ -207,7 +208,7 @@ def _gathered(
             doubt(activations),
             judge,
         ),
-        representation=_no_geometry(len(results), L) if measuring.source.points else replay.geometry,
+        representation=geometry,
         phase_locking=Locking(
             _stacked([result.locking.plv if result.locking else None for result in with_layers], (L, L)),
             _stacked([result.locking.ppc if result.locking else None for result in with_layers], (L, L)),
@@ -221,7 +222,7 @@ def _gathered(
         ),
         weights=paths,
         skipped=dict(activations.skipped),
-        health=_health(activations, columns["loss"], replay.geometry),
+        health=_health(activations, columns["loss"], geometry),
         choice=choice(activations, trained(checkpoints)),
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
@@ -232,6 +233,15 @@ def _of_sums(measure: Measure, table: Mapping[str, Measure]) -> bool:
     """Whether a measure needs no more of the channels than their F(s)."""
     base = table[measure.of_measure.of] if measure.of_measure else measure
     return bool(base.curve or base.series or not (base.of_series or base.of_checkpoint))
+
+
+def whole(table: Mapping[str, Measure]) -> dict[str, Measure]:
+    """A table without the measures that are made of others which it lacks."""
+    whole = dict(table)
+    while lacking := [key for key, measure in whole.items() if not whole.keys() >= set(measure.needs)]:
+        for key in lacking:
+            del whole[key]
+    return whole
 
 
 def _no_geometry(E: int, L: int) -> Representation:

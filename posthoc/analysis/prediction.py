@@ -43,7 +43,9 @@ def final(run: Run, rows: NDArray[np.int64]) -> FloatArray:
 
 def remaining(run: Run, rows: NDArray[np.int64]) -> FloatArray:
     """By how much the best score still to come is above that of the checkpoint."""
-    return np.array([np.nanmax(run.gain[row:]) - run.gain[row] for row in rows])
+    to_come = np.where(np.isfinite(run.gain), run.gain, -np.inf)
+    largest = np.maximum.accumulate(to_come[::-1])[::-1]
+    return np.where(np.isfinite(run.gain), largest - run.gain, np.nan)[rows]
 
 
 def best(run: Run, rows: NDArray[np.int64]) -> FloatArray:
@@ -53,11 +55,13 @@ def best(run: Run, rows: NDArray[np.int64]) -> FloatArray:
 
 def plateau(run: Run, rows: NDArray[np.int64]) -> FloatArray:
     """From when on the score has no more than `SHORT_OF` of its way to the best still to go."""
-    gain = run.gain
-    level = np.nanmax(gain) - SHORT_OF * (np.nanmax(gain) - gain[0])
-    below = np.flatnonzero(~(gain >= level))
+    scored = np.flatnonzero(np.isfinite(run.gain))
+    if not len(scored):
+        return np.full(len(rows), np.nan)
+    gain = run.gain[scored]
+    below = np.flatnonzero(gain < gain.max() - SHORT_OF * (gain.max() - gain[0]))
     first = int(below[-1]) + 1 if len(below) else 0
-    return np.full(len(rows), float(run.when[min(first, len(run.when) - 1)]))
+    return np.full(len(rows), float(run.when[scored[min(first, len(scored) - 1)]]))
 
 
 TARGETS: dict[str, Callable[[Run, NDArray[np.int64]], FloatArray]] = {

@@ -92,7 +92,8 @@ def command(
         if chosen.axis == "token" and not changes["axis"]:
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)
         metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, [*measures.split(","), *own])
-    asked = {name.strip() for name in measures.split(",")} - {"default", "all", *metrics.measures}
+    asked = {name.strip() for name in measures.split(",")} | {measure.key for measure in own}
+    asked -= {"default", "all", *metrics.measures}
     if asked:
         echo(f"not measured, for {activations} lacks what they take: {', '.join(sorted(asked))}", err=True)
     metrics.save(output)

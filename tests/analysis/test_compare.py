@@ -17,8 +17,9 @@ from posthoc.analysis.compare import (
     permutation_p,
     tabulate,
 )
+from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Against
-from posthoc.analysis.runs import from_columns, in_one_unit, load_csv, load_runs, same_training
+from posthoc.analysis.runs import as_run, from_columns, in_one_unit, load_csv, load_runs, same_training
 from posthoc.analysis.sensitivity import sensitivity
 from posthoc.analysis.stopping import (
     apply,
@@ -34,6 +35,7 @@ from posthoc.analysis.taxonomy import Evidence, Taxonomy, classify
 from posthoc.analysis.verdicts import Verdict, verdict
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
+from posthoc.store import open_activations
 
 FILES = {
     "ResNet-18": "resnet18_cifar10", "ResNet-34": "resnet34_cifar10", "ResNet-152": "resnet152_cifar10",
@@ -370,6 +372,13 @@ def metrics_files(activations_file, tmp_path_factory):
         )
         assert done.exit_code == 0, done.output
     return folder
+
+
+def test_without_the_z_scores_there_is_no_state(activations_file):
+    with open_activations(activations_file) as activations:
+        run = as_run(compute_metrics(activations, measures="stability_index"), "a")
+    (row,) = tabulate([run])
+    assert row.state.reason == "it was measured without z-score of integration, z-score of metastability"
 
 
 def test_the_command_on_metrics_files(metrics_files):

@@ -38,6 +38,10 @@ def test_of_a_healthy_run_there_is_nothing_to_say():
     assert listed(well()) == []
 
 
+def test_layers_that_are_not_recorded_are_not_called_dead():
+    assert listed(well() | {"rank": np.full((E, 2), np.nan), "size": np.empty((0, 0))}) == []
+
+
 def test_each_planted_fault_is_named_where_it_begins():
     for plant, expected in {
         "loss[5] *= 9": (Ailment.SPIKE, None, 5, 1),

@@ -194,6 +194,21 @@ def test_ridge_predictions_are_those_of_the_normal_equations():
     np.testing.assert_array_equal(result[1], naive.ridge(x[:50], x[50:], labels[::-1], 3))
 
 
+def test_a_layer_without_a_finite_channel_is_not_probed(tmp_path):
+    labels = np.arange(96) % K
+    x = (np.eye(K)[labels].T + 0.1 * np.random.default_rng(0).standard_normal((K, 96))).astype("f4")
+    layout = Layout(
+        recording(["a", "b"], images=96, classes=K), np.arange(96), labels, {"a": np.arange(K), "b": np.arange(K)}
+    )
+    frame = Frame("1", "1", 1, None, 0.5, 0.5, {}, {"mean": {"a": x, "b": np.full_like(x, np.nan)}})
+    write(tmp_path / "a.h5", layout, [frame])
+    with open_activations(tmp_path / "a.h5") as activations:
+        probe = compute_metrics(activations, measures="probe_accuracy", nulls=3).measures["probe_accuracy"]
+    assert probe.value[0] == probe.by_layer[0, 0] > 0.9
+    assert np.isnan(probe.by_layer[0, 1])
+    assert probe.nulls["label"].draws.tolist() == [3]
+
+
 def test_when_layers_settle():
     assert settled_at(np.array([[0.2, 0.99, np.nan], [0.96, 0.5, np.nan], [1.0, 1.0, np.nan]])) == [1, 2, None]
     assert MEASURES["settled"].default is False

@@ -14,9 +14,10 @@ from noise import make, recording
 
 import posthoc
 from posthoc.analysis.arrays import correlation
+from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.measures.integration import integration
 from posthoc.analysis.measures.stability import convergence, expanding, stability_index, volatility, z_scores
-from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.metrics import compute_metrics, whole
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import load_metrics
 from posthoc.analysis.scales import published_scales
@@ -204,6 +205,13 @@ def test_dead_channels_are_left_out_counted_and_named(dead_file):
     assert math.isnan(metrics.column("metastability")[2])
     assert metrics.measures["integration"].summary.count == 2
     json.dumps(metrics.to_dict(), allow_nan=False)
+
+
+def test_measures_made_of_others_go_with_them():
+    """Also those that are made of what went."""
+    table = {key: measure for key, measure in MEASURES.items() if key != "metastability"}
+    gone = {"metastability_z", "stability_index", "volatility", "stability_index_causal", "volatility_causal"}
+    assert table.keys() - whole(table).keys() == gone
 
 
 def test_too_few_images_are_refused(run_folder, probe_file, tmp_path):

@@ -105,6 +105,13 @@ def test_they_are_measured_only_where_they_are_asked_for_and_survive_the_file(le
     assert {"churn", "churn_low", "calibration_error_calibrated_p"} <= set(again.flat())
 
 
+def test_without_draws_the_file_says_what_the_deciding_null_is(learning, tmp_path):
+    logits, labels, _ = learning
+    with open_activations(written(tmp_path / "a.h5", logits, labels)) as activations:
+        compute_metrics(activations, measures="calibration_error").save(tmp_path / "m.json")
+    assert load_metrics(tmp_path / "m.json").measures["calibration_error"].decided_by == "calibrated"
+
+
 def test_what_lacks_data_says_which(tmp_path):
     random = np.random.default_rng(2)
     logits = random.standard_normal((2, N, K))

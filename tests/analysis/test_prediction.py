@@ -151,6 +151,15 @@ def test_p_of_measures_that_say_nothing_is_uniform():
         assert (np.array(p) <= 0.05).mean() <= 0.15
 
 
+def test_checkpoints_without_a_score_are_passed_over():
+    gain = np.array([np.nan, 0.0, 0.5, np.nan, 1.0, 0.9, np.nan])
+    run = replace(template(), when=tuple(range(7)), columns={"accuracy": gain})
+    rows = np.arange(7)
+    np.testing.assert_allclose(TARGETS["remaining"](run, rows), [np.nan, 1, 0.5, np.nan, 0, 0, np.nan])
+    assert TARGETS["plateau"](replace(run, columns={"accuracy": gain[:5]}), rows).tolist() == [4] * 7
+    assert np.isnan(TARGETS["plateau"](replace(run, columns={"accuracy": np.full(7, np.nan)}), rows)).all()
+
+
 def test_a_lead_is_told_with_its_sign():
     runs = learning(3)
     for run in runs:

@@ -305,7 +305,7 @@ def test_exponents_of_streamed_sums_are_those_of_the_tokens(tmp_path, ordered):
     made = replace(noise.recording(list(layers), ("fluctuation",), D, None), identity=identity, provenance=provenance)
     write(tmp_path / "a.h5", Layout(made, np.arange(D), None, kept, tokens), frames)
     with open_activations(tmp_path / "a.h5") as file:
-        run = compute_metrics(file, nulls=5)
+        run = compute_metrics(file, nulls=5, measures="all")
         with pytest.raises(PosthocError, match="--signals token"):
             audit(file)
     with open_activations(ordered) as file:
@@ -315,7 +315,8 @@ def test_exponents_of_streamed_sums_are_those_of_the_tokens(tmp_path, ordered):
         np.testing.assert_allclose(run.column(key), whole.column(key), atol=2e-5, err_msg=key)
         np.testing.assert_allclose(run.measures[key].by_layer, whole.measures[key].by_layer, atol=2e-5)
         np.testing.assert_allclose(run.measures[key].low, whole.measures[key].low, atol=2e-5)
-    assert "metastability" not in run.measures
+    assert not {"metastability", "stability_index", "volatility"} & run.measures.keys()
+    assert not run.health  # what layers gave is not known
     assert not run.measures["hurst"].nulls
     assert run.measures["surprisal"].nulls
     assert run.fluctuation[0].curves["units"].mean == pytest.approx(whole.fluctuation[0].curves["units"].mean, abs=1e-4)

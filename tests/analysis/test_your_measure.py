@@ -141,6 +141,27 @@ def test_a_number_for_each_layer(noise_file):
     np.testing.assert_allclose(run.column("levels"), np.mean(expected, axis=1), rtol=1e-4, atol=1e-7)
 
 
+def test_pure_noise_is_given_with_what_was_recorded(tmp_path):
+    def spread_of_layers(series, layers):
+        return len(layers) * series.std()
+
+    path = make(tmp_path / "a.h5", channels=2, images=96, epochs=2)
+    run = measured(path, posthoc.measure(spread_of_layers), draws=3)
+    assert (run.measures["spread_of_layers"].nulls["white"].draws == 3).all()
+
+
+def test_where_no_unit_is_live_there_is_no_number(tmp_path):
+    layout = Layout(recording(["a"], images=96, classes=4), np.arange(96), np.arange(96) % 4, {"a": np.arange(2)})
+    values = [np.random.default_rng(0).standard_normal((2, 96)).astype("f4"), np.zeros((2, 96), "f4")]
+    frames = [
+        Frame(f"{e}", f"{e}", e + 1, None, 0.5, 0.5, {}, {"mean": {"a": x}}, behaviour={}) for e, x in enumerate(values)
+    ]
+    write(tmp_path / "a.h5", layout, frames)
+    run = measured(tmp_path / "a.h5", posthoc.measure(lambda series: series[0].max(), name="peak"), draws=3)
+    assert np.isfinite(run.column("peak")).tolist() == [True, False]
+    assert np.isnan(run.measures["peak"].low[1])
+
+
 def test_labels_are_those_of_the_null(noise_file):
     classes = posthoc.measure(lambda labels: len(np.unique(labels)), name="classes")
     run = measured(noise_file, classes)
@@ -230,7 +251,9 @@ def test_infinite_and_undefined_numbers_are_no_errors(noise_file, mine):
     assert np.isnan(run.null("order", "undefined", "p")).all()
 
 
-@pytest.mark.parametrize("name", ["integration", "accuracy", "epoch", "metastability_low", "score_R2"])
+@pytest.mark.parametrize(
+    "name", ["integration", "accuracy", "epoch", "metastability_low", "score_R2", "weights_norm", "rms"]
+)
 def test_a_name_that_is_taken_is_refused(name):
     with pytest.raises(UsageError, match=f"There is something called '{name}' already"):
         posthoc.analysis.measures.chosen(["default", posthoc.measure(lambda series: 1.0, name=name)])

@@ -6,11 +6,12 @@ of_series=roughness)`. Importing the table compiles nothing.
 
 import difflib
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
 from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.geometry import Representation
 from posthoc.analysis.measures import (
     behaviour,
     collapse,
@@ -53,7 +54,7 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-RESERVED = ("epoch", "step", "untrained", "dead", "reasons")
+RESERVED = ("epoch", "step", "untrained", "dead", "reasons", *(table.name for table in fields(Representation)))
 """What other columns of a table of checkpoints are called."""
 
 
@@ -86,7 +87,7 @@ def _refuse_taken(key: str, others: Mapping[str, Measure]) -> None:
     """Raise UsageError where a measure of the user's would have the name of another, or of another column."""
     base, _, end = key.rpartition("_")
     known = MEASURES.keys() | others.keys()
-    taken = key in known or key in RESERVED or key.startswith("score_")
+    taken = key in known or key in RESERVED or key.startswith(("score_", "weights_"))
     if taken or (end in ("low", "high", "sd", "p") and base in known):
         raise UsageError(f"There is something called {key!r} already; give your measure another name.")
 

@@ -43,7 +43,11 @@ def _accuracy(snapshot: Snapshot) -> Estimate | Aside:
     random = stream("null label", replay.seed, snapshot.row)
     sets = np.stack([labels, *(random.permutation(labels) for _ in range(replay.draws))])
     right = [
-        ridge_predictions(x.T[first], x.T[second], sets[:, first], int(labels.max()) + 1) == sets[:, second]
+        np.where(
+            len(x) > 0,  # else there is no channel that could be read
+            ridge_predictions(x.T[first], x.T[second], sets[:, first], int(labels.max()) + 1) == sets[:, second],
+            np.nan,
+        )
         for x in snapshot.channels
     ]
     shares = [over_samples(of_layer[0]) for of_layer in right]

@@ -133,8 +133,10 @@ def _volatility(key: str) -> Callable[[Epochs], FloatArray]:
 
 
 FIELDS = ("integration", "metastability")
-LOOKING_AHEAD = ("integration_z", "metastability_z", "stability_index", "volatility")
-"""Measures of a checkpoint that know the whole run."""
+LOOKING_AHEAD = (
+    "integration_z", "metastability_z", "stability_index", "volatility", "cka_last", "settled", "learned", "weights_cosine",
+)  # fmt: skip
+"""Measures of a checkpoint that know checkpoints after it."""
 
 
 def _of_epochs(
