@@ -103,7 +103,7 @@ def _usual(kind: Ailment, before: Sequence[float]) -> float:
     """What values are beside which one is judged: NaN where there are too few."""
     if kind is Ailment.SPIKE:
         return float(np.median(before[-BEFORE:])) if len(before) >= LEAST else np.nan
-    return max(before) if before else np.nan
+    return max(before) if len(before) > 1 else np.nan  # the first may be of weights that had not trained yet
 
 
 def _is_ill(kind: Ailment, value: float, usual: float) -> bool:

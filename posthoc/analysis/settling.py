@@ -129,4 +129,6 @@ def sentence(summary: Summary, way: str = "causal") -> str:
             median = ways[way].median
             half = "" if median is None else f", half of them by {summary.unit} {median}"
             parts.append(f"{ways[way].share:.0%} of series of {KINDS[kind]}{half}")
+    if parts and not any(ways[way].share for kind, ways in summary.settling.items() if kind in KINDS):
+        return f"on series of so few checkpoints it never settles, whatever they do ({way})"
     return f"on series that do not converge it settles as well ({way}): {'; '.join(parts)}" if parts else ""

@@ -101,6 +101,7 @@ class Extraction:
             ("model", f"{self.model.title}, {_outputs(identity.output, self.score)}"),
             *(probe.notes or [("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes})")]),
             ("layers", f"{layers}; {self.stored.recording.provenance.layers}"),
+            *self._about_calls(),
             ("signals", ", ".join(identity.signals)),
             *([("controls", "; ".join(identity.controls))] if identity.controls else []),
             *([("features", f"what {self.head} is given, and its {' and '.join(identity.head)}")] if self.head else []),
@@ -109,6 +110,12 @@ class Extraction:
             *(self.trial.remarks if self.trial else ()),
             *cost(self),
         ]
+
+    def _about_calls(self) -> list[tuple[str, str]]:
+        several = [f"{point.name} ({point.calls})" for point in self.points if point.calls > 1]
+        named = ", ".join(several[:3]) + ", ..." * (len(several) > 3)
+        text = f"of what is called several times in a forward pass the last call is recorded: {named}"
+        return [("note", text)] if several else []
 
     def _about_untrained(self) -> list[tuple[str, str]]:
         if not (seeds := [seed_of_control(self.identity.seed, number) for number in range(self.untrained)]):

@@ -233,10 +233,15 @@ def test_several_inputs_by_name_or_by_place(nets, tmp_path):
     with posthoc.open_activations(path) as file:
         assert file.recording.identity.output.score == "binary"
         for e, module in enumerate(modules):
-            given, _ = replayed(module, "seen", torch.from_numpy(first), torch.from_numpy(second))
+            given, last = replayed(module, "seen", torch.from_numpy(first), torch.from_numpy(second))
+            np.testing.assert_allclose(file.read("mean", e), last.mean((2, 3)).T, rtol=1e-4, atol=1e-6)
             expected = F.binary_cross_entropy_with_logits(given[:, 0], torch.from_numpy(y).float()).item()
             assert file.loss[e] == pytest.approx(expected, rel=1e-5)
             assert file.accuracy[e] == ((given[:, 0] > 0).long() == torch.from_numpy(y)).double().mean().item()
+    notes = plan_extraction(run, f"npz:{tmp_path / 'b.npz'}", model=model, layers=["seen"]).notes
+    assert [text for _, text in notes if "several times" in text] == [
+        "of what is called several times in a forward pass the last call is recorded: seen (2)"
+    ]
     np.savez(tmp_path / "c.npz", a=first, b=second, c=second, y=y)
     with pytest.raises(PosthocError, match=r"takes left, right; the probe npz:c\.npz holds a, b, c"):
         plan_extraction(run, f"npz:{tmp_path / 'c.npz'}", model=model)

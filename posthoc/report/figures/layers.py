@@ -40,8 +40,8 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     measured = next(iter(shown.values()))
     last = measured.by_layer[-1][np.isfinite(measured.by_layer[-1])]
     title = f"lies between {last.min():.2f} and {last.max():.2f} at the end" if last.size else ""
-    sizes = {sum(unit.layer == name for unit in metrics.units) for name in names}
-    expected = ", ".join(f"{math.sqrt((1 - math.pi / 4) / size):.3f}" for size in sorted(sizes) if size)
+    sizes = sorted({sum(unit.layer == name for unit in metrics.units) for name in names} - {0})
+    expected = ", ".join(f"{math.sqrt((1 - math.pi / 4) / size):.3f} of {size}" for size in sizes)
     return Figure(
         "layers",
         f"{measured.symbol} by layer {title}" if title else f"No layer has an {measured.symbol} at the end",
