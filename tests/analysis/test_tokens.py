@@ -25,6 +25,7 @@ from posthoc.analysis.dfa import dfa
 from posthoc.analysis.documents import SIGNS, over_documents, signs_flipped
 from posthoc.analysis.kuramoto import kuramoto
 from posthoc.analysis.measures.tokens import in_context, repeated_bigrams
+from posthoc.analysis.measures.user import measure
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Aside, load_metrics
@@ -323,6 +324,25 @@ def test_exponents_of_streamed_sums_are_those_of_the_tokens(tmp_path, ordered):
     for kind in figures_of(Of.RUN).values():
         if not kind.fits or kind.fits(run):
             kind.build(run, None, 400)
+
+
+def test_documents_without_a_live_unit_have_no_number_of_yours(tmp_path):
+    random = np.random.default_rng(0)
+    tokens = [random.standard_normal((2, 3, 160)).astype("f4"), np.zeros((2, 3, 160), "f4")]
+    path = make(tmp_path / "source.h5", 3, 160, steps=(1, 2), controls=(), sizes=False)
+    with open_activations(path) as file:
+        made, kept = file.recording, {name: np.arange(2) for name in file.layers}
+        layout = Layout(made, np.arange(3), None, kept, file.tokens)
+    names = list(kept)
+    frames = [
+        Frame(f"{e}.pt", "0", None, e + 1, 3.0, np.nan, {}, {"token": dict.fromkeys(names, x)},
+              behaviour={"token_loss": np.zeros((3, 160), "f4")})
+        for e, x in enumerate(tokens)
+    ]  # fmt: skip
+    write(tmp_path / "a.h5", layout, frames)
+    with open_activations(tmp_path / "a.h5") as file:
+        run = compute_metrics(file, nulls=3, measures=["default", measure(lambda series: series.max(), name="peak")])
+    assert np.isfinite(run.column("peak")).tolist() == [True, False]
 
 
 def test_contexts_that_are_too_short_are_refused(tmp_path):
