@@ -47,21 +47,10 @@ class Choice:
 
 def choice(activations: "Activations", trained: NDArray[np.bool_]) -> Choice | None:
     """The best of the trained checkpoints [E]; None where no loss of samples is recorded, or of fewer than two."""
-    name = next((name for name in ("loss", "token_loss") if name in activations.behaviours), None)
-    if name is None or not trained.any():
+    if "loss" not in activations.behaviours or not trained.any():
         return None
-    losses = np.stack([_of_samples(activations, name, e) for e in range(len(activations))])
+    losses = np.stack([activations.behaviour("loss", e) for e in range(len(activations))]).astype(np.float64)
     return chosen(losses, trained, activations.recording.provenance.loss)
-
-
-def _of_samples(activations: "Activations", name: str, row: int) -> FloatArray:
-    """The loss of each sample at one checkpoint, [N]: of a document the mean over its tokens."""
-    values = activations.behaviour(name, row).astype(np.float64)
-    if values.ndim == 1:
-        return np.asarray(values)
-    there = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(there, values, 0).sum(axis=1) / there.sum(axis=1))
 
 
 def chosen(losses: FloatArray, trained: NDArray[np.bool_], by: str) -> Choice | None:

@@ -54,9 +54,9 @@ def representation(activations: "Activations", signal: str) -> Representation:
     final = samples_of(activations, activations.read(signal, E - 1))
     before = final
     for e in range(E):
-        x = activations.read(signal, e)
-        samples = samples_of(activations, x)
-        rms[e] = [_root_mean_square(of_layer) for of_layer in channels_of(activations, x)]
+        channels = channels_of(activations, activations.read(signal, e))
+        samples = centred(activations, channels)
+        rms[e] = [_root_mean_square(of_layer) for of_layer in channels]
         for k, sample in enumerate(samples):
             rank[e, k] = effective_rank(sample.singular_values)
             recorded[e, k], layer[e, k] = participation_ratios(sample)
@@ -112,8 +112,13 @@ def channels_of(activations: "Activations", x: NDArray[np.floating]) -> list[NDA
 
 def samples_of(activations: "Activations", x: NDArray[np.floating]) -> list[Sample]:
     """As `channels_of`, centred, and of how many channels of the layer."""
+    return centred(activations, channels_of(activations, x))
+
+
+def centred(activations: "Activations", channels: Sequence[NDArray[np.floating]]) -> list[Sample]:
+    """The recorded channels of each layer, centred, and of how many channels of the layer."""
     totals = [layer.size for layer in activations.recording.identity.layers]
-    return [Sample.of(of_layer, total) for of_layer, total in zip(channels_of(activations, x), totals, strict=True)]
+    return [Sample.of(of_layer, total) for of_layer, total in zip(channels, totals, strict=True)]
 
 
 def spectra(x: FloatArray, groups: Sequence[NDArray[np.int64]]) -> FloatArray:

@@ -1,7 +1,7 @@
 """The model on its device with the probe beside it: built once, given one checkpoint's weights after another."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -288,11 +288,6 @@ def reduce(score: Score | None, output: Any, batch: Batch, targets: Tensor, wher
             raise
         except Exception as error:
             raise PosthocError(f"{where}: the score {score.words} fails ({error_line(error)}).") from error
-
-
-def joined(pieces: Sequence[Reduced]) -> Reduced:
-    """Of the batches' samples one after another."""
-    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 @contextmanager

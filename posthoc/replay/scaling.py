@@ -8,7 +8,7 @@ import torch
 from posthoc.chance import LEVEL, better_than_chance
 from posthoc.errors import PosthocError
 from posthoc.replay.forward import call, guarded, own_randomness, seed_batch
-from posthoc.replay.network import Network, joined, length, network, probe_batch, reduce, split, targets_of
+from posthoc.replay.network import Network, length, network, probe_batch, reduce, split, targets_of
 from posthoc.replay.outputs import scored_part
 from posthoc.replay.plan import Extraction
 from posthoc.replay.trial import Passes
@@ -58,4 +58,5 @@ def _accuracy(passes: Passes, net: Network, plan: Extraction) -> float:
             pieces.append(
                 reduce(plan.score, part, piece, targets[number * plan.batch_size :][: length(piece)], "trial")
             )
-    return plan.score.finish(joined(pieces), targets).accuracy
+    reduced = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return plan.score.finish(reduced, targets).accuracy

@@ -5,7 +5,7 @@ A signal is one entry in `SIGNALS`. Torch is not imported here, for the names an
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,7 @@ class LayerOutput:
     channel_axis: int
     axes: list[int]
     _mean: "Tensor | None" = None
+    _series: "Tensor | None" = None
 
     @property
     def mean(self) -> "Tensor":
@@ -30,6 +31,13 @@ class LayerOutput:
         if self._mean is None:
             self._mean = self.values.mean(dim=self.axes, keepdim=True) if self.axes else self.values
         return self._mean
+
+    @property
+    def series(self) -> "Tensor":
+        """The channels along the tokens, [B, C, T]; laid out once for all signals."""
+        if self._series is None:
+            self._series = self.values.movedim(self.channel_axis, 1).flatten(2).contiguous()
+        return self._series
 
 
 @dataclass(frozen=True)
@@ -57,73 +65,39 @@ def _var(output: LayerOutput) -> "Tensor":
     return (squares.mean(dim=output.axes) if output.axes else squares).flatten(1)
 
 
-def _token(output: LayerOutput) -> "Tensor":
-    return output.values.movedim(output.channel_axis, 1).flatten(2).contiguous()
+def _of_documents(meaning: str, function: str, dimension: str) -> Signal:
+    """A signal that sums a document's tokens up, by a function of `posthoc.replay.streamed`, which needs torch."""
 
+    def reduce(output: LayerOutput) -> "Tensor":
+        from posthoc.replay import streamed
 
-def _fluctuation(output: LayerOutput) -> "Tensor":
-    from posthoc.replay.streamed import fluctuation
+        return cast("Tensor", getattr(streamed, function)(output.series))
 
-    return fluctuation(_token(output))
-
-
-def _autocovariance(output: LayerOutput) -> "Tensor":
-    from posthoc.replay.streamed import autocovariance
-
-    return autocovariance(_token(output))
-
-
-def _covariance(output: LayerOutput) -> "Tensor":
-    from posthoc.replay.streamed import covariance
-
-    return covariance(_token(output))
-
-
-def _position_mean(output: LayerOutput) -> "Tensor":
-    from posthoc.replay.streamed import position_moments
-
-    return position_moments(_token(output))[0]
-
-
-def _position_var(output: LayerOutput) -> "Tensor":
-    from posthoc.replay.streamed import position_moments
-
-    return position_moments(_token(output))[1]
+    return Signal(meaning, reduce, ("unit", "sample", dimension), of_tokens=True)
 
 
 SIGNALS = {
     "mean": Signal("spatial mean of the feature map, per channel and image", _mean),
     "var": Signal("spatial variance (population) of the feature map, per channel and image", _var),
-    "token": Signal("output of the layer, per channel, document and token", _token, ("unit", "sample", "time"), True),
-    "fluctuation": Signal(
+    "token": Signal(
+        "output of the layer, per channel, document and token",
+        lambda output: output.series, ("unit", "sample", "time"), of_tokens=True,
+    ),
+    "fluctuation": _of_documents(
         "sum over windows of squared residuals of the profile less a line, per channel, document and scale",
-        _fluctuation,
-        ("unit", "sample", "scale"),
-        of_tokens=True,
+        "fluctuation", "scale",
     ),
-    "autocovariance": Signal(
-        "autocovariance over the tokens, per channel, document and lag",
-        _autocovariance,
-        ("unit", "sample", "lag"),
-        of_tokens=True,
+    "autocovariance": _of_documents(
+        "autocovariance over the tokens, per channel, document and lag", "autocovariance", "lag"
     ),
-    "covariance": Signal(
-        "covariance over the tokens with every recorded channel, per channel and document",
-        _covariance,
-        ("unit", "sample", "other"),
-        of_tokens=True,
+    "covariance": _of_documents(
+        "covariance over the tokens with every recorded channel, per channel and document", "covariance", "other"
     ),
-    "position_mean": Signal(
-        "mean over positions 0, 1, 2 to 3, 4 to 7, ..., per channel and document",
-        _position_mean,
-        ("unit", "sample", "octave"),
-        of_tokens=True,
+    "position_mean": _of_documents(
+        "mean over positions 0, 1, 2 to 3, 4 to 7, ..., per channel and document", "position_mean", "octave"
     ),
-    "position_var": Signal(
-        "variance (population) over positions 0, 1, 2 to 3, 4 to 7, ..., per channel and document",
-        _position_var,
-        ("unit", "sample", "octave"),
-        of_tokens=True,
+    "position_var": _of_documents(
+        "variance (population) over positions 0, 1, 2 to 3, 4 to 7, ..., per channel and document", "position_var", "octave"
     ),
-}
+}  # fmt: skip
 DEFAULT_SIGNALS = ("mean", "var")

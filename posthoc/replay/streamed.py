@@ -38,12 +38,19 @@ def covariance(x: Tensor) -> Tensor:
     return centred @ centred.mT / centred.shape[-1]
 
 
-def position_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (population) of x [B, C, T] over the positions of each of `octaves`, [B, C, P]."""
+def position_mean(x: Tensor) -> Tensor:
+    """Mean of x [B, C, T] over the positions of each of `octaves`, [B, C, P]."""
+    return torch.stack([piece.mean(-1) for piece in _by_octave(x)], -1)
+
+
+def position_var(x: Tensor) -> Tensor:
+    """As `position_mean`, the variance (population)."""
+    return torch.stack([piece.var(-1, correction=0) for piece in _by_octave(x)], -1)
+
+
+def _by_octave(x: Tensor) -> list[Tensor]:
     starts = octaves(x.shape[-1]).tolist()
-    pieces = [x[..., start:stop] for start, stop in zip(starts, [*starts[1:], x.shape[-1]], strict=True)]
-    moments = [torch.var_mean(piece, -1, correction=0) for piece in pieces]
-    return torch.stack([mean for _, mean in moments], -1), torch.stack([variance for variance, _ in moments], -1)
+    return [x[..., start:stop] for start, stop in zip(starts, [*starts[1:], x.shape[-1]], strict=True)]
 
 
 def _centred(x: Tensor) -> Tensor:

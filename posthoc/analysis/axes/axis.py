@@ -46,11 +46,9 @@ class Recorded:
 
     def only(self, units: NDArray[np.bool_]) -> "Recorded":
         """Of some units [U]."""
-        of_units = {
-            name: None if values is None else values[units]
-            for name, values in (("signals", self.signals), ("layers", self.layers), ("previous", self.previous))
-        }
-        return replace(self, **of_units)  # type: ignore[arg-type]
+        layers = None if self.layers is None else self.layers[units]
+        previous = None if self.previous is None else self.previous[units]
+        return replace(self, signals=self.signals[units], layers=layers, previous=previous)
 
     def over(self, samples: NDArray[np.bool_]) -> "Recorded":
         """Of some samples [T], in the order of the series."""

@@ -14,7 +14,7 @@ from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.geometry import Representation
 from posthoc.analysis.measures.measure import Measure
 from posthoc.analysis.records import Aside
-from posthoc.analysis.representation import channels_of, representation, samples_of, spectra
+from posthoc.analysis.representation import centred, channels_of, representation, samples_of, spectra
 from posthoc.analysis.similarity import Sample
 from posthoc.streams import stream
 
@@ -97,15 +97,18 @@ class Snapshot:
     @functools.cached_property
     def channels(self) -> list[FloatArray]:
         """The recorded channels of each layer, [C, N]: those that are finite."""
-        file = self.replay.activations
-        layers = channels_of(file, file.read(self.replay.signal, self.row))
-        return [x[np.isfinite(x).all(axis=1)].astype(np.float64) for x in layers]
+        return [x[np.isfinite(x).all(axis=1)].astype(np.float64) for x in self._recorded]
 
     @functools.cached_property
     def samples(self) -> list[Sample]:
         """The recorded channels of each layer, centred, and of how many."""
+        return centred(self.replay.activations, self._recorded)
+
+    @functools.cached_property
+    def _recorded(self) -> list[NDArray[np.floating]]:
+        """The recorded channels of each layer, [C, N]."""
         file = self.replay.activations
-        return samples_of(file, file.read(self.replay.signal, self.row))
+        return channels_of(file, file.read(self.replay.signal, self.row))
 
     @functools.cached_property
     def spectra(self) -> list[FloatArray]:
