@@ -1,12 +1,12 @@
 """What an extraction costs, as far as a plan shows it."""
 
-import contextlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posthoc.analysis.scales import octaves, token_lags, token_scales
 from posthoc.errors import PosthocError
+from posthoc.memory import available_memory
 from posthoc.replay.formats.table import files_of
 from posthoc.replay.signals import SIGNALS
 from posthoc.replay.source import Source
@@ -62,32 +62,32 @@ def memory(parameters: int, stored: int, device: "torch.device") -> int:
 
 
 def require_memory(checkpoint: "Checkpoint", device: "torch.device") -> None:
-    """Raise PosthocError where the weights take more memory than the device has free.
+    """Raise PosthocError where the weights take more memory than is free on the device, or in the machine, which plans.
 
     What a batch takes comes on top, and is known only when one has run.
     """
+    import torch
+
     parameters = sum(map(math.prod, checkpoint.header.shapes.values()))
     stored = min(_bytes(checkpoint.path), 4 * parameters)  # a file may hold more than weights
-    needed, free = memory(parameters, stored, device), _free(device)
-    if free is not None and needed > free:
-        raise PosthocError(
-            f"{checkpoint.path} has {_short(parameters)} parameters, for which replaying takes {_short(needed, 'B')} of "
-            f"memory; {device.type} has {_short(free, 'B')} free. Run it where there is more."
-        )
+    machine = torch.device("cpu")
+    for place in dict.fromkeys((device, machine)):
+        needed, free = memory(parameters, stored, place), available_memory() if place == machine else _free(place)
+        if free is not None and needed > free:
+            raise PosthocError(
+                f"{checkpoint.path} has {_short(parameters)} parameters, for which replaying takes {_short(needed, 'B')} "
+                f"of memory; {place.type} has {_short(free, 'B')} free. Run it where there is more."
+            )
 
 
 def _free(device: "torch.device") -> int | None:
-    """Bytes of memory that are free; None where that cannot be told."""
-    if device.type == "cuda":
-        import torch
+    """Bytes of a GPU's memory that are free; None where that cannot be told."""
+    if device.type != "cuda":
+        return None
+    import torch
 
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
-        return int(torch.cuda.mem_get_info(device)[0]) + held
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return None
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
+    return int(torch.cuda.mem_get_info(device)[0]) + held
 
 
 def _bytes(path: Path) -> int:
