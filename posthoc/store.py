@@ -391,6 +391,22 @@ class Activations:
         """
         return self._read_stored("weights", name, row)
 
+    def statistics(self, row: int) -> dict[str, Array]:
+        """What is stored of the tensors of the checkpoint in a row, by name: `tensor`, their names, and numbers [T].
+
+        `size`: how many numbers each holds; `norm`, and whatever else `weight` reads of every tensor. Empty where the file
+        holds nothing of them.
+        """
+        names = [
+            name.removeprefix("weights/")
+            for name, stored in STORED.items()
+            if name in self.blocks and stored.dimensions == ("tensor",)
+        ]
+        if not names:
+            return {}
+        columns = {"tensor": np.array(list(self.weights)), "size": np.array(list(self.weights.values()), np.int64)}
+        return columns | {name: self.weight(name, row) for name in names}
+
     def _read_stored(self, group: str, name: str, row: int | None) -> Array:
         block = self.blocks.get(f"{group}/{name}")
         if block is None:

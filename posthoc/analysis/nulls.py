@@ -135,7 +135,9 @@ def deciding(measure: Measure, axis: Axis) -> str:
 
 def description(measure: Measure, axis: Axis) -> dict[str, Any]:
     """What a file says of a measure beside its numbers."""
-    names = ("symbol", "title", "about", "digits", "limits", "headline", "listed", "lower_is_better", "code")
+    names = (
+        "symbol", "title", "about", "digits", "limits", "headline", "listed", "lower_is_better", "looks_ahead", "code",
+    )  # fmt: skip
     overrides = axis.overrides.get(measure.key, {})
     return {name: overrides.get(name, getattr(measure, name)) for name in names} | {
         "decided_by": deciding(measure, axis),

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
-from posthoc.analysis.measures.stability import LOOKING_AHEAD
 from posthoc.analysis.runs import Run
 from posthoc.analysis.stopping import configuration
 from posthoc.analysis.verdicts import corrected
@@ -32,6 +31,10 @@ BACK = 2
 """Checkpoints over which a slope is taken."""
 SHORT_OF = 0.05
 """Of the way from the first score to the best: as near to the best as that is the plateau."""
+FORMERLY_AHEAD = (
+    "integration_z", "metastability_z", "stability_index", "volatility", "cka_last", "settled", "learned", "weights_cosine",
+)  # fmt: skip
+"""Measures that look ahead, of files of a version that did not say which do."""
 LAGS = range(-3, 4)
 """Checkpoints by which a measure's steps may come before those of the score."""
 
@@ -107,7 +110,7 @@ def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0) -> list[
         raise UsageError(f"--predict {unknown[0]}: give {', '.join(TARGETS)} or all.")
     table = _Table.of(runs)
     scores = {key for run in runs for key in run.measures if key in ("accuracy", "loss") or key.startswith("score_")}
-    keys = [key for key in runs[0].columns if key not in scores and key not in LOOKING_AHEAD]
+    keys = [key for key in runs[0].columns if key not in scores and not _looks_ahead(key, runs[0])]
     columns = {key: table.of_measure(key) for key in keys if all(key in run.columns for run in runs)}
     baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
     permuted = _permutations(table.configurations, seed)
@@ -121,6 +124,12 @@ def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0) -> list[
                 result = replace(result, symbol=runs[0].measures[key].symbol, lead=lead, together=together)
             results.append(replace(result, baseline=key in baselines))
     return _corrected(results)
+
+
+def _looks_ahead(key: str, run: Run) -> bool:
+    """Whether a measure knows of later checkpoints, as the run's file says, or files of its version would."""
+    ahead = run.measures[key].looks_ahead
+    return key in FORMERLY_AHEAD if ahead is None else ahead
 
 
 @dataclass(frozen=True)

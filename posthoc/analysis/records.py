@@ -174,7 +174,7 @@ class Overall:
 class Measured:
     """One measure of a run: how it is called, its value [E] with the ends of its 95 % interval, and its nulls.
 
-    symbol ... lower_is_better, code: see `measures.Measure`; decided_by: the null that decides, empty where none does;
+    symbol ... lower_is_better, looks_ahead, code: see `measures.Measure`, None where the file does not say; decided_by: the null that decides, empty where none does;
     function_of: the measure that it is a function of; aside: why it has no value in this run. low, high: empty where it has no interval; sd: over the units, where it is their
     mean; by_layer: of each layer by itself, with its interval and p where the axis has them; by_unit: of every unit as
     measured.
@@ -191,6 +191,7 @@ class Measured:
     decided_by: str = ""
     function_of: str = ""
     lower_is_better: bool = False
+    looks_ahead: bool | None = None
     aside: Aside | None = None
     code: Code | None = None
     low: Optional = field(default_factory=_NO_COLUMN)

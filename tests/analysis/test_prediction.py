@@ -66,6 +66,22 @@ def test_a_measure_made_of_the_future_accuracy_predicts_beyond_the_loss(predicte
     assert (row.runs, row.configurations, row.epochs) == (48, 16, 10)
 
 
+def test_what_looks_ahead_is_no_prediction_whatever_it_is_called(predicted):
+    """The stability index of these runs is their final accuracy; so is a measure that its file says looks ahead."""
+    assert not [row for row in predicted if row[0] == "stability_index"]
+    runs = [
+        replace(run, measures={**run.measures, "future": replace(run.measures["future"], looks_ahead=True)})
+        for run in learning()
+    ]
+    formerly = [
+        replace(run, measures={k: replace(m, looks_ahead=None) for k, m in run.measures.items()}) for run in runs
+    ]
+    assert "future" not in {row.measure for row in predict(runs, ["best"])}
+    measures = {row.measure for row in predict(formerly, ["best"])}
+    assert "future" in measures
+    assert "stability_index" not in measures
+
+
 def test_a_measure_made_of_the_epoch_does_not_survive(predicted):
     for target in TARGETS:
         row = predicted["clock", target]

@@ -107,6 +107,37 @@ def test_behaviour_comes_in_the_order_of_the_series(tmp_path):
     assert np.nanmean(np.abs(run.null("order", "coupling"))) < np.mean(expected) / 2
 
 
+def test_weights_are_those_of_the_checkpoint(tmp_path):
+    random = np.random.default_rng(0)
+    norms = random.random((12, 2))
+    frames = [
+        Frame(f"{e}.pt", "0", e, e, 1.0, 0.5, {}, {"mean": {"layer0": random.standard_normal((3, 80), "f4")}},
+              weights={"norm": norms[e], "sketch": np.zeros(5, "f4")})
+        for e in range(12)
+    ]  # fmt: skip
+    channels, weights = {"layer0": np.arange(3)}, {"fc.weight": 3, "fc.bias": 2}
+    plan = Layout(
+        recording(["layer0"], images=80, classes=4), np.arange(80), np.arange(80) % 4, channels, weights=weights
+    )
+    write(tmp_path / "activations.h5", plan, frames)
+
+    def largest(weights):
+        assert weights["tensor"].tolist() == ["fc.weight", "fc.bias"]
+        return weights["norm"].max() + weights["size"][0]
+
+    def scaled(signals, weights):
+        return signals.std() * weights["norm"][0]
+
+    run = measured(tmp_path / "activations.h5", posthoc.measure(largest), posthoc.measure(scaled))
+    np.testing.assert_allclose(run.column("largest"), norms.max(axis=1) + 3, rtol=1e-12)
+    alone = run.measures["largest"]
+    assert (alone.nulls, alone.low.size, alone.by_layer.size) == ({}, 0, 0)
+    with posthoc.open_activations(tmp_path / "activations.h5") as file:
+        expected = [file.read("mean", e).astype(float).std() * norms[e, 0] for e in range(12)]
+    np.testing.assert_allclose(run.column("scaled"), expected, rtol=1e-6)
+    assert run.measures["scaled"].nulls.keys() == {"order", "label", "channel"}
+
+
 def test_what_does_not_depend_on_the_order_does_not_differ_from_it_by_rounding(noise_file):
     spread = posthoc.measure(lambda signals: signals.std(axis=1).mean(), name="spread")
     run = measured(noise_file, spread)

@@ -35,7 +35,8 @@ what the null redraws drawn anew."""
 class Recorded:
     """What was recorded behind series [U, T]: signals [U, T] as they are, labels [T] of the samples, and in which order of
     the file's samples they come, `order` [T]; layers: of the units [U]; behaviour: what the network said of the samples,
-    each [T, ...]; previous: the signals [U, T] at the checkpoint before, None at the first."""
+    each [T, ...]; previous: the signals [U, T] at the checkpoint before, None at the first; weights: what is stored of the
+    checkpoint's tensors of weights, see `Activations.statistics`."""
 
     signals: NDArray[np.floating]
     labels: NDArray[np.int64]
@@ -43,6 +44,7 @@ class Recorded:
     layers: NDArray[np.int64] | None = None
     behaviour: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     previous: NDArray[np.floating] | None = None
+    weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def only(self, units: NDArray[np.bool_]) -> "Recorded":
         """Of some units [U]."""
@@ -72,7 +74,7 @@ class Source:
     untrained, the series themselves.
 
     controls: name -> checkpoint -> series of one network or of several; steady: those that are the same at each;
-    behaviour: what the network said of the file's samples at a checkpoint, by name, each [N, ...]. points: where series were
+    behaviour: what the network said of the file's samples at a checkpoint, by name, each [N, ...]; weights: what is stored of its tensors. points: where series were
     summed up while the network ran, how many points they had; in their place there are then, over the windows of each scale,
     sums of squared residuals of their profile [D, U, S].
     """
@@ -81,6 +83,7 @@ class Source:
     controls: Mapping[str, Callable[[int], Iterable[NDArray[np.floating]]]] = field(default_factory=dict)
     steady: frozenset[str] = frozenset()
     behaviour: Callable[[int], Mapping[str, NDArray[Any]]] = lambda row: {}
+    weights: Callable[[int], Mapping[str, NDArray[Any]]] = lambda row: {}
     points: int = 0
 
 

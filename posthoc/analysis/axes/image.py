@@ -111,6 +111,8 @@ class ImageMaterial:
         if "behaviour" in asked and not self.alone:
             behaviour = {name: values[order] for name, values in source.behaviour(row).items()}
             recorded = replace(recorded, behaviour=behaviour)
+        if "weights" in asked and not self.alone:
+            recorded = replace(recorded, weights=source.weights(row))
         if "previous" in asked and row and not self.alone:
             before = source.material(row - 1)
             assert isinstance(before, ImageMaterial)
@@ -296,6 +298,7 @@ IMAGE = Axis(
         "": Source(
             lambda e: ImageMaterial(activations.read(protocol.signal, e), activations.labels, protocol.smooth),
             behaviour=lambda e: {name: activations.behaviour(name, e) for name in activations.behaviours},
+            weights=activations.statistics,
         )
     },
     factors=_factors,

@@ -184,6 +184,7 @@ MEASURES = (
     of_checkpoint(
         "cka_last", "CKA(last)", "similarity to the last checkpoint",
         "debiased CKA of whole layers with the last checkpoint, mean over layers: it looks ahead", _similarity("cka_last"),
+        looks_ahead=True,
     ),
     of_checkpoint(
         "cka_untrained", "CKA(untrained)", "similarity to untrained weights",
@@ -192,7 +193,7 @@ MEASURES = (
     of_checkpoint(
         "settled", "settled", "settled layers",
         f"share of layers whose CKA with the last checkpoint is {SETTLED} or more here and at all later ones: it looks ahead",
-        _is_settled, limits=(0.0, 1.0),
+        _is_settled, limits=(0.0, 1.0), looks_ahead=True,
     ),
     of_checkpoint(
         "dead_units", "dead", "dead units", f"share of channels whose signal is the same for all samples, {OF}", _dead,

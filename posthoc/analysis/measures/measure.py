@@ -154,6 +154,7 @@ class Measure:
     default: whether it is measured unless others are asked for; needs: of a measure of_epochs, the measures it is made of.
     under: the nulls that it is drawn under (none: all that are for every measure); asks: what its function takes beside
     series, see `Recorded`; code: the function of the user's that it is.
+    looks_ahead: whether its value at a checkpoint knows of later ones, so that nobody who is still training has it.
     headline: whether runs are compared by it; listed: whether the table of checkpoints has it; layers: whether it is
     also taken of every layer by itself; curve: whether its readings have the curve of log F(s).
     """
@@ -181,6 +182,7 @@ class Measure:
     layers: bool = True
     curve: bool = False
     lower_is_better: bool = False
+    looks_ahead: bool = False
     default: bool = True
     needs: tuple[str, ...] = ()
     under: tuple[str, ...] = ()

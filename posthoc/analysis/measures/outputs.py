@@ -155,6 +155,6 @@ MEASURES = (
     of_checkpoint(
         "learned", "learned", "learned samples",
         "share of samples that are right here and at all later checkpoints: it looks ahead", _of_correct(_learned),
-        limits=(0.0, 1.0),
+        limits=(0.0, 1.0), looks_ahead=True,
     ),
 )  # fmt: skip

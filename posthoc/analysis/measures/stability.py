@@ -133,17 +133,15 @@ def _volatility(key: str) -> Callable[[Epochs], FloatArray]:
 
 
 FIELDS = ("integration", "metastability")
-LOOKING_AHEAD = (
-    "integration_z", "metastability_z", "stability_index", "volatility", "cka_last", "settled", "learned", "weights_cosine",
-)  # fmt: skip
-"""Measures of a checkpoint that know checkpoints after it."""
 
 
 def _of_epochs(
     key: str, symbol: str, title: str, about: str, needs: tuple[str, ...], of_epochs: Callable[[Epochs], FloatArray],
-    listed: bool = False,
+    listed: bool = False, causal: bool = False,
 ) -> Measure:  # fmt: skip
-    return Measure(key, symbol, title, about, of_epochs=of_epochs, needs=needs, headline=False, listed=listed)
+    return Measure(
+        key, symbol, title, about, of_epochs=of_epochs, needs=needs, headline=False, listed=listed, looks_ahead=not causal,
+    )  # fmt: skip
 
 
 MEASURES = (
@@ -165,9 +163,10 @@ MEASURES = (
     ),
     _of_epochs(
         "stability_index_causal", "causal Psi", "causal stability index", "as it was known at each epoch", FIELDS, _causal_index,
+        causal=True,
     ),
     _of_epochs(
         "volatility_causal", "causal", "causal volatility", "rolling standard deviation of the causal stability index", ("stability_index_causal",),
-        _volatility("stability_index_causal"), listed=True,
+        _volatility("stability_index_causal"), listed=True, causal=True,
     ),
 )  # fmt: skip

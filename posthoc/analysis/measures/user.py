@@ -29,7 +29,7 @@ from posthoc.usercode import UserCode
 
 Function = Callable[..., Any]
 SERIES = "series"
-ASKED = ("signals", "labels", "layers", "behaviour", "previous")
+ASKED = ("signals", "labels", "layers", "behaviour", "previous", "weights")
 """What a function may ask for by the names of its parameters, beside the series; see `Recorded`."""
 OF_SERIES = ("white", "label", "order", "channel", "time", "phase", "gaussian")
 """The nulls of a function of series."""
@@ -186,7 +186,8 @@ def measure(
     channels over T samples sorted by class, less their class's mean and smoothed. A parameter that is called `signals`
     is given what was recorded, [U, T] in the same order, `labels` the classes [T], `layers` the layer of every unit [U],
     `behaviour` what the network said of each sample, by name (`loss`, `correct`, ...; each [T, ...]), `previous` the
-    signals at the checkpoint before (None at the first); these on the image axis alone. It gives a number, or, if it asks
+    signals at the checkpoint before (None at the first), `weights` what is stored of the tensors, by name (`tensor`, `size`,
+    `norm`, ...; each [tensors]); these on the image axis alone. It gives a number, or, if it asks
     for `layers`, one for each. Units without an exponent, constant or not finite, are left out; documents of tokens are
     measured one by one.
 
@@ -210,13 +211,14 @@ def measure(
         raise UsageError(f"A measure cannot be called {name!r}; give the function a name of letters, digits and _.")
     parameters = _parameters(function, name)
     asks = tuple(what for what in ASKED if what in parameters.values())
+    of_samples = set(parameters.values()) != {"weights"}  # else no sample, channel or layer changes it
     nulls = OF_SERIES if SERIES in parameters.values() else OF_SIGNALS
     lines = (inspect.getdoc(function) or "").strip().splitlines()
     file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", "")
     return Measure(
         key=name, symbol=symbol or name, title=name.replace("_", " "), about=about or (lines[0] if lines else ""),
         of_series=Call(function, name, parameters, file), limits=limits, margin=margin, digits=digits, asks=asks,
-        under=(*nulls, "split") if "labels" in asks else nulls, code=Code("", name, _digest(function)),
+        under=(*nulls, "split") if "labels" in asks else nulls, nulls=of_samples, layers=of_samples, code=Code("", name, _digest(function)),
     )  # fmt: skip
 
 

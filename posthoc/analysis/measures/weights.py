@@ -18,13 +18,16 @@ ABOUT = {
 }
 """Of the columns of a path: what each is called, and what it is."""
 
+LOOKING_AHEAD = ("cosine",)
+"""Those of which a value is known only once the next checkpoint is."""
+
 
 def of_paths(paths: Mapping[str, WeightPath]) -> dict[str, Measure]:
     """The measures of all weights together; none where the file does not hold them."""
     return {
         f"weights_{name}": Measure(
             f"weights_{name}", title, title, about,
-            of_activations=_column(paths[ALL], name), headline=False, listed=False,
+            of_activations=_column(paths[ALL], name), headline=False, listed=False, looks_ahead=name in LOOKING_AHEAD,
         )
         for name, (title, about) in ABOUT.items() if paths
     }  # fmt: skip
