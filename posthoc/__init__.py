@@ -1,4 +1,4 @@
-"""posthoc: what happened inside a network while it trained, from the checkpoints you already have.
+"""posthoc: what happened inside a network while it trained, from the checkpoints you already have::
 
 import posthoc
 

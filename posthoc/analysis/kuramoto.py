@@ -34,7 +34,7 @@ class Kuramoto:
 
 
 def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None = None) -> Kuramoto:
-    """Order parameter of U series (Shanahan 2010): R(t) = |mean over units of exp(i phi_u(t))|.
+    """Order parameter of U series (Shanahan 2010): R(t) = abs(mean over units of exp(i phi_u(t))).
 
     phi_u is the phase of the analytic signal of the mean-centred unit. Constant and non-finite units have no phase and
     are left out; without any live unit all is NaN.
