@@ -104,7 +104,7 @@ def test_a_network_starts_from_given_weights(rehearsal, tmp_path, capsys):
 
 
 def test_the_figures_in_the_readme_are_those_of_the_kept_files():
-    opening = (ROOT / "README.md").read_text().split("## Try it")[0]
+    opening = (ROOT / "README.md").read_text().split("## Documentation")[0]
     controls = {
         control["name"].partition(" (")[0]: control["measures"]["integration"]["mean"]
         for control in json.loads((KEPT / "resnet18-cifar10" / "seed-42" / "audit.json").read_text())["controls"]
