@@ -110,7 +110,7 @@ def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0) -> list[
         raise UsageError(f"--predict {unknown[0]}: give {', '.join(TARGETS)} or all.")
     table = _Table.of(runs)
     scores = {key for run in runs for key in run.measures if key in ("accuracy", "loss") or key.startswith("score_")}
-    keys = [key for key in runs[0].columns if key not in scores and not _looks_ahead(key, runs[0])]
+    keys = [key for key in runs[0].columns if key not in scores and not looks_ahead(key, runs[0])]
     columns = {key: table.of_measure(key) for key in keys if all(key in run.columns for run in runs)}
     baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
     permuted = _permutations(table.configurations, seed)
@@ -126,7 +126,7 @@ def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0) -> list[
     return _corrected(results)
 
 
-def _looks_ahead(key: str, run: Run) -> bool:
+def looks_ahead(key: str, run: Run) -> bool:
     """Whether a measure knows of later checkpoints, as the run's file says, or files of its version would."""
     ahead = run.measures[key].looks_ahead
     return key in FORMERLY_AHEAD if ahead is None else ahead

@@ -71,7 +71,8 @@ class Score:
     """A rule over several runs that are judged by one score, of that symbol: means, and 95 % intervals of their differences from `REFERENCE`, paired by run.
 
     Intervals are Student's over the runs, see `intervals.over_runs`; NaN with fewer than three. pareto: whether no other
-    rule that can be followed saves a larger share and loses less.
+    rule that can be followed saves a larger share and loses less. patience_difference: what is lost more than by patience
+    that saves as large a share, between two of its lengths in proportion, over configurations; NaN where none saves as much.
     """
 
     rule: str
@@ -86,6 +87,7 @@ class Score:
     lost_difference: tuple[float, float, float]
     pareto: bool
     symbol: str = "accuracy"
+    patience_difference: tuple[float, float, float] = (math.nan,) * 3
 
 
 def by_volatility(run: Run, threshold: float, causal: bool = True) -> int | None:
@@ -155,26 +157,32 @@ def configuration(run: Run) -> Hashable:
 
 
 def chosen_elsewhere(runs: Sequence[Run]) -> list[Stop]:
-    """The volatility rule with, for each run, the threshold that does best on the runs of other configurations.
+    """The volatility rule with, for each run, the threshold that does best on the runs of other configurations."""
+    return best_elsewhere([partial(by_volatility, threshold=threshold) for threshold in THRESHOLDS], runs)
+
+
+def best_elsewhere(choices: Sequence[Callable[[Run], int | None]], runs: Sequence[Run]) -> list[Stop]:
+    """What, for each run, that of several rules does which does best on the runs of other configurations.
 
     Best: most checkpoints saved among those that lose at most 1 % of the best accuracy on average; else least lost.
     """
-    table = [[apply(partial(by_volatility, threshold=threshold), run) for run in runs] for threshold in THRESHOLDS]
+    table = [[apply(choice, run) for run in runs] for choice in choices]
     best = np.array([abs(run.best) for run in runs])
+    lost = np.array([[stop.lost for stop in row] for row in table]) / np.where(best > 0, best, np.inf)
+    saved = np.array([[stop.saved for stop in row] for row in table], dtype=float)
     of = [configuration(run) for run in runs]
-    stops = []
-    for held_out in range(len(runs)):
-        others = [r for r in range(len(runs)) if of[r] != of[held_out]]
+    chosen: dict[Hashable, int] = {}
+    for held_out in dict.fromkeys(of):
+        others = [r for r in range(len(runs)) if of[r] != held_out]
 
         def worth(row: int, others: list[int] = others) -> tuple[bool, float]:
-            lost = float(np.mean([table[row][r].lost / best[r] if best[r] > 0 else 0.0 for r in others]))
-            saved = float(np.mean([table[row][r].saved for r in others]))
-            if math.isnan(lost):
+            loses, saves = float(np.mean(lost[row, others])), float(np.mean(saved[row, others]))
+            if math.isnan(loses):
                 return False, -math.inf
-            return (True, saved) if lost <= TOLERANCE else (False, -lost)
+            return (True, saves) if loses <= TOLERANCE else (False, -loses)
 
-        stops.append(table[max(range(len(THRESHOLDS)), key=worth)][held_out])
-    return stops
+        chosen[held_out] = max(range(len(choices)), key=worth)
+    return [table[chosen[of[r]]][r] for r in range(len(runs))]
 
 
 def random_epoch(run: Run) -> Stop:
@@ -226,8 +234,8 @@ RULES: dict[str, Rule] = {
 """The table of rules. One of your own is one more: `RULES["third"] = Rule("third", "toy", of_run=lambda run: 2)`."""
 
 
-def compare_rules(runs: Sequence[Run]) -> list[Score]:
-    """Every rule that fits over the same runs, most checkpoints saved first.
+def compare_rules(runs: Sequence[Run], more: Sequence[Rule] = ()) -> list[Score]:
+    """Every rule that fits over the same runs, and `more` rules, most checkpoints saved first.
 
     Raises UsageError where a run has no score, or they are judged by different ones. Patience is left out, and with it the differences from it, unless
     all runs have a validation loss.
@@ -240,7 +248,7 @@ def compare_rules(runs: Sequence[Run]) -> list[Score]:
     if len(symbols) > 1:
         several = ", ".join(f"{name} by {symbol}" for symbol, name in symbols.items())
         raise UsageError(f"Stopping rules are compared over runs that are judged by one score; here {several}.")
-    rules = [rule for rule in RULES.values() if rule.fits(runs)]
+    rules = [rule for rule in (*RULES.values(), *more) if rule.fits(runs)]
     table = {rule.name: rule.stops(runs) for rule in rules}
     saved = {
         name: float(np.mean([stop.saved / len(run.when) for stop, run in zip(stops, runs, strict=True)]))
@@ -250,6 +258,7 @@ def compare_rules(runs: Sequence[Run]) -> list[Score]:
     followed = [(saved[rule.name], lost[rule.name]) for rule in rules if not rule.looks_ahead]
     reference = table.get(REFERENCE)
     unknown = [math.nan] * len(runs)
+    patience = _Patience.of(table, saved, runs)
     scores = []
     for rule in rules:
         stops, share, loss = table[rule.name], saved[rule.name], lost[rule.name]
@@ -270,6 +279,46 @@ def compare_rules(runs: Sequence[Run]) -> list[Score]:
                 lost_difference=paired([s.lost for s in stops], [s.lost for s in reference] if reference else unknown),
                 pareto=not rule.looks_ahead and not math.isnan(loss) and not beaten,
                 symbol=next(iter(symbols)),
+                patience_difference=patience.difference(stops, share),
             )
         )
     return sorted(scores, key=lambda score: (-score.saved_share, score.lost))
+
+
+@dataclass(frozen=True)
+class _Patience:
+    """What patience loses in each run, for every length of it, by the share that it saves; without any, nothing.
+
+    shares [K], rising from that of never stopping; lost [K, R]; members: each configuration's runs.
+    """
+
+    shares: list[float]
+    lost: list[list[float]]
+    members: list[list[int]]
+
+    @classmethod
+    def of(cls, table: "dict[str, list[Stop]]", saved: dict[str, float], runs: Sequence[Run]) -> "_Patience":
+        """From what all rules do."""
+        names = sorted((f"patience {k}" for k in PATIENCE if f"patience {k}" in table), key=lambda name: saved[name])
+        members: dict[Hashable, list[int]] = {}
+        for r, run in enumerate(runs):
+            members.setdefault(configuration(run), []).append(r)
+        never = [[0.0] * len(runs)] if names else []
+        return cls(
+            [*[0.0] * len(never), *(saved[name] for name in names)],
+            never + [[stop.lost for stop in table[name]] for name in names],
+            list(members.values()),
+        )
+
+    def difference(self, stops: Sequence[Stop], share: float) -> tuple[float, float, float]:
+        """What stops that save so large a share lose more, by configuration, and its 95 % interval."""
+        if not self.shares or not self.shares[0] <= share <= self.shares[-1]:
+            return (math.nan,) * 3
+        above = next(k for k, known in enumerate(self.shares) if known >= share)
+        below = max(above - 1, 0)
+        width = self.shares[above] - self.shares[below]
+        weight = (share - self.shares[below]) / width if width > 0 else 1.0
+        patient = (1 - weight) * np.array(self.lost[below]) + weight * np.array(self.lost[above])
+        lost = np.array([stop.lost for stop in stops])
+        means = ([float(values[of].mean()) for of in self.members] for values in (lost, patient))
+        return paired(*means)

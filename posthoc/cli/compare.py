@@ -28,6 +28,8 @@ if TYPE_CHECKING:
               "loss, hurst, integration, metastability.")  # fmt: skip
 @click.option("--by", metavar="FIELDS", help="Group runs by recorded fields, such as dataset or dataset,model.")
 @click.option("--stopping", is_flag=True, help="Replay stopping rules over the runs.")
+@click.option("--measures", metavar="NAMES", help="With --stopping: stopping by these measures, too, by the level and by the volatility "
+              "of each, whose threshold is chosen on other configurations; names with commas between, or all.")  # fmt: skip
 @click.option("--predict", metavar="TARGETS", help="What measures say of what is to come, across runs: final-accuracy, "
               "remaining, best, plateau, with commas between, or all.")  # fmt: skip
 @click.option("--sensitivity", is_flag=True, help="Vary H_opt, sigma_H and w_H.")
@@ -46,6 +48,7 @@ def command(
     columns: tuple[str, ...],
     by: str | None,
     stopping: bool,
+    measures: str | None,
     predict: str | None,
     sensitivity: bool,
     form: str | None,
@@ -58,6 +61,8 @@ def command(
     """
     if columns and not from_csv:
         raise UsageError("--column needs --from-csv.")
+    if measures and not stopping:
+        raise UsageError("--measures needs --stopping.")
     mapping = dict(map(_mapping, columns))
     require_metrics(metrics)
     from posthoc.analysis.compare import differences, group_names, grouped, tabulate
@@ -72,7 +77,7 @@ def command(
     names = group_names(runs, [field.strip() for field in by.split(",")]) if by else []
     groups = grouped(rows, names) if by else []
     gaps = differences(rows, names, seed) if by else []
-    scores, unjudged = _scored(runs) if stopping else ({}, [])
+    scores, unjudged = _scored(runs, measures) if stopping else ({}, [])
     if form in ("csv", "json"):  # which have no room for notes
         for note in unjudged:
             echo(note, err=True)
@@ -104,9 +109,11 @@ def _predicted(runs: "Sequence[Run]", names: str, seed: int) -> "list[Prediction
     return predict(runs, [*TARGETS] if names == "all" else [name.strip() for name in names.split(",")], seed)
 
 
-def _scored(runs: "Sequence[Run]") -> "tuple[dict[str, list[Score]], list[str]]":
-    """The stopping rules over the runs of each score, such as accuracy, and a note on the runs that have none."""
+def _scored(runs: "Sequence[Run]", measures: str | None) -> "tuple[dict[str, list[Score]], list[str]]":
+    """The stopping rules over the runs of each score, such as accuracy, those by measures too, and a note on the runs that
+    have none."""
     from posthoc.analysis.stopping import compare_rules
+    from posthoc.analysis.stopping_by import rules_of
 
     judged: dict[str, list[Run]] = {}
     for run in runs:
@@ -118,7 +125,10 @@ def _scored(runs: "Sequence[Run]") -> "tuple[dict[str, list[Score]], list[str]]"
         )
     others = [run.name for run in runs if run.score is None]
     notes = [f"Without an accuracy or other score, and not judged: {', '.join(others)}."] if others else []
-    return {symbol: compare_rules(of_score) for symbol, of_score in judged.items()}, notes
+    return {
+        symbol: compare_rules(of_score, rules_of(of_score, measures) if measures else ())
+        for symbol, of_score in judged.items()
+    }, notes
 
 
 def _mapping(text: str) -> tuple[str, str]:

@@ -286,13 +286,17 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
         column("rule"), column("saved"), column("share"), column(f"{symbol} lost"), column("never fires"),
         *(column(f"{what}, against {REFERENCE}", *(f"{what}_difference{end}" for end in ("", "_low", "_high")))
           for what in ("saved", "lost")),
+        column("lost, against patience that saves as much", *(f"patience_difference{end}" for end in ("", "_low", "_high"))),
         column("Pareto", "pareto"),
     ]  # fmt: skip
-    names = ("rule", "saved", "saved_share", "lost", "never", "saved_difference", "lost_difference")
+    names = (
+        "rule", "saved", "saved_share", "lost", "never", "saved_difference", "lost_difference", "patience_difference",
+    )  # fmt: skip
     table = [[*(getattr(score, name) for name in names), "*" if score.pareto else ""] for score in scores]
     return Table("Stopping rules", columns, table, [
         f"Patience, budgets and what is saved count checkpoints. {sentence_of(symbol)[:-1]} lost: of the run's best checkpoint less that of the best one kept until the stop, means over runs; "
-        "differences with 95 % intervals, paired by run. *: no other rule that can be followed saves a larger share and "
+        "differences with 95 % intervals, paired by run; against patience that saves as much (between two lengths in "
+        "proportion; none where none does) by configuration. *: no other rule that can be followed saves a larger share and "
         "loses less.",
         "Rules see what was known at each epoch, but for those marked 'whole run known', whose z-scores look ahead.",
         *notes,
