@@ -1,5 +1,8 @@
 """The one error type: what is wrong, where, and what to do, in a sentence; and the words of others' errors."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class PosthocError(Exception):
     """Something the user can mend; the command line prints it without a traceback and exits with `exit_code`."""
@@ -17,6 +20,18 @@ class UsageError(PosthocError):
     """The request itself is wrong (an option's value, an impossible combination), whatever the input holds."""
 
     exit_code = 2
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to write instead of a name that nothing has: the nearest of those that are known, else all of them.
+
+    >>> nearest("measure", ["measures", "audit"]), nearest("nosuch", ["measures", "audit"])
+    ('did you mean measures?', 'there are measures, audit.')
+    """
+    listed = list(dict.fromkeys(known))
+    lower = {each.lower(): each for each in listed}
+    near = [lower[text] for text in difflib.get_close_matches(name.lower(), lower, 3)]
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(listed)}."
 
 
 def message_of(error: BaseException) -> str:

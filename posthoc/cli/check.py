@@ -11,6 +11,7 @@ import click
 from posthoc.cli.exits import echo, write
 from posthoc.cli.output import notes, order_options, print_table, progress_on_stderr
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.meant import refuse_folder
 
 if TYPE_CHECKING:
     from posthoc.replay.series.result import Result
@@ -46,6 +47,8 @@ def command(
         path for path in (*checkpoints, *filter(None, [against])) if not (path.exists() or path.is_symlink())
     ]:
         raise PosthocError(f"No such file or folder: {absent[0]}.")
+    if len(checkpoints) == 1:
+        refuse_folder(checkpoints[0], options["select"], options["placed"])
     from posthoc.replay.series.result import check_series
     from posthoc.replay.weights import Pick
 

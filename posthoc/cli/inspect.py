@@ -13,6 +13,7 @@ from posthoc.cli.exits import echo
 from posthoc.cli.inputs import kind_of
 from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, print_rows, print_table
 from posthoc.errors import PosthocError
+from posthoc.replay.meant import refuse_folder, refuse_model
 
 if TYPE_CHECKING:
     from posthoc.analysis.arrays import FloatArray
@@ -60,6 +61,8 @@ def _checkpoints(
     model: str | None,
     model_arg: Sequence[str],
 ) -> None:
+    refuse_folder(path, select, placed)
+    refuse_model(model)
     from posthoc.replay.duplicates import settle_duplicates
     from posthoc.replay.layout import find_run
     from posthoc.replay.models import resolve_model

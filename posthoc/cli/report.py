@@ -1,5 +1,7 @@
 """posthoc report: metrics.json -> a page, a figure, or scalars."""
 
+import re
+import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +11,7 @@ import click
 
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import require_metrics
-from posthoc.errors import PosthocError, UsageError
+from posthoc.errors import PosthocError, UsageError, nearest
 from posthoc.files import refuse_existing, try_output
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ def command(
         return
     if not metrics:
         raise UsageError("Which runs? Give metrics.json files, or folders that hold some.")
+    if figure is not None:
+        _refuse_figure(figure)
     if figure is not None and output is None:
         raise UsageError(f"Where to? Give -o {figure}.pdf, .svg or .png.")
     require_metrics(metrics)
@@ -98,6 +102,17 @@ def command(
         import webbrowser
 
         webbrowser.open(output.resolve().as_uri())
+
+
+def _refuse_figure(name: str) -> None:
+    """Raise UsageError for a figure that no module of the package makes; altair takes a second to import."""
+    if "posthoc.report.figures" in sys.modules:  # where others may have been added
+        return
+    folder = Path(__file__).parents[1] / "report" / "figures"
+    texts = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.py"))]
+    known = [figure for text in texts for figure in re.findall(r'Kind\(\s*"([\w-]+)"', text)]
+    if name not in known:
+        raise UsageError(f"There is no figure {name!r}; {nearest(name, known)}")
 
 
 def _write_scalars(sources: "list[Source]", folder: Path, force: bool) -> None:
@@ -156,7 +171,7 @@ def _builder(name: str, sources: "list[Source]", epoch: int | None) -> "Callable
     from posthoc.report.sources import Several, as_runs
 
     if name not in FIGURES:
-        raise UsageError(f"No figure is called {name!r}; there are {', '.join(FIGURES)}.")
+        raise UsageError(f"There is no figure {name!r}; {nearest(name, FIGURES)}")
     kind = FIGURES[name]
     if kind.of is Of.RUNS:
         if len(sources) < 2:

@@ -1,10 +1,7 @@
 """Which checkpoints make one training run, and in which order."""
 
-import difflib
-import fnmatch
 import itertools
 import math
-import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +17,10 @@ from posthoc.replay.copies import Candidate, Group, Shape, without_copies
 from posthoc.replay.formats.hub import revisions
 from posthoc.replay.formats.table import endings, files_of, is_indivisible
 from posthoc.replay.listing import STRANGE, checkpoint_folders, irregular, listed, listed_of, runs_below
+from posthoc.replay.meant import matches, parse_places, placed_among
 from posthoc.replay.names import as_glob
 from posthoc.replay.naming import UNUSED, canonical
-from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, parse_places
+from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order
 from posthoc.replay.strangers import NoWeightsError
 from posthoc.replay.weights import MAIN, Pick
 
@@ -119,9 +117,9 @@ def find_run(
     else:
         listing = listed_of(place)
     folder = listing.folder
-    places = _placed(folder, listing.paths, given)
-    paths = [path for path in listing.paths if select is None or path in places or _matches(path.name, select)]
-    strangers = [row for row in listing.apart if select is None or _matches(row[0].name, select)]
+    places = placed_among(folder, listing.paths, given)
+    paths = [path for path in listing.paths if select is None or path in places or matches(path.name, select)]
+    strangers = [row for row in listing.apart if select is None or matches(row[0].name, select)]
     if not paths:
         below = runs_below(folder)
         if len(below) == 1 and below[0] != place and not (strangers or select):
@@ -214,28 +212,9 @@ def _single(place: Path, pick: Pick, order: str | None, given: Mapping[str, int]
     if reason := irregular(place):
         raise PosthocError(f"{place} is {reason}; give a checkpoint or the folder of a run.")
     header = read_header(place, pick)
-    placed = _placed(place.absolute().parent, [place.absolute()], given)
+    placed = placed_among(place.absolute().parent, [place.absolute()], given)
     places = {place: next(iter(placed.values()))} if placed else {}
     return _run(place.parent, in_order({place: header}, order, places))
-
-
-def _placed(folder: Path, paths: Sequence[Path], given: Mapping[str, int]) -> dict[Path, int]:
-    """The checkpoints to which --as gives a place; raises UsageError for names that none has."""
-    names = {path.name: path for path in paths}
-    result = {}
-    for text, epoch in given.items():
-        name = Path(text).name
-        if name not in names or (name != text and (folder / text).absolute() != names[name].absolute()
-                                 and Path(text).absolute() != names[name].absolute()):  # fmt: skip
-            near = difflib.get_close_matches(name, names, 3, 0.3) or list(names)[:3]
-            hint = f"; there are {', '.join(near)}" if near else ""
-            raise UsageError(f"--as {text}={epoch}: {folder} holds no checkpoint of that name{hint}.")
-        result[names[name]] = epoch
-    return result
-
-
-def _matches(name: str, select: str) -> bool:
-    return bool(re.match(fnmatch.translate(select).replace("\\#", r"(?:\d+|\#)"), name))
 
 
 def _read(

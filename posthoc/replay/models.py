@@ -25,13 +25,12 @@ from posthoc.replay.diffusers import build_diffuser
 from posthoc.replay.forward import error_line, weights_digest
 from posthoc.replay.lazy import initialise, lazy_layers
 from posthoc.replay.marks import Names, assembled
+from posthoc.replay.meant import LIBRARIES, MODEL_FORMS, unknown_model
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
 from posthoc.replay.transformers import skeleton
 from posthoc.replay.usercode import Factory, ModelCode
 
-FORMS = "torchvision:NAME, timm:NAME, transformers[:DIR], diffusers[:DIR], FILE.py:FACTORY or package.module:FACTORY"
-LIBRARIES = ("torchvision", "timm")
 CONFIGURED = ("transformers", "diffusers")
 """Libraries whose networks a config.json describes."""
 Made = Callable[[Shapes, int | None], nn.Module]
@@ -246,17 +245,14 @@ def _without_timm() -> str:
 def _given(reference: Any, shapes: Shapes, arguments: dict[str, Any], arch: str | None) -> Model:
     """What the command line names, code of the user's included."""
     if not isinstance(reference, str):
-        raise UsageError(f"model is {_brief(reference)}; give text: {FORMS}.")
+        raise UsageError(f"model is {_brief(reference)}; give text: {MODEL_FORMS}.")
     library, _, name = reference.partition(":")
     if library in LIBRARIES or (":" not in reference and not reference.endswith(".py")):
         if library == "timm" and name and importlib.util.find_spec("timm") is None:
             raise PosthocError(f"{reference} needs timm; install posthoc[timm].")
         names = list(_known(reference))
         if not names:
-            raise UsageError(
-                f"Unknown model {reference!r}; give {FORMS}, such as torchvision:resnet18 "
-                f"(torchvision.models.list_models() and timm.list_models() name theirs)."
-            )
+            raise unknown_model(reference, zoo.list_models(module=zoo))
         return _library(names[0], "given", shapes, arguments)
     if reference.endswith(".py"):
         return _any_of(ModelCode(Path(reference)), shapes, arguments, arch)
@@ -419,7 +415,7 @@ def _recognised(header: Header) -> Model:
     if header.kind:
         sentences.append(f"They are pickled modules of class {header.kind}; its code is not in them.")
     sentences += [_named(key, text) for key, text in header.named.items()]
-    sentences += [nearest(shapes_by_name(canonical(shapes), shapes)), f"Pass --model {FORMS}."]
+    sentences += [nearest(shapes_by_name(canonical(shapes), shapes)), f"Pass --model {MODEL_FORMS}."]
     raise PosthocError(" ".join(filter(None, sentences)))
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from posthoc.errors import PosthocError, UsageError
+from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import Header
 from posthoc.replay.formats.table import endings
+from posthoc.replay.meant import LARGEST
 from posthoc.replay.names import Column, Places, form, places, why_uncertain
 
 ORDERS = ("name", "inside")
-LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,6 @@ class _Source:
     places: Places
     by: str
     notes: tuple[str, ...] = ()
-
-
-def parse_places(placed: Sequence[str]) -> dict[str, int]:
-    """Read FILE=EPOCH, of which each gives a checkpoint its place; raises UsageError.
-
-    >>> parse_places(["epoch_init.pt=0", "epoch=3.ckpt=4"])
-    {'epoch_init.pt': 0, 'epoch=3.ckpt': 4}
-    """
-    result: dict[str, int] = {}
-    for text in placed:
-        name, _, epoch = text.rpartition("=")
-        if not name or not re.fullmatch(r"[0-9]{1,19}", epoch) or int(epoch) > LARGEST:
-            raise UsageError(f"--as {text}: give FILE=EPOCH with an epoch from 0 up, such as init.pt=0.")
-        if result.get(name, int(epoch)) != int(epoch):
-            raise UsageError(f"--as gives {name} two epochs, {result[name]} and {int(epoch)}; give one.")
-        result[name] = int(epoch)
-    return result
 
 
 def in_order(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from posthoc.errors import PosthocError, UsageError
 from posthoc.recording import MOST_CONTROLS
 from posthoc.replay.controls import UNTRAINED, parse
+from posthoc.replay.meant import refuse_folder, refuse_model
 from posthoc.replay.probes import PROBES, Asked, check_probe
 from posthoc.replay.scores import NONE, SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
@@ -232,7 +233,10 @@ class Request:
                 raise PosthocError(f"No such file or folder: {place}.")
             if place.is_dir() and not any(place.iterdir()):
                 raise PosthocError(f"No checkpoint in {place}: the folder is empty.")
+        if len(places) == 1:  # of several some may be left out
+            refuse_folder(places[0], self.select, self.placed)
         check_probe(self.asked)
+        refuse_model(self.model)
         file = (self.model or "").partition(":")[0]
         if file.endswith(".py") and not Path(file).is_file():
             raise PosthocError(f"{file} is no file of Python." if os.path.lexists(file) else f"No such file: {file}.")

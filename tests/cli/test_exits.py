@@ -119,6 +119,16 @@ MISTAKES = [
     ("extract", "run", "--probe", "digits", "--shard", "3/2"),
     ("extract", "run", "--probe", "digits", "--model", "none.py"),
     ("extract", "run", "--probe", "digits", "-o", "there.h5"),
+    ("extract", "run", "--probe", "digits", "-o", "new.h5", "--model", "torchvision:resnet81"),
+    ("extract", "run", "--probe", "digits", "-o", "new.h5", "--model", "timm:nosuch"),
+    ("extract", "run", "--probe", "digits", "-o", "new.h5", "--as", "init.pt=0"),
+    ("extract", "run", "--probe", "digits", "-o", "new.h5", "--select", "net_#.pt"),
+    ("extract", "notes", "--probe", "digits", "-o", "new.h5"),
+    ("inspect", "notes"),
+    ("inspect", "run", "--as", "init.pt=0"),
+    ("inspect", "run", "--model", "nosuch"),
+    ("check", "notes"),
+    ("report", "metrics.json", "--figure", "measure"),
     ("extract", "run", "--probe", "digits", "-o", "nowhere/a.h5"),
     ("extract", "run", "--probe", "digits", "-o", "run"),
     ("extract", "run", "--probe", "digits", "-o", "/dev/null", "--force"),
@@ -151,6 +161,8 @@ MISTAKES = [
 def test_mistakes_answer_before_anything_heavy_is_imported(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "run").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "readme.txt").write_text("none")
     (tmp_path / "run" / "epoch_1.pt").write_bytes(b"")
     (tmp_path / "there.h5").write_text("something of the user's")
     (tmp_path / "list.json").write_text("[]")
@@ -177,6 +189,11 @@ def test_mistakes_answer_before_anything_heavy_is_imported(tmp_path):
         assert "error of its own" not in err, words
     assert sorted(tmp_path.rglob("*")) == before
     said = {" ".join(words): err for words, _, _, err, _ in answers}
+    assert "did you mean resnet18" in said["extract run --probe digits -o new.h5 --model torchvision:resnet81"]
+    assert "there are epoch_1.pt" in said["extract run --probe digits -o new.h5 --as init.pt=0"]
+    assert "there are epoch_1.pt" in said["extract run --probe digits -o new.h5 --select net_#.pt"]
+    assert "it holds readme.txt, and no weights" in said["extract notes --probe digits -o new.h5"]
+    assert "did you mean measures?" in said["report metrics.json --figure measure"]
     assert "mkdir -p nowhere" in said["extract run --probe digits -o nowhere/a.h5"]
     assert "it is a device" in said["metrics activations.h5 -o /dev/full --force"]
     assert "run `posthoc metrics activations.h5`" in said["compare activations.h5"]

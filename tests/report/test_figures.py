@@ -283,7 +283,7 @@ def test_the_command_saves_figures(saved, tmp_path):
     ("words", "message"),
     [
         ((), "Which runs?"),
-        (("metrics.json", "--figure", "nonsense", "-o", "a.svg"), "No figure is called 'nonsense'; there are measures"),
+        (("metrics.json", "--figure", "nonsense", "-o", "a.svg"), "There is no figure 'nonsense'; there are "),
         (("metrics.json", "--figure", "trajectory"), "Where to? Give -o trajectory.pdf"),
         (("metrics.json", "--figure", "trajectory", "-o", "a.jpg"), "a.jpg: a figure is saved as svg, png, pdf"),
         (("metrics.json", "--figure", "trajectory", "-o", "a.svg", "--width", "100"), "leaves no room"),
