@@ -19,6 +19,9 @@ import click
 from posthoc.errors import PosthocError
 from posthoc.shown import shown
 
+REPLAYING = ("torch", "torchvision", "safetensors")
+"""What the commands that measure, audit, compare and show can do without."""
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came: as an interruption from the keyboard, so that what is half written is taken away."""
@@ -98,6 +101,11 @@ def _sentence(error: BaseException) -> tuple[int, str]:
         return 1, f"posthoc: this needs more memory than there is{_of(error)}."
     if isinstance(error, RecursionError):
         return 1, "posthoc: what it was given is nested too deeply to be read."
+    if isinstance(error, ModuleNotFoundError) and error.name in REPLAYING:
+        return (
+            1,
+            f"posthoc: this command reads or runs networks and needs {error.name}: pip install {' '.join(REPLAYING)}.",
+        )
     if isinstance(error, OSError) and error.strerror:
         place = f" {error.filename}" if error.filename is not None else ""
         return 1, f"posthoc: cannot read or write{place}: {error.strerror}."

@@ -287,3 +287,29 @@ def test_echo_shows(capsys):
     echo("a\x1b\nb")
     echo("a\nb", lines=True)
     assert capsys.readouterr().out == "a\\x1b\\nb\na\nb\n"
+
+
+def test_what_is_stored_is_measured_without_torch_and_what_replays_asks_for_it(tmp_path):
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'torchvision', 'safetensors'):\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from posthoc.cli import main; main(sys.argv[1:])"
+    )
+
+    def without_torch(*words):
+        return subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
+        )
+
+    done = without_torch("metrics", FIXTURES / "activations.h5", "--nulls", 0, "-o", tmp_path / "metrics.json")
+    assert done.returncode == 0, done.stderr
+    assert without_torch("compare", tmp_path / "metrics.json").returncode == 0
+    refused = without_torch("extract", FIXTURES, "--probe", "digits", "-o", tmp_path / "activations.h5")
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "posthoc: this command reads or runs networks and needs torch: pip install torch torchvision safetensors.\n"
+    )
