@@ -241,11 +241,12 @@ class Parts:
         return plan.controls if plan else ()
 
     def digest(self, entry: Entry | Control, identity: Identity) -> str | None:
-        """SHA-256 of the checkpoint that a part was made from; None where there is none of this identity."""
+        """SHA-256 of the checkpoint that a part was made from, and after it of what else went into its means of weights; None
+        where there is none of this identity."""
         try:
             with store.open_activations(self.path(entry)) as part:
                 same = part.recording.identity.digest == identity.digest and part.checkpoints == (entry.path,)
-                return part.checkpoint_sha256[0] if same else None
+                return part.checkpoint_sha256[0] + part.averaged_sha256[0] if same else None
         except PosthocError:
             return None
 

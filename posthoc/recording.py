@@ -94,7 +94,8 @@ class Identity:
     """What the numbers depend on.
 
     channels: recorded of each layer, None for all; device: its model, "cpu" or the GPU's name; behaviour, head: names of
-    what is stored of each checkpoint beside the signals; controls: the other inputs that each was given, too.
+    what is stored of each checkpoint beside the signals; controls: the other inputs that each was given, too;
+    averaged: of how many checkpoints up to each the mean of the weights was replayed beside its own.
     """
 
     model: Model
@@ -114,6 +115,7 @@ class Identity:
     behaviour: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
+    averaged: Annotated[tuple[int, ...], Range(2)] = ()
 
     @property
     def digest(self) -> str:

@@ -18,6 +18,9 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
                                                between checkpoints (`posthoc/sketches.py`); /weights/tensor /weights/size
                                                [T]: names, and numbers in each
     /checkpoint/nonfinite [E], /nonfinite/<layer> [E]: how many weights, and values of the signals, are NaN or infinite
+    /average/<k>/behaviour/<name> [E, N]       loss and correct of the mean of the weights of a checkpoint and the k - 1
+                                               before it, where `identity.averaged` has any k; NaN where there are fewer
+    /checkpoint/averaged [E]                   digest of what those means are made of beside the checkpoint
     /skipped/path /skipped/reason [S]          checkpoints that could not be replayed, where any were skipped
     /null/<control>/signals/<signal>/<layer>, /null/<control>/behaviour/<name>: as without, of other inputs
                                                (tokens shuffled, say), where `identity.controls` has any
@@ -121,7 +124,8 @@ class Frame:
 
     signals: signal -> layer -> float32 [C, N], or [C, N, T]; nonfinite: of its weights; behaviour, head: what `STORED`
     has under these names, without the dimension of the checkpoints; scores: other than accuracy; nulls: by control, what
-    other inputs gave; weights: norm [T] and sketch [M] of the layout's `weights`, or neither.
+    other inputs gave; averages: by number of checkpoints, the behaviour of the mean of so many; averaged: digest of what those are
+    made of beside this one; weights: norm [T] and sketch [M] of the layout's `weights`, or neither.
     """
 
     path: str
@@ -137,6 +141,8 @@ class Frame:
     head: Mapping[str, Array] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     nulls: Mapping[str, Given] = field(default_factory=dict)
+    averages: Mapping[int, Mapping[str, Array]] = field(default_factory=dict)
+    averaged: str = ""
     weights: Mapping[str, Array] = field(default_factory=dict)
 
 
@@ -171,7 +177,8 @@ class Activations:
     channels: layer -> int64 [C_l], which channels of the layer were recorded; nonfinite_weights and nonfinite[layer]:
     int64 [E], how many weights, and values of the signals, are NaN or infinite; skipped: path and reason of the
     checkpoints that could not be replayed; untrained_seeds: int64 [K], of the controls that `read_untrained` reads, none
-    in most files; nulls: the controls of other inputs, which `read_null` reads; text_bytes: int64 [N] of rows of tokens, see
+    in most files; nulls: the controls of other inputs, which `read_null` reads; averaged: of how many checkpoints there are means, which
+    `behaviour_of_average` reads, and averaged_sha256 what they are made of; text_bytes: int64 [N] of rows of tokens, see
     `Layout`, or None; weights: the tensors that `weight` tells of, and how many numbers each holds; provenances: one for each
     checkpoint; blocks: the arrays by checkpoint, by their place in the file.
     """
@@ -235,6 +242,11 @@ class Activations:
         for name in self.nulls:
             self.blocks |= self._signals_in(file, f"null/{name}/signals", E, f"null/{name}/")
             self.blocks |= self._stored_in(file, sizes, f"null/{name}/")
+        self.averaged = tuple(count for count in identity.averaged if file.has(f"average/{count}"))
+        for count in self.averaged:
+            self.blocks |= self._stored_in(file, sizes, f"average/{count}/")
+        known = file.has("checkpoint/averaged")
+        self.averaged_sha256 = file.texts("checkpoint/averaged", E) if known else ("",) * E
         self.untrained_seeds = np.zeros(0, dtype=np.int64)
         self._untrained: dict[str, h5py.Dataset] = {}
         if file.names(places.untrained):
@@ -345,6 +357,10 @@ class Activations:
     def behaviour_of_null(self, control: str, name: str, row: int | None = None) -> Array:
         """As `behaviour`, of what the checkpoints gave for the inputs of a control, one of `nulls`."""
         return self._read_stored(f"{self._place_of(control)}behaviour", name, row)
+
+    def behaviour_of_average(self, count: int, name: str, row: int | None = None) -> Array:
+        """As `behaviour`, `loss` or `correct` of the mean of so many checkpoints' weights, one of `averaged`."""
+        return self._read_stored(f"average/{count}/behaviour", name, row)
 
     def _place_of(self, control: str) -> str:
         if control not in self.nulls:

@@ -177,6 +177,8 @@ def _arrays(frame: Frame) -> dict[str, Array | Spooled]:
         for signal, layers in part.signals.items():
             arrays |= {f"{before}signals/{signal}/{layer}": block for layer, block in layers.items()}
         arrays |= {f"{before}behaviour/{name}": array for name, array in part.behaviour.items()}
+    for count, behaviour in frame.averages.items():
+        arrays |= {f"average/{count}/behaviour/{name}": array for name, array in behaviour.items()}
     arrays |= {f"head/{name}": array for name, array in frame.head.items()}
     return arrays | {f"weights/{name}": array for name, array in frame.weights.items()}
 
@@ -265,6 +267,7 @@ def _blocks(layout: Layout, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype
     provenance = layout.recording.provenance
     loss = replace(STORED["behaviour/loss"], meaning=f"{provenance.loss} of each sample", units=provenance.unit)
     table = STORED | {"behaviour/loss": loss}
+    groups += [f"average/{count}/" for count in layout.recording.identity.averaged]
     for before, (place, stored) in itertools.product(groups, table.items()):
         if (here := before + place) in arrays:
             blocks[here] = Block(stored, arrays[here][0])
@@ -300,6 +303,7 @@ def _first_frame(source: Activations) -> Frame:
         {name: column[0] for name, column in source.recorded.items()},
         {},
         int(source.nonfinite_weights[0]),
+        averaged=source.averaged_sha256[0],
         scores={name: column[0] for name, column in source.scores.items()},
     )
 
@@ -398,6 +402,9 @@ def _lay_out(
         _describe(file.create_dataset(places.label, data=layout.label), "class of each sample")
     _describe(file.create_dataset("checkpoint/path", (length,), text), "file, relative to the run's folder")
     _describe(file.create_dataset("checkpoint/sha256", (length,), text), "digest of that file")
+    if layout.recording.identity.averaged:
+        column = file.create_dataset("checkpoint/averaged", (length,), text)
+        _describe(column, "digest of what its means of weights are made of, beside its own")
     _describe(file.create_dataset("checkpoint/nonfinite", (length,), "i8"), "weights that are NaN or infinite")
     loss, unit = layout.recording.provenance.loss, layout.recording.provenance.unit
     _describe(file.create_dataset("probe/loss", (length,), "f8"), f"mean {loss} over the probe", unit)
@@ -470,6 +477,8 @@ def _fill(file: h5py.File, row: int, frame: Frame, nonfinite: Mapping[str, int])
         file[name][row] = -1 if place is None else place
     file["checkpoint/path"][row] = _bytes(frame.path)
     file["checkpoint/sha256"][row] = frame.sha256
+    if "averaged" in file["checkpoint"]:
+        file["checkpoint/averaged"][row] = frame.averaged
     file["probe/loss"][row] = frame.loss
     file["probe/accuracy"][row] = frame.accuracy
     file["checkpoint/nonfinite"][row] = frame.nonfinite

@@ -16,7 +16,7 @@ from posthoc.analysis.controlled import beside, controlled, of_documents
 from posthoc.analysis.documents import SIGN_WORDS, SIGNS
 from posthoc.analysis.geometry import Locking, Representation
 from posthoc.analysis.health import Symptom, symptoms
-from posthoc.analysis.measures import Measure, Replay, behaviour, chosen, of_epochs, weights
+from posthoc.analysis.measures import Measure, Replay, behaviour, chosen, merging, of_epochs, weights
 from posthoc.analysis.measures.stability import unevenness
 from posthoc.analysis.nulls import NOTHING, description, words_of
 from posthoc.analysis.protocol import SPECTRAL, Protocol
@@ -110,7 +110,10 @@ def compute_metrics(
             result.join(other)
     replay = Replay(activations, protocol.signal if axis.intervals else activations.signals[0], seed, nulls)
     as_they_are = of_checkpoints(
-        replay, axis, table, lambda e: progress(E, E, f"{activations.checkpoints[e]} as it is") if progress else None
+        replay,
+        axis,
+        table | merging.of_file(activations),
+        lambda e: progress(E, E, f"{activations.checkpoints[e]} as it is") if progress else None,
     )
     return _gathered(activations, main, units, results[0], replay, as_they_are)
 

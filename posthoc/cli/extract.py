@@ -47,6 +47,13 @@ def _list(context: click.Context, parameter: click.Parameter, value: str | None)
     return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    parts = _list(context, parameter, value) or []
+    if not all(part.isdecimal() for part in parts):
+        raise click.BadParameter("give whole numbers with commas between, such as 3,5")
+    return list(map(int, parts))
+
+
 def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what is replayed, and how: those of `plan_extraction`."""
     for option in reversed((
@@ -120,6 +127,8 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="K",
             help="Replay K new initialisations of the network too, as controls for the audit.",
         ),
+        click.option("--average", default="", callback=_numbers, metavar="K,...", help="Replay the mean of the weights of the last K checkpoints, too."),
+        click.option("--between", is_flag=True, help="Replay the middle between a checkpoint and the one before, for the barrier."),
         click.option("--controls", default="", callback=_list, help=f"Other inputs for every checkpoint, of tokens: {FORMS}."),
     )):  # fmt: skip
         command = option(command)

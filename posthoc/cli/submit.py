@@ -157,4 +157,4 @@ def _typed(context: click.Context, parameter: click.Parameter) -> list[str]:
         return [option]
     if isinstance(value, tuple):
         return [word for item in value for word in (option, str(item))]
-    return [option, ",".join(value) if isinstance(value, list) else "all" if value is None else str(value)]
+    return [option, ",".join(map(str, value)) if isinstance(value, list) else "all" if value is None else str(value)]

@@ -24,7 +24,7 @@ SCORED_BYTES = 12
 def cost(plan: "Extraction") -> list[tuple[str, str]]:
     """What is read, computed and stored, as label and text."""
     E, inputs = len(plan.run.checkpoints), 1 + len(plan.identity.controls)
-    passes = E * inputs + plan.untrained
+    passes = E * inputs + plan.untrained + _of_averages(plan)
     N, units = len(plan.probe), sum(map(len, plan.stored.channels.values()))
     tokens = plan.probe.tokens
     if tokens is None:
@@ -41,6 +41,7 @@ def cost(plan: "Extraction") -> list[tuple[str, str]]:
     weights = sum(parameter.numel() for parameter in plan.model.module.parameters())
     operations = 2 * weights * N * T * passes
     several = f" x {inputs} inputs" * (inputs > 1) + f" + {plan.untrained} untrained" * (plan.untrained > 0)
+    several += f" + {_of_averages(plan)} means" * (_of_averages(plan) > 0)
     times = f"({E} checkpoints{several})" if several else f"{E} checkpoints"
     what = f"2 x {_short(weights)} parameters x {_short(N * T)} tokens x {times}"
     read = sum(_bytes(checkpoint.path) for checkpoint in plan.run.checkpoints)
@@ -54,6 +55,25 @@ def cost(plan: "Extraction") -> list[tuple[str, str]]:
     ]
 
 
+def averaging(plan: "Extraction") -> list[tuple[str, str]]:
+    """What the means of weights cost beside the checkpoints, as label and text; nothing where there are none."""
+    if not (counts := plan.identity.averaged):
+        return []
+    E, size = len(plan.run.checkpoints), sum(map(math.prod, plan.run.checkpoints[0].header.shapes.values()))
+    return [
+        (
+            "averages",
+            f"mean of the weights of the last {' and '.join(map(str, counts))}: {_of_averages(plan)} passes over the probe "
+            f"beside those of {E} checkpoints, and {_short(4 * size * counts[-1], 'B')} of memory for {counts[-1]} of them",
+        )
+    ]
+
+
+def _of_averages(plan: "Extraction") -> int:
+    """Passes over the probe with means of weights."""
+    return sum(max(len(plan.run.checkpoints) - count + 1, 0) for count in plan.identity.averaged)
+
+
 def memory(parameters: int, stored: int, device: "torch.device") -> int:
     """Bytes that the weights take on the device: the network's, in single precision whatever the file's, and on a GPU the
     next checkpoint's as they are stored; in the machine's own memory two checkpoints are, of which one may be the network's.
@@ -61,8 +81,9 @@ def memory(parameters: int, stored: int, device: "torch.device") -> int:
     return 4 * parameters + (stored if device.type == "cuda" else 4 * parameters)
 
 
-def require_memory(checkpoint: "Checkpoint", device: "torch.device") -> None:
-    """Raise PosthocError where the weights take more memory than is free on the device, or in the machine, which plans.
+def require_memory(checkpoint: "Checkpoint", device: "torch.device", averaged: int = 0) -> None:
+    """Raise PosthocError where the weights take more memory than is free on the device, or in the machine, which plans;
+    averaged: of how many checkpoints the machine keeps them beside the network's.
 
     What a batch takes comes on top, and is known only when one has run.
     """
@@ -73,6 +94,7 @@ def require_memory(checkpoint: "Checkpoint", device: "torch.device") -> None:
     machine = torch.device("cpu")
     for place in dict.fromkeys((device, machine)):
         needed, free = memory(parameters, stored, place), available_memory() if place == machine else _free(place)
+        needed += averaged * stored * (place == machine)
         if free is not None and needed > free:
             raise PosthocError(
                 f"{checkpoint.path} has {_short(parameters)} parameters, for which replaying takes {_short(needed, 'B')} "

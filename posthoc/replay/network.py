@@ -144,20 +144,25 @@ class Network:
         """All that a checkpoint is given: the probe, under no name, and then the inputs of the controls."""
         return {"": self.x} | {name: probe_batch(altered_plan(self.plan, name)) for name in self.plan.identity.controls}
 
-    def _batches(self) -> Iterator[tuple[str, int, Batch]]:
-        for name, inputs in self.inputs.items():
+    def _batches(self, alone: bool) -> Iterator[tuple[str, int, Batch]]:
+        for name, inputs in ({"": self.x} if alone else self.inputs).items():
             for number, batch in enumerate(split(inputs, self.plan.batch_size)):
                 yield name, number, batch
 
-    def launch(self, where: str) -> None:
-        """Run the probe; on CUDA this returns before the device has finished. `where`: the checkpoint, in words.
+    def launch(self, where: str, alone: bool = False) -> None:
+        """Run the probe; on CUDA this returns before the device has finished. `where`: the checkpoint, in words; alone:
+        without the inputs of the controls and without signals, for `said`.
 
         What the model raises is kept for `results`. Signals go to the spool behind the network, on CUDA one batch behind
         where memory is not to grow with the batches.
         """
         half = self.plan.identity.dtype == "bfloat16"
         seed = self.plan.identity.seed
-        self.outputs, self.failure, self.where = {name: Judged({}, []) for name in self.inputs}, None, where
+        self.outputs, self.failure, self.where = (
+            {name: Judged({}, []) for name in ([""] if alone else self.inputs)},
+            None,
+            where,
+        )
         self.spool, self.underway = Spool(self.scratch), []
         with (
             self.plan.model.at_work(),
@@ -165,7 +170,7 @@ class Network:
             torch.inference_mode(),
             torch.autocast(self.plan.device.type, torch.bfloat16, half),
         ):
-            for name, number, batch in self._batches():
+            for name, number, batch in self._batches(alone):
                 try:
                     with guarded(self.plan.model.name, self.module, batch, where):
                         seed_batch(seed, number)
@@ -176,7 +181,8 @@ class Network:
                 except PosthocError as error:
                     self.failure = error
                     return
-                self._send(signals)
+                if not alone:
+                    self._send(signals)
 
     def _keep(self, kept: Judged, rows: slice, reduced: Reduced, features: Tensor | None) -> None:
         """Put what is needed of a batch to that of the others.
@@ -213,13 +219,24 @@ class Network:
                 event.synchronize()
             self.spool.append(signals.cpu().numpy())
 
-    def results(self) -> Results:
-        """What came of the probe, on the CPU; raises PosthocError where the model failed."""
+    @contextmanager
+    def _finished(self) -> Iterator[dict[str, Judged]]:
+        """What was kept of the outputs, which ends with it; raises PosthocError where the model failed."""
         every, failure, self.outputs, self.failure = self.outputs, self.failure, {}, None
         if failure:
             raise failure
         with guarded(self.plan.model.name, self.module, self.x, self.where):  # CUDA fails late
             self._receive(0)
+            yield every
+
+    def said(self) -> dict[str, NDArray[Any]]:
+        """What the network said of each sample, on the CPU; raises PosthocError where the model failed."""
+        with self._finished() as every:
+            return {name: tensor.cpu().numpy() for name, tensor in self._scores(every[""]).samples.items()}
+
+    def results(self) -> Results:
+        """What came of the probe, on the CPU; raises PosthocError where the model failed."""
+        with self._finished() as every:
             signals = dict(zip(every, map(self._by_layer, range(len(every))), strict=True))
             scores = self._scores(outputs := every.pop(""))
             behaviour = {name: tensor.cpu().numpy() for name, tensor in scores.samples.items()}

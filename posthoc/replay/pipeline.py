@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,11 @@ from torch import Tensor
 from posthoc import store
 from posthoc.errors import PosthocError
 from posthoc.parts import Control
+from posthoc.replay.averaging import OF_AVERAGES, Averages, Opened
 from posthoc.replay.checkpoint import Header, read_checkpoint
 from posthoc.replay.formats.table import digest
 from posthoc.replay.marks import Names, assembled, sources
-from posthoc.replay.network import Network, network
+from posthoc.replay.network import Network, Results, network
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.plan import Extraction
 from posthoc.replay.sketching import sketched
@@ -67,13 +68,24 @@ def _name(item: Checkpoint | Control) -> str:
 
 @dataclass
 class Loaded:
-    """A checkpoint's tensors on the CPU, by the model's names; weights: what is stored of them."""
+    """A checkpoint's tensors on the CPU, by the model's names; weights: what is stored of them.
+
+    count: of how many checkpoints, of which it is the last, the tensors are the mean, 1 where they are its own; averaged:
+    see `Averages.sha256`.
+    """
 
     checkpoint: Checkpoint
     sha256: str
     tensors: dict[str, Tensor]
     nonfinite: int = 0
     weights: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
+    averaged: str = ""
+    count: int = 1
+
+    @property
+    def words(self) -> str:
+        """What is replayed, for errors."""
+        return str(self.checkpoint.path) if self.count == 1 else f"mean of {self.count} up to {self.checkpoint.path}"
 
 
 def replay(
@@ -91,27 +103,19 @@ def replay(
     set no other checkpoint is begun. scratch: see `Network`.
     """
     source = itertools.takewhile(lambda _: not (stop and stop.is_set()), checkpoints)
-    names: dict[int, Names] = {}  # by the identity of the shapes, which the checkpoints of a run share
+    reading = Reading(plan, source, known)
 
-    def read_next(into: dict[str, Tensor], net: Network | None) -> Loaded | Kept | Failed | None:
-        checkpoint = next(source, None)
-        if checkpoint is None:
-            return None
-        try:
-            shapes = checkpoint.header.shapes
-            if id(shapes) not in names:
-                names[id(shapes)] = plan.model.names(shapes)
-            item = load(plan, checkpoint, names[id(shapes)], known(checkpoint), into)
-            if net and isinstance(item, Loaded):
-                net.stage(item.tensors)
-            return item
-        except PosthocError as error:
-            return Failed(checkpoint, error)
+    def read_next(into: Mapping[str, Tensor], net: Network | None) -> Loaded | Kept | Failed | None:
+        item = reading.next(into)
+        if net and isinstance(item, Loaded):
+            net.stage(item.tensors)
+        return item
 
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer, ExitStack() as stack:
         written: tuple[Checkpoint, Future[None]] | None = None
         net: Network | None = None
         running: Loaded | None = None
+        frame: store.Frame | PosthocError | None = None
         ahead = reader.submit(read_next, {}, None)
         while True:
             try:
@@ -123,7 +127,8 @@ def replay(
                     net = stack.enter_context(network(plan, scratch=scratch))
                     net.stage(item.tensors)
                 if running and net:
-                    frame = _frame_or_failure(plan, running, net)
+                    frame = _gathered(plan, running, net, frame)
+                if running and frame and not (item and item.count > 1):  # the last of what its frame is made of
                     if written:
                         written[1].result()
                         yield Replayed(written[0])
@@ -132,11 +137,12 @@ def replay(
                         yield Failed(running.checkpoint, frame)
                     else:
                         written = running.checkpoint, writer.submit(write, running.checkpoint, frame)
-                if not item or not net or (stop and stop.is_set()):
+                    frame = None
+                if not item or not net or (stop and stop.is_set() and item.count == 1):
                     break
                 running = item
                 ahead = reader.submit(read_next, net.swap(), net)
-                net.launch(str(item.checkpoint.path))
+                net.launch(item.words, alone=item.count > 1)
             except torch.OutOfMemoryError as error:
                 reason = str(error).split("\n")[0]
                 where = running.checkpoint.path if running else plan.run.folder
@@ -146,32 +152,68 @@ def replay(
             yield Replayed(written[0])
 
 
-def load(
-    plan: Extraction, checkpoint: Checkpoint, names: Names, known: str | None, into: dict[str, Tensor]
-) -> Loaded | Kept:
-    """Read a checkpoint's tensors, unless its digest is `known`; raises PosthocError where it is not as planned.
+class Reading:
+    """Reads checkpoints one after another, and after each makes the means that end with it."""
 
-    names: of each tensor in the model, and in the checkpoint; into: tensors whose memory may be used again.
-    """
-    source = Source(checkpoint.path)  # the same files for the digest and for the tensors, or an error
-    sha256 = digest(checkpoint.path, source)
-    if sha256 == known:
-        return Kept(checkpoint)
-    memory = {theirs: into[name] for name, theirs in names.items() if name in into and isinstance(theirs, str)}
-    pin = plan.device.type == "cuda"
-    now, theirs = read_checkpoint(checkpoint.path, plan.pick, sources(names), memory, pin, source)
-    source.require_unchanged()
-    planned = checkpoint.header.shapes
-    if _stated(now, checkpoint.header) != _stated(checkpoint.header, checkpoint.header):
-        raise PosthocError(f"{checkpoint.path} no longer says of itself what it was planned with; run again.")
-    if any(name not in theirs or tuple(theirs[name].shape) != planned[name] for name in sources(names)):
-        raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
-    tensors = assembled(names, theirs)
-    require_types(plan.model.module, {name: tensor.dtype for name, tensor in tensors.items()}, checkpoint.path)
-    weights = sketched(plan.stored.weights, tensors)
-    finite = set(itertools.compress(plan.stored.weights, np.isfinite(weights["norm"]))) if weights else set()
-    nonfinite = sum(_nonfinite(tensor) for name, tensor in tensors.items() if name not in finite)
-    return Loaded(checkpoint, sha256, tensors, nonfinite, weights)
+    def __init__(
+        self, plan: Extraction, checkpoints: Iterator[Checkpoint], known: Callable[[Checkpoint], str | None]
+    ) -> None:
+        self.plan, self.checkpoints, self.known = plan, checkpoints, known
+        self.names: dict[int, Names] = {}  # by the identity of the shapes, which the checkpoints of a run share
+        self.averages = Averages(plan, self.tensors)
+        self.means: Iterator[tuple[int, dict[str, Tensor]]] = iter(())
+        self.loaded: Loaded | None = None
+
+    def next(self, into: Mapping[str, Tensor]) -> Loaded | Kept | Failed | None:
+        """What comes next, None at the end; into: tensors whose memory may be used again."""
+        if self.loaded and (mean := next(self.means, None)):
+            return replace(self.loaded, count=mean[0], tensors=mean[1])
+        checkpoint = next(self.checkpoints, None)
+        if checkpoint is None:
+            return None
+        try:
+            item = self.load(checkpoint, into)
+        except PosthocError as error:
+            return Failed(checkpoint, error)
+        if isinstance(item, Loaded):
+            self.loaded, self.means = item, self.averages.means(checkpoint)
+        return item
+
+    def load(self, checkpoint: Checkpoint, into: Mapping[str, Tensor]) -> Loaded | Kept:
+        """A checkpoint's own weights, unless its digest is known; raises PosthocError where it is not as planned."""
+        plan, averages = self.plan, self.averages
+        source = Source(checkpoint.path)  # the same files for the digest and for the tensors, or an error
+        opened = Opened(source, digest(checkpoint.path, source))
+        averaged = averages.sha256(checkpoint)
+        if opened.sha256 + averaged == self.known(checkpoint):
+            averages.keep(checkpoint, opened)
+            return Kept(checkpoint)
+        tensors = self.tensors(checkpoint, source, {} if averages else into)
+        averages.keep(checkpoint, opened, tensors)
+        weights = sketched(plan.stored.weights, tensors)
+        finite = set(itertools.compress(plan.stored.weights, np.isfinite(weights["norm"]))) if weights else set()
+        nonfinite = sum(_nonfinite(tensor) for name, tensor in tensors.items() if name not in finite)
+        if averages and plan.device.type == "cpu":  # a network may write to what it is given
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        return Loaded(checkpoint, opened.sha256, tensors, nonfinite, weights, averaged)
+
+    def tensors(self, checkpoint: Checkpoint, source: Source, into: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's tensors by the model's names; raises PosthocError where it is not as planned."""
+        plan, shapes = self.plan, checkpoint.header.shapes
+        if id(shapes) not in self.names:
+            self.names[id(shapes)] = plan.model.names(shapes)
+        names = self.names[id(shapes)]
+        memory = {theirs: into[name] for name, theirs in names.items() if name in into and isinstance(theirs, str)}
+        pin = plan.device.type == "cuda"
+        now, theirs = read_checkpoint(checkpoint.path, plan.pick, sources(names), memory, pin, source)
+        source.require_unchanged()
+        if _stated(now, checkpoint.header) != _stated(checkpoint.header, checkpoint.header):
+            raise PosthocError(f"{checkpoint.path} no longer says of itself what it was planned with; run again.")
+        if any(name not in theirs or tuple(theirs[name].shape) != shapes[name] for name in sources(names)):
+            raise PosthocError(f"{checkpoint.path} no longer holds the weights it was planned with; run again.")
+        tensors = assembled(names, theirs)
+        require_types(plan.model.module, {name: tensor.dtype for name, tensor in tensors.items()}, checkpoint.path)
+        return tensors
 
 
 def _stated(header: Header, planned: Header) -> tuple[int | None, int | None, str]:
@@ -193,13 +235,32 @@ def _nonfinite(tensor: Tensor) -> int:
     return 0 if np.isfinite(total) else int(np.count_nonzero(~np.isfinite(values)))
 
 
-def _frame_or_failure(plan: Extraction, loaded: Loaded, net: Network) -> store.Frame | PosthocError:
-    """What the checkpoint gave, or what the model raised."""
-    checkpoint = loaded.checkpoint
+def _gathered(
+    plan: Extraction, loaded: Loaded, net: Network, before: store.Frame | PosthocError | None
+) -> store.Frame | PosthocError:
+    """What the checkpoint gave, or what the model raised; what a mean gave is added to the frame of the checkpoint that it
+    ends with, `before`."""
     try:
-        results = net.results()
+        if loaded.count == 1:
+            return _frame(plan, loaded, net.results())
+        said = net.said()
     except PosthocError as error:
         return error
+    assert before is not None
+    if isinstance(before, PosthocError):
+        return before
+    kept = {name: said[name] for name in OF_AVERAGES if name in said}
+    return replace(before, averages={**before.averages, loaded.count: kept})
+
+
+def _frame(plan: Extraction, loaded: Loaded, results: Results) -> store.Frame:
+    checkpoint = loaded.checkpoint
+    # Of means that cannot be made there is no loss.
+    nothing = {
+        name: np.full_like(values, np.nan if values.dtype.kind == "f" else 0)
+        for name, values in results.behaviour.items()
+        if name in OF_AVERAGES
+    }
     return store.Frame(
         path=checkpoint.path.relative_to(plan.run.folder).as_posix(),
         sha256=loaded.sha256,
@@ -208,5 +269,7 @@ def _frame_or_failure(plan: Extraction, loaded: Loaded, net: Network) -> store.F
         recorded=checkpoint.header.recorded,
         nonfinite=loaded.nonfinite,
         weights=loaded.weights,
+        averaged=loaded.averaged,
+        averages=dict.fromkeys(plan.identity.averaged, nothing),
         **vars(results),
     )

@@ -26,7 +26,7 @@ from posthoc.recording import (
 from posthoc.recording import Model as RecordedModel
 from posthoc.recording import Probe as RecordedProbe
 from posthoc.replay.controls import check_controls
-from posthoc.replay.cost import cost, require_memory
+from posthoc.replay.cost import averaging, cost, require_memory
 from posthoc.replay.duplicates import settle_duplicates
 from posthoc.replay.hooks import HookPoint
 from posthoc.replay.layers import choose
@@ -54,7 +54,8 @@ NAMED = 5
 class Extraction:
     """What an extraction will do, decided down to the last shape.
 
-    features: whether what the last layer is given is kept, and its weights.
+    features: whether what the last layer is given is kept, and its weights; averages: the means of weights that were asked
+    for, which are replayed where samples have a loss.
     """
 
     run: Run
@@ -67,6 +68,7 @@ class Extraction:
     stored: store.Layout
     untrained: int = 0
     features: bool = False
+    averages: tuple[int, ...] = ()
     trial: Trial | None = None
 
     @property
@@ -106,6 +108,7 @@ class Extraction:
             *([("controls", "; ".join(identity.controls))] if identity.controls else []),
             *([("features", f"what {self.head} is given, and its {' and '.join(identity.head)}")] if self.head else []),
             *self._about_untrained(),
+            *self._about_averages(),
             ("device", f"{self.device.type}, batches of {self.batch_size}, {_precision(identity)}"),
             *(self.trial.remarks if self.trial else ()),
             *cost(self),
@@ -123,12 +126,20 @@ class Extraction:
         of = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         return [("untrained", f"{len(seeds)} initialisation{'s' * (len(seeds) > 1)} of the network, {of}")]
 
+    def _about_averages(self) -> list[tuple[str, str]]:
+        if self.averages and not self.identity.averaged:
+            reason = self.scored.reason or "the score gives none"
+            return [("averages", f"none are replayed, for there is no loss of each sample: {reason}")]
+        return averaging(self)
+
     def settled(self, trial: Trial) -> "Extraction":
         """With what the trial decided; it is part of what the parts of a run must agree with."""
         output = Output(trial.scored.name, trial.scored.columns, trial.scored.score)
+        averaged = self.averages if "loss" in trial.behaviour else ()
         plan = self.changed(
-            memory_format=trial.memory_format, output=output, behaviour=trial.behaviour, head=trial.head_tensors
-        )
+            memory_format=trial.memory_format, output=output, behaviour=trial.behaviour, head=trial.head_tensors,
+            averaged=averaged,
+        )  # fmt: skip
         score = self.probe.score_of(trial.scored.score)
         loss, unit = (score.loss, score.unit) if score else ("loss", None)
         provenance = replace(self.stored.recording.provenance, output=trial.scored.reason, loss=loss, unit=unit)
@@ -165,7 +176,7 @@ def plan_extraction(
     run = find_run(checkpoints, request.select, pick, skip_damaged, request.order, request.placed)
     run = settle_duplicates(run, pick, request.on_duplicate)
     if not before:  # else a network of the run is at work already, in memory that counts as taken
-        require_memory(run.checkpoints[0], find_device(request.device))
+        require_memory(run.checkpoints[0], find_device(request.device), max(request.averaged, default=0))
     plan = _planned(request, run, pick)
     if plan.untrained:
         require_constructor(plan)
@@ -206,6 +217,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         batch_size=request.batch_size or probe.batch_size,
         output=Output(None, anatomy.outputs),
         controls=request.inputs,
+        averaged=request.averaged,
     )
     provenance = Provenance(
         model=model.name,
@@ -242,6 +254,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         ),
         untrained=request.networks,
         features=request.features,
+        averages=request.averaged,
     )
 
 

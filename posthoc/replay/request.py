@@ -36,6 +36,8 @@ DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvgpu", "/dev/kfd", "/dev
 
 DTYPES = ("float32", "bfloat16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
+MOST_AVERAGED = 1000
+"""Checkpoints that a mean is of."""
 LARGEST_SEED = 2**53
 """Up to here every reader of JSON has whole numbers as they are."""
 
@@ -116,6 +118,8 @@ class PlanOptions(TypedDict, total=False):
     seed: int
     untrained: int
     controls: Sequence[str]
+    average: Sequence[int]
+    between: bool
     on_duplicate: str
 
 
@@ -132,7 +136,8 @@ class Request:
     by name or position, which output is scored, `none` that none is; score: how, by its name in `SCORES`. features:
     what the last layer is given is kept, with its weights. untrained: so many new initialisations of the model are
     replayed beside the run, as controls; controls: names of `CONTROLS`, other inputs that every checkpoint is given
-    too. context, documents, tokenizer, token_dtype: of a probe of tokens. signals: None for those of the probe's kind.
+    too. average: of so many checkpoints up to each the mean of the weights
+    is replayed, too; between: of each and the one before. context, documents, tokenizer, token_dtype: of a probe of tokens. signals: None for those of the probe's kind.
     on_duplicate: drop, keep or fail, where checkpoints hold the same weights under different steps.
     """
 
@@ -172,6 +177,8 @@ class Request:
     seed: int = 0
     untrained: int = 0
     controls: Sequence[str] = ()
+    average: Sequence[int] = ()
+    between: bool = False
     on_duplicate: str = OnDuplicate.DROP
 
     @property
@@ -193,6 +200,11 @@ class Request:
     def inputs(self) -> tuple[str, ...]:
         """The controls of other inputs."""
         return tuple(dict.fromkeys(name for name in self.controls if name != UNTRAINED))
+
+    @property
+    def averaged(self) -> tuple[int, ...]:
+        """Of how many checkpoints means are replayed; what lies between two is the mean of both."""
+        return tuple(sorted({*self.average, *([2] if self.between else [])}))
 
     @property
     def networks(self) -> int:
@@ -218,6 +230,8 @@ class Request:
             raise UsageError(f"--seed {self.seed}: give a number from 0 to {LARGEST_SEED} (2^53).")
         for name in self.inputs:
             parse(name)
+        if wrong := [count for count in self.average if not 2 <= count <= MOST_AVERAGED]:
+            raise UsageError(f"--average {wrong[0]}: give numbers of checkpoints from 2 to {MOST_AVERAGED}.")
         if not 0 <= self.untrained <= MOST_CONTROLS:
             raise UsageError(f"--untrained {self.untrained}: give a number from 0 to {MOST_CONTROLS}.")
 

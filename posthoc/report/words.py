@@ -92,6 +92,12 @@ def chosen(metrics: RunMetrics) -> str:
         f"{result.by} on the probe is least at {run.unit} {when[result.best]} ({number(result.loss)}); {told} "
         f"(paired over {result.samples} {called}, 95 % for all together)"
     )
+    if (mean := result.average) and mean.at < len(when):
+        told = "lower" if mean.high < 0 else "which cannot be told from it"
+        text += (
+            f"; the mean of the weights of the {mean.count} up to {run.unit} {when[mean.at]} has {number(mean.loss)}, {told} "
+            f"(by {number(-mean.difference)}, {number(-mean.high)} to {number(-mean.low)})"
+        )
     if result.count < 2:
         return text
     return f"{text}; last {result.count}: {number(result.last)} +- {number(result.last_sd)}"

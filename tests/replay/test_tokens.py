@@ -89,9 +89,16 @@ def losses(model, ids):
 def test_losses_signals_and_controls_are_those_of_the_librarys_own_loop(tmp_path, name):
     run = series(tmp_path, name, 2)
     controls = ("shuffle", "block:8", "constant")
-    path = extract(run, probe(tmp_path), tmp_path / "a.h5", context=T, batch_size=5, channels=4, controls=controls)
+    options = {"context": T, "batch_size": 5, "channels": 4, "controls": controls, "between": True}
+    path = extract(run, probe(tmp_path), tmp_path / "a.h5", **options)
     with open_activations(path) as file:
         ids = file.tokens
+        middle, ends = network(name, 0), [dict(network(name, row).named_parameters()) for row in range(2)]
+        for parameter, *pair in zip(middle.parameters(), *(end.values() for end in ends), strict=True):
+            parameter.data = (pair[0] + pair[1]).detach() / 2
+        between = file.behaviour_of_average(2, "loss")
+        np.testing.assert_allclose(between[1], losses(middle, ids).mean(1), rtol=1e-6)
+        assert np.isnan(between[0]).all()
         assert ids.shape == (300 // T, T)
         np.testing.assert_array_equal(ids.ravel(), np.load(tmp_path / "ids.npy")[: ids.size])
         assert file.recording.identity.probe.axes == {"input_ids": ("token",)}

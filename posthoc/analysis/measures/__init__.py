@@ -54,7 +54,15 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-RESERVED = ("epoch", "step", "untrained", "dead", "reasons", *(table.name for table in fields(Representation)))
+RESERVED = (
+    "epoch",
+    "step",
+    "untrained",
+    "dead",
+    "reasons",
+    "barrier",
+    *(table.name for table in fields(Representation)),
+)
 """What other columns of a table of checkpoints are called."""
 
 
@@ -87,7 +95,7 @@ def _refuse_taken(key: str, others: Mapping[str, Measure]) -> None:
     """Raise UsageError where a measure of the user's would have the name of another, or of another column."""
     base, _, end = key.rpartition("_")
     known = MEASURES.keys() | others.keys()
-    taken = key in known or key in RESERVED or key.startswith(("score_", "weights_"))
+    taken = key in known or key in RESERVED or key.startswith(("score_", "weights_", "average_"))
     if taken or (end in ("low", "high", "sd", "p") and base in known):
         raise UsageError(f"There is something called {key!r} already; give your measure another name.")
 

@@ -1,0 +1,214 @@
+"""Means of the last checkpoints' weights, as a plain loop over state dicts has them; the same to the bit in any parts."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from contents import assert_same
+from scipy import stats
+from torch import nn
+from torch.nn import functional as F
+
+import posthoc
+from posthoc.analysis.choice import Average, chosen
+from posthoc.errors import StoppedError, UsageError
+from posthoc.parts import merge
+from posthoc.replay.cost import cost
+from posthoc.replay.plan import plan_extraction
+from posthoc.replay.request import Shard
+from posthoc.replay.run import run_extraction
+from posthoc.report import tables, words
+
+NET = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+"""
+E = 6
+
+
+def network():
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Six checkpoints of a network with batch normalisation, its file, and a probe."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 6), torch.randint(0, 4, (200,))
+    model = network()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    (folder / "checkpoints").mkdir()
+    for epoch in range(1, E + 1):
+        for _ in range(3):
+            optimiser.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimiser.step()
+        torch.save(model.state_dict(), folder / "checkpoints" / f"epoch-{epoch}.pt")
+    (folder / "mine.py").write_text(NET)
+    return folder, (x.numpy(), y.numpy())
+
+
+def options(folder):
+    return {"model": f"{folder / 'mine.py'}:net", "layers": ["0"], "channels": 4, "batch_size": 64}
+
+
+def extracted(run, output, **more):
+    folder, probe = run
+    return posthoc.extract(folder / "checkpoints", probe, output, **options(folder), **more)
+
+
+@pytest.fixture(scope="module")
+def averaged(run, tmp_path_factory):
+    """The run with the means of two and three; do not write to it."""
+    return extracted(run, tmp_path_factory.mktemp("whole") / "a.h5", average=[3], between=True)
+
+
+def by_hand(run, count):
+    """Losses [E, N] and what is right of the mean of the last `count` state dicts, in a loop."""
+    folder, (x, y) = run
+    states = [torch.load(folder / "checkpoints" / f"epoch-{epoch}.pt") for epoch in range(1, E + 1)]
+    losses, right = np.full((E, len(y)), np.nan), np.zeros((E, len(y)))
+    for e in range(count - 1, E):
+        last = states[e - count + 1 : e + 1]
+        mean = {
+            name: sum(state[name].double() for state in last).div(count).float() if tensor.is_floating_point() else tensor
+            for name, tensor in states[e].items()
+        }  # fmt: skip
+        model = network().eval()
+        model.load_state_dict(mean)
+        with torch.no_grad():
+            scores = model(torch.from_numpy(x))
+        losses[e] = F.cross_entropy(scores, torch.from_numpy(y), reduction="none")
+        right[e] = scores.argmax(1).numpy() == y
+    return losses, right
+
+
+def test_they_are_those_of_a_loop_over_state_dicts(run, averaged):
+    with posthoc.open_activations(averaged) as file:
+        assert file.averaged == (2, 3)
+        for count in (2, 3):
+            losses, right = by_hand(run, count)
+            np.testing.assert_allclose(file.behaviour_of_average(count, "loss"), losses, rtol=1e-6, atol=1e-6)
+            np.testing.assert_array_equal(file.behaviour_of_average(count, "correct"), right)
+        assert len(set(file.averaged_sha256)) == E
+        assert file.averaged_sha256[0] == ""
+
+
+def test_all_else_is_as_without_them(run, averaged, tmp_path):
+    with (
+        posthoc.open_activations(extracted(run, tmp_path / "b.h5")) as plain,
+        posthoc.open_activations(averaged) as file,
+    ):
+        assert plain.averaged == ()
+        for name in plain.blocks:
+            np.testing.assert_array_equal(file.blocks[name][:], plain.blocks[name][:], err_msg=name)
+        np.testing.assert_array_equal(file.loss, plain.loss)
+
+
+def test_in_shards_stopped_and_resumed_they_are_the_same_to_the_bit(run, averaged, tmp_path):
+    folder, probe = run
+    plan = plan_extraction(folder / "checkpoints", probe, average=[2, 3], **options(folder))
+    for index in (2, 1):
+        run_extraction(plan, tmp_path / "a.h5", shard=Shard(index, 2))
+    merge(tmp_path / "a.h5")
+    assert_same(tmp_path / "a.h5", averaged)
+    stop = threading.Event()
+    with pytest.raises(StoppedError):
+        run_extraction(plan, tmp_path / "b.h5", stop=stop, progress=lambda done, *_: done == 3 and stop.set())
+    run_extraction(plan, tmp_path / "b.h5")
+    assert_same(tmp_path / "b.h5", averaged)
+
+
+def test_a_mean_is_made_anew_where_one_of_its_checkpoints_changed(run, averaged, tmp_path):
+    folder, probe = run
+    (tmp_path / "checkpoints").mkdir()
+    for epoch in range(1, E + 1):
+        taken = 1 if epoch == 3 else epoch
+        content = (folder / "checkpoints" / f"epoch-{taken}.pt").read_bytes()
+        (tmp_path / "checkpoints" / f"epoch-{epoch}.pt").write_bytes(content)
+    more = {"average": [2, 3], "on_duplicate": "keep", **options(folder)}
+    plan = plan_extraction(tmp_path / "checkpoints", probe, **more)
+    run_extraction(plan, tmp_path / "a.h5", shard=Shard(1, 1))
+    before = {part.name: part.stat().st_mtime_ns for part in (tmp_path / "a.h5.parts").glob("*.h5")}
+    (tmp_path / "checkpoints" / "epoch-3.pt").write_bytes((folder / "checkpoints" / "epoch-3.pt").read_bytes())
+    plan = plan_extraction(tmp_path / "checkpoints", probe, **more)
+    run_extraction(plan, tmp_path / "a.h5", shard=Shard(1, 1))
+    after = {part.name: part.stat().st_mtime_ns for part in (tmp_path / "a.h5.parts").glob("*.h5")}
+    assert [name[5] for name in sorted(before) if before[name] != after[name]] == ["3", "4", "5"]
+    merge(tmp_path / "a.h5")
+    assert_same(tmp_path / "a.h5", averaged)
+
+
+def test_loss_accuracy_and_barrier_are_measured_with_their_intervals(run, averaged, tmp_path):
+    with posthoc.open_activations(averaged) as file:
+        metrics = posthoc.compute_metrics(file, measures="accuracy")
+        own = file.behaviour("loss").astype(float)
+    metrics.save(tmp_path / "metrics.json")
+    again = posthoc.load_metrics(tmp_path / "metrics.json")
+    (middle, _), (losses, right) = by_hand(run, 2), by_hand(run, 3)
+    np.testing.assert_allclose(again.column("average_3_loss"), losses.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(again.column("average_3_accuracy")[2:], right.mean(axis=1)[2:], rtol=1e-12)
+    assert np.isnan(again.column("average_3_accuracy")[:2]).all()
+    barriers = middle[1:] - (own[1:] + own[:-1]) / 2
+    np.testing.assert_allclose(again.column("barrier"), [np.nan, *barriers.mean(axis=1)], atol=1e-6)
+    reach = stats.t.ppf(0.975, 199) * barriers.std(axis=1, ddof=1) / np.sqrt(200)
+    np.testing.assert_allclose(again.measures["barrier"].high[1:], barriers.mean(axis=1) + reach, atol=1e-6)
+    assert {"barrier", "loss of 2", "loss of 3"} < {column.title for column in tables.checkpoints(again).columns}
+    assert {"average_2_loss_low", "average_3_accuracy", "barrier_high"} < again.flat().keys()
+    best = again.choice.average
+    means = {(count, e): by_hand(run, count)[0][e].mean() for count in (2, 3) for e in range(count - 1, E)}
+    lower = min(means.values()) < own.mean(axis=1).min()
+    assert (best is not None) == lower
+    choice = replace(again.choice, average=Average(3, 4, 0.5, -0.25, -0.4, -0.1))
+    assert (
+        "; the mean of the weights of the 3 up to epoch 5 has 0.5000, lower (by 0.2500, 0.1000 to 0.4000); last 5:"
+        in words.chosen(replace(again, choice=choice))
+    )
+
+
+def test_the_mean_that_is_better_than_any_checkpoint_is_named():
+    random = np.random.default_rng(0)
+    noise = random.exponential(size=(6, 300))
+    losses, better = 1 + noise, {3: 0.7 + noise + 0.01 * random.standard_normal((6, 300))}
+    better[3][:2] = np.nan
+    best = chosen(losses, np.ones(6, bool), "loss", better).average
+    assert (best.count, best.at) == (3, 2 + int(better[3][2:].mean(axis=1).argmin()))
+    first = int(losses.mean(axis=1).argmin())
+    assert best.difference == pytest.approx((better[3][best.at] - losses[first]).mean())
+    level = stats.t.ppf(1 - 0.05 / (2 * 6 * 4), 299)
+    reach = level * (better[3][best.at] - losses[first]).std(ddof=1) / np.sqrt(300)
+    assert (best.low, best.high) == pytest.approx((best.difference - reach, best.difference + reach))
+    assert chosen(losses, np.ones(6, bool), "loss", {3: 2 + better[3]}).average is None
+
+
+def test_without_labels_there_are_none_and_a_sentence_says_so(run, tmp_path):
+    folder, (x, _) = run
+    plan = plan_extraction(folder / "checkpoints", (x, None), average=[3], **options(folder))
+    assert dict(plan.notes)["averages"] == (
+        "none are replayed, for there is no loss of each sample: the probe has no targets"
+    )
+    run_extraction(plan, tmp_path / "a.h5")
+    with posthoc.open_activations(tmp_path / "a.h5") as file:
+        assert file.averaged == ()
+
+
+def test_what_they_cost_is_said(run):
+    folder, probe = run
+    plan = plan_extraction(folder / "checkpoints", probe, average=[3, 5], **options(folder))
+    assert dict(plan.notes)["averages"] == (
+        "mean of the weights of the last 3 and 5: 6 passes over the probe beside those of 6 checkpoints, and 4.9 kB of "
+        "memory for 5 of them"
+    )
+    assert cost(plan)
+
+
+@pytest.mark.parametrize("count", [1, 0, 1001])
+def test_means_of_too_few_or_many_are_refused(run, count):
+    folder, probe = run
+    with pytest.raises(UsageError, match=f"--average {count}: give numbers of checkpoints from 2 to 1000"):
+        plan_extraction(folder / "checkpoints", probe, average=[count])
