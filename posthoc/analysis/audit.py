@@ -380,10 +380,9 @@ def _paired(text: _Run, other: _Run, key: str, margin: float) -> Effect:
     differences = differences[np.isfinite(differences)]
     low, high = map(float, ends(differences, count))
     least, most = map(float, ends(differences, count, 0.9))
-    if -margin < least and most < margin:
-        outcome = Reaction.INDIFFERENT
-    else:
-        outcome = Reaction.UNDECIDED if low <= 0 <= high else Reaction.RESPONDS
+    if (-margin < least and most < margin) or not differences.any():
+        return Effect(changes, Reaction.INDIFFERENT, effect, least, most, name)
+    outcome = Reaction.UNDECIDED if low <= 0 <= high else Reaction.RESPONDS
     return Effect(changes, outcome, effect, low, high, name)
 
 
@@ -465,4 +464,5 @@ def _effect(changes: str, under: Spread, other: Spread, count: int, once: float,
     sure, likely = (float(stdtrit(freedom, q)) * error for q in (0.975, 0.95))
     small = Reaction.INDIFFERENT if abs(effect) + likely < margin else Reaction.UNDECIDED
     outcome = Reaction.RESPONDS if abs(effect) > sure else small
-    return Effect(changes, outcome, effect, effect - sure, effect + sure)
+    reach = likely if outcome is Reaction.INDIFFERENT else sure
+    return Effect(changes, outcome, effect, effect - reach, effect + reach)

@@ -1,13 +1,14 @@
 """What follows from an audit for the use of a measure's numbers, in sentences."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from posthoc.analysis.axes import Axis
 from posthoc.analysis.nulls import NULLS
 from posthoc.analysis.records import PURE_NOISE
-from posthoc.analysis.responses import SHUFFLED, SPLIT, UNTRAINED, Change, Control, Effect, Reaction, Response
+from posthoc.analysis.responses import SHUFFLED, SPLIT, UNTRAINED, Change, Control, Effect, Reaction, Response, signed
 
 GAUSSIAN, NOISE = NULLS["gaussian"].words, NULLS[PURE_NOISE].short
 REFERENCES = {
@@ -103,14 +104,14 @@ def _of_text(controls: Sequence[Control], key: str, response: Response, effect: 
     title, margin = response.symbol, response.margin
     under = {control.name: control.measures[key] for control in controls}
     time = next(control.measures[key] for control in controls if control.changes == Change.TIME)
-    interval = f"{-effect.high:+.3f} to {-effect.low:+.3f}"
+    interval = replace(effect, low=-effect.high, high=-effect.low).interval
     match effect.outcome:
         case Reaction.UNDEFINED:
             return f"What of {title} is the text's order is not known: it is undefined with {SHUFFLED}."
         case Reaction.INDIFFERENT:
             return f"{title} changes by less than {margin:g} with {SHUFFLED}: the text's order is no more of it ({interval})."
         case Reaction.UNDECIDED:
-            return f"Whether {title} depends on the text's order is undecided: the text's less that of {SHUFFLED} is {-effect.effect:+.3f} ({interval})."
+            return f"Whether {title} depends on the text's order is undecided: the text's less that of {SHUFFLED} is {signed(-effect.effect)} ({interval})."
         case _:
             return (
                 f"Of {title} {response.value:.3f}, {-effect.effect:+.3f} ({interval}) is the text's order, and "
@@ -135,6 +136,4 @@ def of_training(response: Response, effect: Effect, count: int, intervals: str =
         else f"{response.symbol} is the same of the trained and of the untrained network",
         Reaction.UNDECIDED: f"Whether {between} is undecided",
     }[effect.outcome]
-    return [
-        f"{start}: untrained weights{named} differ by {effect.effect:+.3f}, {effect.low:+.3f} to {effect.high:+.3f} {over}."
-    ]
+    return [f"{start}: untrained weights{named} differ by {signed(effect.effect)}, {effect.interval} {over}."]

@@ -90,8 +90,10 @@ class Control:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a control does to a measure, the range of that with the order of images or over documents, and what follows.
+    """What a control does to a measure, the interval by which that is decided, and what follows.
 
+    low, high: with the order of images or over documents; the 90 % interval of what is indifferent, since two one-sided
+    tests at 5 % decide so, else the 95 % one.
     changes: a `Change`, with the control's name where several of that change come out alike; control: that name (empty in
     files of versions that did not say).
     """
@@ -102,6 +104,27 @@ class Effect:
     low: float = math.nan
     high: float = math.nan
     control: str = ""
+
+    @property
+    def interval(self) -> str:
+        """The interval that decides, with its level.
+
+        >>> Effect("labels", Reaction.INDIFFERENT, 0.01, -0.02, 0.04).interval
+        '90 % interval -0.020 to +0.040'
+        """
+        level = 90 if self.outcome is Reaction.INDIFFERENT else 95
+        return f"{level} % interval {signed(self.low)} to {signed(self.high)}"
+
+
+def signed(value: float) -> str:
+    """A difference to three decimals, and one that would be 0 there to one digit.
+
+    >>> signed(0.0642), signed(-3e-5), signed(0.0)
+    ('+0.064', '-3e-05', '0')
+    """
+    if value == 0:
+        return "0"
+    return f"{value:+.3f}" if abs(value) >= 5e-4 or math.isnan(value) else f"{value:+.1g}"
 
 
 @dataclass(frozen=True)

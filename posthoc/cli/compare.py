@@ -106,7 +106,10 @@ def command(
 def _predicted(runs: "Sequence[Run]", names: str, seed: int) -> "list[Prediction]":
     from posthoc.analysis.prediction import TARGETS, predict
 
-    return predict(runs, [*TARGETS] if names == "all" else [name.strip() for name in names.split(",")], seed)
+    judged = [run for run in runs if run.score is not None]
+    if others := [run.name for run in runs if run.score is None]:
+        echo(f"--predict: without an accuracy or other score, and left out: {', '.join(others)}.", err=True)
+    return predict(judged or runs, [*TARGETS] if names == "all" else [name.strip() for name in names.split(",")], seed)
 
 
 def _scored(runs: "Sequence[Run]", measures: str | None) -> "tuple[dict[str, list[Score]], list[str]]":

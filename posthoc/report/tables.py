@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posthoc.analysis.records import WAYS, Overall, RunMetrics
-from posthoc.analysis.responses import Audit, Effect, Reaction, Response
+from posthoc.analysis.records import WAYS, Correlation, Overall, RunMetrics
+from posthoc.analysis.responses import Audit, Effect, Reaction, Response, signed
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.recording import named
@@ -99,7 +99,8 @@ def at_last(metrics: RunMetrics) -> Lines:
         if measured.aside or not (measured.listed or measured.headline) or not measured.low.size:
             continue
         value, low, high = (number(of[-1], measured.digits) for of in (measured.value, measured.low, measured.high))
-        parts = [f"{value} ({low} to {high})"]
+        known = math.isfinite(measured.low[-1]) and math.isfinite(measured.high[-1])
+        parts = [f"{value} ({low} to {high})" if known else value]
         if beside := measured.nulls.get(measured.decided_by):
             null = (
                 "" if metrics.nulls[measured.decided_by].value else f"{measured.decided_by} {number(beside.mean[-1])}, "
@@ -115,8 +116,7 @@ def _stability(metrics: RunMetrics) -> Lines:
     """The stability index and when its volatility settles; nothing where it was not measured."""
     run, index = metrics.summary, metrics.measures.get("stability_index")
     lines = [("Psi", _with_sd(index.summary, ", sd "))] if index else []
-    lines += [(r.symbol, f"{number(r.r)}, 95 % interval {number(r.low)} to {number(r.high)} over {run.noun}s")
-              for r in related(metrics)]  # fmt: skip
+    lines += [(r.symbol, f"{number(r.r)}{_interval_of(r)} over {run.noun}s") for r in related(metrics)]
     if "volatility" not in metrics.measures:
         return lines
     settled = {way: "never" if (at := run.convergence[way]) is None else f"{run.unit} {at}" for way in WAYS}
@@ -127,6 +127,12 @@ def _stability(metrics: RunMetrics) -> Lines:
     if text := sentence(run):
         lines.append(("settled", text))
     return lines
+
+
+def _interval_of(r: Correlation) -> str:
+    """Of a correlation, where it has one."""
+    known = math.isfinite(r.low) and math.isfinite(r.high)
+    return f", 95 % interval {number(r.low)} to {number(r.high)}" if known else ", without an interval"
 
 
 def _best(metrics: RunMetrics) -> Lines:
@@ -176,7 +182,7 @@ def runs(rows: "Sequence[Row]") -> Table:
         *map(column, ("run", "model", "dataset", "epochs")),
         *(column(title, key) for key, title in best.items()),
     ]
-    columns.append(column("at", "best_epoch"))
+    columns += [column("at", "best_epoch")] if best else []
     keys = {key: quantity for key, quantity in every.items() if key not in best}
     for key, quantity in keys.items():
         columns += _quantity_columns(key, quantity)
@@ -186,7 +192,7 @@ def runs(rows: "Sequence[Row]") -> Table:
         run = row.run
         cells = [run.name, run.about.get("model"), run.about.get("dataset"), run.summary.epochs]
         cells += [row.quantities[key].value if key in row.quantities else math.nan for key in best]
-        cells.append(run.summary.best_epoch)
+        cells += [run.summary.best_epoch] if best else []
         for key, quantity in keys.items():
             cells += _quantity_cells(row.quantities.get(key), quantity)
         table.append([*cells, row.state.name])
@@ -423,7 +429,7 @@ def _effects(response: Response, outcome: Reaction, called: str) -> str:
     """What is changed, and by how much the measure changes; of several controls of one change, each by its name."""
     parts = []
     for what, effects in response.by_change(outcome).items():
-        numbers = [f"{effect.control}: {effect.effect:+.3f}" for effect in effects]
-        text = ", ".join(numbers) if len(effects) > 1 else f"{effects[0].effect:+.3f}"
+        numbers = [f"{effect.control}: {signed(effect.effect)}" for effect in effects]
+        text = ", ".join(numbers) if len(effects) > 1 else signed(effects[0].effect)
         parts.append(f"{named(what, called)} ({text})")
     return "; ".join(parts)

@@ -97,7 +97,7 @@ def test_layers_are_left_to_one_and_a_function_that_fails_there_is_undefined(pla
     found = outcomes(planted.measures["share_of_last_layer"])
     assert found["choice of layers"] == Reaction.RESPONDS
     under = {control.name: control.measures["share_of_last_layer"].mean for control in planted.controls}
-    assert under["b alone"] == pytest.approx(1)
+    assert under["b alone instead of all layers"] == pytest.approx(1)
 
 
 def test_each_measure_has_a_row_and_each_change_a_column(planted):

@@ -188,7 +188,13 @@ def test_the_audit_finds_that_integration_follows_the_number_of_classes(tmp_path
     again = load_audit(tmp_path / "audit.json")
     assert again.to_dict() == result.to_dict() == json.loads((tmp_path / "audit.json").read_text())
     names = [control.name for control in again.controls]
-    assert {"untrained weights", "pure noise", GAUSSIAN, "labels permuted", "the first 512 images"} <= set(names)
+    assert {
+        "untrained weights",
+        "pure noise",
+        GAUSSIAN,
+        "labels permuted",
+        "the first half of the images, class by class",
+    } <= set(names)
 
 
 def spread(*values):
@@ -214,6 +220,7 @@ def test_what_is_not_shown_to_be_small_is_undecided(values, kind):
     assert ("one initialisation" in sentence) == (len(values) == 1)
     assert {"responds": "H_eff differs between", "indifferent": "differ by less than 0.1",
             "undecided": "is undecided"}[kind] in sentence  # fmt: skip
+    assert ("90 % interval" if kind == "indifferent" else "95 % interval") in sentence  # that which decides
 
 
 def test_the_audit_refuses_what_it_cannot_do(activations_file, tmp_path):

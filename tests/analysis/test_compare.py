@@ -428,6 +428,7 @@ def test_a_run_without_accuracy_is_left_out_of_the_stopping_rules(tmp_path):
     done = cli("compare", "--from-csv", tmp_path / "*.csv", "--stopping", "--json")
     assert json.loads(done.stdout)["stopping"] == json.loads(alone.stdout)["stopping"]
     assert done.stderr == "Without an accuracy or other score, and not judged: b_cifar10.\n"
+    assert (" at " in cli("compare", "--from-csv", tmp_path / "b_cifar10.csv").stdout) is False
     none = cli("compare", "--from-csv", tmp_path / "b_cifar10.csv", "--stopping")
     assert none.exit_code == 2
     assert "none of the runs has an accuracy" in none.stderr

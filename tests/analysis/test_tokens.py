@@ -188,7 +188,7 @@ def test_an_audit_of_tokens_measures_each_factor_as_a_plain_loop_does(ordered, a
     assert of["the first 128 tokens of 256"]["hurst"].mean == exponent(x[..., :128])
     assert of["no token left out at the start"]["hurst"].mean == exponent(whole)
     assert of["128 tokens left out at the start"]["hurst"].mean == exponent(x[..., 64:])
-    assert of["attention alone"]["hurst"].mean == exponent(x[4:])
+    assert of["attention alone instead of all layers"]["hurst"].mean == exponent(x[4:])
     assert of["128 tokens left out at the start"]["surprisal"].mean == exponent(loss[None, :, 128:])
     assert of["no token left out at the start"]["surprisal"].mean == exponent(loss[None, :, 1:])
     assert of["values rounded to bfloat16"]["hurst"].mean == exponent(torch_bfloat16(x))

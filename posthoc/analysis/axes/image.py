@@ -1,5 +1,6 @@
 """The image axis: units are channels, time is the images of the probe sorted by class."""
 
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -189,6 +190,25 @@ def gaussian(material: ImageMaterial, random: np.random.Generator, live: NDArray
     return material.in_order(product(material.mixing[live], noise), material.labels)
 
 
+def by_class_halved(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places of two equal halves of the samples, the first and the last of each class, so that both have the same
+    classes in whatever order a probe keeps its samples; what classes of odd size have in the middle goes to one after the
+    other.
+
+    >>> [half.tolist() for half in by_class_halved(np.array([0, 0, 0, 0, 0, 1, 1, 1]))]
+    [[0, 1, 2, 5], [3, 4, 6, 7]]
+    """
+    order, starts = _by_class(labels)
+    first, rest, middle = [], [], []
+    for start, end in itertools.pairwise(starts.tolist()):
+        half = (end - start) // 2
+        first.append(order[start : start + half])
+        rest.append(order[end - half : end])
+        middle += order[start + half : end - half].tolist()
+    pairs = np.array(middle[: len(middle) // 2 * 2], np.int64).reshape(-1, 2)
+    return np.sort(np.concatenate([*first, pairs[:, 0]])), np.sort(np.concatenate([*rest, pairs[:, 1]]))
+
+
 def _factors(subject: Subject) -> list[Factor]:
     """The order of the images, the labels and classes, training, and the settings of the protocol and the probe."""
     activations, labelled = subject.activations, subject.activations.labelled
@@ -236,13 +256,13 @@ def _of_untrained(subject: Subject, material: ImageMaterial) -> list[Factor]:
 
 def _of_settings(subject: Subject, material: ImageMaterial, samples: str) -> list[Factor]:
     """Other smoothings, fewer images, and random halves of the channels, as if others had been recorded."""
-    smooth, half = material.smooth, len(material.labels) // 2
+    smooth, first_half = material.smooth, f"the first half of the {samples}, class by class"
 
     def smoothed(width: int) -> Factor:
         changed = replace(material, smooth=width)
         return Factor(f"smoothing {width} instead of {smooth}", Change.SMOOTHING, lambda: [changed])
 
-    first, rest = (material.of_samples(np.arange(start, start + half)) for start in (0, half))
+    first, rest = map(material.of_samples, by_class_halved(material.labels))
 
     def halves_of_channels() -> Iterator[ImageMaterial]:
         for draw in range(subject.count):
@@ -257,8 +277,8 @@ def _of_settings(subject: Subject, material: ImageMaterial, samples: str) -> lis
 
     return [
         *(smoothed(width) for width in SMOOTHINGS if width != smooth),
-        Factor(f"the first {half} {samples}", Change.IMAGES, lambda: [first]),
-        Factor(f"the next {half} {samples}", Change.PROBE, lambda: [rest], beside=f"the first {half} {samples}"),
+        Factor(first_half, Change.IMAGES, lambda: [first]),
+        Factor(f"the other half of the {samples}", Change.PROBE, lambda: [rest], beside=first_half),
         Factor(HALVES, None, halves_of_samples),
         Factor("half of the channels", Change.CHANNELS, halves_of_channels),
     ]
@@ -271,7 +291,7 @@ def _of_recording(subject: Subject, material: ImageMaterial, order: str) -> list
 
     def alone(layer: int) -> Factor:
         units = np.flatnonzero(layers == layer)
-        name = f"{activations.layers[layer]} alone"
+        name = f"{activations.layers[layer]} alone instead of all layers"
         return Factor(name, Change.LAYER, lambda: [material.of_units(units)], "order", beside=order)
 
     rounded = replace(material, x=material.x.astype(np.float16).astype(np.float32))

@@ -233,7 +233,10 @@ def _of_channels_kept(subject: Subject, material: TokenMaterial) -> list[Factor]
             yield kept(np.sort(np.concatenate([of[: max(1, len(of) // 2)] for of in members])))
 
     names = subject.activations.layers
-    alone = [Factor(f"{name} alone", Change.LAYER, partial(of_layer, k)) for k, name in enumerate(names)]
+    alone = [
+        Factor(f"{name} alone instead of all layers", Change.LAYER, partial(of_layer, k))
+        for k, name in enumerate(names)
+    ]
     return [Factor("half of the channels", Change.CHANNELS, halves), *(alone if len(alone) > 1 else [])]
 
 
