@@ -184,13 +184,13 @@ class SoundFile:
             raise UnsoundError(f"/{place} claims {claimed:.3g} bytes where {max(most, 0):.3g} are stored")
 
 
-def row_of(dataset: h5py.Dataset, row: int) -> NDArray[Any]:
-    """A row of an array in blocks, of signals [C, N].
+def row_of(dataset: h5py.Dataset, row: int, within: tuple[slice, ...] = ()) -> NDArray[Any]:
+    """A row of an array in blocks, of signals [C, N], or what lies within such slices of it.
 
     Blocks that an earlier version compressed are taken apart here: HDF5 would let one swell without end.
     """
     if not dataset.compression:
-        values: NDArray[Any] = dataset[row]
+        values: NDArray[Any] = dataset[(row, *within)]
         return values
     filters = [SHUFFLE, DEFLATE] if dataset.shuffle else [DEFLATE]
     height, width = dataset.chunks[1:]
@@ -204,7 +204,7 @@ def row_of(dataset: h5py.Dataset, row: int) -> NDArray[Any]:
         if SHUFFLE in applied:
             raw = np.frombuffer(raw, "u1").reshape(4, -1).T.tobytes()
         out[first : first + height] = np.frombuffer(raw, "<f4").reshape(height, width)
-    return out[: dataset.shape[1]]
+    return out[: dataset.shape[1]][within]
 
 
 def _is_of(dtype: np.dtype[Any], kind: str) -> bool:

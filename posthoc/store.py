@@ -101,6 +101,7 @@ HALVED = ("token",)
 """Signals that are in half precision where that is enough: those that keep every value."""
 Array = NDArray[Any]
 Signal = NDArray[np.float32] | Spooled
+ALL = slice(None)
 
 
 class Skipped(NamedTuple):
@@ -335,12 +336,12 @@ class Activations:
         places = [place.removeprefix(f"{group}/") for place in self.blocks if place.startswith(f"{group}/")]
         return tuple(place for place in places if "/" not in place)
 
-    def read(self, signal: str, row: int, layer: str | None = None) -> NDArray[np.float32]:
+    def read(self, signal: str, row: int, layer: str | None = None, samples: slice = ALL) -> NDArray[np.float32]:
         """The signal of the checkpoint in row `row` (0..E-1), float32 [U, N], the layers' channels one after another.
 
-        Of one `layer` [C, N]; with a last axis of time where the signal keeps it.
+        Of one `layer` [C, N]; of some samples; with a last axis of time where the signal keeps it.
         """
-        return self._read_row(self.blocks, signal, row, layer)
+        return self._read_row(self.blocks, signal, row, layer, samples)
 
     @property
     def tokens(self) -> NDArray[np.uint32] | None:
@@ -350,13 +351,15 @@ class Activations:
         with _refusing(self.path):
             return np.asarray(self._tokens[:], dtype=np.uint32)
 
-    def read_null(self, control: str, signal: str, row: int, layer: str | None = None) -> NDArray[np.float32]:
+    def read_null(
+        self, control: str, signal: str, row: int, layer: str | None = None, samples: slice = ALL
+    ) -> NDArray[np.float32]:
         """As `read`, of what the checkpoint gave for the inputs of a control, one of `nulls`."""
-        return self._read_row(self.blocks, signal, row, layer, self._place_of(control))
+        return self._read_row(self.blocks, signal, row, layer, samples, self._place_of(control))
 
-    def behaviour_of_null(self, control: str, name: str, row: int | None = None) -> Array:
+    def behaviour_of_null(self, control: str, name: str, row: int | None = None, samples: slice = ALL) -> Array:
         """As `behaviour`, of what the checkpoints gave for the inputs of a control, one of `nulls`."""
-        return self._read_stored(f"{self._place_of(control)}behaviour", name, row)
+        return self._read_stored(f"{self._place_of(control)}behaviour", name, row, samples)
 
     def behaviour_of_average(self, count: int, name: str, row: int | None = None) -> Array:
         """As `behaviour`, `loss` or `correct` of the mean of so many checkpoints' weights, one of `averaged`."""
@@ -368,13 +371,16 @@ class Activations:
             raise PosthocError(f"{self.path} holds no control {control!r}, {has}; extract it with --controls.")
         return f"null/{control}/"
 
-    def read_untrained(self, signal: str, row: int, layer: str | None = None) -> NDArray[np.float32]:
+    def read_untrained(
+        self, signal: str, row: int, layer: str | None = None, samples: slice = ALL
+    ) -> NDArray[np.float32]:
         """As `read`, of the untrained network whose weights were drawn from `untrained_seeds[row]` (row: 0..K-1)."""
-        return self._read_row(self._untrained, signal, row, layer)
+        return self._read_row(self._untrained, signal, row, layer, samples)
 
     def _read_row(
-        self, blocks: Mapping[str, h5py.Dataset], signal: str, row: int, layer: str | None, before: str = ""
-    ) -> NDArray[np.float32]:
+        self, blocks: Mapping[str, h5py.Dataset], signal: str, row: int, layer: str | None, samples: slice,
+        before: str = "",
+    ) -> NDArray[np.float32]:  # fmt: skip
         if signal not in self.signals:
             raise PosthocError(f"{self.path} holds no signal {signal!r}, only {', '.join(self.signals)}.")
         if layer not in (None, *self.layers):
@@ -383,14 +389,14 @@ class Activations:
         if len({part.shape[3:] for part in parts}) > 1:
             raise PosthocError(f"{self.path}: {signal} is not as long in all layers; read one layer at a time.")
         with _refusing(self.path):
-            return np.concatenate([row_of(part, row) for part in parts]).astype(np.float32, copy=False)
+            return np.concatenate([row_of(part, row, (ALL, samples)) for part in parts]).astype(np.float32, copy=False)
 
-    def behaviour(self, name: str, row: int | None = None) -> Array:
+    def behaviour(self, name: str, row: int | None = None, samples: slice = ALL) -> Array:
         """What the networks said of each sample, [E, N, ...] (see `STORED`); of the checkpoint in row `row` [N, ...].
 
         Raises PosthocError where the file does not hold it.
         """
-        return self._read_stored("behaviour", name, row)
+        return self._read_stored("behaviour", name, row, samples)
 
     def head(self, name: str, row: int | None = None) -> Array:
         """`weight` [E, K, D] or `bias` [E, K] of the last layer; of the checkpoint in row `row` without the first axis.
@@ -423,7 +429,7 @@ class Activations:
         columns = {"tensor": np.array(list(self.weights)), "size": np.array(list(self.weights.values()), np.int64)}
         return columns | {name: self.weight(name, row) for name in names}
 
-    def _read_stored(self, group: str, name: str, row: int | None) -> Array:
+    def _read_stored(self, group: str, name: str, row: int | None, samples: slice = ALL) -> Array:
         block = self.blocks.get(f"{group}/{name}")
         if block is None:
             names = ", ".join(self._names_of(group))
@@ -431,7 +437,9 @@ class Activations:
                 f"{self.path} holds no {group.rpartition('/')[2]} {name!r}, {f'only {names}' if names else 'nor any other'}; extract it again."
             )
         with _refusing(self.path):
-            return row_of(block, row) if row is not None else np.stack([row_of(block, e) for e in range(len(self))])
+            rows = range(len(self)) if row is None else (row,)
+            values = [row_of(block, e, (samples,)) for e in rows]
+            return np.stack(values) if row is None else values[0]
 
 
 def open_activations(path: str | os.PathLike[str]) -> Activations:

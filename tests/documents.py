@@ -6,7 +6,7 @@ import numpy as np
 from noise import recording
 
 from posthoc.store import Frame, Given, Layout
-from posthoc.writing import write
+from posthoc.writing import merge, write
 
 
 def long_memory(random, shape, H):
@@ -20,8 +20,9 @@ def long_memory(random, shape, H):
 
 
 def make(path, documents=6, tokens=320, channels=4, layers=("residual", "attention"), steps=(0, 1, 2, 4, 8, 16), seed=0,
-         controls=("shuffle", "block:16"), order=0.0, sizes=True, words=50):  # fmt: skip
-    """order: strength of what is ordered over the text, in the channels and in the surprisal, at steps above 0."""
+         controls=("shuffle", "block:16"), order=0.0, sizes=True, words=50, untrained=0):  # fmt: skip
+    """order: strength of what is ordered over the text, in the channels and in the surprisal, at steps above 0; untrained: how
+    many networks with new weights there are, which give noise."""
     random = np.random.default_rng(seed)
     ids = random.integers(0, words, (documents, tokens)).astype(np.uint32)
     plain = recording(layers, ("token",), documents, classes=None)
@@ -54,5 +55,14 @@ def make(path, documents=6, tokens=320, channels=4, layers=("residual", "attenti
         ids,
         None if not sizes else random.integers(tokens, 4 * tokens, documents),
     )
-    write(path, layout, frames)
+    if not untrained:
+        write(path, layout, frames)
+        return path
+    parts = [path.with_suffix(f".{k}") for k in range(len(frames) + untrained)]
+    networks = [replace(frames[0], signals=given(0.0).signals) for _ in range(untrained)]
+    for part, frame in zip(parts, [*frames, *networks], strict=True):
+        write(part, layout, [frame])
+    merge(path, parts[: len(frames)], untrained=list(enumerate(parts[len(frames) :])))
+    for part in parts:
+        part.unlink()
     return path

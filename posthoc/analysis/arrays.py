@@ -14,6 +14,8 @@ ROUNDINGS = 8
 """Values that differ by no more than so many units in the last place of the largest of them are constant."""
 ROUNDING = ROUNDINGS * float(np.finfo(np.float64).eps)
 EXACT_INTEGERS = 2**53
+AT_A_TIME = 2**20
+"""Values of documents that are in memory at a time."""
 
 
 def real_array(name: str, values: ArrayLike) -> NDArray[Any]:
@@ -73,6 +75,16 @@ def is_constant(values: FloatArray | Sequence[float]) -> bool:
     array = np.asarray(values, dtype=np.float64)
     low, high = array.min(), array.max()
     return bool(not high / 2 - low / 2 > ROUNDING * (max(abs(low), abs(high)) / 2))
+
+
+def in_blocks(count: int, size: int) -> list[slice]:
+    """So many items in slices of about `AT_A_TIME` values, of items that have `size` values each.
+
+    >>> in_blocks(5, AT_A_TIME // 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+    """
+    step = max(1, AT_A_TIME // max(1, size))
+    return [slice(first, first + step) for first in range(0, count, step)]
 
 
 def correlation(a: ArrayLike, b: ArrayLike) -> float:

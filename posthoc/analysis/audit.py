@@ -259,7 +259,7 @@ class _Material:
         # Noise is on a scale of its own, of which signals are not.
         measures = [m for m in self.measures if not m.under or null in m.under or null not in NOISES]
         behind = None if self.recorded is None else self.recorded.only(live)
-        options = (self.material, live, self.series.scope, of.count, of.seed, self.epoch, {null: measures})
+        options = ([self.material], live, self.series.scope, of.count, of.seed, self.epoch, {null: measures})
         drawn = draws([NULLS[null]], *options, recorded=behind)[null]
         return {measure.key: drawn.get(measure.key, Draws(np.full(of.count, np.nan))) for measure in self.measures}
 

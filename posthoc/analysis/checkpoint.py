@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.axes import Axis, Material, Recorded, Source
 from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.documents import over_documents
@@ -19,11 +19,12 @@ from posthoc.analysis.intervals import (
     over_samples_and_units,
     over_units,
 )
-from posthoc.analysis.kuramoto import PhaseLocking, phase_locking
+from posthoc.analysis.kuramoto import PhaseLocking
 from posthoc.analysis.measures import Measure, Reading, Scope, Series
-from posthoc.analysis.measures.integration import mean_alive, means_alive, middle
+from posthoc.analysis.measures.integration import means_alive, middle
 from posthoc.analysis.nulls import NOTHING, Comparison, Draws, Null, compare, deciding, draws, nulls_of
 from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.readings import Observed, Readings
 from posthoc.analysis.records import NOWHERE, Interval
 from posthoc.analysis.scales import LEAST_POINTS
 from posthoc.analysis.verdicts import worth_drawing
@@ -100,32 +101,48 @@ class Measuring:
 
     def measure(self, epoch: int) -> Measurement:
         """Everything of one checkpoint."""
-        material = self.source.material(epoch)
-        series = material.series()
-        U, T = series.shape[-2], self.source.points or series.shape[-1]
-        scales = tuple(self.protocol.scales_for(T).tolist())
-        scope = Scope(self.protocol, T, scales, self.name, bool(self.source.points))
-        if len(scope.scales) < 2:  # the first checkpoints of the epoch axis
-            reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
-            return Measurement(scope, np.zeros(U, np.bool_), np.full(U, np.nan), reasons, U)
-        observed = Series(series, scope, recorded=self._recorded(material, epoch))
-        exponents = [document.exponents for document in observed.documents]
-        dead = [reason for of_document in exponents for reason in of_document.reason]
-        live = np.array([reason not in ("constant", "non-finite") for reason in dead]).reshape(series.shape[:-1])
-        alpha = np.stack([of_document.alpha for of_document in exponents])
+        observed, read, left_out = self._observed(epoch), self._readings(), 0
+        for material, series in observed.pairs():
+            if len(series.scope.scales) < 2:
+                return _of_too_few_points(series)
+            for document in series.documents:
+                read.add(document)
+            left_out += getattr(material, "left_out", 0)
+        scope, documents = series.scope, series.values.ndim == 3
+        dead = [reason for of_document in read.reasons for reason in of_document]
+        live = np.array([reason not in ("constant", "non-finite") for reason in dead])
+        alpha = np.stack(read.alpha)
         result = Measurement(
-            scope, live, means_alive(alpha), Counter(filter(None, dead)), int((~np.isfinite(alpha)).sum())
-        )
-        self._read(result, observed)
-        if series.ndim == 3:
-            result.documents = self._of_documents(observed, result.readings)
+            scope, live.reshape(alpha.shape) if documents else live, means_alive(alpha), Counter(filter(None, dead)),
+            int((~np.isfinite(alpha)).sum()), locking=read.locking,
+        )  # fmt: skip
+        self._read(result, read, observed)
+        if documents:
+            result.documents = read.table()
             result.controls = {control: self._of_control(control, scope, epoch) for control in self.source.controls}
-        if left_out := getattr(material, "left_out", 0):
+        if left_out:
             result.reasons["channels non-finite, left out of their layer's mean"] = left_out
         if self.draws:
-            self._draw(result, material, epoch)
-        self._find_intervals(result, observed, material, epoch)
+            self._draw(result, observed)
+        self._find_intervals(result, observed)
         return result
+
+    def _observed(self, epoch: int) -> Observed:
+        """The checkpoint's series."""
+
+        def series(material: Material) -> Series:
+            values = material.series()
+            T = self.source.points or values.shape[-1]
+            scales = tuple(self.protocol.scales_for(T).tolist())
+            scope = Scope(self.protocol, T, scales, self.name, bool(self.source.points))
+            return Series(values, scope, recorded=self._recorded(material, epoch))
+
+        return Observed(self.source, epoch, series)
+
+    def _readings(self, drawn: bool = False) -> Readings:
+        """Of its measures of series but those of the user's; drawn: of those only that are drawn."""
+        measures = [m for m in self._measures() if m.of_series and not m.code and (m.nulls or not drawn)]
+        return Readings(measures, self._members, None if drawn or self.source.points else self.layers)
 
     def _recorded(self, material: Material, epoch: int) -> Recorded | None:
         """What lies behind the series, as far as measures ask for it."""
@@ -134,47 +151,46 @@ class Measuring:
             material.recorded(asked, self.layers, self.source, epoch) if isinstance(material, ImageMaterial) else None
         )
 
-    def _read(self, result: Measurement, series: Series) -> None:
+    def _read(self, result: Measurement, read: Readings, observed: Observed) -> None:
         """Every measure of the series, of every layer's, and the functions of them."""
-        members = self._members
-        live = np.asarray(result.live if result.live.ndim == 1 else result.live.all(axis=0))
         for measure in self._measures():
-            if measure.code:  # who wrote it need not think of units that are constant or not finite
-                self._read_users(result, measure, series.only(live), [of_layer[live] for of_layer in members])
+            if measure.code:
+                self._read_users(result, measure, observed)
             elif measure.of_series:
-                reading = result.readings[measure.key] = measure.read(series)
-                result.values[measure.key] = float(measure.finished(reading.value, series.scope))
+                reading = result.readings[measure.key] = read.reading(measure, result.live.ndim == 2)
+                result.values[measure.key] = float(measure.finished(reading.value, result.scope))
                 if reading.curve is not None:
                     result.curves["units"] = reading.curve
-                if measure.layers and members:
+                if measure.layers and read.members:
+                    layers = read.layers(measure, reading)
                     result.by_layer[measure.key] = np.array(
-                        [
-                            float(measure.finished(_of_layer(measure, reading, series, of_layer), series.scope))
-                            for of_layer in members
-                        ]
+                        [float(measure.finished(layer, result.scope)) for layer in layers]
                     )
             elif measure.of_measure:
                 raw = result.readings[measure.of_measure.of].value
-                result.values[measure.key] = float(measure.of_measure.value(raw, series.scope))
+                result.values[measure.key] = float(measure.of_measure.value(raw, result.scope))
         for key, reading in result.readings.items():
             if self.table[key].finish and math.isfinite(reading.value) and not math.isfinite(result.values[key]):
                 result.reasons["mean exponent beyond the calibration"] = 1
-        if self.layers is not None and not series.scope.summed:
-            locking = [phase_locking(document.values, self.layers) for document in series.documents]
-            result.locking = PhaseLocking(
-                *(np.mean([getattr(each, name) for each in locking], axis=0) for name in ("plv", "ppc"))
-            )
 
-    def _read_users(
-        self, result: Measurement, measure: Measure, series: Series, members: list[NDArray[np.bool_]]
-    ) -> None:
-        """A function of the user's, of the units that have an exponent."""
-        reading = measure.read(series) if series.values.shape[-2] else Reading(math.nan)
+    def _read_users(self, result: Measurement, measure: Measure, observed: Observed) -> None:
+        """A function of the user's, of the units that have an exponent: who wrote it need not think of others."""
+        live = np.asarray(result.live if result.live.ndim == 1 else result.live.all(axis=0))
+        members = [of_layer[live] for of_layer in self._members]
+        readings, by_layer = [], []
+        for _, series in observed.pairs():
+            for document in series.documents:
+                of_live = document.only(live)
+                reading = measure.read(of_live) if live.any() else Reading(math.nan)
+                readings.append(reading)
+                if reading.layers is None and measure.layers:
+                    by_layer.append([measure.part(of_live.only(of_layer)) for of_layer in members])
+        reading = Reading.over(readings) if result.live.ndim == 2 else readings[0]
         result.readings[measure.key], result.values[measure.key] = reading, reading.value
         if reading.layers is not None:
             result.by_layer[measure.key] = reading.layers
-        elif measure.layers and members:
-            result.by_layer[measure.key] = np.array([measure.part(series.only(of_layer)) for of_layer in members])
+        elif by_layer and members:
+            result.by_layer[measure.key] = np.array([mean_finite(column) for column in np.array(by_layer).T])
 
     @property
     def _members(self) -> list[NDArray[np.bool_]]:
@@ -191,31 +207,17 @@ class Measuring:
             and measure.key not in alone
         ]  # fmt: skip
 
-    def _of_documents(self, series: Series, readings: Mapping[str, Reading]) -> dict[str, FloatArray]:
-        """Of each document every measure that is drawn, of all units and of each layer, [1 + L, D]."""
-        table = {}
-        for key, reading in readings.items():
-            measure = self.table[key]
-            if measure.nulls and reading.documents:
-                parts = list(zip(series.documents, reading.documents, strict=True))
-                rows = [[part.value for _, part in parts]]
-                if measure.layers:
-                    rows += [
-                        [_of_layer(measure, part, document, members) for document, part in parts]
-                        for members in self._members
-                    ]
-                table[key] = np.array(rows)
-        return table
-
     def _of_control(self, control: str, scope: Scope, epoch: int) -> dict[str, FloatArray]:
-        """As `_of_documents`, of what a control gives; the mean over its networks, where there are several."""
+        """As `Readings.table`, of what a control gives; the mean over its networks, where there are several."""
         if control in self.steady_controls:
             return self.steady_controls[control]
-        tables = []
-        for values in self.source.controls[control](epoch):
-            series = Series(values, scope)
-            readings = {m.key: m.read(series) for m in self._measures() if m.of_series and m.nulls}
-            tables.append(self._of_documents(series, readings))
+        networks: dict[int, Readings] = {}
+        for part in self.source.parts or (self.source,):
+            for k, values in enumerate(part.controls[control](epoch)):
+                read = networks.setdefault(k, self._readings(drawn=True))
+                for document in Series(values, scope).documents:
+                    read.add(document, exponents=False)
+        tables = [read.table() for read in networks.values()]
         means = {key: np.mean([table[key] for table in tables], axis=0) for key in tables[0]}
         if control in self.source.steady:
             self.steady_controls[control] = means
@@ -228,9 +230,9 @@ class Measuring:
         random = stream(f"halves of {self.axis.decides}", self.seed, epoch)
         return half_splits(self._strata(result)[result.live], random)
 
-    def _draw(self, result: Measurement, material: Material, epoch: int) -> None:
+    def _draw(self, result: Measurement, observed: Observed) -> None:
         """Draw all nulls, the references at most `REFERENCE_DRAWS` times, and compare."""
-        few = min(self.draws, REFERENCE_DRAWS)
+        few, epoch = min(self.draws, REFERENCE_DRAWS), observed.epoch
         halves = self._halves(result, epoch) if self.axis.exchangeable else None
         nulls = nulls_of(self.axis.key, self.labelled)
         measured = {null.key: of for null in nulls if (of := null.measures(self.table, self.name))}
@@ -238,8 +240,8 @@ class Measuring:
         nulls = [null for null in nulls if null.key in measured]
         deciders = [null for null in nulls if decided[null.key]]
         references = [null for null in nulls if not decided[null.key] and not null.steady]
-        options = (material, result.live, result.scope)
-        recorded = self._recorded(material, epoch)
+        options = (observed, result.live, result.scope)
+        recorded = observed.recorded
         behind = None if recorded is None else recorded.only(result.live)
         drawn = self._steady([null for null in nulls if null.steady], options, few, measured, behind)
         of_deciders, of_references = _only(measured, deciders), _only(measured, references)
@@ -257,7 +259,7 @@ class Measuring:
     def _steady(
         self,
         nulls: Sequence[Null],
-        options: tuple[Material, NDArray[np.bool_], Scope],
+        options: tuple[Observed, NDArray[np.bool_], Scope],
         count: int,
         measured: Mapping[str, Sequence[Measure]],
         recorded: Recorded | None,
@@ -289,12 +291,13 @@ class Measuring:
                 compared[key] = replace(compare(result.values[key], values), p=compared[measure.of_measure.of].p)
         return compared
 
-    def _find_intervals(self, result: Measurement, series: Series, material: Material, epoch: int) -> None:
+    def _find_intervals(self, result: Measurement, observed: Observed) -> None:
         """95 % intervals: over other images and channels where the deciding null reorders the images, over documents where
         there are any, else over units."""
-        if series.values.ndim == 3:
+        if result.live.ndim == 2:
             self._intervals_over_documents(result)
             return
+        (material, series), epoch = observed.whole, observed.epoch
         strata, live = self._strata(result), result.live
         halved: FloatArray | None = None
         for key, reading in result.readings.items():
@@ -367,22 +370,20 @@ class Measuring:
 
     def draw_again(self, result: Measurement, epoch: int, keys: Sequence[str], most: int) -> Iterator[int]:
         """Draw the deciding nulls of these measures again, twice as often as yet; how many draws each has then."""
-        material, by = self.source.material(epoch), self.decided
+        observed, by = self._observed(epoch), self.decided
         for key in keys:
-            yield self._draw_more(result, material, epoch, self.table[key], by[key], most)
+            yield self._draw_more(result, observed, self.table[key], by[key], most)
         for null in {by[key].key: by[key] for key in keys}.values():
             drawn = {key: result.drawn[key] for key in by if by[key] is null}
             result.nulls[null.key].update(self._compared(result, drawn, null.key))
 
-    def _draw_more(
-        self, result: Measurement, material: Material, epoch: int, measure: Measure, null: Null, most: int
-    ) -> int:
+    def _draw_more(self, result: Measurement, observed: Observed, measure: Measure, null: Null, most: int) -> int:
         """Draw a measure as often again and once more; how many draws it has then."""
         stages, before = result.stages[measure.key], result.drawn[measure.key]
         count = min(2 * stages[-1] + 1, most) - stages[-1]
-        recorded = self._recorded(material, epoch) if measure.asks else None
+        recorded = observed.recorded if measure.asks else None
         behind = None if recorded is None else recorded.only(result.live)
-        options = (material, result.live, result.scope, count, self.seed, epoch, {null.key: [measure]})
+        options = (observed, result.live, result.scope, count, self.seed, observed.epoch, {null.key: [measure]})
         drawn = draws([null], *options, first=stages[-1], recorded=behind)[null.key][measure.key]
         result.drawn[measure.key] = replace(before, values=np.concatenate([before.values, drawn.values]))
         stages.append(stages[-1] + count)
@@ -429,11 +430,11 @@ def _only(measured: Mapping[str, Sequence[Measure]], nulls: Sequence[Null]) -> d
     return {null.key: measured[null.key] for null in nulls}
 
 
-def _of_layer(measure: Measure, reading: Reading, series: Series, members: NDArray[np.bool_]) -> float:
-    """A measure of the units of a layer by themselves."""
-    if reading.units is not None:
-        return mean_alive(reading.units[members])
-    return measure.read(series.only(members)).value
+def _of_too_few_points(series: Series) -> Measurement:
+    """As at the first checkpoints of the epoch axis."""
+    U = series.values.shape[-2]
+    reasons = Counter({f"fewer than {LEAST_POINTS} points in time": U})
+    return Measurement(series.scope, np.zeros(U, np.bool_), np.full(U, np.nan), reasons, U)
 
 
 def _beside(measure: Measure, result: Measurement, drawn: FloatArray, stages: Sequence[int]) -> Comparison:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from posthoc.analysis.arrays import FloatArray, mean_finite
+from posthoc.analysis.arrays import FloatArray, in_blocks, mean_finite
 from posthoc.analysis.axes import Axis
 from posthoc.analysis.axes.token import words
 from posthoc.analysis.checkpoint import Measurement
@@ -24,11 +24,13 @@ def of_documents(table: Mapping[str, Measure], activations: Activations, axis: A
     """The measures of documents in a table that the file has what it takes for, with their intervals over documents."""
     rows: dict[str, list[FloatArray | None]] = {}
     tokens = activations.tokens
+    blocks = in_blocks(len(activations.labels), 1 if tokens is None else tokens.shape[1])
     for e in range(len(activations)):
-        documents = Documents(activations, e, tokens)
+        parts = [Documents(activations, e, None if tokens is None else tokens[some], some) for some in blocks]
         for key, measure in table.items():
             if measure.of_documents:
-                rows.setdefault(key, []).append(measure.of_documents(documents))
+                given_by = [row for part in parts if (row := measure.of_documents(part)) is not None]
+                rows.setdefault(key, []).append(np.concatenate(given_by) if len(given_by) == len(parts) else None)
     measures = {}
     for key, of_measure in rows.items():
         given = [row for row in of_measure if row is not None]

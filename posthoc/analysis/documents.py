@@ -6,11 +6,13 @@ resampled. Documents are never put together to one series.
 
 import functools
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
-from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.arrays import FloatArray, in_blocks
 from posthoc.analysis.nulls import NOTHING, Comparison
 from posthoc.analysis.records import NullWords
 from posthoc.analysis.verdicts import two_sided_p
@@ -45,22 +47,32 @@ def ends(means: FloatArray, count: int, level: float = 0.95) -> FloatArray:
 
 
 @functools.lru_cache(maxsize=8)
-def _weights(count: int, seed: int) -> FloatArray:
-    """How much each of `count` documents counts in each resample, [B, D]; the same for all that is paired by document."""
-    random = stream("resampled documents", seed, count)
-    return np.asarray(random.multinomial(count, np.full(count, 1 / count), size=RESAMPLED) / count)
+def _counts(count: int, seed: int) -> NDArray[np.uint16]:
+    """How often each of `count` documents is in each resample, [B, D]; the same for all that is paired by document."""
+    random, equal = stream("resampled documents", seed, count), np.full(count, 1 / count)
+    counts = np.empty((RESAMPLED, count), np.uint16)
+    for some in in_blocks(RESAMPLED, count):
+        counts[some] = random.multinomial(count, equal, size=len(counts[some]))
+    return counts
+
+
+def _weights(count: int, seed: int) -> Iterator[FloatArray]:
+    """How much each of `count` documents counts in each resample, [b, D] of some resamples after others."""
+    counts = _counts(count, seed)
+    return (counts[some] / count for some in in_blocks(RESAMPLED, count))
 
 
 def resampled(values: FloatArray, seed: int) -> FloatArray:
     """Means of resampled documents of values [..., D] without gaps, [..., B]."""
-    return np.asarray(values @ _weights(values.shape[-1], seed).T)
+    return np.concatenate([values @ weights.T for weights in _weights(values.shape[-1], seed)], axis=-1)
 
 
 def resampled_finite(values: FloatArray, seed: int) -> FloatArray:
     """As `resampled`, of values [D] of which some may be NaN: means of the others; NaN where none of them was drawn."""
-    weights, finite = _weights(len(values), seed), np.isfinite(values)
+    finite = np.isfinite(values)
+    known = np.where(finite, values, 0)
     with np.errstate(invalid="ignore"):
-        return np.asarray((weights @ np.where(finite, values, 0)) / (weights @ finite))
+        return np.concatenate([(weights @ known) / (weights @ finite) for weights in _weights(len(values), seed)])
 
 
 def over_documents(values: FloatArray, seed: int) -> FloatArray:
@@ -86,11 +98,13 @@ def signs_flipped(differences: FloatArray, seed: int) -> Comparison:
     d = differences[np.isfinite(differences)]
     if len(d) < 2 or not np.abs(d).max() > 0:
         return NOTHING
+    flips: Iterable[FloatArray]
     if len(d) <= EXACT:
-        signs = np.array([1.0, -1.0])[(np.arange(1, 2 ** len(d))[:, None] >> np.arange(len(d))) & 1]
+        flips = [np.array([1.0, -1.0])[(np.arange(1, 2 ** len(d))[:, None] >> np.arange(len(d))) & 1]]
     else:
-        signs = stream("signs of documents", seed, len(d)).choice([1.0, -1.0], (FLIPPED, len(d)))
-    drawn, value = signs @ d / len(d), float(d.mean())
+        random, some = stream("signs of documents", seed, len(d)), in_blocks(FLIPPED, len(d))
+        flips = (random.choice([1.0, -1.0], (len(range(FLIPPED)[few]), len(d))) for few in some)
+    drawn, value = np.concatenate([signs @ d for signs in flips]) / len(d), float(d.mean())
     drawn[np.abs(drawn - value) <= 1e-12 * np.abs(d).mean()] = value  # sums in another order
     sd = float(drawn.std())
     low, high = np.quantile(drawn, [0.025, 0.975])

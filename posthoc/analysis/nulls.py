@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import Axis, Material, OverTime, Recorded, Redraw, image, over_time, token
-from posthoc.analysis.measures import MEASURES, Measure, Scope, Series
+from posthoc.analysis.measures import MEASURES, Measure, Reading, Scope, Series
 from posthoc.analysis.records import PURE_NOISE, Aside, NullWords
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.recording import named
@@ -202,10 +202,26 @@ class Draws:
     curves: FloatArray | None = None
     documents: FloatArray | None = None
 
+    def put(self, draw: int, readings: Sequence[Reading]) -> None:
+        """What a draw was measured to be, or its documents."""
+        reading = readings[0] if self.documents is None else Reading.over(readings)
+        self.values[draw] = reading.value
+        if self.documents is not None:
+            self.documents[draw] = [document.value for document in readings]
+        if self.halves is not None and reading.halves is not None:
+            self.halves[draw] = reading.halves
+        if self.curves is not None and reading.curve is not None:
+            self.curves[draw] = reading.curve[0]
+
+
+def _light(reading: Reading) -> Reading:
+    """A reading of a draw with no more than is kept of it."""
+    return Reading(reading.value, halves=reading.halves, curve=None if reading.curve is None else reading.curve[:1])
+
 
 def draws(
     nulls: Sequence[Null],
-    material: Material,
+    materials: Iterable[Material],
     live: NDArray[np.bool_],
     scope: Scope,
     count: int,
@@ -218,7 +234,7 @@ def draws(
 ) -> dict[str, dict[str, Draws]]:
     """What each null's `measures` are of `count` draws of it: null -> measure -> draws.
 
-    live: [U], the units to draw for; first: how many draws there are already, of which these are the next; halves:
+    materials: of documents some at a time, else one; live: [U] or [D, U], the units to draw for; first: how many draws there are already, of which these are the next; halves:
     [K, live units], 1 for the units of the first half; recorded: of the live units, where measures ask for it. The draws of all nulls are spread over the threads together.
     """
     from posthoc.analysis.kernels import in_threads
@@ -235,23 +251,27 @@ def draws(
 
     drawn = {null: {measure.key: unfilled(measure) for measure in of_null} for null, of_null in measures.items()}
     tasks = [(null, draw) for null in nulls for draw in range(count)]
+    randoms = [stream(f"null {null.key}", seed, epoch, first + draw) for null, draw in tasks]
+    read: list[dict[str, list[Reading]]] = [{measure.key: [] for measure in measures[null.key]} for null, _ in tasks]
+    begun = 0
+    for material in materials if live.any() and tasks else ():
+        of_part = live[begun : begun + len(material.series())] if D else live
+        begun += len(of_part)
 
-    def work(begin: int, end: int) -> None:
-        for null, draw in tasks[begin:end]:
-            random = stream(f"null {null.key}", seed, epoch, first + draw)
-            values, of_draw = null.draw(material, random, live, recorded)
-            series = Series(values, scope, halves if draw < HALVED else None, of_draw)
-            for measure in measures[null.key]:
-                of = series if measure.code is None else replace(series, halves=None)  # it is halved otherwise
-                reading, result = measure.read(of), drawn[null.key][measure.key]
-                result.values[draw] = reading.value
-                if result.documents is not None:
-                    result.documents[draw] = [document.value for document in reading.documents]
-                if result.halves is not None and reading.halves is not None:
-                    result.halves[draw] = reading.halves
-                if result.curves is not None and reading.curve is not None:
-                    result.curves[draw] = reading.curve[0]
+        def work(begin: int, end: int, material: Material = material, of_part: NDArray[np.bool_] = of_part) -> None:
+            for (null, draw), random, of_task in zip(
+                tasks[begin:end], randoms[begin:end], read[begin:end], strict=True
+            ):
+                values, of_draw = null.draw(material, random, of_part, recorded)
+                series = Series(values, scope, halves if draw < HALVED else None, of_draw)
+                for document in series.documents:
+                    for measure in measures[null.key]:
+                        of = document if measure.code is None else replace(document, halves=None)  # halved otherwise
+                        of_task[measure.key].append(_light(measure.read(of)))
 
-    if live.any():
         in_threads(work, len(tasks))
+    for (null, draw), of_task in zip(tasks, read, strict=True):
+        for key, readings in of_task.items():
+            if readings:
+                drawn[null.key][key].put(draw, readings)
     return drawn

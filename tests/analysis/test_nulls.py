@@ -48,7 +48,7 @@ def drawn(axis, null, count, seed=0, epoch=0, live=None, keys=None, **options):
     scope = Scope(Protocol.named("default"), T, tuple(default_scales(T).tolist()))
     measures = NULLS[null].measures(MEASURES) if keys is None else [MEASURES[key] for key in keys]
     live = everything(axis) if live is None else live
-    return draws([NULLS[null]], axis, live, scope, count, seed, epoch, {null: measures}, **options)[null]
+    return draws([NULLS[null]], [axis], live, scope, count, seed, epoch, {null: measures}, **options)[null]
 
 
 def sorted_within(series):

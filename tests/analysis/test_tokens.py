@@ -17,6 +17,7 @@ from documents import long_memory, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posthoc.analysis import arrays
 from posthoc.analysis.audit import audit
 from posthoc.analysis.axes import over_time
 from posthoc.analysis.axes.token import START, TokenMaterial, noise_less_mean
@@ -82,6 +83,24 @@ def test_a_file_of_tokens_is_measured_along_its_tokens_document_by_document(orde
         np.mean([kuramoto(x[:, d, START:]).metastability for d in range(D)])
     )
     assert metrics.measures["metastability"].nulls.keys() == {"white", "white-LN", "time", "phase", "phase-common"}
+
+
+def test_documents_are_measured_some_at_a_time_and_nothing_changes_to_the_bit(tmp_path, monkeypatch):
+    path = make(tmp_path / "a.h5", 7, T, order=0.6, steps=(0, 4), untrained=2)
+    with open_activations(path) as activations:
+        whole = compute_metrics(activations, nulls=9, max_nulls=39, measures="default,anisotropy")
+        read, documents = activations.read, []
+
+        def watched(*row, **samples):
+            documents.append((x := read(*row, **samples)).shape[1])
+            return x
+
+        monkeypatch.setattr(activations, "read", watched)
+        monkeypatch.setattr(arrays, "AT_A_TIME", 3 * 8 * T)
+        parts = compute_metrics(activations, nulls=9, max_nulls=39, measures="default,anisotropy")
+    assert max(documents) == 3
+    assert replace(parts, created=whole.created).to_dict() == whole.to_dict()
+    assert {"hurst_untrained", "surprisal_less_shuffle", "copy", "anisotropy"} <= whole.measures.keys()
 
 
 def test_order_over_the_text_is_found_and_its_absence_is_not(metrics):
@@ -221,9 +240,17 @@ def test_an_audit_of_tokens_tells_the_order_of_the_text_from_what_is_no_more_of_
 
 
 def test_an_audit_of_documents_without_order_finds_none(tmp_path):
-    path = make(tmp_path / "a.h5", 8, 320, steps=(0, 1), order=0.0)
+    path = make(tmp_path / "a.h5", 8, 320, steps=(0, 1), order=0.0, untrained=2)
     with open_activations(path) as activations:
         result = audit(activations, count=10)
+        networks = [np.swapaxes(activations.read_untrained("token", k)[:, :, START:], 0, 1) for k in (0, 1)]
+    untrained = next(control for control in result.controls if control.name == "untrained weights")
+    scales = tuple(default_scales(256).tolist())
+    alpha = np.mean([dfa(document, scales).alpha.mean() for documents in networks for document in documents])
+    assert untrained.measures["hurst"].mean == pytest.approx(float(calibration(256, scales).debias(alpha)), abs=1e-9)
+    assert not result.aside
+    for key in ("hurst", "metastability"):
+        assert "training" not in result.measures[key].by_change(Reaction.RESPONDS)
     for key in ("hurst", "metastability"):
         assert not result.measures[key].by_change(Reaction.RESPONDS).keys() & {"order of time", "number of documents"}
         assert "number of documents" in result.measures[key].by_change(

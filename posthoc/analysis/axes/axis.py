@@ -1,6 +1,6 @@
 """What an axis is: what plays the part of time, and how recorded signals become series over it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -76,7 +76,8 @@ class Source:
     controls: name -> checkpoint -> series of one network or of several; steady: those that are the same at each;
     behaviour: what the network said of the file's samples at a checkpoint, by name, each [N, ...]; weights: what is stored of its tensors. points: where series were
     summed up while the network ran, how many points they had; in their place there are then, over the windows of each scale,
-    sums of squared residuals of their profile [D, U, S].
+    sums of squared residuals of their profile [D, U, S]. parts: the same of some of the documents each, one after another;
+    none where all are in memory at once.
     """
 
     material: Callable[[int], Material]
@@ -85,6 +86,11 @@ class Source:
     behaviour: Callable[[int], Mapping[str, NDArray[Any]]] = lambda row: {}
     weights: Callable[[int], Mapping[str, NDArray[Any]]] = lambda row: {}
     points: int = 0
+    parts: tuple["Source", ...] = ()
+
+    def materials(self, row: int) -> Iterator[Material]:
+        """The material of a checkpoint, of documents some at a time."""
+        return (part.material(row) for part in self.parts or (self,))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The token axis: units are channels within a document, time is its tokens; and the series of surprisal beside them."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.analysis.arrays import in_blocks
 from posthoc.analysis.axes.axis import Axis, Factor, OverTime, Source, Subject
 from posthoc.analysis.axes.image import image_series
 from posthoc.analysis.protocol import Protocol
@@ -103,27 +105,34 @@ def _length(activations: "Activations", protocol: Protocol) -> int:
 def _sources(activations: "Activations", protocol: Protocol, start: int = START) -> Mapping[str, Source]:
     """The channels and, where the file has it, the surprisal; of both what controls give. start: tokens that are left out."""
     points = _length(activations, protocol) if protocol.signal == SUMMED else 0
-    sources = {"": _of_channels(activations, protocol.signal, 0 if points else start, points)}
+    channels = partial(_of_channels, activations, protocol.signal, 0 if points else start, points)
+    _, _, D, *length = activations.blocks[f"signals/{protocol.signal}/{activations.layers[0]}"].shape
+    sources = {"": _in_parts(channels, D, len(activations.units) * math.prod(length))}
     if LOSS in activations.behaviours:
-        sources[SURPRISAL] = _of_surprisal(activations, start)
+        sources[SURPRISAL] = _in_parts(partial(_of_surprisal, activations, start), D, math.prod(length))
     return sources
 
 
-def _of_channels(activations: "Activations", signal: str, start: int, points: int) -> Source:
+def _in_parts(of: Callable[[slice], Source], count: int, size: int) -> Source:
+    """A source of so many documents, and the same of some at a time; size: how many values a document has."""
+    return replace(of(slice(None)), parts=tuple(of(documents) for documents in in_blocks(count, size)))
+
+
+def _of_channels(activations: "Activations", signal: str, start: int, points: int, documents: slice) -> Source:
     numbers = [len(rows) for rows in activations.channels.values()]
     layers = np.repeat(np.arange(len(numbers)), numbers)
     totals = [layer.size for layer in activations.recording.identity.layers]
     sizes = tuple(max(total or 0, number) for total, number in zip(totals, numbers, strict=True))
 
     def material(e: int) -> TokenMaterial:
-        return TokenMaterial(by_document(activations.read(signal, e), start), layers, sizes)
+        return TokenMaterial(by_document(activations.read(signal, e, samples=documents), start), layers, sizes)
 
     def given(control: str, e: int) -> Iterator[Values]:
-        yield by_document(activations.read_null(control, signal, e), start)
+        yield by_document(activations.read_null(control, signal, e, samples=documents), start)
 
     def untrained(e: int) -> Iterator[Values]:
         for k in range(len(activations.untrained_seeds)):
-            yield by_document(activations.read_untrained(signal, k), start)
+            yield by_document(activations.read_untrained(signal, k, samples=documents), start)
 
     controls = {control: partial(given, control) for control in activations.nulls}
     if len(activations.untrained_seeds):
@@ -131,18 +140,18 @@ def _of_channels(activations: "Activations", signal: str, start: int, points: in
     return Source(material, controls, points=points)
 
 
-def _of_surprisal(activations: "Activations", start: int) -> Source:
+def _of_surprisal(activations: "Activations", start: int, documents: slice) -> Source:
     start = max(start, 1)  # of the first token nothing is said
 
     def series(loss: Values) -> Values:
         return np.ascontiguousarray(loss[:, None, start:])
 
     def given(control: str, e: int) -> Iterator[Values]:
-        yield series(activations.behaviour_of_null(control, LOSS, e))
+        yield series(activations.behaviour_of_null(control, LOSS, e, documents))
 
     has = [control for control in activations.nulls if f"null/{control}/behaviour/{LOSS}" in activations.blocks]
     return Source(
-        lambda e: TokenMaterial(series(activations.behaviour(LOSS, e)), np.zeros(1, np.int64), (1,)),
+        lambda e: TokenMaterial(series(activations.behaviour(LOSS, e, documents)), np.zeros(1, np.int64), (1,)),
         {control: partial(given, control) for control in has},
     )
 

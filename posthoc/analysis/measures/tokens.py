@@ -22,18 +22,23 @@ POSITIONS = tuple(2**k for k in range(17))
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """The documents of the checkpoint in a row of the file, whose tokens [D, T] are these."""
+    """Some of the documents of the checkpoint in a row of the file, whose tokens [D, T] are these."""
 
     activations: "Activations"
     row: int
     tokens: NDArray[np.uint32] | None
+    samples: slice
 
     @functools.cached_property
     def loss(self) -> FloatArray | None:
         """-log p of each token [D, T], read once for all measures; None where the file has none."""
         if LOSS not in self.activations.behaviours:
             return None
-        return np.asarray(self.activations.behaviour(LOSS, self.row), dtype=np.float64)
+        return np.asarray(self.behaviour(LOSS), dtype=np.float64)
+
+    def behaviour(self, name: str) -> NDArray[Any]:
+        """What the network said of each token, [D, T]."""
+        return self.activations.behaviour(name, self.row, self.samples)
 
 
 def means(values: FloatArray, chosen: NDArray[np.bool_] | None = None) -> FloatArray:
@@ -73,9 +78,9 @@ def _token_loss(documents: Documents) -> FloatArray | None:
 
 def _bits_per_byte(documents: Documents) -> FloatArray | None:
     """The first token is not scored, and its bytes are not counted."""
-    sizes = documents.activations.text_bytes
-    if documents.loss is None or sizes is None:
+    if documents.loss is None or documents.activations.text_bytes is None:
         return None
+    sizes = documents.activations.text_bytes[documents.samples]
     return np.asarray(np.nansum(documents.loss, axis=1) / np.log(2) / np.where(sizes > 0, sizes, np.nan))
 
 
@@ -92,10 +97,10 @@ def _copy(documents: Documents) -> FloatArray | None:
 
 
 def _token_accuracy(documents: Documents) -> FloatArray | None:
-    tokens, activations = documents.tokens, documents.activations
-    if tokens is None or "token_prediction" not in activations.behaviours:
+    tokens = documents.tokens
+    if tokens is None or "token_prediction" not in documents.activations.behaviours:
         return None
-    predicted = activations.behaviour("token_prediction", documents.row)
+    predicted = documents.behaviour("token_prediction")
     return means(np.where(predicted >= 0, predicted == tokens, np.nan))
 
 
