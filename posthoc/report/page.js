@@ -63,7 +63,11 @@
         if (at !== undefined) choose(at);
       }
     });
-    new ResizeObserver(() => fit(box.id)).observe(box);
+    let room = box.clientWidth; // a drawing that becomes higher or lower changes nothing
+    new ResizeObserver(() => {
+      if (box.clientWidth !== room) fit(box.id);
+      room = box.clientWidth;
+    }).observe(box);
   };
   const drawn = new Set();
   const drawAll = async (root) => {
@@ -81,6 +85,45 @@
   document.getElementById("theme").addEventListener("click", () => {
     const now = document.documentElement.style.colorScheme || (dark.matches ? "dark" : "light");
     document.documentElement.style.colorScheme = now === "dark" ? "light" : "dark";
+  });
+  // Definitions and sentences: shown while pointed at, in focus, or tapped.
+  const tip = document.getElementById("tip");
+  const hide = () => tip.matches(":popover-open") && tip.hidePopover();
+  const tell = (button) => {
+    tip.textContent = button.dataset.tip ?? document.getElementById(button.dataset.term).textContent;
+    tip.showPopover();
+    const at = button.getBoundingClientRect(), width = tip.offsetWidth, height = tip.offsetHeight;
+    tip.style.left = `${Math.max(8, Math.min(at.left, innerWidth - width - 8))}px`;
+    tip.style.top = `${at.bottom + height + 8 < innerHeight ? at.bottom + 4 : Math.max(4, at.top - height - 4)}px`;
+  };
+  const telling = (event) => event.target.closest?.("[data-tip], [data-term]");
+  for (const type of ["pointerover", "focusin", "click"]) {
+    document.addEventListener(type, (event) => {
+      const button = telling(event);
+      if (button) tell(button);
+      else if (type === "click") hide();
+    });
+  }
+  for (const type of ["pointerout", "focusout"]) {
+    document.addEventListener(type, (event) => {
+      if (telling(event) && event.pointerType !== "touch") hide();
+    });
+  }
+  document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+  document.addEventListener("scroll", hide, { passive: true });
+
+  // On paper everything lies open.
+  const closed = new Set();
+  addEventListener("beforeprint", () => {
+    hide();
+    for (const part of document.querySelectorAll("details:not(.run):not([open])")) {
+      closed.add(part);
+      part.open = true;
+    }
+  });
+  addEventListener("afterprint", () => {
+    for (const part of closed) part.open = false;
+    closed.clear();
   });
   drawAll(document).then(() => document.documentElement.setAttribute("data-drawn", ""));
 }

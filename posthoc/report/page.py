@@ -13,34 +13,27 @@ from posthoc.analysis.compare import Row
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import PosthocError
 from posthoc.report import tables
+from posthoc.report.answers import LEGEND, MARKS, advice, happened, ill, matrix, well, which
 from posthoc.report.figures import Figure, Of, figures_of
+from posthoc.report.glossary import Glossary
 from posthoc.report.printing import as_html
 from posthoc.report.sources import Several, Source, as_runs
 from posthoc.report.theme import config, on_page
-from posthoc.report.words import (
-    aside,
-    better,
-    chosen,
-    finding,
-    headlines,
-    health,
-    left_out,
-    number,
-    probed,
-    references,
-    sentence_of,
-)
+from posthoc.report.words import aside, finding, headlines, left_out, number, probed, references, sentence_of
 from posthoc.shown import shown
 
 FONT = "system-ui, sans-serif"
 WIDTH = 600
 """Pixels of a panel before the page fits it to its place."""
+SECTIONS = {"training": "first", "positions": "first", "audit": "audit", "locking": "pair", "similarity": "pair"}
+"""Where figures stand, but for those of the rest."""
 
 
 def page(sources: Sequence[Source]) -> str:
     """The report on one run, or on several: first all beside each other, then each by itself."""
     several = Several(as_runs(sources))
     charts: dict[str, Any] = {}
+    glossary = Glossary(source.metrics for source in sources)
     overview = _overview(several, charts) if len(sources) > 1 else None
     sections = [
         _run(source, row, charts, f"run{k}") for k, (source, row) in enumerate(zip(sources, several.rows, strict=True))
@@ -49,14 +42,19 @@ def page(sources: Sequence[Source]) -> str:
     units = {source.metrics.summary.unit for source in sources}
     folder = files("posthoc.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    environment.filters |= {"term": glossary.term, "marked": glossary.marked}
     template = environment.from_string((folder / "page.html").read_text())
     return template.render(
         name=sources[0].name if len(sources) == 1 else f"{len(sources)} runs",
         overview=overview,
         runs=sections,
         unit=" or ".join(sorted(units)),
+        samples=" or ".join(sorted({source.metrics.recording.provenance.samples for source in sources})),
         ats=ats,
         charts=charts,
+        glossary=glossary.entries,
+        marks=MARKS,
+        legend=LEGEND,
         version=__version__,
         style=Markup((folder / "page.css").read_text()),
         script=Markup((folder / "page.js").read_text()),
@@ -75,25 +73,27 @@ def _vega() -> str:
     return bundle.replace("</script", "<\\/script")
 
 
-def _place(figure: Figure, charts: dict[str, Any], run: str) -> dict[str, Any]:
-    """What the template shows of a figure; its specification goes to `charts`."""
+def _place(figure: Figure, charts: dict[str, Any], run: str, told: set[str]) -> dict[str, Any]:
+    """What the template shows of a figure; its specification goes to `charts`, and a remark that was `told` is not again."""
     key = f"{run}-{figure.name}"
     spec = on_page(figure.specification)
     spec["config"] = on_page({**spec.get("config", {}), **config(FONT, 12), "background": "transparent"})
     for parameter in spec.get("params", []):
         parameter.pop("bind", None)  # the page's own slider
     charts[key] = {"spec": spec, "epochs": figure.epochs, "columns": figure.columns, "widest": figure.widest}
-    return {"id": key, "title": figure.title, "explanation": figure.explanation, "caution": figure.caution,
-            "chosen": bool(figure.epochs)}  # fmt: skip
+    remark = "" if figure.remark in told else figure.remark
+    told.add(remark)
+    return {"id": key, "name": figure.name, "title": figure.title, "explanation": figure.explanation, "remark": remark,
+            "doubtful": " ".join(figure.verdicts), "chosen": bool(figure.epochs)}  # fmt: skip
 
 
 def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
     judged = any(run.score for run in several.runs)  # without any score, no rule is
-    figures, missing = [], []
+    figures, missing, told = [], [], set[str]()
     for name, kind in figures_of(Of.RUNS).items():
         try:
             if judged or name != "stopping":
-                figures.append(_place(kind.build(several, WIDTH), charts, "all"))
+                figures.append(_place(kind.build(several, WIDTH), charts, "all", told))
         except PosthocError as error:
             missing.append(f"{name}: {error}")
     return {
@@ -106,43 +106,58 @@ def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
 
 def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str, Any]:
     """Everything the template says of one run."""
-    metrics = source.metrics
+    metrics, told = source.metrics, set(left_out(source.metrics))
     figures, missing = [], []
-    for name, kind in figures_of(Of.RUN).items():
-        if kind.fits and not kind.fits(metrics):
-            continue
-        try:
-            figures.append(_place(kind.build(metrics, None, WIDTH), charts, key))
-        except PosthocError as error:
-            missing.append(f"{name}: {error}")
-    for kind in figures_of(Of.AUDIT).values():
-        if source.audit:
-            figures.append(_place(kind.build(source.audit, WIDTH), charts, key))
-        else:
-            missing.append(
-                f"{kind.name}: no audit.json of these activations lies beside the metrics; run `posthoc audit`."
-            )
-    run, score = metrics.summary, metrics.score
-    if metrics.axis.intervals:
-        means, last = [], tables.at_last(metrics)
-    else:
-        means = [f"mean {m.symbol} {number(m.summary.mean, m.digits)}" for m in headlines(metrics).values()]
-        last = []
-    best = f"Best {score.symbol}{better(score)} {metrics.best:.3f} at {run.unit} {run.best_epoch}. " if score else ""
+    for name, kind in (figures_of(Of.RUN) | figures_of(Of.AUDIT)).items():
+        if kind.of is Of.AUDIT:
+            if source.audit:
+                figures.append(_place(kind.build(source.audit, WIDTH), charts, key, told))
+        elif not kind.fits or kind.fits(metrics):
+            try:
+                figures.append(_place(kind.build(metrics, None, WIDTH), charts, key, told))
+            except PosthocError as error:
+                missing.append(f"{name}: {error}")
+    places: dict[str, list[dict[str, Any]]] = {name: [] for name in ("first", "audit", "pair", "rest")}
+    for figure in figures:
+        places[SECTIONS.get(figure["name"], "rest")].append(figure)
     return {
+        "key": key,
         "name": source.name,
-        "unit": run.unit,
+        "unit": metrics.summary.unit,
+        "doubt": metrics.summary.doubt,
+        "happened": [*happened(metrics), *left_out(metrics)],
+        "ill": ill(metrics),
+        "well": well(metrics),
+        "which": which(metrics),
+        "matrix": matrix(metrics),
+        "advice": advice(metrics, source.audit),
         "state": row.state if "integration" in metrics.measures else None,
-        "doubt": run.doubt,
-        "last": last,
-        "result": f"{best}{sentence_of(', '.join(means))}",
-        "findings": _findings(metrics),
+        "last": tables.at_last(metrics) if metrics.axis.intervals else [],
+        "means": _means(metrics),
+        "sentences": _sentences(metrics),
         "conclusions": source.audit.conclusions if source.audit else (),
-        "figures": figures,
+        "nulls": {null: words.short for null, words in metrics.nulls.items()},
+        "figures": places,
         "missing": missing,
         "about": _about(metrics),
         "checkpoints": _checkpoints(metrics),
     }
+
+
+def _means(metrics: RunMetrics) -> str:
+    """The headline measures over the run, in a sentence; of documents, whose measures are given at the last checkpoint, none."""
+    if metrics.axis.intervals:
+        return ""
+    return sentence_of(
+        ", ".join(f"mean {m.symbol} {number(m.summary.mean, m.digits)}" for m in headlines(metrics).values())
+    )
+
+
+def _sentences(metrics: RunMetrics) -> list[str]:
+    """Whether the measures differ from their deciding null, what they are under the others, and what stepped aside."""
+    findings = [text for key in headlines(metrics) if (text := finding(metrics, key))]
+    findings += [f"For reference, {text}." for _, text in references(metrics)]
+    return [*findings, *(f"{sentence_of(why)[:-1]}: {what}." for why, what in aside(metrics))]
 
 
 def _checkpoints(metrics: RunMetrics) -> dict[str, Any]:
@@ -151,18 +166,6 @@ def _checkpoints(metrics: RunMetrics) -> dict[str, Any]:
     for row, checkpoint in zip(table["rows"], metrics.checkpoints, strict=True):
         row[0] += " (untrained)" if checkpoint.untrained else ""
     return table
-
-
-def _findings(metrics: RunMetrics) -> list[str]:
-    """Whether the measures differ from their deciding null, and what they are under the others."""
-    ill = [sentence_of(text) for text in health(metrics)]
-    which = [sentence_of(text)] if (text := chosen(metrics)) else []
-    findings = [text for key in headlines(metrics) if (text := finding(metrics, key))]
-    findings += [f"For reference, {text}." for _, text in references(metrics)]
-    stepped = [f"{sentence_of(why)[:-1]}: {what}." for why, what in aside(metrics)]
-    stepped = [*which, *stepped, *left_out(metrics)]
-    return [*ill, *findings, *stepped] if findings else [*ill, *stepped, "No nulls were drawn: nothing can be said of what is in these numbers. "
-                                              "Run `posthoc metrics` with --nulls 99."]  # fmt: skip
 
 
 def _about(metrics: RunMetrics) -> list[tuple[str, str]]:

@@ -150,7 +150,7 @@ def as_html(table: Table) -> dict[str, Any]:
         for row in table.rows
     ]
     columns = [column.title for column in table.columns]
-    return {"columns": columns, "rows": rows, "notes": table.notes, "cautions": table.cautions}
+    return {"title": table.title, "columns": columns, "rows": rows, "notes": table.notes, "cautions": table.cautions}
 
 
 FORMS: dict[str, Callable[[Table], str]] = {"csv": as_csv, "latex": as_latex, "markdown": as_markdown}

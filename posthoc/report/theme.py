@@ -31,11 +31,11 @@ def config(font: str, size: float = 11, width: int = 600) -> dict[str, Any]:
         "background": PAPER,
         "font": font,
         "view": {"stroke": None},
-        "axis": {**text, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "labelOverlap": True, "labelSeparation": 5},
+        "axis": {**text, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "labelOverlap": True, "labelSeparation": 5, "labelFlush": False},
         "legend": {**text, "labelLimit": LONGEST, "orient": "top", "title": None, "symbolType": "square", "columns": 3 if width >= 400 else 2, "offset": 6,
                    "symbolOpacity": 1},
         "header": {**text, "labelFontWeight": "bold", "labelColor": INK},
-        "title": {"font": font, "fontSize": size + 1, "color": INK, "anchor": "start", "fontWeight": "bold",
+        "title": {"font": font, "fontSize": size + 1, "color": INK, "anchor": "start", "frame": "group", "fontWeight": "bold",
                   "subtitleFont": font, "subtitleFontSize": size, "subtitleColor": MUTED},
         "text": {"font": font, "fontSize": size, "color": INK},
     }  # fmt: skip

@@ -224,7 +224,7 @@ def test_a_notebook_gets_the_same_chart(metrics, tmp_path):
     spec = chart.to_dict()
     assert spec["title"]["text"].startswith("The run moves through the plane")
     assert metrics.chart("similarity", epoch=2).to_dict()["params"][-1]["value"] == 2
-    with pytest.raises(UsageError, match="there are measures, stability"):
+    with pytest.raises(UsageError, match="there are training, measures, stability"):
         metrics.chart("nonsense")
 
 

@@ -196,7 +196,7 @@ def test_several_runs_and_hostile_names(visit, three):
     shown = visit(three)
     assert shown.locator("details.run").count() == 3
     assert shown.locator("tbody th").first.inner_text() == "a"
-    assert as_shown(HOSTILE) in shown.locator("details.run h2").nth(2).text_content()
+    assert as_shown(HOSTILE) in shown.locator("details.run > summary h2").nth(2).text_content()
     assert shown.locator("#run1-measures svg").count() == 0
     shown.locator("details.run > summary").nth(1).click()
     shown.wait_for_selector("#run1-audit svg")
@@ -253,10 +253,10 @@ def test_the_command_finds_the_audit_beside_the_metrics(run_of, activations_file
     run_of[0].save("metrics.json")
     done = CliRunner().invoke(main, ["report", "metrics.json"])
     assert done.exit_code == 0, done.output
-    assert "no audit.json of these activations" in (tmp_path / "report.html").read_text()
+    assert "Run `posthoc audit` to see" in (tmp_path / "report.html").read_text()
     with open_activations(activations_file) as activations:
         audit(activations, count=10).save("audit.json")
     assert CliRunner().invoke(main, ["report", "metrics.json"]).exit_code == 1
     done = CliRunner().invoke(main, ["report", "metrics.json", "--force"])
     assert done.output == "report.html\n"
-    assert "H_eff of pure noise, which takes channels for independent, is" in (tmp_path / "report.html").read_text()
+    assert "</button> of pure noise, which takes channels for independent, is" in (tmp_path / "report.html").read_text()

@@ -19,6 +19,7 @@ from posthoc.report.figures import (
     runs,
     stability,
     stopping,
+    training,
     trajectory,
     weights,
 )
@@ -30,6 +31,7 @@ __all__ = ["FIGURES", "Figure", "Kind", "Of", "chart", "figures_of"]
 FIGURES: dict[str, Kind] = {
     kind.name: kind
     for kind in (
+        training.TRAINING,
         measures.MEASURES,
         stability.STABILITY,
         trajectory.TRAJECTORY,

@@ -36,8 +36,9 @@ def audit(result: Audit, width: int) -> Figure:
             for response in result.measures.values()
         ),
         f"The last checkpoint measured again with one thing changed at a time; bars {bars}, the dashed line is the run as it is.",
-        " ".join(text for text in result.conclusions if "cannot be" in text),
+        "",
         alt.vconcat(*panels, spacing=14),
+        verdicts=tuple(text for text in result.conclusions if "cannot be" in text),
     )
 
 

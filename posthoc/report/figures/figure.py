@@ -23,19 +23,25 @@ MOST_CELLS = 100_000
 class Figure:
     """A chart and what is said of it.
 
-    title: what is seen; explanation: how to read it, in a sentence; caution: where the null was not rejected, or empty;
+    title: what is seen; explanation: how to read it, in a sentence; remark: what else must be known to read it, or empty;
     epochs: those a figure of one epoch can show; columns: panels side by side; widest: pixels beyond which it does not
-    grow.
+    grow; verdicts: of the measures in it those that do not differ from their null everywhere, in sentences.
     """
 
     name: str
     title: str
     explanation: str
-    caution: str
+    remark: str
     chart: Any
     epochs: tuple[int, ...] = ()
     columns: int = 1
     widest: int | None = None
+    verdicts: tuple[str, ...] = ()
+
+    @property
+    def caution(self) -> str:
+        """All that must be known to read it."""
+        return " ".join(filter(None, [self.remark, *self.verdicts]))
 
     @property
     def specification(self) -> dict[str, Any]:
@@ -124,9 +130,10 @@ def keyed(marks: Any, key: str, keys: list[str], colours: list[str]) -> Any:
     return marks.transform_calculate(key=repr(key)).encode(color=colour)
 
 
-def hover(base: Any, title: str, fields: list[str]) -> Any:
-    """Invisible points, of which the nearest to the pointer is the epoch looked at."""
+def hover(base: Any, title: str, fields: list[str], names: Sequence[str] = ()) -> Any:
+    """Invisible points, of which the nearest to the pointer is the epoch looked at; names: fields of text to tell, too."""
     tips = [alt.Tooltip("at:Q", title=title)] + [alt.Tooltip(f"{field}:Q", format=".4f") for field in fields]
+    tips += [alt.Tooltip(f"{name}:N") for name in names]
     return base.mark_point(opacity=0, size=200).encode(tooltip=tips).add_params(hovering(fields[-1]))
 
 
@@ -157,9 +164,17 @@ def time_axis(metrics: RunMetrics) -> alt.X:
 
 
 def counted_axis(unit: str, when: Sequence[int]) -> alt.X:
-    """The axis of checkpoints that are counted in `unit`; logarithmic, with a place for 0, where their steps are spaced so."""
+    """The axis of checkpoints that are counted in `unit`, from the first to the last; logarithmic, with a place for 0,
+    where their steps are spaced so."""
     if unit != "step" or not log_spaced(when):
-        return alt.X("at:Q", title=unit, axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+        first, last = min(when), max(when)
+        domain = [first, last] if first < last else [first - 1, last + 1]
+        return alt.X(
+            "at:Q",
+            title=unit,
+            scale=alt.Scale(domain=domain, nice=False),
+            axis=alt.Axis(tickMinStep=1, format="d", grid=False),
+        )
     ticks = [0, *(10**k for k in range(len(str(max(when)))))]
     axis = alt.Axis(values=[tick for tick in ticks if min(when) <= tick <= max(when)], format="d", grid=False)
     return alt.X("at:Q", title=unit, scale=alt.Scale(type="symlog"), axis=axis)
@@ -180,22 +195,23 @@ def log_spaced(when: Sequence[int]) -> bool:
 
 def panel(
     rows: list[dict[str, Any]], metrics: RunMetrics, marks: list[Any], field: str, width: int, height: int, title: str,
-    baseline: float | None = None,
+    baseline: float | None = None, y: Callable[[str], alt.Y] = y_axis, tips: Sequence[str] = (),
 ) -> Any:  # fmt: skip
-    """Layers over time with the untrained checkpoint, the mark of the chosen epoch, and a tooltip for the nearest."""
+    """Layers over time with the untrained checkpoint, the mark of the chosen epoch, and a tooltip for the nearest; y: the
+    axis of a field; tips: fields of text that the tooltip has, too."""
     if all(row[field] is None for row in rows):
         picture = alt.layer(nothing(metrics))
     else:
         base = alt.Chart(data(rows)).transform_filter(f"isValid(datum.{field})")
-        spot = base.encode(x=time_axis(metrics), y=y_axis(field))
-        ground = alt.Chart(data([{"y": baseline}])).mark_rule(color=NOISE).encode(y=y_axis("y"))
+        spot = base.encode(x=time_axis(metrics), y=y(field))
+        ground = alt.Chart(data([{"y": baseline}])).mark_rule(color=NOISE).encode(y=y("y"))
         picture = alt.layer(
             *([] if baseline is None else [ground]),
             *marks,
             spot.transform_filter("datum.untrained").mark_point(shape="diamond", size=70, color=INK),
             base.transform_filter("datum.at === epoch").mark_rule(color=MARK, strokeWidth=1.5).encode(x=time_axis(metrics)),
             spot.transform_filter("datum.at === epoch").mark_point(size=110, color=MARK, strokeWidth=2.5),
-            hover(spot, metrics.summary.unit, [field]),
+            hover(spot, metrics.summary.unit, [field], tips),
         )  # fmt: skip
     return with_epoch(picture.properties(width=width, height=height, title=title), None)
 

@@ -43,10 +43,11 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         f"The fluctuation function whose slope is H, at one {unit}" if by_dfa else f"The fluctuation function, at one {unit}",
         "Mean over channels of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
         "measured holds 95 % of the channels, those of redrawn data 95 % of the draws." + note,
-        caution(metrics, "hurst"),
+        "",
         with_epoch(alt.layer(*marks).properties(width=width, height=300), first, list(ats)),
         epochs=ats,
         widest=640,
+        verdicts=tuple(filter(None, [caution(metrics, "hurst")])),
     )  # fmt: skip
 
 

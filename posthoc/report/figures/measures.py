@@ -53,8 +53,9 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         f"The line is what was measured, its band the 95 % interval{metrics.axis.intervals and ' '}{metrics.axis.intervals}"
         + ("" if metrics.trained.all() else "; the hollow diamond is the untrained network")
         + (_bands(metrics) if len(keys) > 2 else "."),
-        " ".join(cautions(metrics)),
+        "",
         alt.vconcat(*panels, spacing=14),
+        verdicts=tuple(cautions(metrics)),
     )
 
 

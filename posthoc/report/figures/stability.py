@@ -53,9 +53,9 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
             "The retrospective curve uses z-scores over the whole run, so at every epoch it knows the future; only the causal "
             "one could have stopped the training.",
             *without_convergence(metrics),
-            *cautions(metrics),
         ]),
         alt.vconcat(*panels, spacing=14),
+        verdicts=tuple(cautions(metrics)),
     )  # fmt: skip
 
 

@@ -50,8 +50,9 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         "One point per checkpoint, from dark to light; the shaded bands are those in which the taxonomy puts a run's mean "
         f"H_eff ({'undefined' if math.isnan(mean) else f'here {mean:.3f}'}), stable convergent being a run above 0.6 with "
         f"{_signs(metrics)}{where}",
-        " ".join(cautions(metrics)),
+        "",
         with_epoch(alt.layer(*layers).properties(width=width, height=320), None),
+        verdicts=tuple(cautions(metrics)),
     )  # fmt: skip
 
 

@@ -1,0 +1,256 @@
+"""What the page answers first: what happened, whether the run is healthy, which checkpoint, and what can be believed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from posthoc.analysis.measures.layers import settled_at
+from posthoc.analysis.records import Measured, RunMetrics
+from posthoc.analysis.responses import Audit
+from posthoc.analysis.verdicts import Outcome, Verdict, verdict
+from posthoc.report.figures.training import course_of, courses
+from posthoc.report.words import headlines, health, number, sentence_of
+
+FEW = 6
+"""So many layers are named one by one."""
+
+
+def happened(metrics: RunMetrics) -> list[str]:
+    """The course of the score and the loss in sentences, and when layers settled."""
+    known = courses(metrics)
+    sentences = [_course(metrics, measured) for measured in known.values()]
+    if not known:
+        sentences = [
+            "No accuracy, other score or loss is recorded in the checkpoints, and none could be measured on the probe."
+        ]
+    return list(filter(None, [*sentences, _settling(metrics)]))  # fmt: skip
+
+
+def _course(metrics: RunMetrics, measured: Measured) -> str:
+    """From where to where, where it was best, and from when on it stood still."""
+    passed, unit, when = course_of(metrics, measured), metrics.summary.unit, metrics.when
+    if passed is None:
+        return ""
+    first, last, best = (float(measured.value[e]) for e in (passed.first, passed.last, passed.best))
+    name = sentence_of(measured.symbol)[:-1]
+    extreme = "least" if measured.lower_is_better else "best"
+    if passed.first == passed.last:
+        return f"{name} is {_short(last)} at {unit} {when[passed.last]}, the only checkpoint that has it."
+    change = "falls" if last < first else "rises" if last > first else "goes"
+    text = f"{name} {change} from {_short(first)} ({unit} {when[passed.first]}) to {_short(last)} ({unit} {when[passed.last]})"
+    if passed.best == passed.last:
+        text += f", its {extreme}"
+    else:
+        text += f"; it is {extreme} at {unit} {when[passed.best]}: {_short(best)}"
+    if passed.plateau is not None:
+        text += f"; a plateau from {unit} {when[passed.plateau]} on"
+    lost = [
+        at
+        for at, value, kept in zip(when, measured.value, metrics.trained, strict=True)
+        if kept and not np.isfinite(value)
+    ]
+    if lost:
+        text += f"; it is not finite at {_named(unit, lost)}"
+    return f"{text}."
+
+
+def _settling(metrics: RunMetrics) -> str:
+    """In which order layers settled; empty where that is not known."""
+    similarity = metrics.representation.cka_last
+    if not similarity.size or metrics.trained.sum() < 3:
+        return ""
+    unit, E = metrics.summary.unit, len(metrics.when)
+    since = {name: e for name, e in zip(metrics.layers, settled_at(similarity), strict=True) if e is not None}
+    early = sorted((name for name in since if since[name] < E - 1), key=lambda name: since[name])
+    if not since:
+        return ""
+    if not early:
+        return "No layer settles before the last checkpoint."
+    if len(since) <= FEW:
+        parts = [f"{name} from {unit} {metrics.when[since[name]]}" for name in early]
+        rest = [name for name in since if name not in early]
+        return f"Layers settle: {', '.join(parts)}" + (f"; not before the end: {', '.join(rest)}." if rest else ".")
+    first, middle = early[0], sorted(since.values())[(len(since) - 1) // 2]
+    half = f"half of them by {unit} {metrics.when[middle]}" if middle < E - 1 else "half of them not before the end"
+    return (
+        f"Of {len(since)} layers the first to settle is {first}, from {unit} {metrics.when[since[first]]} on; {half}."
+    )
+
+
+def _short(value: float) -> str:
+    """Three digits.
+
+    >>> _short(0.91091), _short(5.5611), _short(0.00001234)
+    ('0.911', '5.56', '1.23e-05')
+    """
+    return f"{value:.3g}"
+
+
+def well(metrics: RunMetrics) -> str:
+    """What was looked at and found in order, where nothing is wrong."""
+    if metrics.representation.rms.size:
+        return (
+            "Nothing is wrong that was looked for: weights, values and losses are finite, no layer is dead, explodes or "
+            "collapses in rank, and the loss has no spike."
+        )
+    return "Nothing is known to be wrong, but this file does not hold the size of what layers do: it was not looked at."
+
+
+def ill(metrics: RunMetrics) -> list[str]:
+    """What is wrong, the worst first."""
+    return [sentence_of(text) for text in health(metrics)]
+
+
+def which(metrics: RunMetrics) -> list[str]:
+    """Which checkpoint is best by the loss of every sample, which others are as good, and whether the end was needed."""
+    result, run, when = metrics.choice, metrics.summary, metrics.when
+    if result is None or result.best >= len(when):
+        text = "No loss of single samples is recorded, by which checkpoints could be told apart."
+        if metrics.score is None:
+            return [text]
+        return [f"By {metrics.score.symbol} {run.unit} {run.best_epoch}.", text]
+    called, unit = metrics.recording.provenance.samples, run.unit
+    alike = [e for e in result.alike if e != result.best]
+    compared = np.flatnonzero(np.isfinite(result.difference))
+    best = f"{sentence_of(unit)[:-1]} {when[result.best]}: its {result.by} on the probe is the least, {number(result.loss)}"
+    if len(compared) < 2:
+        return [f"{best}; no other checkpoint has a loss to compare."]
+    rest = len(compared) - 1 - len(alike)
+    beside = (
+        (
+            f"{_named(unit, [when[e] for e in alike])} cannot be distinguished from it"
+            + (f", {_counted(rest)} worse" if rest else "")
+        )
+        if alike
+        else "all others are worse"
+    )
+    sentences = [
+        f"{best}; {beside} (paired over {result.samples} {called}, 95 % for all comparisons together).",
+        _end(metrics),
+    ]
+    if result.count > 1:
+        sentences.append(
+            f"Over the last {result.count} checkpoints it is {number(result.last)}, with a standard deviation of {number(result.last_sd)}."
+        )
+    return sentences  # fmt: skip
+
+
+def _named(unit: str, numbers: list[int]) -> str:
+    """Checkpoints by their numbers; of many the first and the last, and how many there are.
+
+    >>> _named("epoch", [9]), _named("epoch", [9, 10]), _named("step", [1, 2, 3, 4, 5, 9])
+    ('epoch 9', 'epochs 9 and 10', 'steps 1 to 9 (6 of them)')
+    """
+    if len(numbers) > 4:
+        return f"{unit}s {numbers[0]} to {numbers[-1]} ({len(numbers)} of them)"
+    return f"{unit}{'s' * (len(numbers) > 1)} {_listed([str(number) for number in numbers])}"
+
+
+def _counted(rest: int) -> str:
+    return "the other one is" if rest == 1 else f"the other {rest} are"
+
+
+def _end(metrics: RunMetrics) -> str:
+    """Whether the end of the training was needed."""
+    result, unit, when = metrics.choice, metrics.summary.unit, metrics.when
+    assert result is not None
+    last = int(np.flatnonzero(metrics.trained)[-1])
+    first = result.alike[0] if result.alike else result.best
+    if not np.isfinite(result.difference[last]):
+        return "The end did harm: the last checkpoint has no finite loss."
+    if result.low[last] > 0:
+        return (
+            f"The end did harm: the last checkpoint's {result.by} is higher by {number(float(result.difference[last]), 3)} "
+            f"({number(float(result.low[last]), 3)} to {number(float(result.high[last]), 3)})."
+        )
+    if first == last:
+        return "The end was needed: every earlier checkpoint is worse."
+    return f"That the end was needed cannot be shown: {unit} {when[first]} is already as good, as far as this probe can tell."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measure beside a null. kind: whether it differs `mostly`, in `some` checkpoints or in `none`, or this is
+    `unknown`; text: in how many of how many; sentence: the same in words; decides: whether the null is the one that does."""
+
+    kind: str
+    text: str
+    sentence: str
+    decides: bool
+
+
+MARKS = {"mostly": "●", "some": "◐", "none": "○", "unknown": "?"}
+"""How the kinds of cells look."""
+LEGEND = {
+    "mostly": "differs in most", "some": "differs in some", "none": "cannot be distinguished", "unknown": "too few draws to tell",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Measures by nulls: names of the nulls, those that decide first, and of each measure its symbol and its cells."""
+
+    nulls: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
+
+
+def matrix(metrics: RunMetrics) -> Matrix | None:
+    """What nulls say of every measure that was drawn under one; None where none was."""
+    drawn = {key: m for key, m in metrics.measures.items() if m.summary.nulls and (m.headline or m.listed)}
+    if not drawn:
+        return None
+    deciding = dict.fromkeys(m.decided_by for m in drawn.values() if m.decided_by in m.summary.nulls)
+    others = dict.fromkeys(null for m in drawn.values() for null in m.summary.nulls)
+    nulls = tuple(dict.fromkeys([*deciding, *others]))
+    noun = metrics.summary.noun
+    rows = tuple(
+        (
+            m.symbol,
+            tuple(_cell(verdict(metrics, key, null), noun) if null in m.summary.nulls else None for null in nulls),
+        )
+        for key, m in sorted(drawn.items(), key=lambda item: not item[1].headline)
+    )
+    return Matrix(nulls, rows)
+
+
+def _cell(result: Verdict, noun: str) -> Cell:
+    kinds = {Outcome.DIFFERS: "mostly" if result.mostly else "some", Outcome.INDISTINGUISHABLE: "none"}
+    text = f"{result.differs}/{result.epochs}" if result.epochs else ""
+    return Cell(kinds.get(result.outcome, "unknown"), text, sentence_of(result.sentence(noun)), result.decides)
+
+
+def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
+    """What to do with the numbers."""
+    readable: dict[bool | None, list[str]] = {}
+    for key, measured in headlines(metrics).items():
+        if measured.decided_by and measured.summary.nulls:
+            readable.setdefault(verdict(metrics, key).mostly, []).append(measured.symbol)
+    sentences = []
+    if names := readable.get(True):
+        sentences.append(
+            f"The course of {_listed(names)} can be read: it differs from its null in most {metrics.summary.noun}s."
+        )
+    if names := readable.get(False):
+        sentences.append(
+            f"Do not interpret {_listed(names)}: what {_it(names)} is here, data without the structure in question give as well."
+        )
+    if names := readable.get(None):
+        sentences.append(f"Of {_listed(names)} too little was drawn to tell: run `posthoc metrics` with more --nulls.")
+    if not readable:
+        sentences.append(
+            "No nulls were drawn: nothing can be said of what is in these numbers. Run `posthoc metrics` with --nulls 99."
+        )
+    if audit is None:
+        sentences.append(
+            "Run `posthoc audit` to see what the measures respond to; its audit.json beside the metrics is shown here."
+        )
+    return sentences  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _it(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "each"
