@@ -64,6 +64,15 @@ def ends(run: Replayed) -> list[tuple[str, str]]:
     ]
 
 
+def standing(run: Replayed) -> str | None:
+    """How the last checkpoint does beside chance, in words; None where it has no accuracy, or is not of classes."""
+    accuracy = float(run.accuracy[-1])
+    if not math.isfinite(accuracy) or run.recording.identity.output.score not in ("classes", "binary"):
+        return None
+    chance = largest_share(run.labels)
+    return f"probe accuracy {accuracy:.4f} at the last checkpoint ({_place(run.epochs[-1], run.steps[-1])}); chance {chance:.4f}"
+
+
 def doubt(run: Replayed) -> str | None:
     """Why the images are probably not scaled as in training, in a sentence; None where nothing speaks for it.
 

@@ -143,11 +143,14 @@ def test_said_first_by_extract_and_again_by_all_that_follows(trained, tmp_path):
     assert "--normalize 0/0.00392157 --image-size 8 gives 0.9" in wrong[0]
     assert "probably not scaled" in measured
     right, measured = extract("right", "--normalize", "0/0.00392157", "--image-size", 8)
-    assert [line.split()[0] for line in right] == ["first", "best", "last"]
+    assert [line.split()[0] for line in right] == ["result", "first", "best", "last"]
     assert "caution" not in measured
     with posthoc.open_activations(tmp_path / "right" / "activations.h5") as file:
         assert file.accuracy[1] > 0.85
-        assert right[2] == f"last   epoch 40: loss {file.loss[1]:.4f}, accuracy {file.accuracy[1]:.4f}"
+        assert right[0].startswith(
+            f"result  probe accuracy {file.accuracy[1]:.4f} at the last checkpoint (epoch 40); chance 0.1"
+        )
+        assert right[3] == f"last    epoch 40: loss {file.loss[1]:.4f}, accuracy {file.accuracy[1]:.4f}"
     side_by_side = cli("compare", tmp_path / "*" / "metrics.json")
     assert "wrong: probe accuracy" in side_by_side
     assert "saw the same probe scaled otherwise: mean 0, 0, 0, std 0.003922" in side_by_side

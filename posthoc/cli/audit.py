@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from posthoc.cli.exits import echo
-from posthoc.cli.inputs import require_activations
-from posthoc.cli.output import notes, print_rows
+from posthoc.cli.inputs import beside, require_activations
+from posthoc.cli.output import json_option, notes, print_json, print_rows
 from posthoc.files import try_output
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @click.command(name="audit")
 @click.argument("activations", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: audit.json beside ACTIVATIONS.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Default: audit.json beside activations.h5, X.audit.json beside any other X.h5.",
+)
 @click.option("--smooth", type=click.IntRange(min=1), help="Width of the moving mean over images (default: 5).")
 @click.option(
     "--signal", metavar="NAME", help="A signal of the file (default: token where it holds tokens, else mean)."
@@ -31,12 +36,13 @@ if TYPE_CHECKING:
               "prepared otherwise, to compare with.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
+@json_option
 def command(
     activations: Path, output: Path | None, smooth: int | None, signal: str | None, draws: int, measures: str,
-    functions: tuple[str, ...], other: Path | None, seed: int, force: bool,
+    functions: tuple[str, ...], other: Path | None, seed: int, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure the last checkpoint of ACTIVATIONS again with one thing changed at a time, and say what moved."""
-    output = output or activations.with_name("audit.json")
+    output = output or beside(activations, "audit.json")
     require_activations(activations)
     try_output(output, force, activations)
     from posthoc.analysis.audit import audit
@@ -48,24 +54,27 @@ def command(
     if other:
         require_activations(other)
     chosen: list[str | Measure] = [*measures.split(","), *(load(place) for place in functions)]
-    with open_activations(activations) as opened, open_activations(other) if other else nullcontext() as beside:
+    with open_activations(activations) as opened, open_activations(other) if other else nullcontext() as prepared:
         protocol = Protocol.fitting(opened.signals, smooth=smooth, signal=signal)
-        result = audit(opened, protocol, draws, seed, chosen, beside)
+        result = audit(opened, protocol, draws, seed, chosen, prepared)
     result.save(output)
-    show_audit(result)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        show_audit(result)
     echo(output, err=True)
 
 
 def show_audit(result: "Audit") -> None:
-    """The controls as a table, each measure by each change, what each responds to, and what follows."""
+    """What follows, the controls as a table, each measure by each change, and what each responds to."""
     from posthoc.report import tables
 
-    print_rows(tables.audit(result))
+    for sentence in result.conclusions:
+        echo(sentence)
+    echo()
+    print_rows(tables.audit(result), how=None)
     echo()
     print_rows(tables.factors(result))
     for lines in tables.responses(result):
         echo()
         notes(lines)
-    echo()
-    for sentence in result.conclusions:
-        echo(sentence)

@@ -1,6 +1,5 @@
 """posthoc check: is this series of checkpoints what it says it is?"""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posthoc.cli.exits import echo, write
-from posthoc.cli.output import notes, order_options, print_table, progress_on_stderr
+from posthoc.cli.exits import echo
+from posthoc.cli.output import json_option, notes, order_options, print_json, print_table, progress_on_stderr
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.meant import refuse_folder
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     metavar="OTHER",
     help="Say instead what the series OTHER is to this one: another training, its copy, continuation or average.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print findings and statistics as JSON.")
+@json_option
 def command(
     checkpoints: tuple[Path, ...],
     as_json: bool,
@@ -65,7 +64,7 @@ def command(
             results.append(check_series(place, pick=pick, progress=shown, **options))
     if as_json:
         contents = [result.to_dict() for result in results]
-        write(json.dumps(contents[0] if len(contents) == 1 else contents, indent=2) + "\n")
+        print_json(contents[0] if len(contents) == 1 else contents)
     else:
         for number, result in enumerate(results):
             if number:
@@ -93,7 +92,7 @@ def _compare(first: Path, second: Path, as_json: bool, **options: Any) -> None:
 
     result = compare_series(first, second, **options)
     if as_json:
-        write(json.dumps(result.to_dict(), indent=2) + "\n")
+        print_json(result.to_dict())
         return
     echo(RELATIONS[result.relation])
     if result.shared:
@@ -114,12 +113,14 @@ def show_check(result: "Result") -> None:
     lines += [("note", note) for note in run.notes]
     lines += [("set apart", f"{copy.name} (same weights as {original.name})") for copy, original in run.copies]
     lines += [("set apart", listed([f"{path.name} ({why})" for path, why in run.apart], 8))] if run.apart else []
+    echo(verdict(result))
+    echo()
     notes(lines)
     if result.findings:
         echo()
         rows = [[f.severity.name.lower(), f.kind.value, when(f, result), sentence(f, result)] for f in result.findings]
         print_table(["severity", "kind", result.unit, "what"], rows)
-    echo()
-    echo(verdict(result))
+    if result.untold:
+        echo()
     for what in result.untold:
         echo(f"Cannot tell {untold(what, result)}.")

@@ -1,6 +1,5 @@
 """posthoc compare: runs side by side."""
 
-import json
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ import click
 
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import require_metrics
-from posthoc.cli.output import print_tables
+from posthoc.cli.output import columns_option, print_json, print_tables
 from posthoc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,12 +33,13 @@ if TYPE_CHECKING:
               "remaining, best, plateau, with commas between, or all.")  # fmt: skip
 @click.option("--sensitivity", is_flag=True, help="Vary H_opt, sigma_H and w_H.")
 @click.option("--csv", "form", flag_value="csv", help="Print the tables as CSV.")
-@click.option("--json", "form", flag_value="json", help="Print everything as JSON.")
+@click.option("--json", "form", flag_value="json", help="Print everything as JSON; docs/json.md says what is in it.")
 @click.option("--latex", "form", flag_value="latex", help="Print the tables for LaTeX (booktabs).")
 @click.option("--markdown", "form", flag_value="markdown", help="Print the tables in Markdown.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, help="Of permutations, where there are too many to try all."
 )
+@columns_option("shown_columns")
 @click.option("--taxonomy", type=click.Choice(["taxonomy-2", "taxonomy-1"]), default="taxonomy-2", help="Names of states; "
               "taxonomy-1: by the published thresholds alone.")  # fmt: skip
 def command(
@@ -54,6 +54,7 @@ def command(
     form: str | None,
     seed: int,
     taxonomy: str,
+    shown_columns: str | None,
 ) -> None:
     """Put runs side by side: METRICS are metrics.json files, folders that hold some, or globs.
 
@@ -71,6 +72,7 @@ def command(
     from posthoc.analysis.sensitivity import sensitivity as vary
     from posthoc.analysis.taxonomy import Taxonomy
     from posthoc.report import tables
+    from posthoc.report.words import compared
 
     runs = in_one_unit(load_csv(metrics, mapping) if from_csv else load_runs(metrics))
     rows = tabulate(runs, Taxonomy(taxonomy))
@@ -92,7 +94,7 @@ def command(
             "prediction": foretold,
         }
         content = {"runs": list(map(_plain, rows)), **{name: some for name, some in lists.items() if some}}
-        echo(json.dumps(plain(content), indent=1), lines=True)
+        print_json(plain(content))
         return
     symbols = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items()}
     printed = [tables.runs(rows)]
@@ -100,7 +102,10 @@ def command(
     printed += [tables.stopping(of_score, unjudged) for of_score in scores.values()]
     printed += [tables.sensitivity(cells, runs, names)] if sensitivity else []
     printed += [tables.prediction(foretold)] if foretold else []
-    print_tables(printed, form)
+    if form is None:
+        echo(compared(rows, gaps))
+        echo()
+    print_tables(printed, form, shown_columns)
 
 
 def _predicted(runs: "Sequence[Run]", names: str, seed: int) -> "list[Prediction]":

@@ -10,11 +10,13 @@ import click
 
 from posthoc.cli.exits import echo
 from posthoc.cli.output import (
+    Holding,
     checkpoint_table,
     flag_nonfinite,
     model_options,
     notes,
     order_options,
+    print_json,
     progress_on_stderr,
     report_probe,
     report_skipped,
@@ -157,6 +159,7 @@ def on_error_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--quiet", type=float, default=600.0, help="Follow until so many seconds pass without a new checkpoint.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what was found and would be done; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Of --dry-run: as JSON; docs/json.md says what is in it.")
 def command(
     checkpoints: tuple[Path, ...],
     output: Path | None,
@@ -167,6 +170,7 @@ def command(
     quiet: float,
     force: bool,
     dry_run: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Replay every checkpoint in the folder CHECKPOINTS over a fixed probe batch and store each layer's signals.
@@ -175,6 +179,8 @@ def command(
     """
     from posthoc.replay.request import Request, Shard
 
+    if as_json and not dry_run:
+        raise UsageError("--json needs --dry-run: what is extracted is written to a file.")
     share = Shard.parse(shard) if shard else None
     _refuse_following(checkpoints, follow, sharded=share is not None, until_epoch=until_epoch)
     if len(checkpoints) == 1 and not dry_run:
@@ -189,6 +195,7 @@ def command(
         for _, _, path in work:
             try_output(path, force or several, make=several)
     skipped: list[Skipped] = []
+    previews: list[Holding] = []
     with stop_on_signal() as stop:
         for name, place, path in work:
             if several and path.exists() and not (force or dry_run):
@@ -197,7 +204,9 @@ def command(
             try:
                 with _kept(path):
                     if dry_run:
-                        _preview(place, skip, options)
+                        previews.append(_preview(place, skip, options))
+                        if not as_json:
+                            previews[-1].show()
                         continue
                     writing = {"force": force, "skip_errors": skip, "stop": stop}
                     if follow:
@@ -211,6 +220,9 @@ def command(
                 if not (skip and several):
                     raise
                 skipped.append(Skipped(name, str(error)))
+    if as_json:
+        contents = [preview.to_dict() for preview in previews]
+        print_json(contents if several else contents[0])
     report_skipped(skipped)
 
 
@@ -235,14 +247,12 @@ def _work(checkpoints: Sequence[Path], output: Path | None, several: bool) -> li
     return [("", place, output or Path("activations.h5"))]
 
 
-def _preview(place: Path | list[Path], skip: bool, options: Mapping[str, Any]) -> None:
-    """Show what was found of a run and would be done."""
+def _preview(place: Path | list[Path], skip: bool, options: Mapping[str, Any]) -> Holding:
+    """What was found of a run and would be done."""
     from posthoc.replay.plan import plan_extraction
 
     plan = plan_extraction(place, skip_damaged=skip, **options)
-    notes(plan.notes, err=False)
-    echo()
-    checkpoint_table(plan.run.checkpoints)
+    return Holding("extraction", plan.notes, {"checkpoints": checkpoint_table(plan.run.checkpoints)})
 
 
 def _replay(

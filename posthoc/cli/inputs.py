@@ -34,6 +34,15 @@ def kind_of(path: Path) -> str:
     return KINDS.get(stated[1], "json") if stated else "json"
 
 
+def beside(activations: Path, name: str) -> Path:
+    """Where what is made of an activations file goes, unless -o says so: `name` beside activations.h5, X.`name` beside X.h5.
+
+    >>> beside(Path("out/activations.h5"), "metrics.json").name, beside(Path("a.h5"), "metrics.json").name
+    ('metrics.json', 'a.metrics.json')
+    """
+    return activations.with_name(name if activations.name == "activations.h5" else f"{activations.stem}.{name}")
+
+
 def require_activations(path: Path) -> None:
     """Raise PosthocError for a path that is certainly no activations file, saying what it is."""
     wanted = "give the activations.h5 that `posthoc extract` wrote"

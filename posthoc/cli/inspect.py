@@ -11,9 +11,20 @@ import click
 from posthoc.cli.audit import show_audit
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import kind_of
-from posthoc.cli.output import checkpoint_table, model_options, notes, order_options, print_rows, print_table
+from posthoc.cli.output import (
+    Holding,
+    checkpoint_table,
+    columns_option,
+    json_option,
+    model_options,
+    notes,
+    order_options,
+    print_json,
+    print_rows,
+)
 from posthoc.errors import PosthocError
 from posthoc.replay.meant import refuse_folder, refuse_model
+from posthoc.report.printing import Table, column
 
 if TYPE_CHECKING:
     from posthoc.analysis.arrays import FloatArray
@@ -31,21 +42,29 @@ if TYPE_CHECKING:
 @click.option("--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder.")
 @click.option("--ema", is_flag=True, help="Of the moving average of the weights.")
 @model_options
-def command(path: Path, layers: bool, **options: Any) -> None:
+@columns_option()
+@json_option
+def command(path: Path, layers: bool, columns: str | None, as_json: bool, **options: Any) -> None:
     """Say what PATH holds: a checkpoint folder, a checkpoint, an activations file, a metrics file or an audit."""
     if not os.path.lexists(path):
         raise PosthocError(f"No such file or folder: {path}.")
     kind = kind_of(path)
     if kind == "hdf5" or path.suffix in (".h5", ".hdf5"):
-        _activations(path)
+        holding = _activations(path)
     elif kind == "metrics":
-        _metrics(path)
+        _metrics(path, columns, as_json)
+        return
     elif kind == "audit":
-        _audit(path)
+        _audit(path, as_json)
+        return
     elif kind == "json":
         raise PosthocError(f"{path} is not a metrics file, an audit or a checkpoint, but other JSON.")
     else:
-        _checkpoints(path, layers, **options)
+        holding = _checkpoints(path, layers, **options)
+    if as_json:
+        print_json(holding.to_dict())
+    else:
+        holding.show(columns)
 
 
 def _checkpoints(
@@ -60,7 +79,7 @@ def _checkpoints(
     ema: bool,
     model: str | None,
     model_arg: Sequence[str],
-) -> None:
+) -> Holding:
     refuse_folder(path, select, placed)
     refuse_model(model)
     from posthoc.replay.duplicates import settle_duplicates
@@ -80,8 +99,7 @@ def _checkpoints(
         )
         name = network.title
         if layers:
-            _hook_points(network, run, probe)
-            return
+            return _hook_points(network, run, probe)
     except PosthocError as error:
         if layers or model:
             raise
@@ -93,17 +111,14 @@ def _checkpoints(
     listing += [
         (key, str(run.about[key])) for key in ("recipe", "dataset", "normalization", "seed") if key in run.about
     ]
-    notes(listing)
-    echo()
-    checkpoint_table(run.checkpoints)
+    tables = {"checkpoints": checkpoint_table(run.checkpoints)}
     if path.is_file():
-        echo()
-        print_table(
-            ["tensor", "shape"], [[key, "x".join(map(str, shape)) or "scalar"] for key, shape in header.shapes.items()]
-        )
+        rows = [[key, "x".join(map(str, shape)) or "scalar"] for key, shape in header.shapes.items()]
+        tables["tensors"] = Table("Tensors", [column("tensor"), column("shape")], rows)
+    return Holding("checkpoints", listing, tables)
 
 
-def _hook_points(network: "Model", run: "Run", probe: str | None) -> None:
+def _hook_points(network: "Model", run: "Run", probe: str | None) -> Holding:
     """The modules whose outputs can be recorded: what each gives for one sample, and what part of the network it is."""
     from posthoc.replay.layers import parts_of
     from posthoc.replay.probes import Asked, Probe, load_probe
@@ -119,13 +134,18 @@ def _hook_points(network: "Model", run: "Run", probe: str | None) -> None:
     else:
         size, channels, anatomy = fit_images(network, run.about.get("image_size") or usual_size(network.module), 32)
         sample = f"images of {size} x {size} x {channels}"
-    echo(f"{network.title}, {sample}; a name in brackets: hands on the same output")
+    lines = [("model", network.title), ("sample", f"{sample}; a name in brackets: hands on the same output")]
     parts = parts_of(anatomy.points)
     rows = [
         [p.name, p.kind, p.size, parts.get(p.name, ""), p.parameters, p.calls, f"({p.same_as})" if p.same_as else ""]
         for p in anatomy.points
     ]
-    print_table(["hook point", "type", "output", "part", "parameters", "calls", ""], rows)
+    columns = [
+        column("hook point", "name"),
+        *map(column, ("type", "output", "part", "parameters", "calls")),
+        column("", "same_as"),
+    ]
+    return Holding("layers", lines, {"layers": Table("Hook points", columns, rows)})
 
 
 def _samples(file: "Activations") -> str:
@@ -138,7 +158,7 @@ def _classes(count: int | None) -> str:
     return "no labels, " if count is None else f"{count} classes, "
 
 
-def _activations(path: Path) -> None:
+def _activations(path: Path) -> Holding:
     from posthoc.recording import apart
     from posthoc.store import open_activations
 
@@ -175,12 +195,10 @@ def _activations(path: Path) -> None:
              *(float(column[e]) for column in columns.values())]
             for e in range(len(file))
         ]  # fmt: skip
-        notes(listing)
-        echo()
-        print_table(["file", "epoch", "step", *columns], rows)
+        tables = {"checkpoints": Table("Checkpoints", [*map(column, ("file", "epoch", "step", *columns))], rows)}
         if file.skipped:
-            echo()
-            print_table(["skipped", "why"], file.skipped)
+            tables["skipped"] = Table("Skipped", [column("skipped", "file"), column("why")], file.skipped)
+        return Holding("activations", listing, tables)
 
 
 def _columns(file: "Activations") -> "dict[str, FloatArray]":
@@ -191,10 +209,13 @@ def _columns(file: "Activations") -> "dict[str, FloatArray]":
     return there | file.recorded
 
 
-def _audit(path: Path) -> None:
+def _audit(path: Path, as_json: bool) -> None:
     from posthoc.analysis.responses import load_audit
 
     result = load_audit(path)
+    if as_json:
+        print_json(result.to_dict())
+        return
     notes([
         ("audit", str(path)),
         ("of", f"{result.path}, sha256 {result.sha256[:12]}"),
@@ -205,11 +226,14 @@ def _audit(path: Path) -> None:
     show_audit(result)
 
 
-def _metrics(path: Path) -> None:
+def _metrics(path: Path, columns: str | None, as_json: bool) -> None:
     from posthoc.analysis.records import load_metrics
     from posthoc.report import tables
 
     metrics = load_metrics(path)
+    if as_json:
+        print_json(metrics.to_dict())
+        return
     identity, provenance = metrics.recording.identity, metrics.recording.provenance
     notes([
         ("metrics", f"{path}, {metrics.created}"),
@@ -219,4 +243,4 @@ def _metrics(path: Path) -> None:
         *tables.summary(metrics),
     ])  # fmt: skip
     echo()
-    print_rows(tables.checkpoints(metrics))
+    print_rows(tables.checkpoints(metrics), columns)

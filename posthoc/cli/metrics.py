@@ -1,20 +1,28 @@
 """posthoc metrics: activations.h5 -> metrics.json."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from posthoc.cli.exits import echo
-from posthoc.cli.inputs import require_activations
-from posthoc.cli.output import notes, print_rows, progress_on_stderr
+from posthoc.cli.inputs import beside, require_activations
+from posthoc.cli.output import columns_option, json_option, notes, print_json, print_rows, progress_on_stderr
 from posthoc.errors import UsageError
 from posthoc.files import try_output
+
+if TYPE_CHECKING:
+    from posthoc.analysis.records import RunMetrics
 
 
 @click.command(name="metrics")
 @click.argument("activations", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: metrics.json beside ACTIVATIONS.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Default: metrics.json beside activations.h5, X.metrics.json beside any other X.h5.",
+)
 @click.option("--csv", is_flag=True, help="Write the epochs as a .csv beside the output, too.")
 @click.option(
     "--protocol",
@@ -59,9 +67,13 @@ from posthoc.files import try_output
               "it is run. Several may be given. See docs/your-own-measure.md.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers of nulls and intervals.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
+@columns_option()
+@json_option
 def command(
     activations: Path,
     output: Path | None,
+    columns: str | None,
+    as_json: bool,
     csv: bool,
     protocol: str | None,
     nulls: int,
@@ -74,7 +86,7 @@ def command(
 ) -> None:
     """Integration, metastability and other measures of every checkpoint in ACTIVATIONS, and of the run."""
     require_activations(activations)
-    output = output or activations.with_name("metrics.json")
+    output = output or beside(activations, "metrics.json")
     outputs = [output, output.with_suffix(".csv")] if csv else [output]
     if csv and outputs[0] == outputs[1]:
         raise UsageError(f"{output}: with --csv the output is the JSON file; give it another ending.")
@@ -83,7 +95,6 @@ def command(
     from posthoc.analysis.measures.user import load
     from posthoc.analysis.metrics import compute_metrics
     from posthoc.analysis.protocol import Protocol
-    from posthoc.report import tables
     from posthoc.store import open_activations
 
     own = [load(place) for place in functions]
@@ -99,8 +110,22 @@ def command(
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))
-    print_rows(tables.checkpoints(metrics))
-    echo()
-    notes(tables.summary(metrics))
+    if as_json:
+        print_json(metrics.to_dict())
+    else:
+        show_metrics(metrics, columns)
     for path in outputs:
         echo(path, err=True)
+
+
+def show_metrics(metrics: "RunMetrics", columns: str | None) -> None:
+    """What was found, the checkpoints as a table, and what to know of them."""
+    from posthoc.report import tables
+    from posthoc.report.words import in_short
+
+    for sentence in in_short(metrics):
+        echo(sentence)
+    echo()
+    print_rows(tables.checkpoints(metrics), columns)
+    echo()
+    notes(tables.summary(metrics))

@@ -1,11 +1,13 @@
 """What the commands share: tables and notes on stdout, progress on stderr."""
 
+import json
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import click
 
 from posthoc.cli.exits import echo, write
 from posthoc.errors import StoppedError
-from posthoc.report.printing import FORMS, Table, as_text, cell
+from posthoc.report.printing import FORMS, Column, Table, as_text, cell, column
 from posthoc.shown import shown
 
 
@@ -103,15 +105,18 @@ def flag_nonfinite(path: Path) -> None:
 
 
 def report_probe(path: Path, remedy: Callable[[], str | None] | None = None) -> None:
-    """How the network does on the probe: first why that may be the images' fault, then the first, best and last.
+    """How the network does on the probe: first the result, or why it may be the images' fault, then the first, best and last.
 
     `remedy` is asked, where there is a doubt, which other scaling does better.
     """
-    from posthoc.chance import doubt, ends
+    from posthoc.chance import doubt, ends, standing
     from posthoc.store import open_activations
 
     with open_activations(path) as file:
         caution, lines = doubt(file), ends(file)
+        result = standing(file)
+    if result and not caution:
+        lines = [("result", result), *lines]
     if caution:
         better = remedy() if remedy else None
         lines = [("caution", caution + (f"; {better}" if better else "")), *lines]
@@ -134,47 +139,110 @@ def notes(lines: Sequence[tuple[str, str]], err: bool = False) -> None:
         echo(f"{label:{width}s}  {text}", err=err)
 
 
-def print_tables(tables: Sequence[Table], form: str | None = None) -> None:
-    """Print tables one below the other, with titles and notes; form: None for a person, or one of `printing.FORMS`."""
+def print_json(content: Any) -> None:
+    """Print JSON, in which what is foreign is escaped and no number is NaN."""
+    write(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def print_tables(tables: Sequence[Table], form: str | None = None, columns: str | None = None) -> None:
+    """Print tables one below the other, with titles and notes; form: None for a person, or one of `printing.FORMS`.
+
+    columns: as --columns names those of the first table.
+    """
     for place, table in enumerate(tables):
         if place:
             echo()
+        chosen = None if place else columns
         if form is not None:
-            write(FORMS[form](table))
+            write(FORMS[form](table.selected(chosen or "all")))
             continue
         echo(table.title)
-        print_rows(table)
+        print_rows(table, chosen, "--columns all" if place == 0 else None)
         for note in table.below:
             echo(note)
 
 
-def print_rows(table: Table) -> None:
-    """Print a table for a person, without its title and notes."""
-    print_table([column.title for column in table.columns], table.rows)
+def print_rows(table: Table, columns: str | None = None, how: str | None = "--columns all") -> None:
+    """Print a table for a person, without its title and notes; what is absent or NaN shows as a dash.
 
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; what is absent or NaN shows as a dash. Never cut short: what is too wide for a terminal wraps."""
+    On a terminal it has as many columns as fit, the spare ones going first, with a line on those that are not shown and
+    `how` to have them, and the rest wraps; elsewhere it has all, or those that `columns` names, and is never cut.
+    """
     from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Column as RichColumn
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    rows = [[as_text(value) for value in row] for row in rows]
-    grid = Table(*(Column(Text(shown(title))) for title in header), box=None, pad_edge=False, header_style="bold")
-    for column, first in zip(grid.columns, rows[0] if rows else header, strict=True):
-        column.justify = "left" if isinstance(first, str) else "right"
+    console = Console(highlight=False)
+    gone: list[Column] = []
+    if columns:
+        table = table.selected(columns)
+    elif console.is_terminal:
+        table, gone = table.fitting(console.width)
+    titles, rows = [column.title for column in table.columns], [[as_text(value) for value in row] for row in table.rows]
+    grid = Grid(*(RichColumn(Text(shown(title))) for title in titles), box=None, pad_edge=False, header_style="bold")
+    for place, first in zip(grid.columns, rows[0] if rows else titles, strict=True):
+        place.justify = "left" if isinstance(first, str) else "right"
     for row in rows:
         grid.add_row(*(Text(shown(cell(value))) for value in row))
-    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(1000, console.measure(grid).maximum)
     with console.capture() as printed:
         console.print(grid)
     write(printed.get())
+    if gone:
+        names = ", ".join(column.names[0] for column in gone)
+        echo(f"not shown for want of room: {names}; a wider window{f' or {how}' if how else ''} shows them")
 
 
-def checkpoint_table(checkpoints: Sequence[Any]) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table of columns none of which is spare."""
+    print_rows(Table("", list(map(column, header)), rows))
+
+
+def checkpoint_table(checkpoints: Sequence[Any]) -> Table:
     """File, epoch, step and recorded numbers of the checkpoints of a run, in its order."""
     names = sorted({name for checkpoint in checkpoints for name in checkpoint.header.recorded})
     rows = [[c.path.name, c.epoch, c.step, *(c.header.recorded.get(name) for name in names)] for c in checkpoints]
-    print_table(["file", "epoch", "step", *names], rows)
+    columns = [column("file"), column("epoch"), column("step"), *(Column(name, (name,), spare=1) for name in names)]
+    return Table("Checkpoints", columns, rows)
+
+
+def as_records(table: Table) -> list[dict[str, Any]]:
+    """The rows of a table of one name a column, as objects; what is undefined is None."""
+    return [
+        {column.names[0]: None if value != value else value for column, value in zip(table.columns, row, strict=True)}
+        for row in table.rows
+    ]
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a path holds: its kind, labelled lines, and tables by name."""
+
+    kind: str
+    lines: Sequence[tuple[str, str]]
+    tables: dict[str, Table]
+
+    def show(self, columns: str | None = None) -> None:
+        """Print it for a person; `columns` are those of the first table."""
+        notes(self.lines)
+        for place, table in enumerate(self.tables.values()):
+            echo()
+            print_rows(table, None if place else columns, None if place else "--columns all")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of --json."""
+        lines: dict[str, list[str]] = {}
+        for label, text in self.lines:
+            lines.setdefault(label, []).append(text)
+        return {"kind": self.kind, "about": lines} | {name: as_records(table) for name, table in self.tables.items()}
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON; docs/json.md says what is in it.")
+
+
+def columns_option(name: str = "columns") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option by which a user says which columns of a table are shown."""
+    words = "Of the table: titles, or names as in CSV, with commas between; or all (default: all; on a terminal as many as fit)."
+    return click.option("--columns", name, metavar="NAMES", help=words)

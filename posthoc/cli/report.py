@@ -109,7 +109,7 @@ def _refuse_figure(name: str) -> None:
     if "posthoc.report.figures" in sys.modules:  # where others may have been added
         return
     folder = Path(__file__).parents[1] / "report" / "figures"
-    texts = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.py"))]
+    texts = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("[!_]*.py"))]
     known = [figure for text in texts for figure in re.findall(r'Kind\(\s*"([\w-]+)"', text)]
     if name not in known:
         raise UsageError(f"There is no figure {name!r}; {nearest(name, known)}")

@@ -8,39 +8,55 @@ from typing import TYPE_CHECKING
 import click
 
 from posthoc.cli.exits import echo
-from posthoc.cli.output import print_table
+from posthoc.cli.output import json_option, print_json, print_rows, print_table
+from posthoc.report.printing import Table, column
 
 if TYPE_CHECKING:
-    from posthoc.cluster.status import Status
+    from posthoc.cluster.status import RunStatus, Status
 
+STATES = ("failed", "unknown", "running", "waiting")
+SHOWN_STATES = ("running", "waiting", "failed")
 SHOWN = 50
 """Tasks that are listed, the failed first."""
 
 
 @click.command(name="status")
 @click.argument("output", type=click.Path(path_type=Path), default=Path("posthoc-runs"))
-def command(output: Path) -> None:
+@json_option
+def command(output: Path, as_json: bool) -> None:
     """Say of the submission into the folder OUTPUT what is done, running and failed, with reason and log of each.
 
     Exits with 1 if something failed.
     """
-    sys.exit(1 if show_status(output).failed else 0)
-
-
-def show_status(output: Path) -> "Status":
-    """Print a table of the runs, one of the tasks that are not done, and what was skipped."""
     from posthoc.cluster.status import read_status
 
     status = read_status(output)
-    rows = []
-    for run in status.runs:
-        states = Counter(task.state for task in run.tasks)
-        counts = [states[state] for state in ("running", "waiting", "failed")]
-        rows.append(
-            [run.name, f"{run.replayed} of {run.count}", len(run.skipped), *counts, "yes" if run.measured else "no"]
-        )
-    print_table(["run", "replayed", "skipped", "running", "waiting", "failed", "measured"], rows)
-    tasks = sorted(status.tasks, key=lambda task: ("failed", "unknown", "running", "waiting").index(task.state))
+    if as_json:
+        print_json(status.to_dict())
+    else:
+        show_status(status)
+    sys.exit(1 if status.failed else 0)
+
+
+def show_status(status: "Status") -> None:
+    """Print how far all is, a table of the runs, one of the tasks that are not done, and what was skipped."""
+    states = Counter(task.state for task in status.tasks)
+    runs = len(status.runs)
+    done = sum(run.measured for run in status.runs)
+    replayed, count = (sum(getattr(run, name) for run in status.runs) for name in ("replayed", "count"))
+    told = [f"{states[state]} {state}" for state in STATES if states[state]]
+    echo(
+        f"{done} of {runs} runs measured, {replayed} of {count} checkpoints replayed; tasks: {', '.join(told) or 'none left'}"
+    )
+    echo()
+    columns = [
+        column("run"),
+        column("replayed"),
+        *(column(name, spare=1) for name in ("skipped", *SHOWN_STATES)),
+        column("measured"),
+    ]
+    print_rows(Table("Runs", columns, [_row(run) for run in status.runs]), how=None)
+    tasks = sorted(status.tasks, key=lambda task: STATES.index(task.state))
     if tasks:
         echo()
         shown = [[t.id, t.run, t.what, t.state, t.reason, str(t.log)] for t in tasks[:SHOWN]]
@@ -50,4 +66,15 @@ def show_status(output: Path) -> "Status":
     for run in status.runs:
         for name, reason in run.skipped:
             echo(f"skipped {run.name}/{name}: {reason}")
-    return status
+
+
+def _row(run: "RunStatus") -> list[object]:
+    states = Counter(task.state for task in run.tasks)
+    replayed = f"{run.replayed} of {run.count}"
+    return [
+        run.name,
+        replayed,
+        len(run.skipped),
+        *(states[state] for state in SHOWN_STATES),
+        "yes" if run.measured else "no",
+    ]

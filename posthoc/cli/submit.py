@@ -103,6 +103,7 @@ def command(
     if not dry_run:
         try_output(output / "submission.json", force=True, make=True)
     from posthoc.cluster.jobs import Resources
+    from posthoc.cluster.status import read_status
     from posthoc.cluster.submit import Work, submit
     from posthoc.replay.listing import run_folders
 
@@ -128,7 +129,9 @@ def command(
     echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *sys.argv[1:]])}")
     if wait:
         _wait_for(submission)
-        sys.exit(0 if show_status(output).done else 1)
+        status = read_status(output)
+        show_status(status)
+        sys.exit(0 if status.done else 1)
 
 
 def _wait_for(submission: "Submission") -> None:

@@ -2,8 +2,9 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from posthoc.cluster.jobs import Queued
 from posthoc.cluster.scheduler import scheduler_named
@@ -65,6 +66,13 @@ class Status:
     def failed(self) -> bool:
         """Whether a task ended before its work was done."""
         return any(task.state == "failed" for task in self.tasks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `posthoc status --json`."""
+        content = {"done": self.done, "failed": self.failed, **asdict(self)}
+        for run in content["runs"]:
+            run["skipped"] = [{"file": name, "why": reason} for name, reason in run["skipped"]]
+        return content
 
 
 def read_status(out: Path) -> Status:

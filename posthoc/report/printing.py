@@ -5,9 +5,10 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from posthoc.errors import UsageError, nearest
 from posthoc.shown import shown
 
 LATEX = {
@@ -23,11 +24,15 @@ FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 @dataclass(frozen=True)
 class Column:
     """A column: its title, what its numbers are called in CSV — one name, two of an interval (low, high), or three of a
-    number with its interval (value, low, high) — and to how many digits a page shows them."""
+    number with its interval (value, low, high) — and to how many digits a page shows them.
+
+    spare: where there is no room for all columns, those of the highest number go first; 0 never does.
+    """
 
     title: str
     names: tuple[str, ...]
     digits: int = 4
+    spare: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,52 @@ class Table:
         """What stands below it, the cautions first."""
         return [*self.cautions, *self.notes]
 
+    def only(self, places: Sequence[int]) -> "Table":
+        """With the columns at these places."""
+        rows = [[row[k] for k in places] for row in self.rows]
+        return replace(self, columns=[self.columns[k] for k in places], rows=rows)
 
-def column(title: str, *names: str) -> Column:
+    def selected(self, names: str) -> "Table":
+        """With the columns that are named, by title or as in CSV, with commas between, the first before them; or `all`.
+
+        Raises UsageError for one that is not there.
+        """
+        if names.strip() == "all":
+            return self
+        places = [0]
+        for name in filter(None, map(str.strip, names.split(","))):
+            of_name = [k for k, column in enumerate(self.columns) if name in (column.title, *column.names)]
+            if not of_name:
+                known = [column.names[0] for column in self.columns[1:]]
+                raise UsageError(f"--columns: there is no column {name!r}; {nearest(name, known)}")
+            places += of_name
+        return self.only(list(dict.fromkeys(places)))
+
+    def fitting(self, room: float) -> "tuple[Table, list[Column]]":
+        """Without as many columns as must go for the rest to fit into so many letters, and those that went."""
+        from rich.cells import cell_len
+
+        widths = [
+            max(map(cell_len, [column.title, *(cell(as_text(row[k])) for row in self.rows)]))
+            for k, column in enumerate(self.columns)
+        ]
+        kept, gone = list(range(len(widths))), []
+        while sum(widths[k] + 2 for k in kept) - 2 > room:
+            last = max(kept, key=lambda k: (self.columns[k].spare, k))
+            if not self.columns[last].spare:
+                break
+            kept.remove(last)
+            gone.append(last)
+        return self.only(kept), [self.columns[k] for k in sorted(gone)]
+
+
+def column(title: str, *names: str, spare: int = 0) -> Column:
     """A column that is called as its title says, if no names are given.
 
     >>> column("best accuracy").names
     ('best_accuracy',)
     """
-    return Column(title, names or (title.replace(" ", "_"),))
+    return Column(title, names or (title.replace(" ", "_"),), spare=spare)
 
 
 def as_csv(table: Table) -> str:
@@ -73,6 +116,8 @@ def _inert(value: Any) -> Any:
     """A field that no spreadsheet computes: text that begins like a formula, and is no number, has an apostrophe first."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, float):
+        return value + 0.0  # no -0.0
     if not isinstance(value, str):
         return value
     text = shown(value)
@@ -126,8 +171,9 @@ def as_text(value: Any) -> Any:
         return value
     *first, low, high = value
     if not first:
-        return None if math.isnan(low) else f"{low:.3f}..{high:.3f}"
-    return f"{first[0]:+.3f}" if math.isnan(low) else f"{first[0]:+.3f} ({low:+.3f}..{high:+.3f})"
+        return None if math.isnan(low) else f"{cell(low, 3)}..{cell(high, 3)}"
+    value, low, high = (f"{round(number, 3) + 0.0:+.3f}" for number in (first[0], low, high))
+    return value if low.endswith("nan") else f"{value} ({low}..{high})"
 
 
 def cell(value: Any, digits: int = 4) -> str:

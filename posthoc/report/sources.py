@@ -77,7 +77,7 @@ def load_sources(places: Sequence[str], audit_file: Path | None = None) -> list[
     sources = []
     for path, name in files:
         metrics = load_metrics(path)
-        beside = audit_file or path.with_name("audit.json")
+        beside = audit_file or _beside(path, "audit.json")
         audit = load_audit(beside) if audit_file or beside.exists() else None
         if audit is not None and audit.sha256 != metrics.input.sha256:
             if audit_file:
@@ -85,6 +85,12 @@ def load_sources(places: Sequence[str], audit_file: Path | None = None) -> list[
             audit = None
         sources.append(Source(name, str(path), metrics, audit))
     return sources
+
+
+def _beside(metrics: Path, name: str) -> Path:
+    """A file that belongs to a metrics file: X.`name` beside X.metrics.json if it is there, else `name`."""
+    whole = metrics.with_name(f"{metrics.name.removesuffix('metrics.json')}{name}")
+    return whole if metrics.name.endswith(".metrics.json") and whole.exists() else metrics.with_name(name)
 
 
 def as_runs(sources: Sequence[Source]) -> list[Run]:

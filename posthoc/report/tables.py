@@ -43,17 +43,18 @@ def checkpoints(metrics: RunMetrics) -> Table:
     values: list[Sequence[Any]] = [[getattr(checkpoint, unit) for checkpoint in metrics.checkpoints]]
     for key, measured in metrics.measures.items():
         if measured.listed:
-            columns.append(Column(measured.symbol, (key,), measured.digits))
+            told = measured.headline or measured is metrics.score
+            columns.append(Column(measured.symbol, (key,), measured.digits, spare=0 if told else 2))
             values.append(measured.value.tolist())
             beside = measured.nulls.get(measured.decided_by) if measured.headline else None
             if beside is not None:
                 null = measured.decided_by
                 if beside.mean.any():  # of a difference it is 0
-                    columns.append(Column(null, (f"{key}_{null}_mean",), measured.digits))
+                    columns.append(Column(null, (f"{key}_{null}_mean",), measured.digits, spare=3))
                     values.append(beside.mean.tolist())
-                columns.append(column("p", f"{key}_{null}_p"))
+                columns.append(column("p", f"{key}_{null}_p", spare=1))
                 values.append(beside.p.tolist())
-    columns.append(column("dead"))
+    columns.append(column("dead", spare=1 if any(checkpoint.dead for checkpoint in metrics.checkpoints) else 4))
     values.append([checkpoint.dead for checkpoint in metrics.checkpoints])
     return Table("Checkpoints", columns, list(zip(*values, strict=True)))
 
@@ -179,10 +180,11 @@ def runs(rows: "Sequence[Row]") -> Table:
     every = {key: quantity for row in rows for key, quantity in row.quantities.items()}
     best = {key: quantity.symbol for key, quantity in every.items() if key.startswith("best_")}
     columns = [
-        *map(column, ("run", "model", "dataset", "epochs")),
+        column("run"),
+        *(column(title, spare=5) for title in ("model", "dataset", "epochs")),
         *(column(title, key) for key, title in best.items()),
     ]
-    columns += [column("at", "best_epoch")] if best else []
+    columns += [column("at", "best_epoch", spare=4)] if best else []
     keys = {key: quantity for key, quantity in every.items() if key not in best}
     for key, quantity in keys.items():
         columns += _quantity_columns(key, quantity)
@@ -232,8 +234,16 @@ def _parts(quantity: "Quantity") -> list[str]:
 
 
 def _quantity_columns(key: str, quantity: "Quantity") -> list[Column]:
-    columns = {"sd": column("sd", f"{key}_sd"), "interval": _interval(key), "noise": column("noise", f"{key}_noise")}
-    return [Column(quantity.symbol, (key,), quantity.digits), *(columns[part] for part in _parts(quantity))]
+    columns = {
+        "sd": column("sd", f"{key}_sd", spare=4),
+        "interval": _interval(key, spare=1),
+        "noise": column("noise", f"{key}_noise", spare=3),
+    }
+    mean = math.isfinite(quantity.sd)
+    return [
+        Column(quantity.symbol, (key,), quantity.digits, spare=0 if mean else 2),
+        *(columns[part] for part in _parts(quantity)),
+    ]
 
 
 def _quantity_cells(quantity: "Quantity | None", like: "Quantity") -> list[Any]:
@@ -244,8 +254,8 @@ def _quantity_cells(quantity: "Quantity | None", like: "Quantity") -> list[Any]:
     return [quantity.value, *(cells[part] for part in _parts(like))]
 
 
-def _interval(name: str) -> Column:
-    return column("95 %", f"{name}_low", f"{name}_high")
+def _interval(name: str, spare: int = 0) -> Column:
+    return column("95 %", f"{name}_low", f"{name}_high", spare=spare)
 
 
 def groups(rows: "Sequence[Group]", symbols: Mapping[str, str]) -> Table:

@@ -1,11 +1,20 @@
 """What is said of a run: its verdicts and cautions, in sentences, from what its file holds."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from posthoc.analysis.health import Ailment, Symptom
 from posthoc.analysis.records import Aside, Correlation, Measured, RunMetrics
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.recording import Recording
 from posthoc.report.printing import cell
+
+if TYPE_CHECKING:
+    from posthoc.analysis.compare import Difference, Row
+
+LEVEL = 0.05
+"""At which groups of runs are said to differ."""
 
 
 def headlines(metrics: RunMetrics) -> dict[str, Measured]:
@@ -75,6 +84,36 @@ def _symptom(metrics: RunMetrics, symptom: Symptom) -> str:
     }.get(symptom.kind, "")
     began = metrics.when[symptom.began] if symptom.began < E else symptom.began
     return f"{symptom.kind}{layer}, first at {unit} {began}, in {symptom.checkpoints} of {E} checkpoints{evidence}"
+
+
+def in_short(metrics: RunMetrics) -> list[str]:
+    """What was found, in sentences: a doubt about the probe first, how training went, and what the measures' nulls say."""
+    run, score = metrics.summary, metrics.score
+    first = [] if score is None else [f"{score.symbol} {number(metrics.best)} at best, at {run.unit} {run.best_epoch}"]
+    troubles = health(metrics)
+    more = f" ({len(troubles) - 1} more below)" if len(troubles) > 1 else ""
+    course = f"went wrong: {troubles[0]}{more}" if troubles else "nothing went wrong that the checkpoints show"
+    sentences = [sentence_of("; ".join([*first, course]))]
+    if findings := [text for key in headlines(metrics) if (text := finding(metrics, key))]:
+        sentences.append(" ".join(findings))
+    return [sentence_of(run.doubt), *sentences] if run.doubt else sentences
+
+
+def compared(rows: "Sequence[Row]", gaps: "Sequence[Difference]") -> str:
+    """What a comparison comes to, in a sentence: how good the runs are, and which groups differ."""
+    count = f"{len(rows)} run{'s' * (len(rows) != 1)}"
+    best = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items() if key.startswith("best_")}
+    parts = []
+    for key, symbol in best.items():
+        values = sorted((row.quantities[key].value, row.run.name) for row in rows if key in row.quantities)
+        ends = [values[0], values[-1]] if len(values) > 1 else values
+        parts.append(f"{symbol} {' to '.join(f'{number(value)} ({name})' for value, name in ends)}")
+    differing = [f"{gap.quantity} ({gap.first} and {gap.second})" for gap in gaps if gap.corrected <= LEVEL]
+    if differing:
+        parts.append(f"groups differ in {', '.join(differing)}")
+    elif gaps:
+        parts.append("in no measure can the groups be distinguished (5 %, corrected)")
+    return f"{'; '.join([count, *parts])}."
 
 
 def chosen(metrics: RunMetrics) -> str:

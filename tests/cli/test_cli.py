@@ -162,7 +162,7 @@ def test_force_replaces(run_folder, probe_file, here):
     assert run("metrics", "a.h5", "--nulls", "0").exit_code == 0
     assert run("metrics", "a.h5", "--nulls", "0").exit_code == 1
     assert run("metrics", "a.h5", "--nulls", "5", "--force", "--protocol", "default", "--smooth", "2").exit_code == 0
-    assert np.isfinite(json.loads((here / "metrics.json").read_text())["measures"]["hurst"]["value"][1])
+    assert np.isfinite(json.loads((here / "a.metrics.json").read_text())["measures"]["hurst"]["value"][1])
 
 
 def test_debug_shows_the_traceback(here):

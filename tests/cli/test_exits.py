@@ -92,7 +92,7 @@ def test_sigterm_interrupts_and_the_handler_of_before_is_put_back(capsys):
         (("metrcs", "a.h5"), "No such command 'metrcs'; did you mean metrics?"),
         (("zzz\x1b",), r"No such command 'zzz\x1b'; there are extract, merge"),
         (("--odd\x1b",), r"No such option '--odd\x1b'."),
-        (("metrics", "a.h5", "--json"), "No such option '--json'."),
+        (("merge", "a.h5", "--json"), "No such option '--json'."),
         (("metrics", "a.h5", "--smoth", "5"), "No such option '--smoth'; did you mean --smooth?"),
         (("metrics", "a.h5", "--debug"), "--debug stands before the command"),
     ],

@@ -55,10 +55,10 @@ def test_inspect_of_metrics_and_audit(measured):
     folder = measured / os.fsdecode(FOLDER)
     assert shown(folder / "a.h5") in run("inspect", folder / "metrics.json").stdout
     run("audit", folder / "a.h5", "--draws", "10")
-    audited = run("inspect", folder / "audit.json").stdout
+    audited = run("inspect", folder / "a.audit.json").stdout
     assert f"of        {shown(folder / 'a.h5')}, sha256 " in audited
     assert "H_eff responds to" in audited
-    (folder / "audit.json").unlink()
+    (folder / "a.audit.json").unlink()
 
 
 def test_compare_in_every_form(measured):

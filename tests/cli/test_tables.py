@@ -1,0 +1,132 @@
+"""Tables fit a terminal and are whole elsewhere, as CSV have unique names, and every command with one prints it as JSON."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from posthoc.analysis.records import load_metrics
+from posthoc.cli import main
+from posthoc.errors import UsageError
+from posthoc.report import tables
+from posthoc.report.printing import Column, Table, as_csv, as_text, column
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "v2"
+
+
+def run(*words):
+    done = CliRunner().invoke(main, list(map(str, words)))
+    assert done.exit_code == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return load_metrics(FIXTURES / "metrics.json")
+
+
+def test_the_least_important_columns_go_first(metrics):
+    table = tables.checkpoints(metrics)
+    whole, gone = table.fitting(1000)
+    assert (whole.columns, gone) == (table.columns, [])
+    narrow, gone = table.fitting(60)
+    names = [column.names[0] for column in narrow.columns]
+    assert {"epoch", "integration", "metastability", "accuracy"} <= set(names)
+    assert "integration_order_mean" not in names
+    assert [len(row) for row in narrow.rows] == [len(names)] * len(table.rows)
+    assert {column.names[0] for column in gone} | set(names) == {column.names[0] for column in table.columns}
+    least, _ = table.fitting(1)
+    assert all(column.spare == 0 for column in least.columns)
+
+
+def test_a_terminal_shows_what_fits_and_says_what_does_not():
+    code = (
+        "import os, pty, sys\n"
+        "os.environ['COLUMNS'] = '70'\n"
+        f"pty.spawn([sys.executable, '-m', 'posthoc', 'inspect', {str(FIXTURES / 'metrics.json')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    lines = re.sub(r"\x1b\[\d*m", "", done.stdout).splitlines()
+    header = next(line for line in lines if line.startswith("epoch ") and "H_eff" in line)
+    assert len(header.rstrip()) <= 70
+    (note,) = (line for line in lines if line.startswith("not shown for want of room: "))
+    assert "integration_order_mean" in note
+    assert note.endswith("--columns all shows them")
+
+
+def test_in_a_pipe_all_columns_are_there_or_those_that_are_named():
+    whole = run("inspect", FIXTURES / "metrics.json").stdout
+    assert "not shown" not in whole
+    (header,) = (line for line in whole.splitlines() if line.startswith("epoch ") and "dead" in line)
+    assert "volatility" in header
+    some = run("inspect", FIXTURES / "metrics.json", "--columns", "metastability, Psi").stdout
+    assert any(line.split() == ["epoch", "M", "Psi"] for line in some.splitlines())
+    wrong = CliRunner().invoke(main, ["inspect", str(FIXTURES / "metrics.json"), "--columns", "metastable"])
+    assert (wrong.exit_code, "did you mean metastability" in wrong.stderr) == (2, True)
+
+
+def test_names_in_csv_are_unique_and_no_zero_is_below_zero(metrics, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_bytes((FIXTURES / "metrics.json").read_bytes())
+    printed = run("compare", tmp_path, "--csv", "--stopping", "--sensitivity", "--by", "model").stdout
+    blocks = printed.split("\n\n")
+    assert len(blocks) == 5
+    for block in [*blocks, as_csv(tables.checkpoints(metrics))]:
+        header, *rows = csv.reader(io.StringIO(block))
+        assert len(set(header)) == len(header)
+        assert all(len(row) == len(header) for row in rows)
+        assert not [value for row in rows for value in row if re.fullmatch(r"-0\.0*|.*\d\.\.\d.*", value)]
+    table = Table("", [column("a"), Column("b", ("low", "high"))], [[-0.0, (-1e-9, 0.25)]])
+    assert as_csv(table) == '"a","low","high"\n0.0,-1e-09,0.25\n'
+    assert as_text((-1e-9, 0.25)) == "0.000..0.250"
+
+
+def test_a_column_is_chosen_by_title_or_name():
+    table = Table("", [column("run"), Column("95 %", ("low", "high")), column("x")], [["r", (0.1, 0.2), 1.0]])
+    assert table.selected("high").rows == [["r", (0.1, 0.2)]]
+    assert [column.title for column in table.selected("x,95 %").columns] == ["run", "x", "95 %"]
+    with pytest.raises(UsageError, match="there are low, x"):
+        table.selected("nothing of it")
+
+
+def test_where_outputs_go_and_that_json_is_what_the_file_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("activations.h5", "other.h5"):
+        Path(name).write_bytes((FIXTURES / "activations.h5").read_bytes())
+    done = run("metrics", "other.h5", "--nulls", "0", "--measures", "metastability", "--json")
+    content = json.loads(done.stdout)
+    assert content == json.loads(Path("other.metrics.json").read_text())
+    assert content["format"] == "posthoc-metrics"
+    assert "measuring" in done.stderr
+    Path("metrics.json").write_text("something of the user's")
+    refused = CliRunner().invoke(main, ["metrics", "activations.h5"])
+    assert refused.stderr == "posthoc: metrics.json exists already; pass --force to replace it.\n"
+    said = run("metrics", "other.h5", "--nulls", "0", "--measures", "metastability", "--force").stdout.splitlines()
+    assert said[:2] == ["Accuracy 0.9034 at best, at epoch 10; nothing went wrong that the checkpoints show.", ""]
+
+
+def test_inspect_and_a_plan_as_json(run_folder, probe_file):
+    content = json.loads(run("inspect", run_folder, "--json").stdout)
+    assert content["kind"] == "checkpoints"
+    assert content["about"]["model"] == ["shufflenet_v2_x0_5 (from run.json)"]
+    assert content["checkpoints"][2] == {
+        "file": "epoch-002.safetensors",
+        "epoch": 2,
+        "step": 14,
+        "val_acc": pytest.approx(0.3),
+    }
+    activations = json.loads(run("inspect", FIXTURES / "activations.h5", "--json").stdout)
+    assert activations["kind"] == "activations"
+    assert activations["checkpoints"][-1]["epoch"] == 11
+    audited = json.loads(run("inspect", FIXTURES / "audit.json", "--json").stdout)
+    assert audited["format"] == "posthoc-audit"
+    plan = run("extract", run_folder, "--probe", f"npz:{probe_file}", "--dry-run", "--json").stdout
+    assert json.loads(plan)["kind"] == "extraction"
+    assert len(json.loads(plan)["checkpoints"]) == 5
