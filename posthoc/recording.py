@@ -95,7 +95,8 @@ class Identity:
 
     channels: recorded of each layer, None for all; device: its model, "cpu" or the GPU's name; behaviour, head: names of
     what is stored of each checkpoint beside the signals; controls: the other inputs that each was given, too;
-    averaged: of how many checkpoints up to each the mean of the weights was replayed beside its own.
+    averaged: of how many checkpoints up to each the mean of the weights was replayed beside its own; spectra:
+    whether statistics of the spectra of the weights are stored.
     """
 
     model: Model
@@ -116,6 +117,7 @@ class Identity:
     head: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     averaged: Annotated[tuple[int, ...], Range(2)] = ()
+    spectra: bool = False
 
     @property
     def digest(self) -> str:

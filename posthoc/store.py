@@ -14,6 +14,8 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
                                                `covariance` [E, C, N, C], `position_mean`, `position_var` [E, C, N, octave]
     /signals/checkpoint /signals/sample /signals/unit.<layer> [C]: which, for the dimensions of that name
     /behaviour/<name> [E, N, ...], /head/<name> [E, ...]: what the network said of each sample; see `STORED`
+    /weights/stable_rank, /weights/hill_alpha [E, T] f8, of the spectra of the tensors that are matrices, else NaN; where
+                                               `identity.spectra` has them (`posthoc/replay/spectra.py`)
     /weights/norm [E, T] f8, /weights/sketch [E, M] of the network's parameters: norms, and sketches that tell distances
                                                between checkpoints (`posthoc/sketches.py`); /weights/tensor /weights/size
                                                [T]: names, and numbers in each
@@ -95,6 +97,8 @@ STORED = {
     "head/weight": Stored("weights of the last layer", "<f4", ("class", "feature")),
     "head/bias": Stored("bias of the last layer", "<f4", ("class",)),
     "weights/norm": Stored("norm of each tensor of weights", "<f8", ("tensor",)),
+    "weights/stable_rank": Stored("squared Frobenius norm over squared spectral norm", "<f8", ("tensor",), "1"),
+    "weights/hill_alpha": Stored("exponent of a power law for the tail of eigenvalues", "<f8", ("tensor",), "1"),
     "weights/sketch": Stored("the tensors' sketches one after another", "<f4", ("entry",)),
 }
 HALVED = ("token",)
@@ -126,7 +130,8 @@ class Frame:
     signals: signal -> layer -> float32 [C, N], or [C, N, T]; nonfinite: of its weights; behaviour, head: what `STORED`
     has under these names, without the dimension of the checkpoints; scores: other than accuracy; nulls: by control, what
     other inputs gave; averages: by number of checkpoints, the behaviour of the mean of so many; averaged: digest of what those are
-    made of beside this one; weights: norm [T] and sketch [M] of the layout's `weights`, or neither.
+    made of beside this one; weights: of the layout's `weights` norm [T] and sketch
+    [M], or neither, and where they were asked for stable_rank and hill_alpha [T].
     """
 
     path: str
@@ -406,7 +411,7 @@ class Activations:
         return self._read_stored("head", name, row)
 
     def weight(self, name: str, row: int | None = None) -> Array:
-        """`norm` [E, T] of the tensors in `weights`, or their `sketch` [E, M]; of the checkpoint in row `row` without the
+        """`norm`, `stable_rank` or `hill_alpha` [E, T] of the tensors in `weights`, or their `sketch` [E, M]; of the checkpoint in row `row` without the
         first axis.
 
         Raises PosthocError where the file does not hold it.
@@ -419,15 +424,13 @@ class Activations:
         `size`: how many numbers each holds; `norm`, and whatever else `weight` reads of every tensor. Empty where the file
         holds nothing of them.
         """
-        names = [
-            name.removeprefix("weights/")
-            for name, stored in STORED.items()
-            if name in self.blocks and stored.dimensions == ("tensor",)
+        places = [
+            place for place, stored in STORED.items() if stored.dimensions == ("tensor",) and place in self.blocks
         ]
-        if not names:
+        if not places:
             return {}
         columns = {"tensor": np.array(list(self.weights)), "size": np.array(list(self.weights.values()), np.int64)}
-        return columns | {name: self.weight(name, row) for name in names}
+        return columns | {name: self.weight(name, row) for name in (place.removeprefix("weights/") for place in places)}
 
     def _read_stored(self, group: str, name: str, row: int | None, samples: slice = ALL) -> Array:
         block = self.blocks.get(f"{group}/{name}")

@@ -292,3 +292,14 @@ def sketch(values, signs, starts, width):
     for i, value in enumerate(values):
         sums[i % span % width] += value * signs[starts[i // span] + i % span]
     return sums
+
+
+def hill(values):
+    """The exponent of the power law whose lower end brings it nearest to the values from there on, candidate by candidate."""
+    fits = []
+    for least in sorted(set(values))[:-1]:
+        tail = sorted(x for x in values if x >= least)
+        alpha = 1 + len(tail) / sum(math.log(x / least) for x in tail)
+        distances = [abs((1 - (x / least) ** (1 - alpha)) - sum(y < x for y in tail) / len(tail)) for x in tail]
+        fits.append((max(distances), alpha))
+    return min(fits)[1]

@@ -5,12 +5,12 @@ Norms are exact. Distances are of sketches (`posthoc/sketches.py`): exact for sm
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.sketches import WIDTH, width_of
 from posthoc.typed import Array
 
@@ -22,6 +22,9 @@ MOST_GROUPS = 64
 ALL = "all weights"
 """The group of all tensors."""
 Column = Annotated[FloatArray, Array(("E",), full=True)]
+Optional = Annotated[FloatArray, Array(("E",))]
+SPECTRAL = ("stable_rank", "hill_alpha")
+"""What is stored of the spectra of matrices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,7 @@ class WeightPath:
 
     norm; step: distance from the checkpoint before, NaN at the first; start: from the first; cosine: of the step that ends
     there and the next one, NaN at the first and the last; error: the relative standard deviation of a step, at the most.
+    stable_rank, hill_alpha: means over the tensors that have a spectrum, empty where the file holds none.
     """
 
     norm: Column
@@ -37,6 +41,8 @@ class WeightPath:
     start: Column
     cosine: Column
     error: float
+    stable_rank: Optional = field(default_factory=lambda: np.empty(0))
+    hill_alpha: Optional = field(default_factory=lambda: np.empty(0))
 
 
 def group_of(tensor: str) -> str:
@@ -59,6 +65,7 @@ def weight_paths(activations: "Activations") -> dict[str, WeightPath]:
         groups = [group.partition(".")[0] for group in groups]
     squares, steps, starts, products = (np.array(rows) for rows in zip(*_sums(activations), strict=True))
     variance = np.array([2 / WIDTH if size > WIDTH else 0.0 for size in activations.weights.values()])
+    spectral = {name: activations.weight(name) for name in SPECTRAL if f"weights/{name}" in activations.blocks}
     paths = {}
     for name in (*dict.fromkeys(groups), ALL):
         of = [t for t, group in enumerate(groups) if name in (group, ALL)]
@@ -69,7 +76,8 @@ def weight_paths(activations: "Activations") -> dict[str, WeightPath]:
             errors = np.sqrt(steps[:, of] ** 2 @ variance[of]) / step / 2
         step[0] = np.nan
         error = float(np.max(errors, initial=0.0, where=np.isfinite(errors)))
-        paths[name] = WeightPath(np.sqrt(norm), np.sqrt(step), np.sqrt(start), cosine, error)
+        means = {key: np.array([mean_finite(row) for row in values[:, of]]) for key, values in spectral.items()}
+        paths[name] = WeightPath(np.sqrt(norm), np.sqrt(step), np.sqrt(start), cosine, error, **means)
     return paths
 
 

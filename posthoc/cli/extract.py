@@ -131,6 +131,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--average", default="", callback=_numbers, metavar="K,...", help="Replay the mean of the weights of the last K checkpoints, too."),
         click.option("--between", is_flag=True, help="Replay the middle between a checkpoint and the one before, for the barrier."),
+        click.option("--spectra", is_flag=True, help="Keep stable rank and tail of the spectrum of every matrix of weights."),
         click.option("--controls", default="", callback=_list, help=f"Other inputs for every checkpoint, of tokens: {FORMS}."),
     )):  # fmt: skip
         command = option(command)

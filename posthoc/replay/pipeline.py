@@ -25,6 +25,7 @@ from posthoc.replay.order import Checkpoint
 from posthoc.replay.plan import Extraction
 from posthoc.replay.sketching import sketched
 from posthoc.replay.source import Source
+from posthoc.replay.spectra import spectral
 from posthoc.replay.weights import require_types
 
 
@@ -191,6 +192,8 @@ class Reading:
         tensors = self.tensors(checkpoint, source, {} if averages else into)
         averages.keep(checkpoint, opened, tensors)
         weights = sketched(plan.stored.weights, tensors)
+        if plan.identity.spectra:
+            weights |= spectral(plan.stored.weights, tensors)
         finite = set(itertools.compress(plan.stored.weights, np.isfinite(weights["norm"]))) if weights else set()
         nonfinite = sum(_nonfinite(tensor) for name, tensor in tensors.items() if name not in finite)
         if averages and plan.device.type == "cpu":  # a network may write to what it is given

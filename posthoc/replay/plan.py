@@ -39,6 +39,7 @@ from posthoc.replay.request import PlanOptions, Request, parse_arguments
 from posthoc.replay.scores import Score
 from posthoc.replay.signals import SIGNALS
 from posthoc.replay.sketching import weights_of
+from posthoc.replay.spectra import MOST, is_matrix, is_small
 from posthoc.replay.trial import Trial, Wishes, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
 from posthoc.replay.weights import Pick
@@ -109,6 +110,7 @@ class Extraction:
             *([("features", f"what {self.head} is given, and its {' and '.join(identity.head)}")] if self.head else []),
             *self._about_untrained(),
             *self._about_averages(),
+            *self._about_spectra(),
             ("device", f"{self.device.type}, batches of {self.batch_size}, {_precision(identity)}"),
             *(self.trial.remarks if self.trial else ()),
             *cost(self),
@@ -131,6 +133,21 @@ class Extraction:
             reason = self.scored.reason or "the score gives none"
             return [("averages", f"none are replayed, for there is no loss of each sample: {reason}")]
         return averaging(self)
+
+    def _about_spectra(self) -> list[tuple[str, str]]:
+        if not self.identity.spectra:
+            return []
+        shapes = {name: tensor.shape for name, tensor in self.model.module.named_parameters()}
+        matrices = [name for name in self.stored.weights if is_matrix(shapes[name])]
+        large = [name for name in matrices if not is_small(shapes[name])]
+        without = (
+            f"; without {', '.join(large[:3])}{', ...' * (len(large) > 3)}, larger than {MOST} x {MOST}"
+            if large
+            else ""
+        )
+        return [
+            ("spectra", f"of {len(matrices) - len(large)} of {len(self.stored.weights)} tensors of weights{without}")
+        ]
 
     def settled(self, trial: Trial) -> "Extraction":
         """With what the trial decided; it is part of what the parts of a run must agree with."""
@@ -218,6 +235,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         output=Output(None, anatomy.outputs),
         controls=request.inputs,
         averaged=request.averaged,
+        spectra=request.spectra,
     )
     provenance = Provenance(
         model=model.name,

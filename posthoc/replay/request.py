@@ -120,6 +120,7 @@ class PlanOptions(TypedDict, total=False):
     controls: Sequence[str]
     average: Sequence[int]
     between: bool
+    spectra: bool
     on_duplicate: str
 
 
@@ -137,7 +138,8 @@ class Request:
     what the last layer is given is kept, with its weights. untrained: so many new initialisations of the model are
     replayed beside the run, as controls; controls: names of `CONTROLS`, other inputs that every checkpoint is given
     too. average: of so many checkpoints up to each the mean of the weights
-    is replayed, too; between: of each and the one before. context, documents, tokenizer, token_dtype: of a probe of tokens. signals: None for those of the probe's kind.
+    is replayed, too; between: of each and the one before; spectra: statistics of
+    the spectra of the weights are stored. context, documents, tokenizer, token_dtype: of a probe of tokens. signals: None for those of the probe's kind.
     on_duplicate: drop, keep or fail, where checkpoints hold the same weights under different steps.
     """
 
@@ -179,6 +181,7 @@ class Request:
     controls: Sequence[str] = ()
     average: Sequence[int] = ()
     between: bool = False
+    spectra: bool = False
     on_duplicate: str = OnDuplicate.DROP
 
     @property

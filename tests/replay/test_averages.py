@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+import naive
 import numpy as np
 import pytest
 import torch
@@ -65,7 +66,7 @@ def extracted(run, output, **more):
 @pytest.fixture(scope="module")
 def averaged(run, tmp_path_factory):
     """The run with the means of two and three; do not write to it."""
-    return extracted(run, tmp_path_factory.mktemp("whole") / "a.h5", average=[3], between=True)
+    return extracted(run, tmp_path_factory.mktemp("whole") / "a.h5", average=[3], between=True, spectra=True)
 
 
 def by_hand(run, count):
@@ -112,7 +113,7 @@ def test_all_else_is_as_without_them(run, averaged, tmp_path):
 
 def test_in_shards_stopped_and_resumed_they_are_the_same_to_the_bit(run, averaged, tmp_path):
     folder, probe = run
-    plan = plan_extraction(folder / "checkpoints", probe, average=[2, 3], **options(folder))
+    plan = plan_extraction(folder / "checkpoints", probe, average=[2, 3], spectra=True, **options(folder))
     for index in (2, 1):
         run_extraction(plan, tmp_path / "a.h5", shard=Shard(index, 2))
     merge(tmp_path / "a.h5")
@@ -131,7 +132,7 @@ def test_a_mean_is_made_anew_where_one_of_its_checkpoints_changed(run, averaged,
         taken = 1 if epoch == 3 else epoch
         content = (folder / "checkpoints" / f"epoch-{taken}.pt").read_bytes()
         (tmp_path / "checkpoints" / f"epoch-{epoch}.pt").write_bytes(content)
-    more = {"average": [2, 3], "on_duplicate": "keep", **options(folder)}
+    more = {"average": [2, 3], "spectra": True, "on_duplicate": "keep", **options(folder)}
     plan = plan_extraction(tmp_path / "checkpoints", probe, **more)
     run_extraction(plan, tmp_path / "a.h5", shard=Shard(1, 1))
     before = {part.name: part.stat().st_mtime_ns for part in (tmp_path / "a.h5.parts").glob("*.h5")}
@@ -142,6 +143,29 @@ def test_a_mean_is_made_anew_where_one_of_its_checkpoints_changed(run, averaged,
     assert [name[5] for name in sorted(before) if before[name] != after[name]] == ["3", "4", "5"]
     merge(tmp_path / "a.h5")
     assert_same(tmp_path / "a.h5", averaged)
+
+
+def test_spectra_are_measured_of_every_layer_and_of_all(run, averaged):
+    folder, _ = run
+    last = torch.load(folder / "checkpoints" / f"epoch-{E}.pt")
+    ranks, alphas = {}, {}
+    for name in ("0", "3"):
+        singular = torch.linalg.svdvals(last[f"{name}.weight"].double()).numpy() ** 2
+        ranks[name], alphas[name] = singular.sum() / singular.max(), naive.hill(singular)
+    with posthoc.open_activations(averaged) as file:
+        metrics = posthoc.compute_metrics(file, measures="accuracy")
+        given = file.statistics(E - 1)
+    assert given["tensor"].tolist() == ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]
+    np.testing.assert_allclose(given["stable_rank"][[0, 4]], list(ranks.values()), rtol=1e-9)
+    assert np.isnan(given["hill_alpha"][[1, 2, 3, 5]]).all()
+    for name in ("0", "3"):
+        assert metrics.weights[name].stable_rank[-1] == pytest.approx(ranks[name])
+        assert metrics.weights[name].hill_alpha[-1] == pytest.approx(alphas[name])
+    assert np.isnan(metrics.weights["1"].stable_rank).all()
+    assert metrics.column("weights_stable_rank")[-1] == pytest.approx(np.mean(list(ranks.values())))
+    assert metrics.column("weights_hill_alpha")[-1] == pytest.approx(np.mean(list(alphas.values())))
+    assert metrics.measures["weights_cosine"].looks_ahead
+    assert not metrics.measures["weights_hill_alpha"].looks_ahead
 
 
 def test_loss_accuracy_and_barrier_are_measured_with_their_intervals(run, averaged, tmp_path):
@@ -199,7 +223,8 @@ def test_without_labels_there_are_none_and_a_sentence_says_so(run, tmp_path):
 
 def test_what_they_cost_is_said(run):
     folder, probe = run
-    plan = plan_extraction(folder / "checkpoints", probe, average=[3, 5], **options(folder))
+    plan = plan_extraction(folder / "checkpoints", probe, average=[3, 5], spectra=True, **options(folder))
+    assert dict(plan.notes)["spectra"] == "of 2 of 6 tensors of weights"
     assert dict(plan.notes)["averages"] == (
         "mean of the weights of the last 3 and 5: 6 passes over the probe beside those of 6 checkpoints, and 4.9 kB of "
         "memory for 5 of them"

@@ -15,6 +15,14 @@ ABOUT = {
     "step": ("step length", "distance of the weights from those of the checkpoint before"),
     "start": ("distance from the start", "distance of the weights from those of the first checkpoint"),
     "cosine": ("cosine of successive steps", "of the step to this checkpoint with the step to the next"),
+    "stable_rank": (
+        "stable rank",
+        "squared Frobenius norm over squared spectral norm, mean over the matrices of weights",
+    ),
+    "hill_alpha": (
+        "Hill alpha",
+        "exponent of a power law for the tail of the eigenvalues of W^T W, mean over the matrices of weights",
+    ),
 }
 """Of the columns of a path: what each is called, and what it is."""
 
@@ -29,7 +37,7 @@ def of_paths(paths: Mapping[str, WeightPath]) -> dict[str, Measure]:
             f"weights_{name}", title, title, about,
             of_activations=_column(paths[ALL], name), headline=False, listed=False, looks_ahead=name in LOOKING_AHEAD,
         )
-        for name, (title, about) in ABOUT.items() if paths
+        for name, (title, about) in ABOUT.items() if paths and getattr(paths[ALL], name).size
     }  # fmt: skip
 
 
