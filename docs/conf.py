@@ -17,6 +17,8 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 
+myst_heading_anchors = 3
+
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600

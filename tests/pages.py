@@ -1,0 +1,108 @@
+"""The pages of docs/start: their files written, their commands run in order, what is printed put below them.
+
+`python tests/pages.py` writes what is printed today into the pages.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+START = ROOT / "docs" / "start"
+MOST_LINES = 22
+"""Of what a command prints, so many lines are shown."""
+
+
+def parts(text):
+    """The pieces of a page, in order: (None, words), (name of a file, its content), (command, what it prints)."""
+    pieces, lines, name = [], text.splitlines(keepends=True), None
+    k = 0
+    while k < len(lines):
+        start = k
+        named = re.match(r"`([\w.]+\.py)`", lines[k])
+        name = named[1] if named else name
+        if lines[k] == "```python\n":
+            k = lines.index("```\n", k) + 1
+            pieces.append((name, "".join(lines[start + 1 : k - 1])))
+        elif lines[k].startswith("    $ "):
+            k += 1
+            while k < len(lines) and lines[k].startswith("    ") and not lines[k].startswith("    $ "):
+                k += 1
+            pieces.append((lines[start][6:].rstrip("\n"), "".join(line[4:] for line in lines[start + 1 : k])))
+        else:
+            k += 1
+            pieces.append((None, lines[start]))
+    return pieces
+
+
+def run(command, folder):
+    """What a command of a page prints, to both streams in their order."""
+    words = shlex.split(command)
+    module = {"posthoc": ["-P", "-m", "posthoc"], "python": []}[words[0]]
+    paths = {"PYTHONPATH": str(ROOT)} if words[1:2] == ["-m"] else {}
+    environment = os.environ | {"COLUMNS": "110"} | paths
+    command = [sys.executable, *module, *words[1:]]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def prepared(page, folder):
+    """What a page takes for granted."""
+    if page.stem != "downloaded-series":
+        return
+    command = "python -m reproduction.lm --context 128 --steps 16 --out lm"
+    run(command, folder)
+    cache = folder / "models--EleutherAI--pythia-14m"
+    for name in ("snapshots", "refs"):
+        (cache / name).mkdir(parents=True)
+    steps = sorted(int(path.name.removeprefix("checkpoint-")) for path in (folder / "lm").glob("checkpoint-*"))
+    for step in steps:
+        commit = f"{step + 1:040x}"
+        (folder / "lm" / f"checkpoint-{step}").rename(cache / "snapshots" / commit)
+        shutil.copy(folder / "lm" / "tokenizer.json", cache / "snapshots" / commit)
+        (cache / "refs" / f"step{step}").write_text(commit)
+    shutil.move(folder / "lm" / "held-out.txt", folder / "held-out.txt")
+
+
+def shown(output):
+    """The first lines of what is printed, and a sign that there are more."""
+    lines = [line.rstrip() + "\n" for line in output.splitlines()]
+    return "".join(lines[:MOST_LINES] + ["...\n"] * (len(lines) > MOST_LINES))
+
+
+def played(page, folder):
+    """The pieces of a page, with what its commands print now."""
+    prepared(page, folder)
+    for head, body in parts(page.read_text()):
+        if head is None:
+            yield head, body
+        elif head.endswith(".py") and " " not in head:
+            (folder / head).write_text(body)
+            yield head, body
+        else:
+            yield head, shown(run(head, folder))
+
+
+def written(pieces):
+    """A page of pieces."""
+    for head, body in pieces:
+        if head is None:
+            yield body
+        elif head.endswith(".py") and " " not in head:
+            yield f"```python\n{body}```\n"
+        else:
+            yield f"    $ {head}\n" + "".join(f"    {line}".rstrip() + "\n" for line in body.splitlines())
+
+
+if __name__ == "__main__":
+    for page in map(Path, sys.argv[1:]) if sys.argv[1:] else sorted(START.glob("*.md")):
+        with tempfile.TemporaryDirectory() as folder:
+            page.write_text("".join(written(played(page, Path(folder)))))
