@@ -41,15 +41,13 @@ def parts(text):
 
 
 def run(command, folder):
-    """What a command of a page prints, to both streams in their order."""
+    """What a command of a page prints as its result."""
     words = shlex.split(command)
     module = {"posthoc": ["-P", "-m", "posthoc"], "python": []}[words[0]]
     paths = {"PYTHONPATH": str(ROOT)} if words[1:2] == ["-m"] else {}
     environment = os.environ | {"COLUMNS": "110"} | paths
     command = [sys.executable, *module, *words[1:]]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
 
