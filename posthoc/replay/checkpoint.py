@@ -5,17 +5,18 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from posthoc.replay.dtypes import PLAIN, WHOLE
 from posthoc.replay.formats.table import Content, open_content, readable
 from posthoc.replay.modules import is_module, mapping
 from posthoc.replay.pickles import Record
 from posthoc.replay.source import Source
-from posthoc.replay.tensors import FLOATING, WHOLE, Deferred, Stored
+from posthoc.replay.tensors import Deferred, Numbers, Stored, read_numbers
 from posthoc.replay.weights import MAIN, Pick, average_beside, find_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EPOCH_KEYS = ("epoch", "current_epoch", "last_epoch")
 STEP_KEYS = (
@@ -31,7 +32,6 @@ SETTINGS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt")
 """Keys of what a training was asked for."""
 NAMES = ("arch", "architecture", "model", "model_name", "backbone")
 """Keys, there or at the top, of texts that may name an architecture."""
-PLAIN = FLOATING & {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class Header:
 
     shapes: name -> shape of every tensor, as in the file and in its order; recorded: other numbers at the top of it, the
     first 200 (unrecorded: how many there are beyond); arch: the architecture it names; kind: the class of a whole
-    pickled module; types: name -> type of the tensors that are no floating point numbers of 16 to 64 bits; named: key ->
-    text that may name an architecture; average: the key of a moving average of the weights that was not asked for.
+    pickled module; named: key -> text that may name an architecture; average: the key of a moving average of the weights that was not asked for.
     """
 
     epoch: int | None
@@ -50,7 +49,6 @@ class Header:
     recorded: dict[str, float] = field(default_factory=dict)
     arch: str | None = None
     kind: str | None = None
-    types: dict[str, torch.dtype] = field(default_factory=dict)
     unrecorded: int = 0
     named: dict[str, str] = field(default_factory=dict)
     average: str | None = None
@@ -61,33 +59,47 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
 
     Raises NoWeightsError where there are none, PosthocError where it is damaged or `pick` is not in it.
     """
-    return read_checkpoint(path, pick, only=())[0]
+    with readable(path):
+        content, weights = _opened(Source(path), pick)
+        return _header(content, weights, pick)
 
 
-def read_weights(path: Path, pick: Pick = MAIN, only: Collection[str] | None = None) -> dict[str, Tensor]:
+def read_weights(path: Path, pick: Pick = MAIN, only: Collection[str] | None = None) -> dict[str, "Tensor"]:
     """Read the state dict of `path` on the CPU, names as in the file (`only` some of them); raises as `read_header`."""
     return read_checkpoint(path, pick, only)[1]
+
+
+def read_arrays(path: Path, pick: Pick, only: Collection[str]) -> dict[str, Numbers]:
+    """The same without torch."""
+    with readable(path):
+        content, weights = _opened(Source(path), pick)
+        return read_numbers(content.read, {name: leaf for name, leaf in weights.items() if name in only}, {})
 
 
 def read_checkpoint(
     path: Path,
     pick: Pick = MAIN,
     only: Collection[str] | None = None,
-    into: Mapping[str, Tensor] | None = None,
+    into: Mapping[str, "Tensor"] | None = None,
     pin: bool = False,
     source: Source | None = None,
-) -> tuple[Header, dict[str, Tensor]]:
+) -> tuple[Header, dict[str, "Tensor"]]:
     """Header and state dict of `path` from one opening.
 
     `into`: tensors whose memory may be used again; `pin`: new memory is pinned, from which a copy to a CUDA device
     need not be waited for; `source`: `path` opened before, since when its files must be unchanged.
     """
-    source = source or Source(path)
+    from posthoc.replay.loading import load
+
     with readable(path):
-        content = open_content(source, path)
-        weights = find_weights(content.tree, pick, path, source.budget)
+        content, weights = _opened(source or Source(path), pick)
         wanted = {name: leaf for name, leaf in weights.items() if only is None or name in only}
-        return _header(content, weights, pick), content.read(wanted, into, pin) if wanted else {}
+        return _header(content, weights, pick), load(content, wanted, into, pin)
+
+
+def _opened(source: Source, pick: Pick) -> tuple[Content, dict[str, Any]]:
+    content = open_content(source, source.path)
+    return content, find_weights(content.tree, pick, source.path, source.budget)
 
 
 def _header(content: Content, weights: Mapping[str, Any], pick: Pick) -> Header:
@@ -107,7 +119,6 @@ def _header(content: Content, weights: Mapping[str, Any], pick: Pick) -> Header:
         kept,
         arch if isinstance(arch, str) else None,
         None if module is None else module.name,
-        {name: leaf.dtype for name, leaf in weights.items() if leaf.dtype not in PLAIN},
         len(numbers) - len(kept),
         _named(content.tree),
         average_beside(content.tree) if pick == MAIN else None,
@@ -144,7 +155,7 @@ def _numbers(content: Content, weights: Collection[str]) -> dict[str, float]:
     tensors = {name: value for name, value in values.items() if _is_number(value)}
     some = dict(itertools.islice(tensors.items(), 2 * MOST_NUMBERS))
     if some:
-        values |= {name: tensor.item() for name, tensor in content.read(some, None, False).items()}
+        values |= {name: tensor.values.item() for name, tensor in read_numbers(content.read, some, {}).items()}
     numbers = {name.replace("/", "."): _number(value) for name, value in values.items()}
     return {name: number for name, number in numbers.items() if number is not None}
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import torch
-
 from posthoc.errors import PosthocError
-from posthoc.replay.checkpoint import Header, read_weights
+from posthoc.replay.checkpoint import Header, read_arrays
 from posthoc.replay.names import places
 from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.order import stem
@@ -159,10 +157,10 @@ def smallest(header: Header, tensors: float, numbers: float) -> dict[str, str]:
 def _digest(item: Saved, pick: Pick, tensors: float, numbers: float) -> bytes:
     """Of the names, precisions and bytes of the tensors, or of some that are small; single numbers are not among few."""
     short = smallest(item.header, tensors, numbers)
-    values = read_weights(item.path, pick, short)
+    values = read_arrays(item.path, pick, short)
     result = hashlib.sha256()
     for name in short:
-        tensor = values[name].contiguous()
-        result.update(f"{short[name]} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        tensor = values[name]
+        result.update(f"{short[name]} {tensor.dtype} {tensor.shape}\n".encode())
+        result.update(tensor.raw.data)
     return result.digest()

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError
-from posthoc.replay.checkpoint import read_weights
+from posthoc.replay.checkpoint import read_arrays
 from posthoc.replay.copies import equal_weights, smallest
 from posthoc.replay.layout import Duplicate, Run
 from posthoc.replay.order import Checkpoint
@@ -113,12 +112,12 @@ def _values(checkpoints: Sequence[Checkpoint], pick: Pick) -> list[NDArray[np.fl
     rows: list[dict[str, NDArray[np.float64]]] = []
     for checkpoint in checkpoints:
         short = smallest(checkpoint.header, np.inf, SAMPLED)
-        tensors = read_weights(checkpoint.path, pick, short)
+        tensors = read_arrays(checkpoint.path, pick, short)
         rows.append(
             {
-                short[name]: tensor.reshape(-1).to(torch.float64).numpy()
+                short[name]: tensor.values.astype(np.float64)
                 for name, tensor in tensors.items()
-                if tensor.is_floating_point()
+                if tensor.dtype.kind == "floating"
             }
         )
     columns = []

@@ -144,7 +144,11 @@ def _owner(path: Path) -> Path | None:
     """The folder of which a file is the model's."""
     folder = path.parent
     with contextlib.suppress(PosthocError):
-        if path.is_file() and any(form.files for form in folder_formats(folder)) and parts_of(folder) == {path}:
+        if (
+            path.is_file()
+            and any(form.files for form in folder_formats(folder))
+            and parts_of(folder) == {path, *parts_of(path)}
+        ):
             return folder
     return None
 

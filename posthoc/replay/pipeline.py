@@ -19,6 +19,7 @@ from posthoc.parts import Control
 from posthoc.replay.averaging import OF_AVERAGES, Averages, Opened
 from posthoc.replay.checkpoint import Header, read_checkpoint
 from posthoc.replay.formats.table import digest
+from posthoc.replay.loading import require_types
 from posthoc.replay.marks import Names, assembled, sources
 from posthoc.replay.network import Network, Results, network
 from posthoc.replay.order import Checkpoint
@@ -26,7 +27,6 @@ from posthoc.replay.plan import Extraction
 from posthoc.replay.sketching import sketched
 from posthoc.replay.source import Source
 from posthoc.replay.spectra import spectral
-from posthoc.replay.weights import require_types
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from posthoc.replay.budget import Budget
+from posthoc.replay.dtypes import DTYPES as DTYPES
+from posthoc.replay.dtypes import DType
 from posthoc.replay.pickles import Global, Record
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import UnsupportedError
@@ -20,13 +21,6 @@ from posthoc.replay.strangers import UnsupportedError
 MAX_DIMENSIONS = 64
 NESTED = 100
 """Operations that a file within a file is charged with, beside its own."""
-
-_WIDTHS = "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz"
-_WHOLE = "int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool"
-FLOATING, WHOLE = (frozenset(getattr(torch, name) for name in names.split()) for names in (_WIDTHS, _WHOLE))
-"""Types of numbers that a network may be given; all others stand for something else or need a scale."""
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
-"""torch's types of numbers by name: looked up here, for an attribute of torch may import half of it."""
 
 _KINDS = (
     "Double=float64 Float=float32 Half=float16 BFloat16=bfloat16 Long=int64 Int=int32 Short=int16 Char=int8 Byte=uint8 "
@@ -41,7 +35,7 @@ STORAGES = {f"{kind}Storage": DTYPES[dtype] for kind, dtype in (pair.split("=") 
 class Storage:
     """A run of numbers: at `start` of the file (known once the older form has been read to its end) or in `data`."""
 
-    dtype: torch.dtype
+    dtype: DType
     size: int
     start: int = -1
     data: bytes | None = None
@@ -56,7 +50,7 @@ class Stored:
     """A tensor that lies in a file: what `torch.Tensor.as_strided` needs to see it in its storage."""
 
     storage: Storage
-    dtype: torch.dtype
+    dtype: DType
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -68,36 +62,89 @@ class Stored:
             return 0
         return 1 + sum((count - 1) * step for count, step in zip(self.shape, self.stride, strict=True))
 
-    def read(self, file: io.BufferedIOBase, into: Tensor | None = None, pin: bool = False) -> Tensor:
-        """Its values, from the file in which it lies; `into` a tensor that fits them, else into new memory."""
-        size = self.extent * self.dtype.itemsize
-        if into is not None and (into.dtype, into.shape, into.stride()) == (self.dtype, self.shape, self.stride):
-            buffer = into.as_strided((self.extent,), (1,)).view(torch.uint8)
-        else:
-            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
+    @property
+    def bytes(self) -> int:
+        """Of its extent."""
+        return self.extent * self.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        return self.stride == contiguous(self.shape)
+
+    def read(self, file: io.BufferedIOBase, memory: NDArray[np.uint8]) -> None:
+        """Fill memory [bytes] with its extent, from the file in which it lies."""
         start = self.offset * self.dtype.itemsize
-        if self.storage.data is not None and size:
-            buffer.numpy()[:] = np.frombuffer(self.storage.data, np.uint8, size, start)
-        elif size:
+        if self.storage.data is not None and memory.size:
+            memory[:] = np.frombuffer(self.storage.data, np.uint8, memory.size, start)
+        elif memory.size:
             file.seek(self.storage.start + start)
-            if file.readinto(buffer.numpy().data) != size:
+            if file.readinto(memory.data) != memory.size:
                 raise EOFError("it ends inside a tensor")
-        return buffer.view(self.dtype).as_strided(self.shape, self.stride).contiguous()
 
 
 @dataclass(frozen=True, eq=False)
 class Deferred:
-    """A tensor that `read` makes when it is asked for; whoever describes it charges the budget for it."""
+    """A tensor that `fill` puts together in memory [bytes] when it is asked for; whoever describes it charges the budget for it."""
 
     shape: tuple[int, ...]
-    dtype: torch.dtype
-    read: Callable[[], Tensor]
+    dtype: DType
+    fill: Callable[[NDArray[np.uint8]], None]
+    is_contiguous = True
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        return contiguous(self.shape)
+
+
+Memory = Mapping[str, tuple[Any, NDArray[np.uint8]]]
+"""Tensors by name, each with the bytes of memory that it is to be read into."""
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """A tensor that was read, without torch: its bytes [numbers x itemsize], rows one behind the other."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    raw: NDArray[np.uint8]
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """Its numbers [numbers], in NumPy's type where it has it, else in single precision."""
+        return self.dtype.values(self.raw)
+
+
+def read_numbers(
+    read: Callable[[Memory], None], wanted: Mapping[str, Any], spare: Mapping[str, NDArray[np.uint8]]
+) -> dict[str, Numbers]:
+    """The numbers of tensors by name, by a `Content.read`; spare: memory by name that may be used again, if it fits."""
+    memory = {}
+    for name, stored in wanted.items():
+        old = spare.get(name)
+        fits = old is not None and old.size == stored.bytes
+        memory[name] = (stored, old if old is not None and fits else np.empty(stored.bytes, np.uint8))
+    read(memory)
+    return {name: Numbers(stored.dtype, stored.shape, _rows(stored, raw)) for name, (stored, raw) in memory.items()}
+
+
+def _rows(stored: Any, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The bytes of a tensor's extent with its rows one behind the other."""
+    if stored.is_contiguous:
+        return raw
+    width = stored.dtype.itemsize
+    strides = [step * width for step in stored.stride]
+    words = np.lib.stride_tricks.as_strided(raw.view(f"V{width}"), stored.shape, strides)
+    return words.copy().reshape(-1).view(np.uint8)
 
 
 class Block(NamedTuple):
     """Where the numbers of a tensor lie in a file, its rows one behind the other."""
 
-    dtype: torch.dtype
+    dtype: DType
     shape: tuple[int, ...]
     start: int
     end: int
@@ -122,26 +169,13 @@ def stored_blocks(source: Source, path: Path, blocks: Mapping[str, Block]) -> di
     return tensors
 
 
-def reader(
-    source: Source, path: Path, start: int = 0, end: int | None = None
-) -> Callable[[Mapping[str, Any], Mapping[str, Tensor] | None, bool], dict[str, Tensor]]:
-    """A function that reads `Stored` tensors of a file (of its bytes from `start` to `end`), as `Content.read` does.
+def reader(source: Source, path: Path, start: int = 0, end: int | None = None) -> Callable[[Memory], None]:
+    """A function that reads `Stored` tensors of a file (of its bytes from `start` to `end`), as `Content.read` does."""
 
-    The same tensor under several names is read once, and so is memory used once.
-    """
-
-    def read(wanted: Mapping[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
-        tensors: dict[Stored, Tensor] = {}
-        used: set[int] = set()
+    def read(wanted: Memory) -> None:
         with source.part(path, start, end) as part:
-            for name, stored in wanted.items():
-                if stored not in tensors:
-                    memory = (into or {}).get(name)
-                    if memory is not None and memory.data_ptr() in used:
-                        memory = None
-                    tensors[stored] = stored.read(part.file, memory, pin)
-                    used.add(tensors[stored].data_ptr())
-        return {name: tensors[stored] for name, stored in wanted.items()}
+            for stored, memory in wanted.values():
+                stored.read(part.file, memory)
 
     return read
 
@@ -188,13 +222,13 @@ class Maker:
             Global(*name.rsplit(".", 1)): function for names, function in known.items() for name in names.split()
         }
 
-    def storage(self, dtype: torch.dtype, size: int, start: int = -1, data: bytes | None = None) -> Storage:
+    def storage(self, dtype: DType, size: int, start: int = -1, data: bytes | None = None) -> Storage:
         """A storage of `size` numbers."""
         self.budget.produce(size * dtype.itemsize)
         return Storage(dtype, size, start, data)
 
     def view(
-        self, storage: Storage, dtype: torch.dtype, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
+        self, storage: Storage, dtype: DType, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
     ) -> Stored:
         """A tensor that lies in a storage; the same one again is the same object."""
         key = (id(storage), dtype, offset, shape, stride)
@@ -206,7 +240,7 @@ class Maker:
             self.views[key] = stored
         return self.views[key]
 
-    def _checked(self, storage: Any, dtype: torch.dtype, offset: Any, size: Any, stride: Any) -> Stored:
+    def _checked(self, storage: Any, dtype: DType, offset: Any, size: Any, stride: Any) -> Stored:
         if not isinstance(storage, Storage):
             raise TypeError("a tensor lies in what is no storage")
         if not (isinstance(size, (tuple, list)) and isinstance(stride, (tuple, list)) and len(size) == len(stride)):
@@ -217,12 +251,12 @@ class Maker:
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Stored:
         if len(rest) > 2 and rest[2]:
             raise UnsupportedError("a tensor is a conjugate or negative view")
-        return self._checked(storage, getattr(storage, "dtype", torch.uint8), offset, size, stride)
+        return self._checked(storage, getattr(storage, "dtype", DTYPES["uint8"]), offset, size, stride)
 
     def _typed_tensor(
         self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
     ) -> Stored:
-        return self._checked(storage, torch_dtype(dtype), offset, size, stride)
+        return self._checked(storage, named_dtype(dtype), offset, size, stride)
 
     def _from_type(self, function: Any, kind: Any, arguments: Any, state: Any) -> Any:
         # Not itself again: each call would be one within another.
@@ -293,7 +327,7 @@ class Array(Record):
             if math.prod(shape) * kind.itemsize != len(data):
                 raise EOFError("an array is not as long as said")
             native = np.frombuffer(data, kind).astype(kind.newbyteorder("="), copy=not kind.isnative)
-            numbers = torch.from_numpy(np.empty(0, native.dtype)).dtype
+            numbers = DTYPES[native.dtype.name]
             storage = self.maker.storage(numbers, native.size, data=bytes(data) if kind.isnative else native.tobytes())
             stride = contiguous(shape) if not fortran else contiguous(shape[::-1])[::-1]
             self.stored = self.maker.view(storage, numbers, 0, shape, stride)
@@ -304,8 +338,8 @@ def _is_pair(pair: Any) -> bool:
     return isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str)
 
 
-def torch_dtype(name: Any) -> torch.dtype:
-    """torch's dtype of that recorded name."""
+def named_dtype(name: Any) -> DType:
+    """The type of that recorded name."""
     if not (isinstance(name, Global) and name.module == "torch" and name.name in DTYPES):
         raise ValueError("a tensor is of no type of numbers")
     return DTYPES[name.name]
@@ -337,7 +371,7 @@ class Unread:
 
     what: str
     shape: tuple[int, ...] = ()
-    dtype: torch.dtype = torch.float32
+    dtype: DType = DTYPES["float32"]
 
 
 _UNREAD = {
@@ -367,4 +401,4 @@ def leaf(value: Any) -> Stored | Deferred | Unread | None:
 
 def _type_of(record: Record) -> str:
     storage = record.args[0] if record.args else None
-    return f" ({str(storage.dtype).removeprefix('torch.')})" if isinstance(storage, Storage) else ""
+    return f" ({storage.dtype})" if isinstance(storage, Storage) else ""

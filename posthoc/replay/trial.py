@@ -15,13 +15,13 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.forward import DrawsHeard, error_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.hooks import first_tensor
+from posthoc.replay.loading import require_types
 from posthoc.replay.marks import assembled, sources
 from posthoc.replay.network import Network, first, head_of, laid_out, length, network, reduce
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
 from posthoc.replay.recognition import first_convolution
 from posthoc.replay.scores import NONE, name_of
-from posthoc.replay.weights import require_types
 
 if TYPE_CHECKING:
     from posthoc.replay.plan import Extraction

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.budget import Budget
+from posthoc.replay.dtypes import FLOATING
 from posthoc.replay.modules import is_module, mapping, module_tensors
 from posthoc.replay.pickles import Global, Record
 from posthoc.replay.strangers import NoWeightsError
-from posthoc.replay.tensors import FLOATING, WHOLE, Stored, Unread, leaf
+from posthoc.replay.tensors import Stored, Unread, leaf
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
 """Keys under which training scripts put the weights beside their own bookkeeping."""
@@ -127,7 +125,7 @@ class _Finder:
             return "holds arrays of JAX; save them by name with safetensors.flax.save_file"
         tensors = [(name, item) for name, item in mapping(tree).items() if isinstance(item, Stored)]
         if tensors and not any(item.dtype in FLOATING for _, item in tensors):
-            return f"holds no tensor of floating point numbers ({tensors[0][0]} is {_type(tensors[0][1].dtype)})"
+            return f"holds no tensor of floating point numbers ({tensors[0][0]} is {tensors[0][1].dtype})"
         return f"holds no state dict ({_keys(tree)})"
 
     def at(self, key: str) -> dict[str, Any]:
@@ -157,7 +155,7 @@ class _Finder:
             return self.parts(items)
         weights = {name: leaf for name, leaf in leaves.items() if isinstance(name, str)}
         types = [leaf.dtype for leaf in weights.values()]
-        return weights if any(dtype.is_floating_point or dtype.is_complex for dtype in types) else {}
+        return weights if any(dtype.has_fractions for dtype in types) else {}
 
     def parts(self, items: Mapping[Any, Any]) -> dict[str, Any]:
         """Several parts of one network, or several networks: by their names, of which a model takes what fits."""
@@ -189,30 +187,3 @@ def _keys(tree: Any) -> str:
         return f"a {tree.name if isinstance(tree, Record) else type(tree).__name__.lower()}"
     keys = itertools.islice(items, 9)
     return _listed([f"a {key.name}" if isinstance(key, Record) else str(key) for key in keys])
-
-
-def require_types(module: nn.Module, types: Mapping[str, torch.dtype], path: Path) -> None:
-    """Raise PosthocError where a checkpoint's tensor, by its name in `module`, is of a type that cannot take its place.
-
-    Floating point numbers of any width are what torch's own loading makes of them. Whole numbers take the place of
-    buffers, in which they are the same numbers, and of no trained parameter, where they would be quantised ones
-    without their scale. An imaginary part is never dropped.
-    """
-    state = module.state_dict(keep_vars=True)
-    for name, dtype in types.items():
-        usual = state[name]
-        if dtype.is_complex:
-            fits = usual.dtype.is_complex
-        elif dtype in WHOLE:
-            fits = not (isinstance(usual, nn.Parameter) and (usual.dtype.is_floating_point or usual.dtype.is_complex))
-        else:
-            fits = dtype in FLOATING
-        if not fits:
-            raise PosthocError(
-                f"{path}: {name} is {_type(dtype)}, where the network has {_type(usual.dtype)}; it is not replayed as "
-                f"something else: save it in the network's own type."
-            )
-
-
-def _type(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -1,6 +1,8 @@
 """posthoc check, as a program."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -106,3 +108,40 @@ def test_tensors_of_two_files_of_a_checkpoint_are_read_in_pieces(tmp_path):
     result = posthoc(tmp_path)
     assert "3 checkpoints" in result.output
     assert "damaged" not in result.output
+
+
+WITHOUT_TORCH = """
+import json, sys
+from pathlib import Path
+from posthoc.replay.series.result import check_series
+content = check_series(Path(sys.argv[1])).to_dict()
+print(json.dumps([content["findings"], content["statistics"], "torch" in sys.modules]))
+"""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_safetensors_are_checked_without_torch_and_as_pickles_are(tmp_path, dtype):
+    torch.manual_seed(0)
+    weight = torch.randn(32, 64)
+    states = []
+    for step in range(8):
+        state = {"a.weight": weight, "a.bias": weight[0].clone(), "b.weight": weight.T.contiguous()}
+        states.append({name: tensor.to(dtype) for name, tensor in state.items()} | {"count": torch.tensor(step)})
+        weight = weight + 0.5 * torch.randn(32, 64)
+    states[2], states[5]["b.weight"] = states[7], states[1]["b.weight"]
+    states[4]["a.weight"][0, :3] = float("nan")
+    contents = []
+    for form, write in (("safetensors", save_file), ("pt", torch.save)):
+        (tmp_path / form).mkdir()
+        for step, state in enumerate(states):
+            write(state, tmp_path / form / f"step-{step}.{form}")
+        (tmp_path / form / f"best.{form}").write_bytes((tmp_path / form / f"step-7.{form}").read_bytes())
+    for form in ("safetensors", "pt"):
+        words = [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / form)]
+        output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        *content, torch_imported = json.loads(output.replace(".safetensors", ".pt"))
+        contents.append(content)
+        assert not torch_imported
+    assert contents[0] == contents[1]
+    kinds = [finding["kind"] for finding in contents[0][0]]
+    assert {"equal weights", "partly equal weights", "not finite"} <= set(kinds)

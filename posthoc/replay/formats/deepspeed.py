@@ -4,15 +4,15 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NoReturn
 
 from posthoc.errors import PosthocError
 from posthoc.replay.formats.folder import INSIDE
 from posthoc.replay.formats.table import Content, Format, Preview, open_content, preview
 from posthoc.replay.source import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHOLE = "mp_rank_00_model_states.pt"
 """The weights, if no other process has a part of them; those of the optimiser may be split all the same."""
@@ -57,7 +57,9 @@ def _open(source: Source, folder: Path) -> Content:
     return open_content(source, _states(folder))
 
 
-def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
+def _write(weights: Mapping[str, "Tensor"], folder: Path) -> None:
+    import torch
+
     folder.mkdir()
     torch.save({"module": dict(weights), "global_steps": 40}, folder / WHOLE)
 

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from posthoc.replay.formats.folder import together, trainer_state
 from posthoc.replay.formats.table import Content, Format, Preview, files_of, folder_formats, open_content
 from posthoc.replay.source import Source
 from posthoc.replay.weights import MAIN, find_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTS = ("unet", "transformer", "prior", "controlnet")
 """Which part it is called; the others (text_encoder, vae) are mostly those of another training."""
@@ -55,7 +56,9 @@ def _files(source: Source, folder: Path) -> list[Path]:
     return [file for place in _networks(folder).values() for file in files_of(place, source)]
 
 
-def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
+def _write(weights: Mapping[str, "Tensor"], folder: Path) -> None:
+    from safetensors.torch import save_file
+
     (folder / "unet").mkdir(parents=True)
     save_file(dict(weights), folder / "unet" / "diffusion_pytorch_model.safetensors")
 

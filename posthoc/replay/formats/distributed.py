@@ -5,11 +5,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from posthoc.replay.dtypes import DType
 from posthoc.replay.formats import torch_pickle, torch_zip
 from posthoc.replay.formats.folder import trainer_state
 from posthoc.replay.formats.table import Content, Format
@@ -17,7 +18,10 @@ from posthoc.replay.modules import mapping
 from posthoc.replay.pickles import Bounded, Record, unpickle
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import UnsupportedError
-from posthoc.replay.tensors import Deferred, Maker, Stored, require_shape, torch_dtype
+from posthoc.replay.tensors import Deferred, Maker, Memory, Stored, named_dtype, read_numbers, require_shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 METADATA = ".metadata"
 MAX_VALUE = 1 << 16
@@ -48,8 +52,9 @@ def _open(source: Source, folder: Path) -> Content:
         source.budget.operate(len(path) if isinstance(path, tuple) else 1)
         _put(tree, path, value)
 
-    def read(weights: Mapping[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
-        return {name: tensor.read() for name, tensor in weights.items()}
+    def read(wanted: Memory) -> None:
+        for deferred, memory in wanted.values():
+            deferred.fill(memory)
 
     return Content(tree, {**tree, **trainer_state(source, folder)}, read)
 
@@ -87,31 +92,34 @@ def _blocks(source: Source, folder: Path, entries: Mapping[Any, Any]) -> dict[st
 
 def _tensor(source: Source, described: Mapping[str, Any], pieces: list[Piece]) -> Deferred:
     shape = _sides(described["size"])
-    dtype = torch_dtype(described["properties"].state[0])
+    dtype = named_dtype(described["properties"].state[0])
     source.budget.tensor(math.prod(shape) * dtype.itemsize)
-    return Deferred(shape, dtype, lambda: _assembled(source, shape, dtype, pieces))
+    return Deferred(shape, dtype, lambda memory: _assemble(source, shape, dtype, pieces, memory))
 
 
-def _assembled(source: Source, shape: tuple[int, ...], dtype: torch.dtype, pieces: list[Piece]) -> Tensor:
-    """Put the blocks together; ValueError or EOFError where they do not make up the tensor."""
-    whole = torch.empty(shape, dtype=dtype)
-    filled = torch.zeros(shape, dtype=torch.bool)
+def _assemble(
+    source: Source, shape: tuple[int, ...], dtype: DType, pieces: list[Piece], memory: NDArray[np.uint8]
+) -> None:
+    """Put the blocks together in memory; ValueError or EOFError where they do not make up the tensor."""
+    words = f"V{dtype.itemsize}"
+    whole = memory.view(words).reshape(shape)
+    filled = np.zeros(shape, np.bool_)
     for piece in pieces:
         content = _saved(source, piece)
         if not isinstance(content.tree, Stored):
             raise ValueError("a block of a tensor holds something else")
-        block = content.read({"": content.tree}, None, False)[""]
+        saved = read_numbers(content.read, {"": content.tree}, {})[""]
+        block = saved.raw.view(words).reshape(saved.shape) if saved.dtype == dtype else np.empty(0, words)
         offsets = piece.offsets or (0,) * len(shape)
         if len(offsets) != block.ndim:
             raise ValueError("a block of a tensor lies outside of it")
         where = tuple(slice(at, at + count) for at, count in zip(offsets, block.shape, strict=True))
-        if whole[where].shape != block.shape or block.dtype != dtype:
+        if whole[where].shape != block.shape or saved.dtype != dtype:
             raise ValueError("a block of a tensor lies outside of it")
         whole[where] = block
         filled[where] = True
     if not filled.all():
         raise EOFError("blocks of a tensor are missing")
-    return whole
 
 
 def _saved(source: Source, piece: Piece) -> Content:
@@ -160,7 +168,7 @@ def _state(record: Any) -> Mapping[str, Any]:
     return record.state
 
 
-def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
+def _write(weights: Mapping[str, "Tensor"], folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict_saver import save
 
     save({"model": dict(weights), "epoch": 3}, checkpoint_id=folder)

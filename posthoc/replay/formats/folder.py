@@ -5,10 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from posthoc.errors import PosthocError
 from posthoc.replay.formats.table import (
@@ -23,8 +20,11 @@ from posthoc.replay.formats.table import (
 from posthoc.replay.names import WORD, form
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import NoWeightsError
-from posthoc.replay.tensors import Stored
+from posthoc.replay.tensors import Memory, Stored
 from posthoc.replay.weights import MAIN, find_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INSIDE = (
     "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json",
@@ -87,12 +87,11 @@ def together(contents: Mapping[str, Content], tree: Mapping[str, Mapping[str, An
     """The weights of several files as one content, by the keys of the files."""
     places = {id(_origin(tensor)): key for key, weights in tree.items() for tensor in weights.values()}
 
-    def read(wanted: Mapping[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
-        tensors = {}
+    def read(wanted: Memory) -> None:
         for key, content in contents.items():
-            part = {name: tensor for name, tensor in wanted.items() if places[id(_origin(tensor))] == key}
-            tensors.update(content.read(part, into, pin) if part else {})
-        return {name: tensors[name] for name in wanted}
+            part = {name: place for name, place in wanted.items() if places[id(_origin(place[0]))] == key}
+            if part:
+                content.read(part)
 
     return Content(dict(tree), {}, read)
 
@@ -126,7 +125,9 @@ def trainer_state(source: Source, folder: Path) -> dict[str, Any]:
     return recorded
 
 
-def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
+def _write(weights: Mapping[str, "Tensor"], folder: Path) -> None:
+    from safetensors.torch import save_file
+
     folder.mkdir()
     save_file(dict(weights), folder / INSIDE[0])
     log = [{"step": 40, "epoch": 1.5, "eval_loss": 0.5}]

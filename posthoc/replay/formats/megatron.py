@@ -5,16 +5,16 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from posthoc.errors import PosthocError
 from posthoc.replay.formats.table import Content, Format, open_content, preview
 from posthoc.replay.modules import mapping
 from posthoc.replay.source import Source
 from posthoc.replay.tensors import leaf
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILES = ("model_optim_rng.pt", "model_rng.pt")
 DEPTH = 6
@@ -61,7 +61,9 @@ def _flat(source: Source, items: Mapping[Any, Any], depth: int = DEPTH) -> dict[
     return tensors
 
 
-def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
+def _write(weights: Mapping[str, "Tensor"], folder: Path) -> None:
+    import torch
+
     (folder / "mp_rank_00").mkdir(parents=True)
     nested = {"language_model": {"encoder": dict(weights)}}
     torch.save({"model": nested, "iteration": 40}, folder / "mp_rank_00" / FILES[0])

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from posthoc.replay.formats.table import Content, Format, Preview, files_of, open_content
 from posthoc.replay.source import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILES = ("data/model.pth", "state_dict.pth", "model.safetensors")
 
@@ -24,7 +25,9 @@ def _open(source: Source, folder: Path) -> Content:
     return open_content(source, _file(folder))
 
 
-def _write(weights: Mapping[str, Tensor], folder: Path) -> None:
+def _write(weights: Mapping[str, "Tensor"], folder: Path) -> None:
+    import torch
+
     (folder / "data").mkdir(parents=True)
     (folder / "MLmodel").write_text("flavors: pytorch\n")
     torch.save(dict(weights), folder / FILES[0])

@@ -3,24 +3,26 @@
 Not through the library's memory map: a file that another process cuts short would end this one.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
-
+from posthoc.replay.dtypes import DTYPES
 from posthoc.replay.formats.table import Content, Format, Preview
 from posthoc.replay.source import Source
 from posthoc.replay.tensors import Block, reader, stored_blocks
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MAX_HEADER = 100_000_000
 """Bytes of a header, the library's own limit."""
-TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "C64": torch.complex64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-}  # fmt: skip
+_NAMES = (
+    "F64=float64 F32=float32 F16=float16 BF16=bfloat16 I64=int64 I32=int32 I16=int16 I8=int8 U8=uint8 BOOL=bool U16=uint16 "
+    "U32=uint32 U64=uint64 C64=complex64 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2"
+)
+TYPES = {theirs: DTYPES[name] for theirs, name in (pair.split("=") for pair in _NAMES.split())}
+"""Types of numbers by the format's names of them."""
 
 
 def _matches(seen: Preview) -> bool:
@@ -50,10 +52,10 @@ def _block(entry: Any, header: int) -> Block:
     return Block(TYPES[entry["dtype"]], tuple(entry["shape"]), header + start, header + end)
 
 
-SAFETENSORS = Format(
-    "safetensors",
-    _matches,
-    _open,
-    endings=(".safetensors",),
-    write=lambda weights, path: save_file(dict(weights), path, {"epoch": "3"}),
-)
+def _write(weights: Mapping[str, "Tensor"], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(dict(weights), path, {"epoch": "3"})
+
+
+SAFETENSORS = Format("safetensors", _matches, _open, endings=(".safetensors",), write=_write)

@@ -8,16 +8,16 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from posthoc.replay.formats import torch_zip
 from posthoc.replay.formats.table import Content, Format, Preview
 from posthoc.replay.formats.torch_pickle import open_torch
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import UnsupportedError, entries
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POLICY, DATA = "policy.pth", "data"
 MOST_DATA = 1 << 28
@@ -52,7 +52,9 @@ def _recorded(source: Source, file: io.BufferedIOBase, member: zipfile.ZipInfo) 
     return {} if steps is None else {"step": steps}
 
 
-def _write(weights: Mapping[str, Tensor], path: Path) -> None:
+def _write(weights: Mapping[str, "Tensor"], path: Path) -> None:
+    import torch
+
     policy = io.BytesIO()
     torch.save(dict(weights), policy)
     with zipfile.ZipFile(path, "w") as archive:

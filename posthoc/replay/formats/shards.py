@@ -4,16 +4,17 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from posthoc.errors import PosthocError
 from posthoc.replay.formats.table import Content, Format, Preview, format_to_read, preview
 from posthoc.replay.modules import mapping
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import NoWeightsError
+from posthoc.replay.tensors import Memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _matches(seen: Preview) -> bool:
@@ -35,14 +36,9 @@ def _open(source: Source, path: Path) -> Content:
     if missing:
         raise ValueError(f"no shard holds {missing[0]}")
 
-    def read(weights: Mapping[str, Any], into: Mapping[str, Tensor] | None, pin: bool) -> dict[str, Tensor]:
-        parts: dict[str, dict[str, Any]] = {}
-        for name, tensor in weights.items():
-            parts.setdefault(weight_map[name], {})[name] = tensor
-        tensors = {}
-        for shard, part in parts.items():
-            tensors.update(contents[shard].read(part, into, pin))
-        return {name: tensors[name] for name in weights}
+    def read(wanted: Memory) -> None:
+        for shard in {weight_map[name] for name in wanted}:
+            contents[shard].read({name: place for name, place in wanted.items() if weight_map[name] == shard})
 
     return Content({name: tree[name] for name in weight_map}, {}, read)
 
@@ -69,7 +65,9 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value}/"
 
 
-def _write(weights: Mapping[str, Tensor], path: Path) -> None:
+def _write(weights: Mapping[str, "Tensor"], path: Path) -> None:
+    from safetensors.torch import save_file
+
     shards = {name: f"shard-{k}.safetensors" for k, name in enumerate(weights)}
     for name, shard in shards.items():
         save_file({name: weights[name]}, path.parent / shard)

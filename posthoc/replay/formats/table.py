@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import NoWeightsError, StrangerError, UnsupportedError, nothing_known, stranger
+from posthoc.replay.tensors import Memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEAD = 4096
 
@@ -43,13 +45,13 @@ class Content:
     """An opened checkpoint.
 
     tree: its values, nested as saved, with tensors that are not read yet (`Stored`, `Deferred`); recorded: what it says
-    beside its weights (epoch, step, numbers), by name; read: reads some of the tensors, by name, into memory used before
-    where given, else into new memory, pinned if asked.
+    beside its weights (epoch, step, numbers), by name; read: fills memory with the bytes of some of the tensors, each from
+    its first number to its last.
     """
 
     tree: Any
     recorded: Mapping[Any, Any]
-    read: Callable[[Mapping[str, Any], Mapping[str, Tensor] | None, bool], dict[str, Tensor]]
+    read: Callable[[Memory], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Format:
     endings: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
     divisible: bool = False
-    write: Callable[[Mapping[str, Tensor], Path], object] | None = None
+    write: Callable[[Mapping[str, "Tensor"], Path], object] | None = None
 
     def names(self, path: Path) -> bool:
         """Whether the name of `path` is one for this format."""

@@ -5,18 +5,20 @@ Nothing in them is imported or run (see `pickles`), and a tensor is read only wh
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from posthoc.replay.dtypes import DType
 from posthoc.replay.formats.table import Content, Format
 from posthoc.replay.modules import mapping
 from posthoc.replay.pickles import Bounded, Global, unpickle
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import UnsupportedError
 from posthoc.replay.tensors import STORAGES, Maker, Storage, reader
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """What the older form begins with, as a pickled number."""
@@ -28,7 +30,7 @@ ENDINGS = (".pt", ".pth", ".ckpt", ".th", ".t7", ".bin", ".tar", ".pkl", ".pickl
 class Storages:
     """The storages that a file's pickles refer to; `place` makes one of a name that was not met before."""
 
-    def __init__(self, maker: Maker, place: Callable[[str, torch.dtype, int], Storage]) -> None:
+    def __init__(self, maker: Maker, place: Callable[[str, DType, int], Storage]) -> None:
         self.maker, self.place = maker, place
         self.by_name: dict[str, Storage] = {}
 
@@ -105,12 +107,16 @@ def open_torch(source: Source, path: Path, parse_content: Parse, start: int = 0,
     return Content(tree, {**mapping(mapping(tree).get("meta")), **mapping(tree)}, reader(source, path, start, end))
 
 
+def _write(weights: Mapping[str, "Tensor"], path: Path) -> None:
+    import torch
+
+    torch.save({"state_dict": dict(weights), "epoch": 3}, path, _use_new_zipfile_serialization=False)
+
+
 TORCH_PICKLE = Format(
     "torch pickle",
     lambda seen: seen.head.startswith(HEAD),
     lambda source, path: open_torch(source, path, parse),
     endings=ENDINGS,
-    write=lambda weights, path: torch.save(
-        {"state_dict": dict(weights), "epoch": 3}, path, _use_new_zipfile_serialization=False
-    ),
+    write=_write,
 )

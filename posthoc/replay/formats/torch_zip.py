@@ -5,15 +5,18 @@ import re
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from posthoc.replay.dtypes import DType
 from posthoc.replay.formats.table import Format, Preview
 from posthoc.replay.formats.torch_pickle import ENDINGS, Storages, open_torch
 from posthoc.replay.pickles import Bounded, unpickle
 from posthoc.replay.strangers import UnsupportedError, entries
 from posthoc.replay.tensors import Maker, Storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ENTRY = b"PK\3\4"
 MAX_PICKLE = 1 << 30
@@ -50,7 +53,7 @@ def parse(file: io.BufferedIOBase, size: int, maker: Maker) -> Any:
     if f"{root}byteorder" in members and _bytes(file, members[f"{root}byteorder"]) != b"little":
         raise UnsupportedError("it was written by a big-endian machine")
 
-    def place(name: str, dtype: torch.dtype, count: int) -> Storage:
+    def place(name: str, dtype: DType, count: int) -> Storage:
         member = members[f"{root}data/{name}"]
         storage = maker.storage(dtype, count, start_of(file, member))
         if storage.bytes > member.file_size:
@@ -90,10 +93,16 @@ def _bytes(file: io.BufferedIOBase, entry: zipfile.ZipInfo) -> bytes:
     return file.read(entry.file_size)
 
 
+def _write(weights: Mapping[str, "Tensor"], path: Path) -> None:
+    import torch
+
+    torch.save({"state_dict": dict(weights), "epoch": 3}, path)
+
+
 TORCH_ZIP = Format(
     "torch zip",
     _matches,
     lambda source, path: open_torch(source, path, parse),
     endings=ENDINGS,
-    write=lambda weights, path: torch.save({"state_dict": dict(weights), "epoch": 3}, path),
+    write=_write,
 )

@@ -15,6 +15,7 @@ from posthoc.replay.series.exact import weights_of
 from posthoc.replay.series.geometry import compare
 from posthoc.replay.series.placing import RELATED
 from posthoc.replay.series.reading import Progress, Statistics, read_series
+from posthoc.replay.series.share import WHOLE, Share
 from posthoc.replay.weights import MAIN, Pick
 
 
@@ -61,11 +62,19 @@ class Comparison:
 
 
 def compare_series(
-    first: Path, second: Path, pick: Pick = MAIN, progress: Progress | None = None, **options: Any
+    first: Path,
+    second: Path,
+    pick: Pick = MAIN,
+    progress: Progress | None = None,
+    share: Share = WHOLE,
+    **options: Any,
 ) -> Comparison:
-    """Read two series and say what the second is to the first; options: those of `find_run`."""
+    """Read two series, of each tensor what `share` says, and say what the second is to the first.
+
+    options: those of `find_run`.
+    """
     runs = [find_run(place, pick=pick, sound=False, **options) for place in (first, second)]
-    series = read_series([*runs[0].checkpoints, *runs[1].checkpoints], pick, progress)
+    series = read_series([*runs[0].checkpoints, *runs[1].checkpoints], pick, progress, share=share)
     count = len(runs[0].checkpoints)
     if count < 2:
         raise PosthocError(f"{first} holds one checkpoint; a series has two or more.")

@@ -44,7 +44,7 @@ def exact_findings(series: Statistics) -> list[Finding]:
 def weights_of(series: Statistics) -> NDArray[np.bool_]:
     """Which tensors [T] are floating point numbers in all checkpoints that have them; the others count something."""
     return np.asarray([
-        all(about[name].dtype.startswith(("float", "bfloat", "complex")) for about in series.described if name in about)
+        all(about[name].dtype.has_fractions for about in series.described if name in about)
         for name in series.tensors
     ], bool)  # fmt: skip
 
@@ -219,7 +219,10 @@ def rounded(series: Statistics) -> Iterator[Finding]:
     """Checkpoints whose single-precision numbers were rounded to half precision or bfloat16, where those of most were not."""
     large = (series.sizes >= TELLING) & weights_of(series)
     plain = np.array(
-        [[name in about and about[name].dtype == "float32" for name in series.tensors] for about in series.described]
+        [
+            [name in about and about[name].dtype.name == "float32" for name in series.tensors]
+            for about in series.described
+        ]
     )
     full = plain & large & (series.rounded < HALF)
     short = plain & large & (series.rounded >= HALF) & (series.squares > 0)

@@ -111,7 +111,7 @@ def _roundings(series: Statistics, findings: Sequence[Finding]) -> dict[int, flo
             if finding.kind is Kind.PRECISION:
                 result[row] = units["bfloat16" if finding.evidence["bits"] <= 16 else "float16"]
             elif finding.kind is Kind.TYPES and finding.tensors[0] in series.described[row]:
-                result[row] = units.get(series.described[row][finding.tensors[0]].dtype, 0.0)
+                result[row] = units.get(series.described[row][finding.tensors[0]].dtype.name, 0.0)
     return result
 
 

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from posthoc import streams
 from posthoc.analysis.kernels.differences import SUMS, add_sums, fingerprint, used_bits
 from posthoc.cpus import cpu_count
 from posthoc.errors import StoppedError
+from posthoc.replay.dtypes import DTYPES, DType
 from posthoc.replay.formats.table import Content, open_content, readable
 from posthoc.replay.naming import canonical
 from posthoc.replay.order import Checkpoint
+from posthoc.replay.series.share import WHOLE, Share
 from posthoc.replay.source import Source
-from posthoc.replay.tensors import Stored, contiguous
+from posthoc.replay.tensors import Numbers, Stored, read_numbers
 from posthoc.replay.weights import MAIN, Pick, find_weights
 
 PIECE = 1 << 20
@@ -43,7 +43,7 @@ class Described:
     """A tensor as one checkpoint has it."""
 
     shape: tuple[int, ...]
-    dtype: str
+    dtype: DType
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,8 @@ class Statistics:
     bytes (0: absent); squares [E, T]: sum of squares; step, stride and start [E, T]: squared distance from the
     checkpoint before, from the one before that, and from the first, NaN where there is none of the same shape; zeros,
     nan, infinite [E, T]: how many numbers are so; rounded [E, T]: how many of the lowest bits of single-precision numbers
-    are never set; sample: of each tensor [E, n] numbers at the same places, NaN where the checkpoint has no such tensor.
+    are never set; sample: of each tensor [E, n] numbers at the same places, NaN where the checkpoint has no such tensor;
+    share: what of each tensor was read, of which all these are; squares and distances are scaled up to the whole.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -72,6 +73,7 @@ class Statistics:
     sample: tuple[NDArray[np.float32], ...] = field(repr=False)
     sizes: NDArray[np.int64]
     bytes: int = 0
+    share: Share = WHOLE
 
     @property
     def names(self) -> list[str]:
@@ -102,10 +104,11 @@ def read_series(
     pick: Pick = MAIN,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
+    share: Share = WHOLE,
 ) -> Statistics:
-    """Read every checkpoint once. Raises PosthocError for one that is damaged, StoppedError when `stop` is set."""
+    """Read every checkpoint once, of each tensor the first numbers, as `share` says. Raises PosthocError for one that is damaged, StoppedError when `stop` is set."""
     opened = [_open(checkpoint.path, pick) for checkpoint in checkpoints]
-    reading = _Reading(opened)
+    reading = _Reading(opened, share)
     units = reading.units()
     done = itertools.count(1)
 
@@ -173,20 +176,21 @@ def _open(path: Path, pick: Pick) -> Opened:
 class _Reading:
     """The arrays that pieces fill in; each piece has places of its own, so that threads need no lock."""
 
-    def __init__(self, opened: Sequence[Opened]) -> None:
-        self.opened = opened
+    def __init__(self, opened: Sequence[Opened], share: Share) -> None:
+        self.opened, self.share = opened, share
         self.tensors = tuple(dict.fromkeys(name for item in opened for name in item.names))
         self.column = {name: t for t, name in enumerate(self.tensors)}
         self.described = tuple(
             {
-                short: Described(tuple(item.stored[name].shape), str(item.stored[name].dtype).removeprefix("torch."))
+                short: Described(tuple(item.stored[name].shape), item.stored[name].dtype)
                 for short, name in item.names.items()
             }
             for item in opened
         )
         self.sizes = np.array([max(self._sizes(name)) for name in self.tensors], np.int64)
+        self.read_sizes = np.array([self._read_of(t) for t in range(len(self.tensors))], np.int64)
         self.shape = len(opened), len(self.tensors)
-        pieces = [max(1, -(-int(size) // PIECE)) if self._divisible(t) else 1 for t, size in enumerate(self.sizes)]
+        pieces = [max(1, -(-int(size) // PIECE)) if self._divisible(t) else 1 for t, size in enumerate(self.read_sizes)]
         self.pieces = [self._split(t, count) for t, count in enumerate(pieces)]
         self.sums = [np.zeros((len(opened), count, SUMS)) for count in pieces]
         self.counts = [np.zeros((len(opened), count, 2), np.int64) for count in pieces]
@@ -204,14 +208,20 @@ class _Reading:
         leaves = (item.stored[item.names[name]] for item in self.opened if name in item.names)
         return len(set(self._sizes(name))) == 1 and all(_is_plain(leaf) for leaf in leaves)
 
+    def _read_of(self, tensor: int) -> int:
+        """How many numbers of it are read; all where the numbers of some checkpoint do not lie one behind the other."""
+        name, size = self.tensors[tensor], int(self.sizes[tensor])
+        leaves = (item.stored[item.names[name]] for item in self.opened if name in item.names)
+        return self.share.of(size) if all(_is_plain(leaf) for leaf in leaves) else size
+
     def _split(self, tensor: int, count: int) -> list[Piece]:
-        size = int(self.sizes[tensor])
+        size = int(self.read_sizes[tensor])
         edges = [min(k * PIECE, size) for k in range(count)] + [size]
         return [Piece(tensor, k, start, end) for k, (start, end) in enumerate(itertools.pairwise(edges))]
 
     def _places(self, tensor: int) -> NDArray[np.int64]:
         """Which numbers of a tensor are kept: drawn from equal strata, the same in every run."""
-        size = int(self.sizes[tensor])
+        size = int(self.read_sizes[tensor])
         share = min(MOST_SAMPLED, SAMPLE_BYTES // (4 * self.shape[0])) // max(1, self.shape[1])
         count = min(size, max(share, 1))
         if count == size:
@@ -236,30 +246,30 @@ class _Reading:
     def read(self, unit: list[Piece]) -> None:
         """Fill in what the pieces of a unit say, checkpoint by checkpoint."""
         windows = {piece: _Window() for piece in unit}
-        spare: dict[str, Tensor] = {}
+        spare: dict[str, NDArray[np.uint8]] = {}
         for row, item in enumerate(self.opened):
             present = [piece for piece in unit if self.tensors[piece.tensor] in item.names]
             wanted, pieces = {}, {}
             for piece in present:
                 name = item.names[self.tensors[piece.tensor]]
-                wanted[name], pieces[name] = _span(item.stored[name], piece), piece
+                wanted[name], pieces[name] = self._span(item.stored[name], piece), piece
             with readable(item.path):
-                tensors = item.content.read(wanted, spare, False) if wanted else {}
+                tensors = read_numbers(item.content.read, wanted, spare) if wanted else {}
             spare = {}
             for name, tensor in tensors.items():
                 piece = pieces[name]
-                dropped = self._measure(row, piece, tensor.reshape(-1), windows[piece])
+                dropped = self._measure(row, piece, tensor, windows[piece])
                 if dropped is not None:
                     spare[name] = dropped
 
-    def _measure(self, row: int, piece: Piece, tensor: Tensor, window: "_Window") -> Tensor | None:
-        """What one piece of one checkpoint says; a tensor that is no longer needed."""
+    def _measure(self, row: int, piece: Piece, tensor: Numbers, window: "_Window") -> NDArray[np.uint8] | None:
+        """What one piece of one checkpoint says; memory that is no longer needed."""
         t, k = piece.tensor, piece.number
-        words = _words(tensor)
+        words = _words(tensor.raw)
         self.hashes[t][row, k] = fingerprint(words)
-        if not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
+        if not tensor.dtype.has_fractions:
             return None
-        if tensor.dtype == torch.float32:
+        if tensor.dtype == DTYPES["float32"]:
             self.bits[t][row, k] = used_bits(words)
         values = _values(tensor)
         sums = np.zeros(SUMS)
@@ -273,10 +283,21 @@ class _Reading:
             if other is None:
                 sums[place] = np.nan
         self.sums[t][row, k] = sums
-        if values.size == piece.end - piece.start:
+        whole = math.prod(self.described[row][self.tensors[t]].shape) == self.sizes[t]
+        if whole and values.size == piece.end - piece.start:
             first, last = np.searchsorted(self.places[t], (piece.start, piece.end))
             self.sample[t][row, first:last] = values[self.places[t][first:last] - piece.start]
-        return window.push(row, values, tensor)
+        return window.push(row, values, tensor.raw)
+
+    def _span(self, leaf: Any, piece: Piece) -> Any:
+        """The part of a tensor that a piece is; the whole where it cannot be taken apart."""
+        if not _is_plain(leaf):
+            return leaf
+        size, whole = math.prod(leaf.shape), self.read_sizes[piece.tensor] == self.sizes[piece.tensor]
+        end = min(piece.end, size if whole else self.share.of(size))  # one of another shape may be shorter
+        if (piece.start, end) == (0, size):
+            return leaf
+        return replace(leaf, offset=leaf.offset + piece.start, shape=(end - piece.start,), stride=(1,))
 
     def equal(self, tensor: int, first: int, second: int) -> bool:
         """Whether two checkpoints have the same bytes in a tensor, read once more."""
@@ -284,9 +305,9 @@ class _Reading:
         for piece in self.pieces[tensor]:
             spans = []
             for item in (self.opened[first], self.opened[second]):
-                wanted = {name: _span(item.stored[item.names[name]], piece)}
+                wanted = {name: self._span(item.stored[item.names[name]], piece)}
                 with readable(item.path):
-                    spans.append(_words(item.content.read(wanted, {}, False)[name].reshape(-1)))
+                    spans.append(_words(read_numbers(item.content.read, wanted, {})[name].raw))
             if not np.array_equal(spans[0], spans[1]):
                 return False
         return True
@@ -300,8 +321,9 @@ class _Reading:
         lowest = np.where(bits > 0, np.log2(np.maximum(bits & (~bits + 1), 1)), 0)
         for row, about in enumerate(self.described):
             for t, name in enumerate(self.tensors):
-                if name not in about or not about[name].dtype.startswith(("float", "bfloat", "complex")):
+                if name not in about or not about[name].dtype.has_fractions:
                     sums[row, t] = np.nan
+        sums[..., :4] *= (self.sizes / np.maximum(self.read_sizes, 1))[:, None]
         digest = np.zeros((E, T), np.uint64)
         for row, about in enumerate(self.described):
             for name, what in about.items():
@@ -315,6 +337,7 @@ class _Reading:
             zeros=np.nan_to_num(sums[..., 4]).astype(np.int64), nan=counts[..., 0], infinite=counts[..., 1],
             rounded=lowest.astype(np.int64), sample=tuple(self.sample), sizes=self.sizes,
             bytes=sum(math.prod(leaf.shape) * leaf.dtype.itemsize for item in self.opened for leaf in item.stored.values()),
+            share=self.share,
         )  # fmt: skip
 
 
@@ -323,7 +346,7 @@ class _Window:
 
     def __init__(self) -> None:
         self.first: NDArray[Any] | None = None
-        self.last: list[tuple[int, NDArray[Any], Tensor]] = []
+        self.last: list[tuple[int, NDArray[Any], NDArray[np.uint8]]] = []
 
     def rows(self, row: int, values: NDArray[Any]) -> tuple[NDArray[Any] | None, ...]:
         """The checkpoint before, the one before that, and the first; None where it has none of that size."""
@@ -337,42 +360,28 @@ class _Window:
         previous, before, first = (other.astype(values.dtype, copy=False) for other in others)
         add_sums(values, previous, before, first, sums)
 
-    def push(self, row: int, values: NDArray[Any], tensor: Tensor) -> Tensor | None:
-        """Hold the values of another checkpoint; the tensor that goes, whose memory is free to be used again."""
+    def push(self, row: int, values: NDArray[Any], raw: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """Hold the values of another checkpoint, which lie in `raw`; the memory of what goes, free to be used again."""
         if self.first is None and row == 0:
             self.first = values.copy() if values.size else values
-        self.last.append((row, values, tensor))
+        self.last.append((row, values, raw))
         return self.last.pop(0)[2] if len(self.last) > 2 else None
 
 
 def _is_plain(leaf: Any) -> bool:
-    return isinstance(leaf, Stored) and leaf.stride == contiguous(leaf.shape)
+    return isinstance(leaf, Stored) and leaf.is_contiguous
 
 
-def _span(leaf: Any, piece: Piece) -> Any:
-    """The part of a tensor that a piece is; the whole where it cannot be taken apart."""
-    size = math.prod(leaf.shape)
-    if not _is_plain(leaf) or piece.end > size or (piece.start, piece.end) == (0, size):
-        return leaf
-    return replace(leaf, offset=leaf.offset + piece.start, shape=(piece.end - piece.start,), stride=(1,))
-
-
-def _words(tensor: Tensor) -> NDArray[np.uint32]:
-    """The bytes of a tensor as words of 32 bits, the last filled up with zeros."""
-    raw = tensor.view(torch.uint8).numpy() if tensor.numel() else np.empty(0, np.uint8)
+def _words(raw: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Bytes as words of 32 bits, the last filled up with zeros."""
     if raw.size % 4:
         raw = np.concatenate([raw, np.zeros(-raw.size % 4, np.uint8)])
     return raw.view(np.uint32)
 
 
-def _values(tensor: Tensor) -> NDArray[Any]:
-    """The numbers of a tensor in single or double precision."""
-    if tensor.dtype == torch.bfloat16:
-        bits = tensor.view(torch.int16).numpy().view(np.uint16).astype(np.uint32)
-        return (bits << np.uint32(16)).view(np.float32)
-    if tensor.dtype.is_complex:
-        return torch.view_as_real(tensor.to(torch.complex64)).reshape(-1).numpy()
-    if tensor.dtype not in (torch.float32, torch.float64):
-        tensor = tensor.float()
-    values: NDArray[Any] = tensor.numpy()
-    return values
+def _values(tensor: Numbers) -> NDArray[Any]:
+    """The numbers of a tensor in single or double precision, of complex ones both parts in single."""
+    values = tensor.values
+    if tensor.dtype.kind == "complex":
+        return values.astype(np.complex64, copy=False).view(np.float32)
+    return values.astype(np.float32) if values.dtype == np.float16 else values

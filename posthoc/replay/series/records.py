@@ -61,3 +61,4 @@ class Untold(Enum):
     AVERAGES = "averages"
     LABELS = "labels"
     FEW = "few"
+    REST = "rest"

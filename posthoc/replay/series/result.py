@@ -16,6 +16,7 @@ from posthoc.replay.series.jumps import norm_jumps
 from posthoc.replay.series.placing import placing_findings
 from posthoc.replay.series.reading import Progress, Statistics, read_series
 from posthoc.replay.series.records import Finding, Severity, Untold
+from posthoc.replay.series.share import WHOLE, Share
 from posthoc.replay.weights import MAIN, Pick
 
 FORMAT, VERSION = "posthoc-check", 1
@@ -23,11 +24,15 @@ FORMAT, VERSION = "posthoc-check", 1
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The statistics of a series and its findings, worst first; unordered: rows of which the order cannot be told."""
+    """The statistics of a series and its findings, worst first.
+
+    place: where it lies, as a person is told; unordered: rows of which the order cannot be told.
+    """
 
     run: Run
     series: Statistics
     findings: tuple[Finding, ...]
+    place: str
     unordered: tuple[int, ...] = ()
 
     @property
@@ -48,7 +53,7 @@ class Result:
         few = len(checkpoints) < FEWEST
         cases = {
             Untold.FEW: few, Untold.ENDS: not few, Untold.ORDER: bool(self.unordered), Untold.AVERAGES: not few,
-            Untold.LABELS: silent,
+            Untold.LABELS: silent, Untold.REST: not self.series.share.is_whole,
         }  # fmt: skip
         return tuple(what for what, holds in cases.items() if holds)
 
@@ -64,8 +69,9 @@ class Result:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "folder": str(self.run.folder),
+            "folder": self.place,
             "order": self.run.by,
+            "share": self.series.share.part,
             "sound": self.sound,
             "checkpoints": [
                 {"name": c.path.name, "epoch": c.epoch, "step": c.step} for c in series.checkpoints
@@ -113,12 +119,16 @@ def check_series(
     order: str | None = None,
     placed: Sequence[str] = (),
     progress: Progress | None = None,
+    share: Share = WHOLE,
 ) -> Result:
-    """Read every checkpoint of a run once and say what is wrong with it; raises as `find_run` does."""
+    """Read every checkpoint of a run once and say what is wrong with it; raises as `find_run` does.
+
+    share: how much of each tensor is read.
+    """
     run = find_run(place, select, pick, order=order, placed=placed, sound=False)
-    series = read_series(run.checkpoints, pick, progress)
+    series = read_series(run.checkpoints, pick, progress, share=share)
     geometry = compare(series)
     findings, unordered = placing_findings(series, geometry, exact_findings(series))
     findings += norm_jumps(series, geometry, findings)
     findings.sort(key=lambda finding: (-finding.severity, finding.checkpoints))
-    return Result(run, series, tuple(findings), unordered)
+    return Result(run, series, tuple(findings), str(run.folder), unordered)

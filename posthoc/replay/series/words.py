@@ -199,7 +199,15 @@ def untold(what: Untold, result: Result) -> str:
     if what is Untold.ORDER:
         labels = [result.label(row) for row in result.unordered]
         return f"the order of {listed(labels, 8)} from each other: with neighbours exchanged the way is as long"
+    if what is Untold.REST:
+        return f"whether what lies behind {read_part(result)} is sound, for it was not read"
     return _UNTOLD[what]
+
+
+def read_part(result: Result) -> str:
+    """What was read of each tensor."""
+    share = result.series.share
+    return f"the first {100 * share.part:.3g} % of each tensor (or {share.least:,} numbers, where that is more)"
 
 
 _UNTOLD: dict[Untold, str] = {
