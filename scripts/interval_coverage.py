@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How often the 95 % intervals hold what they are for: the tables of docs/intervals.md.
 
-interval_coverage.py images|epochs|runs [--replicates R]: one table; seeds are fixed, so that it comes out the same.
+interval_coverage.py images|epochs|runs|calibration [--replicates R]: one table; seeds are fixed, so that it comes out the same.
 """
 
 import argparse
@@ -9,11 +9,13 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from posthoc.analysis import intervals
 from posthoc.analysis.axes.image import ImageMaterial, images_reordered
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import metastability_in_halves
+from posthoc.analysis.measures.outputs import DRAWS, calibrated_errors, calibration_error, with_interval
 from posthoc.analysis.scales import published_scales
 
 FloatArray = NDArray[np.float64]
@@ -117,12 +119,41 @@ def runs(replicates: int) -> None:
         print(f"| {R} | {covered[0]:.3f} | {covered[1]:.3f} |", flush=True)
 
 
+ACCURACIES = {
+    "calibrated": lambda c: c,
+    "3 points less": lambda c: c - 0.03,
+    "10 points less": lambda c: np.maximum(c - 0.1, 0.0),
+    "temperature 1.5": lambda c: special.expit(special.logit(c) / 1.5),
+}
+"""How often samples of a confidence are right."""
+
+
+def calibration(replicates: int) -> None:
+    """The calibration error of fresh samples, of which confidences spread as Beta(5, 2)."""
+    print("| right | samples | true error | mean estimate | coverage | width |\n|---|---|---|---|---|---|")
+    for (kind, (name, accuracy)), N in itertools.product(enumerate(ACCURACIES.items()), (300, 1000, 5000)):
+        random = np.random.default_rng([19, kind, N])
+        everyone = random.beta(5, 2, 2_000_000)
+        truth = calibration_error(everyone, accuracy(everyone))
+        rows = np.empty((replicates, 3))
+        for replicate in range(replicates):
+            confidence = random.beta(5, 2, N)
+            correct = random.random(N) < accuracy(confidence)
+            rows[replicate] = with_interval(
+                confidence, correct, calibrated_errors(confidence, DRAWS, random), replicate
+            )
+        value, low, high = rows.T
+        covered = ((low <= truth) & (truth <= high)).mean()
+        width = np.median(high - low)
+        print(f"| {name} | {N} | {truth:.4f} | {value.mean():.4f} | {covered:.3f} | {width:.3f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["images", "epochs", "runs"])
+    parser.add_argument("table", choices=["images", "epochs", "runs", "calibration"])
     parser.add_argument("--replicates", type=int, default=1000)
     args = parser.parse_args()
-    {"images": images, "epochs": epochs, "runs": runs}[args.table](args.replicates)
+    {"images": images, "epochs": epochs, "runs": runs, "calibration": calibration}[args.table](args.replicates)
 
 
 if __name__ == "__main__":

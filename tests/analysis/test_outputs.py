@@ -1,5 +1,6 @@
 """Measures of a classifier's outputs: by hand, against the obvious computation, and as a run's file holds them."""
 
+import math
 from pathlib import Path
 
 import naive
@@ -19,7 +20,7 @@ from posthoc.report import tables
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
 
-KEYS = ["margin", "calibration_error", "churn", "kl_previous", "forgetting", "learned"]
+KEYS = ["margin", "difficulty", "calibration_error", "churn", "kl_previous", "forgetting", "learned"]
 N, K, E = 400, 4, 5
 
 
@@ -63,6 +64,8 @@ def test_the_values_of_a_run_are_those_of_the_obvious_computation(learning):
         assert run.column("margin")[e] == pytest.approx(
             np.mean([x[y] - max(np.delete(x, y)) for x, y in zip(logits[e], labels, strict=True)])
         )
+        far = [math.dist(row, np.arange(K) == y) for row, y in zip(p[e], labels, strict=True)]
+        assert run.column("difficulty")[e] == pytest.approx(np.mean(far))
         if e:
             changed = sum(a.argmax() != b.argmax() for a, b in zip(p[e - 1], p[e], strict=True)) / N
             divergence = sum((a * np.log(a / b)).sum() for a, b in zip(p[e - 1], p[e], strict=True)) / N
@@ -125,9 +128,9 @@ def test_what_lacks_data_says_which(tmp_path):
     with open_activations(without) as activations:
         run = compute_metrics(activations, measures=KEYS)
     assert {key: run.measures[key].aside for key in KEYS if run.measures[key].aside} == dict.fromkeys(
-        ["margin", "calibration_error", "kl_previous"], Aside.NEEDS_LOGITS
+        ["margin", "difficulty", "calibration_error", "kl_previous"], Aside.NEEDS_LOGITS
     )
-    assert (str(Aside.NEEDS_LOGITS), "margin, ECE, KL") in tables.summary(run)
+    assert (str(Aside.NEEDS_LOGITS), "margin, EL2N, ECE, KL") in tables.summary(run)
     assert "margin" not in run.flat()
 
 

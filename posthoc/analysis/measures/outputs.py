@@ -1,5 +1,6 @@
 """What the outputs of a classifier say, sample by sample: margin, calibration, and what changes between checkpoints."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,18 @@ def margins(logits: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
     others = logits.copy()
     others[rows, labels] = -np.inf
     return np.asarray(logits[rows, labels] - others.max(axis=1))
+
+
+def error_norms(log_probabilities: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
+    """Of each sample [N] the distance of the probabilities [N, K] from those that are 1 for its class and 0 for all others:
+    how hard it is for the network (EL2N; Paul, Ganguli & Dziugaite 2021). From 0 to the root of 2.
+
+    >>> error_norms(np.log([[0.5, 0.5], [1.0, 1e-300]]), np.array([0, 1])).round(6).tolist()
+    [0.707107, 1.414214]
+    """
+    errors = np.exp(log_probabilities)
+    errors[np.arange(len(labels)), labels] -= 1
+    return np.asarray(np.sqrt((errors**2).sum(axis=1)))
 
 
 def calibration_error(confidence: FloatArray, correct: NDArray[Any], bins: int = BINS) -> float:
@@ -77,24 +90,52 @@ def _margin(snapshot: Snapshot) -> Estimate | Aside:
     return over_samples(margins(snapshot.logits, replay.labels)) if replay.has("logits") else Aside.NEEDS_LOGITS
 
 
+def _difficulty(snapshot: Snapshot) -> Estimate | Aside:
+    replay = snapshot.replay
+    if replay.labels is None:
+        return Aside.NEEDS_LABELS
+    return (
+        over_samples(error_norms(snapshot.log_probabilities, replay.labels))
+        if replay.has("logits")
+        else Aside.NEEDS_LOGITS
+    )
+
+
 def _calibration_error(snapshot: Snapshot) -> Estimate | Aside:
-    """Under the null labels are drawn from the probabilities (Broecker and Smith 2007). A network that is calibrated has an
-    error, too, of so many samples: the interval begins at 0 where the value is not beyond that."""
+    """Under the null labels are drawn from the probabilities (Broecker and Smith 2007)."""
     replay = snapshot.replay
     if not replay.has("logits", "correct"):
         return Aside.NEEDS_LOGITS
     confidence = np.exp(snapshot.log_probabilities.max(axis=1))
     kept = np.isfinite(confidence)
     confidence, correct = confidence[kept], replay.correct[snapshot.row, kept]
-    N = len(confidence)
-    if not N:
+    if not len(confidence):
         return Estimate()
-    error, se = jackknifed(lambda rows: calibration_error(confidence[rows], correct[rows]), N, replay.seed)
-    random, value = stream("null calibrated", replay.seed, snapshot.row), float(error)
-    drawn = [calibration_error(confidence, random.random(N) < confidence) for _ in range(max(replay.draws, DRAWS))]
-    low = max(value - REACH * float(se), 0.0) if value > np.quantile(drawn, UPPER) else 0.0
-    high = min(value + REACH * float(se), 1.0)
-    return Estimate(value, low, high, drawn={"calibrated": np.array(drawn[: replay.draws])} if replay.draws else {})
+    random = stream("null calibrated", replay.seed, snapshot.row)
+    drawn = calibrated_errors(confidence, max(replay.draws, DRAWS), random)
+    value, low, high = with_interval(confidence, correct, drawn, replay.seed)
+    return Estimate(value, low, high, drawn={"calibrated": drawn[: replay.draws]} if replay.draws else {})
+
+
+def calibrated_errors(confidence: FloatArray, draws: int, random: np.random.Generator) -> FloatArray:
+    """The calibration error of samples of these confidences [N] that are right as often as they say, [draws]."""
+    N = len(confidence)
+    return np.array([calibration_error(confidence, random.random(N) < confidence) for _ in range(draws)])
+
+
+def with_interval(
+    confidence: FloatArray, correct: NDArray[Any], drawn: FloatArray, seed: int
+) -> tuple[float, float, float]:
+    """The calibration error of samples [N] and the ends of its interval, by the grouped jackknife.
+
+    A network that is calibrated has an error, too, of so many samples, which adds to what there is about in quadrature: the
+    mean of those `drawn` is taken off so below the value, and where the value is not beyond them, the interval begins at 0.
+    """
+    error, se = jackknifed(lambda rows: calibration_error(confidence[rows], correct[rows]), len(confidence), seed)
+    value = float(error)
+    without = math.sqrt(max(value**2 - float(drawn.mean()) ** 2, 0.0))
+    low = max(without - REACH * float(se), 0.0) if value > np.quantile(drawn, UPPER) else 0.0
+    return value, low, min(value + REACH * float(se), 1.0)
 
 
 def _churn(snapshot: Snapshot) -> Estimate | Aside:
@@ -132,6 +173,11 @@ def _learned(correct: NDArray[np.bool_]) -> NDArray[np.bool_]:
 MEASURES = (
     of_checkpoint(
         "margin", "margin", "margin", "score of a sample's class less the largest of the others, mean over samples", _margin,
+    ),
+    of_checkpoint(
+        "difficulty", "EL2N", "difficulty of the samples",
+        "distance of a sample's probabilities from 1 for its class and 0 for the others, mean over samples", _difficulty,
+        limits=(0.0, math.sqrt(2)), lower_is_better=True,
     ),
     of_checkpoint(
         "calibration_error", "ECE", "expected calibration error",
