@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from posthoc.analysis.audit import respond
 from posthoc.analysis.axes import Material
 from posthoc.analysis.axes.epoch import EpochMaterial
 from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.compare import permutation_p
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.documents import over_documents, signs_flipped
+from posthoc.analysis.effects import respond
 from posthoc.analysis.kuramoto import hilbert
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.nulls import NULLS

@@ -7,33 +7,30 @@ documents would, the measure responds to. That it does not respond is said only 
 than a margin (two one-sided tests, as of equivalence); else it is undecided.
 """
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.axes import AXES, Axis, Factor, Material, Recorded, Subject
 from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.conclusions import conclusions
 from posthoc.analysis.documents import LEAST_DOCUMENTS, ends, enough, resampled_finite
+from posthoc.analysis.effects import effects_beside_order, in_the_same_orders, told
 from posthoc.analysis.measures import MEASURES, Measure, Reading, Scope, Series, chosen
-from posthoc.analysis.nulls import NULLS, ROUNDING, Draws, deciding, draws, unrounded
+from posthoc.analysis.nulls import NULLS, Draws, deciding, draws, unrounded
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import PURE_NOISE, Aside
-from posthoc.analysis.responses import HALVES, UNTRAINED, Audit, Change, Control, Effect, Reaction, Response, Spread
+from posthoc.analysis.responses import UNTRAINED, Audit, Change, Control, Effect, Reaction, Response, Spread
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
 from posthoc.recording import named
 from posthoc.store import Activations
 
-STRENGTH = (Reaction.UNDEFINED, Reaction.INDIFFERENT, Reaction.UNDECIDED, Reaction.RESPONDS)
-"""Of several outcomes of the same change, the last counts."""
 LEAST_SEEDS = 3
 """Untrained networks from which the spread over seeds is known."""
 NOISES = ("white", "gaussian")
@@ -266,26 +263,34 @@ class _Material:
 
 @dataclass(frozen=True)
 class _Run:
-    """What was measured of a factor. raw: base measure -> draws; measures: the audited ones."""
+    """What was measured of a factor. raw: base measure -> draws; measures: the audited ones.
+
+    ordered: of a paired factor what was measured in other orders, the same as those of the run as it is.
+    """
 
     factor: Factor
     subject: Subject
     scope: Scope
     raw: Mapping[str, Draws]
     measures: Mapping[str, Measure]
+    ordered: Mapping[str, Draws] = field(default_factory=dict)
 
     @classmethod
     def of(cls, factor: Factor, subject: Subject, measures: Mapping[str, Measure]) -> "_Run":
         """Measure a factor; one material is in memory at a time."""
         bases = tuple({base.key: base for base in map(_base, measures.values())}.values())
         epoch = subject.row if factor.key is None else factor.key
-        read, scope = [], None
+        read, scope, ordered = [], None, {}
         for material in factor.materials():
             measured = _Material(material, subject, bases, epoch)
             read.append(measured.draw(factor.null) if factor.null else measured.read())
             scope = measured.series.scope
+            if factor.paired:
+                ours = tuple(base for base in bases if base.code is None)
+                ordered = replace(measured, measures=ours).draw(AXES[subject.protocol.axis].decides)
         assert scope is not None
-        return cls(factor, subject, scope, {key: _joined([of[key] for of in read]) for key in read[0]}, measures)
+        raw = {key: _joined([of[key] for of in read]) for key in read[0]}
+        return cls(factor, subject, scope, raw, measures, ordered)
 
     def finished(self, key: str, raw: FloatArray) -> FloatArray:
         """An audited measure of what was measured."""
@@ -306,6 +311,11 @@ class _Run:
     def value(self, key: str) -> float:
         """Of a factor that is measured once, or the mean over its draws."""
         return float(self.finished(key, np.asarray(mean_finite(self.draws(key).values))))
+
+    def differences(self, ordered: "_Run", key: str) -> FloatArray:
+        """Of an audited measure from that of the run as it is, in each of the same orders."""
+        drawn = self.ordered[_base(self.measures[key]).key].values
+        return self.finished(key, drawn) - ordered.finished(key, ordered.draws(key).values)
 
     def spreads(self, axis: Axis) -> dict[str, Spread]:
         """Over the draws, or over documents where there are any."""
@@ -357,7 +367,11 @@ def _effects(
     key = measure.key
     if not axis.intervals:
         beside = {run.factor.name: run.factor.beside for run in runs if run.factor.beside}
-        return effects_beside_order(controls, key, margin, beside, measure.code is not None)
+        ordered = next(run for run in runs if run.factor.changes == Change.ORDER)
+        return effects_beside_order(controls, key, margin, beside, measure.code is not None) | {
+            run.factor.name: in_the_same_orders(run.differences(ordered, key), run.factor.changes, run.factor.name, margin)
+            for run in runs if run.factor.changes and _base(measure).key in run.ordered
+        }  # fmt: skip
     return {run.factor.name: _paired(runs[0], run, key, margin) for run in runs if run.factor.changes}
 
 
@@ -384,85 +398,3 @@ def _paired(text: _Run, other: _Run, key: str, margin: float) -> Effect:
         return Effect(changes, Reaction.INDIFFERENT, effect, least, most, name)
     outcome = Reaction.UNDECIDED if low <= 0 <= high else Reaction.RESPONDS
     return Effect(changes, outcome, effect, low, high, name)
-
-
-def respond(controls: Sequence[Control], key: str, symbol: str, margin: float) -> Response:
-    """What moves a measure beyond what comes from the arbitrary order of images, and what by less than its margin."""
-    order = next(control for control in controls if control.changes == Change.ORDER).measures[key]
-    effects = effects_beside_order(controls, key, margin)
-    return Response(symbol, controls[0].measures[key].mean, order.sd, told(effects), margin)
-
-
-def effects_beside_order(
-    controls: Sequence[Control],
-    key: str,
-    margin: float,
-    beside: Mapping[str, str] | None = None,
-    any_order: bool = False,
-) -> dict[str, Effect]:
-    """What every control that changes something does to a measure beside the order of images, by its name.
-
-    beside: controls that are compared with others than the checkpoint as it is. any_order: of a measure that may not
-    depend on the order of images, which then says nothing of its noise: as noisy counts what random halves of the probe do.
-    """
-    under = {control.name: control.measures[key] for control in controls}
-    order = next(control for control in controls if control.changes == Change.ORDER).measures[key]
-    halves = under.get(HALVES, order)
-    noise = halves if any_order and halves.sd > order.sd else order
-    as_it_is = Spread(controls[0].measures[key].mean, noise.sd, math.nan, math.nan, 1)
-    effects = {}
-    for control in controls:
-        if control.changes and control.changes != Change.ORDER:
-            other = under[beside[control.name]] if beside and control.name in beside else as_it_is
-            # One half of a probe less the other varies twice as much as a half, whose sd is that of the whole.
-            once = 2 * halves.sd / math.sqrt(2) if control.changes == Change.PROBE else noise.sd
-            if (any_order or under[control.name].count > 1) and _same(under[control.name], other):
-                effect = Effect(control.changes, Reaction.INDIFFERENT, 0.0, 0.0, 0.0)  # whatever its margin
-            else:
-                effect = _effect(control.changes, under[control.name], other, noise.count, once, margin)
-            effects[control.name] = replace(effect, control=control.name)
-    return effects
-
-
-def told(effects: Mapping[str, Effect]) -> tuple[Effect, ...]:
-    """The effects of controls, by their names, in the order in which they are told; what has a name of its own is named."""
-    named_effects: list[Effect] = []
-    for name, effect in effects.items():
-        if any(
-            other.changes == effect.changes and other.outcome == effect.outcome != Reaction.UNDEFINED
-            for other in named_effects
-        ):
-            effect = replace(effect, changes=f"{effect.changes} ({name})")
-        named_effects.append(effect)
-    # What a measure responds to under one control it is not called indifferent to for the sake of another.
-    strongest: dict[str, int] = {}
-    for effect in named_effects:
-        strength = STRENGTH.index(effect.outcome)
-        strongest[effect.changes] = max(strength, strongest.get(effect.changes, strength))
-    return tuple(
-        effect for outcome in Reaction for effect in named_effects
-        if effect.outcome is outcome and outcome in (Reaction.UNDEFINED, STRENGTH[strongest[effect.changes]])
-    )  # fmt: skip
-
-
-def _same(under: Spread, other: Spread) -> bool:
-    """Whether two are the same number in every draw, but for rounding."""
-    rounding = ROUNDING * abs(other.mean)
-    scatter = max((spread.sd for spread in (under, other) if spread.count > 1), default=0.0)
-    return abs(under.mean - other.mean) <= rounding and scatter <= rounding
-
-
-def _effect(changes: str, under: Spread, other: Spread, count: int, once: float, margin: float) -> Effect:
-    """What one control does, beside another or the run as it is. once: standard error of what was measured once, for the run
-    itself is one order of its images; of others there is a mean. count: of the draws that this is known from."""
-    effect = under.mean - other.mean
-    if not np.isfinite(effect):
-        return Effect(changes, Reaction.UNDEFINED)
-    parts = [spread.sd / math.sqrt(spread.count) if spread.count > 1 else once for spread in (under, other)]
-    error = math.hypot(*parts)
-    freedom = min([count, *(spread.count for spread in (under, other) if spread.count > 1)]) - 1
-    sure, likely = (float(stdtrit(freedom, q)) * error for q in (0.975, 0.95))
-    small = Reaction.INDIFFERENT if abs(effect) + likely < margin else Reaction.UNDECIDED
-    outcome = Reaction.RESPONDS if abs(effect) > sure else small
-    reach = likely if outcome is Reaction.INDIFFERENT else sure
-    return Effect(changes, outcome, effect, effect - reach, effect + reach)

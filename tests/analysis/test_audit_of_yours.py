@@ -149,6 +149,6 @@ def test_the_command_audits_a_function_and_its_file_reads_back(tmp_path):
     done = subprocess.run([sys.executable, "-m", "posthoc", "audit", path, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "level was not seen to respond to" in done.stdout
-    result = load_audit(tmp_path / "audit.json")
+    result = load_audit(tmp_path / "a.audit.json")
     assert list(result.measures) == ["metastability", "level"]
-    assert json.loads((tmp_path / "audit.json").read_text()) == result.to_dict()
+    assert json.loads((tmp_path / "a.audit.json").read_text()) == result.to_dict()

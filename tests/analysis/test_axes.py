@@ -9,11 +9,11 @@ import pytest
 from noise import make, recording
 
 import posthoc
-from posthoc.analysis.audit import respond
 from posthoc.analysis.axes.depth import depth_series
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.conclusions import GAUSSIAN, of_training
 from posthoc.analysis.dfa import dfa
+from posthoc.analysis.effects import respond
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
@@ -261,3 +261,17 @@ def test_draws_grow_only_where_a_verdict_needs_them(tmp_path):
     assert set(grown.null("label", "metastability", "draws")) == {19}
     again = compute_metrics(open_activations(path), Protocol.named("default", smooth=1), 19, max_nulls=2559)
     assert plain(again.measures) == plain(grown.measures)
+
+
+def test_what_has_the_same_samples_is_compared_in_the_same_orders(tmp_path):
+    with open_activations(make(tmp_path / "a.h5", images=256, channels=8, epochs=3)) as file:
+        usual, wider = (posthoc.audit(file, Protocol.named("published", smooth=smooth), count=12) for smooth in (5, 15))
+    ordered = [next(c.measures for c in audit.controls if c.changes == Change.ORDER) for audit in (usual, wider)]
+    for key in ("integration", "metastability"):
+        effects = {effect.control: effect for effect in usual.measures[key].effects}
+        widened = effects["smoothing 15 instead of 5"]
+        assert widened.effect == pytest.approx(ordered[1][key].mean - ordered[0][key].mean, rel=1e-9)
+        rounded = effects["values rounded to half precision"]
+        assert abs(rounded.effect) < 1e-3
+        assert rounded.outcome is Reaction.INDIFFERENT
+    assert ordered[0]["integration"].sd > usual.measures["integration"].margin / 3  # orders alone do more than rounding

@@ -117,7 +117,8 @@ class Factor:
     name: what it is changed to; changes: what is changed, None of the checkpoint as it is and of mere references;
     materials: what is measured then, each as it is, or of which `null` is drawn, where it names one; key: what its draws
     are keyed by, where that is not the row of the checkpoint; aside: why the file does not have what it takes; beside: the
-    control that it is compared with, where that is not the checkpoint as it is.
+    control that it is compared with, where that is not the checkpoint as it is; paired: it has the same samples as that, so
+    that both are compared in the same orders of them.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Factor:
     key: int | None = None
     aside: records.Aside | None = None
     beside: str = ""
+    paired: bool = False
 
 
 Factors = Callable[[Subject], list[Factor]]

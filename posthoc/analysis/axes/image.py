@@ -260,7 +260,7 @@ def _of_settings(subject: Subject, material: ImageMaterial, samples: str) -> lis
 
     def smoothed(width: int) -> Factor:
         changed = replace(material, smooth=width)
-        return Factor(f"smoothing {width} instead of {smooth}", Change.SMOOTHING, lambda: [changed])
+        return Factor(f"smoothing {width} instead of {smooth}", Change.SMOOTHING, lambda: [changed], paired=True)
 
     first, rest = map(material.of_samples, by_class_halved(material.labels))
 
@@ -296,12 +296,12 @@ def _of_recording(subject: Subject, material: ImageMaterial, order: str) -> list
 
     rounded = replace(material, x=material.x.astype(np.float16).astype(np.float32))
     factors = [alone(layer) for layer in range(len(activations.layers))] if len(activations.layers) > 1 else []
-    factors.append(Factor("values rounded to half precision", Change.PRECISION, lambda: [rounded]))
+    factors.append(Factor("values rounded to half precision", Change.PRECISION, lambda: [rounded], paired=True))
     if subject.other is not None:
         other = subject.other
         prepared = replace(material, x=other.read(subject.protocol.signal, len(other) - 1), alone=True)
         name = other.recording.provenance.preparation
-        factors.append(Factor(f"prepared otherwise: {name}", Change.PREPARATION, lambda: [prepared]))
+        factors.append(Factor(f"prepared otherwise: {name}", Change.PREPARATION, lambda: [prepared], paired=True))
     return factors
 
 
