@@ -235,6 +235,15 @@ class Parts:
         plan = self._plan()
         return list(plan.checkpoints) if plan else []
 
+    def kept(self, force: bool = False) -> str:
+        """How much an interrupted extraction has, and what goes on with it, in words; empty where there is nothing."""
+        entries = self.entries()
+        if not (done := sum(self.path(entry).exists() for entry in entries)):
+            return ""
+        command = "the same command without --force" if force else "the same command"
+        once = f", once {self.output} is moved away" if force and self.output.exists() else ""
+        return f"; {done} of {len(entries)} checkpoints are kept in {self.folder}, and {command} goes on{once}"
+
     def controls(self) -> tuple[Control, ...]:
         """The untrained networks that belong here; none before a task has begun."""
         plan = self._plan()

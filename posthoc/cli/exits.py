@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import click
 
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, StoppedError
 from posthoc.shown import shown
 
 REPLAYING = ("torch", "torchvision", "safetensors")
@@ -73,6 +73,21 @@ def ending(run: Callable[[], object], debug: bool = False) -> int:
                 _hush(stream)
 
 
+@contextlib.contextmanager
+def interruptible(kept: Callable[[], str]) -> Iterator[None]:
+    """Interrupted from the keyboard or by SIGTERM, say what is `kept`: words that follow "stopped", asked for then."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        stopped = StoppedError(f"stopped{kept()}.")
+        stopped.exit_code = _signal(error)
+        raise stopped from None
+
+
+def _signal(error: BaseException) -> int:
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+
+
 def _code(run: Callable[[], object]) -> int:
     code: object = 0
     try:
@@ -94,7 +109,7 @@ def _sentence(error: BaseException) -> tuple[int, str]:
     if isinstance(error, click.ClickException):
         return error.exit_code, _usage(error)
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT), "posthoc: stopped."
+        return _signal(error), "posthoc: stopped."
     if isinstance(error, BrokenPipeError):  # the reader has read enough
         return 128 + signal.SIGPIPE, ""
     if isinstance(error, MemoryError):

@@ -1,14 +1,13 @@
 """posthoc extract: checkpoints -> activations.h5."""
 
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from posthoc.cli.exits import echo
+from posthoc.cli.exits import echo, interruptible
 from posthoc.cli.output import (
     Holding,
     checkpoint_table,
@@ -187,6 +186,7 @@ def command(
     if len(checkpoints) == 1 and not dry_run:
         try_output(output or Path("activations.h5"), force)
     Request(**options).check_places(() if follow else checkpoints)
+    from posthoc.parts import Parts
     from posthoc.replay.listing import are_runs
     from posthoc.store import Skipped
 
@@ -203,7 +203,7 @@ def command(
                 echo(f"{path} is there already", err=True)
                 continue
             try:
-                with _kept(path):
+                with interruptible(partial(Parts(path).kept, force)):
                     if dry_run:
                         previews.append(_preview(place, skip, options))
                         if not as_json:
@@ -298,20 +298,3 @@ def _report(path: Path, plan: "Extraction") -> None:
 
     flag_nonfinite(path)
     report_probe(path, lambda: better_scaling(plan))
-
-
-@contextmanager
-def _kept(path: Path) -> Iterator[None]:
-    """Interrupted from the keyboard, say how much of the extraction into `path` is kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        from posthoc.parts import Parts
-
-        parts = Parts(path)
-        entries = parts.entries()
-        done = sum(parts.path(entry).exists() for entry in entries)
-        kept = f"; {done} of {len(entries)} checkpoints are kept in {parts.folder}, and the same command goes on"
-        stopped = StoppedError(f"stopped{kept if done else ''}.")
-        stopped.exit_code = 128 + signal.SIGINT
-        raise stopped from None

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posthoc.cli.exits import echo
+from posthoc.cli.exits import echo, interruptible
 from posthoc.cli.inputs import beside, require_activations
 from posthoc.cli.output import columns_option, json_option, notes, print_json, print_rows, progress_on_stderr
 from posthoc.errors import UsageError
@@ -98,7 +98,12 @@ def command(
     from posthoc.store import open_activations
 
     own = [load(place) for place in functions]
-    with open_activations(activations) as opened, progress_on_stderr("measuring") as progress:
+    anew = f"; {output} is not written, and the same command starts anew"
+    with (
+        interruptible(lambda: anew),
+        open_activations(activations) as opened,
+        progress_on_stderr("measuring") as progress,
+    ):
         chosen = Protocol.fitting(opened.signals, protocol or "", **changes)
         if chosen.axis == "token" and not changes["axis"]:
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)

@@ -46,6 +46,7 @@ class Work:
     progress: Progress | None
     stop: threading.Event | None
     shard: Shard | None = None
+    force: bool = False
 
     @property
     def stopped(self) -> bool:
@@ -97,7 +98,7 @@ def run_extraction(
     StoppedError raised.
     """
     with _working(plan, output, force, shard) as parts:
-        skipped = _replay_into(Work(parts, progress, stop, shard), plan, skip_errors, set())
+        skipped = _replay_into(Work(parts, progress, stop, shard, force), plan, skip_errors, set())
         if shard:
             return Result(parts.folder, tuple(skipped))
         return Result(output, tuple(parts.merge()))
@@ -121,7 +122,7 @@ def follow_extraction(
     """
     plan = _wait_for_first(replan, stop, quiet)
     with _working(plan, output, force, None) as parts:
-        work = Work(parts, progress, stop)
+        work = Work(parts, progress, stop, force=force)
         newest, since = plan.run.checkpoints[-1].position, time.monotonic()
         finished: set[str] = set()
         while True:
@@ -196,7 +197,7 @@ def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: set[
         if work.progress:
             work.progress(done, total, outcome)
     if work.stopped and done < total:
-        raise StoppedError(f"stopped after {done} of {total} checkpoints; the same command goes on from there.")
+        raise StoppedError(f"stopped{parts.kept(work.force)}.")
     return skipped
 
 
@@ -275,4 +276,4 @@ def _pause(stop: threading.Event | None, seconds: float) -> None:
     if stop is None:
         time.sleep(seconds)
     elif stop.wait(seconds):
-        raise StoppedError("stopped; the same command goes on from there.")
+        raise StoppedError("stopped between two checkpoints; the same command goes on.")
