@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,8 @@ from posthoc.errors import PosthocError
 
 IN_MEMORY = 2**25
 """Bytes up to which rows that may go to disk are kept in memory all the same."""
+CHUNK_BYTES = 2**20
+"""About so many are moved at a time, and make a chunk of a file."""
 Rows = NDArray[np.float32]
 
 
@@ -90,3 +93,19 @@ class Spooled:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self.samples(0, self.shape[1]), dtype)
+
+
+def at_most(count: int, size: int) -> int:
+    """How many of so many things of a size are about a chunk, at least one."""
+    return max(1, min(count, CHUNK_BYTES // size))
+
+
+def pieces(array: NDArray[Any] | Spooled, step: int | None = None) -> Iterator[NDArray[Any]]:
+    """So many samples of a signal [C, N, ...] at a time, about a chunk, where it lies in a spool; else all there is."""
+    if not isinstance(array, Spooled):
+        yield array
+        return
+    N = array.shape[1]
+    step = step or at_most(N, array.nbytes // N)
+    for start in range(0, N, step):
+        yield array.samples(start, min(start + step, N))

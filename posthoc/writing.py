@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import h5py
@@ -21,9 +21,10 @@ from posthoc import __version__
 from posthoc.analysis.scales import octaves, token_lags, token_scales
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
+from posthoc.precision import survey
 from posthoc.recording import Provenance, seed_of_control
 from posthoc.soundness import row_of
-from posthoc.spool import Spooled
+from posthoc.spool import Spooled, at_most, pieces
 from posthoc.store import (
     FORMAT,
     FORMAT_VERSION,
@@ -39,7 +40,6 @@ from posthoc.store import (
     Stored,
 )
 
-CHUNK_BYTES = 2**20
 IN_MEMORY = 2**26
 """Bytes up to which a file is put together in memory."""
 THIRD = {
@@ -50,8 +50,6 @@ THIRD = {
     "position_var": "octave",
 }
 """What signals have in place of time."""
-ROUNDING = 0.01
-"""Of a channel's standard deviation: what rounding may add to a signal."""
 MOST_ATTACHED = 4000
 """To one scale of dimensions: what HDF5's list of them holds in 64 kB."""
 
@@ -70,15 +68,10 @@ class Block:
         item = np.dtype(self.stored.dtype).itemsize
         if len(self.shape) < 3:
             first, *rest = self.shape
-            return (1, _at_most(first, math.prod(rest) * item), *rest)
+            return (1, at_most(first, math.prod(rest) * item), *rest)
         C, N, *rest = self.shape
-        channels = _at_most(C, math.prod(rest) * item)
-        return (1, channels, _at_most(N, channels * math.prod(rest) * item), *rest)
-
-
-def _at_most(count: int, size: int) -> int:
-    """How many of so many things of a size are about a chunk, at least one."""
-    return max(1, min(count, CHUNK_BYTES // size))
+        channels = at_most(C, math.prod(rest) * item)
+        return (1, channels, at_most(N, channels * math.prod(rest) * item), *rest)
 
 
 def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
@@ -187,60 +180,13 @@ def _is_halved(place: str) -> bool:
     return any(f"signals/{signal}/" in place for signal in HALVED)
 
 
-class Survey(NamedTuple):
-    """Of an array: the type that it is stored in, and how many values are NaN or infinite."""
-
-    dtype: np.dtype[Any]
-    nonfinite: int
-
-
-def survey(array: Array | Spooled, halved: bool = False) -> Survey:
-    """How an array is stored, a signal [C, N, T] that may be `halved` in half precision where that adds less than
-    `ROUNDING` of every channel's standard deviation.
-
-    >>> survey(np.array([[[1.0, 2.0, 4.0]]], "f4"), True).dtype, survey(np.array([[[4096.0, 4097.0, 4099.0]]], "f4"), True).dtype
-    (dtype('float16'), dtype('float32'))
-    """
-    if array.dtype.kind != "f":
-        return Survey(array.dtype, 0)
-    nonfinite, count, start, sums = 0, 0, None, np.zeros((4, array.shape[0]))
-    for piece in _pieces(array):
-        nonfinite += int(np.count_nonzero(~np.isfinite(piece)))
-        if halved:
-            with np.errstate(over="ignore", invalid="ignore"):
-                error = piece.astype(np.float16) - piece
-                start = piece.mean((1, 2), dtype="f8", keepdims=True) if start is None else start
-                for k, values in enumerate((error.astype("f8"), piece - start)):
-                    sums[2 * k] += values.sum((1, 2))
-                    sums[2 * k + 1] += np.square(values, out=values).sum((1, 2))
-            count += math.prod(piece.shape[1:])
-    if not halved:
-        return Survey(array.dtype, nonfinite)
-    with np.errstate(invalid="ignore"):
-        mean, square = sums.reshape(2, 2, -1).swapaxes(0, 1) / count
-        error, spread = square - mean**2
-        fits = (error <= ROUNDING**2 * spread).all()
-    return Survey(np.dtype(np.float16 if fits else np.float32), nonfinite)
-
-
-def _pieces(array: Array | Spooled, step: int | None = None) -> Iterator[Array]:
-    """So many samples of a signal [C, N, ...] at a time, about a chunk, where it lies in a spool; else all there is."""
-    if not isinstance(array, Spooled):
-        yield array
-        return
-    N = array.shape[1]
-    step = step or _at_most(N, array.nbytes // N)
-    for start in range(0, N, step):
-        yield array.samples(start, min(start + step, N))
-
-
 def _put(dataset: h5py.Dataset, row: int, array: Array | Spooled) -> None:
     """An array in the row of its checkpoint; from a spool whole chunks at a time."""
     if not isinstance(array, Spooled):
         dataset[row] = array.astype(dataset.dtype, copy=False)
         return
     start, step = 0, dataset.chunks[2]
-    for piece in _pieces(array, step):
+    for piece in pieces(array, step):
         dataset[row, :, start : start + step] = piece.astype(dataset.dtype, copy=False)
         start += step
 

@@ -104,7 +104,7 @@ def spooled(seed, folder, rows):
 @pytest.mark.parametrize("limit", [0, 2**25])
 def test_what_lies_in_a_spool_is_written_as_an_array_is(tmp_path, monkeypatch, rows, limit):
     monkeypatch.setattr("posthoc.spool.IN_MEMORY", limit)
-    monkeypatch.setattr("posthoc.writing.CHUNK_BYTES", 2 * T * 2)  # two series: chunks of some channels and documents
+    monkeypatch.setattr("posthoc.spool.CHUNK_BYTES", 2 * T * 2)  # two series: chunks of some channels and documents
     made, signals = spooled(1, tmp_path, rows)
     assert list(tmp_path.iterdir()) == []  # a file without a name
     layout = replace(

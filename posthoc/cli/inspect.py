@@ -181,7 +181,12 @@ def _activations(path: Path) -> Holding:
         if file.behaviours:
             listing.append(("behaviour", ", ".join(file.behaviours)))
         if file.weights:
-            listing.append(("weights", f"{len(file.weights)} tensors, their norms and sketches"))
+            spectra = ", stable ranks and Hill alphas" * file.recording.identity.spectra
+            listing.append(("weights", f"{len(file.weights)} tensors, their norms and sketches{spectra}"))
+        if file.averaged:
+            listing.append(
+                ("averages", f"loss of the mean of the weights of the last {', '.join(map(str, file.averaged))}")
+            )
         if file.nulls:
             listing.append(("controls", ", ".join(file.nulls)))
         if differences := apart(file.provenances):

@@ -63,7 +63,7 @@ def averaging(plan: "Extraction") -> list[tuple[str, str]]:
     return [
         (
             "averages",
-            f"mean of the weights of the last {' and '.join(map(str, counts))}: {_of_averages(plan)} passes over the probe "
+            f"means of the weights of the last {', '.join(map(str, counts))}: {_of_averages(plan)} passes over the probe "
             f"beside those of {E} checkpoints, and {_short(4 * size * counts[-1], 'B')} of memory for {counts[-1]} of them",
         )
     ]

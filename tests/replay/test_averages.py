@@ -1,5 +1,6 @@
 """Means of the last checkpoints' weights, as a plain loop over state dicts has them; the same to the bit in any parts."""
 
+import shutil
 import threading
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from posthoc.parts import merge
 from posthoc.replay.cost import cost
 from posthoc.replay.plan import plan_extraction
 from posthoc.replay.request import Shard
-from posthoc.replay.run import run_extraction
+from posthoc.replay.run import follow_extraction, run_extraction
 from posthoc.report import tables, words
 
 NET = """
@@ -125,6 +126,24 @@ def test_in_shards_stopped_and_resumed_they_are_the_same_to_the_bit(run, average
     assert_same(tmp_path / "b.h5", averaged)
 
 
+def test_a_run_that_is_followed_ends_in_the_same_file(run, averaged, tmp_path, monkeypatch):
+    folder, probe = run
+    monkeypatch.setattr("posthoc.replay.run.POLL_SECONDS", 0.01)
+    shutil.copytree(folder / "checkpoints", tmp_path / "ready")
+    (tmp_path / "checkpoints").mkdir()
+    ready = sorted((tmp_path / "ready").iterdir())
+
+    def replan():
+        for path in (ready.pop(0) for _ in range(min(2, len(ready)))):
+            path.rename(tmp_path / "checkpoints" / path.name)
+        return plan_extraction(
+            tmp_path / "checkpoints", probe, average=[3], between=True, spectra=True, **options(folder)
+        )
+
+    follow_extraction(replan, tmp_path / "a.h5", until_epoch=E)
+    assert_same(tmp_path / "a.h5", averaged)
+
+
 def test_a_mean_is_made_anew_where_one_of_its_checkpoints_changed(run, averaged, tmp_path):
     folder, probe = run
     (tmp_path / "checkpoints").mkdir()
@@ -226,7 +245,7 @@ def test_what_they_cost_is_said(run):
     plan = plan_extraction(folder / "checkpoints", probe, average=[3, 5], spectra=True, **options(folder))
     assert dict(plan.notes)["spectra"] == "of 2 of 6 tensors of weights"
     assert dict(plan.notes)["averages"] == (
-        "mean of the weights of the last 3 and 5: 6 passes over the probe beside those of 6 checkpoints, and 4.9 kB of "
+        "means of the weights of the last 3, 5: 6 passes over the probe beside those of 6 checkpoints, and 4.9 kB of "
         "memory for 5 of them"
     )
     assert cost(plan)
