@@ -105,7 +105,7 @@ def test_metrics_of_version_2_hold_what_those_of_version_1_held(frozen):
 
 def test_measures_of_version_1_activations_are_those_of_version_1(frozen):
     with posthoc.open_activations(V1 / "activations.h5") as file:
-        metrics = posthoc.compute_metrics(file)
+        metrics = posthoc.compute_metrics(file, nulls=0)
     for name in ("hurst", "integration", "metastability", "stability_index", "volatility"):
         expected = [np.nan if row[name] is None else row[name] for row in frozen["epochs"]]
         np.testing.assert_allclose(metrics.column(name), np.array(expected, float), atol=2e-6)

@@ -1,13 +1,19 @@
 """What a user's type checker sees of posthoc."""
 
 import dataclasses
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import posthoc
 from posthoc.replay.request import PlanOptions, Request
 
+FIXTURES = Path(__file__).parent / "fixtures" / "v2"
 SCRIPT = """
 import posthoc
 
@@ -19,6 +25,10 @@ with posthoc.open_activations(path) as activations:
     metrics = posthoc.compute_metrics(activations)
 reveal_type(metrics)
 reveal_type(posthoc.load_metrics("metrics.json"))
+reveal_type(posthoc.compute_metrics("activations.h5"))
+reveal_type(posthoc.audit("activations.h5"))
+reveal_type(posthoc.compare(["a", "b"]).rows)
+reveal_type(posthoc.check("run").sound)
 posthoc.extract("run", "cifar10", chanels=8)
 posthoc.extract("run", "cifar10", channels="8")
 posthoc.measured
@@ -38,7 +48,11 @@ def test_a_users_script_has_types(tmp_path):
     assert "ndarray" in lines[2]
     assert lines[3].endswith('"posthoc.analysis.records.RunMetrics"')
     assert lines[4].endswith('"posthoc.analysis.records.RunMetrics"')
-    assert 'Unexpected keyword argument "chanels" for "extract"' in lines[5]
+    assert lines[5].endswith('"posthoc.analysis.records.RunMetrics"')
+    assert lines[6].endswith('"posthoc.analysis.responses.Audit"')
+    assert "posthoc.analysis.compare.Row" in lines[7]
+    assert lines[8].endswith('"bool"')
+    assert 'Unexpected keyword argument "chanels" for "extract"' in lines[9]
     assert '"channels" to "extract" has incompatible type "str"' in lines[-2]
     assert 'no attribute "measured"' in lines[-1]
 
@@ -50,3 +64,70 @@ def test_every_name_that_is_promised_is_there():
 
 def test_the_options_of_extract_are_those_of_a_request():
     assert [field.name for field in dataclasses.fields(Request)] == ["probe", *PlanOptions.__annotations__]
+
+
+def test_what_a_notebook_offers_and_says_of_a_misspelt_name():
+    assert set(dir(posthoc)) == set(posthoc.__all__)
+    with pytest.raises(AttributeError, match=re.escape("no attribute 'extrct'; did you mean extract?")):
+        posthoc.extrct  # noqa: B018
+    assert posthoc.list_measures().keys() >= {"hurst", "integration", "metastability"}
+    assert posthoc.list_nulls()["order"] == "another order of the same images"
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return posthoc.load_metrics(FIXTURES / "metrics.json")
+
+
+def test_a_file_is_measured_by_its_path_as_by_itself():
+    assert inspect.signature(posthoc.compute_metrics).parameters["nulls"].default == 99
+    place = FIXTURES / "activations.h5"
+    by_path = posthoc.compute_metrics(str(place), nulls=0, measures=["metastability"])
+    with posthoc.open_activations(place) as file:
+        by_itself = posthoc.compute_metrics(file, nulls=0, measures=["metastability"])
+        assert len(file) == 12  # it is open still
+    np.testing.assert_array_equal(by_path.column("metastability"), by_itself.column("metastability"))
+    with pytest.raises(posthoc.PosthocError, match=re.escape("nowhere.h5")):
+        posthoc.compute_metrics("nowhere.h5")
+
+
+def test_names_that_are_not_there_raise_with_the_nearest(metrics):
+    with pytest.raises(posthoc.PosthocError, match=re.escape("no measure 'H_eff' here; did you mean integration?")):
+        metrics.column("H_eff")
+    with pytest.raises(posthoc.PosthocError, match="did you mean metastability"):
+        metrics.null("white", "metastabilty")
+    with pytest.raises(posthoc.PosthocError, match=re.escape("no null 'orders' here; did you mean order?")):
+        metrics.null("orders", "hurst")
+    with pytest.raises(posthoc.PosthocError, match=re.escape("no number 'median' of a null; did you mean mean?")):
+        metrics.null("order", "hurst", "median")
+    assert np.isnan(metrics.null("channel", "hurst")).all()  # which is not drawn for it
+
+
+def test_a_run_as_a_table_and_as_a_data_set(metrics, tmp_path):
+    table = metrics.to_pandas()
+    assert table.index.name == "epoch"
+    assert list(table.index) == list(range(12))
+    np.testing.assert_array_equal(table["integration"], metrics.column("integration"))
+    np.testing.assert_array_equal(table["metastability_order_p"], metrics.null("order", "metastability", "p"))
+    assert len(set(table.columns)) == len(table.columns)
+    data = metrics.to_xarray()
+    assert data.sizes == {"epoch": 12, "layer": len(metrics.layers)}
+    np.testing.assert_array_equal(data.integration.sel(epoch=5), metrics.column("integration")[5])
+    np.testing.assert_array_equal(data.effective_rank_by_layer, metrics.representation.effective_rank)
+    data.to_netcdf(tmp_path / "metrics.nc", engine="h5netcdf")
+
+
+def test_what_a_notebook_shows_of_runs(metrics):
+    assert len(repr(metrics)) < 200
+    assert repr(metrics).startswith("<RunMetrics: 12 checkpoints, epoch 0 to 11, image axis: hurst, integration, ")
+    page = metrics._repr_html_()
+    assert page.count("<tr>") == 13
+    assert "<p>Accuracy 0.9034 at best, at epoch 10;" in page
+    both = posthoc.compare({"a": metrics, "<b>": metrics})
+    assert repr(both).startswith("<Comparison: 2 runs; best accuracy 0.9034")
+    assert "&lt;b&gt;" in both._repr_html_()
+    assert "<b>" not in both._repr_html_()
+    table = both.to_pandas()
+    assert list(table.index) == ["a", "<b>"]
+    assert table.loc["a", "integration_low"] < table.loc["a", "integration"]
+    assert posthoc.compare(FIXTURES / "metrics.json").rows[0].run.measures.keys() == metrics.measures.keys()

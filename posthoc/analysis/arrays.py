@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from posthoc.errors import UsageError
 
 FloatArray = NDArray[np.float64]
+DIGITS = 6
+"""Of what is stored for every layer, unit or scale; what is stored for every checkpoint is whole."""
 ROUNDINGS = 8
 """Values that differ by no more than so many units in the last place of the largest of them are constant."""
 ROUNDING = ROUNDINGS * float(np.finfo(np.float64).eps)
@@ -106,3 +108,10 @@ def sd_finite(values: FloatArray) -> float:
     """Standard deviation (ddof 1) of what is finite; NaN where fewer than two are."""
     finite = values[np.isfinite(values)]
     return float(finite.std(ddof=1)) if len(finite) > 1 else math.nan
+
+
+def rounded(values: FloatArray) -> FloatArray:
+    """To `DIGITS`, but for numbers so large that this overflows."""
+    with np.errstate(over="ignore"):
+        rounded = values.round(DIGITS)
+    return np.where(np.isfinite(rounded), rounded, values)

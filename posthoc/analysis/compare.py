@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -19,6 +19,9 @@ from posthoc.analysis.taxonomy import Evidence, Name, State, Taxonomy, classify
 from posthoc.analysis.verdicts import corrected, verdict
 from posthoc.errors import UsageError
 from posthoc.streams import stream
+
+if TYPE_CHECKING:
+    import pandas
 
 NOT_COMPARED = ("name", "window", "threshold")
 """Of the protocol: what only volatility and its settling depend on, by which runs are not compared."""
@@ -111,6 +114,46 @@ class Difference:
     least: float
     noise: float
     warning: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side: a row each, and the groups that they make and how these differ, where they were grouped."""
+
+    rows: tuple[Row, ...]
+    groups: tuple[Group, ...] = ()
+    differences: tuple[Difference, ...] = ()
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], by: Sequence[str] = (), seed: int = 0) -> "Comparison":
+        """Of runs whose scores are in one unit; see `tabulate`, `grouped`, `differences`."""
+        rows = tabulate(runs)
+        if not by:
+            return cls(tuple(rows))
+        names = group_names(runs, by)
+        return cls(tuple(rows), tuple(grouped(rows, names)), tuple(differences(rows, names, seed)))
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """One row per run, in the columns of `posthoc compare --csv` (extra `pandas`)."""
+        from posthoc.analysis.frames import require
+        from posthoc.report.tables import runs
+
+        require("pandas")
+        import pandas
+
+        return pandas.DataFrame(runs(self.rows).flat()).set_index("run")
+
+    def __repr__(self) -> str:
+        from posthoc.report.words import compared
+
+        return f"<Comparison: {compared(self.rows, self.differences)}>"
+
+    def _repr_html_(self) -> str:
+        from posthoc.report.notebook import as_notebook
+        from posthoc.report.tables import runs
+        from posthoc.report.words import compared
+
+        return as_notebook([compared(self.rows, self.differences)], runs(self.rows))
 
 
 def tabulate(runs: Sequence[Run], taxonomy: Taxonomy | None = None) -> list[Row]:

@@ -3,7 +3,6 @@
 A metrics.json says everything that its readers need: the names of its measures, nulls and axis, and the words for them.
 """
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -18,18 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc import __version__
-from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.arrays import FloatArray, rounded
 from posthoc.analysis.choice import Choice
 from posthoc.analysis.geometry import ByLayer, Locking, Representation
 from posthoc.analysis.health import Symptom
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.weights import WeightPath
-from posthoc.errors import PosthocError
-from posthoc.files import replacing, write_json
+from posthoc.errors import PosthocError, nearest
+from posthoc.files import write_json
 from posthoc.recording import Recording
 from posthoc.typed import Array, Range, Shape, read_typed
 
 if TYPE_CHECKING:
+    import pandas
+    import xarray
     from altair import TopLevelMixin
 
 FORMAT = "posthoc-metrics"
@@ -45,8 +46,6 @@ WAYS = {"retrospective": "volatility", "causal": "volatility_causal"}
 """In which ways volatility settles, and the measure that it is each time."""
 PURE_NOISE = "white"
 """The null that is pure noise."""
-DIGITS = 6
-"""Of what is stored for every layer, unit or scale; what is stored for every checkpoint is whole."""
 Interval = tuple[float, float]
 NOWHERE: Interval = (math.nan, math.nan)
 Column = Annotated[FloatArray, Array(("E",), full=True)]
@@ -366,16 +365,26 @@ class RunMetrics:
 
     def column(self, measure: str) -> FloatArray:
         """A measure's value at every checkpoint, [E]. Raises PosthocError for one that is not there."""
-        if measure not in self.measures:
-            raise PosthocError(f"There is no measure {measure!r} here, only {', '.join(self.measures)}.")
-        return self.measures[measure].value
+        return self._measured(measure).value
 
     def null(self, null: str, measure: str, name: str = "mean") -> FloatArray:
-        """One number of a measure beside a null at every checkpoint, [E]; NaN where there is none."""
-        beside = self.measures[measure].nulls.get(null)
-        if beside is None:
+        """One number of a measure beside a null at every checkpoint, [E]: mean, sd, low, high, p or draws; NaN where the null
+        is not drawn for that measure. Raises PosthocError for names that are not there."""
+        nulls, known = self._measured(measure).nulls, [item.name for item in fields(Beside)]
+        if null not in self.nulls:
+            raise PosthocError(f"There is no null {null!r} here; {nearest(null, self.nulls)}")
+        if name not in known:
+            raise PosthocError(f"There is no number {name!r} of a null; {nearest(name, known)}")
+        if null not in nulls:
             return np.full(len(self.checkpoints), np.nan)
-        return np.asarray(getattr(beside, name), dtype=float)
+        return np.asarray(getattr(nulls[null], name), dtype=float)
+
+    def _measured(self, measure: str) -> Measured:
+        if measure not in self.measures:
+            symbols = {measured.symbol: key for key, measured in self.measures.items()}
+            advice = f"did you mean {symbols[measure]}?" if measure in symbols else nearest(measure, self.measures)
+            raise PosthocError(f"There is no measure {measure!r} here; {advice}")
+        return self.measures[measure]
 
     def chart(self, name: str, epoch: int | None = None) -> "TopLevelMixin":
         """A figure of the report as an Altair chart (extra `report`); epoch: of figures of one epoch (default: last).
@@ -402,44 +411,39 @@ class RunMetrics:
 
     def save_csv(self, path: str | PathLike[str]) -> None:
         """Write one row per checkpoint, with an empty field where a measure is undefined."""
-        columns = self.flat()
-        with replacing(Path(path)) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(
-                ["" if value != value else value for value in row] for row in zip(*columns.values(), strict=True)
-            )
+        from posthoc.analysis.frames import save_csv
+
+        save_csv(self, Path(path))
 
     def flat(self) -> dict[str, list[Any]]:
         """Every number of every checkpoint as columns [E]: `integration`, `integration_low`, `integration_order_p`, ..."""
-        columns: dict[str, list[Any]] = {
-            "epoch": ["" if checkpoint.epoch is None else checkpoint.epoch for checkpoint in self.checkpoints],
-            "step": ["" if checkpoint.step is None else checkpoint.step for checkpoint in self.checkpoints],
-            "untrained": [checkpoint.untrained for checkpoint in self.checkpoints],
-        }
-        for key, measured in self.measures.items():
-            if measured.aside:
-                continue
-            columns[key] = measured.value.tolist()
-            for name in ("low", "high", "sd"):
-                if (values := getattr(measured, name)).size:
-                    columns[f"{key}_{name}"] = values.tolist()
-        columns["dead"] = [checkpoint.dead for checkpoint in self.checkpoints]
-        columns["reasons"] = [
-            "; ".join(f"{count} {why}" for why, count in checkpoint.reasons.items()) for checkpoint in self.checkpoints
-        ]
-        for key, measured in self.measures.items():
-            for null, beside in measured.nulls.items():
-                columns |= {f"{key}_{null}_{name}": values.tolist() for name, values in vars(beside).items()}
-        tables = {
-            f"{key}{end}": getattr(measured, f"by_layer{end}")
-            for key, measured in self.measures.items() for end in ("", "_low", "_high", "_p")
-        } | vars(self.representation)  # fmt: skip
-        for name, table in tables.items():
-            if table.ndim == 2 and table.size:
-                rounded = _rounded(table).T.tolist()
-                columns |= {f"{name}_{layer}": rounded[k] for k, layer in enumerate(self.layers)}
-        return columns
+        from posthoc.analysis.frames import flat
+
+        return flat(self)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """One row per checkpoint, as metrics.csv has it, by epoch or step; NaN where a measure is undefined (extra `pandas`)."""
+        from posthoc.analysis.frames import to_pandas
+
+        return to_pandas(self)
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """The same along a dimension of checkpoints, and what there is of every layer along a second (extra `xarray`)."""
+        from posthoc.analysis.frames import to_xarray
+
+        return to_xarray(self)
+
+    def __repr__(self) -> str:
+        listed = ", ".join(key for key, measured in self.measures.items() if measured.listed)
+        span = f"{self.summary.unit} {self.when[0]} to {self.when[-1]}"
+        return f"<RunMetrics: {len(self.checkpoints)} checkpoints, {span}, {self.protocol.axis} axis: {listed}>"
+
+    def _repr_html_(self) -> str:
+        from posthoc.report.notebook import as_notebook
+        from posthoc.report.tables import checkpoints
+        from posthoc.report.words import in_short
+
+        return as_notebook(in_short(self), checkpoints(self))
 
 
 def load_metrics(path: str | PathLike[str]) -> RunMetrics:
@@ -473,24 +477,17 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
     return run
 
 
-def _rounded(values: FloatArray) -> FloatArray:
-    """To `DIGITS`, but for numbers so large that this overflows."""
-    with np.errstate(over="ignore"):
-        rounded = values.round(DIGITS)
-    return np.where(np.isfinite(rounded), rounded, values)
-
-
 def plain(value: Any) -> Any:
     """Nested values as JSON has them: records as objects, arrays and tuples as lists, numbers that are not finite as None.
 
-    Tables, of arrays with more than one dimension and of curves, are rounded to `DIGITS`.
+    Tables, of arrays with more than one dimension and of curves, are rounded to `arrays.DIGITS`.
     """
     if is_dataclass(value) and not isinstance(value, type):
         curve = isinstance(value, Curve)
         items = {item.name: getattr(value, item.name) for item in fields(value)}
-        return {name: plain(_rounded(inner) if curve else inner) for name, inner in items.items()}
+        return {name: plain(rounded(inner) if curve else inner) for name, inner in items.items()}
     if isinstance(value, np.ndarray):
-        return plain((_rounded(value) if value.ndim > 1 else value).tolist())
+        return plain((rounded(value) if value.ndim > 1 else value).tolist())
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

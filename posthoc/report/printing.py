@@ -50,6 +50,14 @@ class Table:
         """What stands below it, the cautions first."""
         return [*self.cautions, *self.notes]
 
+    def flat(self) -> dict[str, list[Any]]:
+        """The columns by their names, one value in a row: a cell of several names is several."""
+        columns: dict[str, list[Any]] = {}
+        for k, column in enumerate(self.columns):
+            cells = [row[k] if len(column.names) > 1 else (row[k],) for row in self.rows]
+            columns |= {name: [values[n] for values in cells] for n, name in enumerate(column.names)}
+        return columns
+
     def only(self, places: Sequence[int]) -> "Table":
         """With the columns at these places."""
         rows = [[row[k] for k in places] for row in self.rows]

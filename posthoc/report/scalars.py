@@ -28,7 +28,11 @@ def write_scalars(metrics: RunMetrics, path: Path) -> None:
     if None in steps:
         steps = [checkpoint.epoch for checkpoint in metrics.checkpoints]
     series = {f"posthoc/{key}": measured.value for key, measured in metrics.measures.items()}
-    series |= {f"posthoc_noise/{key}": metrics.null(PURE_NOISE, key) for key in headlines(metrics)}
+    series |= {
+        f"posthoc_noise/{key}": metrics.null(PURE_NOISE, key)
+        for key in headlines(metrics)
+        if PURE_NOISE in metrics.nulls
+    }
     with tempfile.TemporaryDirectory() as place:
         writer = Writer(place)
         for tag, values in series.items():

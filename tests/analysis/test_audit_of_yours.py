@@ -53,7 +53,7 @@ def scaled(path, seed, factors=(1.0, 1.0), shift=0.0, untrained=0, images=400):
 
 def audited(path, *measures, **options):
     with open_activations(path) as activations:
-        return posthoc.audit(activations, count=20, measures=measures, **options)
+        return posthoc.audit(activations, draws=20, measures=measures, **options)
 
 
 def outcomes(response):

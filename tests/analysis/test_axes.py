@@ -118,7 +118,7 @@ def test_the_audit_of_a_collapsed_network_says_so(tmp_path):
         frames(lambda e: {"a": good if e == 0 else np.full_like(good, np.nan)}, 2),
     )
     with open_activations(tmp_path / "a.h5") as activations:
-        result = posthoc.audit(activations, count=10)
+        result = posthoc.audit(activations, draws=10)
     assert result.conclusions == (
         "H_eff of the last checkpoint is undefined: no channel has one.",
         "M of the last checkpoint is undefined: no channel has one.",
@@ -172,7 +172,7 @@ def test_the_audit_finds_that_integration_follows_the_number_of_classes(tmp_path
     """On noise: nothing but the protocol can respond."""
     path = make(tmp_path / "a.h5", layers=4, channels=12, images=1024, epochs=2, classes=10)
     with open_activations(path) as activations:
-        result = posthoc.audit(activations, count=20)
+        result = posthoc.audit(activations, draws=20)
     assert result.measures["integration"].which(Reaction.RESPONDS)["number of classes"].high < -0.3
     for key, response in result.measures.items():
         for what in ("training", "labels"):
@@ -265,7 +265,7 @@ def test_draws_grow_only_where_a_verdict_needs_them(tmp_path):
 
 def test_what_has_the_same_samples_is_compared_in_the_same_orders(tmp_path):
     with open_activations(make(tmp_path / "a.h5", images=256, channels=8, epochs=3)) as file:
-        usual, wider = (posthoc.audit(file, Protocol.named("published", smooth=smooth), count=12) for smooth in (5, 15))
+        usual, wider = (posthoc.audit(file, Protocol.named("published", smooth=smooth), draws=12) for smooth in (5, 15))
     ordered = [next(c.measures for c in audit.controls if c.changes == Change.ORDER) for audit in (usual, wider)]
     for key in ("integration", "metastability"):
         effects = {effect.control: effect for effect in usual.measures[key].effects}

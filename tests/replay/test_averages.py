@@ -172,7 +172,7 @@ def test_spectra_are_measured_of_every_layer_and_of_all(run, averaged):
         singular = torch.linalg.svdvals(last[f"{name}.weight"].double()).numpy() ** 2
         ranks[name], alphas[name] = singular.sum() / singular.max(), naive.hill(singular)
     with posthoc.open_activations(averaged) as file:
-        metrics = posthoc.compute_metrics(file, measures="accuracy")
+        metrics = posthoc.compute_metrics(file, nulls=0, measures="accuracy")
         given = file.statistics(E - 1)
     assert given["tensor"].tolist() == ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]
     np.testing.assert_allclose(given["stable_rank"][[0, 4]], list(ranks.values()), rtol=1e-9)
@@ -189,7 +189,7 @@ def test_spectra_are_measured_of_every_layer_and_of_all(run, averaged):
 
 def test_loss_accuracy_and_barrier_are_measured_with_their_intervals(run, averaged, tmp_path):
     with posthoc.open_activations(averaged) as file:
-        metrics = posthoc.compute_metrics(file, measures="accuracy")
+        metrics = posthoc.compute_metrics(file, nulls=0, measures="accuracy")
         own = file.behaviour("loss").astype(float)
     metrics.save(tmp_path / "metrics.json")
     again = posthoc.load_metrics(tmp_path / "metrics.json")
