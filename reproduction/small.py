@@ -65,17 +65,20 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "batch": (25, 50, 100),
     "noise": (0.0, 0.0, 0.2, 0.4),
 }
-COUNT = 16
-"""Configurations of each data set."""
+COUNT, DRAWS = 16, 2
+"""Configurations of each data set: so many at once, so many times."""
 
 
 def configurations(dataset: str) -> list[Configuration]:
-    """`COUNT` of them, every choice of a factor about as often as any other, paired at random."""
-    random = np.random.default_rng([*dataset.encode()])
-    columns = {}
-    for factor, choices in CHOICES.items():
-        columns[factor] = [choices[k % len(choices)] for k in random.permutation(COUNT)]
-    return [Configuration(**{factor: column[k] for factor, column in columns.items()}) for k in range(COUNT)]
+    """`COUNT` of them `DRAWS` times: each time every choice of a factor about as often as any other, paired at random."""
+    random, drawn = np.random.default_rng([*dataset.encode()]), []
+    for _ in range(DRAWS):
+        columns = {
+            factor: [choices[k % len(choices)] for k in random.permutation(COUNT)]
+            for factor, choices in CHOICES.items()
+        }
+        drawn += [Configuration(**{factor: column[k] for factor, column in columns.items()}) for k in range(COUNT)]
+    return drawn
 
 
 SOUND = Configuration(16, 4, 0.03, "constant", 5e-4, 50, 0.0)

@@ -16,8 +16,9 @@ SPIKE = 2.0
 BEFORE = 5
 """How many checkpoints before one its loss is compared with, and `LEAST` at the least."""
 LEAST = 3
-EXPLOSION = 10.0
-"""Times the largest root mean square of the checkpoints before."""
+EXPLOSION, WHILE_LEARNING = 10.0, 100.0
+"""Times the largest root mean square of the checkpoints before; the second where the loss is the least so far, for a network
+that begins to learn may use a layer for the first time."""
 COLLAPSE = 0.25
 """Of the largest effective rank of the checkpoints before."""
 
@@ -65,9 +66,11 @@ def symptoms(
     for k, layer in enumerate(layers if size.size else ()):
         broken = untrained | (nonfinite[layer] > 0)
         result += _wherever(Ailment.DEAD, np.isnan(rank[:, k]) & ~broken, rank[:, k], layer)
-        result += _beside_before(Ailment.EXPLODING, size[:, k], broken, layer)
-        result += _beside_before(Ailment.COLLAPSED, rank[:, k], broken, layer)
-    result += _beside_before(Ailment.SPIKE, loss, untrained, None)
+        result += _beside_before(
+            Ailment.EXPLODING, size[:, k], broken, layer, np.where(_least(loss), WHILE_LEARNING, EXPLOSION)
+        )
+        result += _beside_before(Ailment.COLLAPSED, rank[:, k], broken, layer, np.full(len(loss), COLLAPSE))
+    result += _beside_before(Ailment.SPIKE, loss, untrained, None, np.full(len(loss), SPIKE))
     worst = list(Ailment)
     return tuple(sorted(result, key=lambda symptom: (worst.index(symptom.kind), symptom.began)))
 
@@ -81,16 +84,23 @@ def _wherever(
         yield Symptom(kind, began, int(ill.sum()), layer, float(values[began]), np.nan)
 
 
+def _least(loss: FloatArray) -> NDArray[np.bool_]:
+    """At which checkpoints [E] the loss is below that of all before."""
+    before = np.fmin.accumulate(np.concatenate([[np.nan], loss[:-1]]))
+    return np.asarray(loss < before)
+
+
 def _beside_before(
-    kind: Ailment, values: FloatArray, left_out: NDArray[np.bool_], layer: str | None
+    kind: Ailment, values: FloatArray, left_out: NDArray[np.bool_], layer: str | None, times: FloatArray
 ) -> Iterator[Symptom]:
-    """What is wrong with values [E] beside those of the checkpoints before, those `left_out` apart."""
+    """What is wrong with values [E] that are `times` [E] as large as those of the checkpoints before, or so small a share of
+    them, those `left_out` apart."""
     rows = np.flatnonzero(np.isfinite(values) & ~left_out)
     ill: list[tuple[int, float]] = []
     usual_values: list[float] = []
     for e in rows:
         usual = _usual(kind, usual_values)
-        if _is_ill(kind, float(values[e]), usual):
+        if _is_ill(kind, float(values[e]), usual, float(times[e])):
             ill.append((int(e), usual))
             continue  # what is ill is no measure of what comes
         usual_values.append(float(values[e]))
@@ -106,8 +116,8 @@ def _usual(kind: Ailment, before: Sequence[float]) -> float:
     return max(before) if len(before) > 1 else np.nan  # the first may be of weights that had not trained yet
 
 
-def _is_ill(kind: Ailment, value: float, usual: float) -> bool:
+def _is_ill(kind: Ailment, value: float, usual: float, times: float) -> bool:
     """Whether a value is beyond what was usual; never where nothing was."""
     if kind is Ailment.COLLAPSED:
-        return value <= COLLAPSE * usual
-    return usual > 0 and value >= (SPIKE if kind is Ailment.SPIKE else EXPLOSION) * usual
+        return value <= times * usual
+    return usual > 0 and value >= times * usual

@@ -57,6 +57,15 @@ def test_each_planted_fault_is_named_where_it_begins():
         assert listed(known) == [expected], plant
 
 
+def test_a_layer_that_is_used_for_the_first_time_as_the_loss_falls_does_not_explode():
+    known = well()
+    known["size"][:3], known["size"][3:] = 0.2, 2.7
+    known["loss"] = np.array([2.34, 2.25, 2.29, 1.38, 1.04, 1.02, 0.59, 0.33])
+    assert listed(known) == []
+    known["loss"][3:] = 2.3
+    assert listed(known) == [(Ailment.EXPLODING, layer, 3, 5) for layer in LAYERS]
+
+
 def test_the_worst_is_first_and_evidence_stands_beside():
     known = well()
     known["loss"][4] = 50
