@@ -15,24 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
+from posthoc.analysis.audit_checkpoints import audit_checkpoints, joint
 from posthoc.analysis.axes import AXES, Axis, Factor, Material, Recorded, Subject
 from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.conclusions import conclusions
 from posthoc.analysis.documents import LEAST_DOCUMENTS, ends, enough, resampled_finite
-from posthoc.analysis.effects import effects_beside_order, in_the_same_orders, told
+from posthoc.analysis.effects import effects_beside_order, in_the_same_orders, margin_of, told
 from posthoc.analysis.measures import MEASURES, Measure, Reading, Scope, Series, chosen
 from posthoc.analysis.nulls import NULLS, Draws, deciding, draws, unrounded
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import PURE_NOISE, Aside
-from posthoc.analysis.responses import UNTRAINED, Audit, Change, Control, Effect, Reaction, Response, Spread
+from posthoc.analysis.responses import Audit, Change, Control, Effect, Reaction, Response, Spread
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
 from posthoc.recording import named
 from posthoc.store import Activations
 
-LEAST_SEEDS = 3
-"""Untrained networks from which the spread over seeds is known."""
 NOISES = ("white", "gaussian")
 
 
@@ -53,7 +52,7 @@ def audit(
     _refuse_unfit(activations, protocol, axis)
     if other is not None:
         _refuse_other(activations, other, protocol, axis)
-    table, asked = _table(measures)
+    table, asked, everything = _table(measures, axis)
     controls: dict[str, Control] = {}
     effects: dict[str, dict[str, Effect]] = {}
     responses: dict[str, Response] = {}
@@ -74,16 +73,21 @@ def audit(
             known = controls.get(name, Control(name, run.factor.changes, {}))
             controls[name] = replace(known, measures=known.measures | run.spreads(axis))
         for key, measure in audited.items():
-            margin, margin_from = _margin(axis, measure, list(controls.values()))
+            margin, margin_from = margin_of(axis, measure, list(controls.values()))
             effects[key] = _effects(axis, runs, list(controls.values()), measure, margin)
             response = _response(axis, runs, effects[key], key, measure, margin)
             responses[key] = replace(response, margin_from=margin_from)
-    if unfit := sorted(asked - responses.keys()):
-        raise UsageError(
-            f"{', '.join(unfit)}: an audit changes what series are made of, and has nothing to change of these; of those "
-            f"that it can audit there are {', '.join(key for key, measure in MEASURES.items() if _base(measure).of_series)}."
+    sentences: dict[str, list[str]] = {}
+    if axis.key == "image":
+        of_checkpoints = audit_checkpoints(
+            axis, subject, {key: m for key, m in table.items() if m.of_checkpoint}, everything
         )
-    order = {key: responses[key] for key in table if key in responses}
+        controls = joint(controls, of_checkpoints.made)
+        effects |= of_checkpoints.effects
+        responses |= of_checkpoints.responses
+        sentences = of_checkpoints.sentences
+    _refuse_unanswered(asked - responses.keys(), table)
+    order = {key: responses[key] for key in (*table, *responses) if key in responses}
     rows = tuple(_complete(control, order) for control in controls.values())
     return Audit(
         path=str(activations.path),
@@ -98,7 +102,7 @@ def audit(
         conclusions=tuple(
             named(sentence, samples)
             for key, response in order.items()
-            for sentence in conclusions(rows, key, response, effects[key], axis)
+            for sentence in (*conclusions(rows, key, response, effects[key], axis), *sentences.get(key, []))
         ),
         called=samples,
         aside=aside,
@@ -137,15 +141,34 @@ def _refuse_other(activations: Activations, other: Activations, protocol: Protoc
         raise PosthocError(f"{other.path} is of other samples than {activations.path}: their labels differ.")
 
 
-def _table(measures: str | Iterable[str | Measure]) -> tuple[dict[str, Measure], set[str]]:
-    """The measures to audit, and those among them that were asked for by name."""
+def _table(measures: str | Iterable[str | Measure], axis: Axis) -> tuple[dict[str, Measure], set[str], bool]:
+    """The measures to audit, those among them that were asked for by name, and whether all were."""
     wanted = measures.split(",") if isinstance(measures, str) else list(measures)
     table = chosen(wanted)
     keys = {each.key if isinstance(each, Measure) else each.strip() for each in wanted}
-    if "all" in keys:
-        keys |= {key for key, measure in table.items() if _base(measure).of_series and not _base(measure).series}
+    everything = "all" in keys
+    asked = keys - {"default", "all"}
+    if everything:
+        asked |= {key for key, measure in table.items() if _base(measure).of_series and not _base(measure).series}
+        checkpoints = {key for key, measure in table.items() if measure.of_checkpoint and axis.key == "image"}
+        return {k: m for k, m in table.items() if k in asked | checkpoints or "default" in keys}, asked, True
     kept = table if "default" in keys else {key: measure for key, measure in table.items() if key in keys}
-    return kept, keys - {"default", "all"}
+    return kept, asked, False
+
+
+def _refuse_unanswered(keys: Collection[str], table: Mapping[str, Measure]) -> None:
+    """Raise UsageError where measures that were asked for by name have nothing that an audit changes."""
+    if not keys:
+        return
+    able = [key for key, measure in MEASURES.items() if _base(measure).of_series or measure.of_checkpoint]
+    if ahead := sorted(key for key in keys if table[key].of_checkpoint):
+        raise UsageError(
+            f"{', '.join(ahead)}: undefined at the last checkpoint of this file, or of later checkpoints, of which it has none."
+        )
+    raise UsageError(
+        f"{', '.join(sorted(keys))}: an audit changes what series and checkpoints hold, and has nothing to change of these; of "
+        f"those that it can audit there are {', '.join(able)}."
+    )
 
 
 def _audited(axis: Axis, series: str, table: Mapping[str, Measure], asked: Collection[str]) -> dict[str, Measure]:
@@ -165,19 +188,6 @@ def _headline(axis: Axis, measure: Measure) -> bool:
 def _base(measure: Measure) -> Measure:
     """What a measure is a function of; else itself."""
     return MEASURES[measure.of_measure.of] if measure.of_measure else measure
-
-
-def _margin(axis: Axis, measure: Measure, controls: Sequence[Control]) -> tuple[float, str]:
-    """Below which a change of a measure is small, and how that was come by where the measure does not say.
-
-    Then it is the standard deviation over the untrained networks: what the seed alone does to it. NaN with fewer than
-    three of them.
-    """
-    margin = float(axis.overrides.get(measure.key, {}).get("margin", measure.margin))
-    untrained = next((control.measures.get(measure.key) for control in controls if control.name == UNTRAINED), None)
-    if np.isfinite(margin) or untrained is None or untrained.count < LEAST_SEEDS or axis.intervals:
-        return margin, ""
-    return untrained.sd, f"its sd over {untrained.count} untrained networks"
 
 
 def _name(factor: Factor, activations: Activations, row: int) -> str:

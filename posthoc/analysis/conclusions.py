@@ -20,7 +20,7 @@ REFERENCES = {
 """Controls that change nothing, beside which values are put: their nulls, and what they are in a sentence."""
 SETTINGS = (
     Change.SMOOTHING, Change.IMAGES, Change.CONTEXT, Change.START, Change.CHANNELS, Change.LAYER, Change.PRECISION,
-    Change.PREPARATION,
+    Change.PREPARATION, Change.SPACING,
 )  # fmt: skip
 """What was chosen, and may differ between runs."""
 LEVEL = 0.05
@@ -36,7 +36,7 @@ def conclusions(
             f"{title} of the last checkpoint is undefined: no {'channel' if not axis.intervals else 'document'} has one."
         ]
     under = {control.name: control.measures[key] for control in controls}
-    sentences = [_of_order(controls, key, response)]
+    sentences = [_of_order(controls, key, response)] if np.isfinite(response.order_p) else []
     if SHUFFLED in effects:
         sentences.append(_of_text(controls, key, response, effects[SHUFFLED]))
     responds = response.which(Reaction.RESPONDS)
@@ -127,7 +127,9 @@ def of_training(response: Response, effect: Effect, count: int, intervals: str =
         return []
     of = "of one initialisation" if count == 1 else f"of {count} initialisations"
     also = " and the initialisation" if count > 1 else ""
-    named, over = (f" ({of})", f"with the order of images{also}") if not intervals else ("", intervals)
+    named, over = (
+        (f" ({of})", f"{response.varies or 'with the order of images'}{also}") if not intervals else ("", intervals)
+    )
     between = f"{response.symbol} differs between the trained and the untrained network"
     start = {
         Reaction.RESPONDS: between,

@@ -8,11 +8,29 @@ import numpy as np
 from scipy.special import stdtrit
 
 from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.axes import Axis
+from posthoc.analysis.measures import Measure
 from posthoc.analysis.nulls import ROUNDING
-from posthoc.analysis.responses import HALVES, Change, Control, Effect, Reaction, Response, Spread
+from posthoc.analysis.responses import HALVES, UNTRAINED, Change, Control, Effect, Reaction, Response, Spread
 
 STRENGTH = (Reaction.UNDEFINED, Reaction.INDIFFERENT, Reaction.UNDECIDED, Reaction.RESPONDS)
 """Of several outcomes of the same change, the last counts."""
+
+LEAST_SEEDS = 3
+"""Untrained networks from which the spread over seeds is known."""
+
+
+def margin_of(axis: Axis, measure: Measure, controls: Sequence[Control]) -> tuple[float, str]:
+    """Below which a change of a measure is small, and how that was come by where the measure does not say.
+
+    Then it is the standard deviation over the untrained networks: what the seed alone does to it. NaN with fewer than
+    three of them.
+    """
+    margin = float(axis.overrides.get(measure.key, {}).get("margin", measure.margin))
+    untrained = next((control.measures.get(measure.key) for control in controls if control.name == UNTRAINED), None)
+    if np.isfinite(margin) or untrained is None or untrained.count < LEAST_SEEDS or axis.intervals:
+        return margin, ""
+    return untrained.sd, f"its sd over {untrained.count} untrained networks"
 
 
 def respond(controls: Sequence[Control], key: str, symbol: str, margin: float) -> Response:

@@ -52,6 +52,7 @@ class Change(StrEnum):
     PRECISION = "precision of the values"
     PROBE = "which half of the probe"
     PREPARATION = "preparation of the probe"
+    SPACING = "spacing of the checkpoints"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def signed(value: float) -> str:
 @dataclass(frozen=True)
 class Response:
     """What one measure responds to. margin_from: how the margin was come by, where the measure has none of its own. value: of the run as it is; spread_by_order: sd over orders of the images, or over
-    documents, see `Audit.varies`; margin: below which a change is called small (NaN in files that have none); order_p: of
+    documents, see `Audit.varies`, or with what `varies` says; margin: below which a change is called small (NaN in files that have none); order_p: of
     the value among the orders that the deciding null draws."""
 
     symbol: str
@@ -140,6 +141,7 @@ class Response:
     margin: float = math.nan
     order_p: float = math.nan
     margin_from: str = ""
+    varies: str = ""
 
     def which(self, outcome: Reaction) -> dict[str, Effect]:
         """The effects of one outcome, by what they change."""

@@ -427,7 +427,12 @@ def responses(result: Audit) -> list[Lines]:
             lines.append((f"{title} is undecided about", text))
         if undefined := response.which(Reaction.UNDEFINED):
             lines.append((f"{title} is undefined for", named(", ".join(undefined), called)))
-        lines.append((f"{title} varies by", f"{cell(response.spread_by_order)} (sd) {named(result.varies, called)}"))
+        lines.append(
+            (
+                f"{title} varies by",
+                f"{cell(response.spread_by_order)} (sd) {named(response.varies or result.varies, called)}",
+            )
+        )
         blocks.append(lines)
     stepped: dict[str, list[str]] = {}
     for control, why in result.aside.items():

@@ -136,10 +136,16 @@ def test_another_preparation_of_the_probe_is_a_factor(tmp_path):
 
 def test_measures_that_no_audit_is_of_are_named(tmp_path):
     path = scaled(tmp_path / "a.h5", 3)
-    with pytest.raises(UsageError, match=r"^accuracy, loss: an audit changes what series are made of"):
+    with pytest.raises(UsageError, match=r"^accuracy, loss: an audit changes what series and checkpoints hold"):
         audited(path, "accuracy", "loss")
     assert list(audited(path, "hurst").measures) == ["hurst"]
-    assert list(audited(path, "all").measures) == ["hurst", "integration", "metastability", "synchrony"]
+    assert [*audited(path, "all").measures][:5] == [
+        "hurst",
+        "integration",
+        "metastability",
+        "synchrony",
+        "effective_rank",
+    ]
 
 
 def test_the_command_audits_a_function_and_its_file_reads_back(tmp_path):

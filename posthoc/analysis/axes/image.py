@@ -163,13 +163,18 @@ def images_reordered(material: ImageMaterial, random: np.random.Generator, live:
     return InOrder(material.live(live), labels, order, _by_class(labels)[1], material.smooth)
 
 
+def split_labels(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+    """Labels [N] of each class in `PARTS` equally large parts, drawn at random."""
+    parts = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        parts[random.permutation(members)] = np.arange(len(members)) % PARTS
+    return labels * PARTS + parts
+
+
 def classes_split(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> InOrder:
     """Each class in `PARTS` equally large parts, drawn at random."""
-    parts = np.empty(len(material.labels), np.int64)
-    for label in np.unique(material.labels):
-        members = np.flatnonzero(material.labels == label)
-        parts[random.permutation(members)] = np.arange(len(members)) % PARTS
-    return material.in_order(material.live(live), material.labels * PARTS + parts)
+    return material.in_order(material.live(live), split_labels(material.labels, random))
 
 
 def channels_reordered(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> InOrder:
