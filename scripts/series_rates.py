@@ -16,6 +16,7 @@ from series_training import CALIBRATION, LATE, REPORTED, Recipe, Run, State, tra
 from posthoc.files import replacing
 from posthoc.replay.series.records import Finding, Kind, Severity, Untold
 from posthoc.replay.series.result import Result, check_series
+from posthoc.replay.series.share import WHOLE, Share
 
 
 @dataclass
@@ -172,7 +173,7 @@ FAULTS = {
 }  # fmt: skip
 
 
-def check(series: Series, folder: Path) -> Result:
+def check(series: Series, folder: Path, share: Share = WHOLE) -> Result:
     """Write it as files and check these."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -180,7 +181,7 @@ def check(series: Series, folder: Path) -> Result:
         metadata = {} if series.inside is None else {"step": str(series.inside[k])}
         metadata |= {} if series.total is None else {"max_steps": str(series.total)}
         save_file(state, folder / f"step-{name}.safetensors", metadata)
-    return check_series(folder, order="name")
+    return check_series(folder, order="name", share=share)
 
 
 def alarms(result: Result) -> list[Finding]:
@@ -250,12 +251,13 @@ def trained_of(recipe: Recipe, seed: int, kept: Path | None = None) -> Trained:
 
 
 def measure(
-    runs: Sequence[tuple[str, Recipe, Trained]], placements: int, seed: int, folder: Path, verbose: bool
+    runs: Sequence[tuple[str, Recipe, Trained]], placements: int, seed: int, folder: Path, verbose: bool, share: Share
 ) -> None:
     """Print both tables."""
     wrong: Counter[str] = Counter()
     for name, _, trained in runs:
-        found = alarms(check(healthy(trained), folder))
+        result = check(healthy(trained), folder, share)
+        found = alarms(result)
         wrong[name] += bool(found)
         if found and verbose:
             print("  false:", name, [(f.kind.value, f.checkpoints, dict(f.evidence)) for f in found])
@@ -269,7 +271,7 @@ def measure(
             name, _, trained = fitting[k % len(fitting)]
             row = int(random.integers(fault.start, len(trained.run.states) - fault.end + 1))
             series = fault.plant(trained, row, random)
-            result = check(series, folder)
+            result = check(series, folder, share)
             good, others = named_rightly(series, fault, result), strays(series, fault, result)
             unclear += not good and left_open(series, fault, result)
             right, beside = right + good, beside + bool(good and others)
@@ -287,6 +289,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="runs of each kind")
     parser.add_argument("--first", type=int, default=0, help="seed of the first run of each kind")
     parser.add_argument("--keep", type=Path, help="a folder in which trained runs are kept and looked for")
+    parser.add_argument("--share", type=float, default=1.0, help="part of each tensor that is read")
+    parser.add_argument("--least", type=int, default=WHOLE.least, help="numbers of a tensor that are read in any case")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -299,7 +303,8 @@ def main() -> None:
         for name, recipe in recipes.items()
     ]
     with tempfile.TemporaryDirectory(prefix="posthoc-rates-") as folder:
-        measure(runs, options.placements, options.first, Path(folder) / "run", options.verbose)
+        share = Share(options.share, options.least)
+        measure(runs, options.placements, options.first, Path(folder) / "run", options.verbose, share)
 
 
 if __name__ == "__main__":

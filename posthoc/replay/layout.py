@@ -36,11 +36,12 @@ KIND_NAMES = {str: "a text", dict: "an object", int: "a whole number"}
 @dataclass(frozen=True)
 class Duplicate:
     """A checkpoint that was dropped because it holds the weights of another step, original; fits: whether they fit there
-    among the others, else original is but the first that holds them."""
+    among the others, else original is but the first that holds them; position: its place in training, as of a checkpoint."""
 
     path: Path
     original: Path
     fits: bool
+    position: tuple[int, int]
 
     def __str__(self) -> str:
         why = "where they fit" if self.fits else "the first that has them"
@@ -70,6 +71,11 @@ class Run:
     def left_out(self) -> tuple[tuple[Path, str], ...]:
         """Checkpoints that are of the run and are not replayed, and why."""
         return (*self.damaged, *((duplicate.path, str(duplicate)) for duplicate in self.duplicates))
+
+    @property
+    def newest(self) -> tuple[int, int]:
+        """The position of the latest checkpoint, of those that were dropped, too."""
+        return max(item.position for item in (*self.checkpoints, *self.duplicates))
 
     @property
     def beside(self) -> tuple[Path, ...]:

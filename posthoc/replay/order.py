@@ -49,11 +49,15 @@ class Order:
 
 @dataclass(frozen=True)
 class _Source:
-    """What the order goes by, also in words, and what a user should know of it."""
+    """What the order goes by, also in words, and what a user should know of it.
+
+    unknown: rows of which but the first unit is known; what they say of the other is another's.
+    """
 
     places: Places
     by: str
     notes: tuple[str, ...] = ()
+    unknown: frozenset[int] = frozenset()
 
 
 def in_order(
@@ -76,6 +80,8 @@ def in_order(
         dict(zip(rest, source.places.units[unit], strict=True)) if source and unit in source.places.units else {}
         for unit in ("epoch", "step")
     )
+    for row in source.unknown if source and epochs else ():
+        steps.pop(rest[row], None)
     (steps if steps and not epochs else epochs).update(placed)
     checkpoints = [Checkpoint(path, epochs.get(path), steps.get(path), headers[path]) for path in headers]
     for checkpoint in checkpoints:
@@ -111,12 +117,52 @@ def _decide(paths: list[Path], headers: Mapping[Path, Header], order: str | None
     if inside and inside.differ:
         return _Source(inside, inside.by, _disagreement(paths, inside, named))
     if inside and named and named.differ:
-        return _Source(named, named.by, (_repeats(paths, inside),))
+        return _but_for_copies(paths, inside, named) or _Source(named, named.by, (_repeats(paths, inside),))
     if chosen := inside or named or (_of_folder(paths[0]) if len(paths) == 1 else None):
         return _Source(chosen, chosen.by)
     if lone:
         return None
     raise PosthocError(_uncertain(paths))
+
+
+def _but_for_copies(paths: list[Path], inside: Places, named: Places) -> _Source | None:
+    """By what is inside, where it repeats but for files that say what another says; these by their names.
+
+    So does a checkpoint that was copied over another. Of more than half of the files the names must agree with what is
+    inside, or differ by the same number.
+    """
+    unit, values = next(iter(inside.units.items()))
+    others = named.units.get(unit)
+    if others is None or not named.sure:
+        return None
+    shifts = [other - value for value, other in zip(values, others, strict=True)]
+    shift, count = Counter(shifts).most_common(1)[0]
+    odd = [row for row, other in enumerate(shifts) if other != shift]
+    agreeing = [row for row, other in enumerate(shifts) if other == shift]
+    positions = {inside.positions[row] for row in agreeing}
+    if 2 * count <= len(paths) or not all(inside.positions[row] in positions for row in odd):
+        return None
+    columns: dict[str, tuple[int, ...]] = {}
+    for counted, column in inside.units.items():
+        by_name = named.units.get(counted)
+        if by_name is not None:
+            by = by_name[agreeing[0]] - column[agreeing[0]]
+            columns[counted] = tuple(c if row not in odd else by_name[row] - by for row, c in enumerate(column))
+        else:
+            columns[counted] = column
+    mended = replace(inside, epochs=columns.get("epoch"), steps=columns.get("step"))
+    unknown = frozenset(odd) if columns.keys() - named.units.keys() else frozenset()
+    rest = [paths[row] for row in agreeing]
+    agreed = {f"{counted}s": tuple(column[row] for row in agreeing) for counted, column in columns.items()}
+    notes = _disagreement(rest, replace(inside, **agreed), _named(rest, forced=False))
+    return _Source(mended, mended.by, (_copied(paths, odd, unit, values), *notes), unknown)
+
+
+def _copied(paths: list[Path], odd: list[int], unit: str, values: Sequence[int]) -> str:
+    names = ", ".join(paths[row].name for row in odd[:3]) + (", ..." if len(odd) > 3 else "")
+    if len(odd) == 1:
+        return f"inside, {names} says {unit} {values[odd[0]]}, as another does, of which it may be a copy; its place is that of its name"
+    return f"inside, {names} say what others say ({unit} {values[odd[0]]}, ...), of which they may be copies; their places are those of their names"
 
 
 def _count_the_whole(inside: Column, named: Column) -> bool:

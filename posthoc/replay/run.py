@@ -14,6 +14,7 @@ from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import refuse_existing
 from posthoc.parts import Control, Entry, Parts, controls_of
 from posthoc.replay.controls import UNTRAINED
+from posthoc.replay.duplicates import DuplicatesError
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.pipeline import Failed, Kept, Outcome, Replayed, replay
 from posthoc.replay.plan import Extraction, plan_extraction
@@ -123,21 +124,18 @@ def follow_extraction(
     plan = _wait_for_first(replan, stop, quiet)
     with _working(plan, output, force, None) as parts:
         work = Work(parts, progress, stop, force=force)
-        newest, since = plan.run.checkpoints[-1].position, time.monotonic()
+        newest, since = plan.run.newest, time.monotonic()
         finished: set[str] = set()
         while True:
-            last = plan.run.checkpoints[-1].epoch
-            if time.monotonic() - since > quiet or (
-                until_epoch is not None and last is not None and last >= until_epoch
-            ):
+            if time.monotonic() - since > quiet or (until_epoch is not None and plan.run.newest[0] >= until_epoch):
                 # What cannot be read now never will be.
                 _replay_into(work, replan(), skip_errors, set())
                 return Result(output, tuple(parts.merge()))
             _replay_into(work, plan, True, finished)
             _pause(stop, POLL_SECONDS)
             plan = _grown(plan, replan)
-            if plan.run.checkpoints[-1].position != newest:
-                newest, since = plan.run.checkpoints[-1].position, time.monotonic()
+            if plan.run.newest != newest:
+                newest, since = plan.run.newest, time.monotonic()
 
 
 def time_checkpoint(checkpoints: str, probe: str, **options: Unpack[PlanOptions]) -> float:
@@ -255,7 +253,7 @@ def _wait_for_first(replan: Callable[[], Extraction], stop: threading.Event | No
     while True:
         try:
             return replan()
-        except UsageError:
+        except (UsageError, DuplicatesError):
             raise
         except PosthocError:  # nothing there yet, or the first checkpoint is still being written
             if time.monotonic() - start > quiet:
@@ -267,6 +265,8 @@ def _grown(plan: Extraction, replan: Callable[[], Extraction]) -> Extraction:
     """The plan with the checkpoints that are there now; as it was while the newest cannot be read."""
     try:
         now = replan()
+    except DuplicatesError:
+        raise
     except PosthocError:
         return plan
     return replace(plan, run=now.run) if now.identity == plan.identity else now

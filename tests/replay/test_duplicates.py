@@ -118,15 +118,48 @@ def test_frozen_tensors_make_no_copies(tmp_path):
     assert not settled(tmp_path).duplicates
 
 
-def test_a_copy_that_says_inside_what_it_is(tmp_path):
-    """Names decide, for what is inside repeats."""
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("on_duplicate", ["drop", "keep"])
+def test_a_copy_that_says_inside_what_it_is(tmp_path, shift, on_duplicate):
+    """Its name decides; of the others what is inside counts on, steps too, so that the first is untrained."""
     for epoch in range(6):
         weights = {"a.weight": torch.full((8, 8), float(epoch))}
-        save_file(weights, tmp_path / f"epoch-{epoch}.safetensors", {"epoch": str(epoch)})
-    shutil.copy(tmp_path / "epoch-4.safetensors", tmp_path / "epoch-2.safetensors")
+        recorded = {"epoch": str(epoch), "step": str(100 * epoch)}
+        save_file(weights, tmp_path / f"epoch-{epoch + shift}.safetensors", recorded)
+    shutil.copy(tmp_path / f"epoch-{4 + shift}.safetensors", tmp_path / f"epoch-{2 + shift}.safetensors")
+    run = settled(tmp_path, on_duplicate)
+    places = {checkpoint.path.stem: (checkpoint.epoch, checkpoint.step) for checkpoint in run.checkpoints}
+    expected = {f"epoch-{epoch + shift}": (epoch, 100 * epoch) for epoch in range(6)}
+    expected[f"epoch-{2 + shift}"] = (2, None)
+    if on_duplicate == "drop":
+        assert dropped(run) == {f"epoch-{2 + shift}": (f"epoch-{4 + shift}", True)}
+        del expected[f"epoch-{2 + shift}"]
+    assert places == expected
+    assert list(places) == sorted(places)
+    assert run.by == "by the epochs and steps inside the files"
+    assert run.newest == (5, 500)
+    name = f"epoch-{2 + shift}.safetensors"
+    assert run.notes[0] == (
+        f"inside, {name} says epoch 4, as another does, of which it may be a copy; its place is that of its name"
+    )
+    assert any("the epochs in the names are 1 more than those inside" in note for note in run.notes) == bool(shift)
+
+
+def test_a_training_that_was_resumed_is_ordered_by_its_names(tmp_path):
+    for epoch in range(8):
+        weights = {"a.weight": torch.full((8, 8), float(epoch))}
+        save_file(weights, tmp_path / f"epoch-{epoch}.safetensors", {"epoch": str(epoch % 4)})
     run = settled(tmp_path)
-    assert dropped(run) == {"epoch-2": ("epoch-4", True)}
-    assert [checkpoint.epoch for checkpoint in run.checkpoints] == [0, 1, 3, 4, 5]
+    assert [checkpoint.epoch for checkpoint in run.checkpoints] == list(range(8))
+    assert run.by == "by the epochs in the names"
+
+
+def test_the_latest_of_a_run_may_be_one_that_was_dropped(tmp_path):
+    walk(tmp_path)
+    copied(tmp_path, 200, 700)
+    run = settled(tmp_path)
+    assert dropped(run) == {"step-700": ("step-200", True)}
+    assert run.newest == (-1, 700)
 
 
 def cli(*words):

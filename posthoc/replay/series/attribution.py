@@ -1,19 +1,12 @@
 """Of checkpoints with equal weights, whole or in part: which of them is at fault, by which of them lies on the way."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
-from posthoc.replay.duplicates import consecutive
+from posthoc.replay.fitting import FEWEST, best_fit, consecutive
 from posthoc.replay.series.geometry import Distances, Geometry
 from posthoc.replay.series.records import Finding, Kind, Severity
-
-FEWEST = 5
-"""Checkpoints from which something can be said."""
-CLEAR = 0.25
-"""By so many typical steps the way is longer through the wrong place, where it can be told which is wrong."""
 
 
 def attributed(finding: Finding, geometry: Geometry) -> Finding:
@@ -36,14 +29,10 @@ def attributed(finding: Finding, geometry: Geometry) -> Finding:
     distances = _distances(finding, geometry)
     places = {row: k for k, row in enumerate(geometry.rows)}
     rest = [k for k, row in enumerate(geometry.rows) if row not in finding.checkpoints]
-    ways = [_way(distances, sorted([*rest, *(places[row] for row in span)])) for span in spans]
-    first, second = np.argsort(ways)[:2]
-    beside = [step for span in spans for step in _steps_beside(distances, rest, [places[row] for row in span])]
-    typical = float(np.median(beside)) if beside else 0.0
-    longer = float(ways[second] - ways[first]) / typical if typical > 0 else 0.0
-    wrong = tuple(row for k, span in enumerate(spans) for row in span if k != first)
-    evidence = {**finding.evidence, "at fault": float(len(wrong)), "longer": longer, "clear": float(longer > CLEAR)}
-    return replace(finding, checkpoints=(*wrong, *spans[first]), evidence=evidence)
+    fit = best_fit(distances, [[places[row] for row in span] for span in spans], rest)
+    wrong = tuple(row for k, span in enumerate(spans) for row in span if k != fit.span)
+    evidence = {**finding.evidence, "at fault": float(len(wrong)), "longer": fit.longer, "clear": float(fit.is_clear)}
+    return replace(finding, checkpoints=(*wrong, *spans[fit.span]), evidence=evidence)
 
 
 def _distances(finding: Finding, geometry: Geometry) -> Distances:
@@ -52,13 +41,3 @@ def _distances(finding: Finding, geometry: Geometry) -> Distances:
         return geometry.distances
     squares = [geometry.groups[g] ** 2 for g, of in geometry.tensors.items() if set(of) & set(finding.tensors)]
     return np.asarray(np.sqrt(np.sum(squares, axis=0))) if squares else geometry.distances
-
-
-def _way(distances: Distances, order: Sequence[int]) -> float:
-    return float(sum(distances[a, b] for a, b in pairwise(order)))
-
-
-def _steps_beside(distances: Distances, rest: Sequence[int], span: Sequence[int]) -> list[float]:
-    """The steps of the rest on both sides of a span and over it."""
-    before, after = [k for k in rest if k < span[0]][-2:], [k for k in rest if k > span[-1]][:2]
-    return [float(distances[a, b]) for a, b in pairwise([*before, *after])]

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.replay.duplicates import consecutive
+from posthoc.replay.fitting import consecutive
 from posthoc.replay.names import places
 from posthoc.replay.order import Checkpoint, stem
 from posthoc.replay.series.grid import recognise

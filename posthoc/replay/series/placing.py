@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.replay.series.attribution import FEWEST, attributed
+from posthoc.replay.fitting import FEWEST
+from posthoc.replay.series.attribution import attributed
 from posthoc.replay.series.averages import exchanged, moves_on, nearness, order_without_averages, usual_nearness
 from posthoc.replay.series.geometry import LARGE, Distances, Geometry, compare, detours, excess, scale
 from posthoc.replay.series.reading import Statistics

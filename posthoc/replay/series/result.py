@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.replay.fitting import FEWEST
 from posthoc.replay.layout import Run, find_run
-from posthoc.replay.series.attribution import FEWEST
 from posthoc.replay.series.exact import exact_findings
 from posthoc.replay.series.geometry import compare
 from posthoc.replay.series.jumps import norm_jumps

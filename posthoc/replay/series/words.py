@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from posthoc.replay.fitting import FEWEST
 from posthoc.replay.series.against import Relation
-from posthoc.replay.series.attribution import FEWEST
 from posthoc.replay.series.records import Finding, Kind, Severity, Untold
 from posthoc.replay.series.result import Result
 
