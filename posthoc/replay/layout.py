@@ -75,7 +75,7 @@ class Run:
     @property
     def newest(self) -> tuple[int, int]:
         """The position of the latest checkpoint, of those that were dropped, too."""
-        return max(item.position for item in (*self.checkpoints, *self.duplicates))
+        return max([*(c.position for c in self.checkpoints), *(d.position for d in self.duplicates)])
 
     @property
     def beside(self) -> tuple[Path, ...]:

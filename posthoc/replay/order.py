@@ -144,18 +144,20 @@ def _but_for_copies(paths: list[Path], inside: Places, named: Places) -> _Source
         return None
     columns: dict[str, tuple[int, ...]] = {}
     for counted, column in inside.units.items():
-        by_name = named.units.get(counted)
-        if by_name is not None:
-            by = by_name[agreeing[0]] - column[agreeing[0]]
-            columns[counted] = tuple(c if row not in odd else by_name[row] - by for row, c in enumerate(column))
-        else:
-            columns[counted] = column
+        by_name = named.units.get(counted, column)
+        by = by_name[agreeing[0]] - column[agreeing[0]]
+        columns[counted] = tuple(by_name[row] - by if row in odd else value for row, value in enumerate(column))
     mended = replace(inside, epochs=columns.get("epoch"), steps=columns.get("step"))
     unknown = frozenset(odd) if columns.keys() - named.units.keys() else frozenset()
     rest = [paths[row] for row in agreeing]
-    agreed = {f"{counted}s": tuple(column[row] for row in agreeing) for counted, column in columns.items()}
-    notes = _disagreement(rest, replace(inside, **agreed), _named(rest, forced=False))
+    notes = _disagreement(rest, _at(mended, agreeing), _named(rest, forced=False))
     return _Source(mended, mended.by, (_copied(paths, odd, unit, values), *notes), unknown)
+
+
+def _at(places: Places, rows: Sequence[int]) -> Places:
+    """Those of some of the checkpoints."""
+    epochs, steps = (None if c is None else tuple(c[row] for row in rows) for c in (places.epochs, places.steps))
+    return replace(places, epochs=epochs, steps=steps)
 
 
 def _copied(paths: list[Path], odd: list[int], unit: str, values: Sequence[int]) -> str:

@@ -206,3 +206,17 @@ def test_shown_before_anything_is_done_and_refused_where_that_is_wanted(bad, pro
     assert not (tmp_path / "a.h5").exists()
     with pytest.raises(UsageError, match="--on-duplicate 'ask'; give drop, keep, fail"):
         posthoc.extract(bad, f"npz:{probe_file}", tmp_path / "a.h5", on_duplicate="ask")
+
+
+def test_a_run_that_is_followed_ends_with_a_checkpoint_that_was_dropped_and_at_once_where_none_may_be(
+    run_folder, probe_file, tmp_path
+):
+    folder = shutil.copytree(run_folder, tmp_path / "bad")
+    shutil.copy(folder / "epoch-001.safetensors", folder / "epoch-004.safetensors")
+    options = ("--probe", f"npz:{probe_file}", "--images", "40", "-o", tmp_path / "a.h5", "--follow", "--quiet", 3000)
+    failed = cli("extract", folder, *options, "--on-duplicate", "fail")
+    assert failed.exit_code == 1
+    assert "epoch-001.safetensors, epoch-004.safetensors hold the same weights" in failed.stderr
+    assert cli("extract", folder, *options, "--until-epoch", 4).exit_code == 3
+    with open_activations(tmp_path / "a.h5") as file:
+        assert file.epochs.tolist() == [0, 1, 2, 3]
