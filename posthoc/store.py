@@ -14,8 +14,7 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
                                                `covariance` [E, C, N, C], `position_mean`, `position_var` [E, C, N, octave]
     /signals/checkpoint /signals/sample /signals/unit.<layer> [C]: which, for the dimensions of that name
     /behaviour/<name> [E, N, ...], /head/<name> [E, ...]: what the network said of each sample; see `STORED`
-    /weights/stable_rank, /weights/hill_alpha [E, T] f8, of the spectra of the tensors that are matrices, else NaN; where
-                                               `identity.spectra` has them (`posthoc/replay/spectra.py`)
+    /weights/stable_rank, /weights/hill_alpha [E, T] f8, of the tensors that are matrices, where `identity.spectra` says so
     /weights/norm [E, T] f8, /weights/sketch [E, M] of the network's parameters: norms, and sketches that tell distances
                                                between checkpoints (`posthoc/sketches.py`); /weights/tensor /weights/size
                                                [T]: names, and numbers in each
@@ -103,6 +102,8 @@ STORED = {
 }
 HALVED = ("token",)
 """Signals that are in half precision where that is enough: those that keep every value."""
+BROKEN = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, MemoryError, OverflowError)
+"""What HDF5 and h5py raise of a file that is no sound one."""
 Array = NDArray[Any]
 Signal = NDArray[np.float32] | Spooled
 ALL = slice(None)
@@ -248,17 +249,21 @@ class Activations:
         for name in self.nulls:
             self.blocks |= self._signals_in(file, f"null/{name}/signals", E, f"null/{name}/")
             self.blocks |= self._stored_in(file, sizes, f"null/{name}/")
-        self.averaged = tuple(count for count in identity.averaged if file.has(f"average/{count}"))
-        for count in self.averaged:
-            self.blocks |= self._stored_in(file, sizes, f"average/{count}/")
-        known = file.has("checkpoint/averaged")
-        self.averaged_sha256 = file.texts("checkpoint/averaged", E) if known else ("",) * E
+        self._read_averages(file, sizes)
         self.untrained_seeds = np.zeros(0, dtype=np.int64)
         self._untrained: dict[str, h5py.Dataset] = {}
         if file.names(places.untrained):
             self.untrained_seeds = file.numbers(f"{places.untrained}/seed", "i", None, 0)
             self._untrained = self._signals_in(file, places.untrained, len(self.untrained_seeds))
         self._refuse_repetitions()
+
+    def _read_averages(self, file: SoundFile, sizes: dict[str, int]) -> None:
+        counts = self.recording.identity.averaged
+        self.averaged = tuple(count for count in counts if file.has(f"average/{count}"))
+        for count in self.averaged:
+            self.blocks |= self._stored_in(file, sizes, f"average/{count}/")
+        E, known = len(self.epochs), file.has("checkpoint/averaged")
+        self.averaged_sha256 = file.texts("checkpoint/averaged", E) if known else ("",) * E
 
     def _provenances_in(self, file: SoundFile, E: int) -> tuple[Provenance, ...]:
         if not file.has("provenance"):
@@ -419,18 +424,14 @@ class Activations:
         return self._read_stored("weights", name, row)
 
     def statistics(self, row: int) -> dict[str, Array]:
-        """What is stored of the tensors of the checkpoint in a row, by name: `tensor`, their names, and numbers [T].
-
-        `size`: how many numbers each holds; `norm`, and whatever else `weight` reads of every tensor. Empty where the file
-        holds nothing of them.
+        """What is stored of the tensors of the checkpoint in a row, by name: `tensor`, their names, `size`, how many numbers
+        each holds, `norm` and whatever else `weight` reads of every tensor, [T]. Empty where the file holds nothing of them.
         """
-        places = [
-            place for place, stored in STORED.items() if stored.dimensions == ("tensor",) and place in self.blocks
-        ]
-        if not places:
+        names = [name for name in self._names_of("weights") if STORED[f"weights/{name}"].dimensions == ("tensor",)]
+        if not names:
             return {}
         columns = {"tensor": np.array(list(self.weights)), "size": np.array(list(self.weights.values()), np.int64)}
-        return columns | {name: self.weight(name, row) for name in (place.removeprefix("weights/") for place in places)}
+        return columns | {name: self.weight(name, row) for name in names}
 
     def _read_stored(self, group: str, name: str, row: int | None, samples: slice = ALL) -> Array:
         block = self.blocks.get(f"{group}/{name}")
@@ -488,16 +489,7 @@ def _refusing(path: Path) -> Iterator[None]:
     """One sentence for whatever HDF5 and h5py make of a file that is broken, or made to break them."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        AttributeError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+    except BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PosthocError(
             f"{path} is damaged or cut short, or not what posthoc wrote ({reason}); extract it again."

@@ -113,7 +113,7 @@ def replay(
         return item
 
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer, ExitStack() as stack:
-        written: tuple[Checkpoint, Future[None]] | None = None
+        written: list[tuple[Checkpoint, Future[None]]] = []
         net: Network | None = None
         running: Loaded | None = None
         frame: store.Frame | PosthocError | None = None
@@ -130,14 +130,11 @@ def replay(
                 if running and net:
                     frame = _gathered(plan, running, net, frame)
                 if running and frame and not (item and item.count > 1):  # the last of what its frame is made of
-                    if written:
-                        written[1].result()
-                        yield Replayed(written[0])
-                        written = None
+                    yield from _finished(written)
                     if isinstance(frame, PosthocError):
                         yield Failed(running.checkpoint, frame)
                     else:
-                        written = running.checkpoint, writer.submit(write, running.checkpoint, frame)
+                        written.append((running.checkpoint, writer.submit(write, running.checkpoint, frame)))
                     frame = None
                 if not item or not net or (stop and stop.is_set() and item.count == 1):
                     break
@@ -148,9 +145,15 @@ def replay(
                 reason = str(error).split("\n")[0]
                 where = running.checkpoint.path if running else plan.run.folder
                 raise PosthocError(f"Out of memory at {where} ({reason}); pass a smaller --batch-size.") from error
-        if written:
-            written[1].result()
-            yield Replayed(written[0])
+        yield from _finished(written)
+
+
+def _finished(written: list[tuple[Checkpoint, Future[None]]]) -> Iterator[Replayed]:
+    """Those whose frames are being written, once they are."""
+    while written:
+        checkpoint, writing = written.pop()
+        writing.result()
+        yield Replayed(checkpoint)
 
 
 class Reading:
@@ -177,7 +180,7 @@ class Reading:
         except PosthocError as error:
             return Failed(checkpoint, error)
         if isinstance(item, Loaded):
-            self.loaded, self.means = item, self.averages.means(checkpoint)
+            self.loaded, self.means = replace(item, tensors={}), self.averages.means(checkpoint)
         return item
 
     def load(self, checkpoint: Checkpoint, into: Mapping[str, Tensor]) -> Loaded | Kept:
