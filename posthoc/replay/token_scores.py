@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
     from posthoc.replay.scores import Reduced
 
-VALUES, VALUES_ON_CPU = 2**24, 2**18
-"""Scores that are worked on at a time: 64 MiB in single precision; on a CPU as many as its caches hold."""
+VALUES, VALUES_ON_CPU = 2**24, 2**16
+"""Scores that are worked on at a time: 64 MiB in single precision; on a CPU as many as its caches hold beside others."""
 LOWEST = -1e4
 """Below the largest score: what stands for minus infinity."""
 
@@ -22,19 +22,57 @@ def next_token(scores: "Tensor", ids: "Tensor") -> "Reduced":
     """
     import torch
 
-    (B, T), V = ids.shape, scores.shape[2]
-    loss = torch.full((B, T), math.nan, device=ids.device)
+    loss = torch.full(ids.shape, math.nan, device=ids.device)
     entropy = loss.clone()
-    prediction = torch.full((B, T), -1, dtype=torch.int32, device=ids.device)
-    values = VALUES_ON_CPU if ids.device.type == "cpu" else VALUES
-    rows = max(1, values // (V * T))
-    places = max(1, values // (V * rows))
+    prediction = torch.full(ids.shape, -1, dtype=torch.int32, device=ids.device)
+    (_compiled if _compiles(ids) else _by_torch)(scores, ids, loss, entropy, prediction)
+    right = (prediction == ids)[:, 1:].double().mean(1)
+    return {"token_loss": loss, "token_entropy": entropy, "token_prediction": prediction, "right": right}
+
+
+def _compiles(ids: "Tensor") -> bool:
+    """Whether this is work for a CPU, and there is a compiler for it."""
+    if ids.device.type != "cpu":
+        return False
+    from posthoc.analysis.kernels import config
+
+    return not config.DISABLE_JIT
+
+
+def _compiled(scores: "Tensor", ids: "Tensor", loss: "Tensor", entropy: "Tensor", prediction: "Tensor") -> None:
+    """On a CPU: in two passes over each row of scores, the second while it is in the cache."""
+    from posthoc.analysis.kernels import in_threads
+    from posthoc.analysis.kernels.next_token import loss_and_entropy
+
+    (B, T), V = ids.shape, scores.shape[2]
+    at_once = max(1, VALUES_ON_CPU // V)
+    pieces = [(row, place) for row in range(B) for place in range(1, T, at_once)]
+    tokens, of_loss, of_entropy, predicted = (tensor.numpy() for tensor in (ids, loss, entropy, prediction))
+
+    def work(first: int, last: int) -> None:
+        for row, place in pieces[first:last]:
+            here = row, slice(place, place + at_once)
+            values = scores[row, place - 1 : min(place + at_once, T) - 1].float().contiguous().numpy()
+            likeliest = values.argmax(-1)
+            loss_and_entropy(values, likeliest, tokens[here], of_loss[here], of_entropy[here])
+            predicted[here] = likeliest
+
+    in_threads(work, len(pieces))
+
+
+def _by_torch(scores: "Tensor", ids: "Tensor", loss: "Tensor", entropy: "Tensor", prediction: "Tensor") -> None:
+    """On any device, in pieces whose memory is taken once."""
+    import torch
+
+    (B, T), V = ids.shape, scores.shape[2]
+    rows = max(1, VALUES // (V * T))
+    places = max(1, VALUES // (V * rows))
     room = torch.empty(2, min(rows, B) * min(places, T) * V, device=ids.device)  # new memory costs as much as the work
     for row in range(0, B, rows):
         for place in range(1, T, places):
             positions = (slice(row, row + rows), slice(place, place + places))
             piece = scores[row : row + rows, place - 1 : min(place + places, T) - 1].float()
-            likeliest = _argmax(piece)[..., None]
+            likeliest = piece.argmax(-1, keepdim=True)
             below, p = (memory[: piece.numel()].view(piece.shape) for memory in room)
             torch.sub(piece, piece.gather(-1, likeliest), out=below)
             token = below.gather(-1, ids[positions][..., None])
@@ -43,17 +81,6 @@ def next_token(scores: "Tensor", ids: "Tensor") -> "Reduced":
             p *= below.clamp_(min=LOWEST)  # of p = 0 nothing comes
             entropy[positions] = (total.log() - p.sum(-1, keepdim=True) / total)[..., 0]
             prediction[positions] = likeliest[..., 0].int()
-    right = (prediction == ids)[:, 1:].double().mean(1)
-    return {"token_loss": loss, "token_entropy": entropy, "token_prediction": prediction, "right": right}
-
-
-def _argmax(scores: "Tensor") -> "Tensor":
-    """Over the last axis; on a CPU by NumPy, which is several times as fast."""
-    import torch
-
-    if scores.device.type != "cpu":
-        return scores.argmax(-1)
-    return torch.from_numpy(scores.numpy().argmax(-1))
 
 
 def summed_up(reduced: "Reduced") -> tuple[float, float, dict[str, "Tensor"]]:

@@ -189,6 +189,20 @@ def test_scores_in_pieces_are_those_of_all_at_once(monkeypatch):
     assert (without["token_loss"][:, 1:][ids[:, 1:] == 3] == torch.inf).all()
 
 
+@pytest.mark.parametrize("vocabulary", [2, 5000])
+def test_the_compiled_scores_are_those_of_torch(vocabulary):
+    torch.manual_seed(0)
+    scores, ids = 20 * torch.randn(2, 6, vocabulary) - 100, torch.randint(0, vocabulary, (2, 6))
+    scores[0, 1, 0], scores[1, 2, 1], scores[1, 3, 0] = -torch.inf, torch.nan, torch.inf
+    columns = [(torch.zeros(2, 6), torch.zeros(2, 6), torch.zeros(2, 6, dtype=torch.int32)) for _ in range(2)]
+    token_scores._by_torch(scores, ids, *columns[0])
+    token_scores._compiled(scores, ids, *columns[1])
+    for theirs, ours in zip(*columns, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-5, equal_nan=True)
+    assert ours[0, 0] == 0
+    assert columns[1][0][:, 1:].isnan().sum() == 2
+
+
 def test_what_sees_later_tokens_is_recorded_and_not_scored(tmp_path):
     run = series(tmp_path, "BertForMaskedLM", 1)
     plan = plan_extraction(run, probe(tmp_path), context=T)
