@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from noise import recording
 
 from posthoc.analysis.measures import MEASURES
-from posthoc.analysis.measures.outputs import calibration_error, forgetting_events, learned_at, margins
+from posthoc.analysis.measures.outputs import (
+    calibrated_errors,
+    calibration_error,
+    forgetting_events,
+    learned_at,
+    margins,
+    with_interval,
+)
 from posthoc.analysis.measures.snapshot import jackknifed, over_samples
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
@@ -175,6 +182,20 @@ def test_a_calibrated_network_is_not_called_otherwise(tmp_path):
         assert (measured.low[0] == 0) == honest
         assert (measured.nulls["calibrated"].p[0] > 0.05) == honest
     assert MEASURES["calibration_error"].lower_is_better
+
+
+def test_the_interval_of_a_small_calibration_error_covers_it():
+    """Accuracies of 3 points less than said, of 300 samples; the estimate alone is more than twice as large."""
+    random, covered, values = np.random.default_rng(5), 0, []
+    for seed in range(60):
+        confidence = random.beta(5, 2, 300)
+        correct = random.random(300) < confidence - 0.03
+        value, low, high = with_interval(confidence, correct, calibrated_errors(confidence, 39, random), seed)
+        covered += low <= 0.03 <= high
+        values.append(value)
+        assert low <= value <= high
+    assert covered >= 55
+    assert np.mean(values) > 0.06
 
 
 def test_the_documentation_lists_every_measure():

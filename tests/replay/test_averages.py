@@ -101,6 +101,21 @@ def test_they_are_those_of_a_loop_over_state_dicts(run, averaged):
         assert file.averaged_sha256[0] == ""
 
 
+def test_of_a_checkpoint_that_cannot_be_read_there_is_no_mean(run, averaged, tmp_path):
+    folder, probe = run
+    shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
+    plan = plan_extraction(tmp_path / "checkpoints", probe, average=[2, 3], **options(folder))
+    (tmp_path / "checkpoints" / "epoch-3.pt").write_bytes(b"spoilt since it was planned")
+    result = run_extraction(plan, tmp_path / "a.h5", skip_errors=True)
+    assert [skip.path for skip in result.skipped] == ["epoch-3.pt"]
+    with posthoc.open_activations(tmp_path / "a.h5") as file, posthoc.open_activations(averaged) as whole:
+        assert file.epochs.tolist() == [1, 2, 4, 5, 6]
+        for count, without in {2: [4], 3: [4, 5]}.items():
+            expected = whole.behaviour_of_average(count, "loss")
+            expected[[epoch - 1 for epoch in without]] = np.nan
+            np.testing.assert_array_equal(file.behaviour_of_average(count, "loss"), np.delete(expected, 2, axis=0))
+
+
 def test_all_else_is_as_without_them(run, averaged, tmp_path):
     with (
         posthoc.open_activations(extracted(run, tmp_path / "b.h5")) as plain,
