@@ -15,7 +15,7 @@ from posthoc.files import read_json
 from posthoc.replay.checkpoint import MOST_NUMBERS, read_header
 from posthoc.replay.copies import Candidate, Group, Shape, without_copies
 from posthoc.replay.formats.hub import revisions
-from posthoc.replay.formats.table import endings, files_of, is_indivisible
+from posthoc.replay.formats.table import endings, files_of, folder_of, is_indivisible
 from posthoc.replay.listing import STRANGE, checkpoint_folders, irregular, listed, listed_of, runs_below
 from posthoc.replay.meant import matches, parse_places, placed_among
 from posthoc.replay.names import as_glob
@@ -79,9 +79,9 @@ class Run:
 
     @property
     def beside(self) -> tuple[Path, ...]:
-        """Where files that go with the checkpoints may lie: the first itself, its folder, the run's."""
+        """Where files that go with the checkpoints may lie: with the first one's weights, itself, its folder, the run's."""
         first = self.checkpoints[0].path
-        return first, first.parent, self.folder
+        return folder_of(first), first, first.parent, self.folder
 
     @property
     def span(self) -> str:

@@ -61,6 +61,8 @@ def test_a_cache_is_a_series_in_the_order_of_its_steps(cache):
         assert [str(path) for path in files_of(checkpoint.path)] == [theirs]
         assert find_config(checkpoint.path).path == Path(theirs).parent / "config.json"
     assert len({digest(checkpoint.path) for checkpoint in run.checkpoints}) == len(STEPS)
+    first = try_to_load_from_cache(NAME, "config.json", cache.parent, revision="step0")
+    assert run.beside[0] == Path(first).parent  # where a tokenizer lies, too
 
 
 def test_a_snapshot_is_known_by_the_step_that_names_it(cache):

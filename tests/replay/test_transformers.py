@@ -230,8 +230,9 @@ def test_hook_points_are_listed_with_their_axes(tmp_path):
     build("GPT2LMHeadModel").save_pretrained(tmp_path / "run" / "checkpoint-1")
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "run"), "--layers"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    rows = {line.split()[0]: line for line in result.output.splitlines()[2:]}
-    assert "GPT2LMHeadModel (from config.json), tokens (input_ids int64 32)" in result.output
+    rows = {line.split()[0]: line for line in result.output.splitlines() if line}
+    assert rows["model"].endswith("GPT2LMHeadModel (from config.json)")
+    assert "tokens (input_ids int64 32)" in rows["sample"]
     assert "token 32 x channel 16  residual" in rows["transformer.h.1"]
     assert "attention" in rows["transformer.h.0.attn"]
     assert "mlp" in rows["transformer.h.1.mlp"]
