@@ -10,7 +10,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +37,6 @@ GAP, LONGEST, AT_ONCE = 1 << 14, 1 << 23, 1 << 26
 MOST_FILES = 10_000
 DEPTH = 3
 """So deep a checkpoint's files may lie below the series: checkpoint-500/unet/diffusion_pytorch_model.safetensors."""
-REQUESTS = 8
-"""Questions for sizes that are open at the same time."""
 Progress = Callable[[int, int, object], None]
 
 
@@ -80,7 +77,7 @@ class _Reached:
 
     @property
     def is_http(self) -> bool:
-        return self.url.lower().startswith(("http://", "https://"))
+        return _is_http(self.url)
 
     @property
     def components(self) -> list[str]:
@@ -106,7 +103,8 @@ def mirrored(urls: Sequence[str], share: Share, progress: Progress | None = None
         try:
             yield _filled(reached, above, mirror, share, progress)
         except PosthocError as error:
-            raise type(error)(mirror.shown(str(error))) from error
+            error.args = (mirror.shown(str(error)),)
+            raise
 
 
 def shown_url(url: str) -> str:
@@ -120,7 +118,7 @@ def shown_url(url: str) -> str:
 
 
 def _reach(url: str) -> _Reached:
-    if "::" in url:
+    if re.search(r"::(?![^\[]*\])", url):  # an address of version 6 stands in brackets
         raise UsageError(f"{shown_url(url)}: give the address of a folder or file, without :: in it.")
     name = urlsplit(url).path.rsplit("/", 1)[-1].lower()
     if not _is_file(url) and is_named_like_a_checkpoint(Path(name)):
@@ -131,9 +129,10 @@ def _reach(url: str) -> _Reached:
         raise PosthocError(
             f"{shown_url(url)}: to read what lies elsewhere install the extra `remote`: pip install 'posthoc[remote]'."
         ) from None
-    http = url.lower().startswith(("http://", "https://"))
     # Ranges are of what is stored, not of its compressed form; proxies are those of the environment.
-    options = {"headers": {"Accept-Encoding": "identity"}, "client_kwargs": {"trust_env": True}} if http else {}
+    options = (
+        {"headers": {"Accept-Encoding": "identity"}, "client_kwargs": {"trust_env": True}} if _is_http(url) else {}
+    )
     with _answering(url):
         system, path = url_to_fs(url, **options)
     return _Reached(system, path, url)
@@ -156,6 +155,10 @@ def _answering(url: str) -> Iterator[None]:
         raise PosthocError(f"{place}: a package for such addresses is missing ({error_line(error)}).") from error
     except Exception as error:
         raise PosthocError(f"Cannot read {place} ({error_line(error, whole=True)}).") from error
+
+
+def _is_http(url: str) -> bool:
+    return url.lower().startswith(("http://", "https://"))
 
 
 def _is_file(url: str) -> bool:
@@ -315,13 +318,7 @@ def _address(place: _Reached, file: _File) -> str:
 
 def _fetch_headers(place: _Reached) -> int:
     """Make the sparse copies, with the headers in them; bytes that were fetched."""
-    waiting = [file for file in place.files if not file.copy.exists()]
-    with ThreadPoolExecutor(REQUESTS, "posthoc-mirror") as pool:
-        try:
-            return sum(pool.map(lambda file: _fetch_header(place, file), waiting))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    return sum(_fetch_header(place, file) for file in place.files if not file.copy.exists())
 
 
 def _fetch_header(place: _Reached, file: _File) -> int:
@@ -366,7 +363,7 @@ def _fetch_tensors(place: _Reached, file: _File, share: Share) -> int:
     need, free = sum(end - start for start, end in spans), shutil.disk_usage(file.copy.parent).free
     if need > free:
         raise PosthocError(
-            f"{need / 1e9:.3g} GB of {_address(place, file)} are to be read, and {file.copy.anchor and tempfile.gettempdir()} has "
+            f"{need / 1e9:.3g} GB of {_address(place, file)} are to be read, and {tempfile.gettempdir()} has "
             f"{free / 1e9:.3g} GB left; ask for a smaller --share, or set TMPDIR to a folder with more room."
         )
     with file.copy.open("r+b") as copy:
