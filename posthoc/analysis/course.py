@@ -37,6 +37,8 @@ def course(values: FloatArray, lower_is_better: bool = False) -> Course | None:
     gain = -values[rows] if lower_is_better else values[rows]
     best = int(gain.argmax())
     near = gain[best] - gain <= STANDS * (gain[best] - gain[0])
+    if not best:  # it never became better
+        return Course(int(rows[0]), int(rows[-1]), int(rows[0]), None)
     stands = np.flatnonzero(np.cumprod(near[::-1])[::-1])
     plateau = int(rows[stands[0]]) if len(stands) >= LEAST and stands[0] > 0 else None
     return Course(int(rows[0]), int(rows[-1]), int(rows[best]), plateau)

@@ -37,7 +37,10 @@ def _course(metrics: RunMetrics, measured: Measured) -> str:
     extreme = "least" if measured.lower_is_better else "best"
     if passed.first == passed.last:
         return f"{name} is {_short(last)} at {unit} {when[passed.last]}, the only checkpoint that has it."
-    change = "falls" if last < first else "rises" if last > first else "goes"
+    known = measured.value[metrics.trained & np.isfinite(measured.value)]
+    if known.min() == known.max():
+        return f"{name} stays at {_short(last)} from {unit} {when[passed.first]} to {unit} {when[passed.last]}."
+    change = "falls" if last < first else "rises" if last > first else "ends as it began, going"
     text = f"{name} {change} from {_short(first)} ({unit} {when[passed.first]}) to {_short(last)} ({unit} {when[passed.last]})"
     if passed.best == passed.last:
         text += f", its {extreme}"
@@ -229,7 +232,7 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
     sentences = []
     if names := readable.get(True):
         sentences.append(
-            f"The course of {_listed(names)} can be read: it differs from its null in most {metrics.summary.noun}s."
+            f"The course of {_listed(names)} can be read: {_it(names)} differs from its null in most {metrics.summary.noun}s."
         )
     if names := readable.get(False):
         sentences.append(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from markupsafe import Markup, escape
 
 from posthoc.analysis.records import RunMetrics
+from posthoc.report.words import related
 from posthoc.shown import shown
 
 
@@ -18,6 +19,9 @@ class Glossary:
             for measured in metrics.measures.values():
                 named = "" if measured.title in (measured.symbol, measured.about) else f"{measured.title}: "
                 meanings.setdefault(measured.symbol, {})[f"{named}{measured.about}"] = None
+            for r in related(metrics):
+                pair = " and ".join(metrics.measures[key].title for key in (r.first, r.second))
+                meanings.setdefault(r.symbol, {})[f"Pearson correlation of {pair} over the run"] = None
             for null in metrics.nulls.values():
                 meanings.setdefault(null.short, {})[f"null: {null.words}"] = None
         self.terms = {symbol: (k, "; or: ".join(texts)) for k, (symbol, texts) in enumerate(meanings.items())}
@@ -37,7 +41,8 @@ class Glossary:
         )  # fmt: skip
 
     def marked(self, text: str) -> Markup:
-        """A text in which each symbol, where it stands first, is such a button; words such as loss are left as they are."""
+        """A text in which each symbol, where it stands first, is such a button; words such as loss are left as they are, and
+        what stands between backticks is code."""
         parts: list[Markup] = []
         met: set[str] = set()
         end = 0
@@ -46,7 +51,8 @@ class Glossary:
                 met.add(match[0])
                 parts += [escape(shown(text[end : match.start()])), self.term(match[0])]
                 end = match.end()
-        return Markup("").join([*parts, escape(shown(text[end:]))])
+        whole = Markup("").join([*parts, escape(shown(text[end:]))])
+        return Markup(re.sub(r"`([^`<>]+)`", r"<code>\1</code>", whole))
 
     @property
     def entries(self) -> list[tuple[str, str, str]]:

@@ -33,7 +33,7 @@
     const room = Math.min(box.clientWidth, widest ?? Infinity);
     const excess = (svg.width.baseVal.value - room) / columns;
     if (Math.abs(excess) < 1) return;
-    const { signals } = view.getState({ signals: (name) => /^(width|childWidth|(\w+_)?(child_)?width)$/.test(name ?? ""), data: () => false });
+    const { signals } = view.getState({ signals: (name) => /^(\w+_)?(width|childWidth)$/.test(name ?? ""), data: () => false });
     for (const [name, value] of Object.entries(signals)) {
       if (typeof value === "number") view.signal(name, Math.max(90, value - excess));
     }
@@ -43,10 +43,9 @@
   const draw = async (box) => {
     const own = charts[box.id];
     if (box.clientWidth < 480) {
-      own.columns = 1;
       own.spec.config.legend.columns = 2;
       own.spec.config.axis.labelLimit = 0.35 * box.clientWidth;
-      for (const panel of own.spec.vconcat ?? []) if (panel.facet) panel.columns = 1;
+      Object.assign(own, own.narrow);
     }
     const { view } = await vegaEmbed(box, own.spec, { renderer: "svg", actions: false, mode: "vega-lite", logLevel: 1 });
     own.hasEpoch = (own.spec.params ?? []).some((parameter) => parameter.name === "epoch");

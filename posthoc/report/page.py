@@ -1,6 +1,7 @@
 """The report: one page of HTML that needs nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -14,9 +15,10 @@ from posthoc.analysis.records import RunMetrics
 from posthoc.errors import PosthocError
 from posthoc.report import tables
 from posthoc.report.answers import LEGEND, MARKS, advice, happened, ill, matrix, well, which
-from posthoc.report.figures import Figure, Of, figures_of
+from posthoc.report.figures import Figure, Kind, Of, figures_of
 from posthoc.report.glossary import Glossary
 from posthoc.report.printing import as_html
+from posthoc.report.several import beyond_seeds, side_by_side
 from posthoc.report.sources import Several, Source, as_runs
 from posthoc.report.theme import config, on_page
 from posthoc.report.words import aside, finding, headlines, left_out, number, probed, references, sentence_of
@@ -24,7 +26,8 @@ from posthoc.shown import shown
 
 FONT = "system-ui, sans-serif"
 WIDTH = 600
-"""Pixels of a panel before the page fits it to its place."""
+PHONE = 320
+"""Pixels of a panel before the page fits it to its place, and where that is narrow."""
 SECTIONS = {"training": "first", "positions": "first", "audit": "audit", "locking": "pair", "similarity": "pair"}
 """Where figures stand, but for those of the rest."""
 
@@ -73,18 +76,28 @@ def _vega() -> str:
     return bundle.replace("</script", "<\\/script")
 
 
-def _place(figure: Figure, charts: dict[str, Any], run: str, told: set[str]) -> dict[str, Any]:
+def _place(
+    kind: Kind, build: Callable[[int], Figure], charts: dict[str, Any], run: str, told: set[str]
+) -> dict[str, Any]:
     """What the template shows of a figure; its specification goes to `charts`, and a remark that was `told` is not again."""
+    figure = build(WIDTH)
     key = f"{run}-{figure.name}"
-    spec = on_page(figure.specification)
-    spec["config"] = on_page({**spec.get("config", {}), **config(FONT, 12), "background": "transparent"})
-    for parameter in spec.get("params", []):
-        parameter.pop("bind", None)  # the page's own slider
-    charts[key] = {"spec": spec, "epochs": figure.epochs, "columns": figure.columns, "widest": figure.widest}
+    charts[key] = _chart(figure, 720)
+    if kind.reflows:
+        charts[key]["narrow"] = _chart(build(PHONE), 430)
     remark = "" if figure.remark in told else figure.remark
     told.add(remark)
     return {"id": key, "name": figure.name, "title": figure.title, "explanation": figure.explanation, "remark": remark,
             "doubtful": " ".join(figure.verdicts), "chosen": bool(figure.epochs)}  # fmt: skip
+
+
+def _chart(figure: Figure, width: int) -> dict[str, Any]:
+    """What the page's script draws; width: about that of the whole, by which labels are cut."""
+    spec = on_page(figure.specification)
+    spec["config"] = on_page({**spec.get("config", {}), **config(FONT, 12, width), "background": "transparent"})
+    for parameter in spec.get("params", []):
+        parameter.pop("bind", None)  # the page's own slider
+    return {"spec": spec, "epochs": figure.epochs, "columns": figure.columns, "widest": figure.widest}
 
 
 def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
@@ -93,13 +106,14 @@ def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
     for name, kind in figures_of(Of.RUNS).items():
         try:
             if judged or name != "stopping":
-                figures.append(_place(kind.build(several, WIDTH), charts, "all", told))
+                figures.append(_place(kind, partial(kind.build, several), charts, "all", told))
         except PosthocError as error:
             missing.append(f"{name}: {error}")
     return {
         "figures": figures,
         "missing": missing,
-        "table": as_html(tables.runs(several.rows)),
+        "first": beyond_seeds(several),
+        "table": side_by_side(several.rows),
         "stopping": as_html(tables.stopping(several.scores)) if several.comparable else None,
     }
 
@@ -111,10 +125,10 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
     for name, kind in (figures_of(Of.RUN) | figures_of(Of.AUDIT)).items():
         if kind.of is Of.AUDIT:
             if source.audit:
-                figures.append(_place(kind.build(source.audit, WIDTH), charts, key, told))
+                figures.append(_place(kind, partial(kind.build, source.audit), charts, key, told))
         elif not kind.fits or kind.fits(metrics):
             try:
-                figures.append(_place(kind.build(metrics, None, WIDTH), charts, key, told))
+                figures.append(_place(kind, partial(kind.build, metrics, None), charts, key, told))
             except PosthocError as error:
                 missing.append(f"{name}: {error}")
     places: dict[str, list[dict[str, Any]]] = {name: [] for name in ("first", "audit", "pair", "rest")}
@@ -124,6 +138,7 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
         "key": key,
         "name": source.name,
         "unit": metrics.summary.unit,
+        "noun": metrics.summary.noun,
         "doubt": metrics.summary.doubt,
         "happened": [*happened(metrics), *left_out(metrics)],
         "ill": ill(metrics),

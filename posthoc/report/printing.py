@@ -200,7 +200,12 @@ def cell(value: Any, digits: int = 4) -> str:
 def as_html(table: Table) -> dict[str, Any]:
     """Titles of columns, cells and notes as text, which the page's template escapes and lays out."""
     rows = [
-        [cell(as_text(value), column.digits) for value, column in zip(row, table.columns, strict=True)]
+        [
+            cell(as_text(value), column.digits).replace("..", " to ")
+            if isinstance(value, tuple)
+            else cell(value, column.digits)
+            for value, column in zip(row, table.columns, strict=True)
+        ]
         for row in table.rows
     ]
     columns = [column.title for column in table.columns]

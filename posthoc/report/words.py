@@ -75,8 +75,8 @@ def _symptom(metrics: RunMetrics, symptom: Symptom) -> str:
     layer = f" ({symptom.layer})" if symptom.layer else ""
     value, usual = f"{symptom.value:.4g}", f"{symptom.usual:.4g}"
     evidence = {
-        Ailment.WEIGHTS: f": {value} of them",
-        Ailment.SIGNALS: f": {value} of them",
+        Ailment.WEIGHTS: f": {symptom.value:,.0f} of them",
+        Ailment.SIGNALS: f": {symptom.value:,.0f} of them",
         Ailment.DEAD: ": no recorded channel varies",
         Ailment.EXPLODING: f": root mean square {value}, at most {usual} before",
         Ailment.COLLAPSED: f": effective rank of the recorded channels {value}, up to {usual} before",

@@ -128,7 +128,7 @@ def test_runs_without_integration_are_compared_by_what_they_have(noise_file, eve
 def test_integration_alone_has_its_figures(noise_file):
     few = measured(noise_file, measures="integration")
     assert [name for name, kind in FIGURES.items() if kind.of is Of.RUN and (not kind.fits or kind.fits(few))] == [
-        "training", "measures", "layers", "locking", "similarity", "fluctuation",
+        "training", "measures", "layers", "geometry", "locking", "similarity", "fluctuation",
     ]  # fmt: skip
     np.testing.assert_allclose(few.column("integration"), integration(few.column("hurst")), rtol=1e-12)
     with pytest.raises(posthoc.PosthocError, match="no measure 'metastability'"):

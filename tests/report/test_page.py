@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 
 import numpy as np
@@ -43,7 +44,7 @@ def visit(browser):
     opened, complaints = [], []
 
     def open_page(path, width=1000, scheme="light"):
-        shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=True)
         opened.append(shown)
         shown.on("console", lambda message: complaints.append(message.text))
         shown.on("pageerror", lambda error: complaints.append(str(error)))
@@ -157,6 +158,29 @@ def test_the_slider_moves_through_the_epochs(visit, one, run_of):
     assert {f"{round(v, 3):.2f}" for row in run_of[0].representation.cka_layers[2] for v in row} <= set(written)
 
 
+FAINT = """() => {
+    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const light = (colour) => parts(colour).slice(0, 3).map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+    const ground = (part) => {
+        for (let at = part; at; at = at.parentElement) {
+            const colour = getComputedStyle(at).backgroundColor;
+            if ((parts(colour)[3] ?? 1) > 0) return colour;
+        }
+    };
+    const written = [...document.querySelectorAll('body *')].filter(part => part.checkVisibility() && part.textContent.trim() &&
+        [...part.childNodes].some(node => node.nodeType === 3 && node.textContent.trim()) && !part.closest('#run0-locking, #run0-similarity, script'));
+    return written.filter(part => {
+        const style = getComputedStyle(part), colour = part.closest('svg') ? style.fill : style.color;
+        if (!colour.startsWith('rgb')) return false;
+        const [a, b] = [light(colour), light(ground(part))].sort((x, y) => y - x);
+        return (a + 0.05) / (b + 0.05) < 4.5;
+    }).map(part => part.textContent);
+}"""
+"""Texts whose contrast is below 4.5 to 1 (WCAG 2, AA), but for the numbers in the cells of matrices."""
+
+
 def test_dark_mode_by_preference_and_by_button(visit, one):
     def ground(shown):
         return shown.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -168,13 +192,39 @@ def test_dark_mode_by_preference_and_by_button(visit, one):
     assert ground(light) == "rgb(255, 255, 255)"
     assert ground(dark) == "rgb(20, 23, 27)"
     assert line(light) != line(dark)
+    for shown in (light, dark):
+        assert shown.evaluate(FAINT) == []
     light.locator("#theme").click()
     assert (ground(light), line(light)) == (ground(dark), line(dark))
     dark.locator("#theme").click()
     assert ground(dark) == "rgb(255, 255, 255)"
 
 
-@pytest.mark.parametrize("width", [360, 700, 1200])
+OVERLAPS = """() => [...document.querySelectorAll('.chart svg')].flatMap(svg => {
+    const frame = svg.getBoundingClientRect(), boxes = new Map();
+    for (const text of svg.querySelectorAll('text')) {
+        const box = text.getBoundingClientRect();
+        if (text.textContent.trim() && box.width && getComputedStyle(text).opacity > 0)
+            boxes.set([text.textContent, Math.round(box.x), Math.round(box.y)].join(), [text.textContent, box]);
+    }
+    const all = [...boxes.values()];
+    const turned = all.filter(([text, box]) => box.height < 60);  // names at 45 degrees lie in larger boxes
+    return [
+        ...all.filter(([, b]) => b.left < frame.left - 1 || b.right > frame.right + 1 || b.top < frame.top - 3 || b.bottom > frame.bottom + 3)
+            .map(([text]) => `${svg.parentElement.id}: ${text} is cut`),
+        ...turned.flatMap(([a, p], k) => turned.slice(k + 1)
+            .filter(([, q]) => Math.min(p.right, q.right) - Math.max(p.left, q.left) > 2 &&
+                               Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 4)
+            .map(([b]) => `${svg.parentElement.id}: ${a} on ${b}`)),
+    ];
+})"""
+"""Texts in charts that are cut, or lie on others."""
+OUTSIDE = """() => [...document.querySelectorAll('main *')]
+    .filter(part => part.checkVisibility() && !part.closest('.wide, svg, script') && part.getBoundingClientRect().right > innerWidth + 1)
+    .map(part => part.outerHTML.slice(0, 80))"""
+
+
+@pytest.mark.parametrize("width", [400, 900, 1400])
 def test_charts_fit_the_screen(visit, one, width):
     shown = visit(one, width)
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
@@ -182,6 +232,8 @@ def test_charts_fit_the_screen(visit, one, width):
         room, used = chart.bounding_box()["width"], chart.locator("svg").bounding_box()["width"]
         assert used <= room + 1
     assert shown.locator("#run0-measures svg").bounding_box()["width"] > 0.9 * min(width, 864) - 40
+    assert shown.evaluate(OVERLAPS) == []
+    assert shown.evaluate(OUTSIDE) == []
 
 
 def test_charts_fit_again_when_the_window_changes(visit, one):
@@ -195,7 +247,7 @@ def test_charts_fit_again_when_the_window_changes(visit, one):
 def test_several_runs_and_hostile_names(visit, three):
     shown = visit(three)
     assert shown.locator("details.run").count() == 3
-    assert shown.locator("tbody th").first.inner_text() == "a"
+    assert shown.locator("thead th").nth(1).inner_text() == "a"
     assert as_shown(HOSTILE) in shown.locator("details.run > summary h2").nth(2).text_content()
     assert shown.locator("#run1-measures svg").count() == 0
     shown.locator("details.run > summary").nth(1).click()
@@ -208,6 +260,38 @@ def test_several_runs_and_hostile_names(visit, three):
     point(shown, "all-runs", 0.27, 0.12)
     shown.wait_for_function("document.querySelector('nav output').textContent !== '1'")
     assert shown.locator("#all-stopping svg").count() == 1
+
+
+def test_the_page_answers_in_order_and_defines_its_symbols(visit, one):
+    shown = visit(one, 400)
+    assert shown.locator("h2").all_inner_texts() == [
+        "What happened?", "Is the run healthy?", "Which checkpoint, and was the end needed?",
+        "What do the measures say, and can they be believed?", "The measures over training, layer by layer",
+    ]  # fmt: skip
+    assert shown.locator("#run0-training svg").bounding_box()["y"] < 900  # seen without scrolling
+    tip, symbol = shown.locator("#tip"), shown.locator(".matrix tbody th .term").first
+    stops = []
+    for _ in range(3):
+        shown.keyboard.press("Tab")
+        stops.append(shown.evaluate("document.activeElement.textContent"))
+    assert stops[:2] == ["Light / dark", "How to read this"]
+    meaning = "integration H_eff: nearness of the mean Hurst exponent to its optimum, from 0 to 1"
+    symbol.focus()
+    assert tip.inner_text() == meaning
+    assert shown.locator(f"#{symbol.get_attribute('aria-describedby')}").text_content() == meaning
+    shown.keyboard.press("Escape")
+    assert not tip.is_visible()
+    shown.keyboard.press("Tab")
+    assert re.fullmatch(r"H_eff (differs|cannot).* images in .*epochs.*", tip.inner_text())
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 400
+    shown.evaluate("document.activeElement.blur()")
+    assert not tip.is_visible()
+    symbol.tap()
+    assert tip.inner_text() == meaning
+    shown.locator("h1").tap()
+    assert not tip.is_visible()
 
 
 def test_screen_readers_are_told_what_each_chart_shows(visit, one):

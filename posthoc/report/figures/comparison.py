@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from posthoc.report.figures.figure import Figure, Kind, Of, data, named, names_of, number
+from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, number, wrapped
 from posthoc.report.sources import Several
 from posthoc.report.theme import MUTED, VALUE
 
@@ -15,6 +15,7 @@ KEYS = {"mean over epochs": (VALUE, "circle"), "pure noise": (MUTED, "diamond")}
 def comparison(several: Several, width: int) -> Figure:
     """Mean of every headline measure of every run with its interval, beside pure noise."""
     table, titles = several.rows, several.headlines
+    names = [wrapped(run.name, 18 if width < NARROW else 40) for run in several.runs]
     panels = []
     for key, measured in titles.items():
         rows = [
@@ -36,7 +37,7 @@ def comparison(several: Several, width: int) -> Figure:
             .encode(x="low:Q", x2="high:Q")
         )
         points = _keyed(base.transform_filter("isValid(datum.value)"), "mean over epochs").encode(x=x, tooltip=tips)
-        size = {"width": width, "height": max(40, 20 * len(table))}
+        size = {"width": width, "height": max(40, max(20, 14 * max(map(len, names)) + 4) * len(table))}
         panels.append(alt.layer(noise, bars, points).properties(**size, title=f"mean {measured.title}"))
     return Figure(
         "comparison",
@@ -44,7 +45,7 @@ def comparison(several: Several, width: int) -> Figure:
         "A point is a run's mean over its epochs, the bar its 95 % interval over further epochs where there is one, the diamond what "
         "pure noise gives through the same protocol: a reference, which takes channels for independent.",
         several.confounded,
-        alt.vconcat(*panels, spacing=14).add_params(names_of("runs", [run.name for run in several.runs])),
+        alt.vconcat(*panels, spacing=14).add_params(alt.param(name="runs", value=names)),
     )
 
 
@@ -71,4 +72,6 @@ def _keyed(base: Any, key: str) -> Any:
     )
 
 
-COMPARISON = Kind("comparison", "Mean of every headline measure of every run, beside pure noise", comparison, Of.RUNS)
+COMPARISON = Kind(
+    "comparison", "Mean of every headline measure of every run, beside pure noise", comparison, Of.RUNS, reflows=True
+)

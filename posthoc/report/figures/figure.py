@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,9 @@ from posthoc.errors import UsageError
 from posthoc.report.theme import INK, MARK, MUTED, NOISE
 from posthoc.shown import shown
 
+MOST_LINES = 3
+NARROW = 420
+"""Pixels below which labels are put on more lines, and panels below each other."""
 MOST_CELLS = 100_000
 """Cells of a matrix that a figure keeps over all epochs; of longer runs it keeps every second epoch, or third."""
 
@@ -66,13 +70,14 @@ class Of(Enum):
 class Kind:
     """A figure that can be made. about: what it shows, in a line; build: (metrics, epoch or None, width) of a run, (audit,
     width) of an audit, (`Several`, width) of several runs; width: of a panel, in pixels; fits: whether a run has what it
-    shows, where not every run does."""
+    shows, where not every run does; reflows: whether it is laid out otherwise where it is `NARROW`."""
 
     name: str
     about: str
     build: Callable[..., Figure]
     of: Of = Of.RUN
     fits: Callable[[RunMetrics], bool] | None = None
+    reflows: bool = False
 
 
 def _inert(node: Any) -> Any:
@@ -114,6 +119,23 @@ def names_of(parameter: str, names: Sequence[str]) -> alt.Parameter:
     return alt.param(name=parameter, value=list(names))
 
 
+def wrapped(name: str, signs: int) -> list[str]:
+    """A name on lines of so many signs at the most, as far as its spaces and slashes allow; of more than three lines the
+    first and the last.
+
+    >>> wrapped("resnet18/seed-1", 10), wrapped("pure noise", 24)
+    (['resnet18/', 'seed-1'], ['pure noise'])
+    """
+    lines = [""]
+    for part in re.split(r"(?<=[ /])", name):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > signs:
+            lines.append("")
+        lines[-1] += part
+    if len(lines) > MOST_LINES:
+        lines = [lines[0], "…", lines[-1]]
+    return [line.rstrip() for line in lines]
+
+
 def named(parameter: str, **settings: Any) -> alt.Axis:
     """An axis over 0, 1, 2, ... labelled with names."""
     return alt.Axis(labelExpr=f"{parameter}[datum.value]", **settings)
@@ -124,17 +146,27 @@ def y_axis(field: str) -> alt.Y:
     return alt.Y(f"{field}:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
 
 
-def keyed(marks: Any, key: str, keys: list[str], colours: list[str]) -> Any:
-    """Marks in the colour of what they stand for, which the legend names."""
-    colour = alt.Color("key:N", scale=alt.Scale(domain=keys, range=colours), legend=alt.Legend(title=None))
-    return marks.transform_calculate(key=repr(key)).encode(color=colour)
+def keyed(marks: Any, key: str, keys: list[str], colours: list[str], opacities: list[float] | None = None) -> Any:
+    """Marks in the colour and opacity of what they stand for, which the legend names and shows."""
+    legend = alt.Legend(title=None)
+    marks = marks.transform_calculate(key=repr(key)).encode(
+        color=alt.Color("key:N", scale=alt.Scale(domain=keys, range=colours), legend=legend)
+    )
+    if opacities is None:
+        return marks
+    return marks.encode(
+        opacity=alt.Opacity(
+            "key:N", sort=keys, scale=alt.Scale(type="ordinal", domain=keys, range=opacities), legend=legend
+        )
+    )
 
 
-def hover(base: Any, title: str, fields: list[str], names: Sequence[str] = ()) -> Any:
-    """Invisible points, of which the nearest to the pointer is the epoch looked at; names: fields of text to tell, too."""
+def hover(base: Any, title: str, fields: list[str], names: Sequence[str] = (), parameter: str = "") -> Any:
+    """Invisible points, of which the nearest to the pointer is the epoch looked at; names: fields of text to tell, too; parameter: by
+    which the page finds the pointer, if not by the last field."""
     tips = [alt.Tooltip("at:Q", title=title)] + [alt.Tooltip(f"{field}:Q", format=".4f") for field in fields]
     tips += [alt.Tooltip(f"{name}:N") for name in names]
-    return base.mark_point(opacity=0, size=200).encode(tooltip=tips).add_params(hovering(fields[-1]))
+    return base.mark_point(opacity=0, size=4).encode(tooltip=tips).add_params(hovering(parameter or fields[-1]))
 
 
 def hovering(name: str, nearest: bool = True) -> alt.Parameter:
@@ -169,11 +201,12 @@ def counted_axis(unit: str, when: Sequence[int]) -> alt.X:
     if unit != "step" or not log_spaced(when):
         first, last = min(when), max(when)
         domain = [first, last] if first < last else [first - 1, last + 1]
+        spacing: dict[str, Any] = {"tickMinStep": 1} if first < last else {"values": [first]}
         return alt.X(
             "at:Q",
             title=unit,
             scale=alt.Scale(domain=domain, nice=False),
-            axis=alt.Axis(tickMinStep=1, format="d", grid=False),
+            axis=alt.Axis(**spacing, format="d", grid=False),
         )
     ticks = [0, *(10**k for k in range(len(str(max(when)))))]
     axis = alt.Axis(values=[tick for tick in ticks if min(when) <= tick <= max(when)], format="d", grid=False)

@@ -41,7 +41,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     return Figure(
         "fluctuation",
         f"The fluctuation function whose slope is H, at one {unit}" if by_dfa else f"The fluctuation function, at one {unit}",
-        "Mean over channels of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
+        "Points are the mean over channels of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
         "measured holds 95 % of the channels, those of redrawn data 95 % of the draws." + note,
         "",
         with_epoch(alt.layer(*marks).properties(width=width, height=300), first, list(ats)),
@@ -69,8 +69,10 @@ def _marks(rows: list[Row], slopes: list[Row], keys: list[str], points: str) -> 
     x = alt.X("s:Q", title=f"scale s ({points})", scale=scale)
     y = alt.Y("F:Q", title="F(s) / its geometric mean", scale=scale)
     colours = [{"measured": VALUE, "pure noise": NOISE}.get(key, OTHER) for key in keys]
-    colour = alt.Color("curve:N", scale=alt.Scale(domain=keys, range=colours), legend=alt.Legend(title=None))
-    shape = alt.Shape("curve:N", scale=alt.Scale(domain=keys), legend=alt.Legend(title=None))
+    colour = alt.Color(
+        "curve:N", scale=alt.Scale(domain=keys, range=colours), legend=alt.Legend(title=None, symbolOpacity=1)
+    )
+    shape = alt.Shape("curve:N", scale=alt.Scale(domain=keys), legend=alt.Legend(title=None, symbolOpacity=1))
     tips = [alt.Tooltip("curve:N"), alt.Tooltip("s:Q", title="scale"), alt.Tooltip("F:Q", format=".4f")]
     marks = [
         base.mark_area(opacity=0.2).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour),

@@ -29,7 +29,7 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         {"at": at, "k": k, "layer": name} | {key: number(measured.by_layer[e, k]) for key, measured in shown.items()}
         for e, at in enumerate(metrics.when) for k, name in enumerate(names)
     ]  # fmt: skip
-    height = max(80, min(14 * len(names), 600) if len(names) > 8 else 24 * len(names))
+    height = height_of(len(names))
     tips = [alt.Tooltip(f"{key}:Q", title=measured.title, format=".4f") for key, measured in shown.items()]
     base = alt.Chart(data(rows)).encode(
         x=alt.X("at:O", title=metrics.summary.unit, axis=alt.Axis(labelAngle=0)),
@@ -51,6 +51,11 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
             names_of("layers", names)
         ),
     )
+
+
+def height_of(layers: int) -> int:
+    """Pixels of a map of so many layers."""
+    return max(80, min(14 * layers, 600) if layers > 8 else 24 * layers)
 
 
 def heat_map(base: Any, key: str, title: str, width: int, height: int, scale: Any = None) -> Any:
@@ -109,27 +114,33 @@ def _matrix(
         .transform_calculate(a="layers[datum.i]", b="layers[datum.j]")
     )
     step = 44 if L <= 8 else max(1, min(28, 280 // L))
-    picture = alt.layer(*_cells(cells, what, written=L <= 8)).properties(width=step * L, height=step * L)
+    picture = alt.layer(*_cells(cells, what, L <= 8, _top(values))).properties(width=step * L, height=step * L)
     picture = with_epoch(picture.add_params(names_of("layers", metrics.layers)), shown, list(ats))
     return Figure(name, f"{title} at one {unit}", explanation, caution, picture, epochs=ats, widest=0)
 
 
-def _cells(cells: Any, what: str, written: bool) -> list[Any]:
-    """The cells of a matrix, with their numbers where there is room."""
+def _top(values: NDArray[np.float64]) -> float:
+    """Where colours end: the next tenth above the greatest value of all checkpoints, and 1 at the most."""
+    known = values[np.isfinite(values)]
+    return min(1.0, math.ceil(10 * float(known.max(initial=0.1))) / 10)
+
+
+def _cells(cells: Any, what: str, written: bool, top: float) -> list[Any]:
+    """The cells of a matrix, with their numbers where there is room; top: the value at which colours end."""
     base = cells.encode(
         x=alt.X("j:O", title=None, axis=named("layers", labelAngle=-45, labelLimit=LONGEST // 2)),
         y=alt.Y("i:O", title=None, axis=named("layers", labelLimit=LONGEST // 2)),
         tooltip=[alt.Tooltip("a:N", title="layer"), alt.Tooltip("b:N", title="and layer"), alt.Tooltip("v:Q", title=what, format=".3f")],
     )  # fmt: skip
     legend = alt.Legend(title=None, orient="right", gradientLength=140)
-    colour = alt.Color("v:Q", scale=alt.Scale(scheme=SEQUENCE, domain=[0, 1], clamp=True), legend=legend)
+    colour = alt.Color("v:Q", scale=alt.Scale(scheme=SEQUENCE, domain=[0, top], clamp=True), legend=legend)
     valid = base.transform_filter("isValid(datum.v)")
     marks = [
         valid.mark_rect().encode(color=colour),
         base.transform_filter("!isValid(datum.v)").mark_text(text="×", color=MUTED),
     ]
     if written:
-        readable = alt.when("datum.v < 0.6").then(alt.value("white")).otherwise(alt.value("black"))
+        readable = alt.when(f"datum.v < {0.6 * top:.3g}").then(alt.value("white")).otherwise(alt.value("black"))
         marks.append(valid.mark_text(fontSize=10).encode(text=alt.Text("v:Q", format=".2f"), color=readable))
     return marks
 

@@ -27,25 +27,28 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
             for row, value in zip(rows, values, strict=True):
                 row[name] = number(value)
     beside = short(metrics, PURE_NOISE)
-    keys, colours = ["measured", "95 % interval"], [VALUE, VALUE]
+    keys, colours, opacities = ["measured", "95 % interval"], [VALUE, VALUE], [1, 0.25]
     if any(row.get(f"{key}_{PURE_NOISE}_low") is not None for row in rows for key in shown):
         deciders = dict.fromkeys(measured.decided_by for measured in shown.values() if measured.decided_by)
         keys += [*(short(metrics, null) for null in deciders), beside]
         colours += [*(OTHER for _ in deciders), NOISE]
+        opacities += [*(0.35 for _ in deciders), 0.5]
     panels = []
     for key, measured in shown.items():
         base = alt.Chart(data(rows)).transform_filter("!datum.untrained")
         layers = []
         decides = short(metrics, measured.decided_by)
-        for stem, name, opacity in (
-            (f"{key}_{PURE_NOISE}_", beside, 0.45), (f"{key}_deciding_", decides, 0.3), (f"{key}_", "95 % interval", 0.25),
-        ):  # fmt: skip
+        for stem, name in (
+            (f"{key}_{PURE_NOISE}_", beside),
+            (f"{key}_deciding_", decides),
+            (f"{key}_", "95 % interval"),
+        ):
             if name in keys and f"{stem}low" in rows[0]:
-                band = base.transform_filter(f"isValid(datum.{stem}low)").mark_area(opacity=opacity, line=False)
+                band = base.transform_filter(f"isValid(datum.{stem}low)").mark_area(line=False)
                 band = band.encode(x=time_axis(metrics), y=y_axis(f"{stem}low"), y2=f"{stem}high:Q")
-                layers.append(keyed(band, name, keys, colours))
+                layers.append(keyed(band, name, keys, colours, opacities))
         line = base.mark_line(point={"size": 22, "filled": True}).encode(x=time_axis(metrics), y=y_axis(key))
-        layers.append(keyed(line, "measured", keys, colours))
+        layers.append(keyed(line, "measured", keys, colours, opacities))
         panels.append(panel(rows, metrics, layers, key, width, 130, measured.title))
     return Figure(
         "measures",
@@ -72,7 +75,7 @@ def _columns(key: str, measured: Measured) -> Iterator[tuple[str, Any]]:
 
 def _title(metrics: RunMetrics) -> str:
     results = [verdict(metrics, key) for key in headlines(metrics)]
-    return "; ".join(
+    return "" if len(results) > 2 else "; ".join(
         f"{result.symbol} differs from {result.value or short(metrics, result.null)} in {result.differs} of {result.epochs} "
         f"{metrics.summary.noun}s"
         for result in results if result.epochs

@@ -6,11 +6,13 @@ import altair as alt
 
 from posthoc.analysis.records import RunMetrics
 from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
-from posthoc.report.theme import MUTED, SECOND, THIRD, VALUE
+from posthoc.report.theme import INK, MUTED, SECOND, THIRD, VALUE
 from posthoc.report.words import better, cautions, without_convergence
 
 WAYS = {"retrospective": "", "causal": "_causal"}
-COLOURS = [VALUE, SECOND]
+THRESHOLD = "threshold"
+KEYS, COLOURS, DASHES = [*WAYS, THRESHOLD], [VALUE, SECOND, MUTED], [[1, 0], [5, 3], [2, 2]]
+"""What the legend names, and how it looks."""
 FIELDS = {"psi": "stability_index", "volatility": "volatility"}
 
 
@@ -25,11 +27,11 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         for row, value in zip(rows, metrics.column(key), strict=True):
             row[name] = number(value)
     unit, threshold, settled = metrics.summary.unit, metrics.protocol.threshold, metrics.summary.convergence
-    limit = (
-        alt.Chart(data([{"y": threshold}]))
-        .mark_rule(color=MUTED, strokeDash=[2, 2])
-        .encode(y=y_axis("y"), tooltip=alt.Tooltip("y:Q", title="threshold"))
+    limit = keyed(alt.Chart(data([{"y": threshold}])).mark_rule(strokeDash=[2, 2]), THRESHOLD, KEYS, COLOURS).encode(
+        y=y_axis("y"), strokeDash=_dashes(), tooltip=alt.Tooltip("y:Q", title=THRESHOLD)
     )
+    known = [row[f"volatility_{way}"] for row in rows for way in WAYS if row[f"volatility_{way}"] is not None]
+    roomy = alt.Scale(domain=[0, round(1.35 * max([*known, threshold]), 4)], nice=False)
     vertical, names = _flags(metrics)
     line = alt.Chart(data(rows)).transform_filter("!datum.untrained").mark_line(
         color=THIRD, point={"size": 22, "filled": True, "color": THIRD}
@@ -37,7 +39,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     panels = [
         panel(rows, metrics, _curves(rows, metrics, "psi"), "psi_retrospective", width, 130, "stability index Psi", 0),
         panel(rows, metrics, [limit, *_curves(rows, metrics, "volatility"), *vertical, *names], "volatility_retrospective",
-              width, 120, f"volatility of Psi over {metrics.protocol.window} {unit}s"),
+              width, 140, f"volatility of Psi over {metrics.protocol.window} {unit}s", y=lambda field: y_axis(field).scale(roomy)),
     ]  # fmt: skip
     if score is not None:
         title = f"{score.symbol} ({'share, ' if score.symbol == 'accuracy' else ''}{metrics.summary.accuracy_source})"
@@ -48,7 +50,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         f"Volatility settles below {threshold} ({'; '.join(signals)})"
         + ("" if score is None else f"; {score.symbol} is best at {unit} {metrics.summary.best_epoch}"),
         "Psi is the weighted mean of the z-scores of H_eff and M, volatility its rolling standard deviation; training "
-        "counts as settled after three epochs below the dashed threshold.",
+        "counts as settled where it has been below the threshold, the dotted line, at three checkpoints in a row.",
         " ".join([
             "The retrospective curve uses z-scores over the whole run, so at every epoch it knows the future; only the causal "
             "one could have stopped the training.",
@@ -60,14 +62,20 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
 
 
 def _curves(rows: list[dict[str, Any]], metrics: RunMetrics, stem: str) -> list[Any]:
-    """Both ways of one quantity, the causal one dashed."""
+    """Both ways of one quantity."""
     marks = []
     for way in WAYS:
-        dash = [1, 0] if way == "retrospective" else [5, 3]
-        line = alt.Chart(data(rows)).mark_line(point={"size": 22, "filled": True}, strokeDash=dash)
-        line = line.encode(x=time_axis(metrics), y=y_axis(f"{stem}_{way}"))
-        marks.append(keyed(line, way, list(WAYS), COLOURS))
+        line = alt.Chart(data(rows)).mark_line(point={"size": 22, "filled": True})
+        line = line.encode(x=time_axis(metrics), y=y_axis(f"{stem}_{way}"), strokeDash=_dashes())
+        marks.append(keyed(line, way, KEYS, COLOURS))
     return marks
+
+
+def _dashes() -> alt.StrokeDash:
+    """How lines are dashed, which the legend shows."""
+    return alt.StrokeDash(
+        "key:N", scale=alt.Scale(domain=KEYS, range=DASHES), legend=alt.Legend(title=None, symbolType="stroke")
+    )
 
 
 def _flags(metrics: RunMetrics) -> tuple[list[Any], list[Any]]:
@@ -78,13 +86,17 @@ def _flags(metrics: RunMetrics) -> tuple[list[Any], list[Any]]:
     rows = [{"at": at, "way": way, "text": f"settled, {way}"} for way, at in settled.items()]
     middle = (metrics.when[0] + metrics.when[-1]) / 2
     flags = alt.Chart(data(rows)).encode(
-        x=alt.X("at:Q"), color=alt.Color("way:N", scale=alt.Scale(domain=list(WAYS), range=COLOURS))
+        x=alt.X("at:Q"), color=alt.Color("way:N", scale=alt.Scale(domain=KEYS, range=COLOURS))
     )
     names = []
     for way, at in settled.items():
         side = {"align": "left", "dx": 4} if at < middle else {"align": "right", "dx": -4}
-        text = flags.mark_text(**side, baseline="top").transform_filter(f"datum.way === '{way}'")
-        names.append(text.encode(y=alt.value(2 if way == "retrospective" else 16), text="text:N"))
+        text = (
+            alt.Chart(data(rows))
+            .mark_text(**side, baseline="top", color=INK)
+            .transform_filter(f"datum.way === '{way}'")
+        )
+        names.append(text.encode(x="at:Q", y=alt.value(2 if way == "retrospective" else 16), text="text:N"))
     return [flags.mark_rule(strokeWidth=1.5)], names
 
 

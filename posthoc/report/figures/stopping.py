@@ -1,5 +1,6 @@
 """Every stopping rule: training saved against accuracy, or another score, lost."""
 
+import itertools
 import math
 from typing import Any
 
@@ -8,12 +9,14 @@ import altair as alt
 from posthoc.analysis.runs import in_percent
 from posthoc.report.figures.figure import Figure, Kind, Of, data, number
 from posthoc.report.sources import Several
-from posthoc.report.theme import INK, MUTED, OTHER, SECOND, THIRD, VALUE
+from posthoc.report.theme import INK, MUTED, OTHER, PAPER, SECOND, THIRD, VALUE
 
 COLOURS = {
     "volatility": SECOND, "volatility, whole run known": OTHER, "patience": VALUE, "fixed budget": THIRD, "reference": MUTED,
 }  # fmt: skip
 """Of the families of rules; another is drawn in ink."""
+HEIGHT = 320
+"""Pixels of the plane."""
 Row = dict[str, Any]
 
 
@@ -34,8 +37,8 @@ def stopping(several: Several, width: int) -> Figure:
     picture = alt.layer(
         line.encode(x=x, y=y, order="saved:Q"),
         _points(rows, x, y),
-        *_labels(front, max((row["lost"] for row in rows), default=0) or 1, x, y),
-    ).properties(width=width, height=320)
+        *_labels(front, max((row["lost"] for row in rows), default=0) or 1, x, y, width),
+    ).properties(width=width, height=HEIGHT)
     useful = [row for row in front if row["kind"] != "reference" and row["never"] < 1]
     best = sum(row["kind"] == "volatility" for row in useful)
     few = f", and {len(several.runs)} runs are few." if len(several.runs) < 10 else "."
@@ -66,23 +69,35 @@ def _points(rows: list[Row], x: alt.X, y: alt.Y) -> Any:
     )  # fmt: skip
 
 
-def _labels(front: list[Row], highest: float, x: alt.X, y: alt.Y) -> list[Any]:
-    """Names of the rules that no other beats, where there is room; those that do the same share one."""
+def _labels(front: list[Row], highest: float, x: alt.X, y: alt.Y, width: int) -> list[Any]:
+    """Names of the rules that no other beats, below the line that joins them, where there is room; those that do the same
+    share one."""
     places: dict[tuple[float, float], list[Row]] = {}
     for row in front:
         places.setdefault((row["saved"], row["lost"]), []).append(row)
     labels: list[Row] = []
+    taken: list[tuple[float, float, float]] = []
     for (saved, lost), rows in places.items():  # the others have a tooltip
-        if all(abs(lost - label["lost"]) > 0.05 * highest or abs(saved - label["saved"]) > 0.4 for label in labels):
-            more = f" (+{len(rows) - 1})" if len(rows) > 1 else ""
-            labels.append({**rows[0], "text": rows[0]["rule"] + more})
+        text = rows[0]["rule"] + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
+        wide, left, down = 6.0 * len(text), saved * width, HEIGHT * (1 - lost / highest)
+        left -= wide if saved > 0.7 else 0
+        if all(abs(down - other) > 16 or left > end or left + wide < start for start, end, other in taken):
+            taken.append((left, left + wide, down))
+            labels.append({**rows[0], "text": text})
     marks = []
-    for align, dx, where in (("right", -6, "datum.saved > 0.5"), ("left", 6, "datum.saved <= 0.5")):
-        text = alt.Chart(data(labels)).mark_text(align=align, dx=dx, dy=-8, fontSize=10)
-        marks.append(text.encode(x=x, y=y, text="text:N").transform_filter(where))
+    for right, low in itertools.product((False, True), repeat=2):  # at the axis, which is below, above it
+        rows = [row for row in labels if (row["saved"] > 0.7) is right and (row["lost"] < 0.04 * highest) is low]
+        for halo in ({"stroke": PAPER, "strokeWidth": 4, "strokeJoin": "round"}, {}):
+            side = {"align": "right" if right else "left", "dx": -8 if right else 8, "dy": -9 if low else 11}
+            text = alt.Chart(data(rows)).mark_text(fontSize=10, **side, **halo)
+            marks.append(text.encode(x=x, y=y, text="text:N"))
     return marks
 
 
 STOPPING = Kind(
-    "stopping", "Every stopping rule: training saved against accuracy, or another score, lost", stopping, Of.RUNS
+    "stopping",
+    "Every stopping rule: training saved against accuracy, or another score, lost",
+    stopping,
+    Of.RUNS,
+    reflows=True,
 )

@@ -36,7 +36,9 @@ def training(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     return Figure(
         "training",
         f"{names[:1].upper()}{names[1:]} over training",
-        "The shaded part is a plateau: from there on the value stays within 5 % of the way from the first to the best."
+        "The ring with a value is the best."
+        + (" The shaded part is a plateau: from there on the value stays within 5 % of the way from the first to the best."
+           if any(passed.plateau is not None for m in shown.values() if (passed := course_of(metrics, m))) else "")
         + ("" if metrics.trained.all() else " The hollow diamond is the untrained network.")
         + (f" A layer counts as settled from where its similarity (CKA) to the last checkpoint stays at {SETTLED} or more."
            if settled else ""),
@@ -62,7 +64,7 @@ def course_of(metrics: RunMetrics, measured: Measured) -> Course | None:
 def _panel(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, width: int) -> Any:
     values = [row[key] for row in rows if row[key] is not None]
     low, high = min(values), max(values)
-    wide = low > 0 and high > WIDE * low
+    wide = measured.lower_is_better and low > 0 and high > WIDE * low
     domain = _domain(low, high, wide, measured.lower_is_better)
     colour = SECOND if measured.lower_is_better else THIRD
 
@@ -73,7 +75,7 @@ def _panel(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, w
     line = alt.Chart(data(rows)).transform_filter(f"!datum.untrained && isValid(datum.{key})").mark_line(
         color=colour, point={"size": 22, "filled": True, "color": colour}
     ).encode(x=time_axis(metrics), y=y(key))  # fmt: skip
-    under, over = _marks(rows, metrics, key, measured, y)
+    under, over = _marks(rows, metrics, key, measured, y, domain)
     source = metrics.summary.accuracy_source if key == metrics.summary.judged_by else ""
     title = (
         measured.title
@@ -85,17 +87,19 @@ def _panel(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, w
 
 
 def _domain(low: float, high: float, wide: bool, falls: bool) -> list[float]:
-    """With room for words above what rises, where the best is, and a little elsewhere."""
+    """With room for words where the best is, above or below, and a little elsewhere; a loss of 0 is the end."""
     if wide:
         beyond = (high / low) ** MARGIN
         return [float(f"{low / beyond:.3g}"), float(f"{high * beyond:.3g}")]
-    reach = high - low or abs(high) or 1.0
-    below = low - MARGIN * reach
+    reach = high - low or 0.2 * abs(high) or 1.0
+    below = low - (ROOM if falls else MARGIN) * reach
     ends = max(below, 0.0) if low >= 0 else below, high + (MARGIN if falls else ROOM) * reach
     return [float(f"{end:.6g}") for end in ends]
 
 
-def _marks(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, y: Any) -> tuple[list[Any], list[Any]]:
+def _marks(
+    rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, y: Any, domain: list[float]
+) -> tuple[list[Any], list[Any]]:
     """What is noteworthy, with its name: below the line the plateau, above it the best value and where a spike began."""
     passed = course_of(metrics, measured)
     if passed is None:
@@ -122,7 +126,10 @@ def _marks(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, y
         )
     )
     side = {"align": "right" if late else "left", "dx": -8 if late else 8}
-    word = best.mark_text(**side, dy=-12, color=INK)
+    room = edge == "bottom" and min(row[key] for row in rows if row[key] is not None) - domain[0] > 0.2 * (
+        domain[1] - domain[0]
+    )
+    word = best.mark_text(**side, dy=13 if room else -12, color=INK)
     over += [
         best.mark_point(shape="circle", size=90, color=INK, strokeWidth=1.5).encode(x=x, y=y(key)),
         word.encode(x=x, y=y(key), text="text:N"),

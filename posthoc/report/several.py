@@ -1,0 +1,113 @@
+"""What is said first of several runs: in what they differ beyond what seeds alone make different."""
+
+import itertools
+import math
+from typing import Any
+
+from posthoc.analysis.compare import Row, words_for
+from posthoc.report import tables
+from posthoc.report.printing import as_html
+from posthoc.report.sources import Several
+from posthoc.report.words import number
+
+NO_CONFIGURATION = ("seed", "samples", "accuracy_source")
+"""Of what is recorded of runs: by what they do not count as of another configuration."""
+ACROSS = 6
+"""So many runs stand as columns of their table; of more, each is a row."""
+
+
+def beyond_seeds(several: Several) -> list[str]:
+    """In what the runs' configurations differ, and which quantities differ more between them than between seeds."""
+    rows = several.rows
+    keys = dict.fromkeys(key for row in rows for key in row.run.about if key not in NO_CONFIGURATION)
+    varied = [key for key in keys if len({str(row.run.about.get(key)) for row in rows}) > 1]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(", ".join(str(row.run.about.get(key)) for key in varied), []).append(row)
+    shown = dict.fromkeys(
+        key for row in rows for key, quantity in row.quantities.items()
+        if key.startswith("best_") or (key in row.run.measures and row.run.measures[key].headline and math.isfinite(quantity.value))
+    )  # fmt: skip
+    if not varied:
+        ranges = [text for key in shown if (text := _range(rows, key))]
+        return [f"The {len(rows)} runs are of one configuration; between them {'; '.join(ranges)}."]
+    differ = [
+        f"{words_for(several.runs, key)} ({', '.join(dict.fromkeys(str(row.run.about.get(key)) for row in rows))})"
+        for key in varied
+    ]
+    sentences = [f"The runs differ in {', '.join(differ)}."]
+    if all(len(members) == 1 for members in groups.values()):
+        return [
+            *sentences,
+            "Each configuration has one run: what they make different cannot be told from what seeds alone do. Add seeds.",
+        ]
+    apart: list[str] = []
+    alike: list[str] = []
+    for key in shown:
+        texts = [
+            f"{_called(name, varied)}: {text}"
+            for name, members in groups.items()
+            if (text := _range(members, key, False))
+        ]
+        (apart if _apart(list(groups.values()), key) else alike).append(f"{_symbol(rows, key)} ({'; '.join(texts)})")
+    if apart:
+        sentences.append(f"Beyond what seeds make different: {', '.join(apart)}.")
+    if alike:
+        sentences.append(f"Not beyond it: {', '.join(alike)}.")
+    sentences.append("Ranges of so few runs are no test; `posthoc compare --by` gives one.")
+    return sentences
+
+
+def _called(name: str, varied: list[str]) -> str:
+    """A configuration by the first of what varies, which is the model, if anything."""
+    return name.split(", ")[0] if varied else name
+
+
+def _symbol(rows: list[Row], key: str) -> str:
+    return next(row.quantities[key].symbol for row in rows if key in row.quantities)
+
+
+def _values(rows: list[Row], key: str) -> list[float]:
+    return [v for row in rows if key in row.quantities and math.isfinite(v := row.quantities[key].value)]
+
+
+def _range(rows: list[Row], key: str, named: bool = True) -> str:
+    """Least and greatest of a quantity; empty where there is none."""
+    values = _values(rows, key)
+    if not values:
+        return ""
+    start = f"{_symbol(rows, key)} is " if named else ""
+    low, high = number(min(values), 3), number(max(values), 3)
+    return f"{start}{low}" if low == high else f"{start}{low} to {high}"
+
+
+def _apart(groups: list[list[Row]], key: str) -> bool:
+    """Whether no two configurations' ranges of a quantity meet."""
+    known = [values for members in groups if (values := _values(members, key))]
+    return len(known) > 1 and all(
+        max(a) < min(b) or max(b) < min(a) for a, b in itertools.combinations(known, 2)
+    )  # fmt: skip
+
+
+def side_by_side(rows: list[Row]) -> dict[str, Any]:
+    """The table of runs for the page: few runs as columns, each with its numbers below; more as rows. What is said of
+    the states of several runs is said once."""
+    table = tables.runs(rows)
+    plain = as_html(table)
+    why: dict[str, list[str]] = {}
+    for row in rows:
+        why.setdefault(f"{row.state.name}, for {row.state.reason}.", []).append(row.run.name)
+    single = {f"{name}: {text}" for text, names in why.items() for name in names}
+    states = [
+        f"{'All runs' if len(names) == len(rows) > 1 else ', '.join(names)}: {text}" for text, names in why.items()
+    ]
+    plain["notes"] = [*(note for note in table.notes if note not in single), *states]
+    if len(table.rows) > ACROSS:
+        return plain
+    titles, of = [], ""
+    for title in plain["columns"]:
+        beside = title in ("sd", "95 %", "noise", "at")
+        titles.append(f"{of}: {title}" if beside else title)
+        of = of if beside else title
+    lines = [list(line) for line in zip(titles, *plain["rows"], strict=True)]
+    return plain | {"columns": ["", *lines[0][1:]], "rows": lines[1:], "across": True}
