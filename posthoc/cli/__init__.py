@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "Put runs side by side: groups, stopping rules, sensitivity.",
     "report": "Make one page of pictures about runs, or one figure of it.",
     "check": "Say whether a series of checkpoints is what it says it is.",
+    "demo": "Train a small network on bundled digits and show all of this on its checkpoints.",
     "inspect": "Say what a checkpoint folder, a checkpoint or a file of ours holds.",
 }
 

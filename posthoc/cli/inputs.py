@@ -67,7 +67,7 @@ def require_metrics(places: Sequence[str]) -> None:
                 raise PosthocError(f"No such file or folder: {path}.")
             kind = kind_of(path)
             if kind == "hdf5":
-                advice = f"run `posthoc metrics {shlex.quote(str(path))}` and give the metrics.json that it writes"
+                advice = f"run `posthoc metrics {shlex.quote(str(path))}` and give the {beside(path, 'metrics.json').name} that it writes"
                 raise PosthocError(f"{path} is an activations file; {advice}.")
             if kind == "audit":
                 raise PosthocError(f"{path} is an audit; give what `posthoc metrics` wrote.")

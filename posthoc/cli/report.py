@@ -137,8 +137,13 @@ def _refuse(output: Path, sources: "list[Source]", force: bool) -> None:
     try_output(output, force)
 
 
+def has_extra() -> bool:
+    """Whether figures can be drawn."""
+    return all(map(find_spec, ("altair", "vl_convert", "jinja2")))
+
+
 def _require_extra() -> None:
-    if not all(map(find_spec, ("altair", "vl_convert", "jinja2"))):
+    if not has_extra():
         raise PosthocError("Figures need the extra report: pip install 'posthoc[report]'.")
 
 

@@ -239,7 +239,10 @@ def nearest(shapes: Shapes) -> str:
     names = ", ".join(f"{name} ({share:.0%})" for share, name in near)
     text = f"Nearest of torchvision's: {names}"
     with contextlib.suppress(PosthocError):
-        text += f"; from {near[0][1]} they differ in {sentence(compare(build(near[0][1], shapes), shapes).differences)}"
+        first = near[0][1]
+        comparison = compare(build(first, shapes), shapes)
+        differs = f"from {first} they differ in {sentence(comparison.differences)}"
+        text += f"; they fit {first} as it is" if comparison.fits else f"; {differs}"
     return f"{text}."
 
 
