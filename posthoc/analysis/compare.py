@@ -11,9 +11,10 @@ import numpy as np
 from scipy import stats
 
 from posthoc.analysis.arrays import mean_finite, sd_finite
+from posthoc.analysis.axes import AXES
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import CORRELATIONS, psi_with
+from posthoc.analysis.records import CORRELATIONS, PURE_NOISE, Measured, psi_with
 from posthoc.analysis.runs import Run
 from posthoc.analysis.taxonomy import Evidence, Name, State, Taxonomy, classify
 from posthoc.analysis.verdicts import corrected, verdict
@@ -61,12 +62,22 @@ def quantities(run: Run) -> dict[str, Quantity]:
         if measured.headline:
             of = measured.summary
             values[key] = Quantity(measured.symbol, of.mean, of.low, of.high, run.noise(key), of.sd, measured.digits)
+            if AXES[run.protocol.axis].intervals and measured.low.size:
+                values[f"{key}_last"] = _at_last(measured)
     if "stability_index" in run.measures:
         sd = run.measures["stability_index"].summary.sd
         values["stability_index_sd"] = Quantity("sd of Psi", sd, tested=False)
     for name, r in run.related.items():
         values[name] = Quantity(r.symbol, r.r, r.low, r.high)
     return values
+
+
+def _at_last(measured: Measured) -> Quantity:
+    """A measure at the last checkpoint, with the interval that it has by itself."""
+    noise = measured.nulls.get(PURE_NOISE)
+    value, low, high = (float(of[-1]) for of in (measured.value, measured.low, measured.high))
+    drawn = math.nan if noise is None else float(noise.mean[-1])
+    return Quantity(f"{measured.symbol} last", value, low, high, drawn, digits=measured.digits)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from posthoc.analysis.records import (
     Unit,
     trained,
 )
-from posthoc.analysis.scales import LEAST_POINTS
+from posthoc.analysis.scales import LEAST_POINTS, LEAST_PUBLISHED
 from posthoc.analysis.snapshots import of_checkpoints
 from posthoc.analysis.summary import against_nulls, overall, summarise
 from posthoc.analysis.weights import weight_paths
@@ -136,7 +136,7 @@ def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> N
     T, words = axis.length(activations, protocol), _words(activations, axis)
     if len(protocol.scales_for(T)) >= 2:
         return
-    least = 72 if protocol.scales == "published" else LEAST_POINTS
+    least = LEAST_PUBLISHED if protocol.scales == "published" else LEAST_POINTS
     raise PosthocError(
         f"{activations.path}: {T} {words.points} are too few for the {axis.key} axis with the {protocol.name} protocol, "
         f"which needs {least}; {axis.remedy}."

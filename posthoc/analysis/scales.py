@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 START = 64
 """Tokens at the start of a document that are left out: little precedes them, and what networks make of them drifts."""
-LEAST_POINTS = 20
-"""Points in time that the default scales, 4 to a quarter of them, need for a slope."""
+LEAST_POINTS, LEAST_PUBLISHED = 20, 72
+"""Points in time that the default scales, 4 to a quarter of them, and the published ones need for a slope."""
 
 
 def published_scales(T: int) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from posthoc.cli.output import (
     order_options,
     print_json,
     print_rows,
+    recorded_title,
 )
 from posthoc.errors import PosthocError
 from posthoc.replay.meant import refuse_folder, refuse_model
@@ -211,7 +212,7 @@ def _columns(file: "Activations") -> "dict[str, FloatArray]":
     loss = "loss" if file.labelled else file.recording.provenance.loss
     probe = {loss: file.loss, "accuracy": file.accuracy, **file.scores}
     there = {f"probe {key}": column for key, column in probe.items() if file.labelled or (column == column).any()}
-    return there | file.recorded
+    return there | {recorded_title(name): column for name, column in file.recorded.items()}
 
 
 def _audit(path: Path, as_json: bool) -> None:

@@ -204,8 +204,22 @@ def checkpoint_table(checkpoints: Sequence[Any]) -> Table:
     """File, epoch, step and recorded numbers of the checkpoints of a run, in its order."""
     names = sorted({name for checkpoint in checkpoints for name in checkpoint.header.recorded})
     rows = [[c.path.name, c.epoch, c.step, *(c.header.recorded.get(name) for name in names)] for c in checkpoints]
-    columns = [column("file"), column("epoch"), column("step"), *(Column(name, (name,), spare=1) for name in names)]
+    columns = [
+        column("file"),
+        column("epoch"),
+        column("step"),
+        *(column(recorded_title(name), spare=1) for name in names),
+    ]
     return Table("Checkpoints", columns, rows)
+
+
+def recorded_title(name: str) -> str:
+    """Of a column of numbers that checkpoints recorded: a Trainer's epoch of 1.5 is not that by which they are ordered.
+
+    >>> recorded_title("epoch"), recorded_title("loss")
+    ('epoch recorded', 'loss')
+    """
+    return f"{name} recorded" if name in ("epoch", "step") else name
 
 
 def as_records(table: Table) -> list[dict[str, Any]]:

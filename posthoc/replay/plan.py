@@ -12,7 +12,7 @@ import torchvision
 from numpy.typing import NDArray
 
 from posthoc import __version__, store, streams
-from posthoc.analysis.scales import LEAST_POINTS, START
+from posthoc.analysis.scales import LEAST_POINTS, LEAST_PUBLISHED, START
 from posthoc.errors import PosthocError, UsageError
 from posthoc.recording import (
     Identity,
@@ -104,6 +104,7 @@ class Extraction:
             ("model", f"{self.model.title}, {_outputs(identity.output, self.score)}"),
             *(probe.notes or [("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes})")]),
             ("layers", f"{layers}; {self.stored.recording.provenance.layers}"),
+            *self._about_length(),
             *self._about_calls(),
             ("signals", ", ".join(identity.signals)),
             *([("controls", "; ".join(identity.controls))] if identity.controls else []),
@@ -115,6 +116,18 @@ class Extraction:
             *(self.trial.remarks if self.trial else ()),
             *cost(self),
         ]
+
+    def _about_length(self) -> list[tuple[str, str]]:
+        """Whether there is less than `posthoc metrics` takes unless it is told otherwise."""
+        tokens, N = self.probe.tokens, len(self.probe)
+        if tokens is None and N < LEAST_PUBLISHED:
+            return [
+                ("note", f"{N} {self.probe.samples} are too few for posthoc metrics, which needs {LEAST_PUBLISHED}")
+            ]
+        if tokens is not None and tokens.shape[1] < START + LEAST_POINTS:
+            few = f"documents of {tokens.shape[1]} tokens are too short for posthoc metrics, which needs"
+            return [("note", f"{few} {START + LEAST_POINTS}; give a longer --context")]
+        return []
 
     def _about_calls(self) -> list[tuple[str, str]]:
         several = [f"{point.name} ({point.calls})" for point in self.points if point.calls > 1]

@@ -32,15 +32,18 @@ if TYPE_CHECKING:
 
 Lines = list[tuple[str, str]]
 """Labelled lines."""
+MEANS = (
+    "Means count every checkpoint once: where these are spaced by doubled steps, each doubling counts alike, and so mostly the "
+    "beginning of training; 'last' is the last checkpoint, with its interval over documents."
+)
 MOST_LEFT_OUT = 8
 """So many checkpoints that were left out are named in a summary."""
 
 
 def checkpoints(metrics: RunMetrics) -> Table:
     """One row per checkpoint: every listed measure, the headline ones beside the null that decides about them."""
-    unit = "epoch" if metrics.checkpoints[0].epoch is not None else "step"
-    columns = [column(unit)]
-    values: list[Sequence[Any]] = [[getattr(checkpoint, unit) for checkpoint in metrics.checkpoints]]
+    columns = [column(metrics.summary.unit)]
+    values: list[Sequence[Any]] = [metrics.when]
     for key, measured in metrics.measures.items():
         if measured.listed:
             told = measured.headline or measured is metrics.score
@@ -181,7 +184,9 @@ def runs(rows: "Sequence[Row]") -> Table:
     best = {key: quantity.symbol for key, quantity in every.items() if key.startswith("best_")}
     columns = [
         column("run"),
-        *(column(title, spare=5) for title in ("model", "dataset", "epochs")),
+        column("model", spare=5),
+        column("dataset", spare=5),
+        column(_counted(rows), "epochs", spare=5),
         *(column(title, key) for key, title in best.items()),
     ]
     columns += [column("at", "best_epoch", spare=4)] if best else []
@@ -200,7 +205,14 @@ def runs(rows: "Sequence[Row]") -> Table:
         table.append([*cells, row.state.name])
     doubts = [f"{row.run.name}: {row.run.summary.doubt}." for row in rows if row.run.summary.doubt]
     states = [f"{row.run.name}: {row.state.name}, for {row.state.reason}." for row in rows]
-    return Table("Runs", columns, table, [*_alike([row.run for row in rows]), *states], doubts)
+    means = [MEANS] if any(key.endswith("_last") for key in every) else []
+    return Table("Runs", columns, table, [*means, *_alike([row.run for row in rows]), *states], doubts)
+
+
+def _counted(rows: "Sequence[Row]") -> str:
+    """What the checkpoints of all runs are called."""
+    nouns = {row.run.summary.noun for row in rows}
+    return f"{nouns.pop()}s" if len(nouns) == 1 else "checkpoints"
 
 
 def _alike(runs: "Sequence[Run]") -> list[str]:
@@ -314,7 +326,7 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
         "differences with 95 % intervals, paired by run; against patience that saves as much (between two lengths in "
         "proportion; none where none does) by configuration. *: no other rule that can be followed saves a larger share and "
         "loses less.",
-        "Rules see what was known at each epoch, but for those marked 'whole run known', whose z-scores look ahead.",
+        "Rules see what was known at each checkpoint, but for those marked 'whole run known', whose z-scores look ahead.",
         *notes,
     ])  # fmt: skip
 

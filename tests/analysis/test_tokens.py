@@ -164,6 +164,10 @@ def test_what_is_measured_is_in_all_outputs(ordered, tmp_path):
     assert names <= rows[0].keys()
     assert float(rows[-1]["hurst_less_shuffle"]) == pytest.approx(run.column("hurst_less_shuffle")[-1])
     json.dumps(run.to_dict(), allow_nan=False)
+    result = CliRunner().invoke(main, ["compare", str(output), "--json"])
+    assert result.exit_code == 0, result.output
+    (compared,) = json.loads(result.output)["runs"]
+    assert compared["quantities"]["hurst_last"]["value"] == run.column("hurst")[-1]
 
 
 def test_every_figure_of_tokens_is_drawn_and_steps_are_logarithmic(metrics):

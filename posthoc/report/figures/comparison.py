@@ -9,7 +9,7 @@ from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named,
 from posthoc.report.sources import Several
 from posthoc.report.theme import MUTED, VALUE
 
-KEYS = {"mean over epochs": (VALUE, "circle"), "pure noise": (MUTED, "diamond")}
+KEYS = {"mean over checkpoints": (VALUE, "circle"), "pure noise": (MUTED, "diamond")}
 
 
 def comparison(several: Several, width: int) -> Figure:
@@ -36,13 +36,15 @@ def comparison(several: Several, width: int) -> Figure:
             .mark_rule(color=VALUE, strokeWidth=2)
             .encode(x="low:Q", x2="high:Q")
         )
-        points = _keyed(base.transform_filter("isValid(datum.value)"), "mean over epochs").encode(x=x, tooltip=tips)
+        points = _keyed(base.transform_filter("isValid(datum.value)"), "mean over checkpoints").encode(
+            x=x, tooltip=tips
+        )
         size = {"width": width, "height": max(40, max(20, 14 * max(map(len, names)) + 4) * len(table))}
         panels.append(alt.layer(noise, bars, points).properties(**size, title=f"mean {measured.title}"))
     return Figure(
         "comparison",
         _title(several),
-        "A point is a run's mean over its epochs, the bar its 95 % interval over further epochs where there is one, the diamond what "
+        "A point is a run's mean over its checkpoints, the bar its 95 % interval over further ones where there is one, the diamond what "
         "pure noise gives through the same protocol: a reference, which takes channels for independent.",
         several.confounded,
         alt.vconcat(*panels, spacing=14).add_params(alt.param(name="runs", value=names)),

@@ -88,7 +88,7 @@ def _marks(rows: list[Row], slopes: list[Row], keys: list[str], points: str) -> 
 
 FLUCTUATION = Kind(
     "fluctuation",
-    "The fluctuation function behind the exponent at one epoch",
+    "The fluctuation function behind the exponent at one checkpoint",
     fluctuation,
     fits=lambda metrics: "hurst" in metrics.measures,
 )

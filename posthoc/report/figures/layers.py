@@ -145,6 +145,6 @@ def _cells(cells: Any, what: str, written: bool, top: float) -> list[Any]:
     return marks
 
 
-LAYERS = Kind("layers", "Each measure of every layer at every epoch", layers)
-LOCKING = Kind("locking", "Phase consistency between layers at one epoch", locking)
-SIMILARITY = Kind("similarity", "Debiased linear CKA between layers at one epoch", similarity)
+LAYERS = Kind("layers", "Each measure of every layer at every checkpoint", layers)
+LOCKING = Kind("locking", "Phase consistency between layers at one checkpoint", locking)
+SIMILARITY = Kind("similarity", "Debiased linear CKA between layers at one checkpoint", similarity)

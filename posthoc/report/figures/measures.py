@@ -91,5 +91,5 @@ def _bands(metrics: RunMetrics) -> str:
 
 
 MEASURES = Kind(
-    "measures", "Each measure at every epoch, with its interval, its deciding null and pure noise", measures
+    "measures", "Each measure at every checkpoint, with its interval, its deciding null and pure noise", measures
 )

@@ -79,7 +79,7 @@ def _multiples(
 
 RUNS = Kind(
     "runs",
-    "Every headline measure, and accuracy or another score, of every run over its epochs",
+    "Every headline measure, and accuracy or another score, of every run over its checkpoints",
     runs,
     Of.RUNS,
     reflows=True,

@@ -39,7 +39,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     panels = [
         panel(rows, metrics, _curves(rows, metrics, "psi"), "psi_retrospective", width, 130, "stability index Psi", 0),
         panel(rows, metrics, [limit, *_curves(rows, metrics, "volatility"), *vertical, *names], "volatility_retrospective",
-              width, 140, f"volatility of Psi over {metrics.protocol.window} {unit}s", y=lambda field: y_axis(field).scale(roomy)),
+              width, 140, f"volatility of Psi over {metrics.protocol.window} {metrics.summary.noun}s", y=lambda field: y_axis(field).scale(roomy)),
     ]  # fmt: skip
     if score is not None:
         title = f"{score.symbol} ({'share, ' if score.symbol == 'accuracy' else ''}{metrics.summary.accuracy_source})"
@@ -52,7 +52,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         "Psi is the weighted mean of the z-scores of H_eff and M, volatility its rolling standard deviation; training "
         "counts as settled where it has been below the threshold, the dotted line, at three checkpoints in a row.",
         " ".join([
-            "The retrospective curve uses z-scores over the whole run, so at every epoch it knows the future; only the causal "
+            f"The retrospective curve uses z-scores over the whole run, so at every {metrics.summary.noun} it knows the future; only the causal "
             "one could have stopped the training.",
             *without_convergence(metrics),
         ]),
