@@ -52,7 +52,9 @@ class Glossary:
                 parts += [escape(shown(text[end : match.start()])), self.term(match[0])]
                 end = match.end()
         whole = Markup("").join([*parts, escape(shown(text[end:]))])
-        return Markup(re.sub(r"`([^`<>]+)`", r"<code>\1</code>", whole))
+        return Markup(
+            re.sub(r"`([^`<>]+)`", r"<code>\1</code>", str.__str__(whole))
+        )  # of Markup it would escape the tags
 
     @property
     def entries(self) -> list[tuple[str, str, str]]:

@@ -337,7 +337,7 @@ def test_the_command_finds_the_audit_beside_the_metrics(run_of, activations_file
     run_of[0].save("metrics.json")
     done = CliRunner().invoke(main, ["report", "metrics.json"])
     assert done.exit_code == 0, done.output
-    assert "Run `posthoc audit` to see" in (tmp_path / "report.html").read_text()
+    assert "Run <code>posthoc audit</code> to see" in (tmp_path / "report.html").read_text()
     with open_activations(activations_file) as activations:
         audit(activations, count=10).save("audit.json")
     assert CliRunner().invoke(main, ["report", "metrics.json"]).exit_code == 1

@@ -236,7 +236,13 @@ def panel(
         picture = alt.layer(nothing(metrics))
     else:
         base = alt.Chart(data(rows)).transform_filter(f"isValid(datum.{field})")
-        spot = base.encode(x=time_axis(metrics), y=y(field))
+        values = {row[field] for row in rows} - {None}
+        at = y(field)
+        if len(values) == 1:  # else the axis would have one tick, which says 0
+            (value,) = values
+            reach = 0.1 * abs(value) or 1.0
+            at = at.scale(zero=False, domain=[value - reach, value + reach])
+        spot = base.encode(x=time_axis(metrics), y=at)
         ground = alt.Chart(data([{"y": baseline}])).mark_rule(color=NOISE).encode(y=y("y"))
         picture = alt.layer(
             *([] if baseline is None else [ground]),

@@ -17,6 +17,8 @@ COLOURS = {
 """Of the families of rules; another is drawn in ink."""
 HEIGHT = 320
 """Pixels of the plane."""
+LOW = 0.04
+"""Share of the plane's height that counts as at the axis."""
 Row = dict[str, Any]
 
 
@@ -80,13 +82,14 @@ def _labels(front: list[Row], highest: float, x: alt.X, y: alt.Y, width: int) ->
     for (saved, lost), rows in places.items():  # the others have a tooltip
         text = rows[0]["rule"] + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
         wide, left, down = 6.0 * len(text), saved * width, HEIGHT * (1 - lost / highest)
+        down += -9 if lost < LOW * highest else 11
         left -= wide if saved > 0.7 else 0
         if all(abs(down - other) > 16 or left > end or left + wide < start for start, end, other in taken):
             taken.append((left, left + wide, down))
             labels.append({**rows[0], "text": text})
     marks = []
     for right, low in itertools.product((False, True), repeat=2):  # at the axis, which is below, above it
-        rows = [row for row in labels if (row["saved"] > 0.7) is right and (row["lost"] < 0.04 * highest) is low]
+        rows = [row for row in labels if (row["saved"] > 0.7) is right and (row["lost"] < LOW * highest) is low]
         for halo in ({"stroke": PAPER, "strokeWidth": 4, "strokeJoin": "round"}, {}):
             side = {"align": "right" if right else "left", "dx": -8 if right else 8, "dy": -9 if low else 11}
             text = alt.Chart(data(rows)).mark_text(fontSize=10, **side, **halo)
