@@ -143,7 +143,8 @@ class Provenance:
 
     model, probe: as they are called; source: how the model was found; dataset, recipe, training_seed: as the run says of
     itself; layers: how they were chosen; signals: what each means; samples: what they are called; preparation: of the
-    probe, in words; output: why none was scored; loss, unit: name and unit of the loss on the probe.
+    probe, in words; output: why none was scored; loss, unit: name and unit of the loss on the probe; adapters:
+    the kind of adapters that the checkpoints are, over a base that was trained before.
     """
 
     model: str
@@ -159,6 +160,7 @@ class Provenance:
     output: str | None = None
     loss: str = "cross-entropy"
     unit: str | None = "nat"
+    adapters: str | None = None
     versions: dict[str, str | None] = field(default_factory=dict)
     host: str | None = None
 

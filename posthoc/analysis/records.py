@@ -342,6 +342,11 @@ class RunMetrics:
         return self.input.recording
 
     @property
+    def at_start(self) -> str:
+        """What the network of step 0 is: of adapters the base, which was trained before."""
+        return "before fine-tuning" if self.recording.provenance.adapters else "untrained"
+
+    @property
     def trained(self) -> NDArray[np.bool_]:
         """Which checkpoints are not controls, [E]."""
         return trained(self.checkpoints)

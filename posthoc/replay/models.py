@@ -44,7 +44,8 @@ class Model:
     source: how it was found; left_out: tensors of the checkpoints that are none of its own; note: what was assumed;
     user: the code that defines it, where that is the user's; drawn: makes another, with the weights that its constructor
     draws with torch's random numbers from a seed on (lazy layers are as yet without), None where there is no constructor;
-    naming: how its tensors are found in a checkpoint, where not by their names; digest: of the config it is made of.
+    naming: how its tensors are found in a checkpoint, where not by their names; digest: of the config it is made of; adapters:
+    of which kind the checkpoints are, if they are adapters of it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Model:
     drawn: Callable[[int], nn.Module] | None = None
     naming: Callable[[Shapes], Names] | None = None
     digest: str | None = None
+    adapters: str | None = None
 
     @property
     def code(self) -> str | None:
@@ -171,7 +173,9 @@ def _adapted(adapter: Config, given: str, shapes: Shapes, arguments: Mapping[str
     made = adapt(base, adapter, shapes)
     digest = sha256(f"{adapter.digest} {weights_digest(base())}".encode()).hexdigest()
     kind = adapter.content["peft_type"]
-    return Model(name, f"given, with {kind} adapters", made.module, (), None, user, made.drawn, made.names, digest)
+    return Model(
+        name, f"given, with {kind} adapters", made.module, (), None, user, made.drawn, made.names, digest, kind
+    )
 
 
 def _base_wanted(adapter: Config) -> str:

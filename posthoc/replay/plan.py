@@ -254,6 +254,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         model=model.name,
         probe=probe.name,
         source=model.source,
+        adapters=model.adapters,
         layers=chosen,
         signals={name: SIGNALS[name].meaning for name in request.recorded},
         samples=probe.samples,

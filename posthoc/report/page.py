@@ -179,7 +179,7 @@ def _checkpoints(metrics: RunMetrics) -> dict[str, Any]:
     """The table of checkpoints, the untrained ones marked."""
     table = as_html(tables.checkpoints(metrics))
     for row, checkpoint in zip(table["rows"], metrics.checkpoints, strict=True):
-        row[0] += " (untrained)" if checkpoint.untrained else ""
+        row[0] += f" ({metrics.at_start})" if checkpoint.untrained else ""
     return table
 
 

@@ -81,7 +81,7 @@ def summary(metrics: RunMetrics) -> Lines:
     if reasons := _reasons(metrics):
         lines.append(("dead units", f"{', '.join(reasons)} (units x {run.noun}s), left out"))
     if any(checkpoint.untrained for checkpoint in metrics.checkpoints):
-        lines.append(("untrained", "the checkpoint of step 0 is a control and not part of these figures"))
+        lines.append((metrics.at_start, "the checkpoint of step 0 is a control and not part of these figures"))
     return lines + nulls(metrics) + aside(metrics)
 
 
@@ -111,7 +111,7 @@ def at_last(metrics: RunMetrics) -> Lines:
             )
             parts.append(f"{null}p {beside.p[-1]:.2g}")
         if untrained:
-            parts.append(f"untrained {number(measured.value[untrained[0]], measured.digits)}")
+            parts.append(f"{metrics.at_start} {number(measured.value[untrained[0]], measured.digits)}")
         lines.append((measured.symbol, "; ".join(parts)))
     return lines
 

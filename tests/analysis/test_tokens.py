@@ -34,6 +34,7 @@ from posthoc.analysis.responses import Reaction, load_audit
 from posthoc.analysis.scales import default_scales
 from posthoc.cli import main
 from posthoc.errors import PosthocError
+from posthoc.report import tables
 from posthoc.report.figures import FIGURES, Of, figures_of
 from posthoc.store import Frame, Given, Layout, open_activations
 from posthoc.writing import write
@@ -166,6 +167,11 @@ def test_what_is_measured_is_in_all_outputs(ordered, tmp_path):
     json.dumps(run.to_dict(), allow_nan=False)
     result = CliRunner().invoke(main, ["compare", str(output), "--json"])
     assert result.exit_code == 0, result.output
+    recording = replace(run.recording, provenance=replace(run.recording.provenance, adapters="LORA"))
+    adapted = replace(run, input=replace(run.input, recording=recording))
+    assert [{"untrained", "before fine-tuning"} & dict(tables.summary(of)).keys() for of in (run, adapted)] == [
+        {"untrained"}, {"before fine-tuning"},
+    ]  # fmt: skip
     (compared,) = json.loads(result.output)["runs"]
     assert compared["quantities"]["hurst_last"]["value"] == run.column("hurst")[-1]
 

@@ -77,6 +77,7 @@ def test_a_series_of_adapters_replays_as_peft_loads_them(series, tmp_path):
         "--channels", "all", "-o", output)  # fmt: skip
     with posthoc.open_activations(output) as file:
         assert list(file.steps) == [3, 6, 9]
+        assert file.recording.provenance.adapters == "LORA"
         assert len(set(np.asarray(file.loss).tolist())) == 3
         for row, name in enumerate(file.checkpoints):
             base = transformers.BertForSequenceClassification.from_pretrained(folder / "base")
@@ -102,7 +103,7 @@ def test_a_base_of_the_users_own(tmp_path):
     network.save_pretrained(tmp_path / "checkpoint-1")
     header = read_header(tmp_path / "checkpoint-1")
     model = resolve_model(header, f"{tmp_path / 'net.py'}:pretrained", place=tmp_path / "checkpoint-1")
-    assert model.title == "net.py:pretrained (given, with LORA adapters)"
+    assert (model.title, model.adapters) == ("net.py:pretrained (given, with LORA adapters)", "LORA")
     assert torch.equal(model.module.body.base_layer.weight, scope["pretrained"]().body.weight)
     assert set(model.names(header.shapes).values()) == set(header.shapes)
     again, other = model.drawn(1), model.drawn(2)
