@@ -21,6 +21,7 @@ from posthoc.analysis.hurst import (
     reml_log_likelihood,
     whittle_log_likelihood,
 )
+from posthoc.analysis.measures.integration import middle
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
 from posthoc.errors import UsageError
@@ -162,3 +163,10 @@ def test_metrics_by_likelihood(tmp_path):
     for changes in ({"estimator": "rs"}, {"estimator": "reml", "calibrate": True}):
         with pytest.raises(UsageError, match="give dfa, whittle, reml"):
             Protocol.named("default", **changes)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 40, 41, 64])
+def test_the_middle_of_curves_is_that_of_numpy_to_the_bit(n):
+    curves = np.random.default_rng(n).standard_normal((n, 12))
+    expected = np.quantile(curves, [0.025, 0.975], axis=0)
+    np.testing.assert_array_equal(middle(curves), [curves.mean(axis=0), *expected])

