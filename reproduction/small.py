@@ -55,6 +55,14 @@ class Configuration:
             f"w{self.width}-d{self.depth}-lr{self.lr:g}-{self.schedule}-wd{decay}-b{self.batch}-n{self.noise:g}{faulty}"
         )
 
+    def lr_at(self, epoch: int, epochs: int = EPOCHS) -> float:
+        """The learning rate during an epoch, the first being 1.
+
+        >>> [round(SOUND.lr_at(epoch), 4) for epoch in (1, 12)]
+        [0.03, 0.03]
+        """
+        return self.lr * SCHEDULES[self.schedule]((epoch - 1) / epochs)
+
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "width": (12, 16, 24),
@@ -159,7 +167,7 @@ def train(dataset: str, place: str | None, how: Configuration, seed: int, out: P
         numbers: dict[str, float] = {"step": epoch * -(-len(training) // how.batch)}
         if epoch:
             for group in optimizer.param_groups:
-                group["lr"] = how.lr * SCHEDULES[how.schedule]((epoch - 1) / epochs)
+                group["lr"] = how.lr_at(epoch, epochs)
             numbers["train_loss"] = train_epoch(model, optimizer, training, recipe, seed * 1_000_003 + epoch)
         val_loss, val_acc = evaluate(model, testing, larger)
         save(model, out, epoch, numbers | {"val_loss": val_loss, "val_acc": val_acc})

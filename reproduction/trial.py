@@ -30,7 +30,8 @@ CHANNELS = 12
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made: of which data set, how, by which seed, and where; faulty: what is wrong with it by plan."""
+    """A run to be made: of which data set, how, by which seed, and where; faulty: what is wrong with it by plan; draw: of
+    which draw of configurations it is."""
 
     dataset: str
     place: str | None
@@ -38,18 +39,19 @@ class Job:
     seed: int
     folder: Path
     faulty: str = ""
+    draw: int = 1
 
 
 def jobs(out: Path, place: str | None, configurations: int | None = None) -> Iterator[Job]:
     """All runs, the sound ones first; of so many configurations of each data set, at the most."""
-    from reproduction.small import FAULTY, SEEDS
+    from reproduction.small import COUNT, FAULTY, SEEDS
     from reproduction.small import configurations as drawn
 
     for dataset in DATASETS:
         of = place if dataset == "cifar10" else None
         for seed in SEEDS:
-            for how in drawn(dataset)[:configurations]:
-                yield Job(dataset, of, how, seed, out / dataset / how.name / f"seed-{seed}")
+            for k, how in enumerate(drawn(dataset)[:configurations]):
+                yield Job(dataset, of, how, seed, out / dataset / how.name / f"seed-{seed}", draw=1 + k // COUNT)
     for dataset in DATASETS:
         of = place if dataset == "cifar10" else None
         for what, how in FAULTY.items():
@@ -67,10 +69,10 @@ def measure(job: Job) -> None:
     activations = posthoc.extract(
         job.folder, job.place or job.dataset, job.folder / "activations.h5", force=True, model=f"{HERE / 'small.py'}:network",
         model_arg=[f"width={job.how.width}", f"depth={job.how.depth}"], layers=layers(job.how.depth), channels=CHANNELS,
-        images=PROBE_IMAGES, features=True, device="cpu",
+        images=PROBE_IMAGES, features=True, average=[3], between=True, spectra=True, device="cpu",
     )  # fmt: skip
     with open_activations(activations) as opened:
-        metrics = compute_metrics(opened, measures="all")
+        metrics = compute_metrics(opened, nulls=0, measures="all")
     metrics.save(output)
     activations.unlink()
 
@@ -86,14 +88,18 @@ def keep(rows: list[tuple[Job, RunMetrics]], place: Path) -> None:
             about |= {
                 key: {"symbol": of.symbol, "looks_ahead": bool(of.looks_ahead)} for key, of in metrics.measures.items()
             }
+            about["learning_rate"] = {"symbol": "learning rate", "looks_ahead": False}
             for e in np.flatnonzero(metrics.trained):
                 numbers = {key: _short(float(of.value[e])) for key, of in metrics.measures.items()}
-                lines.append({**asdict(job.how), "seed": job.seed, "epoch": metrics.when[e], **numbers})
+                numbers["learning_rate"] = _short(job.how.lr_at(metrics.when[e]))
+                about_run = {**asdict(job.how), "draw": job.draw, "seed": job.seed, "epoch": metrics.when[e]}
+                lines.append({**about_run, **numbers})
         if lines:
             _write_csv(place / f"{dataset}.csv", lines)
     health = [
         {
             "dataset": job.dataset, "configuration": job.how.name, "seed": job.seed, "faulty": job.faulty,
+            "accuracy": _short(float(metrics.measures["accuracy"].value[-1])),
             "symptoms": [asdict(symptom) | {"at": metrics.when[symptom.began]} for symptom in metrics.health],
         }
         for job, metrics in rows

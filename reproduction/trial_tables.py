@@ -25,6 +25,16 @@ TEMPLATE = Path(__file__).with_name("trial.md")
 NAMES = {"digits": "digits", "cifar10": "CIFAR-10"}
 FACTORS = ("width", "depth", "lr", "schedule", "weight_decay", "batch", "noise")
 LEVEL = 0.05
+RATE = "learning_rate"
+"""Which a person who trains knows, and other measures may only mirror."""
+SECOND = "2"
+"""The draw of configurations that was added when the first had been looked at."""
+CHANCE = 0.15
+"""Accuracy of 500 images up to which a network of ten classes has learned nothing."""
+TITLES = {
+    "final-accuracy": "final accuracy", "remaining": "improvement still to come", "best": "epoch of the best accuracy",
+    "plateau": "epoch from which on 95 % of the way is done",
+}  # fmt: skip
 HEADER = ("tau", "beyond loss", "p", "corrected")
 
 
@@ -47,7 +57,7 @@ def _run(dataset: str, recipe: str, seed: str, rows: list[dict[str, str]], about
     }
     checkpoints = [Checkpoint(epoch, None, False, 0, {}) for epoch in when]
     protocol = Protocol()
-    known = {"dataset": dataset, "recipe": recipe, "seed": int(seed)}
+    known = {"dataset": dataset, "recipe": recipe, "draw": rows[0]["draw"], "seed": int(seed)}
     summary = summarise(columns, checkpoints, protocol)
     return Run(f"{recipe}, seed {seed}", known, protocol, when, columns, measures, {}, summary)
 
@@ -64,6 +74,18 @@ class Trial:
         """By target and measure, the baselines in brackets."""
         results = predict(self.runs, list(TARGETS))
         return {(row.target, f"({row.measure})" if row.baseline else row.measure): row for row in results}
+
+    @cached_property
+    def confirming(self) -> dict[tuple[str, str], Prediction]:
+        """As `predictions`, of the second draw of configurations alone."""
+        second = [run for run in self.runs if run.about["draw"] == SECOND]
+        return {(row.target, row.measure): row for row in predict(second, list(TARGETS)) if not row.baseline}
+
+    @cached_property
+    def beyond_all(self) -> dict[tuple[str, str], Prediction]:
+        """As `predictions`, the learning rate and the accuracy of the epoch being taken off, too."""
+        known = [RATE, "accuracy"]
+        return {(row.target, row.measure): row for row in predict(self.runs, list(TARGETS), beyond=known)}
 
     @cached_property
     def stopping(self) -> dict[str, Score]:
@@ -94,7 +116,7 @@ def page(place: Path) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         table=markdown_grid, trials=trials, total=sum(len(trial.runs) for trial in trials), ahead=ahead,
         targets={target: _of_target(trials, target, symbols) for target in TARGETS}, header=_header(trials),
-        survivors=survivors(trials), counts=_counts(trials), stopping=_stopping(trials), better=_better(trials),
+        survivors=survivors(trials), titles=TITLES, counts=_counts(trials), stopping=_stopping(trials), better=_better(trials),
         alarms=_alarms(health), faulty=_faulty(health),
     )  # fmt: skip
 
@@ -110,11 +132,11 @@ def _of_target(trials: Sequence[Trial], target: str, symbols: dict[str, str]) ->
     def order(key: str) -> tuple[bool, float]:
         rows = [row for trial in trials if (row := trial.predictions.get((target, key)))]
         p = [row.conditional_corrected if math.isfinite(row.conditional_corrected) else 1.0 for row in rows]
-        return key.startswith("("), max(p)
+        return key.startswith("(") or key == RATE, max(p)
 
     return [
         [
-            symbols.get(key) or f"*{key[1:-1]}*",
+            f"*{symbols[key]}*" if key == RATE else symbols.get(key) or f"*{key[1:-1]}*",
             *(cell for trial in trials for cell in _cells(trial.predictions.get((target, key)))),
         ]
         for key in sorted(keys, key=order)
@@ -134,22 +156,36 @@ def _signed(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:+.2f}"
 
 
+def _with_p(row: Prediction) -> str:
+    return f"{_signed(row.conditional)} ({_p(row.conditional_p)})"
+
+
 def _p(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def survivors(trials: Sequence[Trial]) -> dict[str, list[str]]:
-    """By target, the measures that say something beyond loss and its slope on every data set, in the same direction."""
-    kept: dict[str, list[str]] = {}
+def survivors(trials: Sequence[Trial]) -> list[list[str]]:
+    """The measures that say something of a target beyond loss and its slope on every data set, in the same direction: what
+    is left of tau, the same with p on the second draw of configurations alone, and with learning rate and accuracy taken off, too."""
+    kept = []
     for target in TARGETS:
         for (of, key), row in trials[0].predictions.items():
             rows = [trial.predictions.get((of, key)) for trial in trials]
-            if of != target or row.baseline or not all(each and each.conditional_corrected <= LEVEL for each in rows):
+            if (
+                of != target
+                or row.baseline
+                or key == RATE
+                or not all(each and each.conditional_corrected <= LEVEL for each in rows)
+            ):
                 continue
             signs = {math.copysign(1, each.conditional) for each in rows if each}
             if len(signs) == 1:
-                numbers = ", ".join(_signed(each.conditional) for each in rows if each)
-                kept.setdefault(target, []).append(f"{row.symbol} ({numbers})")
+                cells = [TITLES[target], row.symbol]
+                for trial, each in zip(trials, rows, strict=True):
+                    assert each
+                    again, beyond = trial.confirming[of, key], trial.beyond_all[of, key]
+                    cells += [_signed(each.conditional), _with_p(again), _with_p(beyond)]
+                kept.append(cells)
     return kept
 
 
@@ -157,7 +193,7 @@ def _counts(trials: Sequence[Trial]) -> list[list[str]]:
     """By data set: of how many measures and targets tau itself, and what is left of it, is rejected at 5 %."""
     rows = []
     for trial in trials:
-        measures = [row for row in trial.predictions.values() if not row.baseline]
+        measures = [row for row in trial.predictions.values() if not row.baseline and row.measure != RATE]
         raw = sum(row.corrected <= LEVEL for row in measures)
         left = sum(row.conditional_corrected <= LEVEL for row in measures)
         rows.append([trial.name, str(len(measures)), str(raw), str(left)])
@@ -204,14 +240,14 @@ def _better(trials: Sequence[Trial]) -> list[list[str]]:
 
 
 def _alarms(health: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Of the sound runs, by data set: in how many each symptom is told."""
+    """Of the runs that are sound by plan, those that learn and those that do not: in how many each symptom is told."""
     sound = [row for row in health if not row["faulty"]]
     kinds = sorted({symptom["kind"] for row in sound for symptom in row["symptoms"]})
     rows = []
     for kind in [*kinds, "anything"]:
         row = [kind]
-        for dataset in NAMES:
-            of = [each for each in sound if each["dataset"] == dataset]
+        for learned in (True, False):
+            of = [each for each in sound if (float(each["accuracy"]) > CHANCE) == learned]
             ill = sum(any(kind in (s["kind"], "anything") for s in each["symptoms"]) for each in of)
             row.append(f"{ill} of {len(of)}")
         rows.append(row)

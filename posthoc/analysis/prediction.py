@@ -100,8 +100,10 @@ class Prediction:
     conditional_corrected: float = math.nan
 
 
-def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0) -> list[Prediction]:
+def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0, beyond: Sequence[str] = ()) -> list[Prediction]:
     """Every measure that all runs have, and the trivial baselines, against every target.
+
+    beyond: measures that are taken off, too, beside loss and its slope.
 
     Raises UsageError for an unknown target, fewer than `LEAST_CONFIGURATIONS` configurations, runs without a score or
     loss, and fewer than `LEAST_EPOCHS` epochs that all have.
@@ -113,15 +115,18 @@ def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0) -> list[
     keys = [key for key in runs[0].columns if key not in scores and not looks_ahead(key, runs[0])]
     columns = {key: table.of_measure(key) for key in keys if all(key in run.columns for run in runs)}
     baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
+    known = [table.loss, table.slope, *(table.of_measure(key) for key in beyond)]
     permuted = _permutations(table.configurations, seed)
     leads = {key: _lead(runs, key) for key in columns}
     results = []
     for target in targets:
         goal = table.of_target(target)
-        for key, result in _compared(table, columns | baselines, target, goal, permuted).items():
+        for key, result in _compared(table, columns | baselines, target, goal, known, permuted).items():
             if key in columns:
                 lead, together = leads[key]
                 result = replace(result, symbol=runs[0].measures[key].symbol, lead=lead, together=together)
+            if key in (LOSS, SLOPE, *beyond):  # of which nothing is left
+                result = replace(result, conditional=math.nan, conditional_p=math.nan)
             results.append(replace(result, baseline=key in baselines))
     return _corrected(results)
 
@@ -183,28 +188,28 @@ class _Table:
 
 
 def _compared(
-    table: _Table, columns: Mapping[str, FloatArray], target: str, goal: FloatArray, permuted: NDArray[np.int64]
-) -> dict[str, Prediction]:
-    """Measures [E, R] and one target, each over the epochs at which all runs have both, and a loss with its slope."""
+    table: _Table, columns: Mapping[str, FloatArray], target: str, goal: FloatArray, taken_off: Sequence[FloatArray],
+    permuted: NDArray[np.int64],
+) -> dict[str, Prediction]:  # fmt: skip
+    """Measures [E, R] and one target, each over the epochs at which all runs have both and what is `taken_off`."""
     together: dict[bytes, list[str]] = {}
     for key, values in columns.items():
-        kept = np.isfinite(np.stack([values, goal, table.loss, table.slope])).all(axis=(0, 2))
+        kept = np.isfinite(np.stack([values, goal, *taken_off])).all(axis=(0, 2))
         if kept.any():
             together.setdefault(kept.tobytes(), []).append(key)
     results = {}
     for mask, keys in together.items():
         kept = np.frombuffer(mask, np.bool_)
-        ranks = [stats.rankdata(values[kept], axis=1) for values in (goal, table.loss, table.slope)]
+        ranks = [stats.rankdata(values[kept], axis=1) for values in (goal, *taken_off)]
         known = np.stack(ranks[1:], axis=2)
         measured = np.stack([stats.rankdata(columns[key][kept], axis=1) for key in keys])
         raw = _tested(measured, ranks[0], permuted)
         taking_off = _taking_off(known, table.configurations)
         conditional = _tested(measured, _residuals(ranks[0], known), permuted, taking_off)
         for k, key in enumerate(keys):
-            given = key in (LOSS, SLOPE)  # of which nothing is left
             results[key] = Prediction(
-                key, key, target, False, *raw[k], *((math.nan, math.nan) if given else conditional[k]), int(kept.sum()),
-                len(table.runs), len(set(table.configurations)),
+                key, key, target, False, *raw[k], *conditional[k], int(kept.sum()), len(table.runs),
+                len(set(table.configurations)),
             )  # fmt: skip
     return {key: results[key] for key in columns if key in results}
 

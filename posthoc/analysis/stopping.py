@@ -250,15 +250,12 @@ def compare_rules(runs: Sequence[Run], more: Sequence[Rule] = ()) -> list[Score]
         raise UsageError(f"Stopping rules are compared over runs that are judged by one score; here {several}.")
     rules = [rule for rule in (*RULES.values(), *more) if rule.fits(runs)]
     table = {rule.name: rule.stops(runs) for rule in rules}
-    saved = {
-        name: float(np.mean([stop.saved / len(run.when) for stop, run in zip(stops, runs, strict=True)]))
-        for name, stops in table.items()
-    }
+    saved = {name: _share(stops, runs) for name, stops in table.items()}
     lost = {name: float(np.mean([stop.lost for stop in stops])) for name, stops in table.items()}
     followed = [(saved[rule.name], lost[rule.name]) for rule in rules if not rule.looks_ahead]
     reference = table.get(REFERENCE)
     unknown = [math.nan] * len(runs)
-    patience = _Patience.of(table, saved, runs)
+    patience = _Patience.of(runs)
     scores = []
     for rule in rules:
         stops, share, loss = table[rule.name], saved[rule.name], lost[rule.name]
@@ -285,6 +282,11 @@ def compare_rules(runs: Sequence[Run], more: Sequence[Rule] = ()) -> list[Score]
     return sorted(scores, key=lambda score: (-score.saved_share, score.lost))
 
 
+def _share(stops: Sequence[Stop], runs: Sequence[Run]) -> float:
+    """Of their training that stops save, the mean over runs."""
+    return float(np.mean([stop.saved / len(run.when) for stop, run in zip(stops, runs, strict=True)]))
+
+
 @dataclass(frozen=True)
 class _Patience:
     """What patience loses in each run, for every length of it, by the share that it saves; without any, nothing.
@@ -297,18 +299,17 @@ class _Patience:
     members: list[list[int]]
 
     @classmethod
-    def of(cls, table: "dict[str, list[Stop]]", saved: dict[str, float], runs: Sequence[Run]) -> "_Patience":
-        """From what all rules do."""
-        names = sorted((f"patience {k}" for k in PATIENCE if f"patience {k}" in table), key=lambda name: saved[name])
+    def of(cls, runs: Sequence[Run]) -> "_Patience":
+        """Of every length up to the longest in `PATIENCE`, for between lengths that are far apart patience would seem worse."""
         members: dict[Hashable, list[int]] = {}
         for r, run in enumerate(runs):
             members.setdefault(configuration(run), []).append(r)
-        never = [[0.0] * len(runs)] if names else []
-        return cls(
-            [*[0.0] * len(never), *(saved[name] for name in names)],
-            never + [[stop.lost for stop in table[name]] for name in names],
-            list(members.values()),
-        )
+        lengths = range(1, max(PATIENCE) + 1) if has_loss(runs) else ()
+        stops = [[apply(partial(by_patience, patience=k), run) for run in runs] for k in lengths]
+        rows = [(_share(of, runs), [stop.lost for stop in of]) for of in stops]
+        rows += [(0.0, [0.0] * len(runs))] if rows else []
+        rows.sort(key=lambda row: row[0])
+        return cls([share for share, _ in rows], [lost for _, lost in rows], list(members.values()))
 
     def difference(self, stops: Sequence[Stop], share: float) -> tuple[float, float, float]:
         """What stops that save so large a share lose more, by configuration, and its 95 % interval."""

@@ -97,6 +97,19 @@ def test_a_measure_that_follows_the_loss_says_nothing_that_it_does_not(predicted
     assert not row.conditional_corrected < 0.05
 
 
+def test_what_is_taken_off_too_leaves_nothing_of_what_only_mirrors_it():
+    runs, random = learning(), np.random.default_rng(5)
+    for run in runs:
+        run.columns["metastability"] = run.columns["future"] + 0.01 * random.standard_normal(EPOCHS)
+    before, after = (
+        {row.measure: row for row in predict(runs, ["final-accuracy"], beyond=beyond)} for beyond in ([], ["future"])
+    )
+    assert before["metastability"].conditional > 0.4
+    assert abs(after["metastability"].conditional) < before["metastability"].conditional / 4
+    assert math.isnan(after["future"].conditional)
+    assert after["future"].tau == before["future"].tau
+
+
 def test_baselines_stand_beside_and_are_not_conditioned_on_themselves(predicted):
     loss = predicted["loss", "final-accuracy"]
     assert loss.baseline
