@@ -49,7 +49,7 @@ def run(command, folder):
     command = [sys.executable, *module, *words[1:]]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    return done.stdout.replace(f"{folder}/", "")  # which is another each time
 
 
 def prepared(page, folder):
