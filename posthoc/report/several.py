@@ -101,6 +101,7 @@ def side_by_side(rows: list[Row]) -> dict[str, Any]:
     states = [
         f"{'All runs' if len(names) == len(rows) > 1 else ', '.join(names)}: {text}" for text, names in why.items()
     ]
+    plain["cautions"] = []  # which the banner says
     plain["notes"] = [*(note for note in table.notes if note not in single), *states]
     if len(table.rows) > ACROSS:
         return plain

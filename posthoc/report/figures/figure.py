@@ -238,7 +238,7 @@ def panel(
         base = alt.Chart(data(rows)).transform_filter(f"isValid(datum.{field})")
         values = {row[field] for row in rows} - {None}
         at = y(field)
-        if len(values) == 1:  # else the axis would have one tick, which says 0
+        if y is y_axis and len(values) == 1:  # else the axis would have one tick, which says 0
             (value,) = values
             reach = 0.1 * abs(value) or 1.0
             at = at.scale(zero=False, domain=[value - reach, value + reach])
