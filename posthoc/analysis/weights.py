@@ -89,7 +89,9 @@ def _sums(activations: "Activations") -> Iterator[tuple[FloatArray, ...]]:
     last_step = np.zeros_like(first)
     for e in range(len(activations)):
         here = activations.weight("sketch", e).astype(np.float64)
-        step, way = here - before, here - first
-        products = (np.add.reduceat(values, edges) for values in (step * step, way * way, step * last_step))
-        yield activations.weight("norm", e) ** 2, *products
+        with np.errstate(invalid="ignore", over="ignore"):  # of weights that are not finite
+            step, way = here - before, here - first
+            products = [np.add.reduceat(values, edges) for values in (step * step, way * way, step * last_step)]
+            squares = activations.weight("norm", e) ** 2
+        yield squares, *products
         before, last_step = here, step

@@ -72,6 +72,8 @@ def command(
         raise UsageError("--against compares two series; give the folder of one, and of the other after --against.")
     given = (*checkpoints, *filter(None, [against]))
     here = [Path(place) for place in given if not is_url(place)]
+    if share is not None and math.isnan(share):
+        raise UsageError("--share nan: give a part of each tensor, above 0 and up to 1.")
     if absent := [path for path in here if not (path.exists() or path.is_symlink())]:
         raise PosthocError(f"No such file or folder: {absent[0]}.")
     if len(checkpoints) == 1 and not is_url(checkpoints[0]):

@@ -100,6 +100,26 @@ def test_layers_of_large_networks_are_put_together(tmp_path):
     assert found[ALL].error == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_weights_that_are_not_finite_have_no_steps_beside_them(tmp_path):
+    """And nothing is warned of: it is said elsewhere."""
+    from test_store import frame, plan
+
+    from posthoc.writing import write
+
+    numbers = {1: [3, 4], 2: [np.inf, -np.inf], 3: [np.inf, 4], 4: [6, 8], 5: [12, 16]}
+    frames = [
+        replace(frame(e), weights={"norm": np.hypot(*np.abs(row))[None], "sketch": np.array(row, "f4")})
+        for e, row in numbers.items()
+    ]
+    write(tmp_path / "a.h5", replace(plan(), weights={"fc.weight": 2}), frames)
+    with open_activations(tmp_path / "a.h5") as file:
+        path = weight_paths(file)[ALL]
+    np.testing.assert_allclose(path.norm, [5, np.inf, np.inf, 10, 20])
+    np.testing.assert_allclose(path.step, [np.nan, np.inf, np.nan, np.inf, 10])
+    np.testing.assert_allclose(path.start, [0, np.inf, np.inf, 5, 15])
+
+
 def test_files_without_have_none(tmp_path):
     from test_store import frame, plan
 

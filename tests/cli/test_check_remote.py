@@ -256,6 +256,34 @@ def test_names_do_not_leave_the_folder(tmp_path):
     assert not list(tmp_path.rglob("evil*"))
 
 
+def test_names_in_capitals_and_pickles_beside(server):
+    write(server.folder, planted())
+    expected = findings(f"{server.url}/there/")
+    for path in list(server.folder.iterdir()):
+        path.rename(path.with_name(path.name.upper()))
+    (server.folder / "EPOCH=8.PT").write_bytes(b"not looked at")
+    (server.folder / "optimizer.pt").write_bytes(b"not looked at")
+    capitals = server.url.replace("http", "HTTP")
+    assert [(kind, len(rows)) for kind, _, rows, _ in findings(f"{capitals}/there/")] == [
+        (kind, len(rows)) for kind, _, rows, _ in expected
+    ]
+    assert "pickles are not read from elsewhere: EPOCH=8.PT\n" in check(f"{server.url}/there/").output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["http://me:secret@[::1/run?key=1"], "http://[::1/run is no address (ValueError: Invalid IPv6 URL)"),
+        (["http://host/run", "--share", "nan"], "--share nan: give a part of each tensor"),
+    ],
+)
+def test_what_is_no_address_and_no_share(words, message):
+    result = check(*words)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert message in result.output
+    assert "secret" not in result.output
+
+
 def test_usage(server, tmp_path):
     write(server.folder, states(count=2))
     assert check(f"{server.url}/there/", server.folder).exit_code == 2

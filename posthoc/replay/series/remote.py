@@ -118,6 +118,12 @@ def shown_url(url: str) -> str:
 
 
 def _reach(url: str) -> _Reached:
+    try:
+        urlsplit(url)
+    except ValueError as error:  # of which shown_url can tell no password apart
+        place = re.sub(r"//[^/]*@", "//", re.sub(r"[?#].*", "", url))
+        raise UsageError(f"{place} is no address ({error_line(error, whole=True)}).") from None
+    url = re.sub(r"^[^:]+", lambda scheme: scheme[0].lower(), url)
     if re.search(r"::(?![^\[]*\])", url):  # an address of version 6 stands in brackets
         raise UsageError(f"{shown_url(url)}: give the address of a folder or file, without :: in it.")
     name = urlsplit(url).path.rsplit("/", 1)[-1].lower()
@@ -187,7 +193,7 @@ def _filled(reached: Sequence[_Reached], above: int, mirror: Mirror, share: Shar
         places.append(local)
         apart += pickles
     files = [file for place in reached for file in place.files]
-    if not any(file.copy.name.endswith(WEIGHTS) for file in files):
+    if not any(file.copy.name.lower().endswith(WEIGHTS) for file in files):
         if apart:
             raise PosthocError(_pickles(mirror.address, apart))
         raise PosthocError(
@@ -256,10 +262,13 @@ def _find_below(place: _Reached, path: str, local: Path, depth: int, seen: "iter
     chosen = _chosen(frozenset(names))
     for name in chosen:
         place.files.append(_File(names[name], _local(local, place, [names[name].rpartition("/")[2]])))
-        if name.endswith(INDEX):
+        if name.lower().endswith(INDEX):
             _add_shards(place, path.rstrip("/"), place.files[-1].copy)
-    others = () if chosen else (name for name in names if not name.startswith(".") and not _is_file(name))
-    pickles = [name for name in others if is_named_like_a_checkpoint(Path(name))]
+    # Beside the model of a checkpoint lies what belongs to it, beside a series what might be of it.
+    others = (
+        () if set(INSIDE) & set(chosen) else (name for name in names if not name.startswith(".") and not _is_file(name))
+    )
+    pickles = [name for name in others if is_named_like_a_checkpoint(Path(name)) and _may_be_a_model(name)]
     for name, full in folders.items() if depth else ():
         pickles += _find_below(place, full, _local(local, place, [name]), depth - 1, seen)
     return sorted(pickles)
@@ -271,11 +280,13 @@ def _chosen(names: frozenset[str]) -> list[str]:
     safe -= {name for name in safe if name.endswith(".bin.index.json")}
     if not safe:
         return []
-    if safe & set(INSIDE):
-        model = model_files(safe)
-    else:
-        model = [name for name in safe if OTHERS.isdisjoint(word.lower() for word in WORD.findall(name))]
+    model = model_files(safe) if safe & set(INSIDE) else [name for name in safe if _may_be_a_model(name)]
     return sorted([*model, *(name for name in BESIDE if name in names)])
+
+
+def _may_be_a_model(name: str) -> bool:
+    """Whether a file is not by its name an optimizer's state or the like."""
+    return OTHERS.isdisjoint(word.lower() for word in WORD.findall(name))
 
 
 def _add_shards(place: _Reached, folder: str, index: Path) -> None:
@@ -286,7 +297,7 @@ def _add_shards(place: _Reached, folder: str, index: Path) -> None:
         shards = json.loads(index.read_bytes()).get("weight_map")
     names = {name for name in shards.values() if isinstance(name, str)} if isinstance(shards, dict) else set()
     for name in sorted(names):
-        if not re.search(r"[/\\\0?#%]", name) and name.endswith(WEIGHTS):
+        if not re.search(r"[/\\\0?#%]", name) and name.lower().endswith(WEIGHTS):
             copy = _local(index.parent, place, [name])
             if copy not in {file.copy for file in place.files}:
                 place.files.append(_File(f"{folder}/{name}", copy))
@@ -322,7 +333,7 @@ def _fetch_headers(place: _Reached) -> int:
 
 
 def _fetch_header(place: _Reached, file: _File) -> int:
-    if file.copy.suffix == ".json":
+    if file.copy.suffix.lower() == ".json":
         return _fetch_json(place, file)
     size = _size(place, file)
     if place.is_http:
@@ -357,7 +368,7 @@ def _require_ranges(place: _Reached, file: _File, size: int) -> None:
 
 def _fetch_tensors(place: _Reached, file: _File, share: Share) -> int:
     """Put the first numbers of each tensor into a copy; bytes that were fetched."""
-    if file.copy.suffix == ".json":
+    if file.copy.suffix.lower() == ".json":
         return 0
     spans = _spans(file.copy, share)
     need, free = sum(end - start for start, end in spans), shutil.disk_usage(file.copy.parent).free
