@@ -49,7 +49,7 @@ def path(tmp_path_factory):
 def result(path):
     with open_activations(path) as file:
         measures = ["churn", "margin", "probe_accuracy", "effective_rank", CLASS_COUNT]
-        return posthoc.audit(file, count=10, measures=measures)
+        return posthoc.audit(file, draws=10, measures=measures)
 
 
 def responds(result, key):
@@ -97,7 +97,7 @@ def test_what_makes_no_sense_is_said_and_has_no_cell(result, tmp_path):
 
 def test_what_has_no_value_there_is_refused(path):
     with open_activations(path) as file, pytest.raises(UsageError, match="settled: undefined at the last checkpoint"):
-        posthoc.audit(file, count=10, measures="settled")
+        posthoc.audit(file, draws=10, measures="settled")
 
 
 def test_an_altered_file_is_the_file_with_that_alone_changed(path):

@@ -14,7 +14,7 @@ from torch import nn
 
 import posthoc
 from posthoc.errors import PosthocError
-from posthoc.replay.checkpoint import read_header, read_weights
+from posthoc.replay.checkpoint import Header, read_header, read_weights
 from posthoc.replay.formats.table import digest
 from posthoc.replay.layout import find_run
 from posthoc.replay.models import name_tensors, resolve_model
@@ -135,7 +135,7 @@ def test_timm_models_take_head_channels_and_image_size_from_the_shapes():
         ("vit_tiny_patch16_224", {"img_size": 64, "num_classes": 3}),
     ):
         shapes = {key: tuple(t.shape) for key, t in timm.create_model(name, **options).state_dict().items()}
-        header = type("Header", (), {"shapes": shapes, "arch": name, "kind": None})
+        header = Header(None, None, shapes, arch=name)
         assert resolve_model(header).name == f"timm:{name}"
 
 
