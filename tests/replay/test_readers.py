@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from hostile import safetensors
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import read_header, read_weights
+from posthoc.replay.formats.safetensors import TYPES
 from posthoc.replay.naming import canonical
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(5)}
@@ -48,6 +51,53 @@ def test_safetensors(tmp_path):
     assert (header.epoch, header.step, header.recorded) == (4, 12, {"val_loss": 0.5})
     weights = read_weights(path)
     assert all(torch.equal(weights[f"module.{name}"], STATE[name]) for name in STATE)
+
+
+def entry(kind, shape, start, end):
+    return {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+
+
+def test_safetensors_of_all_types_are_those_of_the_library(tmp_path):
+    """Among them tensors without numbers and without sides, in any order."""
+    content = bytes(range(1, 129))
+    header = {"none": entry("F32", [0, 3], 0, 0), "last": entry("I8", [], 127, 128), "flag": entry("BOOL", [1], 0, 1)}
+    place = 1
+    for name, kind in TYPES.items():
+        if name not in ("BOOL", "F8_E8M0"):  # of which the library has no tensor
+            header = {name: entry(name, [2, 1], place, place + 2 * kind.itemsize)} | header
+            place += 2 * kind.itemsize
+    header["rest"] = entry("U8", [127 - place], place, 127)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors(header, content))
+    ours, theirs = read_weights(path), load_file(path)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert (ours[name].dtype, ours[name].shape) == (tensor.dtype, tensor.shape)
+        assert bytes(ours[name].reshape(-1).view(torch.uint8)) == bytes(tensor.reshape(-1).view(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)},
+        {"a": entry("F32", [2], 4, 12)},
+        {"a": entry("F32", [2], 0, 8)},
+    ],
+)
+def test_safetensors_with_bytes_of_no_tensor_are_refused_as_by_the_library(tmp_path, header):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors(header, bytes(12)))
+    with pytest.raises(SafetensorError):
+        load_file(path)
+    with pytest.raises(PosthocError, match=r"damaged or cut short .it has bytes that belong to no tensor"):
+        read_header(path)
+
+
+def test_safetensors_of_types_that_are_not_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors({"a": entry("F4", [24], 0, 12)}, bytes(12)))
+    with pytest.raises(PosthocError, match="is not read: it has tensors of type 'F4'"):
+        read_header(path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(3)])

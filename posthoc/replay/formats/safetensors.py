@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from posthoc.replay.dtypes import DTYPES
 from posthoc.replay.formats.table import Content, Format, Preview
 from posthoc.replay.source import Source
+from posthoc.replay.strangers import UnsupportedError
 from posthoc.replay.tensors import Block, reader, stored_blocks
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ MAX_HEADER = 100_000_000
 """Bytes of a header, the library's own limit."""
 _NAMES = (
     "F64=float64 F32=float32 F16=float16 BF16=bfloat16 I64=int64 I32=int32 I16=int16 I8=int8 U8=uint8 BOOL=bool U16=uint16 "
-    "U32=uint32 U64=uint64 C64=complex64 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2"
+    "U32=uint32 U64=uint64 C64=complex64 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2 F8_E4M3FNUZ=float8_e4m3fnuz "
+    "F8_E5M2FNUZ=float8_e5m2fnuz F8_E8M0=float8_e8m0fnu"
 )
 TYPES = {theirs: DTYPES[name] for theirs, name in (pair.split("=") for pair in _NAMES.split())}
 """Types of numbers by the format's names of them."""
@@ -42,6 +44,8 @@ def _open(source: Source, path: Path) -> Content:
     metadata = header.pop("__metadata__", None) or {}
     blocks = {name: _block(entry, 8 + length) for name, entry in header.items()}
     tensors = stored_blocks(source, path, blocks)
+    if sum(block.end - block.start for block in blocks.values()) != size - 8 - length:  # as the library says of it
+        raise ValueError("it has bytes that belong to no tensor")
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata are no texts")
     return Content(tensors, metadata, reader(source, path))
@@ -49,6 +53,8 @@ def _open(source: Source, path: Path) -> Content:
 
 def _block(entry: Any, header: int) -> Block:
     start, end = entry["data_offsets"]
+    if entry["dtype"] not in TYPES:
+        raise UnsupportedError(f"it has tensors of type {str(entry['dtype'])[:20]!r}")
     return Block(TYPES[entry["dtype"]], tuple(entry["shape"]), header + start, header + end)
 
 
