@@ -40,6 +40,7 @@ class Replayed(Protocol):
     accuracy: NDArray[np.float64]
     scores: dict[str, NDArray[np.float64]]
     recorded: dict[str, NDArray[np.float64]]
+    nonfinite_weights: NDArray[np.int64]
     recording: Recording
 
 
@@ -77,7 +78,8 @@ def doubt(run: Replayed) -> str | None:
     """Why the images are probably not scaled as in training, in a sentence; None where nothing speaks for it.
 
     They are where neither the first checkpoint after step 0 nor the last does better than chance, or where the last
-    is far below the accuracy that it recorded of itself. accuracy: on the probe, [E]; epochs, steps: -1 where unknown.
+    is far below the accuracy that it recorded of itself. Of a checkpoint whose weights or scores are not finite that is said.
+    accuracy: on the probe, [E]; epochs, steps: -1 where unknown.
     Nothing is said of a run without accuracy or with nothing but untrained weights.
     """
     accuracy, epochs, steps, labels = run.accuracy, run.epochs, run.steps, run.labels
@@ -94,13 +96,17 @@ def doubt(run: Replayed) -> str | None:
     if provenance.samples == "images":
         what, scaled, options = "the images", "scaled", f"{options}; options of extract: --normalize, --image-size"
     if not any(better_than_chance(float(accuracy[e]), labels) for e in known):
+        if broken := int(run.nonfinite_weights[last]):
+            numbers = "weight is" if broken == 1 else "weights are"
+            return f"{where}, chance {largest_share(labels):.2f}: {broken:,} {numbers} not finite, which no scaling of {what} mends"
         if not np.isfinite(run.loss[last]):
             return (
                 f"{where}, chance {largest_share(labels):.2f}, loss {run.loss[last]}: the network's scores are not all "
                 f"finite, which no scaling of {what} mends"
             )
         return (
-            f"{where}, chance {largest_share(labels):.2f}: {what} are probably not {scaled} as in training ({options})"
+            f"{where}, chance {largest_share(labels):.2f}: {what} are probably not {scaled} as in training ({options}), "
+            "or nothing was learned"
         )
     name, value = _recorded(run.recorded, int(last))
     right = round(accuracy[last] * len(labels))

@@ -34,6 +34,7 @@ def run(accuracy, epochs=None, steps=None, labels=LABELS, **recorded):
         epochs=np.arange(1, E + 1) if epochs is None else np.array(epochs),
         steps=np.full(E, -1) if steps is None else np.array(steps),
         labels=labels,
+        nonfinite_weights=np.zeros(E, int),
         recorded={name: np.array(values, float) for name, values in recorded.items()},
         recording=RECORDING,
     )
@@ -82,7 +83,11 @@ def test_scores_that_are_not_finite_are_not_blamed_on_the_scaling():
         "of the images mends"
     )
     made.loss[:] = [math.nan, 2.3]  # it came back
-    assert "probably not scaled" in doubt(made)
+    assert doubt(made).endswith("or nothing was learned")
+    made.nonfinite_weights[1] = 1600
+    assert doubt(made) == (
+        "probe accuracy 0.10 at epoch 2, chance 0.10: 1,600 weights are not finite, which no scaling of the images mends"
+    )
 
 
 NET = """

@@ -180,6 +180,8 @@ def as_text(value: Any) -> Any:
     *first, low, high = value
     if not first:
         return None if math.isnan(low) else f"{cell(low, 3)}..{cell(high, 3)}"
+    if math.isnan(first[0]):
+        return None
     value, low, high = (f"{round(number, 3) + 0.0:+.3f}" for number in (first[0], low, high))
     return value if low.endswith("nan") else f"{value} ({low}..{high})"
 

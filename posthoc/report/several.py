@@ -30,7 +30,9 @@ def beyond_seeds(several: Several) -> list[str]:
     )  # fmt: skip
     if not varied:
         ranges = [text for key in shown if (text := _range(rows, key))]
-        return [f"The {len(rows)} runs are of one configuration; between them {'; '.join(ranges)}."]
+        return [
+            f"The {len(rows)} runs are of one configuration, as far as is recorded; between them {'; '.join(ranges)}."
+        ]
     differ = [
         f"{words_for(several.runs, key)} ({', '.join(dict.fromkeys(str(row.run.about.get(key)) for row in rows))})"
         for key in varied

@@ -354,6 +354,30 @@ def test_a_vae_that_samples_is_the_loop_that_seeds_each_batch_whole_and_in_shard
             np.testing.assert_array_equal(file.read("mean", e), other.read("mean", e))
 
 
+def test_float_images_from_0_to_1_are_normalised_where_that_is_asked_for(tmp_path):
+    x = RANDOM.random((N, 1, 9, 9)).astype(np.float32)
+    (tmp_path / "net.py").write_text(textwrap.dedent(NETS))
+    (tmp_path / "run").mkdir()
+    module = torch.nn.Sequential()
+    module.seen, module.head = torch.nn.Conv2d(1, 6, 3), torch.nn.Linear(6, 10)
+    torch.save(module.state_dict(), tmp_path / "run" / "epoch_1.pt")
+    options = {"model": f"{tmp_path / 'net.py'}:Cnn", "layers": ["seen"]}
+    for name, fed, given in (("raw", x, None), ("scaled", (x - 0.13) / 0.31, "0.13/0.31")):
+        np.savez(tmp_path / f"{name}.npz", x=x)
+        path = posthoc.extract(
+            tmp_path / "run", f"npz:{tmp_path / name}.npz", tmp_path / f"{name}.h5", normalize=given, **options
+        )
+        with torch.no_grad():
+            expected = module.seen(torch.from_numpy(fed)).mean((2, 3)).T.numpy()
+        with posthoc.open_activations(path) as file:
+            np.testing.assert_allclose(file.read("mean", 0, "seen"), expected, atol=1e-5)
+    np.savez(tmp_path / "byte.npz", x=x * 255)
+    with pytest.raises(UsageError, match=r"or float images from 0 to 1 as the only input; .* save them as the network"):
+        posthoc.extract(
+            tmp_path / "run", f"npz:{tmp_path / 'byte.npz'}", tmp_path / "b.h5", normalize="0.1/0.3", **options
+        )
+
+
 def test_masks_of_classes_as_torchvisions_segmentation_gives_them(tmp_path):
     images = RANDOM.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     masks = RANDOM.integers(0, 5, (4, 64, 64))

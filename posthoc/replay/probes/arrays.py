@@ -45,6 +45,8 @@ class Reading:
     layout: str
     whole: bool
     normalization: Normalization | None = None
+    white: float = 255
+    """The brightest value of images."""
 
     def of(self, x: "Tensor") -> "Tensor":
         """What the network sees of a batch [B, ...]."""
@@ -55,7 +57,7 @@ class Reading:
         elif self.layout == "last":
             x = x.unsqueeze(-1)
         if self.normalization is not None:
-            x = x.float() / 255
+            x = x.float() / self.white
             shape = [-1] + [1] * (x.ndim - 2)
             mean, std = (x.new_tensor(row[: x.shape[1]]).view(shape) for row in self.normalization)
             return (x - mean) / std
@@ -81,9 +83,9 @@ def readings(array: Array, scale: Normalization | None) -> list[Reading]:
         layouts = ["moved", ""] if last else ["", "moved"]
     else:
         layouts = {0: ["", "last"], 1: ["", "channel", "last"], 2: ["", "moved", "channel"]}.get(len(shape), [""])
-    if scale and array.dtype == np.uint8 and len(shape) in (2, 3):
+    if scale and (is_picture(array) or _is_unit_picture(array)):
         order = ["channel"] if len(shape) == 2 else layouts
-        return [Reading(layout, False, scale) for layout in order]
+        return [Reading(layout, False, scale, 255 if array.dtype == np.uint8 else 1) for layout in order]
     kinds = [False] if array.dtype.kind == "f" else [True, False]
     return [Reading(layout, whole) for layout in layouts for whole in kinds]
 
@@ -92,7 +94,8 @@ def fitted(probe: Probe, model: "Model", scale: Normalization | None = None) -> 
     """The probe as this network takes it; raises PosthocError that says what it takes."""
     failure: PosthocError | None = None
     for given, remarks in named(probe, model):
-        ways = [readings(array, scale) for array in given.inputs.values()]
+        alone = len(given.inputs) == 1
+        ways = [readings(array, scale if alone or is_picture(array) else None) for array in given.inputs.values()]
         for chosen in itertools.islice(itertools.product(*ways), MOST_READINGS):
             by_name = dict(zip(given.inputs, chosen, strict=True))
             try:
@@ -229,7 +232,12 @@ def of_samples(samples: Samples, asked: Asked, model: "Model") -> Probe:
         scale = normalization(asked)
     elif asked.options.get("normalize") not in (None, "none"):
         kinds = ", ".join(f"{name} {array.dtype}" for name, array in samples.inputs.items())
-        raise UsageError(f"--normalize is for 8-bit images; {samples.name} holds {kinds}, which are fed as they are.")
+        if len(samples.inputs) > 1 or not all(map(_is_unit_picture, samples.inputs.values())):
+            raise UsageError(
+                f"--normalize is for 8-bit images, or float images from 0 to 1 as the only input; {samples.name} holds "
+                f"{kinds}, which are fed as they are: save them as the network takes them."
+            )
+        scale = normalization(asked)
     if asked.options.get("image_size"):
         raise UsageError(f"--image-size is for 8-bit images with one label each; {samples.name} is fed as it is.")
     probe = Probe(
@@ -246,8 +254,16 @@ def of_samples(samples: Samples, asked: Asked, model: "Model") -> Probe:
 
 def is_picture(array: Array) -> bool:
     """Whether it holds 8-bit images, in colour or grey."""
-    colours = array.ndim == 3 or (array.ndim == 4 and (array.shape[1] in (1, 3) or array.shape[3] in (1, 3)))
-    return array.dtype == np.uint8 and colours
+    return array.dtype == np.uint8 and _has_colours(array)
+
+
+def _is_unit_picture(array: Array) -> bool:
+    """Whether it holds images of real numbers from 0 to 1, as torchvision's `ToTensor` gives them."""
+    return array.dtype.kind == "f" and _has_colours(array) and bool(array.min() >= 0 and array.max() <= 1)
+
+
+def _has_colours(array: Array) -> bool:
+    return array.ndim == 3 or (array.ndim == 4 and (array.shape[1] in (1, 3) or array.shape[3] in (1, 3)))
 
 
 def check(asked: Asked) -> None:
