@@ -17,6 +17,7 @@ from posthoc.errors import PosthocError
 from posthoc.replay.budget import SPARE_BYTES, SPARE_OPERATIONS, Budget, BudgetError
 from posthoc.replay.checkpoint import read_checkpoint, read_header, read_weights
 from posthoc.replay.formats.table import open_content, readable
+from posthoc.replay.loading import load
 from posthoc.replay.naming import MOST_PARTS, readings
 from posthoc.replay.source import Source
 from posthoc.replay.weights import MAIN, find_weights
@@ -30,7 +31,7 @@ def charged(path):
     try:
         with readable(path):
             content = open_content(source, path)
-            content.read(find_weights(content.tree, MAIN, path, source.budget), None, False)
+            load(content, find_weights(content.tree, MAIN, path, source.budget))
     except PosthocError:
         pass
     return source.budget
@@ -61,6 +62,7 @@ def test_a_small_file_costs_little(tmp_path, kind):
 READ = """
 import sys
 from pathlib import Path
+import torch
 from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import read_checkpoint, read_header, read_weights
 def peak():
