@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from posthoc.analysis.axes import Axis
+from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.nulls import NULLS
 from posthoc.analysis.records import PURE_NOISE
 from posthoc.analysis.responses import SHUFFLED, SPLIT, UNTRAINED, Change, Control, Effect, Reaction, Response, signed
@@ -93,9 +94,13 @@ def _of_order(controls: Sequence[Control], key: str, response: Response) -> str:
         else "the same tokens in another order of time"
     )
     how = "differs from" if response.order_p <= LEVEL else "cannot be distinguished from"
+    function = (
+        MEASURES[key].of_measure if key in MEASURES else None
+    )  # whose values may agree where those that it is of do not
+    of = f" of {MEASURES[function.of].symbol}" if function else ""
     return (
         f"{title} {how} that of {what} ({response.value:.4f}, and {order.mean:.4f} with sd "
-        f"{order.sd:.4f}; p = {response.order_p:.2g})."
+        f"{order.sd:.4f}; p = {response.order_p:.2g}{of})."
     )
 
 

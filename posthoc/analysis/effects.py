@@ -95,8 +95,10 @@ def told(effects: Mapping[str, Effect]) -> tuple[Effect, ...]:
 def in_the_same_orders(differences: FloatArray, changes: str, name: str, margin: float) -> Effect:
     """What a control of the same samples does, in the mean over orders of them, from the difference in each of these [n].
 
-    A change that is sure to be smaller than the margin is small, also where it is sure to be one.
+    A change that is sure to be smaller than the margin is small, also where it is sure to be one. Orders in which the measure
+    is undefined tell nothing.
     """
+    differences = differences[np.isfinite(differences)]
     spread = Spread.of(differences)
     if spread.count < 2:
         return Effect(changes, Reaction.UNDEFINED, control=name)

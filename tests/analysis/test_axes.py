@@ -13,7 +13,7 @@ from posthoc.analysis.axes.depth import depth_series
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.conclusions import GAUSSIAN, of_training
 from posthoc.analysis.dfa import dfa
-from posthoc.analysis.effects import respond
+from posthoc.analysis.effects import in_the_same_orders, respond
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
@@ -182,6 +182,9 @@ def test_the_audit_finds_that_integration_follows_the_number_of_classes(tmp_path
         assert response.margin == MEASURES[key].margin == {"integration": 0.1, "metastability": 0.01}[key]
         assert 2 / 21 <= response.order_p <= 1
     assert any("each class is split in ten" in sentence for sentence in result.conclusions)
+    p = {key: response.order_p for key, response in result.measures.items()}
+    assert any(sentence.endswith(f"; p = {p['integration']:.2g} of H).") for sentence in result.conclusions)
+    assert any(sentence.endswith(f"; p = {p['metastability']:.2g}).") for sentence in result.conclusions)
     assert "M changes by less than 0.01 when the labels are permuted." in result.conclusions
     assert not any("does not" in sentence for sentence in result.conclusions)
     result.save(tmp_path / "audit.json")
@@ -261,6 +264,23 @@ def test_draws_grow_only_where_a_verdict_needs_them(tmp_path):
     assert set(grown.null("label", "metastability", "draws")) == {19}
     again = compute_metrics(open_activations(path), Protocol.named("default", smooth=1), 19, max_nulls=2559)
     assert plain(again.measures) == plain(grown.measures)
+
+
+@pytest.mark.parametrize(
+    ("differences", "outcome", "effect"),
+    [
+        ([0, 0, np.nan, 0], Reaction.INDIFFERENT, 0),  # whatever the margin
+        ([1, 1.5, np.nan, 2, np.inf], Reaction.RESPONDS, 1.5),
+        ([-1, 1, np.nan, 3], Reaction.UNDECIDED, 1),
+        ([1, np.nan], Reaction.UNDEFINED, np.nan),
+        ([np.nan, np.nan], Reaction.UNDEFINED, np.nan),
+        ([], Reaction.UNDEFINED, np.nan),
+    ],
+)
+def test_orders_in_which_a_measure_is_undefined_tell_nothing(differences, outcome, effect):
+    result = in_the_same_orders(np.array(differences, dtype=float), Change.SMOOTHING, "wider", np.nan)
+    assert result.outcome is outcome
+    np.testing.assert_allclose(result.effect, effect)
 
 
 def test_what_has_the_same_samples_is_compared_in_the_same_orders(tmp_path):

@@ -17,7 +17,7 @@ import posthoc
 from posthoc.analysis.choice import Average, chosen
 from posthoc.errors import StoppedError, UsageError
 from posthoc.parts import merge
-from posthoc.replay.cost import cost
+from posthoc.replay.cost import averaging, cost
 from posthoc.replay.plan import plan_extraction
 from posthoc.replay.request import Shard
 from posthoc.replay.run import follow_extraction, run_extraction
@@ -264,6 +264,11 @@ def test_what_they_cost_is_said(run):
         "memory for 5 of them"
     )
     assert cost(plan)
+    plan = plan_extraction(folder / "checkpoints", probe, average=[5, 9], trial=False, **options(folder))
+    assert averaging(plan)[0][1] == (
+        "means of the weights of the last 5, 9: 2 passes over the probe beside those of 6 checkpoints, and 5.88 kB of "
+        "memory for 6 of them; none of 9, for the run has 6 checkpoints"
+    )
 
 
 @pytest.mark.parametrize("count", [1, 0, 1001])
