@@ -112,6 +112,9 @@ def command(
     asked -= {"default", "all", *metrics.measures}
     if asked:
         echo(f"not measured, for {activations} lacks what they take: {', '.join(sorted(asked))}", err=True)
+    if "all" in {name.strip() for name in measures.split(",")}:
+        untold = [key for key, measured in metrics.measures.items() if not (measured.listed or measured.headline)]
+        echo(f"also in {output}, in a table where --measures names them: {', '.join(untold)}", err=True)
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))

@@ -174,7 +174,11 @@ def _latex(text: str) -> str:
 
 
 def as_text(value: Any) -> Any:
-    """An interval as low..high, a number with its interval as value (low..high); anything else as it is."""
+    """An interval as low..high, a number with its interval as value (low..high), None where it is NaN; anything else as it is.
+
+    >>> as_text((0.1, 0.2)), as_text((0.5, 0.1, 0.9)), as_text((math.nan, 0.1, 0.9)), as_text("a")
+    ('0.100..0.200', '+0.500 (+0.100..+0.900)', None, 'a')
+    """
     if not isinstance(value, tuple):
         return value
     *first, low, high = value

@@ -82,7 +82,7 @@ def summary(metrics: RunMetrics) -> Lines:
         lines.append(("dead units", f"{', '.join(reasons)} (units x {run.noun}s), left out"))
     if any(checkpoint.untrained for checkpoint in metrics.checkpoints):
         lines.append((metrics.at_start, "the checkpoint of step 0 is a control and not part of these figures"))
-    return lines + nulls(metrics) + aside(metrics)
+    return lines + nulls(metrics) + [("not measured", f"{what}: {why}") for why, what in aside(metrics)]
 
 
 def _means(metrics: RunMetrics) -> Lines:

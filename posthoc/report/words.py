@@ -89,7 +89,12 @@ def _symptom(metrics: RunMetrics, symptom: Symptom) -> str:
 def in_short(metrics: RunMetrics) -> list[str]:
     """What was found, in sentences: a doubt about the probe first, how training went, and what the measures' nulls say."""
     run, score = metrics.summary, metrics.score
-    first = [] if score is None else [f"{score.symbol} {number(metrics.best)} at best, at {run.unit} {run.best_epoch}"]
+    alone = len(metrics.checkpoints) == 1
+    best = "" if score is None else f"{score.symbol} {number(metrics.best)}"
+    if alone:
+        first = [f"{best} at {run.unit} {metrics.when[0]}, the only checkpoint".lstrip()]
+    else:
+        first = [f"{best} at best, at {run.unit} {run.best_epoch}"] if best else []
     troubles = health(metrics)
     more = f" ({len(troubles) - 1} more below)" if len(troubles) > 1 else ""
     course = f"went wrong: {troubles[0]}{more}" if troubles else "nothing went wrong that the checkpoints show"
@@ -126,6 +131,8 @@ def chosen(metrics: RunMetrics) -> str:
     others = [when[e] for e in result.alike if e != result.best]
     inside = f"{len(others)} other checkpoint{'s' * (len(others) != 1)} ({run.unit} {_ranges(others)})"
     told = f"{inside} cannot be told from it" if others else "it can be told from all others"
+    if len(metrics.checkpoints) == 1:
+        return f"{result.by} on the probe is {number(result.loss)} at {run.unit} {when[0]}, the only checkpoint"
     called = metrics.recording.provenance.samples
     text = (
         f"{result.by} on the probe is least at {run.unit} {when[result.best]} ({number(result.loss)}); {told} "

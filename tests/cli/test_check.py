@@ -34,6 +34,8 @@ def test_a_sound_series(run):
     assert result.exit_code == 0
     assert "10 checkpoints" in result.output
     assert "Nothing is wrong with these 10 checkpoints that can be seen in them." in result.output
+    alone = posthoc(min(run.glob("*.safetensors")))
+    assert alone.output.startswith("Nothing is wrong with this checkpoint that can be seen in it.\n")
 
 
 def test_findings_and_exit_code(run):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import noise
 import pytest
 from click.testing import CliRunner
 
@@ -110,6 +111,16 @@ def test_where_outputs_go_and_that_json_is_what_the_file_holds(tmp_path, monkeyp
     assert refused.stderr == "posthoc: metrics.json exists already; pass --force to replace it.\n"
     said = run("metrics", "other.h5", "--nulls", "0", "--measures", "metastability", "--force").stdout.splitlines()
     assert said[:2] == ["Accuracy 0.9034 at best, at epoch 10; nothing went wrong that the checkpoints show.", ""]
+
+
+def test_a_run_of_one_checkpoint_says_so_and_all_measures_say_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise.make(Path("activations.h5"), epochs=1)
+    said = run("metrics", "activations.h5", "--nulls", "0", "--measures", "all")
+    assert said.stdout.startswith("At epoch 1, the only checkpoint; nothing went wrong that the checkpoints show.\n")
+    also = next(line for line in said.stderr.splitlines() if line.startswith("also in metrics.json"))
+    assert "twonn" in also
+    assert "hurst" not in also
 
 
 def test_inspect_and_a_plan_as_json(run_folder, probe_file):

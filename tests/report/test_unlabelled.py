@@ -32,7 +32,7 @@ def test_every_command_takes_a_run_without_labels(kind, tmp_path, monkeypatch):
         words.append(result.output)
     text = "\n".join(words)
     assert WANTED[kind] in text
-    assert re.search(r"needs labels +.*the null label \(permuted labels\), the null split", text)
+    assert re.search(r"the null label \(permuted labels\), the null split .*: needs labels", text)
     assert re.search(r"needs labels +labels permuted, each class split in ten", text)
     assert ("accuracy" in text) == (kind == "bare")  # which needs labels
     assert not re.search(r"\bnan\b|\bNone\b|Traceback|images", text)

@@ -16,6 +16,8 @@ def verdict(result: Result) -> str:
     errors, warnings = (sum(f.severity is s for f in result.findings) for s in (Severity.ERROR, Severity.WARNING))
     total = len(result.series.checkpoints)
     if not errors + warnings:
+        if total == 1:
+            return "Nothing is wrong with this checkpoint that can be seen in it."
         return f"Nothing is wrong with these {total} checkpoints that can be seen in them."
     faulty = {row for f in result.findings if f.severity > Severity.NOTE for row in f.checkpoints}
     what = ", ".join(

@@ -70,7 +70,10 @@ def _panel(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, w
 
     def y(field: str) -> alt.Y:
         scale = alt.Scale(type="log", domain=domain) if wide else alt.Scale(domain=domain, nice=False, zero=False)
-        return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5, format=".2~f" if wide else ""))
+        axis = alt.Axis(tickCount=5, format=".2~f" if wide else "")
+        if key == "accuracy":  # above 1 is room for a label, and no value
+            axis.labelExpr = "datum.value > 1 ? '' : datum.label"
+        return alt.Y(f"{field}:Q", title=None, scale=scale, axis=axis)
 
     line = alt.Chart(data(rows)).transform_filter(f"!datum.untrained && isValid(datum.{key})").mark_line(
         color=colour, point={"size": 22, "filled": True, "color": colour}
