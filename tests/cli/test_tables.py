@@ -117,7 +117,7 @@ def test_a_run_of_one_checkpoint_says_so_and_all_measures_say_where_they_are(tmp
     monkeypatch.chdir(tmp_path)
     noise.make(Path("activations.h5"), epochs=1)
     said = run("metrics", "activations.h5", "--nulls", "0", "--measures", "all")
-    assert said.stdout.startswith("At epoch 1, the only checkpoint; nothing went wrong that the checkpoints show.\n")
+    assert said.stdout.startswith("At epoch 0, the only checkpoint; nothing went wrong that the checkpoints show.\n")
     also = next(line for line in said.stderr.splitlines() if line.startswith("also in metrics.json"))
     assert "twonn" in also
     assert "hurst" not in also
