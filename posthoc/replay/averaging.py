@@ -45,6 +45,8 @@ class Averages:
         self.places = {checkpoint.path: place for place, checkpoint in enumerate(self.checkpoints)}
         self.opened: dict[Path, Opened] = {}
         self.tensors: dict[Path, dict[str, Tensor]] = {}
+        self.failed: set[Path] = set()
+        """Checkpoints with whose weights the network fails, of which there are no means."""
 
     def __bool__(self) -> bool:
         return bool(self.counts)
@@ -73,9 +75,10 @@ class Averages:
     def means(self, checkpoint: "Checkpoint") -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Of how many checkpoints that end with this one, and the mean of their weights; those that can be made."""
         for count in self.counts:
-            if self._last(checkpoint, count)[count - 1 :]:
+            last = self._last(checkpoint, count)
+            if len(last) == count and self.failed.isdisjoint(other.path for other in last):
                 with contextlib.suppress(PosthocError):  # which the checkpoint that cannot be read says itself
-                    yield count, mean([self._tensors(other) for other in self._last(checkpoint, count)])
+                    yield count, mean([self._tensors(other) for other in last])
 
     def _last(self, checkpoint: "Checkpoint", count: int) -> "tuple[Checkpoint, ...]":
         """So many checkpoints that end with this one, or as many as there are."""

@@ -132,6 +132,7 @@ def replay(
                 if running and frame and not (item and item.count > 1):  # the last of what its frame is made of
                     yield from _finished(written)
                     if isinstance(frame, PosthocError):
+                        reading.averages.failed.add(running.checkpoint.path)
                         yield Failed(running.checkpoint, frame)
                     else:
                         written.append((running.checkpoint, writer.submit(write, running.checkpoint, frame)))
@@ -251,7 +252,9 @@ def _gathered(
             return _frame(plan, loaded, net.results())
         said = net.said()
     except PosthocError as error:
-        return error
+        if loaded.count == 1 or before is None:
+            return error
+        return before  # the checkpoint itself is sound: its mean has no loss, as those that cannot be made
     assert before is not None
     if isinstance(before, PosthocError):
         return before

@@ -276,3 +276,35 @@ def test_means_of_too_few_or_many_are_refused(run, count):
     folder, probe = run
     with pytest.raises(UsageError, match=f"--average {count}: give numbers of checkpoints from 2 to 1000"):
         plan_extraction(folder / "checkpoints", probe, average=[count])
+
+
+@pytest.mark.parametrize(
+    ("refused", "epochs"), [("600 < most", [1, 2, 4, 5, 6]), ("400 < most < 600", [1, 2, 3, 4, 5, 6])]
+)
+def test_a_network_that_fails_with_a_checkpoint_or_with_a_mean(run, tmp_path, refused, epochs):
+    """Of checkpoints that it fails with there are no means; a checkpoint is kept where it fails with a mean only."""
+    folder, (x, y) = run
+    shutil.copytree(folder / "checkpoints", tmp_path / "run")
+    state = torch.load(tmp_path / "run/epoch-3.pt")
+    state["0.weight"][0, 0] = 1000
+    torch.save(state, tmp_path / "run/epoch-3.pt")
+    source = f"""
+from torch import nn
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        most = float(self[0].weight.max())
+        if {refused}:
+            raise ValueError("too large")
+        return super().forward(x)
+
+def net():
+    return Net(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+"""
+    (tmp_path / "mine.py").write_text(source)
+    plan = plan_extraction(tmp_path / "run", (x, y), average=[2], **options(tmp_path))
+    run_extraction(plan, tmp_path / "a.h5", skip_errors=True)
+    with posthoc.open_activations(tmp_path / "a.h5") as file:
+        assert file.epochs.tolist() == epochs
+        made = np.isfinite(file.behaviour_of_average(2, "loss")).all(axis=1)
+    assert [epoch for epoch, is_made in zip(epochs, made, strict=True) if is_made] == [2, 5, 6]
