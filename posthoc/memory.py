@@ -24,6 +24,8 @@ def _of_groups(root: Path) -> Iterator[int]:
     groups = root / "sys/fs/cgroup"
     with contextlib.suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
+            if line.count(":") < 2:
+                continue
             _, controllers, path = line.split(":", 2)
             unified = not controllers  # version 2 has one hierarchy, and no names of controllers
             if not unified and "memory" not in controllers.split(","):
@@ -41,6 +43,8 @@ def _of_group(folder: Path, unified: bool) -> Iterator[int]:
     prefix = "" if unified else "total_"
     with contextlib.suppress(OSError, ValueError, KeyError, IndexError):  # no such file, or "max": no limit
         limit, used = (int((folder / name).read_text()) for name in names)
+        if limit < 0:  # -1 is no limit, too
+            return
         held = _fields(folder / "memory.stat")
         yield limit - used + int(held[f"{prefix}inactive_file"]) + int(held[f"{prefix}active_file"])
 

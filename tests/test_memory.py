@@ -51,6 +51,8 @@ def legacy(folder, limit, used):
         (machine(5) | {"proc/self/cgroup": "4:cpu,memory:/a/b\n"} | legacy("a", 3000, 2500), 1000),
         (machine(5) | {"proc/self/cgroup": "4:memory:/a\n"} | legacy("a", 2**63 - 4096, 2500), 5 * 1024),
         (machine(5) | {"proc/self/cgroup": "no colons\n"}, 5 * 1024),
+        (machine(5) | {"proc/self/cgroup": "no colons\n0::/a\n"} | unified("a", 3000, 2000), 1050),
+        (machine(5) | {"proc/self/cgroup": "4:memory:/a\n"} | legacy("a", -1, 2500), 5 * 1024),
     ],
 )  # fmt: skip
 def test_the_tightest_limit_counts(tmp_path, files, expected):
