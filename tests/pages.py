@@ -18,6 +18,12 @@ MOST_LINES = 22
 """Of what a command prints, so many lines are shown."""
 
 
+def _printed(lines):
+    """Whether the first of these lines is of an output, which may have blank lines inside."""
+    line = next(filter(str.strip, lines[:2]), "")
+    return line.startswith("    ") and not line.startswith("    $ ")
+
+
 def parts(text):
     """The pieces of a page, in order: (None, words), (name of a file, its content), (command, what it prints)."""
     pieces, lines, name = [], text.splitlines(keepends=True), None
@@ -31,7 +37,7 @@ def parts(text):
             pieces.append((name, "".join(lines[start + 1 : k - 1])))
         elif lines[k].startswith("    $ "):
             k += 1
-            while k < len(lines) and lines[k].startswith("    ") and not lines[k].startswith("    $ "):
+            while k < len(lines) and _printed(lines[k:]):
                 k += 1
             pieces.append((lines[start][6:].rstrip("\n"), "".join(line[4:] for line in lines[start + 1 : k])))
         else:
