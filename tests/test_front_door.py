@@ -35,6 +35,7 @@ posthoc.measured
 """
 
 
+@pytest.mark.slow
 def test_a_users_script_has_types(tmp_path):
     """In this folder and by its settings, strict ones, for what is known of the libraries from checking the package."""
     script, package = tmp_path / "script.py", Path(posthoc.__file__).parent

@@ -75,6 +75,7 @@ def test_compare_in_every_form(measured):
     assert '"d[e] :smile: [bold]\\u001b[31m\\n' in run("compare", measured, "--json").stdout
 
 
+@pytest.mark.slow
 def test_the_page_and_its_figures(measured, tmp_path):
     done = run("report", measured, "-o", tmp_path / "r.html")
     assert done.stdout == f"{tmp_path / 'r.html'}\n"

@@ -72,6 +72,7 @@ def test_the_working_directory_is_not_imported_from(hostile, script, activations
     assert (done.returncode, done.stderr) == (1, "theirs\n")
 
 
+@pytest.mark.slow
 def test_batch_jobs_do_not_import_from_the_working_directory(hostile):
     """The checkpoint that is timed, the commands of the scripts, and one of them run as a node would run it."""
     words = ["--probe", "digits", "--images", "64", "--normalize", "none", "--device", "cpu", "--metrics", "--nulls 0"]

@@ -55,6 +55,7 @@ def test_a_toy_measure_is_in_json_terminal_and_csv(measured, activations_file):
     assert float(rows[2]["roughness_order_mean"]) == result["nulls"]["order"]["mean"][2]
 
 
+@pytest.mark.slow
 def test_a_toy_measure_is_reported_and_compared_also_where_it_is_not_known(measured):
     folder, _ = measured
     content = json.loads((folder / "a" / "metrics.json").read_text())

@@ -17,7 +17,12 @@ import tasks
 WANTED = {"regression": "best R2 ", "autoencoder": "best reconstruction error ", "bare": "needs labels "}
 
 
-@pytest.mark.parametrize("kind", WANTED)
+SLOW = "regression", "autoencoder"
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in WANTED]
+)
 def test_every_command_takes_a_run_without_labels(kind, tmp_path, monkeypatch):
     path = tasks.activations(kind, tmp_path / kind)
     monkeypatch.chdir(path.parent)
