@@ -197,7 +197,8 @@ def test_many_runs_are_replayed_measured_and_compared(slurm, tmp_path):
     assert "partition=other" in (out / "a" / "finish.sh").read_text()
     compared = (out / "comparison.txt").read_text()
     assert "\n\nRuns\n" in compared
-    assert [line.split()[0] for line in compared.splitlines()[2:4]] == ["a", "b"]
+    rows = compared.split("\n\nRuns\n")[1].splitlines()[1:3]
+    assert [row.split()[0] for row in rows] == ["a", "b"]
     for changed in (["--images", "50"], ["--metrics", "--nulls 9"]):
         other = posthoc_command("submit", runs / "a", *words, "--device", "cpu", *changed, "-o", out, check=False)
         assert other.returncode == 1
@@ -218,7 +219,7 @@ def test_the_sbatch_files_of_ones_own(slurm, tmp_path):
     sbatch(f"--dependency=afterok:{job}", SCRIPTS / "metrics.sbatch", tmp_path / "a.h5", "--nulls", "0")
     slurm.until(lambda: not slurm.queue(), "an empty queue")
     logs = "".join(log.read_text() for log in tmp_path.glob("*.log"))
-    assert (tmp_path / "metrics.json").exists(), logs
+    assert (tmp_path / "a.metrics.json").exists(), logs
 
 
 @pytest.mark.slow
