@@ -39,7 +39,7 @@ def parts(text):
             k += 1
             while k < len(lines) and _printed(lines[k:]):
                 k += 1
-            pieces.append((lines[start][6:].rstrip("\n"), "".join(line[4:] for line in lines[start + 1 : k])))
+            pieces.append((lines[start][6:].rstrip("\n"), "".join(line[4:] or "\n" for line in lines[start + 1 : k])))
         else:
             k += 1
             pieces.append((None, lines[start]))
