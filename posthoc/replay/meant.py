@@ -112,17 +112,25 @@ def refuse_model(reference: str | None) -> None:
     if not name or name.endswith(".py") or library not in ("", *LIBRARIES) or name in ("transformers", "diffusers"):
         return
     libraries = [library] if library else LIBRARIES
-    if library == "timm" and not find_spec("timm"):
-        raise PosthocError(f"{reference} needs timm; install posthoc[timm].")
+    if library == "timm":
+        require_timm(name)
     if any(package in sys.modules for package in libraries):  # where others may have registered networks of theirs
         return
-    texts = [_sources(package) for package in libraries]
     word = re.compile(rf"\b{re.escape(name.partition('.')[0])}\b")
-    if any(word.search(text) for text in texts):
-        return
+    texts = []
+    for package in libraries:
+        texts.append(_sources(package))
+        if word.search(texts[-1]):
+            return
     raise unknown_model(
         str(reference), [found for text in texts for found in re.findall(r"^def ([a-z]\w+)\(", text, re.M)]
     )
+
+
+def require_timm(name: str) -> None:
+    """Raise PosthocError where timm, which has the network of that name, is not installed."""
+    if find_spec("timm") is None:
+        raise PosthocError(f"timm:{name} needs timm; install posthoc[timm].")
 
 
 def unknown_model(reference: str, known: Sequence[str]) -> UsageError:
@@ -138,6 +146,6 @@ def unknown_model(reference: str, known: Sequence[str]) -> UsageError:
 def _sources(library: str) -> str:
     """The text of the modules that define a library's networks; empty where it is not installed."""
     spec = find_spec(library)
-    folders = [Path(place) / "models" for place in (spec.submodule_search_locations or ()) if spec] if spec else []
-    files = (file for folder in folders for file in folder.rglob("*.py"))
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    files = (file for folder in folders for file in (Path(folder) / "models").rglob("*.py"))
     return "\n".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)

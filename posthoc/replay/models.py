@@ -25,7 +25,7 @@ from posthoc.replay.diffusers import build_diffuser
 from posthoc.replay.forward import error_line, weights_digest
 from posthoc.replay.lazy import initialise, lazy_layers
 from posthoc.replay.marks import Names, assembled
-from posthoc.replay.meant import LIBRARIES, MODEL_FORMS, unknown_model
+from posthoc.replay.meant import LIBRARIES, MODEL_FORMS, require_timm, unknown_model
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
 from posthoc.replay.transformers import skeleton
@@ -252,8 +252,8 @@ def _given(reference: Any, shapes: Shapes, arguments: dict[str, Any], arch: str 
         raise UsageError(f"model is {_brief(reference)}; give text: {MODEL_FORMS}.")
     library, _, name = reference.partition(":")
     if library in LIBRARIES or (":" not in reference and not reference.endswith(".py")):
-        if library == "timm" and name and importlib.util.find_spec("timm") is None:
-            raise PosthocError(f"{reference} needs timm; install posthoc[timm].")
+        if library == "timm" and name:
+            require_timm(name)
         names = list(_known(reference))
         if not names:
             raise unknown_model(reference, zoo.list_models(module=zoo))
