@@ -42,6 +42,7 @@ class Averages:
     ) -> None:
         """read: a checkpoint's tensors on the CPU, by the model's names, as `pipeline.read_tensors` does."""
         self.counts, self.checkpoints, self.read = plan.identity.averaged, plan.run.checkpoints, read
+        self.most = max(self.counts, default=1)
         self.places = {checkpoint.path: place for place, checkpoint in enumerate(self.checkpoints)}
         self.opened: dict[Path, Opened] = {}
         self.tensors: dict[Path, dict[str, Tensor]] = {}
@@ -54,7 +55,7 @@ class Averages:
     def sha256(self, checkpoint: "Checkpoint") -> str:
         """SHA-256 of the digests of what its means are made of beside itself, an empty one for what cannot be read; empty
         where that is nothing."""
-        before = self._last(checkpoint, max(self.counts, default=1))[:-1]
+        before = self._last(checkpoint, self.most)[:-1]
         digests = []
         for other in before:
             with contextlib.suppress(PosthocError):
@@ -67,7 +68,7 @@ class Averages:
         self.opened[checkpoint.path] = opened
         if tensors is not None:
             self.tensors[checkpoint.path] = tensors
-        oldest = self.places[checkpoint.path] - max(self.counts, default=1) + 1
+        oldest = self.places[checkpoint.path] - self.most + 1
         for kept in (self.opened, self.tensors):
             for path in [path for path in kept if self.places[path] < oldest]:
                 del kept[path]

@@ -24,7 +24,8 @@ SCORED_BYTES = 12
 def cost(plan: "Extraction") -> list[tuple[str, str]]:
     """What is read, computed and stored, as label and text."""
     E, inputs = len(plan.run.checkpoints), 1 + len(plan.identity.controls)
-    passes = E * inputs + plan.untrained + _of_averages(plan)
+    means = _of_averages(plan)
+    passes = E * inputs + plan.untrained + means
     N, units = len(plan.probe), sum(map(len, plan.stored.channels.values()))
     tokens = plan.probe.tokens
     if tokens is None:
@@ -41,7 +42,7 @@ def cost(plan: "Extraction") -> list[tuple[str, str]]:
     weights = sum(parameter.numel() for parameter in plan.model.module.parameters())
     operations = 2 * weights * N * T * passes
     several = f" x {inputs} inputs" * (inputs > 1) + f" + {plan.untrained} untrained" * (plan.untrained > 0)
-    several += f" + {_of_averages(plan)} means" * (_of_averages(plan) > 0)
+    several += f" + {means} means" * (means > 0)
     times = f"({E} checkpoints{several})" if several else f"{E} checkpoints"
     what = f"2 x {_short(weights)} parameters x {_short(N * T)} tokens x {times}"
     read = sum(_bytes(checkpoint.path) for checkpoint in plan.run.checkpoints)

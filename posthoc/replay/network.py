@@ -144,8 +144,8 @@ class Network:
         """All that a checkpoint is given: the probe, under no name, and then the inputs of the controls."""
         return {"": self.x} | {name: probe_batch(altered_plan(self.plan, name)) for name in self.plan.identity.controls}
 
-    def _batches(self, alone: bool) -> Iterator[tuple[str, int, Batch]]:
-        for name, inputs in ({"": self.x} if alone else self.inputs).items():
+    def _batches(self, given: Mapping[str, Batch]) -> Iterator[tuple[str, int, Batch]]:
+        for name, inputs in given.items():
             for number, batch in enumerate(split(inputs, self.plan.batch_size)):
                 yield name, number, batch
 
@@ -158,11 +158,8 @@ class Network:
         """
         half = self.plan.identity.dtype == "bfloat16"
         seed = self.plan.identity.seed
-        self.outputs, self.failure, self.where = (
-            {name: Judged({}, []) for name in ([""] if alone else self.inputs)},
-            None,
-            where,
-        )
+        given = {"": self.x} if alone else self.inputs
+        self.outputs, self.failure, self.where = {name: Judged({}, []) for name in given}, None, where
         self.spool, self.underway = Spool(self.scratch), []
         with (
             self.plan.model.at_work(),
@@ -170,7 +167,7 @@ class Network:
             torch.inference_mode(),
             torch.autocast(self.plan.device.type, torch.bfloat16, half),
         ):
-            for name, number, batch in self._batches(alone):
+            for name, number, batch in self._batches(given):
                 try:
                     with guarded(self.plan.model.name, self.module, batch, where):
                         seed_batch(seed, number)

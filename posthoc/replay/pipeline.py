@@ -247,15 +247,15 @@ def _gathered(
 ) -> store.Frame | PosthocError:
     """What the checkpoint gave, or what the model raised; what a mean gave is added to the frame of the checkpoint that it
     ends with, `before`."""
-    try:
-        if loaded.count == 1:
+    if before is None:  # its own weights are replayed first
+        try:
             return _frame(plan, loaded, net.results())
-        said = net.said()
-    except PosthocError as error:
-        if loaded.count == 1 or before is None:
+        except PosthocError as error:
             return error
+    try:
+        said = net.said()
+    except PosthocError:
         return before  # the checkpoint itself is sound: its mean has no loss, as those that cannot be made
-    assert before is not None
     if isinstance(before, PosthocError):
         return before
     kept = {name: said[name] for name in OF_AVERAGES if name in said}

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.replay.budget import Budget
-from posthoc.replay.dtypes import DTYPES as DTYPES
-from posthoc.replay.dtypes import DType
+from posthoc.replay.dtypes import DTYPES, DType
 from posthoc.replay.pickles import Global, Record
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import UnsupportedError
@@ -125,8 +124,9 @@ def read_numbers(
     memory = {}
     for name, stored in wanted.items():
         old = spare.get(name)
-        fits = old is not None and old.size == stored.bytes
-        memory[name] = (stored, old if old is not None and fits else np.empty(stored.bytes, np.uint8))
+        if old is None or old.size != stored.bytes:
+            old = np.empty(stored.bytes, np.uint8)
+        memory[name] = stored, old
     read(memory)
     return {name: Numbers(stored.dtype, stored.shape, _rows(stored, raw)) for name, (stored, raw) in memory.items()}
 

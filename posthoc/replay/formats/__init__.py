@@ -4,6 +4,7 @@ A new format is a file that makes its `Format`, and its line here. A module outs
 `FORMATS["name"] = Format("name", ...)`, which is asked before those that were there.
 """
 
+from posthoc.replay.dtypes import DTYPES as DTYPES
 from posthoc.replay.formats.deepspeed import DEEPSPEED
 from posthoc.replay.formats.diffusers import DIFFUSERS
 from posthoc.replay.formats.distributed import DISTRIBUTED
@@ -22,7 +23,6 @@ from posthoc.replay.formats.table import Preview as Preview
 from posthoc.replay.formats.torch_pickle import TORCH_PICKLE
 from posthoc.replay.formats.torch_zip import TORCH_ZIP
 from posthoc.replay.source import Source as Source
-from posthoc.replay.tensors import DTYPES as DTYPES
 from posthoc.replay.tensors import Block as Block
 from posthoc.replay.tensors import reader as reader
 from posthoc.replay.tensors import stored_blocks as stored_blocks

@@ -188,6 +188,7 @@ class _Reading:
             for item in opened
         )
         self.sizes = np.array([max(self._sizes(name)) for name in self.tensors], np.int64)
+        self.plain = [self._are_plain(name) for name in self.tensors]
         self.read_sizes = np.array([self._read_of(t) for t in range(len(self.tensors))], np.int64)
         self.shape = len(opened), len(self.tensors)
         pieces = [max(1, -(-int(size) // PIECE)) if self._divisible(t) else 1 for t, size in enumerate(self.read_sizes)]
@@ -202,17 +203,18 @@ class _Reading:
     def _sizes(self, name: str) -> list[int]:
         return [math.prod(about[name].shape) for about in self.described if name in about]
 
+    def _are_plain(self, name: str) -> bool:
+        """Whether the numbers of a tensor lie one behind the other in every checkpoint that has it."""
+        return all(_is_plain(item.stored[item.names[name]]) for item in self.opened if name in item.names)
+
     def _divisible(self, tensor: int) -> bool:
         """Whether a span of its numbers can be read by itself from all checkpoints."""
-        name = self.tensors[tensor]
-        leaves = (item.stored[item.names[name]] for item in self.opened if name in item.names)
-        return len(set(self._sizes(name))) == 1 and all(_is_plain(leaf) for leaf in leaves)
+        return self.plain[tensor] and len(set(self._sizes(self.tensors[tensor]))) == 1
 
     def _read_of(self, tensor: int) -> int:
         """How many numbers of it are read; all where the numbers of some checkpoint do not lie one behind the other."""
-        name, size = self.tensors[tensor], int(self.sizes[tensor])
-        leaves = (item.stored[item.names[name]] for item in self.opened if name in item.names)
-        return self.share.of(size) if all(_is_plain(leaf) for leaf in leaves) else size
+        size = int(self.sizes[tensor])
+        return self.share.of(size) if self.plain[tensor] else size
 
     def _split(self, tensor: int, count: int) -> list[Piece]:
         size = int(self.read_sizes[tensor])

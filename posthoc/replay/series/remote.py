@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -210,7 +210,7 @@ def _filled(reached: Sequence[_Reached], above: int, mirror: Mirror, share: Shar
                 read += _fetch_tensors(place, file, share)
             if progress is not None:
                 progress(next(done), len(files), file.copy.name)
-    return Mirror(tuple(places), mirror.folder, mirror.address, tuple(apart), read)
+    return replace(mirror, places=tuple(places), apart=tuple(apart), read=read)
 
 
 def _pickles(place: str, names: Sequence[str]) -> str:
