@@ -28,7 +28,7 @@ class Altered(Activations):
         rounded: bool = False, untrained: int | None = None,
     ) -> None:  # fmt: skip
         self.__dict__ |= file.__dict__
-        self._rows = list(range(len(file))) if rows is None else list(rows)
+        self.rows = list(range(len(file))) if rows is None else list(rows)
         self._samples, self._kept, self._rounded, self._network = samples, channels, rounded, untrained
         self._relabelled = labels is not None
         self.touched: set[str] = set()
@@ -36,14 +36,14 @@ class Altered(Activations):
             self.blocks = {place: block for place, block in file.blocks.items() if not place.startswith("weights/")}
         labels = file.labels if labels is None else labels
         self.labels = labels if samples is None else labels[samples]
-        self.epochs, self.steps = file.epochs[self._rows], file.steps[self._rows]
+        self.epochs, self.steps = file.epochs[self.rows], file.steps[self.rows]
         if channels is not None:
             self.channels = {layer: of[channels[layer]] for layer, of in file.channels.items()}
 
     def last_two(self) -> "Altered":
         """Of its checkpoints the last and the one before it, where there is one."""
         view = copy.copy(self)
-        view._rows = self._rows[-2:]
+        view.rows = self.rows[-2:]
         view.epochs, view.steps = self.epochs[-2:], self.steps[-2:]
         return view
 
@@ -59,7 +59,7 @@ class Altered(Activations):
 
     def _layer(self, signal: str, row: int, layer: str) -> NDArray[np.float32]:
         if self._network is None:
-            return self._changed(super().read(signal, self._rows[row], layer), layer)
+            return self._changed(super().read(signal, self.rows[row], layer), layer)
         return self._changed(super().read_untrained(signal, self._network, layer), layer)
 
     def read_untrained(
@@ -82,14 +82,14 @@ class Altered(Activations):
             return np.stack([self.behaviour(name, e, samples) for e in range(len(self))])
         if name == "correct" and self._relabelled and "prediction" in self.behaviours:
             return (self.behaviour("prediction", row) == self.labels).astype(np.float32)[samples]
-        values = super().behaviour(name, self._rows[row])
+        values = super().behaviour(name, self.rows[row])
         return values[samples] if self._samples is None else values[self._samples][samples]
 
     def head(self, name: str, row: int | None = None) -> Any:
         """As the file's, of these checkpoints."""
         self.touched.add("head")
-        return super().head(name, None)[self._rows] if row is None else super().head(name, self._rows[row])
+        return super().head(name, None)[self.rows] if row is None else super().head(name, self.rows[row])
 
     def weight(self, name: str, row: int | None = None) -> Any:
         """As the file's, of these checkpoints."""
-        return super().weight(name, None)[self._rows] if row is None else super().weight(name, self._rows[row])
+        return super().weight(name, None)[self.rows] if row is None else super().weight(name, self.rows[row])

@@ -21,7 +21,7 @@ from posthoc.analysis.intervals import half_splits
 from posthoc.analysis.measures import Estimate, Measure, Replay, weights
 from posthoc.analysis.representation import representation
 from posthoc.analysis.responses import HALVES, LABELS, SPLIT, UNTRAINED, Change, Control, Effect, Response, Spread
-from posthoc.analysis.weights import ALL, weight_paths
+from posthoc.analysis.weights import ALL, WeightPath, weight_paths
 from posthoc.recording import named
 from posthoc.store import Activations
 from posthoc.streams import stream
@@ -87,7 +87,7 @@ class CheckpointAudit:
     @cached_property
     def table(self) -> dict[str, Measure]:
         """The measures that have a value, those of the weights among them."""
-        of_weights = weights.of_paths(weight_paths(self.file)) if self.weights else {}
+        of_weights = weights.of_paths(self._paths(Altered(self.file)))
         return {
             key: measure
             for key, measure in {**self.measures, **of_weights}.items()
@@ -113,10 +113,24 @@ class CheckpointAudit:
             assert measure.of_checkpoint is not None
             result = None if key in without else measure.of_checkpoint(snapshot)
             estimates[key] = result if isinstance(result, Estimate) else Estimate()
-        if self.weights and (path := weight_paths(view).get(ALL)):
+        if path := self._paths(view).get(ALL):
             columns = {name: getattr(path, name) for name in weights.ABOUT}
             estimates |= {f"weights_{name}": Estimate(float(of[-1])) for name, of in columns.items() if of.size}
         return estimates
+
+    def _paths(self, view: Altered) -> dict[str, WeightPath]:
+        """Of the weights, where they are taken: worked out once for so many checkpoints, for nothing else changes them."""
+        if not self.weights or "weights/sketch" not in view.blocks:
+            return {}
+        rows = tuple(view.rows)
+        if rows not in self._known_paths:
+            self._known_paths[rows] = weight_paths(view)
+        return self._known_paths[rows]
+
+    @cached_property
+    def _known_paths(self) -> dict[tuple[int, ...], dict[str, WeightPath]]:
+        """By the rows of the file."""
+        return {}
 
     def _values(self, view: Altered, without: Iterable[str] = ()) -> Values:
         return {key: estimate.value for key, estimate in self._estimates(view, without).items()}
@@ -239,7 +253,8 @@ class Audited:
 
 def audit_checkpoints(axis: Axis, subject: Subject, measures: Mapping[str, Measure], everything: bool) -> Audited:
     """The audit of measures of checkpoints, those of the weights among them where all are asked for."""
-    of = CheckpointAudit(subject, measures, weights=everything)
+    causal = {key: measure for key, measure in measures.items() if not measure.looks_ahead}
+    of = CheckpointAudit(subject, causal, weights=everything)
     result = Audited([], {}, {}, {})
     if not of.table:
         return result

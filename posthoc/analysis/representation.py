@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ LEAST_EIGENVALUES = 3
 DISCARDED = 0.1
 """Share of the ratios of distances, the largest, that the dimension is not fitted to."""
 Read = Callable[..., NDArray[Any]]
-"""Reads the signals [U, N, ...] of a checkpoint, or of some of its `samples`."""
+"""Reads a signal [U, N, ...] in a row of the file, or of some of its `samples`: `Activations.read` or `read_untrained`."""
 BLOCK = 512
 """Samples whose distances are in memory at a time."""
 
@@ -54,10 +53,10 @@ def representation(activations: "Activations", signal: str) -> Representation:
     E, L = len(activations), len(activations.layers)
     rank, recorded, layer, rms = np.full((4, E, L), np.nan)
     previous, last, between = np.full((2, E, L), np.nan), np.full((2, E, L), np.nan), np.full((2, E, L, L), np.nan)
-    final = samples_of(activations, partial(activations.read, signal, E - 1))
+    final = samples_of(activations, activations.read, signal, E - 1)
     before = final
     for e in range(E):
-        channels = channels_of(activations, partial(activations.read, signal, e))
+        channels = channels_of(activations, activations.read, signal, e)
         samples = centred(activations, channels)
         rms[e] = [_root_mean_square(of_layer) for of_layer in channels]
         for k, sample in enumerate(samples):
@@ -97,39 +96,33 @@ def spectral_signal(activations: "Activations", name: str, rows: Sequence[int]) 
             return participation_ratios(sample)[0]
         return effective_rank(sample.singular_values)
 
-    read = activations.read
-    return np.array(
-        [
-            [measure(sample) for sample in samples_of(activations, partial(read, activations.signals[0], e))]
-            for e in rows
-        ]
-    ).T
+    read, signal = activations.read, activations.signals[0]
+    return np.array([[measure(sample) for sample in samples_of(activations, read, signal, e)] for e in rows]).T
 
 
-def channels_of(activations: "Activations", read: Read) -> list[NDArray[np.floating]]:
+def channels_of(activations: "Activations", read: Read, signal: str, row: int) -> list[NDArray[np.floating]]:
     """The recorded channels [C, N] of each layer, from a signal of all as it is read; of those that keep tokens [U, D, T]
     up to `MOST_TOKENS` tokens, evenly spread over the documents, of which some are in memory at a time."""
-    D = len(activations.labels)
-    x = read(samples=slice(0, 1))
-    if x.ndim > 2:
-        U, _, T = x.shape
+    D, sizes = len(activations.labels), [len(rows) for rows in activations.channels.values()]
+    _, _, _, *length = activations.blocks[f"signals/{signal}/{activations.layers[0]}"].shape
+    if length:
+        (T,) = length
         start = min(START, T - 1)
         kept = np.linspace(0, D * (T - start) - 1, min(D * (T - start), MOST_TOKENS)).astype(np.int64)
         document, token = np.divmod(kept, T - start)
         parts = []
-        for some in in_blocks(D, U * T):
+        for some in in_blocks(D, sum(sizes) * T):
             within = (document >= some.start) & (document < some.stop)
-            parts.append(read(samples=some)[:, document[within] - some.start, start + token[within]])
+            parts.append(read(signal, row, samples=some)[:, document[within] - some.start, start + token[within]])
         x = np.concatenate(parts, axis=1)
     else:
-        x = read()
-    sizes = np.cumsum([0, *(len(rows) for rows in activations.channels.values())])
-    return [x[a:b] for a, b in itertools.pairwise(sizes)]
+        x = read(signal, row)
+    return [x[a:b] for a, b in itertools.pairwise(np.cumsum([0, *sizes]))]
 
 
-def samples_of(activations: "Activations", read: Read) -> list[Sample]:
+def samples_of(activations: "Activations", read: Read, signal: str, row: int) -> list[Sample]:
     """As `channels_of`, centred, and of how many channels of the layer."""
-    return centred(activations, channels_of(activations, read))
+    return centred(activations, channels_of(activations, read, signal, row))
 
 
 def centred(activations: "Activations", channels: Sequence[NDArray[np.floating]]) -> list[Sample]:

@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,9 +73,9 @@ class Replay:
         """The layers of the untrained networks: of the checkpoint of step 0, else of those that the file has as controls."""
         file = self.activations
         if (first := np.flatnonzero(file.steps == 0)).size:
-            return [samples_of(file, partial(file.read, self.signal, int(first[0])))]
+            return [samples_of(file, file.read, self.signal, int(first[0]))]
         controls = range(len(file.untrained_seeds))
-        return [samples_of(file, partial(file.read_untrained, self.signal, row)) for row in controls]
+        return [samples_of(file, file.read_untrained, self.signal, row) for row in controls]
 
     @functools.cached_property
     def correct(self) -> NDArray[np.bool_]:
@@ -109,7 +108,7 @@ class Snapshot:
     def _recorded(self) -> list[NDArray[np.floating]]:
         """The recorded channels of each layer, [C, N]."""
         file = self.replay.activations
-        return channels_of(file, partial(file.read, self.replay.signal, self.row))
+        return channels_of(file, file.read, self.replay.signal, self.row)
 
     @functools.cached_property
     def spectra(self) -> list[FloatArray]:
