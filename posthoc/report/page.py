@@ -135,7 +135,6 @@ def _run(source: Source, row: Row, charts: dict[str, Any], key: str) -> dict[str
     for figure in figures:
         places[SECTIONS.get(figure["name"], "rest")].append(figure)
     return {
-        "key": key,
         "name": source.name,
         "unit": metrics.summary.unit,
         "noun": metrics.summary.noun,

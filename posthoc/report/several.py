@@ -47,7 +47,7 @@ def beyond_seeds(several: Several) -> list[str]:
     alike: list[str] = []
     for key in shown:
         texts = [
-            f"{_called(name, varied)}: {text}"
+            f"{name.split(', ')[0]}: {text}"  # the first of what varies, which is the model, if anything
             for name, members in groups.items()
             if (text := _range(members, key, False))
         ]
@@ -58,11 +58,6 @@ def beyond_seeds(several: Several) -> list[str]:
         sentences.append(f"Not beyond it: {', '.join(alike)}.")
     sentences.append("Ranges of so few runs are no test; `posthoc compare --by` gives one.")
     return sentences
-
-
-def _called(name: str, varied: list[str]) -> str:
-    """A configuration by the first of what varies, which is the model, if anything."""
-    return name.split(", ")[0] if varied else name
 
 
 def _symbol(rows: list[Row], key: str) -> str:

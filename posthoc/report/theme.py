@@ -19,6 +19,8 @@ COLOURS = {
 INK, MUTED, GRID, VALUE, SECOND, THIRD, NOISE, OTHER, MARK, REGION, PAPER = COLOURS.values()
 NAMES = {colour: name for name, colour in COLOURS.items()}
 SEQUENCE = "viridis"
+HALO = {"stroke": PAPER, "strokeWidth": 4, "strokeJoin": "round"}
+"""Of text over lines: drawn like this first, then as it is."""
 LONGEST = 280
 """Pixels of a label; what is longer is cut, and whole in the tooltip."""
 

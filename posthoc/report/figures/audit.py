@@ -4,7 +4,7 @@ import altair as alt
 
 from posthoc.analysis.responses import Audit, Reaction
 from posthoc.recording import named as called
-from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, number, wrapped
+from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, names_of, number, wrapped
 from posthoc.report.theme import INK, MUTED, VALUE
 
 
@@ -45,7 +45,7 @@ def audit(result: Audit, width: int) -> Figure:
         ),
         f"The last checkpoint measured again with one thing changed at a time; bars {bars}, the dashed line is the run as it is.",
         "",
-        alt.vconcat(*panels, spacing=14).add_params(alt.param(name="controls", value=labels)),
+        alt.vconcat(*panels, spacing=14).add_params(names_of("controls", labels)),
         verdicts=tuple(text for text in result.conclusions if "cannot be" in text),
     )
 

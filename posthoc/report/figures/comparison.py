@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, number, wrapped
+from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, names_of, number, wrapped
 from posthoc.report.sources import Several
 from posthoc.report.theme import MUTED, VALUE
 
@@ -47,7 +47,7 @@ def comparison(several: Several, width: int) -> Figure:
         "A point is a run's mean over its checkpoints, the bar its 95 % interval over further ones where there is one, the diamond what "
         "pure noise gives through the same protocol: a reference, which takes channels for independent.",
         several.confounded,
-        alt.vconcat(*panels, spacing=14).add_params(alt.param(name="runs", value=names)),
+        alt.vconcat(*panels, spacing=14).add_params(names_of("runs", names)),
     )
 
 

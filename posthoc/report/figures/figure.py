@@ -114,8 +114,8 @@ def number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def names_of(parameter: str, names: Sequence[str]) -> alt.Parameter:
-    """The names that an axis made by `named` shows: data, which nothing takes for a part of an expression."""
+def names_of(parameter: str, names: Sequence[str] | Sequence[list[str]]) -> alt.Parameter:
+    """The names, or their lines, that an axis made by `named` shows: data, which nothing takes for a part of an expression."""
     return alt.param(name=parameter, value=list(names))
 
 

@@ -9,7 +9,7 @@ import altair as alt
 from posthoc.analysis.runs import in_percent
 from posthoc.report.figures.figure import Figure, Kind, Of, data, number
 from posthoc.report.sources import Several
-from posthoc.report.theme import INK, MUTED, OTHER, PAPER, SECOND, THIRD, VALUE
+from posthoc.report.theme import HALO, INK, MUTED, OTHER, SECOND, THIRD, VALUE
 
 COLOURS = {
     "volatility": SECOND, "volatility, whole run known": OTHER, "patience": VALUE, "fixed budget": THIRD, "reference": MUTED,
@@ -90,7 +90,7 @@ def _labels(front: list[Row], highest: float, x: alt.X, y: alt.Y, width: int) ->
     marks = []
     for right, low in itertools.product((False, True), repeat=2):  # at the axis, which is below, above it
         rows = [row for row in labels if (row["saved"] > 0.7) is right and (row["lost"] < LOW * highest) is low]
-        for halo in ({"stroke": PAPER, "strokeWidth": 4, "strokeJoin": "round"}, {}):
+        for halo in (HALO, {}):
             side = {"align": "right" if right else "left", "dx": -8 if right else 8, "dy": -9 if low else 11}
             text = alt.Chart(data(rows)).mark_text(fontSize=10, **side, **halo)
             marks.append(text.encode(x=x, y=y, text="text:N"))

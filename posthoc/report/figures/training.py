@@ -150,14 +150,12 @@ def _settled(rows: list[Row], metrics: RunMetrics, width: int) -> list[Any]:
     similarity = metrics.representation.cka_last
     if not similarity.size or len(rows) < 3:
         return []
-    since = [e for e in settled_at(similarity) if e is not None]
+    since = {name: e for name, e in zip(metrics.layers, settled_at(similarity), strict=True) if e is not None}
     if not since:
         return []
     for e, row in enumerate(rows):  # of the last checkpoint, where every layer is, what was before
-        row["share"] = sum(begun <= min(e, len(rows) - 2) for begun in since) / similarity.shape[1]
-        row["which"] = ", ".join(
-            name for name, begun in zip(metrics.layers, settled_at(similarity), strict=True) if begun == e
-        )
+        row["share"] = sum(begun <= min(e, len(rows) - 2) for begun in since.values()) / similarity.shape[1]
+        row["which"] = ", ".join(name for name, begun in since.items() if begun == e)
 
     def y(field: str) -> alt.Y:
         return alt.Y(

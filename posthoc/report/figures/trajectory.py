@@ -12,7 +12,7 @@ import numpy as np
 from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.taxonomy import Taxonomy
 from posthoc.report.figures.figure import Figure, Kind, data, hover, log_spaced, nothing, number, rows_of, with_epoch
-from posthoc.report.theme import INK, MARK, MUTED, NOISE, PAPER, REGION, SEQUENCE
+from posthoc.report.theme import HALO, INK, MARK, MUTED, NOISE, REGION, SEQUENCE
 from posthoc.report.words import cautions, short
 
 AXES = {"x": "integration", "y": "metastability"}
@@ -185,7 +185,7 @@ def _labels(
         boxes = [(_box_of(plane.place(row), side, text), side) for side in SIDES]
         box, (dx, dy, align) = min(boxes, key=lambda option: _covers(option[0], points, taken, plane.width))
         taken = [*taken, box]
-        for marks, halo in ((halos, {"stroke": PAPER, "strokeWidth": 4, "strokeJoin": "round"}), (labels, {})):
+        for marks, halo in ((halos, HALO), (labels, {})):
             mark = alt.Chart(data([{**row, "text": text}])).mark_text(dx=dx, dy=dy, align=align, fontSize=10, **halo)
             marks.append(mark.encode(x=X, y=Y, text="text:N"))
     return [*halos, *labels]
