@@ -1,9 +1,11 @@
-"""posthoc: what happened inside a network while it trained, from the checkpoints you already have::
+"""posthoc: what happened inside a network while it trained, from the checkpoints you already have.
 
-import posthoc
+From Python::
 
-posthoc.extract("checkpoints/", probe="cifar10", output="activations.h5")
-metrics = posthoc.compute_metrics("activations.h5")
+    import posthoc
+
+    posthoc.extract("checkpoints/", probe="cifar10", output="activations.h5")
+    metrics = posthoc.compute_metrics("activations.h5")
 """
 
 import importlib
