@@ -96,18 +96,16 @@ def doubt(run: Replayed) -> str | None:
     if provenance.samples == "images":
         what, scaled, options = "the images", "scaled", f"{options}; options of extract: --normalize, --image-size"
     if not any(better_than_chance(float(accuracy[e]), labels) for e in known):
+        where += f", chance {largest_share(labels):.2f}"
         if broken := int(run.nonfinite_weights[last]):
             numbers = "weight is" if broken == 1 else "weights are"
-            return f"{where}, chance {largest_share(labels):.2f}: {broken:,} {numbers} not finite, which no scaling of {what} mends"
+            return f"{where}: {broken:,} {numbers} not finite, which no scaling of {what} mends"
         if not np.isfinite(run.loss[last]):
             return (
-                f"{where}, chance {largest_share(labels):.2f}, loss {run.loss[last]}: the network's scores are not all "
+                f"{where}, loss {run.loss[last]}: the network's scores are not all "
                 f"finite, which no scaling of {what} mends"
             )
-        return (
-            f"{where}, chance {largest_share(labels):.2f}: {what} are probably not {scaled} as in training ({options}), "
-            "or nothing was learned"
-        )
+        return f"{where}: {what} are probably not {scaled} as in training ({options}), or nothing was learned"
     name, value = _recorded(run.recorded, int(last))
     right = round(accuracy[last] * len(labels))
     if value - accuracy[last] > GAP and bdtr(right, len(labels), value) < LEVEL:

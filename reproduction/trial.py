@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 
 import posthoc
-from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import RunMetrics, load_metrics
 from posthoc.files import replacing
-from posthoc.store import open_activations
 from reproduction.trial_tables import page
 
 HERE = Path(__file__).parent
@@ -71,9 +69,7 @@ def measure(job: Job) -> None:
         model_arg=[f"width={job.how.width}", f"depth={job.how.depth}"], layers=layers(job.how.depth), channels=CHANNELS,
         images=PROBE_IMAGES, features=True, average=[3], between=True, spectra=True, device="cpu",
     )  # fmt: skip
-    with open_activations(activations) as opened:
-        metrics = compute_metrics(opened, nulls=0, measures="all")
-    metrics.save(output)
+    posthoc.compute_metrics(activations, nulls=0, measures="all").save(output)
     activations.unlink()
 
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from posthoc.analysis.prediction import TARGETS, Prediction, predict
@@ -19,7 +18,7 @@ from posthoc.analysis.runs import Run
 from posthoc.analysis.stopping import Score, compare_rules
 from posthoc.analysis.stopping_by import rules_of
 from posthoc.analysis.summary import summarise
-from posthoc.report.printing import markdown_grid
+from reproduction.page import filled
 
 TEMPLATE = Path(__file__).with_name("trial.md")
 NAMES = {"digits": "digits", "cifar10": "CIFAR-10"}
@@ -110,11 +109,8 @@ def page(place: Path) -> str:
     health = json.loads((place / "health.json").read_text())
     symbols = {key: of["symbol"] for key, of in json.loads((place / "measures.json").read_text()).items()}
     ahead = [symbols[key] for key, of in trials[0].runs[0].measures.items() if of.looks_ahead]
-    environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        table=markdown_grid, trials=trials, total=sum(len(trial.runs) for trial in trials), ahead=ahead,
+    return filled(
+        TEMPLATE, trials=trials, total=sum(len(trial.runs) for trial in trials), ahead=ahead,
         targets={target: _of_target(trials, target, symbols) for target in TARGETS}, header=_header(trials),
         survivors=survivors(trials), titles=TITLES, counts=_counts(trials), stopping=_stopping(trials), better=_better(trials),
         alarms=_alarms(health), faulty=_faulty(health),
@@ -168,24 +164,17 @@ def survivors(trials: Sequence[Trial]) -> list[list[str]]:
     """The measures that say something of a target beyond loss and its slope on every data set, in the same direction: what
     is left of tau, the same with p on the second draw of configurations alone, and with learning rate and accuracy taken off, too."""
     kept = []
-    for target in TARGETS:
-        for (of, key), row in trials[0].predictions.items():
-            rows = [trial.predictions.get((of, key)) for trial in trials]
-            if (
-                of != target
-                or row.baseline
-                or key == RATE
-                or not all(each and each.conditional_corrected <= LEVEL for each in rows)
-            ):
-                continue
-            signs = {math.copysign(1, each.conditional) for each in rows if each}
-            if len(signs) == 1:
-                cells = [TITLES[target], row.symbol]
-                for trial, each in zip(trials, rows, strict=True):
-                    assert each
-                    again, beyond = trial.confirming[of, key], trial.beyond_all[of, key]
-                    cells += [_signed(each.conditional), _with_p(again), _with_p(beyond)]
-                kept.append(cells)
+    for (target, key), row in trials[0].predictions.items():
+        rows = [trial.predictions.get((target, key)) for trial in trials]
+        rejected = [other for other in rows if other and other.conditional_corrected <= LEVEL]
+        if row.baseline or key == RATE or len(rejected) < len(trials):
+            continue
+        if len({math.copysign(1, other.conditional) for other in rejected}) == 1:
+            cells = [TITLES[target], row.symbol]
+            for trial, other in zip(trials, rejected, strict=True):
+                again, beyond = trial.confirming[target, key], trial.beyond_all[target, key]
+                cells += [_signed(other.conditional), _with_p(again), _with_p(beyond)]
+            kept.append(cells)
     return kept
 
 

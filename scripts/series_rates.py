@@ -256,8 +256,7 @@ def measure(
     """Print both tables."""
     wrong: Counter[str] = Counter()
     for name, _, trained in runs:
-        result = check(healthy(trained), folder, share)
-        found = alarms(result)
+        found = alarms(check(healthy(trained), folder, share))
         wrong[name] += bool(found)
         if found and verbose:
             print("  false:", name, [(f.kind.value, f.checkpoints, dict(f.evidence)) for f in found])

@@ -136,9 +136,11 @@ class Comparison:
     differences: tuple[Difference, ...] = ()
 
     @classmethod
-    def of(cls, runs: Sequence[Run], by: Sequence[str] = (), seed: int = 0) -> "Comparison":
+    def of(
+        cls, runs: Sequence[Run], by: Sequence[str] = (), seed: int = 0, taxonomy: Taxonomy | None = None
+    ) -> "Comparison":
         """Of runs whose scores are in one unit; see `tabulate`, `grouped`, `differences`."""
-        rows = tabulate(runs)
+        rows = tabulate(runs, taxonomy)
         if not by:
             return cls(tuple(rows))
         names = group_names(runs, by)

@@ -66,7 +66,7 @@ def command(
         raise UsageError("--measures needs --stopping.")
     mapping = dict(map(_mapping, columns))
     require_metrics(metrics)
-    from posthoc.analysis.compare import differences, group_names, grouped, tabulate
+    from posthoc.analysis.compare import Comparison, group_names
     from posthoc.analysis.records import plain
     from posthoc.analysis.runs import in_one_unit, load_csv, load_runs
     from posthoc.analysis.sensitivity import sensitivity as vary
@@ -75,10 +75,10 @@ def command(
     from posthoc.report.words import compared
 
     runs = in_one_unit(load_csv(metrics, mapping) if from_csv else load_runs(metrics))
-    rows = tabulate(runs, Taxonomy(taxonomy))
-    names = group_names(runs, [field.strip() for field in by.split(",")]) if by else []
-    groups = grouped(rows, names) if by else []
-    gaps = differences(rows, names, seed) if by else []
+    fields = [field.strip() for field in by.split(",")] if by else []
+    comparison = Comparison.of(runs, fields, seed, Taxonomy(taxonomy))
+    rows, groups, gaps = comparison.rows, comparison.groups, comparison.differences
+    names = group_names(runs, fields) if by else []
     scores, unjudged = _scored(runs, measures) if stopping else ({}, [])
     if form in ("csv", "json"):  # which have no room for notes
         for note in unjudged:

@@ -109,10 +109,9 @@ def command(
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)
         metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, [*measures.split(","), *own])
     asked = {name.strip() for name in measures.split(",")} | {measure.key for measure in own}
-    asked -= {"default", "all", *metrics.measures}
-    if asked:
-        echo(f"not measured, for {activations} lacks what they take: {', '.join(sorted(asked))}", err=True)
-    if "all" in {name.strip() for name in measures.split(",")}:
+    if lacking := asked - {"default", "all", *metrics.measures}:
+        echo(f"not measured, for {activations} lacks what they take: {', '.join(sorted(lacking))}", err=True)
+    if "all" in asked:
         untold = [key for key, measured in metrics.measures.items() if not (measured.listed or measured.headline)]
         echo(f"also in {output}, in a table where --measures names them: {', '.join(untold)}", err=True)
     metrics.save(output)

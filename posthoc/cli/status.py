@@ -43,7 +43,7 @@ def show_status(status: "Status") -> None:
     states = Counter(task.state for task in status.tasks)
     runs = len(status.runs)
     done = sum(run.measured for run in status.runs)
-    replayed, count = (sum(getattr(run, name) for run in status.runs) for name in ("replayed", "count"))
+    replayed, count = sum(run.replayed for run in status.runs), sum(run.count for run in status.runs)
     told = [f"{states[state]} {state}" for state in STATES if states[state]]
     echo(
         f"{done} of {runs} runs measured, {replayed} of {count} checkpoints replayed; tasks: {', '.join(told) or 'none left'}"
