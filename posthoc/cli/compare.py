@@ -67,7 +67,6 @@ def command(
     mapping = dict(map(_mapping, columns))
     require_metrics(metrics)
     from posthoc.analysis.compare import Comparison, group_names
-    from posthoc.analysis.records import plain
     from posthoc.analysis.runs import in_one_unit, load_csv, load_runs
     from posthoc.analysis.sensitivity import sensitivity as vary
     from posthoc.analysis.taxonomy import Taxonomy
@@ -94,7 +93,7 @@ def command(
             "prediction": foretold,
         }
         content = {"runs": list(map(_plain, rows)), **{name: some for name, some in lists.items() if some}}
-        print_json(plain(content))
+        print_json(content)
         return
     symbols = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items()}
     printed = [tables.runs(rows)]

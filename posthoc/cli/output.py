@@ -140,8 +140,10 @@ def notes(lines: Sequence[tuple[str, str]], err: bool = False) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print JSON, in which what is foreign is escaped and no number is NaN."""
-    write(json.dumps(content, indent=1, default=str) + "\n")
+    """Print JSON, in which what is foreign is escaped; numbers that are not finite, which it does not have, are null."""
+    from posthoc.analysis.records import plain
+
+    write(json.dumps(plain(content), indent=1, default=str, allow_nan=False) + "\n")
 
 
 def print_tables(tables: Sequence[Table], form: str | None = None, columns: str | None = None) -> None:
@@ -223,11 +225,8 @@ def recorded_title(name: str) -> str:
 
 
 def as_records(table: Table) -> list[dict[str, Any]]:
-    """The rows of a table of one name a column, as objects; what is undefined is None."""
-    return [
-        {column.names[0]: None if value != value else value for column, value in zip(table.columns, row, strict=True)}
-        for row in table.rows
-    ]
+    """The rows of a table of one name a column, as objects."""
+    return [{column.names[0]: value for column, value in zip(table.columns, row, strict=True)} for row in table.rows]
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_what_lacks_data_says_which(tmp_path):
     assert {key: run.measures[key].aside for key in KEYS if run.measures[key].aside} == dict.fromkeys(
         ["margin", "difficulty", "calibration_error", "kl_previous"], Aside.NEEDS_LOGITS
     )
-    assert (str(Aside.NEEDS_LOGITS), "margin, EL2N, ECE, KL") in tables.summary(run)
+    assert ("not measured", f"margin, EL2N, ECE, KL: {Aside.NEEDS_LOGITS}") in tables.summary(run)
     assert "margin" not in run.flat()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import noise
 import pytest
+import torch
 from click.testing import CliRunner
 
 from posthoc.analysis.records import load_metrics
@@ -141,3 +142,13 @@ def test_inspect_and_a_plan_as_json(run_folder, probe_file):
     plan = run("extract", run_folder, "--probe", f"npz:{probe_file}", "--dry-run", "--json").stdout
     assert json.loads(plan)["kind"] == "extraction"
     assert len(json.loads(plan)["checkpoints"]) == 5
+
+
+def test_what_is_not_finite_is_null_in_json(tmp_path):
+    for epoch, loss in enumerate((1.5, float("inf"), float("nan"))):
+        torch.save(
+            {"state_dict": torch.nn.Linear(2, 2).state_dict(), "epoch": epoch, "loss": loss}, tmp_path / f"{epoch}.pt"
+        )
+    printed = run("inspect", tmp_path, "--json").stdout
+    rows = json.loads(printed, parse_constant=pytest.fail)["checkpoints"]
+    assert [row["loss"] for row in rows] == [1.5, None, None]
