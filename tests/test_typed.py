@@ -192,6 +192,11 @@ def test_a_damaged_audit_is_refused_in_a_sentence(tmp_path):
     file.write_text(json.dumps(spoilt("audit.json", "controls", 2, "measures", "integration", value=None)))
     with pytest.raises(PosthocError, match=r"damaged \(controls\[2\]\.measures\.integration is null, not an object"):
         load_audit(file)
+    content = json.loads((V1 / "audit.json").read_text())
+    content["controls"][2]["measures"]["else"] = content["controls"][2]["measures"].pop("integration")
+    file.write_text(json.dumps(content))
+    with pytest.raises(PosthocError, match=r"audit.json is damaged \(control .* lacks integration\); write it again"):
+        load_audit(file)
     with pytest.raises(PosthocError, match="is not a metrics file"):
         load_metrics(file)
     with pytest.raises(PosthocError, match="is an activations file; run posthoc metrics"):

@@ -11,7 +11,9 @@ import numpy as np
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Aside, plain
+from posthoc.errors import PosthocError
 from posthoc.files import write_json
+from posthoc.shown import shown
 from posthoc.typed import Shape, read_typed
 
 FORMAT = "posthoc-audit"
@@ -192,6 +194,10 @@ def load_audit(path: str | PathLike[str]) -> Audit:
     """Read an audit.json of any version. Raises PosthocError where it is absent, damaged or not one."""
     result: Audit
     result, _ = read_typed(path, Audit, FORMAT, FORMAT_VERSION, "an audit", "posthoc audit", {1: _upgraded})
+    for control in result.controls:
+        if missing := sorted(result.measures.keys() - control.measures.keys()):
+            lacking = f"control {shown(control.name)} lacks {shown(', '.join(missing))}"
+            raise PosthocError(f"{path} is damaged ({lacking}); write it again with `posthoc audit`.")
     return result
 
 
