@@ -21,6 +21,7 @@ from posthoc.files import read_json, refuse_existing, replacing
 from posthoc.folders import LOCK, files_of, open_folder, open_lock, read_lock, remove, sign_lock
 from posthoc.locks import hold
 from posthoc.recording import MOST_CONTROLS, Identity, Recording
+from posthoc.shown import listed
 from posthoc.store import Skipped
 from posthoc.typed import MisfitError, Range, typed
 
@@ -209,7 +210,7 @@ class Parts:
         unseen = [entry for entry in before if entry.part not in seen]
         if undone := [entry.path for entry in unseen if not self.settled(entry)]:
             raise PosthocError(
-                f"{self.folder} is of other checkpoints than this shard has, {_listed(undone)} too; give all shards the same, "
+                f"{self.folder} is of other checkpoints than this shard has, {listed(undone)} too; give all shards the same, "
                 f"or remove that folder to start anew."
             )
         return sorted([*entries, *unseen], key=lambda entry: (entry.epoch, entry.step)) if unseen else entries
@@ -324,7 +325,7 @@ class Parts:
         controls = f" and {plan.untrained} untrained networks" if plan.untrained else ""
         return (
             f"{self.folder} lacks {len(missing)} of {len(plan.checkpoints)} checkpoints{controls} "
-            f"({_listed([item.path for item in missing])}); {advice}, then merge."
+            f"({listed([item.path for item in missing])}); {advice}, then merge."
         )
 
     def clear(self) -> None:
@@ -350,7 +351,7 @@ class Parts:
             others = sorted(set(os.listdir(folder)) - {LOCK})  # noqa: PTH208 - of this very folder
             remove(folder, self.folder, LOCK)
         if others:
-            warnings.warn(f"{self.folder} stays, for it holds what is not posthoc's: {_listed(others)}.", stacklevel=2)
+            warnings.warn(f"{self.folder} stays, for it holds what is not posthoc's: {listed(others)}.", stacklevel=2)
         else:
             with contextlib.suppress(OSError):  # another process is about to begin there
                 self.folder.rmdir()
@@ -364,10 +365,6 @@ def merge(output: Path, force: bool = False) -> list[Skipped]:
         raise PosthocError(f"{parts.folder} does not exist; run posthoc extract --shard first.")
     with parts.held():
         return parts.merge()
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _short(value: Any) -> str:

@@ -1,5 +1,20 @@
 """How text that came from elsewhere (a file's name, a tensor's, a library's error) is shown to a person."""
 
+from collections.abc import Sequence
+
+LISTED = 4
+"""So many names are given before "and N more"."""
+
+
+def listed(names: Sequence[str], most: int = LISTED) -> str:
+    """Names, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d", "e", "f"])
+    'a, b, c, d and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
 
 def shown(text: object, lines: bool = False) -> str:
     r"""`text` as a string that any terminal or log shows as what it is: nothing is hidden, nothing acts.

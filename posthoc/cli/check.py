@@ -16,6 +16,7 @@ from posthoc.cli.exits import echo
 from posthoc.cli.output import json_option, notes, order_options, print_json, print_table, progress_on_stderr
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.meant import refuse_folder
+from posthoc.shown import listed
 
 if TYPE_CHECKING:
     from posthoc.replay.series.remote import Mirror
@@ -128,8 +129,6 @@ def _located(result: "Result", mirror: "Mirror | None") -> "Result":
         return result
     notes = [mirror.shown(note) for note in result.run.notes]
     if mirror.apart:
-        from posthoc.replay.series.words import listed
-
         notes.append(f"pickles are not read from elsewhere: {listed(mirror.apart)}")
     notes.append(f"{mirror.read / 1e6:.3g} MB were fetched")
     return replace(result, run=replace(result.run, notes=tuple(notes)), place=mirror.shown(result.place))
@@ -149,7 +148,7 @@ def _places(checkpoints: Sequence[Path]) -> list[Path | list[Path]]:
 def _compare(first: Path, second: Path, as_json: bool, mirrors: "Sequence[Mirror]", **options: Any) -> None:
     """Print what the second series is to the first."""
     from posthoc.replay.series.against import compare_series
-    from posthoc.replay.series.words import RELATIONS, listed
+    from posthoc.replay.series.words import RELATIONS
 
     result = compare_series(first, second, **options)
     if as_json:
@@ -167,7 +166,7 @@ def _compare(first: Path, second: Path, as_json: bool, mirrors: "Sequence[Mirror
 
 def show_check(result: "Result") -> None:
     """The verdict, and a row for every finding, the worst first."""
-    from posthoc.replay.series.words import count, listed, read_part, sentence, untold, verdict, when
+    from posthoc.replay.series.words import count, read_part, sentence, untold, verdict, when
 
     run, series = result.run, result.series
     lines = [

@@ -30,6 +30,7 @@ from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
 from posthoc.replay.transformers import skeleton
 from posthoc.replay.usercode import Factory, ModelCode
+from posthoc.shown import listed
 
 CONFIGURED = ("transformers", "diffusers")
 """Libraries whose networks a config.json describes."""
@@ -79,8 +80,7 @@ class Model:
         if self.note:
             parts.append(self.note)
         if self.left_out:
-            more = f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
-            parts.append(f"without {self.left_out[0]}{more}, which are no part of it")
+            parts.append(f"without {listed(self.left_out, 1)}, which are no part of it")
         return f"{self.name} ({'; '.join(parts)})"
 
 

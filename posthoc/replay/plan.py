@@ -43,6 +43,7 @@ from posthoc.replay.spectra import MOST, is_matrix, is_small
 from posthoc.replay.trial import Trial, Wishes, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
 from posthoc.replay.weights import Pick
+from posthoc.shown import listed
 
 if TYPE_CHECKING:
     from posthoc.replay.request import ProbeLike
@@ -356,8 +357,7 @@ def aside(run: Run) -> list[tuple[str, str]]:
         by_reason.setdefault(reason, []).append(name)
     texts = []
     for reason, names in by_reason.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        texts.append(f"{', '.join(names[:NAMED])}{more} ({reason})")
+        texts.append(f"{listed(names, NAMED)} ({reason})")
     if len(texts) > NAMED:
         texts[NAMED:] = [f"and {len(rows) - sum(len(names) for names in list(by_reason.values())[:NAMED])} more"]
     return [("set apart", ", ".join(texts))] if texts else []

@@ -3,7 +3,7 @@
 Always with the weights of the run's first checkpoint, so that every shard of a run comes to the same answers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
 from posthoc.replay.recognition import first_convolution
 from posthoc.replay.scores import NONE, name_of
+from posthoc.shown import listed
 
 if TYPE_CHECKING:
     from posthoc.replay.plan import Extraction
@@ -289,7 +290,7 @@ def _agreeing(passes: Passes, base: str, wanted: str, first: Values) -> tuple[st
 def _modes(module: nn.Module) -> list[tuple[str, str]]:
     """Layers that a forward pass left, or runs, in training mode."""
     layers = [f"{name} ({type(part).__name__})" for name, part in module.named_modules() if _in_training(part)]
-    return [("training mode", f"{_listed(layers)}: run as in training")] if layers else []
+    return [("training mode", f"{listed(layers)}: run as in training")] if layers else []
 
 
 def _in_training(part: nn.Module) -> bool:
@@ -310,10 +311,10 @@ def _unsteady(passes: Passes, layout: str, first: Values) -> list[tuple[str, str
             passes.run(layout, fresh=False)
         calls = [*heard.calls] + [name for name in first.drawn if name != "torch" or not heard.calls]
         remarks.append((
-            "random numbers", f"drawn by {_listed(calls)}; set anew for every batch, so that a rerun gives the same"
+            "random numbers", f"drawn by {listed(calls)}; set anew for every batch, so that a rerun gives the same"
         ))  # fmt: skip
     if steady and not _equal(first, carried):
-        remarks.append(("state", f"kept from batch to batch ({_listed(kept)}); put back before each checkpoint"))
+        remarks.append(("state", f"kept from batch to batch ({listed(kept)}); put back before each checkpoint"))
     if not steady:
         distance, where = _distance(first, repeated)
         remarks.append((
@@ -338,10 +339,6 @@ def _mixing(passes: Passes, layout: str, first: Values) -> list[tuple[str, str]]
     if distance <= 100 * AGREEMENT:
         return []
     return [("batches", f"what a sample gives depends on the others in its batch ({where}); keep --batch-size")]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _equal(values: Values, other: Values) -> bool:

@@ -1,14 +1,12 @@
 """What findings say to a person: the one place where there are words for them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from posthoc.replay.fitting import FEWEST
 from posthoc.replay.series.against import Relation
 from posthoc.replay.series.records import Finding, Kind, Severity, Untold
 from posthoc.replay.series.result import Result
-
-LISTED = 4
-"""So many names are given before "and N more"."""
+from posthoc.shown import listed
 
 
 def verdict(result: Result) -> str:
@@ -40,12 +38,6 @@ def when(finding: Finding, result: Result) -> str:
     if len(rows) > 3 and list(rows) == list(range(rows[0], rows[-1] + 1)):
         return f"{labels[0]} to {labels[-1]}"
     return listed(labels, 6)
-
-
-def listed(names: Sequence[str], most: int = LISTED) -> str:
-    """Names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def count(number: float, noun: str) -> str:
