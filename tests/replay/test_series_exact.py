@@ -196,6 +196,31 @@ def test_numbers_that_are_not_finite_or_all_zero(tmp_path):
     assert np.isfinite(result.series.step[1:, result.series.tensors.index("0.weight")]).all()
 
 
+def test_a_run_that_diverges_is_not_finite_and_nothing_else(tmp_path):
+    states = walk(12)
+    for name in ("0.weight", "2.weight", "2.bias"):
+        states[8][name] = 30 * torch.randn_like(states[8][name])  # blown up, before anything is NaN
+    for state in states[9:]:
+        for tensor in state.values():
+            if tensor.is_floating_point():
+                tensor.fill_(float("nan"))
+    result = check(write(tmp_path / "run", states, range(12)))
+    assert [(finding.kind, finding.checkpoints) for finding in result.findings] == [(Kind.NOT_FINITE, (9, 10, 11))]
+
+
+def test_a_mask_that_is_not_finite_hides_nothing(tmp_path):
+    states = walk(12)
+    for state in states:
+        state["mask"] = torch.full((4, 4), -torch.inf).triu(1)
+    states[4], states[5] = states[5], states[4]
+    states[7]["1.running_var"][:3] = torch.inf
+    result = check(write(tmp_path / "run", states, range(12)))
+    assert only(result, Kind.SWAPPED).checkpoints == (5, 4)
+    assert [f.checkpoints for f in result.findings if f.severity is Severity.ERROR and f.kind is Kind.NOT_FINITE] == [
+        (7,)
+    ]
+
+
 def test_tensors_shapes_and_types_that_change(tmp_path):
     states = walk(8)
     del states[2]["2.bias"]

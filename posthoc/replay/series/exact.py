@@ -49,10 +49,23 @@ def weights_of(series: Statistics) -> NDArray[np.bool_]:
     ], bool)  # fmt: skip
 
 
+def masks(series: Statistics) -> NDArray[np.bool_]:
+    """Which tensors [T] are not finite in any checkpoint and never change, as the masks of attention."""
+    bad = (series.nan + series.infinite) > 0
+    return np.asarray(bad.all(0) & np.all(series.digest == series.digest[0], axis=0))
+
+
+def broken(series: Statistics) -> NDArray[np.bool_]:
+    """Which checkpoints [E] hold what is not finite, masks apart: nothing can be said of where they belong."""
+    return np.asarray(((series.nan + series.infinite) > 0)[:, ~masks(series)].any(1))
+
+
 def equal_checkpoints(series: Statistics) -> Iterator[Finding]:
-    """Checkpoints of different steps with the same weights; of the first two, as after a warm-up from nothing, a note."""
-    digest = series.digest[:, weights_of(series)]
-    for rows in _classes([row.tobytes() for row in digest]):
+    """Checkpoints of different steps with the same weights; of the first two, as after a warm-up from nothing, a note.
+
+    Those that are not finite are left out: training does not change what has become NaN.
+    """
+    for rows in _classes(_digests(series)):
         together = list(rows) == list(range(rows[0], rows[-1] + 1))
         start = together and rows == (0, 1)
         severity = Severity.NOTE if start else Severity.WARNING if together else Severity.ERROR
@@ -61,8 +74,8 @@ def equal_checkpoints(series: Statistics) -> Iterator[Finding]:
 
 def equal_tensors(series: Statistics) -> Iterator[Finding]:
     """Tensors that are what they were at another step, though they changed in between, as those of another's shard are."""
-    digest, weights = series.digest, weights_of(series)
-    whole = {frozenset(rows) for rows in _classes([row.tobytes() for row in digest[:, weights]])}
+    digest, weights = np.where(broken(series)[:, None], np.uint64(0), series.digest), weights_of(series)
+    whole = {frozenset(rows) for rows in _classes(_digests(series))}
     shared: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for t in map(int, np.flatnonzero(weights & (series.sizes >= TELLING))):
         column = digest[:, t]
@@ -77,6 +90,12 @@ def equal_tensors(series: Statistics) -> Iterator[Finding]:
         severity = Severity.ERROR if len(consecutive(rows)) > 1 else Severity.WARNING
         names = tuple(series.tensors[t] for t in columns)
         yield Finding(Kind.PARTLY_EQUAL, severity, rows, names, {"tensors": len(columns), "share": numbers})
+
+
+def _digests(series: Statistics) -> list[object]:
+    """Of all weights of each checkpoint; of those that are not finite a number of its own."""
+    ill = broken(series)
+    return [row if ill[row] else of.tobytes() for row, of in enumerate(series.digest[:, weights_of(series)])]
 
 
 def _constant(series: Statistics, t: int, row: int) -> bool:
@@ -239,7 +258,7 @@ def rounded(series: Statistics) -> Iterator[Finding]:
 def not_finite(series: Statistics) -> Iterator[Finding]:
     """Checkpoints with NaN or infinity; what is so in all of them and never changes (a mask) is a note."""
     bad = (series.nan + series.infinite) > 0
-    always = bad.all(0) & np.all(series.digest == series.digest[0], axis=0)
+    always = masks(series)
     for columns, severity in ((always, Severity.NOTE), (~always, Severity.ERROR)):
         where = bad & columns
         rows = tuple(int(row) for row in np.flatnonzero(where.any(1)))

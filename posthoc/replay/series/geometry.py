@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.weights import MOST_GROUPS, group_of
-from posthoc.replay.series.exact import weights_of
+from posthoc.replay.series.exact import broken, masks, weights_of
 from posthoc.replay.series.reading import Statistics
 
 RUNNING = ("running_mean", "running_var")
 """Statistics of the last batches, which are no weights."""
+BLOWN_UP = 3.0
+"""Norms of so many times the median before are of a training that diverges, if what is not finite follows."""
 LARGE = 256
 """A matrix of fewer numbers says little of whether two networks are related."""
 Distances = NDArray[np.float64]
@@ -57,10 +59,10 @@ def distances_of(products: NDArray[np.float64]) -> Distances:
 def compare(series: Statistics, without: Collection[int] = ()) -> Geometry:
     """The geometry of all checkpoints with the usual tensors, finite, but for some rows."""
     columns = _columns(series)
+    ill = _diverged(series, columns)
     rows = tuple(
         row for row in range(len(series.checkpoints))
-        if row not in without and all(np.isfinite(series.sample[t][row]).all() for t in columns)
-        and not (series.nan[row] + series.infinite[row])[columns].any()
+        if row not in without and not ill[row] and all(np.isfinite(series.sample[t][row]).all() for t in columns)
     )  # fmt: skip
     total, cosines = np.zeros((len(rows), len(rows))), []
     by_group: dict[str, NDArray[np.float64]] = {}
@@ -91,11 +93,20 @@ def compare(series: Statistics, without: Collection[int] = ()) -> Geometry:
     return Geometry(rows, total, groups, tensors, dict(numbers), related, norms, series.sizes[columns])
 
 
+def _diverged(series: Statistics, columns: Sequence[int]) -> NDArray[np.bool_]:
+    """Which checkpoints [E] are not finite, or before such and already of far larger norm than those before them."""
+    ill = broken(series)
+    norms = np.sqrt(series.squares[:, columns].sum(1))
+    for row in range(len(ill) - 2, 0, -1):
+        ill[row] |= ill[row + 1] and norms[row] > BLOWN_UP * np.median(norms[:row])
+    return ill
+
+
 def _columns(series: Statistics) -> list[int]:
-    """The weights that most checkpoints have, in the shape that most have."""
+    """The weights that most checkpoints have, in the shape that most have, masks apart."""
     shapes = [[about[name].shape if name in about else None for about in series.described] for name in series.tensors]
     result = []
-    for t in np.flatnonzero(weights_of(series)):
+    for t in np.flatnonzero(weights_of(series) & ~masks(series)):
         usual = max(set(shapes[t]), key=shapes[t].count)
         common = 2 * shapes[t].count(usual) > len(shapes[t]) and usual is not None
         if common and not series.tensors[t].endswith(RUNNING):
