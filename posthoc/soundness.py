@@ -46,6 +46,8 @@ class SoundFile:
         self._raw = raw
         self._size = os.fstat(raw.fileno()).st_size
         self._stored = 0
+        self._groups: dict[str, h5py.h5g.GroupID] = {"": h5py.h5g.open(file.id, b"/")}
+        """Those that were opened, by their places."""
         if file.userblock_size:
             raise UnsoundError("something else stands before it")
 
@@ -85,22 +87,14 @@ class SoundFile:
 
     def has(self, place: str) -> bool:
         """Whether something has that name."""
-        group = h5py.h5g.open(self._file.id, b"/")
-        *folders, name = place.split("/")
-        for folder in folders:
-            if not _exists(group, folder):
-                return False
-            group = self._group(group, folder, place)
-        return _exists(group, name)
+        folder, _, name = place.rpartition("/")
+        return (not folder or folder in self._groups or self.has(folder)) and _exists(self._group(folder, place), name)
 
     def names(self, place: str) -> list[str]:
         """What is in a group; nothing where there is none."""
         if not self.has(place):
             return []
-        group = h5py.h5g.open(self._file.id, b"/")
-        for name in place.split("/"):
-            group = self._group(group, name, place)
-        return [key.decode("utf-8", "surrogateescape") for key in group]
+        return [key.decode("utf-8", "surrogateescape") for key in self._group(place, place)]
 
     def numbers(self, place: str, kind: str, length: int | None = None, least: float = -math.inf) -> NDArray[Any]:
         """A column of whole numbers (kind `i`) or others (`f`), none of them below `least`."""
@@ -146,11 +140,8 @@ class SoundFile:
         self, place: str, kind: str, rank: int, length: int | None, more: int = 0, other: str | None = None
     ) -> h5py.h5d.DatasetID:
         """kind: `i`, `f` or `O` (texts), or the exact type of an array in blocks, or `other`."""
-        group = h5py.h5g.open(self._file.id, b"/")
-        *folders, name = place.split("/")
-        for folder in folders:
-            group = self._group(group, folder, place)
-        dataset = _open(group, name, place)
+        folder, _, name = place.rpartition("/")
+        dataset = _open(self._group(folder, place), name, place)
         if not isinstance(dataset, h5py.h5d.DatasetID):
             raise UnsoundError(f"/{place} is no dataset")
         properties, dtype = dataset.get_create_plist(), dataset.dtype
@@ -173,11 +164,15 @@ class SoundFile:
         self._stored += stored
         return dataset
 
-    def _group(self, group: h5py.h5g.GroupID, name: str, place: str) -> h5py.h5g.GroupID:
-        inner = _open(group, name, place)
-        if not isinstance(inner, h5py.h5g.GroupID):
-            raise UnsoundError(f"{name} in /{place} is no group")
-        return inner
+    def _group(self, folder: str, place: str) -> h5py.h5g.GroupID:
+        """The group at `folder`, in which `place` is looked for."""
+        if folder not in self._groups:
+            above, _, name = folder.rpartition("/")
+            inner = _open(self._group(above, place), name, place)
+            if not isinstance(inner, h5py.h5g.GroupID):
+                raise UnsoundError(f"{name} in /{place} is no group")
+            self._groups[folder] = inner
+        return self._groups[folder]
 
     def _claim(self, place: str, claimed: int, most: int) -> None:
         if claimed > most:

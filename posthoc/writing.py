@@ -127,10 +127,12 @@ def merge(
     named: set[tuple[str, str]] = set()
     provenances: list[Provenance] = []
     laid_out: list[dict[str, Block]] = []
+    rows: list[tuple[Frame, dict[str, int]]] = []
     size = sum(part.stat().st_size for part in [*parts, *(part for _, part in untrained)])
     for part in parts:
         with Activations(part) as source:
-            named |= set(_named(_first_frame(source)))
+            rows.append((_first_frame(source), {layer: int(n[0]) for layer, n in source.nonfinite.items()}))
+            named |= set(_named(rows[-1][0]))
             provenances += source.provenances
             labels = source.labels if source.labelled else None
             layout = Layout(
@@ -150,11 +152,12 @@ def merge(
         layout = replace(layout, weights={})
     with _created(path, size) as file:
         _lay_out(file, layout, len(parts), named, blocks)
-        for row, part in enumerate(parts):
-            with Activations(part) as source:
-                _fill(file, row, _first_frame(source), {layer: int(n[0]) for layer, n in source.nonfinite.items()})
-                for place in blocks:
-                    _copy(source.blocks[place], file[place], row)
+        targets = {place: file[place] for place in blocks}
+        for row, (part, (frame, nonfinite)) in enumerate(zip(parts, rows, strict=True)):
+            _fill(file, row, frame, nonfinite)
+            with h5py.File(part, "r", locking=False) as source:  # found sound above
+                for place, target in targets.items():
+                    _copy(source[place], target, row)
         _write_untrained(file, layout, blocks, untrained)
         _write_provenances(file, provenances)
         if skipped:
@@ -386,26 +389,26 @@ def _name_dimensions(file: h5py.File, layout: Layout, blocks: Mapping[str, Block
             known |= {f"octave.position_{name}.{layer}": octaves(T) for name in ("mean", "var")}
             known |= {f"other.covariance.{layer}": channels}
     meanings = {"checkpoint": "row of each checkpoint", "sample": "position of each sample in its data set"}
+    scales: dict[str, h5py.Dataset] = {place: file[place] for place in ("weights/tensor", "epoch") if place in file}
     taken: Counter[str] = Counter()
 
-    def attach(dataset: h5py.Dataset, axis: int, scale: h5py.Dataset) -> None:
-        if taken[scale.name] < MOST_ATTACHED:
-            dataset.dims[axis].attach_scale(scale)
-            taken[scale.name] += 1
+    def attach(dataset: h5py.Dataset, axis: int, name: str) -> None:
+        if taken[name] < MOST_ATTACHED:
+            h5py.h5ds.attach_scale(dataset.id, scales[name].id, axis)
+            taken[name] += 1
 
     for place, block in blocks.items():
         dataset = _create(file, place, block, length)
         group = place.split("/")[0]
-        names = ("checkpoint", *block.stored.dimensions)
-        for axis, (name, size) in enumerate(zip(names, dataset.shape, strict=True)):
-            if f"{group}/{name}" not in file:
-                scale = file.create_dataset(f"{group}/{name}", data=known.get(name, np.arange(size)))
-                _describe(scale, meanings.get(name, f"number of each {name.split('.')[0]}")).make_scale()
-            attach(dataset, axis, file[f"{group}/{name}"])
-    file["epoch"].make_scale()
+        for axis, (name, size) in enumerate(zip(("checkpoint", *block.stored.dimensions), dataset.shape, strict=True)):
+            if (here := f"{group}/{name}") not in scales:
+                scales[here] = file.create_dataset(here, data=known.get(name, np.arange(size)))
+                _describe(scales[here], meanings.get(name, f"number of each {name.split('.')[0]}")).make_scale()
+            attach(dataset, axis, here)
+    scales["epoch"].make_scale()
     scores = file["score"].values() if "score" in file else ()
     for column in (file["step"], file["probe/loss"], file["probe/accuracy"], *scores, *file["recorded"].values()):
-        attach(column, 0, file["epoch"])
+        attach(column, 0, "epoch")
 
 
 def _describe(dataset: h5py.Dataset, meaning: str, units: str | None = None) -> h5py.Dataset:
