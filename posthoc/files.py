@@ -78,7 +78,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     except OSError as error:
         raise PosthocError(f"Cannot read {os.fspath(path)}: {error.strerror or error}.") from error
     except ValueError as error:  # a NUL, or what the file system cannot spell
-        raise PosthocError(f"Cannot read {os.fspath(path)}: this is no name of a file.") from error
+        raise PosthocError(f"Cannot read {os.fspath(path)}: this is no name of a file; give another.") from error
     raise PosthocError(f"{os.fspath(path)} is a {KINDS.get(stat.S_IFMT(mode), 'special file')}; give a file.")
 
 
@@ -95,13 +95,19 @@ def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES, by: str = "
     if content.startswith(HDF5):
         raise PosthocError(f"{os.fspath(path)} is an activations file; run posthoc metrics on it first.")
     if len(content) > limit:
-        raise PosthocError(f"{os.fspath(path)} is larger than the {limit / 1e6:.0f} MB that such a file may have.")
+        raise PosthocError(
+            f"{os.fspath(path)} is larger than the {limit / 1e6:.0f} MB that such a file may have; give another."
+        )
     try:
         return json.loads(content)
     except RecursionError as error:
-        raise PosthocError(f"{os.fspath(path)} is not what {by} wrote (it is nested too deep).") from error
+        raise PosthocError(
+            f"{os.fspath(path)} is not what {by} wrote (it is nested too deep); write it again."
+        ) from error
     except ValueError as error:
-        raise PosthocError(f"{os.fspath(path)} is not what {by} wrote (it is not valid JSON: {error}).") from error
+        raise PosthocError(
+            f"{os.fspath(path)} is not what {by} wrote (it is not valid JSON: {error}); write it again."
+        ) from error
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:

@@ -392,9 +392,13 @@ class Activations:
         before: str = "",
     ) -> NDArray[np.float32]:  # fmt: skip
         if signal not in self.signals:
-            raise PosthocError(f"{self.path} holds no signal {signal!r}, only {', '.join(self.signals)}.")
+            raise PosthocError(
+                f"{self.path} holds no signal {signal!r}, only {', '.join(self.signals)}; give one of these."
+            )
         if layer not in (None, *self.layers):
-            raise PosthocError(f"{self.path} holds no layer {layer!r}, only {', '.join(self.layers)}.")
+            raise PosthocError(
+                f"{self.path} holds no layer {layer!r}, only {', '.join(self.layers)}; give one of these."
+            )
         parts = [blocks[f"{before}signals/{signal}/{name}"] for name in (self.layers if layer is None else (layer,))]
         if len({part.shape[3:] for part in parts}) > 1:
             raise PosthocError(f"{self.path}: {signal} is not as long in all layers; read one layer at a time.")

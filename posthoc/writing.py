@@ -422,7 +422,9 @@ def _fill(file: h5py.File, row: int, frame: Frame, nonfinite: Mapping[str, int])
     """The columns' values of one checkpoint."""
     for name, place in (("epoch", frame.epoch), ("step", frame.step)):
         if place is not None and not 0 <= place < 2**63:
-            raise PosthocError(f"{frame.path}: {name} {place} is beyond what an activations file can hold.")
+            raise PosthocError(
+                f"{frame.path}: {name} {place} is beyond what an activations file can hold; leave it out."
+            )
         file[name][row] = -1 if place is None else place
     file["checkpoint/path"][row] = _bytes(frame.path)
     file["checkpoint/sha256"][row] = frame.sha256

@@ -32,7 +32,7 @@ def real_array(name: str, values: ArrayLike) -> NDArray[Any]:
             values = np.ma.asarray(values) if rows[0] is values else np.ma.stack(rows)
         array = np.asarray(values)
     except Exception as error:  # whatever an array class throws: ragged lists, tensors that need gradients
-        raise UsageError(f"{name} cannot be read as an array of numbers ({error}).") from error
+        raise UsageError(f"{name} cannot be read as an array of numbers ({error}); give rows of one length.") from error
     if np.ma.is_masked(values):
         raise UsageError(f"{name} has masked values; leave those series out, or fill the gaps.")
     if array.dtype.kind not in "buif":

@@ -132,13 +132,17 @@ def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> N
 def _refuse_other(activations: Activations, other: Activations, protocol: Protocol, axis: Axis) -> None:
     """Raise PosthocError where another recording is not of the same units and samples."""
     if axis.key != "image":
-        raise UsageError(f"Another recording is compared with on the image axis, not on the {axis.key} axis.")
+        raise UsageError(
+            f"Another recording is compared with on the image axis, not on the {axis.key} axis; leave it out."
+        )
     if protocol.signal not in other.signals or other.units != activations.units:
         raise PosthocError(
             f"{other.path} has not the channels of {activations.path}; extract it with the same --layers."
         )
     if not np.array_equal(other.labels, activations.labels):
-        raise PosthocError(f"{other.path} is of other samples than {activations.path}: their labels differ.")
+        raise PosthocError(
+            f"{other.path} is of other samples than {activations.path}: their labels differ; extract it over the same samples."
+        )
 
 
 def _table(measures: str | Iterable[str | Measure], axis: Axis) -> tuple[dict[str, Measure], set[str], bool]:
@@ -163,7 +167,7 @@ def _refuse_unanswered(keys: Collection[str], table: Mapping[str, Measure]) -> N
     able = [key for key, measure in MEASURES.items() if _base(measure).of_series or measure.of_checkpoint]
     if ahead := sorted(key for key in keys if table[key].of_checkpoint):
         raise UsageError(
-            f"{', '.join(ahead)}: undefined at the last checkpoint of this file, or of later checkpoints, of which it has none."
+            f"{', '.join(ahead)}: undefined at the last checkpoint of this file, or of later checkpoints, of which it has none; leave it out."
         )
     raise UsageError(
         f"{', '.join(sorted(keys))}: an audit changes what series and checkpoints hold, and has nothing to change of these; of "

@@ -48,7 +48,9 @@ def dfa(
     result = analyse(x, scales, Windows(order, fluctuation, overlap, two_sided))
     if calibrate:
         if overlap or two_sided:
-            raise UsageError("calibrate goes with windows that do not overlap, from one side.")
+            raise UsageError(
+                "calibrate goes with windows that do not overlap, from one side; leave overlap and both ends out."
+            )
         T = np.shape(x)[-1]
         known = calibration(T, tuple(result.scales.tolist()), order, fluctuation)
         low, high = known.interval(result.alpha)

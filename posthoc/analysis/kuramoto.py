@@ -155,7 +155,9 @@ def _analytic(x: ArrayLike, band: tuple[float, float] | None) -> tuple[FloatArra
         try:
             real = np.ascontiguousarray(scipy.signal.sosfiltfilt(sections, real, axis=1))
         except ValueError as error:
-            raise UsageError(f"Series of {x.shape[1]} points are too short to filter ({error}).") from error
+            raise UsageError(
+                f"Series of {x.shape[1]} points are too short to filter ({error}); give longer ones, or no band."
+            ) from error
     return real, hilbert(real) if len(real) else real, live
 
 

@@ -159,7 +159,9 @@ class _Table:
             )
         for run in runs:
             if not np.isfinite(run.gain).any():
-                raise UsageError(f"--predict: {run.name} has no accuracy or other score that could be predicted.")
+                raise UsageError(
+                    f"--predict: {run.name} has no accuracy or other score that could be predicted; leave that run out."
+                )
         common = sorted(set.intersection(*(set(run.when[1:-1]) for run in runs)))
         if len(common) < LEAST_EPOCHS:
             raise UsageError(

@@ -91,7 +91,7 @@ class Protocol:
             raise UsageError(f"The signal {self.signal} is one number per checkpoint and layer: use --axis epoch.")
         if self.signal == "fluctuation" and (self.axis, self.estimator) != ("token", "dfa"):
             raise UsageError(
-                "The signal fluctuation holds the sums behind DFA on the token axis: no other axis or estimator."
+                "The signal fluctuation holds the sums behind DFA on the token axis: give no other axis or estimator."
             )
         if self.span is not None and self.span < LEAST_POINTS:
             raise UsageError(f"span is {self.span}; an exponent needs at least {LEAST_POINTS} points in time.")

@@ -191,7 +191,9 @@ def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str
     values = {key: _numbers(path, rows, column) for key, column in columns.items()}
     epochs = values.pop("epoch")
     if not (np.abs(epochs) < 2**53).all():
-        raise PosthocError(f"{path}: an epoch has no number, or none that can be counted.")
+        raise PosthocError(
+            f"{path}: an epoch has no number, or none that can be counted; mend the column, or map another with --column epoch=NAME."
+        )
     return from_columns(name, _about(path), [int(epoch) for epoch in epochs], values)
 
 
@@ -230,20 +232,24 @@ def _numbers(path: Path, rows: Sequence[Mapping[str, str]], column: str) -> Floa
         try:
             values.append(float(text) if text else math.nan)
         except ValueError:
-            raise PosthocError(f"{path}, line {line}: {column} is {text!r}, not a number.") from None
+            raise PosthocError(
+                f"{path}, line {line}: {column} is {text!r}, not a number; mend it, or leave it empty."
+            ) from None
     return np.array(values)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
     with open_regular(path) as raw:
         if os.fstat(raw.fileno()).st_size > CSV_BYTES:
-            raise PosthocError(f"{path} is larger than the {CSV_BYTES / 1e6:.0f} MB that a table of epochs may have.")
+            raise PosthocError(
+                f"{path} is larger than the {CSV_BYTES / 1e6:.0f} MB that a table of epochs may have; give a row for each epoch."
+            )
         try:
             return list(csv.DictReader(io.TextIOWrapper(raw, "utf-8-sig", newline="")))
         except OSError as error:
             raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
         except (csv.Error, UnicodeDecodeError) as error:
-            raise PosthocError(f"{path} is not a CSV file ({error}).") from error
+            raise PosthocError(f"{path} is not a CSV file ({error}); save it as one, in UTF-8.") from error
 
 
 def in_percent(run: Run) -> bool:

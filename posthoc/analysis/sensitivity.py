@@ -38,7 +38,9 @@ def sensitivity(runs: Sequence[Run], groups: Sequence[str] = ()) -> list[Cell]:
     """
     for run in runs:
         if not np.isfinite(run.column("hurst")).any():
-            raise UsageError(f"{run.name} has no exponents (hurst), from which H_eff could be computed anew.")
+            raise UsageError(
+                f"{run.name} has no exponents (hurst), from which H_eff could be computed anew; leave that run out."
+            )
     return [_cell(runs, groups, *constants) for constants in itertools.product(H_OPT, SIGMA_H, W_H)]
 
 

@@ -63,7 +63,9 @@ def similarity(
             f"x of shape {a.shape} and y of shape {b.shape}: expected channels of the same {LEAST_IMAGES} or more images."
         )
     if same and len(a) != len(b):
-        raise UsageError(f"x of shape {a.shape} and y of shape {b.shape} cannot be the same channels.")
+        raise UsageError(
+            f"x of shape {a.shape} and y of shape {b.shape} cannot be the same channels; give both of one shape."
+        )
     for channels, total in ((a, of[0]), (b, of[1])):
         if total is not None and len(channels) < min(total, LEAST_CHANNELS):
             raise UsageError(f"{len(channels)} of {total} channels; {LEAST_CHANNELS} are needed to stand for a layer.")

@@ -243,7 +243,9 @@ def compare_rules(runs: Sequence[Run], more: Sequence[Rule] = ()) -> list[Score]
     symbols = {}
     for run in runs:
         if run.score is None:
-            raise UsageError(f"{run.name} has no accuracy or other score, by which stopping rules are judged.")
+            raise UsageError(
+                f"{run.name} has no accuracy or other score, by which stopping rules are judged; leave that run out."
+            )
         symbols[run.score.symbol] = run.name
     if len(symbols) > 1:
         several = ", ".join(f"{name} by {symbol}" for symbol, name in symbols.items())

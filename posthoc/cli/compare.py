@@ -128,7 +128,7 @@ def _scored(runs: "Sequence[Run]", measures: str | None) -> "tuple[dict[str, lis
             judged.setdefault(run.score.symbol, []).append(run)
     if not judged:
         raise UsageError(
-            "--stopping: none of the runs has an accuracy or other score, by which stopping rules are judged."
+            "--stopping: none of the runs has an accuracy or other score, by which stopping rules are judged; leave it out."
         )
     others = [run.name for run in runs if run.score is None]
     notes = [f"Without an accuracy or other score, and not judged: {', '.join(others)}."] if others else []
@@ -141,7 +141,7 @@ def _scored(runs: "Sequence[Run]", measures: str | None) -> "tuple[dict[str, lis
 def _mapping(text: str) -> tuple[str, str]:
     ours, equals, theirs = text.partition("=")
     if not equals:
-        raise UsageError(f"--column {text!r} is not OURS=THEIRS.")
+        raise UsageError(f"--column {text!r} is not OURS=THEIRS, such as integration=h.")
     return ours, theirs
 
 

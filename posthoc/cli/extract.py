@@ -230,7 +230,9 @@ def command(
 def _refuse_following(checkpoints: Sequence[Path], follow: bool, *, sharded: bool, until_epoch: int | None) -> None:
     """Raise UsageError where what is asked for does not go with following a run, or needs it."""
     if follow and sharded:
-        raise UsageError("--follow and --shard exclude each other: a shard of a growing run is not known.")
+        raise UsageError(
+            "--follow and --shard exclude each other: a shard of a growing run is not known; give one of them."
+        )
     if until_epoch is not None and not follow:
         raise UsageError("--until-epoch needs --follow.")
     if follow and len(checkpoints) > 1:

@@ -59,7 +59,9 @@ def command(path: Path, layers: bool, columns: str | None, as_json: bool, **opti
         _audit(path, as_json)
         return
     elif kind == "json":
-        raise PosthocError(f"{path} is not a metrics file, an audit or a checkpoint, but other JSON.")
+        raise PosthocError(
+            f"{path} is not a metrics file, an audit or a checkpoint, but other JSON; give one of these."
+        )
     else:
         holding = _checkpoints(path, layers, **options)
     if as_json:

@@ -183,7 +183,7 @@ def _builder(name: str, sources: "list[Source]", epoch: int | None) -> "Callable
             raise UsageError(f"The figure {name} compares runs; give more than one metrics file.")
         return partial(kind.build, Several(as_runs(sources)))
     if len(sources) > 1:
-        raise UsageError(f"The figure {name} is of one run, and these are {len(sources)}.")
+        raise UsageError(f"The figure {name} is of one run, and these are {len(sources)}; give one.")
     if kind.of is Of.RUN:
         return partial(kind.build, sources[0].metrics, epoch)
     audit = sources[0].audit

@@ -97,7 +97,7 @@ def command(
 
     scheduler_named(scheduler)  # which must be known before anything is done
     if minutes_per_task < 0 or (seconds_per_checkpoint or 0) < 0:
-        raise UsageError("--minutes-per-task and --seconds-per-checkpoint are 0 or more.")
+        raise UsageError("--minutes-per-task and --seconds-per-checkpoint are 0 or more; give such a number.")
     replayed = PlanOptions.__annotations__.keys() | {"probe"}
     Request(**{name: options[name] for name in replayed}).check_places(checkpoints, here=False)
     if not dry_run:

@@ -62,7 +62,9 @@ def submit(
     out = out.absolute()
     places = [str(Path.cwd()), str(out), *(text for name, folder in folders for text in (name, str(folder)))]
     if unfit := [text for text in (*places, *work.words, *work.measuring) if _has_control(text)]:
-        raise UsageError(f"{unfit[0]!r} has a line's end or another control character, which no batch script may hold.")
+        raise UsageError(
+            f"{unfit[0]!r} has a line's end or another control character, which no batch script may hold; rename it."
+        )
     misread = scheduler_named(work.scheduler).misread
     if any(set(misread) & set(text) for text in (str(out), *(name for name, _ in folders))):
         signs = " and ".join(misread)

@@ -30,7 +30,7 @@ def find_adapter(place: Path) -> Config | None:
         return None
     content = read_json(path, LARGEST, "PEFT")
     if not isinstance(content, dict) or not isinstance(content.get("peft_type"), str):
-        raise PosthocError(f"{path} names no peft_type.")
+        raise PosthocError(f"{path} names no peft_type; save the adapter again, with save_pretrained.")
     return Config(path, content)
 
 
@@ -78,9 +78,11 @@ def _wrapped(base: nn.Module, adapter: Config) -> Any:
     content, path = adapter.content, adapter.path
     kind = content["peft_type"]
     if kind not in {str(getattr(key, "value", key)) for key in peft.PEFT_TYPE_TO_CONFIG_MAPPING}:
-        raise PosthocError(f"{path}: peft {peft.__version__} has no peft_type {kind!r}.")
+        raise PosthocError(f"{path}: peft {peft.__version__} has no peft_type {kind!r}; install a version that has.")
     if content.get("megatron_config"):
-        raise PosthocError(f"{path} is an adapter of Megatron, whose module it names; it is not replayed.")
+        raise PosthocError(
+            f"{path} is an adapter of Megatron, whose module it names; it is not replayed: save the network with its adapter merged."
+        )
     config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)]
     known = {name: value for name, value in content.items() if name in config_class.__dataclass_fields__}
     try:
@@ -88,13 +90,15 @@ def _wrapped(base: nn.Module, adapter: Config) -> Any:
             warnings.simplefilter("ignore")
             config = config_class(**known | {"inference_mode": True, "base_model_name_or_path": None})
             if config.is_prompt_learning:
-                raise PosthocError(f"{path}: {kind} adds to the input, and not to layers; it is not replayed.")
+                raise PosthocError(
+                    f"{path}: {kind} adds to the input, and not to layers, which is not replayed; give adapters of layers, such as LORA."
+                )
             return peft.PeftModel(base.eval(), config, ADAPTER_NAME)
     except PosthocError:
         raise
     except Exception as error:  # whatever the library makes of such values and such a base
         raise PosthocError(
-            f"{path}: the adapter does not fit {type(base).__name__} ({error_line(error, whole=True)})."
+            f"{path}: the adapter does not fit {type(base).__name__} ({error_line(error, whole=True)}); give the base that it was trained on."
         ) from error
 
 
@@ -114,7 +118,9 @@ def _names(wrapped: Any, adapter: Config, shapes: Shapes) -> Names:
     }
     if any(kinds.values()):
         words = sentence({kind: names for kind, names in kinds.items() if names})
-        raise PosthocError(f"The adapter does not fit {type(wrapped.get_base_model()).__name__}: {words}.")
+        raise PosthocError(
+            f"The adapter does not fit {type(wrapped.get_base_model()).__name__}: {words}; give the base that it was trained on."
+        )
     inner = wrapped.get_base_model()
     kept = {name: tensor.clone() for name, tensor in inner.state_dict().items()}
     marks = marked(shapes)
@@ -124,5 +130,7 @@ def _names(wrapped: Any, adapter: Config, shapes: Shapes) -> Names:
     names, _ = find_marks(inner, marks)
     inner.load_state_dict(kept)
     if lost := set(shapes) - sources(names):
-        raise PosthocError(f"{adapter.path}: peft puts {min(lost)} nowhere in {type(inner).__name__}.")
+        raise PosthocError(
+            f"{adapter.path}: peft puts {min(lost)} nowhere in {type(inner).__name__}; save the network with its adapter merged."
+        )
     return names

@@ -56,7 +56,7 @@ def read_config(place: Path) -> Config:
     path = place / NAME if place.is_dir() else place
     content = read_json(path, LARGEST, "a library")
     if not isinstance(content, dict):
-        raise UsageError(f"{path} is no config of a network, but other JSON.")
+        raise UsageError(f"{path} is no config of a network, but other JSON; give the folder of one.")
     return Config(path, content)
 
 

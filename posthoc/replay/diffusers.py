@@ -26,12 +26,16 @@ def build_diffuser(config: Config, arguments: Mapping[str, Any], seed: int | Non
     name = config.content["_class_name"]
     network_class = getattr(diffusers, name) if name in dir(diffusers) else None
     if not isinstance(network_class, type) or not issubclass(network_class, diffusers.ModelMixin):
-        raise PosthocError(f"{config.path}: diffusers {diffusers.__version__} has no network {name!r}.")
+        raise PosthocError(
+            f"{config.path}: diffusers {diffusers.__version__} has no network {name!r}; install a version that has."
+        )
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[], enabled=seed is None):
             warnings.simplefilter("ignore")
             torch.manual_seed(seed or 0)
             network: nn.Module = network_class.from_config({**config.content, **arguments})
     except Exception as error:  # whatever the library makes of such values
-        raise PosthocError(f"{config.path}: {name} cannot be built ({error_line(error, whole=True)}).") from error
+        raise PosthocError(
+            f"{config.path}: {name} cannot be built ({error_line(error, whole=True)}); give the config that the weights were saved with."
+        ) from error
     return network.float().eval()

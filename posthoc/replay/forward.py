@@ -102,7 +102,7 @@ def guarded(name: str, module: nn.Module, batch: Mapping[str, Tensor], where: st
                 f"Out of memory at {where} ({error_line(error)}); pass a smaller --batch-size."
             ) from error
         raise PosthocError(
-            f"{where}: {name} fails {place_of(error, module)} on a batch of {sizes} ({error_line(error)})."
+            f"{where}: {name} fails {place_of(error, module)} on a batch of {sizes} ({error_line(error)}); mend its forward pass, or give the probe that it takes."
         ) from error
 
 

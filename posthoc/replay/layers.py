@@ -34,7 +34,9 @@ def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) 
     """
     maps = [point for point in points if not point.is_vector] or list(points)
     if not maps:
-        raise PosthocError(f"{model_name} has no module with an output for each image: nothing to record.")
+        raise PosthocError(
+            f"{model_name} has no module with an output for each image, so nothing to record; make its layers modules."
+        )
     chosen: set[str] = set()
     words = []
     for layer in layers:

@@ -273,7 +273,7 @@ def _nothing(place: Path, select: str | None, apart: Sequence[tuple[Path, str]],
     if apart and not select:
         return f"{text}; {apart[0][0].name} is {apart[0][1]}."
     if not below or select:
-        return f"{text}."
+        return f"{text}; give the folder of a run."
     names = ", ".join(str(child) for child in below[:5])
     return f"{text}; there are some in {names}{', ...' if len(below) > 5 else ''}: give one of these."
 
@@ -321,7 +321,9 @@ def _require_one_network(candidates: Sequence[Candidate], placed: Mapping[Path, 
     odd = next((item.path for item in candidates if item.network != usual), None)
     if odd:
         odd = odd if odd in placed else next(iter(placed))
-        raise PosthocError(f"{odd}, given a place with --as, holds a network of another shape than the others.")
+        raise PosthocError(
+            f"{odd}, given a place with --as, holds a network of another shape than the others; take it out of --as."
+        )
 
 
 def _several(place: Path, groups: Sequence[Group]) -> str:

@@ -73,7 +73,7 @@ def run_folders(given: Sequence[Path]) -> list[tuple[str, Path]]:
         folders += [place] if place.is_dir() else []
     folders = list({folder.resolve(): folder for folder in folders}.values())
     if not folders:
-        raise UsageError(f"{', '.join(map(str, given))}: none is a folder.")
+        raise UsageError(f"{', '.join(map(str, given))}: none is a folder; give the folder of each run.")
     return list(zip(names_apart([folder.absolute() for folder in folders]), folders, strict=True))
 
 

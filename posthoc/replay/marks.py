@@ -46,7 +46,9 @@ class Merged:
         """Raises PosthocError where the pieces are of different types."""
         types = {tensors[name].dtype: name for name, _ in self.pieces}
         if len(types) > 1:
-            raise PosthocError(f"{' and '.join(types.values())} are of different types, and one tensor of the network.")
+            raise PosthocError(
+                f"{' and '.join(types.values())} are of different types, and one tensor of the network; save them in one."
+            )
         whole = torch.empty(self.shape, dtype=next(iter(types)))
         for name, place in self.pieces:
             whole[place] = tensors[name]

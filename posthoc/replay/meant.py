@@ -83,9 +83,11 @@ def refuse_folder(place: Path, select: str | None = None, placed: Sequence[str] 
         raise PosthocError(f"Cannot read {place}: {error.strerror or error}.") from error
     names = [child.name for child in children]
     if not children:
-        raise PosthocError(f"No checkpoint in {place}: the folder is empty.")
+        raise PosthocError(f"No checkpoint in {place}: the folder is empty; give the folder of a run.")
     if regular and all(NO_WEIGHTS.fullmatch(name) and not PERHAPS.fullmatch(name) for name in names):
-        raise PosthocError(f"No checkpoint in {place}: it holds {_some(names)}, and no weights.")
+        raise PosthocError(
+            f"No checkpoint in {place}: it holds {_some(names)}, and no weights; give the folder of a run."
+        )
     if {"refs", "snapshots"} & set(names):  # of a cache the revisions are meant
         return
     placed_among(place, [child for child in children if not NO_WEIGHTS.fullmatch(child.name)], given)

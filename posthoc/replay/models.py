@@ -465,6 +465,6 @@ def _timm(name: str, shapes: Shapes, seed: int | None, arguments: dict[str, Any]
             module: nn.Module = timm.create_model(name, pretrained=False, **{**options, **arguments})
     except Exception as error:  # whatever a constructor makes of such shapes or arguments
         raise PosthocError(
-            f"timm:{name} cannot be built for these weights ({error_line(error, whole=True)})."
+            f"timm:{name} cannot be built for these weights ({error_line(error, whole=True)}); pass your own with --model FILE.py:FACTORY."
         ) from error
     return module.eval()

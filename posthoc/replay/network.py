@@ -103,7 +103,7 @@ class Network:
         for signal, layer in self.columns:
             if layer not in signals[signal]:
                 raise PosthocError(
-                    f"{self.plan.model.name} took another path than it was planned with: {layer} was not reached."
+                    f"{self.plan.model.name} took another path than it was planned with: {layer} was not reached; leave it out with --layers."
                 )
         return output, torch.cat([signals[signal][layer].flatten(1) for signal, layer in self.columns], dim=1)
 
@@ -192,7 +192,9 @@ class Network:
                 kept.reduced[name] = piece.new_empty(length(self.x), *piece.shape[1:])
         here, before = _forms(reduced), _forms(kept.reduced)
         if here != before:
-            raise PosthocError(f"{self.where}: the score gives {here} for one batch and {before} for another.")
+            raise PosthocError(
+                f"{self.where}: the score gives {here} for one batch and {before} for another; let it give one form."
+            )
         for name, piece in reduced.items():
             kept.reduced[name][rows] = piece
         if features is not None:
@@ -301,7 +303,9 @@ def reduce(score: Score | None, output: Any, batch: Batch, targets: Tensor, wher
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            raise PosthocError(f"{where}: the score {score.words} fails ({error_line(error)}).") from error
+            raise PosthocError(
+                f"{where}: the score {score.words} fails ({error_line(error)}); mend it, or name another with --score."
+            ) from error
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def scored_part(output: Any, scored: Scored, samples: int, model: str) -> Any:
     part = part_of(output, scored.path)
     if part is None or not part.ndim or part.shape[0] != samples or torch.is_complex(part):
         raise PosthocError(
-            f"{model} took another path than it was planned with: its output {scored.name} is not there."
+            f"{model} took another path than it was planned with: its output {scored.name} is not there; name another with --model-output."
         )
     return part.float()
 

@@ -63,7 +63,9 @@ def build(name: str, shapes: Shapes, seed: int | None = None, /, **options: Any)
     try:
         return _adapted(name, shapes, seed, dict(options))
     except Exception as error:  # whatever a constructor makes of shapes that no network has
-        raise PosthocError(f"{name} cannot be built for these weights ({error_line(error, whole=True)}).") from error
+        raise PosthocError(
+            f"{name} cannot be built for these weights ({error_line(error, whole=True)}); pass your own with --model FILE.py:FACTORY."
+        ) from error
 
 
 def _adapted(name: str, shapes: Shapes, seed: int | None, options: dict[str, Any]) -> nn.Module:

@@ -249,14 +249,16 @@ class Request:
             if not os.path.lexists(place):
                 raise PosthocError(f"No such file or folder: {place}.")
             if place.is_dir() and not any(place.iterdir()):
-                raise PosthocError(f"No checkpoint in {place}: the folder is empty.")
+                raise PosthocError(f"No checkpoint in {place}: the folder is empty; give the folder of a run.")
         if len(places) == 1:  # of several some may be left out
             refuse_folder(places[0], self.select, self.placed)
         check_probe(self.asked)
         refuse_model(self.model)
         file = (self.model or "").partition(":")[0]
         if file.endswith(".py") and not Path(file).is_file():
-            raise PosthocError(f"{file} is no file of Python." if os.path.lexists(file) else f"No such file: {file}.")
+            raise PosthocError(
+                f"{file} is no file of Python; give one." if os.path.lexists(file) else f"No such file: {file}."
+            )
         _check_device(self.device, here)
 
 
@@ -270,7 +272,7 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise UsageError(f"--model-arg {pair!r} is not KEY=VALUE.")
+            raise UsageError(f"--model-arg {pair!r} is not KEY=VALUE, such as width=8.")
         try:
             arguments[key] = ast.literal_eval(value)
             json.dumps(arguments[key])

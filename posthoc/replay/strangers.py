@@ -43,7 +43,7 @@ ARCHIVES = (
         r"model\.weights\.h5",
         "a Keras archive: load it there and save its arrays by name with safetensors.numpy.save_file",
     ),
-    (r"pytorch_variables\.pth", "an archive of Stable-Baselines3 without a policy.pth"),
+    (r"pytorch_variables\.pth", "an archive of Stable-Baselines3 without a policy.pth: save the agent again"),
     (r".*\.npy", "an archive of NumPy arrays: put the network's arrays by name into a dictionary, and torch.save it"),
     (
         r".*serialized_exported_program\.json|[^/]+/archive_format",
@@ -89,7 +89,7 @@ def stranger(path: Path, head: bytes, tail: bytes) -> str | None:
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it and give a checkpoint from it"
     if b"joblib.numpy_pickle" in head or b"joblib\x94" in head or head[:2] in (b"x\x9c", b"x\x01", b"x\xda", b"x^"):
-        return "a file of joblib, such as scikit-learn's: it holds no network"
+        return "a file of joblib, such as scikit-learn's, which holds no network: give a checkpoint"
     if head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42"):
         return "an ONNX network: give the PyTorch checkpoint that it was exported from"
     if head[4:8] == b"TFL3":
@@ -124,7 +124,7 @@ def nothing_known(head: bytes) -> str | None:
         return None
     if head.isascii() and not re.search(rb"[^\t\n\r\f\x20-\x7e]", head):
         return "a text file: give the checkpoint"
-    return "of none of the formats that are read here (torch.save, safetensors, pickles of tensors)"
+    return "of none of the formats that are read here (torch.save, safetensors, pickles of tensors): save the weights as one of them"
 
 
 def _text(head: bytes) -> str | None:

@@ -111,7 +111,9 @@ def _class_and_settings(content: dict[str, Any], where: str) -> tuple[Any, Any]:
     version = transformers.__version__
     kind = content.get("model_type")
     if kind not in set(CONFIG_MAPPING.keys()):
-        raise PosthocError(f"{where}: transformers {version} has no model_type {kind!r}.")
+        raise PosthocError(
+            f"{where}: transformers {version} has no model_type {kind!r}; install a version that has, or pass your own with --model FILE.py:FACTORY."
+        )
     if content.get("quantization_config"):
         raise PosthocError(f"{where}: the weights are quantised, and are not replayed; save the network unquantised.")
     listed = content.get("architectures")
@@ -123,17 +125,19 @@ def _class_and_settings(content: dict[str, Any], where: str) -> tuple[Any, Any]:
     name = next((name for name in names if name in known), None)
     if name is None:
         raise PosthocError(
-            f"{where}: transformers {version} has no network {', '.join(names) or f'of model_type {kind}'}."
+            f"{where}: transformers {version} has no network {', '.join(names) or f'of model_type {kind}'}; install a version that has."
         )
     try:
         with _quiet():
             network_class = getattr(transformers, name)
             settings = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(content))
     except Exception as error:  # whatever the library makes of such values, or of what is not installed
-        raise PosthocError(f"{where}: {name} cannot be configured so ({error_line(error, whole=True)}).") from error
+        raise PosthocError(
+            f"{where}: {name} cannot be configured so ({error_line(error, whole=True)}); mend the config.json."
+        ) from error
     wanted = getattr(network_class, "config_class", None)
     if wanted is not None and not isinstance(settings, wanted):
-        raise PosthocError(f"{where}: {name} is no network of model_type {kind}.")
+        raise PosthocError(f"{where}: {name} is no network of model_type {kind}; mend the config.json.")
     part: Any
     for part in [settings, *(getattr(settings, key, None) for key in getattr(settings, "sub_configs", ()))]:
         if getattr(part, "use_cache", False):  # of keys and values, which no pass of a probe goes on from
@@ -193,12 +197,14 @@ def _fit_names(network_class: Any, settings: Any, shapes: Shapes) -> Fit:
     if any(differences.values()) or info.get("error_msgs"):
         kinds = {kind: names for kind, names in differences.items() if names}
         words = sentence(kinds) or "; ".join(info["error_msgs"])
-        raise PosthocError(f"The checkpoints do not fit {network_class.__name__}: {words}.")
+        raise PosthocError(
+            f"The checkpoints do not fit {network_class.__name__}: {words}; give the config.json that they were saved with."
+        )
     names, others = find_marks(module, marks)
     if others:
         raise PosthocError(
             f"transformers makes {others[0]} of {network_class.__name__} of other tensors of the file in a way that is "
-            f"not replayed."
+            f"not replayed; pass your own network with --model FILE.py:FACTORY."
         )
     return Fit(module, names, tuple(sorted(info["unexpected_keys"])))
 
@@ -229,7 +235,7 @@ def load(network_class: Any, settings: Any, tensors: Mapping[str, Tensor]) -> tu
             )
     except Exception as error:  # whatever the library raises
         raise PosthocError(
-            f"{network_class.__name__} cannot be built for these weights ({error_line(error, whole=True)})."
+            f"{network_class.__name__} cannot be built for these weights ({error_line(error, whole=True)}); give the config.json that they were saved with."
         ) from error
     return module.eval(), info
 

@@ -147,7 +147,7 @@ class Passes:
             drawn = tuple(name for name, state in random_state(device).items() if state != before[name])
             if not any(True for _ in tensors_in(output)):
                 raise PosthocError(
-                    f"{self.plan.model.name} gives a {type(output).__name__}, in which there is no tensor."
+                    f"{self.plan.model.name} gives a {type(output).__name__}, in which there is no tensor; let its forward pass return one."
                 )
         tensors = {}
         given = self.net.recorder.signals
@@ -232,7 +232,9 @@ def _behaviour(passes: Passes, plan: "Extraction", output: Any, scored: Scored) 
 def _find_head(passes: Passes, layout: str, scored: Scored) -> str:
     """The last layer: it multiplies what it is given, a vector for each sample, by its weights, and gives the scores."""
     if scored.path is None:
-        raise UsageError(f"--features: nothing is scored ({scored.reason}), so no layer is the last before the scores.")
+        raise UsageError(
+            f"--features: nothing is scored ({scored.reason}), so no layer is the last before the scores; leave --features out."
+        )
     calls: dict[str, tuple[Tensor, Tensor]] = {}
 
     def remember(name: str) -> Callable[..., None]:
@@ -259,7 +261,7 @@ def _find_head(passes: Passes, layout: str, scored: Scored) -> str:
             if torch.allclose(product, scores.float(), 1e-3, 1e-4 * float(scores.abs().max()), equal_nan=True):
                 return name
     raise UsageError(
-        f"--features: the scores of {passes.plan.model.name} are not what a linear layer gives, so it has no last layer."
+        f"--features: the scores of {passes.plan.model.name} are not what a linear layer gives, so it has no last layer; leave --features out."
     )
 
 

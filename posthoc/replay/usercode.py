@@ -83,7 +83,7 @@ class ModelCode(UserCode):
                 module.eval()
                 module.state_dict(keep_vars=True)  # which may be its own, too
                 return module
-        raise UsageError(f"{title} gives a {type(module).__name__}, not a torch.nn.Module.")
+        raise UsageError(f"{title} gives a {type(module).__name__}, not a torch.nn.Module; let it return one.")
 
 
 def _takes(factory: Any, arguments: Mapping[str, Any]) -> bool:

@@ -81,7 +81,9 @@ def load_sources(places: Sequence[str], audit_file: Path | None = None) -> list[
         audit = load_audit(beside) if audit_file or beside.exists() else None
         if audit is not None and audit.sha256 != metrics.input.sha256:
             if audit_file:
-                raise PosthocError(f"{audit_file} is the audit of other activations than those of {path}.")
+                raise PosthocError(
+                    f"{audit_file} is the audit of other activations than those of {path}; run `posthoc audit` on those."
+                )
             audit = None
         sources.append(Source(name, str(path), metrics, audit))
     return sources

@@ -95,7 +95,9 @@ class Call:
         except (PosthocError, KeyboardInterrupt, MemoryError):
             raise
         except BaseException as error:
-            raise UsageError(f"{self.name} fails {self._place(error)} ({error_line(error, whole=True)}).") from error
+            raise UsageError(
+                f"{self.name} fails {self._place(error)} ({error_line(error, whole=True)}); mend the function."
+            ) from error
 
     def _place(self, error: BaseException) -> str:
         """The innermost line of the user's file that was running, in words."""
@@ -227,7 +229,7 @@ def _parameters(function: Function, name: str) -> dict[str, str]:
     try:
         known = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} is no function whose parameters can be read.") from error
+        raise UsageError(f"{name} is no function whose parameters can be read; give one written in Python.") from error
     given = {}
     for place, parameter in enumerate(known):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

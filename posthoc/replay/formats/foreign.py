@@ -30,7 +30,9 @@ def _what(names: frozenset[str]) -> str | None:
 
 
 def _refuse(source: Source, folder: Path) -> NoReturn:
-    raise StrangerError(folder, _what(preview(folder).names) or "of another library")
+    raise StrangerError(
+        folder, _what(preview(folder).names) or "of another library: save its arrays by name with safetensors"
+    )
 
 
 FOREIGN = Format(

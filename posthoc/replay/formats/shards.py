@@ -29,7 +29,9 @@ def _open(source: Source, path: Path) -> Content:
         place = path.parent / shard
         form = format_to_read(preview(place, source))
         if form.files:
-            raise PosthocError(f"{path} names {shard!r}, which is not one file with weights.")
+            raise PosthocError(
+                f"{path} names {shard!r}, which is not one file with weights; copy the checkpoint again."
+            )
         contents[shard] = form.open(source, place)
         tree.update(mapping(contents[shard].tree))
     missing = [name for name in weight_map if name not in tree]
@@ -51,10 +53,10 @@ def _weight_map(source: Source, path: Path) -> dict[str, str]:
     index = source.read_json(path)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not shards:
-        raise NoWeightsError(f"{path} lists no shards of a network's weights.")
+        raise NoWeightsError(f"{path} lists no shards of a network's weights; copy the checkpoint again.")
     for shard in dict.fromkeys(map(_text, shards.values())):
         if Path(shard).name != shard or shard.endswith(".json") or "\0" in shard:
-            raise PosthocError(f"{path} names {shard!r}, which is no file beside it.")
+            raise PosthocError(f"{path} names {shard!r}, which is no file beside it; copy the checkpoint again.")
         if not (path.parent / shard).is_file():
             raise PosthocError(f"{path} names {shard}, which is missing; copy it there.")
     return shards

@@ -148,7 +148,7 @@ def format_to_read(seen: Preview) -> Format:
         return form
     if seen.is_folder:
         names = ", ".join(name for form in FORMATS.values() for name in form.inside)
-        raise NoWeightsError(f"{seen.path} holds no weights (looked for {names}).")
+        raise NoWeightsError(f"{seen.path} holds no weights (looked for {names}); give a folder that does.")
     if what := stranger(seen.path, seen.head, seen.tail):
         raise StrangerError(seen.path, what)
     # Damaged, then, as its own format says best, or a pickle, whose oldest forms begin with anything.
@@ -196,7 +196,9 @@ def readable(path: Path) -> Iterator[None]:
     except PosthocError:
         raise
     except UnsupportedError as error:
-        raise PosthocError(f"{path} is not read: {error}.") from error
+        raise PosthocError(
+            f"{path} is not read: {error}; save the weights again, with today's torch.save or as safetensors."
+        ) from error
     except DAMAGE as error:
         if path.is_file() and not format_of(seen := preview(path)) and (what := nothing_known(seen.head)):
             raise StrangerError(path, what) from error

@@ -33,7 +33,7 @@ def check_probe(asked: Asked) -> None:
         raise UsageError(f"Unknown data set {asked.spec!r}; give {FORMS}.")
     for name, value in asked.options.items():
         if value is not None and name not in kind.options:
-            raise UsageError(f"--{name.replace('_', '-')} is no option of the probe {asked.kind}.")
+            raise UsageError(f"--{name.replace('_', '-')} is no option of the probe {asked.kind}; leave it out.")
     kind.check(asked)
 
 

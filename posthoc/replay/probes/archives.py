@@ -150,7 +150,7 @@ def _refusing(path: Path, what: str) -> Iterator[None]:
     except (PosthocError, MemoryError):
         raise
     except Exception as error:  # numpy, zipfile and Python's tokenizer: no archive, torn, pickled objects, any header
-        raise PosthocError(f"{path} is not a {what} ({error}).") from error
+        raise PosthocError(f"{path} is not a {what} ({error}); save it again.") from error
 
 
 def _require_sound(path: Path, archive: zipfile.ZipFile) -> None:

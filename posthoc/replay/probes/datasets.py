@@ -133,7 +133,7 @@ def read_samples(table: Table, choice: Choice, asked: Asked, size: int | None = 
 def _rows(table: Table, target: str | None, asked: Asked) -> tuple[NDArray[np.int64], bool]:
     """The rows that are asked for, and whether they are spread over all."""
     if not len(table):
-        raise PosthocError(f"{table.name} holds no rows.")
+        raise PosthocError(f"{table.name} holds no rows; give a table that does.")
     rows = first_rows(len(table), asked.samples, asked.spec, "samples")
     if target is None or table.columns[target].kind != "number" or len(rows) == len(table):
         return rows, False
@@ -167,7 +167,9 @@ def _numbers(table: Table, name: str, column: "pa.ChunkedArray") -> Array:
     shape = [len(values)]
     while True:
         if values.null_count:
-            raise PosthocError(f"{table.name}: column {name} lacks values in some of its rows.")
+            raise PosthocError(
+                f"{table.name}: column {name} lacks values in some of its rows; fill them, or leave those rows out."
+            )
         if not pa.types.is_nested(values.type):
             numbers: Array = values.to_numpy(zero_copy_only=False).reshape(shape)
             return numbers

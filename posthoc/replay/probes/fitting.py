@@ -47,7 +47,7 @@ def traced(model: Model, probe: Probe) -> Anatomy:
         known = architecture_of(model.name)
         takes = f"{model.name} takes {known.inputs}, and" if known else model.name
         raise PosthocError(
-            f"{takes} cannot take {probe.name} ({probe.shapes}){where}: {error_line(error.reason)}."
+            f"{takes} cannot take {probe.name} ({probe.shapes}){where}: {error_line(error.reason)}; give arrays that its forward pass takes."
         ) from error
 
 
@@ -159,7 +159,7 @@ def _refusal(model: Model, side: int, channels: int, failure: CannotRunError, gi
         if layers[0].shape == image or first.in_features < min(CHANNELS):
             return _takes_vectors(model, first, side, channels)
         if layers[0].shape == (2, channels * side * side):
-            return f"{name} takes {first.in_features} numbers, as many as no square image in colour or grey has pixels."
+            return f"{name} takes {first.in_features} numbers, as many as no square image in colour or grey has pixels; pass --probe npz:FILE with arrays."
     if isinstance(first, nn.Conv2d) and layers[0].shape == image and first.in_channels not in CHANNELS:
         return f"{name} takes images of {first.in_channels} channels; pictures have 3, or 1 as grey: pass --probe npz:FILE with such arrays."
     where = f" in {last.name} ({type(last.module).__name__})" if last and last.name else ""

@@ -78,7 +78,7 @@ def with_randomness(make: Callable[[], Probe]) -> Probe:
 
 def _for_network(probe: Probe, asked: Asked, model: "Model") -> Probe:
     if asked.options.get("image_size"):
-        raise UsageError("--image-size: a probe of one's own gives the images as the network sees them.")
+        raise UsageError("--image-size: a probe of one's own gives the images as the network sees them; leave it out.")
     if probe.prepare is not None:
         return replace(
             probe, prepare=partial(_named, probe.prepare, tuple(probe.inputs)), words="by the probe's function"
@@ -146,7 +146,7 @@ def _collated(data: Any, asked: Asked) -> Any:
         if have >= count:
             return _first_of(_joined(kept), count)
     if not kept:
-        raise PosthocError("The data set holds nothing.")
+        raise PosthocError("The data set holds nothing; give one with samples.")
     return _joined(kept)
 
 
@@ -204,7 +204,7 @@ def check(asked: Asked) -> None:
         if not Path(path).is_file():
             raise PosthocError(f"No such file: {path}.")
         if not name.isidentifier():
-            raise UsageError(f"--probe {asked.spec}: {name!r} is no name of a function.")
+            raise UsageError(f"--probe {asked.spec}: {name!r} is no name of a function; give FILE.py:NAME.")
     if asked.options.get("normalize"):
         Normalization.parse(asked.options["normalize"])
 

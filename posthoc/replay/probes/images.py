@@ -105,7 +105,7 @@ class Images:
     def labels(self) -> NDArray[np.int64]:
         """The classes; raises PosthocError where there are none."""
         if self.targets is None or self.targets.dtype.kind == "f":
-            raise PosthocError(f"{self.name} has no labels.")
+            raise PosthocError(f"{self.name} has no labels; give a probe that has.")
         return self.targets
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ def check_images(asked: Asked) -> None:
     if kind == "npz" and not Path(place).is_file():
         raise PosthocError(f"{place} is no file; give an .npz archive.")
     if kind == "imagefolder" and not Path(place).is_dir():
-        raise PosthocError(f"{place} is not a folder of class folders of images.")
+        raise PosthocError(f"{place} is not a folder of class folders of images; give one.")
     if kind in CIFAR and not asked.download and not (root / CIFAR[kind]).is_dir():
         raise PosthocError(absent(kind.upper(), root))
     if asked.options.get("resize") and not asked.options.get("crop"):
@@ -203,7 +203,7 @@ def probe_images(
 def first_rows(length: int, count: int | None, spec: str, samples: str = "images") -> NDArray[np.int64]:
     """Of so many samples the first that are asked for, else the usual number."""
     if count is not None and count > length:
-        raise PosthocError(f"--images {count}: the probe {spec} holds only {length} {samples}.")
+        raise PosthocError(f"--images {count}: the probe {spec} holds only {length} {samples}; ask for fewer.")
     return np.arange(min(count or DEFAULT_IMAGES, length))
 
 
@@ -221,7 +221,9 @@ def wanted_size(asked: Asked, model: "Model") -> int | None:
 
     recorded = asked.recorded.get("image_size")
     if recorded is not None and not (isinstance(recorded, int) and recorded > 0):
-        raise PosthocError(f"run.json: image_size {recorded!r} is not a number of pixels.")
+        raise PosthocError(
+            f"run.json: image_size {recorded!r} is not a number of pixels; mend it, or pass --image-size."
+        )
     return asked.options.get("crop") or asked.options.get("image_size") or recorded or usual_size(model.module)
 
 
@@ -244,7 +246,9 @@ def normalization(asked: Asked) -> Normalization:
         try:
             return Normalization.of(tuple(map(float, recorded["mean"])), tuple(map(float, recorded["std"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise PosthocError(f"run.json: normalization {recorded!r} is not {{mean: [...], std: [...]}}.") from error
+            raise PosthocError(
+                f"run.json: normalization {recorded!r} is not {{mean: [...], std: [...]}}; mend it, or pass --normalize."
+            ) from error
     if usual:
         return usual
     raise UsageError(
@@ -390,7 +394,7 @@ def _image_folder(folder: Path, split: str, size: int | None, resize: int | None
     try:
         listing = torchvision.datasets.ImageFolder(str(folder))
     except OSError as error:
-        raise PosthocError(f"{folder} is not a folder of class folders of images ({error}).") from error
+        raise PosthocError(f"{folder} is not a folder of class folders of images ({error}); give one.") from error
     pictures = []
     for place, _ in listing.samples:
         with open_regular(place) as file:
@@ -450,13 +454,17 @@ def _images(
     if targets is not None:
         targets = np.asarray(targets)
         if targets.shape[:1] != images.shape[:1] or targets.dtype.kind not in "biuf" or not len(targets):
-            raise PosthocError(f"{name}: labels of {targets.dtype} {targets.shape} do not fit {len(images)} images.")
+            raise PosthocError(
+                f"{name}: labels of {targets.dtype} {targets.shape} do not fit {len(images)} images; give one for each."
+            )
         targets = as_targets(name, targets)
     if not images.size:
         raise PosthocError(f"{name}: images have shape {images.shape}, in which there are no pixels.")
     index = np.arange(first, first + len(images)) if index is None else np.asarray(index)
     if index.shape != images.shape[:1] or not np.issubdtype(index.dtype, np.integer):
-        raise PosthocError(f"{name}: an index of {index.dtype} {index.shape} does not fit {len(images)} images.")
+        raise PosthocError(
+            f"{name}: an index of {index.dtype} {index.shape} does not fit {len(images)} images; give one for each."
+        )
     return Images(name, np.ascontiguousarray(images), targets, index.astype(np.int64), classes or classes_of(targets))
 
 

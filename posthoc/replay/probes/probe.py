@@ -115,7 +115,7 @@ class Probe:
         if len(set(lengths.values())) != 1 or not all(lengths.values()):
             rows = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "no inputs"
             raise PosthocError(
-                f"{self.name}: a probe has as many samples in all its arrays, and one at least ({rows})."
+                f"{self.name}: a probe has as many samples in all its arrays, and one at least ({rows}); make them equally long."
             )
 
     def __len__(self) -> int:
@@ -193,7 +193,7 @@ def _array(probe: str, name: str, values: Any) -> NDArray[Any]:
     try:
         array = np.asarray(values)
     except ValueError as error:  # rows of different lengths
-        raise PosthocError(f"{probe}: {name} is no array ({error}).") from error
+        raise PosthocError(f"{probe}: {name} is no array ({error}); give numbers, one row for each sample.") from error
     if array.dtype.kind not in "biuf" or not array.ndim:
         raise PosthocError(f"{probe}: {name} is {array.dtype} {array.shape}; give numbers, one row for each sample.")
     if not array.size:

@@ -124,7 +124,7 @@ def refusing(path: Path) -> Iterator[None]:
     except Exception as error:  # torn, no such file at all, types that pyarrow cannot read
         from posthoc.replay.forward import error_line
 
-        raise PosthocError(f"{path} is not a readable table ({error_line(error)}).") from error
+        raise PosthocError(f"{path} is not a readable table ({error_line(error)}); save it again.") from error
 
 
 def require_pyarrow() -> None:
@@ -198,7 +198,7 @@ def _chosen(place: Path, names: Sequence[str], split: str | None) -> str:
         return str(split)
     held = f"holds {', '.join(names)}" if names else "has no splits"
     if split is not None:
-        raise PosthocError(f"--split {split}: {place} {held}.")
+        raise PosthocError(f"--split {split}: {place} {held}; name a split that it has, or none.")
     usual = [name for name in SPLITS if name in names] or (list(names) if len(names) == 1 else [])
     if not usual:
         raise PosthocError(f"{place} {held}; say with --split which to take.")
@@ -213,7 +213,7 @@ def _saved(folder: Path) -> tuple[Path, ...]:
     files = state.get("_data_files")
     names = [row.get("filename") if isinstance(row, dict) else None for row in files] if isinstance(files, list) else []
     if not names or not all(map(_is_name, names)):
-        raise PosthocError(f"{folder / 'state.json'} does not say which files hold the rows.")
+        raise PosthocError(f"{folder / 'state.json'} does not say which files hold the rows; save the data set again.")
     return tuple(folder / str(name) for name in names)
 
 

@@ -80,7 +80,7 @@ def check_tokens(asked: Asked) -> None:
         raise UsageError(f"--probe {asked.spec}: give tokens:FILE.npy or tokens:FILE.bin.")
     dtype = asked.options.get("token_dtype")
     if dtype is not None and path.suffix == ".npy":
-        raise UsageError(f"--token-dtype {dtype}: {path} says itself of what type it is.")
+        raise UsageError(f"--token-dtype {dtype}: {path} says itself of what type it is; leave it out.")
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"Unknown --token-dtype {dtype!r}; give {', '.join(DTYPES)}.")
     open_regular(path).close()
@@ -129,7 +129,7 @@ def load_tokens(asked: Asked, model: "Model") -> Probe:
                 file.seek(start + number * T * dtype.itemsize)
                 values = np.frombuffer(file.read(T * dtype.itemsize), dtype)
                 if dtype.kind == "u" and dtype.itemsize == 8 and values.size and values.max() >= 2**63:
-                    raise PosthocError(f"{path} holds {values.max()}, which is no id of a token.")
+                    raise PosthocError(f"{path} holds {values.max()}, which is no id of a token; save the ids again.")
                 ids[row] = values
         except (OSError, ValueError) as error:
             raise PosthocError(f"{path} is damaged or cut short ({error}); make it anew.") from error
@@ -162,13 +162,15 @@ def _context(asked: Asked, model: "Model", given: int | None = None) -> int:
     """Tokens in a row. given: of rows as they are."""
     most, option = longest(model.module), asked.options.get("context")
     if given is not None and option not in (None, given):
-        raise UsageError(f"--context {option}: {asked.place} has rows of {given}, which are taken as they are.")
+        raise UsageError(
+            f"--context {option}: {asked.place} has rows of {given}, which are taken as they are; leave it out."
+        )
     T = given or option or min(most or LONGEST, LONGEST)
     if given is not None and given < 2:
         raise PosthocError(f"{asked.place} has rows of {given} tokens; two is the least.")
     if most and most < T:
         what = f"{asked.place} has rows of {T}" if given else f"--context {T}"
-        raise UsageError(f"{what}: {model.name} takes at most {most} tokens.")
+        raise UsageError(f"{what}: {model.name} takes at most {most} tokens; ask for fewer.")
     return int(T)
 
 
@@ -201,7 +203,7 @@ def _spread(asked: Asked, total: int, T: int) -> NDArray[np.int64]:
     """Which of so many rows are taken."""
     wanted = asked.options.get("documents") or asked.samples
     if wanted and wanted > total:
-        raise UsageError(f"--documents {wanted}: {asked.place} gives {total} rows of {T} tokens.")
+        raise UsageError(f"--documents {wanted}: {asked.place} gives {total} rows of {T} tokens; ask for fewer.")
     count = wanted or min(total, DEFAULT_DOCUMENTS)
     return np.arange(count, dtype=np.int64) * total // count
 
@@ -216,7 +218,7 @@ def _files(place: str) -> list[Path]:
     elif not path.exists() and glob.has_magic(place):
         files = [Path(name) for name in sorted(glob.glob(place, recursive=True)) if Path(name).is_file()]  # noqa: PTH207
         if not files:
-            raise PosthocError(f"No file is called like {place}.")
+            raise PosthocError(f"No file is called like {place}; mend the glob.")
     else:
         open_regular(path).close()
         files = [path]
@@ -249,7 +251,7 @@ def _text_in(line: str, path: Path, number: int) -> str:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise PosthocError(f"{path}, line {number} is not valid JSON ({error}).") from error
+        raise PosthocError(f"{path}, line {number} is not valid JSON ({error}); mend or remove it.") from error
     text = value.get("text") if isinstance(value, dict) else value
     if not isinstance(text, str):
         raise PosthocError(f'{path}, line {number} has no text: give lines such as {{"text": "..."}}.')
@@ -289,7 +291,7 @@ def _tokenizer(path: Path) -> Any:
         raise
     except BaseException as error:  # a panic of the library is no Exception
         raise PosthocError(
-            f"{path} is no tokenizer that the library reads ({error_line(error, whole=True)})."
+            f"{path} is no tokenizer that the library reads ({error_line(error, whole=True)}); save it again, with tokenizers."
         ) from error
     return tokenizer
 
@@ -308,7 +310,9 @@ def _encoded(tokenizer: Any, text: str, name: str) -> tuple[Ids, NDArray[np.int6
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic of the library is no Exception
-            raise PosthocError(f"{name} cannot be made into tokens ({error_line(error, whole=True)}).") from error
+            raise PosthocError(
+                f"{name} cannot be made into tokens ({error_line(error, whole=True)}); pass another --tokenizer."
+            ) from error
         pieces.append(np.array(ids, np.int64))
         characters = np.frombuffer(text[start:stop].encode("utf-32-le", "surrogatepass"), "<u4")
         bytes_until = np.concatenate([[before], before + _utf8_bytes(characters).cumsum()])
@@ -424,13 +428,15 @@ def _anatomy(model: "Model", probe: Probe, T: int) -> "Anatomy":
         last = error.entered[-1] if error.entered else None
         where = f" in {last.name} ({type(last.module).__name__})" if last and last.name else ""
         raise PosthocError(
-            f"{model.name} cannot take rows of {T} tokens{where}: {error_line(error.reason)}."
+            f"{model.name} cannot take rows of {T} tokens{where}: {error_line(error.reason)}; give others, or a smaller --context."
         ) from error
     points = tuple(
         point for point in anatomy.points if len(point.shape) == 2 and point.shape[2 - point.channel_axis] == T
     )
     if not points:
-        raise PosthocError(f"{model.name} has no module that gives something for each token: nothing to record.")
+        raise PosthocError(
+            f"{model.name} has no module that gives something for each token, so nothing to record; make its layers modules."
+        )
     return replace(anatomy, points=points)
 
 

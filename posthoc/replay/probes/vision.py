@@ -88,7 +88,7 @@ def read_samples(asked: Asked, size: int | None = None) -> Samples:
             raise
         except Exception as error:  # whatever Pillow's many readers raise
             raise PosthocError(
-                f"{asked.spec}: image {row} cannot be read ({str(error) or type(error).__name__})."
+                f"{asked.spec}: image {row} cannot be read ({str(error) or type(error).__name__}); fetch the data set again."
             ) from error
         labels.append(label)
     if len({image.shape for image in images}) > 1:
@@ -110,7 +110,7 @@ def check(asked: Asked) -> None:
     if held is None:
         raise UsageError(f"--probe {asked.spec}: give torchvision: and one of {', '.join(HELD)}.")
     if _split(asked) not in held.names:
-        raise UsageError(f"--split {_split(asked)}: {asked.place} has {', '.join(held.names)}.")
+        raise UsageError(f"--split {_split(asked)}: {asked.place} has {', '.join(held.names)}; give one of these.")
     root = data_root(asked.root)
     if not asked.download and not Path(root).is_dir():
         raise PosthocError(absent(asked.place, root))

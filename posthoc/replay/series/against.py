@@ -77,7 +77,7 @@ def compare_series(
     series = read_series([*runs[0].checkpoints, *runs[1].checkpoints], pick, progress, share=share)
     count = len(runs[0].checkpoints)
     if count < 2:
-        raise PosthocError(f"{first} holds one checkpoint; a series has two or more.")
+        raise PosthocError(f"{first} holds one checkpoint; give a series, which has two or more.")
     a, b = range(count), range(count, len(series.checkpoints))
     shared = _shared(series, a, b)
     if not set(series.described[0]) & set(series.described[count]) or not _same_shapes(series, count):

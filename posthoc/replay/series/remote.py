@@ -122,7 +122,9 @@ def _reach(url: str) -> _Reached:
         urlsplit(url)
     except ValueError as error:  # of which shown_url can tell no password apart
         place = re.sub(r"//[^/]*@", "//", re.sub(r"[?#].*", "", url))
-        raise UsageError(f"{place} is no address ({error_line(error, whole=True)}).") from None
+        raise UsageError(
+            f"{place} is no address ({error_line(error, whole=True)}); give one such as https://host/folder."
+        ) from None
     url = re.sub(r"^[^:]+", lambda scheme: scheme[0].lower(), url)
     if re.search(r"::(?![^\[]*\])", url):  # an address of version 6 stands in brackets
         raise UsageError(f"{shown_url(url)}: give the address of a folder or file, without :: in it.")
@@ -158,7 +160,9 @@ def _answering(url: str) -> Iterator[None]:
             raise PosthocError(f"Cannot read {place} ({error_line(cause, whole=True)}).") from error
         raise PosthocError(f"There is nothing at {place}; is the address right, and need one be logged in?") from None
     except ImportError as error:
-        raise PosthocError(f"{place}: a package for such addresses is missing ({error_line(error)}).") from error
+        raise PosthocError(
+            f"{place}: a package for such addresses is missing ({error_line(error)}); install it."
+        ) from error
     except Exception as error:
         raise PosthocError(f"Cannot read {place} ({error_line(error, whole=True)}).") from error
 
@@ -307,7 +311,7 @@ def _fetch_json(place: _Reached, file: _File) -> int:
     size = _size(place, file)
     if size > MOST_JSON:
         raise PosthocError(
-            f"{file.copy.name} at {shown_url(place.url)} is larger than the {MOST_JSON:,} bytes that such a file may have."
+            f"{file.copy.name} at {shown_url(place.url)} is larger than the {MOST_JSON:,} bytes that such a file may have; download the series and check that."
         )
     content = _ranges(place, file, [(0, size)])[0] if size else b""
     file.copy.parent.mkdir(parents=True, exist_ok=True)

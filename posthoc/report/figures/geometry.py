@@ -22,7 +22,7 @@ def geometry(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     tables = {name: getattr(metrics.representation, name) for name in PANELS}
     tables = {name: table for name, table in tables.items() if table.size and np.isfinite(table).any()}
     if not tables:
-        raise PosthocError("This metrics file has no geometry of layers.")
+        raise PosthocError("This metrics file has no geometry of layers; measure a file of several layers.")
     rows: list[dict[str, Any]] = [
         {"at": at, "k": k, "layer": layer} | {name: number(float(table[e, k])) for name, table in tables.items()}
         for e, at in enumerate(metrics.when) for k, layer in enumerate(metrics.layers)

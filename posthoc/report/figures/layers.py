@@ -97,7 +97,9 @@ def _matrix(
 ) -> Figure:  # fmt: skip
     """Layer by layer at one epoch; rows keep a whole line of the matrix, which the figure unfolds."""
     if not values.size:
-        raise PosthocError(f"There is no {what} between layers on the {metrics.axis.key} axis.")
+        raise PosthocError(
+            f"There is no {what} between layers on the {metrics.axis.key} axis; measure with --axis image."
+        )
     L, unit = len(metrics.layers), metrics.summary.unit
     checkpoints, shown = kept(metrics, L * L, epoch)
     ats = tuple(metrics.when[e] for e in checkpoints)

@@ -20,7 +20,9 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         if (measured.low.size or measured.nulls) and (measured.headline or measured.listed)
     }  # fmt: skip
     if not shown:
-        raise PosthocError("This metrics file has no measure with an interval or nulls.")
+        raise PosthocError(
+            "This metrics file has no measure with an interval or nulls; run `posthoc metrics` again, with --nulls."
+        )
     rows = rows_of(metrics)
     for key, measured in shown.items():
         for name, values in _columns(key, measured):

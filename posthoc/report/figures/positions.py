@@ -20,7 +20,9 @@ def positions(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         for place, at in enumerate(metrics.when)
     ]  # fmt: skip
     if not _fits(metrics):
-        raise PosthocError("There is no loss by position here: the file was not made of documents of tokens.")
+        raise PosthocError(
+            "There is no loss by position here: the file was not made of documents of tokens; give one that was."
+        )
     colour = alt.Color(
         "place:O",
         scale=alt.Scale(scheme=SEQUENCE),

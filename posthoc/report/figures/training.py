@@ -25,7 +25,9 @@ def training(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     """Score, loss and the share of layers that have settled, over the checkpoints."""
     shown = courses(metrics)
     if not shown:
-        raise PosthocError("No accuracy, other score or loss of this run is known.")
+        raise PosthocError(
+            "No accuracy, other score or loss of this run is known; extract with a probe that has targets."
+        )
     rows = rows_of(metrics)
     for key, measured in shown.items():
         for row, value in zip(rows, measured.value, strict=True):
