@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "posthoc"
+PACKAGE = Path(__file__).resolve().parents[1] / "posthoc"
 FIELD = re.compile("‹([^›]*)›")
 """What stands for something that differs from time to time."""
 SUBJECTS = {
