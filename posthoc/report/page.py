@@ -1,5 +1,6 @@
 """The report: one page of HTML that needs nothing else."""
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
@@ -70,8 +71,9 @@ def _shown(value: Any) -> Any:
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+@functools.cache
 def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed for a script element."""
+    """Vega, Vega-Lite and Vega-Embed for a script element; making it takes as long as a page's figures."""
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return bundle.replace("</script", "<\\/script")
 

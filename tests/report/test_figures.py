@@ -9,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import altair
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -95,6 +96,7 @@ def test_every_figure_of_a_run_says_what_it_shows(metrics, name, tmp_path):
     spec = figure.specification
     assert figure.explanation in spec["description"]
     assert "values" not in json.dumps(spec["params"])
+    altair.Chart.from_dict(spec)  # raises for what Vega-Lite's schema does not allow
 
 
 @pytest.mark.parametrize("name", EVERY)

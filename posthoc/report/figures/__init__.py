@@ -63,5 +63,17 @@ def chart(metrics: RunMetrics, name: str, epoch: int | None = None) -> Any:
         raise UsageError(f"No figure of one run is called {name!r}; there are {', '.join(known)}.")
     figure = known[name].build(metrics, epoch, 480)
     lines = [text for text in (figure.explanation, figure.caution) if text]
-    titled = figure.chart.properties(title=alt.TitleParams(figure.title, subtitle=lines))
-    return titled.configure(**config("sans-serif"))
+    spec = figure.specification
+    rows = spec.pop("datasets")
+    title = {"text": figure.title, "subtitle": lines}
+    return alt.Chart.from_dict(_inline(spec, rows) | {"title": title, "config": config("sans-serif")})
+
+
+def _inline(node: Any, rows: dict[str, Any]) -> Any:
+    """With the rows where they are used, as charts have them that can be put beside others."""
+    if isinstance(node, dict):
+        return {
+            key: {"values": rows[inner["name"]]} if key == "data" else _inline(inner, rows)
+            for key, inner in node.items()
+        }
+    return [_inline(inner, rows) for inner in node] if isinstance(node, list) else node

@@ -4,6 +4,7 @@ import altair as alt
 
 from posthoc.analysis.responses import Audit, Reaction
 from posthoc.recording import named as called
+from posthoc.report.figures.composed import layer, vconcat
 from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, names_of, number, wrapped
 from posthoc.report.theme import INK, MUTED, VALUE
 
@@ -30,7 +31,7 @@ def audit(result: Audit, width: int) -> Figure:
         numbers = [alt.Tooltip(f"{name}:Q", format=".4f") for name in ("mean", "low", "high")]
         colour = alt.condition("datum.k === 0", alt.value(VALUE), alt.value(INK))
         x = alt.X("mean:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5 if narrow else 10))
-        picture = alt.layer(
+        picture = layer(
             alt.Chart(data(rows[:1])).mark_rule(color=VALUE, strokeDash=[3, 3]).encode(x="mean:Q"),
             base.mark_rule(color=MUTED, strokeWidth=2).encode(x="low:Q", x2="high:Q"),
             base.mark_point(filled=True, size=55, opacity=1).encode(x=x, tooltip=[alt.Tooltip("control:N"), *numbers], color=colour),
@@ -45,7 +46,7 @@ def audit(result: Audit, width: int) -> Figure:
         ),
         f"The last checkpoint measured again with one thing changed at a time; bars {bars}, the dashed line is the run as it is.",
         "",
-        alt.vconcat(*panels, spacing=14).add_params(names_of("controls", labels)),
+        vconcat(*panels, spacing=14).add_params(names_of("controls", labels)),
         verdicts=tuple(text for text in result.conclusions if "cannot be" in text),
     )
 

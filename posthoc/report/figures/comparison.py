@@ -5,6 +5,7 @@ from typing import Any
 
 import altair as alt
 
+from posthoc.report.figures.composed import layer, vconcat
 from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, names_of, number, wrapped
 from posthoc.report.sources import Several
 from posthoc.report.theme import MUTED, VALUE
@@ -40,14 +41,14 @@ def comparison(several: Several, width: int) -> Figure:
             x=x, tooltip=tips
         )
         size = {"width": width, "height": max(40, max(20, 14 * max(map(len, names)) + 4) * len(table))}
-        panels.append(alt.layer(noise, bars, points).properties(**size, title=f"mean {measured.title}"))
+        panels.append(layer(noise, bars, points).properties(**size, title=f"mean {measured.title}"))
     return Figure(
         "comparison",
         _title(several),
         "A point is a run's mean over its checkpoints, the bar its 95 % interval over further ones where there is one, the diamond what "
         "pure noise gives through the same protocol: a reference, which takes channels for independent.",
         several.confounded,
-        alt.vconcat(*panels, spacing=14).add_params(names_of("runs", names)),
+        vconcat(*panels, spacing=14).add_params(names_of("runs", names)),
     )
 
 

@@ -1,7 +1,6 @@
 """What a figure is, and the pieces that figures are made of."""
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import altair as alt
 
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import UsageError
+from posthoc.report.figures.composed import Composed, layer
 from posthoc.report.theme import INK, MARK, MUTED, NOISE
 from posthoc.shown import shown
 
@@ -28,7 +28,7 @@ class Figure:
     """A chart and what is said of it.
 
     title: what is seen; explanation: how to read it, in a sentence; remark: what else must be known to read it, or empty;
-    epochs: those a figure of one epoch can show; columns: panels side by side; widest: pixels beyond which it does not
+    chart: an Altair chart, or several of them `composed`; epochs: those a figure of one epoch can show; columns: panels side by side; widest: pixels beyond which it does not
     grow; verdicts: of the measures in it those that do not differ from their null everywhere, in sentences.
     """
 
@@ -51,10 +51,7 @@ class Figure:
     def specification(self) -> dict[str, Any]:
         """The chart as Vega-Lite, with its title and explanation for screen readers."""
         words = f"{self.title}. {self.explanation} {self.caution}".strip()
-        spec: dict[str, Any] = self.chart.properties(description=words).to_dict()
-        datasets: dict[str, Any] = {}
-        _share(spec, datasets, {})
-        inert: dict[str, Any] = _inert(spec | {"datasets": datasets})
+        inert: dict[str, Any] = _inert(self.chart.properties(description=words).to_dict())
         return inert
 
 
@@ -84,29 +81,16 @@ def _inert(node: Any) -> Any:
     """The same with every text as it is shown: names come from elsewhere, and not every character can be drawn."""
     if isinstance(node, dict):
         return {key: _inert(value) for key, value in node.items()}
-    if isinstance(node, list):
+    if isinstance(node, (list, tuple)):
         return [_inert(value) for value in node]
     return shown(node, lines=True) if isinstance(node, str) else node
 
 
-def _share(node: Any, datasets: dict[str, Any], names: dict[str, str]) -> None:
-    """Move the rows that layers bring along into `datasets`, equal ones once."""
-    if isinstance(node, list):
-        for inner in node:
-            _share(inner, datasets, names)
-    elif isinstance(node, dict):
-        rows = node.get("data", {}).get("values") if isinstance(node.get("data"), dict) else None
-        if rows is not None:
-            name = names.setdefault(json.dumps(rows), f"rows{len(names)}")
-            datasets[name] = rows
-            node["data"] = {"name": name}
-        for inner in node.values():
-            _share(inner, datasets, names)
-
-
-def data(rows: list[dict[str, Any]]) -> alt.InlineData:
-    """Rows that travel with the chart."""
-    return alt.Data(values=rows)
+def data(rows: Sequence[dict[str, Any]]) -> Any:
+    """Rows that travel with the chart, as a plain object: Altair moves it to the chart's `datasets`, equal ones once, and then
+    holds the rest against its schema. Of an `alt.Data` it would validate every row, and of a list copy every row with each
+    step in which a chart is made, which both take longer than all else."""
+    return {"values": tuple(rows)}
 
 
 def number(value: float | None) -> float | None:
@@ -114,9 +98,9 @@ def number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def names_of(parameter: str, names: Sequence[str] | Sequence[list[str]]) -> alt.Parameter:
+def names_of(parameter: str, names: Sequence[str] | Sequence[list[str]]) -> dict[str, Any]:
     """The names, or their lines, that an axis made by `named` shows: data, which nothing takes for a part of an expression."""
-    return alt.param(name=parameter, value=list(names))
+    return {"name": parameter, "value": list(names)}
 
 
 def wrapped(name: str, signs: int) -> list[str]:
@@ -176,10 +160,10 @@ def hovering(name: str, nearest: bool = True) -> alt.Parameter:
     )
 
 
-def with_epoch(picture: Any, value: int | None, options: list[int] | None = None) -> Any:
+def with_epoch(picture: Composed, value: int | None, options: list[int] | None = None) -> Composed:
     """With the parameter `epoch`, the epoch looked at; in a notebook it is chosen from `options`."""
-    bind = {} if options is None else {"bind": alt.binding_select(options=options, name="epoch ")}
-    return picture.add_params(alt.param(name="epoch", value=value, **bind))
+    bind = {} if options is None else {"bind": {"input": "select", "options": options, "name": "epoch "}}
+    return picture.add_params({"name": "epoch", "value": value, **bind})
 
 
 def rows_of(metrics: RunMetrics) -> list[dict[str, Any]]:
@@ -233,7 +217,7 @@ def panel(
     """Layers over time with the untrained checkpoint, the mark of the chosen epoch, and a tooltip for the nearest; y: the
     axis of a field; tips: fields of text that the tooltip has, too."""
     if all(row[field] is None for row in rows):
-        picture = alt.layer(nothing(metrics))
+        picture = layer(nothing(metrics))
     else:
         base = alt.Chart(data(rows)).transform_filter(f"isValid(datum.{field})")
         values = {row[field] for row in rows} - {None}
@@ -244,7 +228,7 @@ def panel(
             at = at.scale(zero=False, domain=[value - reach, value + reach])
         spot = base.encode(x=time_axis(metrics), y=at)
         ground = alt.Chart(data([{"y": baseline}])).mark_rule(color=NOISE).encode(y=y("y"))
-        picture = alt.layer(
+        picture = layer(
             *([] if baseline is None else [ground]),
             *marks,
             spot.transform_filter("datum.untrained").mark_point(shape="diamond", size=70, color=INK),

@@ -8,6 +8,7 @@ import numpy as np
 
 from posthoc.analysis.records import PURE_NOISE, Curve, RunMetrics
 from posthoc.errors import PosthocError
+from posthoc.report.figures.composed import layer
 from posthoc.report.figures.figure import Figure, Kind, data, kept, nothing, number, with_epoch
 from posthoc.report.theme import NOISE, OTHER, VALUE
 from posthoc.report.words import caution, short
@@ -44,7 +45,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         "Points are the mean over channels of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
         "measured holds 95 % of the channels, those of redrawn data 95 % of the draws." + note,
         "",
-        with_epoch(alt.layer(*marks).properties(width=width, height=300), first, list(ats)),
+        with_epoch(layer(*marks).properties(width=width, height=300), first, list(ats)),
         epochs=ats,
         widest=640,
         verdicts=tuple(filter(None, [caution(metrics, "hurst")])),

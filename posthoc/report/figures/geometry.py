@@ -7,6 +7,7 @@ import numpy as np
 
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import PosthocError
+from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, named, names_of, number, with_epoch
 from posthoc.report.figures.layers import heat_map, height_of
 
@@ -38,7 +39,7 @@ def geometry(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     )  # fmt: skip
     height = height_of(len(metrics.layers))
     panels = [heat_map(base, name, PANELS[name], width, height) for name in tables]
-    picture = alt.vconcat(*panels, spacing=14).resolve_scale(color="independent")
+    picture = vconcat(*panels, spacing=14).resolve_scale(color="independent")
     return Figure(
         "geometry",
         "What layers represent: how many directions they use, and how much that still changes",

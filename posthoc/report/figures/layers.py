@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import PosthocError
+from posthoc.report.figures.composed import layer, vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, hovering, kept, named, names_of, number, with_epoch
 from posthoc.report.theme import LONGEST, MARK, MUTED, SEQUENCE
 
@@ -47,7 +48,7 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         f"{measured.symbol} by layer {title}" if title else f"No layer has an {measured.symbol} at the end",
         "Each cell is one layer's channels by themselves at one checkpoint; × marks what is undefined.",
         f"Fewer channels alone make M larger: independent ones would give about {expected}." if expected else "",
-        with_epoch(alt.vconcat(*panels, spacing=14).resolve_scale(color="independent"), None).add_params(
+        with_epoch(vconcat(*panels, spacing=14).resolve_scale(color="independent"), None).add_params(
             names_of("layers", names)
         ),
     )
@@ -67,7 +68,7 @@ def heat_map(base: Any, key: str, title: str, width: int, height: int, scale: An
     empty = base.transform_filter(f"!isValid(datum.{key})").mark_text(text="×", color=MUTED)
     chosen = base.transform_filter("datum.at === epoch").mark_rect(fill=None, stroke=MARK, strokeWidth=2)
     pointed = base.mark_rect(opacity=0).add_params(hovering(key, nearest=False))
-    picture = alt.layer(cells, empty, chosen, pointed).resolve_scale(color="independent")
+    picture = layer(cells, empty, chosen, pointed).resolve_scale(color="independent")
     return picture.properties(width=width, height=height, title=title)
 
 
@@ -116,7 +117,7 @@ def _matrix(
         .transform_calculate(a="layers[datum.i]", b="layers[datum.j]")
     )
     step = 44 if L <= 8 else max(1, min(28, 280 // L))
-    picture = alt.layer(*_cells(cells, what, L <= 8, _top(values))).properties(width=step * L, height=step * L)
+    picture = layer(*_cells(cells, what, L <= 8, _top(values))).properties(width=step * L, height=step * L)
     picture = with_epoch(picture.add_params(names_of("layers", metrics.layers)), shown, list(ats))
     return Figure(name, f"{title} at one {unit}", explanation, caution, picture, epochs=ats, widest=0)
 

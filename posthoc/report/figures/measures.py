@@ -8,6 +8,7 @@ import altair as alt
 from posthoc.analysis.records import PURE_NOISE, Measured, RunMetrics
 from posthoc.analysis.verdicts import verdict
 from posthoc.errors import PosthocError
+from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
 from posthoc.report.theme import NOISE, OTHER, VALUE
 from posthoc.report.words import cautions, headlines, short
@@ -59,7 +60,7 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         + ("" if metrics.trained.all() else "; the hollow diamond is the untrained network")
         + (_bands(metrics) if len(keys) > 2 else "."),
         "",
-        alt.vconcat(*panels, spacing=14),
+        vconcat(*panels, spacing=14),
         verdicts=tuple(cautions(metrics)),
     )
 

@@ -4,6 +4,7 @@ import altair as alt
 
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import PosthocError
+from posthoc.report.figures.composed import layer
 from posthoc.report.figures.figure import Figure, Kind, data, number, with_epoch
 from posthoc.report.theme import SEQUENCE
 
@@ -43,7 +44,7 @@ def positions(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         "Each point is the mean loss from a position up to twice as far, over the documents; a line that falls to the right is of "
         f"a network that uses more of what precedes a token. One line per {unit}, from dark to light.",
         "",
-        with_epoch(lines.properties(width=width, height=260), None),
+        with_epoch(layer(lines).properties(width=width, height=260), None),
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import altair as alt
 
+from posthoc.report.figures.composed import concat, layer, vconcat
 from posthoc.report.figures.figure import (
     NARROW,
     Figure,
@@ -47,7 +48,7 @@ def runs(several: Several, width: int) -> Figure:
         f"{len(several.runs)} runs side by side, {unit} by {unit}",
         "All panels of a measure share their scale; the dashed line is the mean of pure noise through the run's protocol.",
         several.confounded,
-        with_epoch(alt.vconcat(*panels, spacing=24), None),
+        with_epoch(vconcat(*panels, spacing=24), None),
         columns=columns,
     )
 
@@ -65,7 +66,7 @@ def _multiples(
         base = alt.Chart(data(rows)).transform_filter(f"datum.place === {place} && isValid(datum.{key})")
         noise = base.transform_filter(f"isValid(datum.{key}_noise)").mark_line(color=NOISE, strokeDash=[4, 3])
         chosen = base.transform_filter("datum.at === epoch")
-        picture = alt.layer(
+        picture = layer(
             noise.encode(x=x, y=f"{key}_noise:Q"),
             base.mark_line(color=colour).encode(x=x, y=y),
             chosen.mark_rule(color=MARK, strokeWidth=1.5).encode(x=x),
@@ -74,7 +75,7 @@ def _multiples(
         )
         title = alt.TitleParams(name, fontSize=11, fontWeight="normal", limit=width)
         panels.append(picture.properties(width=width, height=90, title=title))
-    return alt.concat(*panels, columns=columns, spacing=12)
+    return concat(*panels, columns=columns, spacing=12)
 
 
 RUNS = Kind(

@@ -5,6 +5,7 @@ from typing import Any
 import altair as alt
 
 from posthoc.analysis.records import RunMetrics
+from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
 from posthoc.report.theme import INK, MUTED, SECOND, THIRD, VALUE
 from posthoc.report.words import better, cautions, without_convergence
@@ -56,7 +57,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
             "one could have stopped the training.",
             *without_convergence(metrics),
         ]),
-        alt.vconcat(*panels, spacing=14),
+        vconcat(*panels, spacing=14),
         verdicts=tuple(cautions(metrics)),
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 
 from posthoc.analysis.runs import in_percent
+from posthoc.report.figures.composed import layer
 from posthoc.report.figures.figure import Figure, Kind, Of, data, number
 from posthoc.report.sources import Several
 from posthoc.report.theme import HALO, INK, MUTED, OTHER, SECOND, THIRD, VALUE
@@ -36,7 +37,7 @@ def stopping(several: Several, width: int) -> Figure:
     unit = "" if symbol != "accuracy" else f" ({'points' if percent else 'share'})"
     y = alt.Y("lost:Q", title=f"{symbol} lost{unit}")
     line = alt.Chart(data(front)).mark_line(color=INK, strokeWidth=1, interpolate="step-before")
-    picture = alt.layer(
+    picture = layer(
         line.encode(x=x, y=y, order="saved:Q"),
         _points(rows, x, y),
         *_labels(front, max((row["lost"] for row in rows), default=0) or 1, x, y, width),

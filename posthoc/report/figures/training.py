@@ -10,6 +10,7 @@ from posthoc.analysis.health import Ailment
 from posthoc.analysis.measures.layers import SETTLED, settled_at
 from posthoc.analysis.records import Measured, RunMetrics
 from posthoc.errors import PosthocError
+from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, number, panel, rows_of, time_axis
 from posthoc.report.theme import INK, MUTED, REGION, SECOND, THIRD, VALUE
 from posthoc.report.words import better, left_out
@@ -45,7 +46,7 @@ def training(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         + (f" A layer counts as settled from where its similarity (CKA) to the last checkpoint stays at {SETTLED} or more."
            if settled else ""),
         " ".join(left_out(metrics)),
-        alt.vconcat(*panels, *settled, spacing=14),
+        vconcat(*panels, *settled, spacing=14),
     )  # fmt: skip
 
 

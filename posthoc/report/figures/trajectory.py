@@ -11,6 +11,7 @@ import numpy as np
 
 from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.taxonomy import Taxonomy
+from posthoc.report.figures.composed import layer
 from posthoc.report.figures.figure import Figure, Kind, data, hover, log_spaced, nothing, number, rows_of, with_epoch
 from posthoc.report.theme import HALO, INK, MARK, MUTED, NOISE, REGION, SEQUENCE
 from posthoc.report.words import cautions, short
@@ -53,7 +54,7 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         f"H_eff ({'undefined' if math.isnan(mean) else f'here {mean:.3f}'}), stable convergent being a run above 0.6 with "
         f"{_signs(metrics)}{where}",
         "",
-        with_epoch(alt.layer(*layers).properties(width=width, height=HEIGHT), None),
+        with_epoch(layer(*layers).properties(width=width, height=HEIGHT), None),
         verdicts=tuple(cautions(metrics)),
     )  # fmt: skip
 

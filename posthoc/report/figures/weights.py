@@ -10,6 +10,7 @@ from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.weights import ALL
 from posthoc.errors import PosthocError
+from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import (
     Figure,
     Kind,
@@ -53,7 +54,7 @@ def weights(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         panels.append(panel(rows, metrics, [line], name, width, 110, title, ground))
     layers = {name: of for name, of in metrics.weights.items() if name != ALL}
     largest = max((of.error for of in layers.values()), default=0.0)
-    picture = alt.vconcat(*panels, *([_map(metrics, width)] if len(metrics.when) > 1 else []), spacing=14)
+    picture = vconcat(*panels, *([_map(metrics, width)] if len(metrics.when) > 1 else []), spacing=14)
     return Figure(
         "weights",
         _title(path.start, path.step),
