@@ -91,7 +91,8 @@ def analyse(x: ArrayLike, scales: ArrayLike | None = None, windows: Windows | No
     with np.errstate(divide="ignore", over="ignore", under="ignore"):
         log_F = np.log(F) - power[:, None] * np.log(2)
         F = np.ldexp(F, -power[:, None])
-    reason = tuple(REASONS.get(code) for code in state.tolist())
+    live = bool((state == kernel.LIVE).all())
+    reason = (None,) * U if live else tuple(REASONS.get(code) for code in state.tolist())
     return DFA(alpha, intercept - power * np.log(2), r2, chosen, F, log_F, reason)
 
 

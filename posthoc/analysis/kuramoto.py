@@ -16,6 +16,8 @@ from posthoc.analysis.kernels.dfa import LIVE
 from posthoc.errors import UsageError
 
 BUTTERWORTH_ORDER = 4
+BLOCK = 16
+"""Units that are handled together."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,27 @@ def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None =
     """
     if not (isinstance(trim, Real) and 0 <= trim < 0.5):
         raise UsageError(f"trim is {trim}; give a fraction from 0 to below 0.5.")
-    return _synchrony(*_analytic(x, band), trim)
+    blocks = _Blocks(x, band)
+    sums = np.empty((len(blocks), 2, blocks.x.shape[1]))
+    live = np.empty(len(blocks.x), np.bool_)
+
+    def work(first: int, last: int) -> None:
+        for block in range(first, last):
+            real, imaginary, live[blocks.units(block)] = blocks.analytic(block)
+            kernel.unit_phases(real, imaginary, sums[block])
+
+    in_threads(work, len(blocks))
+    return _order_parameter(sums.sum(axis=0), int(live.sum()), trim)
 
 
-def _synchrony(real: FloatArray, imaginary: FloatArray, live: NDArray[np.bool_], trim: float = 0.0) -> Kuramoto:
-    dropped = int(trim * real.shape[1])
-    kept = slice(dropped, real.shape[1] - dropped)
-    if not len(real):
-        return Kuramoto(np.full(len(range(real.shape[1])[kept]), np.nan), np.nan, np.nan, 0)
-    R = np.empty(real.shape[1])
-    in_threads(lambda first, last: kernel.order_parameter(first, last, real, imaginary, R), len(R), kernel.BLOCK)
-    R = R[kept]
-    return Kuramoto(R, 0.0 if np.ptp(R) <= ROUNDING else float(R.std()), float(R.mean()), int(live.sum()))
+def _order_parameter(sums: FloatArray, units: int, trim: float = 0.0) -> Kuramoto:
+    """From the sums [2, T] of so many units' cosines and sines."""
+    dropped = int(trim * sums.shape[1])
+    kept = slice(dropped, sums.shape[1] - dropped)
+    if not units:
+        return Kuramoto(np.full(sums[0, kept].shape, np.nan), np.nan, np.nan, 0)
+    R = np.sqrt(sums[0, kept] ** 2 + sums[1, kept] ** 2) / units
+    return Kuramoto(R, 0.0 if np.ptp(R) <= ROUNDING else float(R.std()), float(R.mean()), units)
 
 
 def metastability_in_halves(x: ArrayLike, halves: FloatArray) -> tuple[float, FloatArray]:
@@ -71,18 +82,24 @@ def metastability_in_halves(x: ArrayLike, halves: FloatArray) -> tuple[float, Fl
 
     halves: [K, U], 1 for the units of a half. NaN where a half has none, or a unit no phase.
     """
-    real, imaginary, live = _analytic(x, None)
-    value = _synchrony(real, imaginary, live).metastability
-    if not live.all():
+    blocks = _Blocks(x)
+    U, T = blocks.x.shape
+    sums, of_halves, n_live = np.zeros((2, T)), np.zeros((2, len(halves), T)), 0
+    for block in range(len(blocks)):
+        real, imaginary, live = blocks.analytic(block)
+        of_block = np.empty((2, T))
+        kernel.unit_phases(real, imaginary, of_block)
+        sums += of_block
+        n_live += int(live.sum())
+        if live.all():
+            kernel.add_halves(real, imaginary, np.ascontiguousarray(halves[:, blocks.units(block)]), of_halves)
+    value = _order_parameter(sums, n_live).metastability
+    if n_live < U:
         return value, np.full(len(halves), np.nan)
-    lengths = np.empty((2, len(halves), real.shape[1]))
-    options = (real, imaginary, np.ascontiguousarray(halves), lengths)
-    in_threads(
-        lambda first, last: kernel.halves_order_parameter(first, last, *options), real.shape[1], kernel.HALVES_BLOCK
-    )
-    units = halves.sum(axis=1)
+    units, spread = halves.sum(axis=1), np.empty((2, len(halves)))
+    kernel.spread_of_halves(sums, of_halves, spread)
     with np.errstate(invalid="ignore"):
-        first, second = lengths.std(axis=2) / np.array([units, len(real) - units])
+        first, second = spread / np.array([units, U - units])
     return value, np.asarray(first - second)
 
 
@@ -113,7 +130,9 @@ def phase_locking(
     """
     names = list(dict.fromkeys(np.asarray(groups).tolist()))
     member = np.array([names.index(name) for name in np.asarray(groups).tolist()])
-    real, imaginary, live = _analytic(x, band)
+    blocks = _Blocks(x, band)
+    parts = [blocks.analytic(block) for block in range(len(blocks))]
+    real, imaginary, live = (np.concatenate(part) for part in zip(*parts, strict=True))
     if member.shape != live.shape:
         raise UsageError(f"{len(member)} groups for {len(live)} units; give one for each.")
     U, T = real.shape
@@ -132,46 +151,61 @@ def phase_locking(
     return PhaseLocking(mean_over_pairs(np.sqrt(square) / T), mean_over_pairs((square - T) / (T * (T - 1))))
 
 
-def _analytic(x: ArrayLike, band: tuple[float, float] | None) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Real and imaginary part [live units, T] of the analytic signals, and which units are live [U]."""
-    x, rounding = as_series(x)
-    x = np.atleast_2d(x)
-    if x.ndim != 2 or 0 in x.shape:
-        raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
-    real = np.empty(x.shape)
-    state = np.empty(len(x), np.int8)
-    x = np.ascontiguousarray(x)
-    in_threads(lambda first, last: kernel.centre_rows(first, last, x, rounding, real, state), len(x))
-    live = state == LIVE
-    if not live.all():
-        real = real[live]
-    if band is not None:
-        edges = real_array("band", band).tolist()
-        if not (isinstance(edges, list) and len(edges) == 2 and 0 < edges[0] < edges[1] < 0.5):
-            raise UsageError(f"band is {band}; give two rising frequencies between 0 and 0.5 cycles per point.")
-        import scipy.signal  # here, for it takes long to import
+class _Blocks:
+    """The units of a batch x [U, T], so many at a time that what is made of them stays near the processor; band: see
+    `kuramoto`."""
 
-        sections = scipy.signal.butter(BUTTERWORTH_ORDER, edges, "bandpass", fs=1, output="sos")
-        try:
-            real = np.ascontiguousarray(scipy.signal.sosfiltfilt(sections, real, axis=1))
-        except ValueError as error:
-            raise UsageError(
-                f"Series of {x.shape[1]} points are too short to filter ({error}); give longer ones, or no band."
-            ) from error
-    return real, hilbert(real) if len(real) else real, live
+    def __init__(self, x: ArrayLike, band: tuple[float, float] | None = None) -> None:
+        x, self._rounding = as_series(x)
+        self.x = np.ascontiguousarray(np.atleast_2d(x))
+        if self.x.ndim != 2 or 0 in self.x.shape:
+            raise UsageError(f"x has shape {x.shape}; expected one series [T] or a batch [U, T].")
+        self._sections = None if band is None else _bandpass(band)
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // BLOCK)
+
+    def units(self, block: int) -> slice:
+        """Those of a block."""
+        return slice(block * BLOCK, (block + 1) * BLOCK)
+
+    def analytic(self, block: int) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+        """Real and imaginary part [live units, T] of a block's analytic signals, and which of its units are live."""
+        x = self.x[self.units(block)]
+        real, state = np.empty(x.shape), np.empty(len(x), np.int8)
+        kernel.centre_rows(0, len(x), x, self._rounding, real, state)
+        live = state == LIVE
+        if not live.all():
+            real = real[live]
+        if self._sections is not None and len(real):
+            import scipy.signal  # here, for it takes long to import
+
+            try:
+                real = np.ascontiguousarray(scipy.signal.sosfiltfilt(self._sections, real, axis=1))
+            except ValueError as error:
+                raise UsageError(
+                    f"Series of {x.shape[1]} points are too short to filter ({error}); give longer ones, or no band."
+                ) from error
+        return real, hilbert(real), live
+
+
+def _bandpass(band: tuple[float, float]) -> FloatArray:
+    """The second-order sections of a Butterworth filter. Raises UsageError for what is no band."""
+    edges = real_array("band", band).tolist()
+    if not (isinstance(edges, list) and len(edges) == 2 and 0 < edges[0] < edges[1] < 0.5):
+        raise UsageError(f"band is {band}; give two rising frequencies between 0 and 0.5 cycles per point.")
+    import scipy.signal  # here, for it takes long to import
+
+    return np.asarray(scipy.signal.butter(BUTTERWORTH_ORDER, edges, "bandpass", fs=1, output="sos"))
 
 
 def hilbert(x: FloatArray) -> FloatArray:
     """The Hilbert transform of each row of x [U, T]: the imaginary part of its analytic signal."""
     T = x.shape[1]
-    imaginary = np.empty_like(x)
-
-    def transform(first: int, last: int) -> None:
-        spectrum = scipy.fft.rfft(x[first:last], axis=1)
-        spectrum *= -1j
-        spectrum[:, 0] = 0
-        spectrum[:, (T + 1) // 2 :] = 0  # the frequency of alternating signs that an even T has
-        imaginary[first:last] = scipy.fft.irfft(spectrum, n=T, axis=1, overwrite_x=True)
-
-    in_threads(transform, len(x), block=8)
-    return imaginary
+    if not len(x):
+        return np.empty_like(x)
+    spectrum = scipy.fft.rfft(x, axis=1)
+    spectrum *= -1j
+    spectrum[:, 0] = 0
+    spectrum[:, (T + 1) // 2 :] = 0  # the frequency of alternating signs that an even T has
+    return np.asarray(scipy.fft.irfft(spectrum, n=T, axis=1, overwrite_x=True))

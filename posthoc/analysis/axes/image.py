@@ -182,7 +182,7 @@ def channels_reordered(material: ImageMaterial, random: np.random.Generator, liv
     from posthoc.analysis.kernels import series as kernel
 
     order, starts = _by_class(material.labels)
-    x = material.live(live)[:, order]
+    x: NDArray[np.floating] = np.take(material.live(live), order, axis=1)  # which takes a third of the time of indexing
     kernel.shuffle_within(x, starts, random.random(x.shape))
     return InOrder(x, material.labels[order], np.arange(len(order)), starts, material.smooth)
 

@@ -9,8 +9,10 @@ from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.kernels import REORDER, jit
 from posthoc.analysis.kernels.dfa import centre
 
-BLOCK = 512
-HALVES_BLOCK = 128
+BLOCK = 256
+"""Points in time of which the sums of halves stay in the processor's nearest memory."""
+AT_ONCE = 4
+"""Units that are added to a sum before it is stored."""
 
 
 @jit()
@@ -29,64 +31,75 @@ def centre_rows(
 
 
 @jit(fastmath=set(REORDER))
-def order_parameter(first: int, last: int, x: FloatArray, h: FloatArray, R: FloatArray) -> None:
-    """Fill R [T] from `first` to `last`: the length of the mean over units of z / |z|, z = x + i h, both [U, T].
-
-    Always in the same blocks of time, the units added in their order: threads do not change the sum.
-    """
-    U = len(x)
-    cosine, sine = np.empty(BLOCK), np.empty(BLOCK)
-    for start in range(first, last, BLOCK):
-        length = min(BLOCK, last - start)
-        cosine[:] = 0.0
-        sine[:] = 0.0
-        for u in range(U):
-            row, transform = x[u, start : start + length], h[u, start : start + length]
-            for t in range(length):
-                a, b = row[t], transform[t]
-                square = a * a + b * b
-                inverse = 1.0 / math.sqrt(square) if square > 0.0 else 0.0
-                cosine[t] += a * inverse if square > 0.0 else 1.0  # the angle of 0 is 0
-                sine[t] += b * inverse
-        for t in range(length):
-            R[start + t] = math.sqrt(cosine[t] * cosine[t] + sine[t] * sine[t]) / U
+def unit_phases(x: FloatArray, h: FloatArray, sums: FloatArray) -> None:
+    """Divide z = x + i h, both [U, T], by its length, in place, and fill sums [2, T] with the sums over the units."""
+    U, T = x.shape
+    sums[:] = 0.0
+    cosine, sine = sums
+    for u in range(U):
+        row, transform = x[u], h[u]
+        for t in range(T):
+            a, b = row[t], transform[t]
+            square = a * a + b * b
+            inverse = 1.0 / math.sqrt(square) if square > 0.0 else 0.0
+            row[t] = a * inverse if square > 0.0 else 1.0  # the angle of 0 is 0
+            transform[t] = b * inverse
+        for t in range(T):
+            cosine[t] += row[t]
+        for t in range(T):
+            sine[t] += transform[t]
 
 
 @jit(fastmath=set(REORDER))
-def halves_order_parameter(
-    first: int, last: int, x: FloatArray, h: FloatArray, halves: FloatArray, lengths: FloatArray
-) -> None:
-    """Fill lengths [2, K, T] from `first` to `last`: of the sums over the units of each half, and the rest, of z / |z|.
+def add_halves(x: FloatArray, h: FloatArray, halves: FloatArray, sums: FloatArray) -> None:
+    """Add to sums [2, K, T] those of x and of h, both [U, T], over the units of each half.
 
-    z = x + i h, both [U, T]; halves: [K, U], 1 for the units of a half, 0 for the rest. In blocks of time, as above.
+    halves: [K, U], 1 for the units of a half, 0 for the rest.
     """
-    U = len(x)
-    cosine, sine = np.empty((U, HALVES_BLOCK)), np.empty((U, HALVES_BLOCK))
-    all_cosine, all_sine = np.empty(HALVES_BLOCK), np.empty(HALVES_BLOCK)
-    half_cosine, half_sine = np.empty(HALVES_BLOCK), np.empty(HALVES_BLOCK)
-    for start in range(first, last, HALVES_BLOCK):
-        length = min(HALVES_BLOCK, last - start)
-        all_cosine[:] = 0.0
-        all_sine[:] = 0.0
-        for u in range(U):
-            for t in range(length):
-                a, b = x[u, start + t], h[u, start + t]
-                square = a * a + b * b
-                inverse = 1.0 / math.sqrt(square) if square > 0.0 else 0.0
-                cosine[u, t] = a * inverse if square > 0.0 else 1.0
-                sine[u, t] = b * inverse
-                all_cosine[t] += cosine[u, t]
-                all_sine[t] += sine[u, t]
+    U, T = x.shape
+    chosen = np.empty(U, np.int64)
+    for start in range(0, T, BLOCK):
+        end = min(T, start + BLOCK)
         for k in range(len(halves)):
-            half_cosine[:] = 0.0
-            half_sine[:] = 0.0
+            count = 0
             for u in range(U):
                 if halves[k, u] > 0:
-                    for t in range(length):
-                        half_cosine[t] += cosine[u, t]
-                        half_sine[t] += sine[u, t]
-            for t in range(length):
-                a, b = half_cosine[t], half_sine[t]
-                lengths[0, k, start + t] = math.sqrt(a * a + b * b)
-                a, b = all_cosine[t] - a, all_sine[t] - b
-                lengths[1, k, start + t] = math.sqrt(a * a + b * b)
+                    chosen[count] = u
+                    count += 1
+            together = count // AT_ONCE * AT_ONCE
+            for part in range(2):
+                values = x if part == 0 else h
+                total = sums[part, k, start:end]
+                for j in range(0, together, AT_ONCE):
+                    a, b = values[chosen[j], start:end], values[chosen[j + 1], start:end]
+                    c, d = values[chosen[j + 2], start:end], values[chosen[j + 3], start:end]
+                    for t in range(end - start):
+                        total[t] += a[t] + b[t] + c[t] + d[t]
+                for j in range(together, count):
+                    a = values[chosen[j], start:end]
+                    for t in range(end - start):
+                        total[t] += a[t]
+
+
+@jit(fastmath=set(REORDER))
+def spread_of_halves(sums: FloatArray, of_halves: FloatArray, spread: FloatArray) -> None:
+    """Fill spread [2, K] with the standard deviation over time of the length of a sum of phases, of each half and of the rest.
+
+    sums: [2, T], the cosines and sines of all units; of_halves: [2, K, T], those of each half.
+    """
+    _, K, T = of_halves.shape
+    length = np.empty(T)
+    for k in range(K):
+        for rest in range(2):
+            for t in range(T):
+                a, b = of_halves[0, k, t], of_halves[1, k, t]
+                if rest:
+                    a, b = sums[0, t] - a, sums[1, t] - b
+                length[t] = math.sqrt(a * a + b * b)
+            mean = square = 0.0
+            for t in range(T):
+                mean += length[t]
+            mean /= T
+            for t in range(T):
+                square += (length[t] - mean) ** 2
+            spread[rest, k] = math.sqrt(square / T)
