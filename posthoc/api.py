@@ -83,7 +83,7 @@ def audit(
     seed
         Keys the random numbers.
     measures
-        Names of measures of series, `default`, `all`, or measures of your own.
+        As `compute_metrics` takes them; `default` are those of series by which runs are compared.
     other
         Another extraction of the run, over the same samples prepared otherwise, to compare with.
 
@@ -167,14 +167,14 @@ def check(
 
 
 def list_measures() -> dict[str, str]:
-    """The measures that `compute_metrics` knows, by their names, with what each is in words.
+    """The measures that `compute_metrics` knows, by their names, with what each is in words; K stands for a number.
 
     >>> list_measures()["metastability"]
     'metastability M'
     """
-    from posthoc.analysis.measures import MEASURES
+    from posthoc.analysis.measures import names
 
-    return {name: measure.title for name, measure in MEASURES.items()}
+    return names()
 
 
 def list_nulls() -> dict[str, str]:

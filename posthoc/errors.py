@@ -1,7 +1,7 @@
 """The one error type: what is wrong, where, and what to do, in a sentence; and the words of others' errors."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class PosthocError(Exception):
@@ -22,15 +22,17 @@ class UsageError(PosthocError):
     exit_code = 2
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], spellings: Mapping[str, str] | None = None) -> str:
     """What to write instead of a name that nothing has: the nearest of those that are known, else all of them.
+
+    spellings: other ways to write some, each with the name that it stands for.
 
     >>> nearest("measure", ["measures", "audit"]), nearest("nosuch", ["measures", "audit"])
     ('did you mean measures?', 'there are measures, audit.')
     """
     listed = list(dict.fromkeys(known))
-    lower = {each.lower(): each for each in listed}
-    near = [lower[text] for text in difflib.get_close_matches(name.lower(), lower, 3)]
+    lower = {text.lower(): each for text, each in ((spellings or {}) | {each: each for each in listed}).items()}
+    near = list(dict.fromkeys(lower[text] for text in difflib.get_close_matches(name.lower(), lower, 3)))
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(listed)}."
 
 

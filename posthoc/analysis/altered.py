@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from posthoc.store import ALL, Activations
 
-OF_CLASSES = ("logits", "prediction", "correct", "head")
+OF_CLASSES = ("logits", "prediction", "correct", "loss", "head")
 """What the network said in terms of the classes that it has."""
 
 
@@ -33,7 +33,9 @@ class Altered(Activations):
         self._relabelled = labels is not None
         self.touched: set[str] = set()
         if untrained is not None:
-            self.blocks = {place: block for place, block in file.blocks.items() if not place.startswith("weights/")}
+            self.averaged: tuple[int, ...] = ()
+            stored_only = ("weights/", "average/")
+            self.blocks = {place: block for place, block in file.blocks.items() if not place.startswith(stored_only)}
         labels = file.labels if labels is None else labels
         self.labels = labels if samples is None else labels[samples]
         self.epochs, self.steps = file.epochs[self.rows], file.steps[self.rows]
@@ -82,14 +84,29 @@ class Altered(Activations):
             return np.stack([self.behaviour(name, e, samples) for e in range(len(self))])
         if name == "correct" and self._relabelled and "prediction" in self.behaviours:
             return (self.behaviour("prediction", row) == self.labels).astype(np.float32)[samples]
+        if name == "loss" and self._relabelled:
+            return np.full(len(self.labels), np.nan, np.float32)[samples]
         values = super().behaviour(name, self.rows[row])
         return values[samples] if self._samples is None else values[self._samples][samples]
+
+    def behaviour_of_average(self, count: int, name: str, row: int | None = None) -> Any:
+        """As the file's, changed; NaN for other labels and of other checkpoints' mean, of which nothing was replayed."""
+        self.touched.add(name)
+        if row is None:
+            return np.stack([self.behaviour_of_average(count, name, e) for e in range(len(self))])
+        last = self.rows[row]
+        if self._relabelled or self.rows[: row + 1][-count:] != list(range(last - count + 1, last + 1)):
+            return np.full(len(self.labels), np.nan, np.float32)
+        values = super().behaviour_of_average(count, name, last)
+        return values if self._samples is None else values[self._samples]
 
     def head(self, name: str, row: int | None = None) -> Any:
         """As the file's, of these checkpoints."""
         self.touched.add("head")
-        return super().head(name, None)[self.rows] if row is None else super().head(name, self.rows[row])
+        return np.stack([self.head(name, e) for e in range(len(self))]) if row is None else super().head(name, self.rows[row])
 
     def weight(self, name: str, row: int | None = None) -> Any:
         """As the file's, of these checkpoints."""
-        return super().weight(name, None)[self.rows] if row is None else super().weight(name, self.rows[row])
+        if row is None:
+            return np.stack([self.weight(name, e) for e in range(len(self))])
+        return super().weight(name, self.rows[row])

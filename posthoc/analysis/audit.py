@@ -21,7 +21,7 @@ from posthoc.analysis.axes.image import ImageMaterial
 from posthoc.analysis.conclusions import conclusions
 from posthoc.analysis.documents import LEAST_DOCUMENTS, ends, enough, resampled_finite
 from posthoc.analysis.effects import effects_beside_order, in_the_same_orders, margin_of, told
-from posthoc.analysis.measures import MEASURES, Measure, Reading, Scope, Series, chosen
+from posthoc.analysis.measures import MEASURES, Asked, Measure, Reading, Replay, Scope, Series, chosen
 from posthoc.analysis.nulls import NULLS, Draws, deciding, draws, unrounded
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import PURE_NOISE, Aside
@@ -43,7 +43,7 @@ def audit(
 
     count: draws of each control that redraws; measures: as `compute_metrics` takes them, of which the default ones are
     audited that runs are compared by; other: the same run, recorded over the same samples prepared otherwise.
-    Raises UsageError for an axis that has no factors, and for measures that are not of series, PosthocError where there are
+    Raises UsageError for an axis that has no factors, and for measures of which an audit can change nothing, PosthocError where there are
     too few images, or documents, or `other` does not fit.
     """
     protocol = protocol or Protocol.fitting(activations.signals)
@@ -52,7 +52,7 @@ def audit(
     _refuse_unfit(activations, protocol, axis)
     if other is not None:
         _refuse_other(activations, other, protocol, axis)
-    table, asked, everything = _table(measures, axis)
+    table, asked = _table(measures, axis, activations)
     controls: dict[str, Control] = {}
     effects: dict[str, dict[str, Effect]] = {}
     responses: dict[str, Response] = {}
@@ -79,14 +79,12 @@ def audit(
             responses[key] = replace(response, margin_from=margin_from)
     sentences: dict[str, list[str]] = {}
     if axis.key == "image":
-        of_checkpoints = audit_checkpoints(
-            axis, subject, {key: m for key, m in table.items() if m.of_checkpoint}, everything
-        )
+        of_checkpoints = audit_checkpoints(axis, subject, {key: m for key, m in table.items() if m.of_checkpoint})
         controls = joint(controls, of_checkpoints.made)
         effects |= of_checkpoints.effects
         responses |= of_checkpoints.responses
         sentences = of_checkpoints.sentences
-    _refuse_unanswered(asked - responses.keys(), table)
+    _refuse_unanswered(asked - responses.keys(), table, axis, Replay(activations, protocol.signal, seed))
     order = {key: responses[key] for key in (*table, *responses) if key in responses}
     rows = tuple(_complete(control, order) for control in controls.values())
     return Audit(
@@ -145,34 +143,43 @@ def _refuse_other(activations: Activations, other: Activations, protocol: Protoc
         )
 
 
-def _table(measures: str | Iterable[str | Measure], axis: Axis) -> tuple[dict[str, Measure], set[str], bool]:
-    """The measures to audit, those among them that were asked for by name, and whether all were."""
-    wanted = measures.split(",") if isinstance(measures, str) else list(measures)
-    table = chosen(wanted)
-    keys = {each.key if isinstance(each, Measure) else each.strip() for each in wanted}
-    everything = "all" in keys
-    asked = keys - {"default", "all"}
-    if everything:
-        asked |= {key for key, measure in table.items() if _base(measure).of_series and not _base(measure).series}
-        checkpoints = {key for key, measure in table.items() if measure.of_checkpoint and axis.key == "image"}
-        return {k: m for k, m in table.items() if k in asked | checkpoints or "default" in keys}, asked, True
-    kept = table if "default" in keys else {key: measure for key, measure in table.items() if key in keys}
-    return kept, asked, False
+def _table(
+    measures: str | Iterable[str | Measure], axis: Axis, activations: Activations
+) -> tuple[dict[str, Measure], set[str]]:
+    """The measures to audit, and those among them that were asked for: by name, or as series where all were.
+
+    Measures of checkpoints, of which each control takes seconds, are no default ones."""
+    request = Asked.of(measures)
+    table = chosen(request, activations=activations)
+    keys = set(request.keys)
+    if request.everything:
+        keys |= {key for key, measure in table.items() if _base(measure).of_series and not _base(measure).series}
+    kept = {
+        key: measure for key, measure in table.items()
+        if key in keys or (request.everything and axis.key == "image" if measure.of_checkpoint else request.default)
+    }  # fmt: skip
+    return kept, keys
 
 
-def _refuse_unanswered(keys: Collection[str], table: Mapping[str, Measure]) -> None:
-    """Raise UsageError where measures that were asked for by name have nothing that an audit changes."""
-    if not keys:
-        return
-    able = [key for key, measure in MEASURES.items() if _base(measure).of_series or measure.of_checkpoint]
-    if ahead := sorted(key for key in keys if table[key].of_checkpoint):
+def _refuse_unanswered(keys: Collection[str], table: Mapping[str, Measure], axis: Axis, replay: Replay) -> None:
+    """Raise UsageError where measures that were asked for by name have nothing that an audit changes, or no value."""
+    of_checkpoints = axis.key == "image"
+    for key in sorted(keys):
+        if of_checkpoints and (of := table[key].of_checkpoint):
+            reason = of(replay.at(len(replay) - 1))
+            raise UsageError(
+                f"{key} {reason}." if isinstance(reason, Aside) else f"{key}: undefined at the last checkpoint of this file, or "
+                "of later checkpoints, of which it has none; leave it out."
+            )
+    if keys:
+        able = [
+            key for key, measure in MEASURES.items()
+            if _base(measure).of_series or (of_checkpoints and measure.of_checkpoint)
+        ]  # fmt: skip
         raise UsageError(
-            f"{', '.join(ahead)}: undefined at the last checkpoint of this file, or of later checkpoints, of which it has none; leave it out."
+            f"{', '.join(sorted(keys))}: an audit changes what series and checkpoints hold, and has nothing to change of these; of "
+            f"those that it can audit there are {', '.join(able)}."
         )
-    raise UsageError(
-        f"{', '.join(sorted(keys))}: an audit changes what series and checkpoints hold, and has nothing to change of these; of "
-        f"those that it can audit there are {', '.join(able)}."
-    )
 
 
 def _audited(axis: Axis, series: str, table: Mapping[str, Measure], asked: Collection[str]) -> dict[str, Measure]:

@@ -18,16 +18,17 @@ from posthoc.analysis.axes.image import by_class_halved, split_labels
 from posthoc.analysis.effects import effects_beside_order, margin_of, told
 from posthoc.analysis.geometry import Representation
 from posthoc.analysis.intervals import half_splits
-from posthoc.analysis.measures import Estimate, Measure, Replay, weights
+from posthoc.analysis.measures import Estimate, Measure, Replay
 from posthoc.analysis.representation import representation
 from posthoc.analysis.responses import HALVES, LABELS, SPLIT, UNTRAINED, Change, Control, Effect, Response, Spread
-from posthoc.analysis.weights import ALL, WeightPath, weight_paths
+from posthoc.analysis.weights import WeightPath
 from posthoc.recording import named
 from posthoc.store import Activations
 from posthoc.streams import stream
 
 DRAWS = 10
 """Of each control that redraws, at the most: a measure of a checkpoint may take a second."""
+SPACED = "without the checkpoint before"
 Values = dict[str, float]
 """Of each measure of one altered checkpoint; NaN where it has none."""
 
@@ -49,14 +50,30 @@ class Altering:
 
 
 class _Near(Replay):
-    """A run's file of whose geometry only that of the last checkpoint and the one before it is worked out."""
+    """A run's file of whose geometry only that of the last checkpoint and the one before it is worked out.
+
+    paths: those of the weights by the rows of the file, which are worked out once for so many, for nothing else changes them.
+    """
+
+    def __init__(self, view: Altered, signal: str, seed: int, paths: dict[tuple[int, ...], dict[str, WeightPath]]) -> None:
+        super().__init__(view, signal, seed)
+        self._view, self._paths = view, paths
+
+    @cached_property
+    def weight_paths(self) -> dict[str, WeightPath]:
+        """As of the checkpoints of the view; none of untrained networks that are no checkpoints."""
+        if "weights/sketch" not in self._view.blocks:
+            return {}
+        rows = tuple(self._view.rows)
+        if rows not in self._paths:
+            self._paths[rows] = super().weight_paths
+        return self._paths[rows]
 
     @cached_property
     def geometry(self) -> Representation:
         """As of the whole run at its last two checkpoints; NaN before."""
-        file, E = self.activations, len(self)
-        assert isinstance(file, Altered)
-        near = representation(file.last_two(), self.signal)
+        E = len(self)
+        near = representation(self._view.last_two(), self.signal)
         missing = E - min(E, 2)
         columns = {
             name: np.concatenate([np.full((missing, *values.shape[1:]), np.nan), values])
@@ -67,12 +84,10 @@ class _Near(Replay):
 
 @dataclass(frozen=True)
 class CheckpointAudit:
-    """Measures of checkpoints of a subject, as it is and under every control. weights: whether those of the weights are
-    taken, too."""
+    """Measures of checkpoints of a subject, as it is and under every control."""
 
     subject: Subject
     measures: Mapping[str, Measure]
-    weights: bool
 
     @property
     def file(self) -> Activations:
@@ -86,13 +101,8 @@ class CheckpointAudit:
 
     @cached_property
     def table(self) -> dict[str, Measure]:
-        """The measures that have a value, those of the weights among them."""
-        of_weights = weights.of_paths(self._paths(Altered(self.file)))
-        return {
-            key: measure
-            for key, measure in {**self.measures, **of_weights}.items()
-            if not measure.looks_ahead and math.isfinite(self.estimates.get(key, Estimate()).value)
-        }
+        """The measures that have a value."""
+        return {key: measure for key, measure in self.measures.items() if math.isfinite(self.estimates[key].value)}
 
     @cached_property
     def in_terms_of_classes(self) -> set[str]:
@@ -101,35 +111,27 @@ class CheckpointAudit:
         for key, measure in self.measures.items():
             view = Altered(self.file)
             assert measure.of_checkpoint is not None
-            measure.of_checkpoint(_Near(view, self.subject.protocol.signal, self.subject.seed).at(self.subject.row))
+            measure.of_checkpoint(self._near(view).at(self.subject.row))
             keys |= {key} if view.touched & set(OF_CLASSES) else set()
         return keys
 
     def _estimates(self, view: Altered, without: Iterable[str] = ()) -> dict[str, Estimate]:
         """Of the last checkpoint of a view, `without` some measures."""
-        snapshot = _Near(view, self.subject.protocol.signal, self.subject.seed).at(len(view) - 1)
+        snapshot = self._near(view).at(len(view) - 1)
         estimates = {}
         for key, measure in self.measures.items():
             assert measure.of_checkpoint is not None
             result = None if key in without else measure.of_checkpoint(snapshot)
             estimates[key] = result if isinstance(result, Estimate) else Estimate()
-        if path := self._paths(view).get(ALL):
-            columns = {name: getattr(path, name) for name in weights.ABOUT}
-            estimates |= {f"weights_{name}": Estimate(float(of[-1])) for name, of in columns.items() if of.size}
         return estimates
 
-    def _paths(self, view: Altered) -> dict[str, WeightPath]:
-        """Of the weights, where they are taken: worked out once for so many checkpoints, for nothing else changes them."""
-        if not self.weights or "weights/sketch" not in view.blocks:
-            return {}
-        rows = tuple(view.rows)
-        if rows not in self._known_paths:
-            self._known_paths[rows] = weight_paths(view)
-        return self._known_paths[rows]
+    def _near(self, view: Altered) -> _Near:
+        """A view as measures read it."""
+        return _Near(view, self.subject.protocol.signal, self.subject.seed, self._known_paths)
 
     @cached_property
     def _known_paths(self) -> dict[tuple[int, ...], dict[str, WeightPath]]:
-        """By the rows of the file."""
+        """See `_Near`."""
         return {}
 
     def _values(self, view: Altered, without: Iterable[str] = ()) -> Values:
@@ -196,7 +198,7 @@ class CheckpointAudit:
         if last > 1:
             rows = [*range(last - 1), last]
             altering.append(
-                Altering("without the checkpoint before", Change.SPACING, [self._values(Altered(file, rows=rows))])
+                Altering(SPACED, Change.SPACING, [self._values(Altered(file, rows=rows))])
             )
         return altering
 
@@ -238,6 +240,12 @@ class CheckpointAudit:
             sentences.append(
                 f"Of untrained weights there is no {symbol}: it takes a checkpoint before, or what is stored of checkpoints only."
             )
+        if LABELS in without:
+            sentences.append(f"Of other labels there is no {symbol}: the file keeps losses, and not the scores behind them.")
+        if SPACED in without:
+            sentences.append(
+                f"Without the checkpoint before there is no {symbol}: the mean of other checkpoints was not replayed."
+            )
         return sentences
 
 
@@ -251,10 +259,9 @@ class Audited:
     sentences: dict[str, list[str]]
 
 
-def audit_checkpoints(axis: Axis, subject: Subject, measures: Mapping[str, Measure], everything: bool) -> Audited:
-    """The audit of measures of checkpoints, those of the weights among them where all are asked for."""
-    causal = {key: measure for key, measure in measures.items() if not measure.looks_ahead}
-    of = CheckpointAudit(subject, causal, weights=everything)
+def audit_checkpoints(axis: Axis, subject: Subject, measures: Mapping[str, Measure]) -> Audited:
+    """The audit of measures of checkpoints that do not look ahead."""
+    of = CheckpointAudit(subject, {key: measure for key, measure in measures.items() if not measure.looks_ahead})
     result = Audited([], {}, {}, {})
     if not of.table:
         return result

@@ -35,10 +35,16 @@ def course(values: FloatArray, lower_is_better: bool = False) -> Course | None:
     if not len(rows):
         return None
     gain = -values[rows] if lower_is_better else values[rows]
-    best = int(gain.argmax())
-    near = gain[best] - gain <= STANDS * (gain[best] - gain[0])
-    if not best:  # it never became better
-        return Course(int(rows[0]), int(rows[-1]), int(rows[0]), None)
-    stands = np.flatnonzero(np.cumprod(near[::-1])[::-1])
-    plateau = int(rows[stands[0]]) if len(stands) >= LEAST and stands[0] > 0 else None
-    return Course(int(rows[0]), int(rows[-1]), int(rows[best]), plateau)
+    best, stands = int(gain.argmax()), stands_from(gain)
+    plateau = best > 0 and 0 < stands <= len(rows) - LEAST  # where it never became better there is none
+    return Course(int(rows[0]), int(rows[-1]), int(rows[best]), int(rows[stands]) if plateau else None)
+
+
+def stands_from(gain: FloatArray) -> int:
+    """From which of the values [n] on, of which more is better, none is further than `STANDS` from the best; the last at the latest.
+
+    >>> stands_from(np.array([0.1, 0.5, 0.89, 0.9, 0.88])), stands_from(np.array([0.1, 0.9, 0.4]))
+    (2, 2)
+    """
+    below = np.flatnonzero(gain < gain.max() - STANDS * (gain.max() - gain[0]))
+    return min(int(below[-1]) + 1, len(gain) - 1) if len(below) else 0

@@ -16,7 +16,7 @@ from posthoc.analysis.controlled import beside, controlled, of_documents
 from posthoc.analysis.documents import SIGN_WORDS, SIGNS
 from posthoc.analysis.geometry import Locking, Representation
 from posthoc.analysis.health import Symptom, symptoms
-from posthoc.analysis.measures import Measure, Replay, behaviour, chosen, merging, of_epochs, weights
+from posthoc.analysis.measures import Asked, Measure, Replay, behaviour, chosen, of_epochs
 from posthoc.analysis.measures.stability import unevenness
 from posthoc.analysis.nulls import NOTHING, description, words_of
 from posthoc.analysis.protocol import SPECTRAL, Protocol
@@ -36,7 +36,6 @@ from posthoc.analysis.records import (
 from posthoc.analysis.scales import LEAST_POINTS, LEAST_PUBLISHED
 from posthoc.analysis.snapshots import of_checkpoints
 from posthoc.analysis.summary import against_nulls, overall, summarise
-from posthoc.analysis.weights import weight_paths
 from posthoc.chance import doubt
 from posthoc.errors import PosthocError
 from posthoc.files import sha256
@@ -61,14 +60,15 @@ def compute_metrics(
     nulls: how many times each null is drawn for each checkpoint (0: not at all; references at most 39 times), with random
     numbers keyed by `seed`. Where that is too few for a verdict over all checkpoints, the deciding null is drawn up to
     `max_nulls` times (default: 9,999), in the checkpoints that need it.
-    measures: names of MEASURES, `default` or `all`, and measures of your own (`posthoc.measure`), see `measures.chosen`; accuracy, loss and other scores that the file
-    has are always there.
+    measures: names of MEASURES, `default` or `all`, and measures of your own (`posthoc.measure`), see `measures.chosen`;
+    accuracy, loss and other scores that the file has are always there.
     Raises PosthocError where there are too few images, layers or checkpoints for the protocol, or the signal was not
     recorded.
     """
     protocol = protocol or Protocol.fitting(activations.signals)
     axis = AXES[protocol.axis]
-    table = chosen(measures, axis.unasked)
+    asked = Asked.of(measures)
+    table = chosen(measures, axis.unasked, activations)
     _refuse_unfit(activations, protocol, axis)
     units = _units(activations, protocol) if axis.layered else ()
     layers = np.array([activations.layers.index(unit.layer) for unit in units]) if axis.layered else None
@@ -112,9 +112,12 @@ def compute_metrics(
     as_they_are = of_checkpoints(
         replay,
         axis,
-        table | merging.of_file(activations),
+        table,
         lambda e: progress(E, E, f"{activations.checkpoints[e]} as it is") if progress else None,
     )
+    as_they_are = {
+        key: of for key, of in as_they_are.items() if not of.aside or asked.everything or key in asked.keys
+    }
     return _gathered(activations, main, units, results[0], replay, as_they_are)
 
 
@@ -170,8 +173,7 @@ def _gathered(
         )
         for e, result in enumerate(results)
     )
-    paths = weight_paths(activations)
-    table = {**measuring.table, **behaviour.of_file(activations), **weights.of_paths(paths)}
+    table = {**measuring.table, **behaviour.of_file(activations)}
     columns, sources = _columns(table, activations, protocol, results, checkpoints)
     judge = table.get(behaviour.judge(columns))
     measures = {key: _measured(table[key], axis, values, results) for key, values in columns.items()}
@@ -223,7 +225,7 @@ def _gathered(
             )
             for result in results
         ),
-        weights=paths,
+        weights=replay.weight_paths,
         skipped=dict(activations.skipped),
         health=_health(activations, columns["loss"], geometry),
         choice=choice(activations, trained(checkpoints)),
@@ -235,7 +237,7 @@ def _gathered(
 def _of_sums(measure: Measure, table: Mapping[str, Measure]) -> bool:
     """Whether a measure needs no more of the channels than their F(s)."""
     base = table[measure.of_measure.of] if measure.of_measure else measure
-    return bool(base.curve or base.series or not (base.of_series or base.of_checkpoint))
+    return bool(base.curve or base.series or not (base.of_series or (base.of_checkpoint and base.layers)))
 
 
 def whole(table: Mapping[str, Measure]) -> dict[str, Measure]:

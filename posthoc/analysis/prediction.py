@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
-from posthoc.analysis.runs import Run
+from posthoc.analysis.course import stands_from
+from posthoc.analysis.runs import Run, measured_of_all
 from posthoc.analysis.stopping import configuration
 from posthoc.analysis.verdicts import corrected
 from posthoc.errors import UsageError
@@ -29,8 +30,6 @@ LEAST_EPOCHS = 3
 LOSS, SLOPE = "loss", "slope of the loss"
 BACK = 2
 """Checkpoints over which a slope is taken."""
-SHORT_OF = 0.05
-"""Of the way from the first score to the best: as near to the best as that is the plateau."""
 FORMERLY_AHEAD = (
     "integration_z", "metastability_z", "stability_index", "volatility", "cka_last", "settled", "learned", "weights_cosine",
 )  # fmt: skip
@@ -57,14 +56,11 @@ def best(run: Run, rows: NDArray[np.int64]) -> FloatArray:
 
 
 def plateau(run: Run, rows: NDArray[np.int64]) -> FloatArray:
-    """From when on the score has no more than `SHORT_OF` of its way to the best still to go."""
+    """From when on the score stands still (`course.stands_from`)."""
     scored = np.flatnonzero(np.isfinite(run.gain))
     if not len(scored):
         return np.full(len(rows), np.nan)
-    gain = run.gain[scored]
-    below = np.flatnonzero(gain < gain.max() - SHORT_OF * (gain.max() - gain[0]))
-    first = int(below[-1]) + 1 if len(below) else 0
-    return np.full(len(rows), float(run.when[scored[min(first, len(scored) - 1)]]))
+    return np.full(len(rows), float(run.when[scored[stands_from(run.gain[scored])]]))
 
 
 TARGETS: dict[str, Callable[[Run, NDArray[np.int64]], FloatArray]] = {
@@ -105,7 +101,7 @@ def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0, beyond: 
 
     beyond: measures that are taken off, too, beside loss and its slope.
 
-    Raises UsageError for an unknown target, fewer than `LEAST_CONFIGURATIONS` configurations, runs without a score or
+    Raises UsageError for an unknown target, a measure to be taken off that not all runs have, fewer than `LEAST_CONFIGURATIONS` configurations, runs without a score or
     loss, and fewer than `LEAST_EPOCHS` epochs that all have.
     """
     if unknown := [name for name in targets if name not in TARGETS]:
@@ -115,7 +111,8 @@ def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0, beyond: 
     keys = [key for key in runs[0].columns if key not in scores and not looks_ahead(key, runs[0])]
     columns = {key: table.of_measure(key) for key in keys if all(key in run.columns for run in runs)}
     baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
-    known = [table.loss, table.slope, *(table.of_measure(key) for key in beyond)]
+    taken_off = measured_of_all(runs, ",".join(beyond), "--beyond") if beyond else []
+    known = [table.loss, table.slope, *(table.of_measure(key) for key in taken_off)]
     permuted = _permutations(table.configurations, seed)
     leads = {key: _lead(runs, key) for key in columns}
     results = []
@@ -125,7 +122,7 @@ def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0, beyond: 
             if key in columns:
                 lead, together = leads[key]
                 result = replace(result, symbol=runs[0].measures[key].symbol, lead=lead, together=together)
-            if key in (LOSS, SLOPE, *beyond):  # of which nothing is left
+            if key in (LOSS, SLOPE, *taken_off):  # of which nothing is left
                 result = replace(result, conditional=math.nan, conditional_p=math.nan)
             results.append(replace(result, baseline=key in baselines))
     return _corrected(results)

@@ -66,6 +66,10 @@ class Aside(StrEnum):
     NOT_REPLAYED = "needs extract --controls"
     NEEDS_SAMPLES = "needs 20 samples or more"
     NEEDS_FEATURES = "needs what the last layer is given, which posthoc extract --features keeps"
+    NEEDS_WEIGHTS = "needs the weights, which a file that is extracted anew keeps"
+    NEEDS_SPECTRA = "needs the spectra of the weights, which posthoc extract --spectra keeps"
+    NEEDS_BETWEEN = "needs the loss between two checkpoints, which posthoc extract --between keeps"
+    NEEDS_AVERAGES = "needs the loss of the mean of so many checkpoints, which posthoc extract --average keeps"
     NEEDS_UNTRAINED = "needs an untrained network: a checkpoint of step 0, or those of posthoc extract --untrained"
 
 

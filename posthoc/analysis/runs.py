@@ -16,7 +16,7 @@ import numpy as np
 
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import AXES
-from posthoc.analysis.measures import MEASURES, of_epochs
+from posthoc.analysis.measures import MEASURES, advice, measure_called, of_epochs
 from posthoc.analysis.nulls import description, words_of
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import (
@@ -250,6 +250,32 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
         except (csv.Error, UnicodeDecodeError) as error:
             raise PosthocError(f"{path} is not a CSV file ({error}); save it as one, in UTF-8.") from error
+
+
+def measured_of_all(runs: Sequence[Run], names: str, option: str) -> list[str]:
+    """The keys of the measures of these names, commas between, or of `all`, that each of the runs has a value of.
+
+    Raises UsageError, which begins with the option, for a name that no measure has, and for a measure that some run lacks,
+    with what it would take.
+    """
+    shared = [key for key in runs[0].measures if all(np.isfinite(run.column(key)).any() for run in runs)]
+    wanted = shared if names == "all" else [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name in shared:
+            continue
+        known = {key: measured for run in runs for key, measured in run.measures.items()}
+        if name not in known and not measure_called(name):
+            raise UsageError(f"{option} {name}: there is no such measure; {advice(name, MEASURES | known)}")
+        raise UsageError(f"{option} {name}: not measured of all runs; of all there are {', '.join(shared)}. {_lacking(runs, name)}")
+    return wanted
+
+
+def _lacking(runs: Sequence[Run], key: str) -> str:
+    """Why a run has no value of a measure, in a sentence."""
+    run = next(run for run in runs if not np.isfinite(run.column(key)).any())
+    if key not in run.measures:
+        return f"Of {run.name} posthoc metrics --measures {key} was not asked for."
+    return f"Of {run.name} it {run.measures[key].aside or 'is undefined at every checkpoint'}."
 
 
 def in_percent(run: Run) -> bool:

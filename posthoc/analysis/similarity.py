@@ -149,8 +149,8 @@ def alignment(a: Sample, b: Sample, same: bool) -> Similarity:
 
 
 def _jackknife(values: FloatArray) -> float:
-    """Variance of an estimate from what it is without each of n observations [n]."""
-    return float((len(values) - 1) * values.var())
+    """Variance of an estimate from what it is without each of n observations [n]; NaN where any of that is not finite."""
+    return float((len(values) - 1) * values.var()) if np.isfinite(values).all() else math.nan
 
 
 def participation_ratios(sample: Sample) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.measures import stability
 from posthoc.analysis.measures.stability import convergence
 from posthoc.analysis.prediction import looks_ahead
-from posthoc.analysis.runs import Run
+from posthoc.analysis.runs import Run, measured_of_all
 from posthoc.analysis.stopping import Rule, best_elsewhere, configuration
 from posthoc.errors import UsageError
 
@@ -32,16 +32,8 @@ def rules_of(runs: Sequence[Run], names: str) -> list[Rule]:
         raise UsageError(
             f"--measures: a threshold is chosen on runs of other configurations; these are of {count}, and {ENOUGH} are needed."
         )
-    shared = [key for key in runs[0].measures if all(_varies(run, key) for run in runs)]
-    wanted = shared if names == "all" else [name.strip() for name in names.split(",")]
-    if unknown := [name for name in wanted if name not in shared]:
-        raise UsageError(f"--measures {unknown[0]}: not measured of all runs; of all there are {', '.join(shared)}.")
-    return [rule for key in wanted for rule in (_by_level(runs, key), _by_volatility(runs, key))]
-
-
-def _varies(run: Run, key: str) -> bool:
-    values = run.column(key)
-    return bool(np.isfinite(values).any())
+    keys = measured_of_all(runs, names, "--measures")
+    return [rule for key in keys for rule in (_by_level(runs, key), _by_volatility(runs, key))]
 
 
 def _by_level(runs: Sequence[Run], key: str) -> Rule:

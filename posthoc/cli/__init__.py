@@ -1,6 +1,5 @@
 """The command line: one thin file per subcommand over one library function."""
 
-import difflib
 import importlib
 import itertools
 import os
@@ -12,6 +11,7 @@ import click
 
 from posthoc import __version__
 from posthoc.cli.exits import ending
+from posthoc.errors import nearest
 
 COMMANDS = {
     "extract": "Replay every checkpoint of a run over a fixed probe batch.",
@@ -49,9 +49,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = words[0]
         if name not in COMMANDS and not name.startswith("-") and not context.resilient_parsing:
-            near = difflib.get_close_matches(name, COMMANDS, 1)
-            advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
-            raise click.UsageError(f"No such command {name!r}; {advice}", context)
+            raise click.UsageError(f"No such command {name!r}; {nearest(name, COMMANDS)}", context)
         return super().resolve_command(context, words)
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option("--draws", type=click.IntRange(min=10), default=50, help="Draws of each control that redraws.")
 @click.option("--measures", default="default", metavar="NAMES", help="What is audited: default, all, or names with commas "
-              "between, of measures of series.")  # fmt: skip
+              "between, as posthoc metrics takes them.")  # fmt: skip
 @click.option("--measure", "functions", multiple=True, metavar="FILE.py:FUNCTION", help="Audit this function of the signals, "
               "too; it is run.")  # fmt: skip
 @click.option("--other", type=click.Path(path_type=Path), help="Another extraction of the run, over the same samples "

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
               "of each, whose threshold is chosen on other configurations; names with commas between, or all.")  # fmt: skip
 @click.option("--predict", metavar="TARGETS", help="What measures say of what is to come, across runs: final-accuracy, "
               "remaining, best, plateau, with commas between, or all.")  # fmt: skip
+@click.option("--beyond", metavar="MEASURES", help="With --predict: what is known besides loss and its slope, and taken off, too; "
+              "names with commas between, such as accuracy.")  # fmt: skip
 @click.option("--sensitivity", is_flag=True, help="Vary H_opt, sigma_H and w_H.")
 @click.option("--csv", "form", flag_value="csv", help="Print the tables as CSV.")
 @click.option("--json", "form", flag_value="json", help="Print everything as JSON; docs/json.md says what is in it.")
@@ -50,6 +52,7 @@ def command(
     stopping: bool,
     measures: str | None,
     predict: str | None,
+    beyond: str | None,
     sensitivity: bool,
     form: str | None,
     seed: int,
@@ -64,6 +67,8 @@ def command(
         raise UsageError("--column needs --from-csv.")
     if measures and not stopping:
         raise UsageError("--measures needs --stopping.")
+    if beyond and not predict:
+        raise UsageError("--beyond needs --predict.")
     mapping = dict(map(_mapping, columns))
     require_metrics(metrics)
     from posthoc.analysis.compare import Comparison, group_names
@@ -83,7 +88,7 @@ def command(
         for note in unjudged:
             echo(note, err=True)
     cells = vary(runs, names) if sensitivity else []
-    foretold = _predicted(runs, predict, seed) if predict else []
+    foretold = _predicted(runs, predict, beyond, seed) if predict else []
     if form == "json":
         lists = {
             "groups": groups,
@@ -100,20 +105,21 @@ def command(
     printed += [tables.groups(groups, symbols), tables.differences(gaps)] if by else []
     printed += [tables.stopping(of_score, unjudged) for of_score in scores.values()]
     printed += [tables.sensitivity(cells, runs, names)] if sensitivity else []
-    printed += [tables.prediction(foretold)] if foretold else []
+    printed += [tables.prediction(foretold, beyond)] if foretold else []
     if form is None:
         echo(compared(rows, gaps))
         echo()
     print_tables(printed, form, shown_columns)
 
 
-def _predicted(runs: "Sequence[Run]", names: str, seed: int) -> "list[Prediction]":
+def _predicted(runs: "Sequence[Run]", names: str, beyond: str | None, seed: int) -> "list[Prediction]":
     from posthoc.analysis.prediction import TARGETS, predict
 
     judged = [run for run in runs if run.score is not None]
     if others := [run.name for run in runs if run.score is None]:
         echo(f"--predict: without an accuracy or other score, and left out: {', '.join(others)}.", err=True)
-    return predict(judged or runs, [*TARGETS] if names == "all" else [name.strip() for name in names.split(",")], seed)
+    targets = [*TARGETS] if names == "all" else [name.strip() for name in names.split(",")]
+    return predict(judged or runs, targets, seed, beyond.split(",") if beyond else ())
 
 
 def _scored(runs: "Sequence[Run]", measures: str | None) -> "tuple[dict[str, list[Score]], list[str]]":

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from posthoc.analysis.records import RunMetrics
 
 
-@click.command(name="metrics")
+class Metrics(click.Command):
+    """Its help ends with the names of all measures, which are imported only for that."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        from posthoc.analysis.measures import names
+
+        with formatter.section("Measures"), formatter.indentation():
+            formatter.write_text(f"{', '.join(names())}; docs/measures.md says what each is and needs.")
+
+
+@click.command(name="metrics", cls=Metrics)
 @click.argument("activations", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -62,7 +72,7 @@ if TYPE_CHECKING:
 @click.option("--max-nulls", type=click.IntRange(min=1), default=9999, help="Draws of the deciding null at the most, in "
               "epochs where fewer are too few for a verdict.")  # fmt: skip
 @click.option("--measures", default="default", metavar="NAMES", help="What is measured: default, all, or names with commas "
-              "between, such as metastability. Accuracy, loss and other scores are always there.")  # fmt: skip
+              "between, see below. Accuracy, loss and other scores are always there.")  # fmt: skip
 @click.option("--measure", "functions", multiple=True, metavar="FILE.py:FUNCTION", help="Measure this function of the signals, too; "
               "it is run. Several may be given. See docs/your-own-measure.md.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers of nulls and intervals.")
@@ -92,6 +102,7 @@ def command(
         raise UsageError(f"{output}: with --csv the output is the JSON file; give it another ending.")
     for path in outputs:
         try_output(path, force, activations)
+    from posthoc.analysis.measures import Asked
     from posthoc.analysis.measures.user import load
     from posthoc.analysis.metrics import compute_metrics
     from posthoc.analysis.protocol import Protocol
@@ -107,11 +118,12 @@ def command(
         chosen = Protocol.fitting(opened.signals, protocol or "", **changes)
         if chosen.axis == "token" and not changes["axis"]:
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)
-        metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, [*measures.split(","), *own])
-    asked = {name.strip() for name in measures.split(",")} | {measure.key for measure in own}
-    if lacking := asked - {"default", "all", *metrics.measures}:
+        wanted = [*measures.split(","), *own]
+        metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, wanted)
+    asked = Asked.of(wanted)
+    if lacking := asked.keys - metrics.measures.keys():
         echo(f"not measured, for {activations} lacks what they take: {', '.join(sorted(lacking))}", err=True)
-    if "all" in asked:
+    if asked.everything:
         untold = [key for key, measured in metrics.measures.items() if not (measured.listed or measured.headline)]
         echo(f"also in {output}, in a table where --measures names them: {', '.join(untold)}", err=True)
     metrics.save(output)

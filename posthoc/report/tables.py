@@ -331,8 +331,9 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
     ])  # fmt: skip
 
 
-def prediction(rows: "Sequence[Prediction]") -> Table:
-    """One row per target and measure."""
+def prediction(rows: "Sequence[Prediction]", beyond: str | None = None) -> Table:
+    """One row per target and measure; beyond: names of what was taken off beside loss and its slope."""
+    known = f"loss, of its slope and of {', '.join(map(str.strip, beyond.split(',')))}" if beyond else "loss and of its slope"
     columns = [
         column("target"), column("measure"), column("tau"), column("p"), column("corrected", "p_corrected"),
         column("tau beyond loss", "tau_conditional"), column("p", "conditional_p"),
@@ -347,17 +348,17 @@ def prediction(rows: "Sequence[Prediction]") -> Table:
     return Table("Prediction", columns, table, [
         f"Kendall's tau-b across {first.runs} runs of {first.configurations} configurations, mean over {first.epochs} epochs; p by "
         "permuting configurations with all their seeds; corrected: as a false discovery rate over all measures and targets.",
-        "Beyond loss: of what is left of both ranks without what the ranks of loss and of its slope say, fitted on other "
-        "configurations.",
+        f"Beyond loss: of what is left of both ranks without what the ranks of {known} say, fitted on other configurations.",
         "Leads by: how many checkpoints a measure's steps come before the score's (below 0: after) where they go together most.",
-        _survives(rows),
+        _survives(rows, beyond),
     ])  # fmt: skip
 
 
-def _survives(rows: "Sequence[Prediction]") -> str:
-    """Which measures say what loss and its slope do not."""
+def _survives(rows: "Sequence[Prediction]", beyond: str | None) -> str:
+    """Which measures say what loss, its slope and what else was taken off do not."""
     kept = [f"{row.symbol} of {row.target}" for row in rows if not row.baseline and row.conditional_corrected <= 0.05]
-    return f"Beyond loss and its slope something is said by: {', '.join(kept) or 'no measure'} (at 5 %)."
+    known = "loss, its slope and that" if beyond else "loss and its slope"
+    return f"Beyond {known} something is said by: {', '.join(kept) or 'no measure'} (at 5 %)."
 
 
 def sensitivity(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Sequence[str]) -> Table:

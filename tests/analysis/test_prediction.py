@@ -1,15 +1,18 @@
 """Prediction across runs: what was planted comes out, what only follows the loss or the epoch does not, and nulls are uniform."""
 
 import functools
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy import stats
 
 from posthoc.analysis.prediction import TARGETS, _permutations, _residuals, _taking_off, _tested, predict
-from posthoc.analysis.runs import from_columns
+from posthoc.analysis.runs import from_columns, load_csv
+from posthoc.cli import main
 from posthoc.errors import UsageError
 from posthoc.report import tables
 from posthoc.report.printing import as_csv
@@ -204,6 +207,29 @@ def test_too_little_is_refused():
         predict(learning(configurations=5), ["best"])
     with pytest.raises(UsageError, match="--predict future: give final-accuracy, remaining, best, plateau or all"):
         predict(learning(), ["future"])
+    with pytest.raises(UsageError, match="--beyond nosuch: there is no such measure"):
+        predict(learning(), ["best"], beyond=["nosuch"])
+
+
+def test_the_command_line_takes_off_what_is_named(tmp_path):
+    random, paths = np.random.default_rng(3), []
+    for k in range(8):
+        lines = ["epoch,val_acc,val_loss,Heff,M", *(f"{e},{','.join(map(str, random.random(4)))}" for e in range(6))]
+        paths.append(tmp_path / f"net{k}.csv")
+        paths[-1].write_text("\n".join(lines))
+    words = ["compare", "--from-csv", *map(str, paths), "--predict", "remaining", "--beyond", "accuracy,metastability"]
+    given = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["prediction"]
+    kept = {row["measure"]: row["conditional"] for row in given}
+    (alone,) = [
+        row for row in predict(load_csv(paths, {}), ["remaining"], beyond=["accuracy", "metastability"])
+        if row.measure == "integration"
+    ]  # fmt: skip
+    assert kept["integration"] == alone.conditional
+    assert kept["metastability"] is None
+    printed = CliRunner().invoke(main, words).stdout
+    assert "the ranks of loss, of its slope and of accuracy, metastability say" in " ".join(printed.split())
+    refused = CliRunner().invoke(main, [*words[:-4], "--beyond", "accuracy"])
+    assert (refused.exit_code, "--beyond needs --predict" in refused.output) == (2, True)
 
 
 def test_the_table_says_what_survives(predicted):

@@ -14,7 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import posthoc
+from posthoc.analysis.axes.image import by_class_halved
 from posthoc.analysis.choice import Average, chosen
+from posthoc.analysis.measures import Asked, measure_called
+from posthoc.analysis.records import Aside
+from posthoc.analysis.responses import HALVES, LABELS
+from posthoc.analysis.runs import as_run, measured_of_all
 from posthoc.errors import StoppedError, UsageError
 from posthoc.parts import merge
 from posthoc.replay.cost import averaging, cost
@@ -187,7 +192,8 @@ def test_spectra_are_measured_of_every_layer_and_of_all(run, averaged):
         singular = torch.linalg.svdvals(last[f"{name}.weight"].double()).numpy() ** 2
         ranks[name], alphas[name] = singular.sum() / singular.max(), naive.hill(singular)
     with posthoc.open_activations(averaged) as file:
-        metrics = posthoc.compute_metrics(file, nulls=0, measures="accuracy")
+        names = ["weights_cosine", "weights_stable_rank", "weights_hill_alpha"]
+        metrics = posthoc.compute_metrics(file, nulls=0, measures=names)
         given = file.statistics(E - 1)
     assert given["tensor"].tolist() == ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]
     np.testing.assert_allclose(given["stable_rank"][[0, 4]], list(ranks.values()), rtol=1e-9)
@@ -204,7 +210,8 @@ def test_spectra_are_measured_of_every_layer_and_of_all(run, averaged):
 
 def test_loss_accuracy_and_barrier_are_measured_with_their_intervals(run, averaged, tmp_path):
     with posthoc.open_activations(averaged) as file:
-        metrics = posthoc.compute_metrics(file, nulls=0, measures="accuracy")
+        names = "average_2_loss,average_3_loss,average_3_accuracy,barrier"
+        metrics = posthoc.compute_metrics(file, nulls=0, measures=names)
         own = file.behaviour("loss").astype(float)
     metrics.save(tmp_path / "metrics.json")
     again = posthoc.load_metrics(tmp_path / "metrics.json")
@@ -227,6 +234,69 @@ def test_loss_accuracy_and_barrier_are_measured_with_their_intervals(run, averag
         "; the mean of the weights of the 3 up to epoch 5 has 0.5000, lower (by 0.2500, 0.1000 to 0.4000); last 5:"
         in words.chosen(replace(again, choice=choice))
     )
+
+
+def test_a_barrier_that_is_planted_is_found_and_none_where_nothing_moved(run, tmp_path):
+    """The same function with its hidden units in another order is as good, and far away."""
+    folder, probe = run
+    state = torch.load(folder / "checkpoints" / f"epoch-{E}.pt")
+    order = torch.arange(16).flip(0)
+    moved = {name: tensor[order] if tensor.shape[:1] == (16,) else tensor for name, tensor in state.items()}
+    moved["3.weight"] = state["3.weight"][:, order]
+    (tmp_path / "checkpoints").mkdir()
+    for epoch, of in enumerate((state, moved, moved), start=1):
+        torch.save(of, tmp_path / "checkpoints" / f"epoch-{epoch}.pt")
+    more = {"between": True, "on_duplicate": "keep", **options(folder)}
+    with posthoc.open_activations(posthoc.extract(tmp_path / "checkpoints", probe, tmp_path / "a.h5", **more)) as file:
+        metrics = posthoc.compute_metrics(file, nulls=0, measures="barrier,difficulty,loss")
+    barrier, hardness = metrics.measures["barrier"], metrics.column("difficulty")
+    assert barrier.low[1] > 0.01
+    assert abs(barrier.value[2]) < 1e-7
+    assert hardness[0] == pytest.approx(hardness[1], abs=1e-3)
+
+
+def test_what_a_file_lacks_is_said_with_the_option_that_records_it(run, tmp_path):
+    needs = {
+        "barrier": Aside.NEEDS_BETWEEN, "average_3_loss": Aside.NEEDS_AVERAGES, "average_4_accuracy": Aside.NEEDS_AVERAGES,
+        "weights_stable_rank": Aside.NEEDS_SPECTRA, "weights_hill_alpha": Aside.NEEDS_SPECTRA,
+    }  # fmt: skip
+    with posthoc.open_activations(extracted(run, tmp_path / "a.h5")) as file:
+        metrics = posthoc.compute_metrics(file, nulls=0, measures=[*needs, "weights_norm"])
+        with pytest.raises(UsageError, match=f"barrier {Aside.NEEDS_BETWEEN}"):
+            posthoc.audit(file, draws=10, measures="barrier")
+        for wrong in ("average_1_loss", "average_3_margin", "score_R2"):
+            with pytest.raises(UsageError, match=f"There is no measure '{wrong}'"):
+                posthoc.compute_metrics(file, nulls=0, measures=wrong)
+        unasked = posthoc.compute_metrics(file, nulls=0, measures="default")
+    assert {key: metrics.measures[key].aside for key in needs} == needs
+    assert ("not measured", f"barrier: {Aside.NEEDS_BETWEEN}") in tables.summary(metrics)
+    assert np.isfinite(metrics.column("weights_norm")).all()
+    assert not unasked.measures.keys() & needs.keys()
+    with pytest.raises(UsageError, match=f"--beyond barrier: not measured of all runs; .* Of mine it {Aside.NEEDS_BETWEEN}"):
+        measured_of_all([as_run(metrics, "mine")], "barrier", "--beyond")
+    with pytest.raises(UsageError, match="--beyond barier: there is no such measure; did you mean barrier"):
+        measured_of_all([as_run(metrics, "mine")], "barier", "--beyond")
+    with pytest.raises(UsageError, match="Of mine posthoc metrics --measures barrier was not asked for"):
+        measured_of_all([as_run(unasked, "mine")], "barrier", "--beyond")
+    assert posthoc.list_measures()["average_K_loss"] == "loss of the mean of the last K"
+    assert Asked.of(["all", "churn"]).keys == {"churn"}
+    assert measure_called("average_12_loss").symbol == "loss of 12"
+
+
+def test_they_are_audited_as_far_as_what_is_stored_allows(averaged):
+    with posthoc.open_activations(averaged) as file:
+        audit = posthoc.audit(file, draws=10, measures="barrier,average_3_loss,weights_hill_alpha")
+        middle, own = (of[-1].astype(float) for of in (file.behaviour_of_average(2, "loss"), file.behaviour("loss")))
+        before, labels = file.behaviour("loss", E - 2).astype(float), file.labels
+    controls = {control.name: control.measures for control in audit.controls}
+    barriers = middle - (own + before) / 2
+    first = by_class_halved(labels)[0]
+    (halved,) = [of for name, of in controls.items() if name.startswith("the first half of the")]
+    assert halved["barrier"].mean == pytest.approx(barriers[first].mean(), abs=1e-8)
+    assert controls[HALVES]["average_3_loss"].sd > 0
+    assert controls[LABELS]["barrier"].count == controls["without the checkpoint before"]["average_3_loss"].count == 0
+    assert controls[LABELS]["weights_hill_alpha"].sd == 0
+    assert "Of other labels there is no barrier: the file keeps losses, and not the scores behind them." in audit.conclusions
 
 
 def test_the_mean_that_is_better_than_any_checkpoint_is_named():

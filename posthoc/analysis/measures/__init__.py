@@ -4,9 +4,9 @@ A measure of your own is one more: `MEASURES["roughness"] = Measure("roughness",
 of_series=roughness)`. Importing the table compiles nothing.
 """
 
-import difflib
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,22 +17,27 @@ from posthoc.analysis.measures import (
     collapse,
     integration,
     layers,
+    merging,
     outputs,
     probing,
     stability,
     synchrony,
     tokens,
+    weights,
 )
 from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading, Scope, Series
 from posthoc.analysis.measures.snapshot import Estimate, Replay, Snapshot
 from posthoc.analysis.measures.tokens import Documents
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Checkpoint, trained
-from posthoc.errors import UsageError
+from posthoc.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from posthoc.store import Activations
 
 __all__ = [
-    "MEASURES", "Documents", "Epochs", "Estimate", "Function", "Measure", "Reading", "Replay", "Scope", "Series", "Snapshot",
-    "chosen", "of_epochs",
+    "MEASURES", "Asked", "Documents", "Epochs", "Estimate", "Function", "Measure", "Reading", "Replay", "Scope", "Series",
+    "Snapshot", "chosen", "measure_called", "names", "of_epochs",
 ]  # fmt: skip
 
 MEASURES: dict[str, Measure] = {
@@ -45,6 +50,8 @@ MEASURES: dict[str, Measure] = {
         *stability.MEASURES,
         behaviour.ACCURACY,
         behaviour.LOSS,
+        *weights.MEASURES,
+        merging.BARRIER,
         *outputs.MEASURES,
         *layers.MEASURES,
         *probing.MEASURES,
@@ -60,56 +67,107 @@ RESERVED = (
     "untrained",
     "dead",
     "reasons",
-    "barrier",
     *(table.name for table in fields(Representation)),
 )
 """What other columns of a table of checkpoints are called."""
+OF_FILES = ("score_", "average_")
+"""How measures are called of which a file holds as many as were recorded: other scores, and means of weights."""
+SEVERAL = ("default", "all")
+"""Names that stand for several measures."""
 
 
-def chosen(names: str | Iterable[str | Measure] = "default", unasked: Container[str] = ()) -> dict[str, Measure]:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for by a text of names with commas between, or by several of them and measures of the user's.
+
+    >>> Asked.of("default, churn").names, Asked.of(["all"]).everything
+    (('churn',), True)
+    """
+
+    default: bool
+    everything: bool
+    names: tuple[str, ...]
+    others: tuple[Measure, ...] = ()
+
+    @classmethod
+    def of(cls, names: str | Iterable[str | Measure]) -> "Asked":
+        """Of a request as `compute_metrics` takes it."""
+        words = names.split(",") if isinstance(names, str) else list(names)
+        texts = [word.strip() for word in words if isinstance(word, str)]
+        named = tuple(dict.fromkeys(text for text in texts if text not in SEVERAL))
+        return cls("default" in texts, "all" in texts, named, tuple(word for word in words if isinstance(word, Measure)))
+
+    @property
+    def keys(self) -> set[str]:
+        """Of the measures that are asked for one by one."""
+        return {*self.names, *(measure.key for measure in self.others)}
+
+
+def names() -> dict[str, str]:
+    """How the measures are called that can be asked for, K standing for a number, with their titles."""
+    return {key: measure.title for key, measure in MEASURES.items()} | merging.SPELT
+
+
+def measure_called(name: str) -> Measure | None:
+    """The measure of that name, whether or not a file has what it takes; None where there is none."""
+    return MEASURES.get(name) or merging.mean_of(name)
+
+
+def chosen(
+    wanted: str | Iterable[str | Measure] = "default", unasked: Container[str] = (), activations: "Activations | None" = None,
+) -> dict[str, Measure]:  # fmt: skip
     """The measures of these names, of which `default` and `all` stand for several, and those that they are made of.
 
-    names: one text with commas between, or several, and measures of your own; unasked: what `default` does not stand
-    for. A measure of checkpoints that is named is listed in their table. Raises UsageError, with the nearest names, where one is unknown, and where one of your own has the name of another.
+    wanted: one text with commas between, or several, and measures of your own; unasked: what `default` does not stand
+    for; activations: the file, whose own scores and means of weights are among them. A measure of checkpoints that is
+    named is listed in their table. Raises UsageError, with the nearest names, where one is unknown, and where one of your
+    own has the name of another.
 
     >>> list(chosen("volatility"))
     ['hurst', 'integration', 'metastability', 'stability_index', 'volatility']
     """
-    wanted: set[str] = set()
-    by_name: set[str] = set()
+    asked = Asked.of(wanted)
+    known = MEASURES | {measure.key: measure for measure in _of_file(activations)}
+    keys = {
+        key for key, of in known.items() if asked.everything or (asked.default and of.default and key not in unasked)
+    }
+    for name in asked.names:
+        known[name] = _named(name, known)
+        keys.add(name)
+    while more := {needed for key in keys for needed in _needs(known[key])} - keys:
+        keys |= more
+    table = {key: measure for key, measure in known.items() if key in keys}
     others: dict[str, Measure] = {}
-    for name in names.split(",") if isinstance(names, str) else names:
-        if isinstance(name, Measure):
-            _refuse_taken(name.key, others)
-            others[name.key] = name
-        else:
-            wanted |= _named(name.strip(), unasked)
-            by_name.add(name.strip())
-    while more := {needed for key in wanted for needed in _needs(MEASURES[key])} - wanted:
-        wanted |= more
-    listed = {key: replace(MEASURES[key], listed=True) for key in by_name & wanted if MEASURES[key].of_checkpoint}
-    return {key: listed.get(key, measure) for key, measure in MEASURES.items() if key in wanted} | others
+    for measure in asked.others:
+        _refuse_taken(measure.key, {*known, *others})
+        others[measure.key] = measure
+    return table | others
 
 
-def _refuse_taken(key: str, others: Mapping[str, Measure]) -> None:
+def _of_file(activations: "Activations | None") -> list[Measure]:
+    """The measures of which a file holds as many as were recorded."""
+    return [] if activations is None else [*behaviour.scores_of(activations), *merging.means_of(activations)]
+
+
+def _refuse_taken(key: str, known: Container[str]) -> None:
     """Raise UsageError where a measure of the user's would have the name of another, or of another column."""
     base, _, end = key.rpartition("_")
-    known = MEASURES.keys() | others.keys()
-    taken = key in known or key in RESERVED or key.startswith(("score_", "weights_", "average_"))
+    taken = key in known or key in RESERVED or key.startswith(OF_FILES)
     if taken or (end in ("low", "high", "sd", "p") and base in known):
         raise UsageError(f"There is something called {key!r} already; give your measure another name.")
 
 
-def _named(name: str, unasked: Container[str]) -> set[str]:
-    """Which measures one name stands for."""
-    if name in ("all", "default"):
-        return {key for key, measure in MEASURES.items() if name == "all" or (measure.default and key not in unasked)}
-    if name in MEASURES:
-        return {name}
-    known = {symbol.lower(): key for key, measure in MEASURES.items() for symbol in (measure.symbol, key)}
-    near = list(dict.fromkeys(known[text] for text in difflib.get_close_matches(name.lower(), known, 3)))
-    advice = f"did you mean {' or '.join(near)}?" if near else f"there are default, all, {', '.join(MEASURES)}."
-    raise UsageError(f"There is no measure {name!r}; {advice}")
+def _named(name: str, known: Mapping[str, Measure]) -> Measure:
+    """The measure of a name, listed where it is one of checkpoints."""
+    measure = known.get(name) or measure_called(name)
+    if measure is None:
+        raise UsageError(f"There is no measure {name!r}; {advice(name, known)}")
+    return replace(measure, listed=True) if measure.of_checkpoint else measure
+
+
+def advice(name: str, known: Mapping[str, Measure]) -> str:
+    """What to write instead of a name that no measure has: the key of that which it, or its symbol, is nearest to."""
+    return nearest(name, dict.fromkeys([*SEVERAL, *known, *names()]), {of.symbol: key for key, of in known.items()})
 
 
 def _needs(measure: Measure) -> tuple[str, ...]:

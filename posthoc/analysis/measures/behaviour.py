@@ -60,20 +60,24 @@ LOSS = Measure(
 
 def of_file(activations: "Activations") -> dict[str, Measure]:
     """Accuracy, loss, and the other scores that the file holds; the loss by its own name where there is nothing else."""
-    others = {
-        f"score_{name}": Measure(
-            f"score_{name}", name, name, f"{name} on the probe",
-            of_activations=_score(name), headline=False, lower_is_better=lower_is_better(name),
-        )
-        for name in activations.scores
-    }  # fmt: skip
-    measures = {"accuracy": ACCURACY, "loss": LOSS, **others}
+    measures = {measure.key: measure for measure in (ACCURACY, LOSS, *scores_of(activations))}
     columns = {key: measure.of_activations(activations) for key, measure in measures.items() if measure.of_activations}
     if judge({key: column for key, (column, _) in columns.items()}) == "loss":
         source = columns["loss"][1]
         name = activations.recording.provenance.loss if source == "probe" else source.removeprefix("recorded ")
         measures["loss"] = replace(LOSS, symbol=name, title=name, listed=True)
     return measures
+
+
+def scores_of(activations: "Activations") -> list[Measure]:
+    """The other scores that the file holds."""
+    return [
+        Measure(
+            f"score_{name}", name, name, f"{name} on the probe",
+            of_activations=_score(name), headline=False, lower_is_better=lower_is_better(name),
+        )
+        for name in activations.scores
+    ]  # fmt: skip
 
 
 def _score(name: str) -> Callable[["Activations"], tuple[FloatArray, str]]:

@@ -16,6 +16,7 @@ from posthoc.analysis.measures.measure import Measure
 from posthoc.analysis.records import Aside
 from posthoc.analysis.representation import centred, channels_of, representation, samples_of, spectra
 from posthoc.analysis.similarity import Sample
+from posthoc.analysis.weights import WeightPath, weight_paths
 from posthoc.streams import stream
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ class Replay:
     def geometry(self) -> Representation:
         """The geometry of the layers through training."""
         return representation(self.activations, self.signal)
+
+    @functools.cached_property
+    def weight_paths(self) -> dict[str, WeightPath]:
+        """The paths of the layers' weights; none where the file does not hold them."""
+        return weight_paths(self.activations)
 
     @functools.cached_property
     def untrained(self) -> list[list[Sample]]:
