@@ -22,17 +22,18 @@ class UsageError(PosthocError):
     exit_code = 2
 
 
-def nearest(name: str, known: Iterable[str], spellings: Mapping[str, str] | None = None) -> str:
+def nearest(name: str, known: Iterable[str], spellings: Mapping[str, str] | None = None, most: int = 3) -> str:
     """What to write instead of a name that nothing has: the nearest of those that are known, else all of them.
 
-    spellings: other ways to write some, each with the name that it stands for.
+    spellings: other ways to write some, each with the name that it stands for; most: so many are named at the most.
 
     >>> nearest("measure", ["measures", "audit"]), nearest("nosuch", ["measures", "audit"])
     ('did you mean measures?', 'there are measures, audit.')
     """
     listed = list(dict.fromkeys(known))
-    lower = {text.lower(): each for text, each in ((spellings or {}) | {each: each for each in listed}).items()}
-    near = list(dict.fromkeys(lower[text] for text in difflib.get_close_matches(name.lower(), lower, 3)))
+    spelt = {**(spellings or {}), **{each: each for each in listed}}
+    lower = {text.lower(): each for text, each in spelt.items()}
+    near = dict.fromkeys(lower[text] for text in difflib.get_close_matches(name.lower(), lower, most))
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(listed)}."
 
 

@@ -103,7 +103,11 @@ class Altered(Activations):
     def head(self, name: str, row: int | None = None) -> Any:
         """As the file's, of these checkpoints."""
         self.touched.add("head")
-        return np.stack([self.head(name, e) for e in range(len(self))]) if row is None else super().head(name, self.rows[row])
+        return (
+            np.stack([self.head(name, e) for e in range(len(self))])
+            if row is None
+            else super().head(name, self.rows[row])
+        )
 
     def weight(self, name: str, row: int | None = None) -> Any:
         """As the file's, of these checkpoints."""

@@ -167,10 +167,8 @@ def _refuse_unanswered(keys: Collection[str], table: Mapping[str, Measure], axis
     for key in sorted(keys):
         if of_checkpoints and (of := table[key].of_checkpoint):
             reason = of(replay.at(len(replay) - 1))
-            raise UsageError(
-                f"{key} {reason}." if isinstance(reason, Aside) else f"{key}: undefined at the last checkpoint of this file, or "
-                "of later checkpoints, of which it has none; leave it out."
-            )
+            nowhere = ": undefined at the last checkpoint of this file, or of later checkpoints, of which it has none; leave it out"
+            raise UsageError(f"{key}{f' {reason}' if isinstance(reason, Aside) else nowhere}.")
     if keys:
         able = [
             key for key, measure in MEASURES.items()

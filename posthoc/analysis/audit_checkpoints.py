@@ -55,7 +55,9 @@ class _Near(Replay):
     paths: those of the weights by the rows of the file, which are worked out once for so many, for nothing else changes them.
     """
 
-    def __init__(self, view: Altered, signal: str, seed: int, paths: dict[tuple[int, ...], dict[str, WeightPath]]) -> None:
+    def __init__(
+        self, view: Altered, signal: str, seed: int, paths: dict[tuple[int, ...], dict[str, WeightPath]]
+    ) -> None:
         super().__init__(view, signal, seed)
         self._view, self._paths = view, paths
 
@@ -197,9 +199,7 @@ class CheckpointAudit:
         altering = [Altering(UNTRAINED, Change.TRAINING, untrained)] if untrained else []
         if last > 1:
             rows = [*range(last - 1), last]
-            altering.append(
-                Altering(SPACED, Change.SPACING, [self._values(Altered(file, rows=rows))])
-            )
+            altering.append(Altering(SPACED, Change.SPACING, [self._values(Altered(file, rows=rows))]))
         return altering
 
     def _of_signals(self) -> list[Altering]:
@@ -241,7 +241,9 @@ class CheckpointAudit:
                 f"Of untrained weights there is no {symbol}: it takes a checkpoint before, or what is stored of checkpoints only."
             )
         if LABELS in without:
-            sentences.append(f"Of other labels there is no {symbol}: the file keeps losses, and not the scores behind them.")
+            sentences.append(
+                f"Of other labels there is no {symbol}: the file keeps losses, and not the scores behind them."
+            )
         if SPACED in without:
             sentences.append(
                 f"Without the checkpoint before there is no {symbol}: the mean of other checkpoints was not replayed."

@@ -68,7 +68,7 @@ def compute_metrics(
     protocol = protocol or Protocol.fitting(activations.signals)
     axis = AXES[protocol.axis]
     asked = Asked.of(measures)
-    table = chosen(measures, axis.unasked, activations)
+    table = chosen(asked, axis.unasked, activations)
     _refuse_unfit(activations, protocol, axis)
     units = _units(activations, protocol) if axis.layered else ()
     layers = np.array([activations.layers.index(unit.layer) for unit in units]) if axis.layered else None
@@ -115,9 +115,7 @@ def compute_metrics(
         table,
         lambda e: progress(E, E, f"{activations.checkpoints[e]} as it is") if progress else None,
     )
-    as_they_are = {
-        key: of for key, of in as_they_are.items() if not of.aside or asked.everything or key in asked.keys
-    }
+    as_they_are = {key: of for key, of in as_they_are.items() if not of.aside or asked.everything or key in asked.keys}
     return _gathered(activations, main, units, results[0], replay, as_they_are)
 
 

@@ -265,8 +265,10 @@ def measured_of_all(runs: Sequence[Run], names: str, option: str) -> list[str]:
             continue
         known = {key: measured for run in runs for key, measured in run.measures.items()}
         if name not in known and not measure_called(name):
-            raise UsageError(f"{option} {name}: there is no such measure; {advice(name, MEASURES | known)}")
-        raise UsageError(f"{option} {name}: not measured of all runs; of all there are {', '.join(shared)}. {_lacking(runs, name)}")
+            raise UsageError(f"{option} {name}: there is no such measure; {advice(name, {**MEASURES, **known})}")
+        raise UsageError(
+            f"{option} {name}: not measured of all runs; of all there are {', '.join(shared)}. {_lacking(runs, name)}"
+        )
     return wanted
 
 

@@ -49,7 +49,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = words[0]
         if name not in COMMANDS and not name.startswith("-") and not context.resilient_parsing:
-            raise click.UsageError(f"No such command {name!r}; {nearest(name, COMMANDS)}", context)
+            raise click.UsageError(f"No such command {name!r}; {nearest(name, COMMANDS, most=1)}", context)
         return super().resolve_command(context, words)
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]

@@ -102,7 +102,7 @@ def command(
         raise UsageError(f"{output}: with --csv the output is the JSON file; give it another ending.")
     for path in outputs:
         try_output(path, force, activations)
-    from posthoc.analysis.measures import Asked
+    from posthoc.analysis.measures import Asked, Measure
     from posthoc.analysis.measures.user import load
     from posthoc.analysis.metrics import compute_metrics
     from posthoc.analysis.protocol import Protocol
@@ -118,7 +118,7 @@ def command(
         chosen = Protocol.fitting(opened.signals, protocol or "", **changes)
         if chosen.axis == "token" and not changes["axis"]:
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)
-        wanted = [*measures.split(","), *own]
+        wanted: list[str | Measure] = [*measures.split(","), *own]
         metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, wanted)
     asked = Asked.of(wanted)
     if lacking := asked.keys - metrics.measures.keys():

@@ -333,7 +333,11 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
 
 def prediction(rows: "Sequence[Prediction]", beyond: str | None = None) -> Table:
     """One row per target and measure; beyond: names of what was taken off beside loss and its slope."""
-    known = f"loss, of its slope and of {', '.join(map(str.strip, beyond.split(',')))}" if beyond else "loss and of its slope"
+    known = (
+        f"loss, of its slope and of {', '.join(map(str.strip, beyond.split(',')))}"
+        if beyond
+        else "loss and of its slope"
+    )
     columns = [
         column("target"), column("measure"), column("tau"), column("p"), column("corrected", "p_corrected"),
         column("tau beyond loss", "tau_conditional"), column("p", "conditional_p"),

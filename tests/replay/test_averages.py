@@ -272,7 +272,9 @@ def test_what_a_file_lacks_is_said_with_the_option_that_records_it(run, tmp_path
     assert ("not measured", f"barrier: {Aside.NEEDS_BETWEEN}") in tables.summary(metrics)
     assert np.isfinite(metrics.column("weights_norm")).all()
     assert not unasked.measures.keys() & needs.keys()
-    with pytest.raises(UsageError, match=f"--beyond barrier: not measured of all runs; .* Of mine it {Aside.NEEDS_BETWEEN}"):
+    with pytest.raises(
+        UsageError, match=f"--beyond barrier: not measured of all runs; .* Of mine it {Aside.NEEDS_BETWEEN}"
+    ):
         measured_of_all([as_run(metrics, "mine")], "barrier", "--beyond")
     with pytest.raises(UsageError, match="--beyond barier: there is no such measure; did you mean barrier"):
         measured_of_all([as_run(metrics, "mine")], "barier", "--beyond")
@@ -296,7 +298,10 @@ def test_they_are_audited_as_far_as_what_is_stored_allows(averaged):
     assert controls[HALVES]["average_3_loss"].sd > 0
     assert controls[LABELS]["barrier"].count == controls["without the checkpoint before"]["average_3_loss"].count == 0
     assert controls[LABELS]["weights_hill_alpha"].sd == 0
-    assert "Of other labels there is no barrier: the file keeps losses, and not the scores behind them." in audit.conclusions
+    assert (
+        "Of other labels there is no barrier: the file keeps losses, and not the scores behind them."
+        in audit.conclusions
+    )
 
 
 def test_the_mean_that_is_better_than_any_checkpoint_is_named():

@@ -29,7 +29,7 @@ from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading
 from posthoc.analysis.measures.snapshot import Estimate, Replay, Snapshot
 from posthoc.analysis.measures.tokens import Documents
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import Checkpoint, trained
+from posthoc.analysis.records import Checkpoint, Measured, trained
 from posthoc.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ class Asked:
         words = names.split(",") if isinstance(names, str) else list(names)
         texts = [word.strip() for word in words if isinstance(word, str)]
         named = tuple(dict.fromkeys(text for text in texts if text not in SEVERAL))
-        return cls("default" in texts, "all" in texts, named, tuple(word for word in words if isinstance(word, Measure)))
+        return cls(
+            "default" in texts, "all" in texts, named, tuple(word for word in words if isinstance(word, Measure))
+        )
 
     @property
     def keys(self) -> set[str]:
@@ -114,7 +116,8 @@ def measure_called(name: str) -> Measure | None:
 
 
 def chosen(
-    wanted: str | Iterable[str | Measure] = "default", unasked: Container[str] = (), activations: "Activations | None" = None,
+    wanted: str | Iterable[str | Measure] | Asked = "default", unasked: Container[str] = (),
+    activations: "Activations | None" = None,
 ) -> dict[str, Measure]:  # fmt: skip
     """The measures of these names, of which `default` and `all` stand for several, and those that they are made of.
 
@@ -126,7 +129,7 @@ def chosen(
     >>> list(chosen("volatility"))
     ['hurst', 'integration', 'metastability', 'stability_index', 'volatility']
     """
-    asked = Asked.of(wanted)
+    asked = wanted if isinstance(wanted, Asked) else Asked.of(wanted)
     known = MEASURES | {measure.key: measure for measure in _of_file(activations)}
     keys = {
         key for key, of in known.items() if asked.everything or (asked.default and of.default and key not in unasked)
@@ -165,7 +168,7 @@ def _named(name: str, known: Mapping[str, Measure]) -> Measure:
     return replace(measure, listed=True) if measure.of_checkpoint else measure
 
 
-def advice(name: str, known: Mapping[str, Measure]) -> str:
+def advice(name: str, known: Mapping[str, Measure | Measured]) -> str:
     """What to write instead of a name that no measure has: the key of that which it, or its symbol, is nearest to."""
     return nearest(name, dict.fromkeys([*SEVERAL, *known, *names()]), {of.symbol: key for key, of in known.items()})
 
