@@ -4,11 +4,13 @@ import ast
 import inspect
 import re
 import shlex
+import shutil
 import textwrap
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import posthoc
 from posthoc.cli import COMMANDS, main
@@ -116,3 +118,24 @@ def test_links_lead_to_what_is_there(page):
         target = (page.parent / place).resolve() if place else page
         assert target.exists(), f"{page}: {place}"
         assert not anchor or anchor in anchors(target), f"{page}: {place}#{anchor}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["report.md", "json.md", "your-own-measure.md"])
+def test_commands_of_a_page_run(page, run_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run").symlink_to(run_folder)
+    for folder in ("runs/a", "runs/b", "."):
+        shutil.copytree(ROOT / "tests/fixtures/v2", folder, dirs_exist_ok=True)
+    Path("mine.py").write_text(blocks((ROOT / "docs/your-own-measure.md").read_text())[0])
+    text = (ROOT / "docs" / page).read_text()
+    lines = [line for block in blocks(text) for line in block.splitlines() if line.startswith("posthoc ")]
+    assert len(lines) >= 2
+    for line in lines:
+        words = [word for word in shlex.split(line.partition(" | ")[0], comments=True) if word != "--open"]
+        spread = [sorted(map(str, tmp_path.glob(word))) if "*" in word else [word] for word in words[1:]]
+        if words[1] in ("metrics", "audit"):
+            spread.append(["--force"])
+        result = CliRunner().invoke(main, [word for each in spread for word in each], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert result.stdout or words[1] == "report", line
