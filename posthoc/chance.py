@@ -1,15 +1,18 @@
 """Does a network see the probe as it saw its training images? Told by its accuracy, against chance and what it recorded."""
 
 import math
+import re
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrc
 
-from posthoc.recording import Recording
+from posthoc.recording import Provenance, Recording, Scaling
 
 LEVEL = 0.01
+ACCURACY = re.compile(r"(acc|accuracy|acc\W?\d|accuracy\W?\d|top\W?1)(?![a-z])")
+"""In the name of a recorded number, a loss, a rate or a count apart: `accumulate` is none."""
 GAP = 0.2
 """By how much the recorded accuracy must be above that on the probe before it is said."""
 
@@ -77,8 +80,9 @@ def standing(run: Replayed) -> str | None:
 def doubt(run: Replayed) -> str | None:
     """Why the images are probably not scaled as in training, in a sentence; None where nothing speaks for it.
 
-    They are where neither the first checkpoint after step 0 nor the last does better than chance, or where the last
-    is far below the accuracy that it recorded of itself. Of a checkpoint whose weights or scores are not finite that is said.
+    They are where neither the first checkpoint after step 0 nor the last does better than chance, where another
+    preparation was tried and does better, where a batch norm was trained on other numbers, or where the last is far
+    below the accuracy that it recorded of itself. Of a checkpoint whose weights or scores are not finite that is said.
     accuracy: on the probe, [E]; epochs, steps: -1 where unknown.
     Nothing is said of a run without accuracy or with nothing but untrained weights.
     """
@@ -105,7 +109,10 @@ def doubt(run: Replayed) -> str | None:
                 f"{where}, loss {run.loss[last]}: the network's scores are not all "
                 f"finite, which no scaling of {what} mends"
             )
-        return f"{where}: {what} are probably not {scaled} as in training ({options}), or nothing was learned"
+        reason = f"{where}: {what} are probably not {scaled} as in training ({options}), or nothing was learned"
+        return "; ".join([reason, *_evidence(provenance)])
+    if evidence := _evidence(provenance):
+        return f"{where}: {what} are probably not {scaled} as in training ({options}): {'; '.join(evidence)}"
     name, value = _recorded(run.recorded, int(last))
     right = round(accuracy[last] * len(labels))
     if value - accuracy[last] > GAP and bdtr(right, len(labels), value) < LEVEL:
@@ -115,9 +122,23 @@ def doubt(run: Replayed) -> str | None:
     return None
 
 
+def _evidence(provenance: Provenance) -> list[str]:
+    """What speaks against the probe's preparation, in words."""
+    scaling, words = provenance.scaling or Scaling(), []
+    if scaling.better is not None and scaling.accuracy is not None and scaling.usual is not None:
+        tried = f"at the last checkpoint, over {scaling.samples} {provenance.samples}"
+        words.append(f"{scaling.better} gives {scaling.accuracy:.2f} instead of {scaling.usual:.2f} {tried}")
+    if misfit := scaling.misfit:
+        words.append(
+            f"the batch norm {misfit.layer} is given {misfit.spread:.2g} times the standard deviation that it recorded in "
+            f"training, and means {misfit.shift:.2g} of these away"
+        )
+    return words
+
+
 def _recorded(recorded: dict[str, NDArray[np.float64]], row: int) -> tuple[str, float]:
     """The accuracy that a checkpoint says it had on images it was not trained on, 0..1, and its name; NaN if none."""
-    names = [name for name in recorded if "acc" in name.lower() and not {"train", "best"} & _words(name)]
+    names = [name for name in recorded if ACCURACY.search(name.lower()) and not {"train", "best"} & _words(name)]
     for name in sorted(names, key=lambda name: not _words(name) & {"val", "valid", "test", "eval"}):
         value = float(recorded[name][row])
         value = value / 100 if value > 1 else value

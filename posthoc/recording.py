@@ -138,13 +138,38 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """A batch norm whose running statistics are not those of what it is given: in the median of its channels the standard
+    deviation is `spread` times theirs, and the mean `shift` of their standard deviations away."""
+
+    layer: str
+    spread: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What speaks against the preparation of the probe, seen at the last checkpoint.
+
+    better: the options of extract with which the network does better, its accuracy so and as it was, of so many samples.
+    """
+
+    misfit: Misfit | None = None
+    better: str | None = None
+    accuracy: float | None = None
+    usual: float | None = None
+    samples: int = 0
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What the numbers do not depend on: names and words, versions of libraries, where it was made.
 
     model, probe: as they are called; source: how the model was found; dataset, recipe, training_seed: as the run says of
     itself; layers: how they were chosen; signals: what each means; samples: what they are called; preparation: of the
     probe, in words; output: why none was scored; loss, unit: name and unit of the loss on the probe; adapters:
-    the kind of adapters that the checkpoints are, over a base that was trained before.
+    the kind of adapters that the checkpoints are, over a base that was trained before; scaling: what speaks against the
+    probe's preparation, if anything does.
     """
 
     model: str
@@ -161,6 +186,7 @@ class Provenance:
     loss: str = "cross-entropy"
     unit: str | None = "nat"
     adapters: str | None = None
+    scaling: Scaling | None = None
     versions: dict[str, str | None] = field(default_factory=dict)
     host: str | None = None
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from scipy.stats import binomtest
+from torch import nn
 from torch.nn import functional as F
 
 import posthoc
 from posthoc.chance import better_than_chance, doubt, largest_share
 from posthoc.cli import main
-from posthoc.recording import image_words
+from posthoc.recording import Misfit, Scaling, image_words
+from posthoc.replay.plan import plan_extraction
 from posthoc.replay.probes.images import load_images
 
 LABELS = np.repeat(np.arange(10), 20)
@@ -88,6 +90,76 @@ def test_scores_that_are_not_finite_are_not_blamed_on_the_scaling():
     assert doubt(made) == (
         "probe accuracy 0.10 at epoch 2, chance 0.10: 1,600 weights are not finite, which no scaling of the images mends"
     )
+
+
+def test_what_speaks_against_the_preparation_is_said_above_chance():
+    made = run([0.4, 0.6])
+    scaling = Scaling(Misfit("bn1", 4.2, 1.7), "--normalize none", 0.95, 0.6, 697)
+    made.recording = replace(RECORDING, provenance=replace(RECORDING.provenance, scaling=scaling))
+    assert doubt(made).endswith(
+        "options of extract: --normalize, --image-size): --normalize none gives 0.95 instead of 0.60 at the last "
+        "checkpoint, over 697 images; the batch norm bn1 is given 4.2 times the standard deviation that it recorded in "
+        "training, and means 1.7 of these away"
+    )
+
+
+@pytest.mark.parametrize("name", ["accumulate_grad_batches", "val_accumulation", "data_accesses", "val_loss"])
+def test_what_is_no_accuracy_is_not_taken_for_one(name):
+    assert doubt(run([0.4, 0.5], **{name: [1, 1]})) is None
+
+
+@pytest.mark.parametrize("name", ["val_acc", "eval_accuracy", "Acc@1", "test_top1", "valid_acc1", "Accuracy"])
+def test_an_accuracy_is_known_by_its_name(name):
+    assert "was recorded as 0.92" in doubt(run([0.4, 0.5], **{name: [0.92, 0.92]}))
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory):
+    """A network with a batch norm, and one without, trained on digits of 8 x 8 pixels in 0..1."""
+    folder = tmp_path_factory.mktemp("normed")
+    data = load_images("digits", "train")
+    x, y = torch.from_numpy(data.images[:, ::4, ::4, 0])[:, None].float() / 255, torch.from_numpy(data.labels)
+    for kind in ("with", "without"):
+        torch.manual_seed(1)
+        norm = nn.BatchNorm2d(16) if kind == "with" else nn.Identity()
+        model = nn.Sequential(nn.Conv2d(1, 16, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))
+        optimiser = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(6):
+            for rows in torch.randperm(len(x)).split(20):
+                optimiser.zero_grad()
+                F.cross_entropy(model(x[rows]), y[rows]).backward()
+                optimiser.step()
+        torch.save(model, folder / f"{kind}.pt")
+    tested = load_images("digits")
+    pixels = tested.images[:, ::4, ::4, 0]
+    np.savez(folder / "bytes.npz", images=pixels, labels=tested.labels)
+    np.savez(folder / "floats.npz", x=(pixels[:, None] / 255 - 0.5) / 0.1, y=tested.labels)
+    (folder / "net.py").write_text(
+        "from torch import nn\n"
+        "def make(norm):\n"
+        "    norm = nn.BatchNorm2d(16) if norm else nn.Identity()\n"
+        "    return nn.Sequential(nn.Conv2d(1, 16, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["with", "without"])
+def test_another_scaling_that_does_better_is_found_above_chance(normed, kind):
+    def scaling(probe, normalize=None):
+        arguments = {"model": f"{normed}/net.py:make", "model_arg": [f"norm={kind == 'with'}"], "normalize": normalize}
+        plan = plan_extraction(normed / f"{kind}.pt", f"npz:{normed}/{probe}.npz", **arguments)
+        return plan.stored.recording.provenance.scaling
+
+    assert scaling("bytes", "none") is None
+    wrong = scaling("bytes", "0.8/0.1")
+    assert wrong.better == "--normalize none"
+    assert wrong.accuracy - 0.05 > wrong.usual > 0.2
+    assert wrong.samples == 697
+    assert (wrong.misfit is not None) == (kind == "with")
+    if kind == "with":  # the first batch norm sees ten times the contrast, whatever is known of other preparations
+        assert wrong.misfit.layer == "1"
+        assert wrong.misfit.spread == pytest.approx(10, rel=0.1)
+        assert scaling("floats").misfit.spread == pytest.approx(10, rel=0.1)
 
 
 NET = """

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 from posthoc.analysis.arrays import FloatArray
 from posthoc.typed import Array, Range
@@ -90,7 +90,7 @@ def chosen(
     means = kept.mean(axis=1)
     best = int(means.argmin())
     differences = kept - kept[best]
-    quantile = float(special.stdtrit(N - 1, 1 - LEVEL / max(R * (R - 1), 1)))
+    quantile = float(scipy.special.stdtrit(N - 1, 1 - LEVEL / max(R * (R - 1), 1)))
     reach = quantile * differences.std(axis=1, ddof=1) / math.sqrt(N)
     difference, low, high = np.full((3, len(losses)), np.nan)
     difference[rows] = means - means[best]
@@ -117,6 +117,6 @@ def _best_average(
         return None
     loss, count, e = min(known)
     differences, N = averages[count][e] - best, len(best)
-    quantile = float(special.stdtrit(N - 1, 1 - LEVEL / (2 * R * len(known))))
+    quantile = float(scipy.special.stdtrit(N - 1, 1 - LEVEL / (2 * R * len(known))))
     middle, reach = float(differences.mean()), quantile * float(differences.std(ddof=1)) / math.sqrt(N)
     return Average(count, e, loss, middle, middle - reach, middle + reach)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import special
+import scipy
 
 from posthoc.analysis.arrays import mean_finite, sd_finite
 from posthoc.analysis.axes import AXES
@@ -240,7 +240,7 @@ def _student(values: Any) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     if len(finite) < 2:
         return math.nan, math.nan
-    half = float(special.stdtrit(len(finite) - 1, 0.975)) * sd_finite(finite) / math.sqrt(len(finite))
+    half = float(scipy.special.stdtrit(len(finite) - 1, 0.975)) * sd_finite(finite) / math.sqrt(len(finite))
     return float(finite.mean()) - half, float(finite.mean()) + half
 
 

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 from posthoc.analysis.arrays import FloatArray, in_blocks
 from posthoc.analysis.nulls import NOTHING, Comparison
@@ -41,8 +41,8 @@ def ends(means: FloatArray, count: int, level: float = 0.95) -> FloatArray:
     Percentiles, taken farther out as the few documents demand: the bootstrap's own spread is too small by
     sqrt((D - 1) / D), and the normal quantile below Student's (the expanded percentile interval of Hesterberg 2015).
     """
-    reach = math.sqrt(count / (count - 1)) * float(special.stdtrit(count - 1, (1 + level) / 2))
-    outside = float(special.ndtr(-reach))
+    reach = math.sqrt(count / (count - 1)) * float(scipy.special.stdtrit(count - 1, (1 + level) / 2))
+    outside = float(scipy.special.ndtr(-reach))
     return np.moveaxis(np.quantile(means, [outside, 1 - outside], axis=-1), 0, -1)
 
 

@@ -30,6 +30,7 @@ class Ailment(StrEnum):
     SIGNALS = "values that are not finite"
     LOSS = "a loss that is not finite"
     DEAD = "a dead layer"
+    CONSTANT = "the same scores for every sample"
     EXPLODING = "exploding values"
     COLLAPSED = "a collapse of rank"
     SPIKE = "a spike of the loss"
@@ -50,12 +51,13 @@ class Symptom:
 
 def symptoms(
     layers: Sequence[str], untrained: NDArray[np.bool_], loss: FloatArray, nonfinite_weights: NDArray[np.int64],
-    nonfinite: Mapping[str, NDArray[np.int64]], rank: FloatArray, size: FloatArray,
+    nonfinite: Mapping[str, NDArray[np.int64]], rank: FloatArray, size: FloatArray, constant: NDArray[np.bool_],
 ) -> tuple[Symptom, ...]:  # fmt: skip
     """What went wrong in a run of E checkpoints, of which the `untrained` [E] are only counted for what is not finite.
 
     loss [E]; nonfinite_weights [E], nonfinite[layer] [E]: how many are; rank, size [E, L]: effective rank of each layer's
-    recorded channels (NaN where none varies) and their root mean square, which is empty where layers are not recorded.
+    recorded channels (NaN where none varies) and their root mean square, which is empty where layers are not recorded;
+    constant [E]: whether the scores of all samples are the same, as where a layer that is not recorded is dead.
     """
     result = [
         *_wherever(Ailment.WEIGHTS, nonfinite_weights > 0, nonfinite_weights),
@@ -63,6 +65,7 @@ def symptoms(
     ]
     if np.isfinite(loss).any():
         result += _wherever(Ailment.LOSS, ~np.isfinite(loss), loss)
+    result += _wherever(Ailment.CONSTANT, constant & ~untrained, constant.astype(np.int64))
     for k, layer in enumerate(layers if size.size else ()):
         broken = untrained | (nonfinite[layer] > 0)
         result += _wherever(Ailment.DEAD, np.isnan(rank[:, k]) & ~broken, rank[:, k], layer)

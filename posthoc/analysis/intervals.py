@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
 
 from posthoc.analysis.arrays import FloatArray, correlation
 from posthoc.analysis.records import NOWHERE, Interval
@@ -60,7 +60,7 @@ def over_images_and_channels(value: float, drawn: FloatArray, differences: Float
         return NOWHERE
     spread = differences[good].mean(axis=0) ** 2 - differences[good].var(axis=0, ddof=1) / B
     variance = drawn[good].var(ddof=1) + max(0.0, float(spread.mean()) / 4)
-    margin = float(special.stdtrit(B - 1, UPPER)) * math.sqrt(variance)
+    margin = float(scipy.special.stdtrit(B - 1, UPPER)) * math.sqrt(variance)
     return value - margin, value + margin
 
 
@@ -76,7 +76,7 @@ def over_units(values: FloatArray, strata: NDArray[np.int64]) -> Interval:
     if freedom < 1 or any(len(group) < 2 for group in groups):
         return NOWHERE
     variance = sum(len(group) * group.var(ddof=1) for group in groups) / U**2
-    margin = float(special.stdtrit(freedom, UPPER)) * math.sqrt(variance)
+    margin = float(scipy.special.stdtrit(freedom, UPPER)) * math.sqrt(variance)
     mean = sum(float(group.sum()) for group in groups) / U
     return mean - margin, mean + margin
 
@@ -93,7 +93,7 @@ def over_halves(value: float, differences: FloatArray, strata: NDArray[np.int64]
     freedom = len(strata) - len(np.unique(strata))
     if freedom < 1 or np.unique(strata, return_counts=True)[1].min() < 2 or not np.isfinite(differences).all():
         return NOWHERE
-    margin = float(special.stdtrit(freedom, UPPER)) * math.sqrt(float((differences**2).mean()) / 4)
+    margin = float(scipy.special.stdtrit(freedom, UPPER)) * math.sqrt(float((differences**2).mean()) / 4)
     return value - margin, value + margin
 
 
@@ -121,7 +121,7 @@ def over_runs(values: ArrayLike) -> Interval:
     R = len(values)
     if R < 3 or not np.isfinite(values).all():
         return NOWHERE
-    margin = float(special.stdtrit(R - 1, UPPER)) * float(values.std(ddof=1)) / math.sqrt(R)
+    margin = float(scipy.special.stdtrit(R - 1, UPPER)) * float(values.std(ddof=1)) / math.sqrt(R)
     return float(values.mean()) - margin, float(values.mean()) + margin
 
 
@@ -146,10 +146,10 @@ def mean_over_epochs(values: ArrayLike) -> Interval:
 
     def beyond(probability: float) -> float:
         def excess(value: float) -> float:
-            return float(weights @ special.stdtr(freedom, (value - means) / errors)) - probability
+            return float(weights @ scipy.special.stdtr(freedom, (value - means) / errors)) - probability
 
         reach = 1e3 * errors.max()  # the mixture's own bounds are within those of its widest member
-        return float(optimize.brentq(excess, means.min() - reach, means.max() + reach, xtol=1e-12, rtol=1e-9))
+        return float(scipy.optimize.brentq(excess, means.min() - reach, means.max() + reach, xtol=1e-12, rtol=1e-9))
 
     return beyond(1 - UPPER), beyond(UPPER)
 
@@ -175,9 +175,9 @@ def correlation_over_epochs(x: ArrayLike, y: ArrayLike) -> Interval:
     root = np.sqrt(_effective_number(np.outer(phi, phi).ravel(), at))
 
     def excess(margin: float) -> float:
-        return float(weights @ special.ndtr(margin * root)) - UPPER
+        return float(weights @ scipy.special.ndtr(margin * root)) - UPPER
 
-    margin = float(optimize.brentq(excess, 0.0, 10.0, xtol=1e-9))
+    margin = float(scipy.optimize.brentq(excess, 0.0, 10.0, xtol=1e-9))
     return math.tanh(math.atanh(r) - margin), math.tanh(math.atanh(r) + margin)
 
 

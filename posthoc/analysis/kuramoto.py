@@ -6,7 +6,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from posthoc.analysis.arrays import ROUNDING, FloatArray, as_series, real_array

@@ -6,6 +6,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posthoc import __version__
 from posthoc.analysis.arrays import FloatArray, sd_finite
@@ -265,8 +266,18 @@ def _in_order(measures: Mapping[str, Measured], controlled: Mapping[str, Measure
 def _health(activations: Activations, loss: FloatArray, geometry: Representation) -> tuple[Symptom, ...]:
     return symptoms(
         activations.layers, activations.steps == 0, loss, activations.nonfinite_weights, activations.nonfinite,
-        geometry.effective_rank, geometry.rms,
+        geometry.effective_rank, geometry.rms, _same_scores(activations),
     )  # fmt: skip
+
+
+def _same_scores(activations: Activations) -> NDArray[np.bool_]:
+    """At which checkpoints [E] the scores of all samples are the same, finite and more than one."""
+    result = np.zeros(len(activations), bool)
+    if "logits" in activations.behaviours and len(activations.labels) > 1:
+        for e in range(len(activations)):
+            scores = np.asarray(activations.behaviour("logits", e))
+            result[e] = np.isfinite(scores).all() and bool((scores == scores[:1]).all())
+    return result
 
 
 def _no_accuracy(activations: Activations, judge: Measure | None) -> Aside:

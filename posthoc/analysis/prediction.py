@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
 from posthoc.analysis.course import stands_from
@@ -199,9 +199,9 @@ def _compared(
     results = {}
     for mask, keys in together.items():
         kept = np.frombuffer(mask, np.bool_)
-        ranks = [stats.rankdata(values[kept], axis=1) for values in (goal, *taken_off)]
+        ranks = [scipy.stats.rankdata(values[kept], axis=1) for values in (goal, *taken_off)]
         known = np.stack(ranks[1:], axis=2)
-        measured = np.stack([stats.rankdata(columns[key][kept], axis=1) for key in keys])
+        measured = np.stack([scipy.stats.rankdata(columns[key][kept], axis=1) for key in keys])
         raw = _tested(measured, ranks[0], permuted)
         taking_off = _taking_off(known, table.configurations)
         conditional = _tested(measured, _residuals(ranks[0], known), permuted, taking_off)
@@ -306,7 +306,7 @@ def _lead(runs: Sequence[Run], key: str) -> tuple[int | None, float]:
             )
             both = np.isfinite(a) & np.isfinite(b)
             if both.sum() > LEAST_EPOCHS and np.ptp(a[both]) > 0 and np.ptp(b[both]) > 0:
-                values.append(float(stats.spearmanr(a[both], b[both]).statistic))
+                values.append(float(scipy.stats.spearmanr(a[both], b[both]).statistic))
         together[lag] = mean_finite(np.array(values)) if values else math.nan
     known = {lag: value for lag, value in together.items() if math.isfinite(value)}
     lead = max(known, key=lambda lag: abs(known[lag]), default=None)

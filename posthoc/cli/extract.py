@@ -31,7 +31,6 @@ from posthoc.replay.scores import SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
 if TYPE_CHECKING:
-    from posthoc.replay.plan import Extraction
     from posthoc.replay.request import Shard
     from posthoc.store import Skipped
 
@@ -270,7 +269,7 @@ def _replay(
     with progress_on_stderr("replaying") as progress:
         result = run_extraction(plan, path, progress=progress, shard=shard, **writing)
     if shard is None:
-        _report(path, plan)
+        _report(path)
     echo(result.path)
     return result.skipped
 
@@ -289,14 +288,12 @@ def _follow(place: Path | list[Path], path: Path, options: Mapping[str, Any], **
 
     with progress_on_stderr("replaying") as progress:
         result = follow_extraction(replan, path, progress=progress, **writing)
-    _report(path, plan)
+    _report(path)
     echo(result.path)
     return result.skipped
 
 
-def _report(path: Path, plan: "Extraction") -> None:
+def _report(path: Path) -> None:
     """Point to what in the whole file a user should look at."""
-    from posthoc.replay.scaling import better_scaling
-
     flag_nonfinite(path)
-    report_probe(path, lambda: better_scaling(plan))
+    report_probe(path)

@@ -7,8 +7,16 @@ import click
 
 from posthoc.cli.exits import echo, interruptible
 from posthoc.cli.inputs import beside, require_activations
-from posthoc.cli.output import columns_option, json_option, notes, print_json, print_rows, progress_on_stderr
-from posthoc.errors import UsageError
+from posthoc.cli.output import (
+    columns_option,
+    json_option,
+    notes,
+    print_json,
+    print_rows,
+    progress_on_stderr,
+    report_skipped,
+)
+from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.files import try_output
 
 if TYPE_CHECKING:
@@ -26,12 +34,12 @@ class Metrics(click.Command):
 
 
 @click.command(name="metrics", cls=Metrics)
-@click.argument("activations", type=click.Path(path_type=Path))
+@click.argument("activations", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Default: metrics.json beside activations.h5, X.metrics.json beside any other X.h5.",
+    help="Of one file (default: metrics.json beside activations.h5, X.metrics.json beside any other X.h5).",
 )
 @click.option("--csv", is_flag=True, help="Write the epochs as a .csv beside the output, too.")
 @click.option(
@@ -80,35 +88,79 @@ class Metrics(click.Command):
 @columns_option()
 @json_option
 def command(
-    activations: Path,
-    output: Path | None,
-    columns: str | None,
-    as_json: bool,
-    csv: bool,
-    protocol: str | None,
-    nulls: int,
-    max_nulls: int,
-    measures: str,
-    functions: tuple[str, ...],
-    seed: int,
-    force: bool,
-    **changes: Any,
+    activations: tuple[Path, ...], output: Path | None, columns: str | None, as_json: bool, **asked: Any
 ) -> None:
-    """Integration, metastability and other measures of every checkpoint in ACTIVATIONS, and of the run."""
-    require_activations(activations)
+    """Integration, metastability and other measures of every checkpoint in ACTIVATIONS, and of the run.
+
+    Of several files each is measured by itself and written beside its own; those that cannot be are named at the end.
+    """
+    files = list(dict.fromkeys(activations))
+    if len(files) == 1:
+        metrics = _measure(files[0], output, **asked)
+        if as_json:
+            print_json(metrics.to_dict())
+        else:
+            show_metrics(metrics, columns)
+        _name_outputs(files[0], output, asked["csv"])
+        return
+    if output is not None:
+        raise UsageError("-o names one output, and there are several files; each is written beside its own.")
+    contents, skipped = [], []
+    for path in files:
+        try:
+            metrics = _measure(path, None, **asked)
+        except StoppedError:
+            raise
+        except PosthocError as error:
+            skipped.append((str(path), str(error)))
+            continue
+        if as_json:
+            contents.append(metrics.to_dict())
+        else:
+            echo(f"{path}:")
+            show_metrics(metrics, columns)
+            echo()
+        _name_outputs(path, None, asked["csv"])
+    if as_json:
+        print_json(contents)
+    report_skipped(skipped)
+
+
+def _outputs(activations: Path, output: Path | None, csv: bool) -> list[Path]:
     output = output or beside(activations, "metrics.json")
-    outputs = [output, output.with_suffix(".csv")] if csv else [output]
+    return [output, output.with_suffix(".csv")] if csv else [output]
+
+
+def _name_outputs(activations: Path, output: Path | None, csv: bool) -> None:
+    for path in _outputs(activations, output, csv):
+        echo(path, err=True)
+
+
+def _measure(
+    activations: Path, output: Path | None, *, csv: bool, protocol: str | None, nulls: int, max_nulls: int, measures: str,
+    functions: tuple[str, ...], seed: int, force: bool, **changes: Any,
+) -> "RunMetrics":  # fmt: skip
+    """What one file measures to, which is written."""
+    require_activations(activations)
+    outputs = _outputs(activations, output, csv)
+    output = outputs[0]
     if csv and outputs[0] == outputs[1]:
         raise UsageError(f"{output}: with --csv the output is the JSON file; give it another ending.")
     for path in outputs:
         try_output(path, force, activations)
-    from posthoc.analysis.measures import Asked, Measure
+    from posthoc.analysis.measures import OF_FILES, Asked, Measure
+    from posthoc.analysis.measures import chosen as table_of
     from posthoc.analysis.measures.user import load
+
+    wanted: list[str | Measure] = [*measures.split(","), *map(load, functions)]
+    asked = Asked.of(wanted)
+    table_of(
+        [name for name in asked.names if not name.startswith(OF_FILES)]
+    )  # of a wrong one there is nothing to wait for
     from posthoc.analysis.metrics import compute_metrics
     from posthoc.analysis.protocol import Protocol
     from posthoc.store import open_activations
 
-    own = [load(place) for place in functions]
     anew = f"; {output} is not written, and the same command starts anew"
     with (
         interruptible(lambda: anew),
@@ -118,9 +170,7 @@ def command(
         chosen = Protocol.fitting(opened.signals, protocol or "", **changes)
         if chosen.axis == "token" and not changes["axis"]:
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)
-        wanted: list[str | Measure] = [*measures.split(","), *own]
         metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, wanted)
-    asked = Asked.of(wanted)
     if lacking := asked.keys - metrics.measures.keys():
         echo(f"not measured, for {activations} lacks what they take: {', '.join(sorted(lacking))}", err=True)
     if asked.everything:
@@ -129,12 +179,7 @@ def command(
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))
-    if as_json:
-        print_json(metrics.to_dict())
-    else:
-        show_metrics(metrics, columns)
-    for path in outputs:
-        echo(path, err=True)
+    return metrics
 
 
 def show_metrics(metrics: "RunMetrics", columns: str | None) -> None:

@@ -104,11 +104,8 @@ def flag_nonfinite(path: Path) -> None:
                 echo(f"{name}: not finite: {', '.join(parts)}", err=True)
 
 
-def report_probe(path: Path, remedy: Callable[[], str | None] | None = None) -> None:
-    """How the network does on the probe: first the result, or why it may be the images' fault, then the first, best and last.
-
-    `remedy` is asked, where there is a doubt, which other scaling does better.
-    """
+def report_probe(path: Path) -> None:
+    """How the network does on the probe: first the result, or why it may be the images' fault, then the first, best and last."""
     from posthoc.chance import doubt, ends, standing
     from posthoc.store import open_activations
 
@@ -118,8 +115,7 @@ def report_probe(path: Path, remedy: Callable[[], str | None] | None = None) -> 
     if result and not caution:
         lines = [("result", result), *lines]
     if caution:
-        better = remedy() if remedy else None
-        lines = [("caution", caution + (f"; {better}" if better else "")), *lines]
+        lines = [("caution", caution), *lines]
     if lines:
         notes(lines)
 

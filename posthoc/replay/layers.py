@@ -18,6 +18,7 @@ FEED_FORWARD = re.compile(
 )
 """The same of feed-forward layers."""
 NORM = re.compile(r"Norm")
+SCALING = re.compile(r"Norm|PReLU$")
 BLOCK = re.compile(r"(Layer|Block)$")
 LINEAR = ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear")
 PARTS = ("residual", "attention", "mlp")
@@ -210,7 +211,8 @@ def _evenly_spaced(blocks: Sequence[HookPoint], count: int = 4) -> list[HookPoin
 def _sides(points: Sequence[HookPoint]) -> dict[str, list[HookPoint]]:
     """The blocks of each part of the network, by its name; all of them under no name where it has no such parts.
 
-    Blocks are the outermost modules with parameters. Where these are fewer than four, the one with most modules in it is
+    Blocks are the outermost modules with parameters, but for those that only shift and scale each channel: recorded beside
+    the layer before them they would say the same twice. Where these are fewer than four, the one with most modules in it is
     opened, and with it those that are parts of the network as it is: an encoder and a decoder, two towers.
     """
     trunk = [point for point in points if point.parameters] or list(points)
@@ -220,12 +222,17 @@ def _sides(points: Sequence[HookPoint]) -> dict[str, list[HookPoint]]:
         inside = {block.name: [point for point in trunk if block.name in _parents(point.name)] for block in blocks}
         widest = max(inside.values(), key=len)
         if len(blocks) >= 4 or len(widest) < 2:
-            return {"": blocks}
+            return {"": [block for block in blocks if not _only_scales(block)] or blocks}
         least = max(block.parameters for block in blocks) / 100
         parts = [block.name for block in blocks if block.parameters >= least and _layers_in(inside[block.name]) > 1]
         if len(parts) > 1:
             return {name: [block for side in _sides(inside[name]).values() for block in side] for name in parts}
         trunk = widest
+
+
+def _only_scales(point: HookPoint) -> bool:
+    """Whether it is a normalisation, or the like, with a scale and a shift for each channel and no more."""
+    return bool(SCALING.search(point.kind)) and point.parameters <= 2 * point.channels
 
 
 def _layers_in(points: Sequence[HookPoint]) -> int:

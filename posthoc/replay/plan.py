@@ -36,6 +36,7 @@ from posthoc.replay.outputs import Scored
 from posthoc.replay.probes import Probe, load_probe
 from posthoc.replay.probes.fitting import traced
 from posthoc.replay.request import PlanOptions, Request, parse_arguments
+from posthoc.replay.scaling import try_scaling
 from posthoc.replay.scores import Score
 from posthoc.replay.signals import SIGNALS
 from posthoc.replay.sketching import weights_of
@@ -173,7 +174,9 @@ class Extraction:
         )  # fmt: skip
         score = self.probe.score_of(trial.scored.score)
         loss, unit = (score.loss, score.unit) if score else ("loss", None)
-        provenance = replace(self.stored.recording.provenance, output=trial.scored.reason, loss=loss, unit=unit)
+        provenance = replace(
+            self.stored.recording.provenance, output=trial.scored.reason, loss=loss, unit=unit, scaling=trial.scaling
+        )
         recording = replace(plan.stored.recording, provenance=provenance)
         return replace(plan, stored=replace(plan.stored, recording=recording), trial=trial)
 
@@ -216,7 +219,8 @@ def plan_extraction(
     if before and before.trial and before.identity == plan.settled(before.trial).identity:
         return plan.settled(before.trial)
     wishes = Wishes(request.memory_format, request.model_output, request.score)
-    settled = plan.settled(try_out(plan, wishes, skip_damaged))
+    tried = try_out(plan, wishes, skip_damaged)
+    settled = plan.settled(replace(tried, scaling=try_scaling(plan.settled(tried))))
     if plan.untrained:
         require_draws(settled)
     return settled

@@ -1,62 +1,205 @@
-"""Other ways to prepare the probe, tried where a network does no better than chance."""
+"""Is the probe prepared as the training samples were? Told by the first batch norm, and by other preparations that do better."""
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import bdtrc
+from torch import Tensor, nn
 
 from posthoc.chance import LEVEL, better_than_chance
 from posthoc.errors import PosthocError
+from posthoc.recording import Misfit, Scaling
 from posthoc.replay.forward import call, guarded, own_randomness, seed_batch
+from posthoc.replay.hooks import first_tensor
 from posthoc.replay.network import Network, length, network, probe_batch, reduce, split, targets_of
 from posthoc.replay.outputs import scored_part
-from posthoc.replay.plan import Extraction
+from posthoc.replay.probes.probe import Prepare, Probe
 from posthoc.replay.trial import Passes
 
+if TYPE_CHECKING:
+    from posthoc.replay.plan import Extraction
 
-def better_scaling(plan: Extraction) -> str | None:
-    """The preparation, of the probe's alternatives, with which the last checkpoint does best, as options of extract and
-    with its accuracy; None where none does better than chance.
+FEW, FEW_LARGE = 100, 32
+"""Samples on which every preparation is tried; of large images fewer."""
+MORE = 6
+"""That which does best of them is compared with the run's own on so many times as many others."""
+GAIN = 0.04
+"""It counts if its accuracy is higher by that."""
+BATCHES = 30
+"""After so many batches of training the running statistics of a batch norm have forgotten how they began."""
+SPREAD, SHIFT = 2.0, 1.5
+"""The running statistics do not fit where the samples' standard deviation is so many times theirs, or a part of that, or
+the mean so many of theirs away, in half of the channels."""
+SCORES = ("classes", "binary")
+_BatchNorm = nn.modules.batchnorm._BatchNorm
 
-    The level of the test is divided by how many were tried. Costs no more than a checkpoint.
+
+def try_scaling(plan: "Extraction") -> Scaling | None:
+    """What speaks against the preparation of the probe at the last checkpoint; None where nothing does.
+
+    The first batch norm's running statistics are put beside those of what it is given. Where they do not fit, or there
+    is none, the probe's alternatives are tried on a few samples; that which does best is compared with the run's own on
+    others, by McNemar's exact test. A network at chance is tried with more of them. Costs less than a checkpoint.
     """
-    tries = plan.probe.alternatives() if plan.probe.alternatives else []
-    if not tries:
+    if plan.score is None or plan.scored.score not in SCORES or plan.probe.labels is None:
         return None
-    few = tries[0][1]
-    plan = replace(plan.changed(compile=False), probe=few)
-    best, accuracy = "", -1.0
-    with network(plan) as net, own_randomness(plan.device):
+    plan = plan.changed(compile=False)
+    count = min(FEW if plan.probe.few > 4 else FEW_LARGE, len(plan.probe))
+    few = np.arange(count) * len(plan.probe) // count
+    with network(replace(plan, probe=_taken(plan.probe, few))) as net, own_randomness(plan.device):
         try:
-            passes = Passes(net, plan.run.checkpoints[-1])
-        except PosthocError:  # skipped, or gone by now: the activations are written all the same
+            return _judged(Answers(net, Passes(net, plan.run.checkpoints[-1]), plan), few)
+        except (PosthocError, torch.OutOfMemoryError):  # which is said, or skipped, where the checkpoint is replayed
             return None
-        for words, probe in tries:
-            try:
-                now = _accuracy(passes, net, replace(plan, probe=probe))
-            except (PosthocError, torch.OutOfMemoryError):  # a size that the network does not take
-                continue
-            if now > accuracy:
-                best, accuracy = words, now
-        net.state.put_back()
-    if few.labels is None or not better_than_chance(accuracy, few.labels, LEVEL / len(tries)):
-        return None
-    return f"{best} gives {accuracy:.2f} at the last checkpoint, over {len(few)} {few.samples}"
+        finally:
+            net.state.put_back()
 
 
-def _accuracy(passes: Passes, net: Network, plan: Extraction) -> float:
-    if plan.score is None:
-        return math.nan
-    passes.fresh()
-    batch = probe_batch(plan)
-    targets, pieces = targets_of(plan, batch), []
-    for number, piece in enumerate(split(batch, plan.batch_size)):
-        with guarded(plan.model.name, net.module, piece, "trial"), plan.model.at_work(), torch.inference_mode():
-            seed_batch(plan.identity.seed, number)
-            output = call(net.module, {name: tensor.clone() for name, tensor in piece.items()})
-            part = scored_part(output, plan.scored, length(piece), plan.model.name)
-            pieces.append(
-                reduce(plan.score, part, piece, targets[number * plan.batch_size :][: length(piece)], "trial")
-            )
-    reduced = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    return plan.score.finish(reduced, targets).accuracy
+@dataclass(frozen=True)
+class Answers:
+    """A network under the weights of one checkpoint, given some samples of the probe prepared in several ways."""
+
+    net: Network
+    passes: Passes
+    plan: "Extraction"
+
+    def right(self, rows: NDArray[np.int64], prepare: Prepare | None = None) -> NDArray[np.bool_]:
+        """Which answers are right; prepare: another preparation than the plan's."""
+        probe = _taken(self.plan.probe, rows)
+        plan = replace(self.plan, probe=replace(probe, prepare=prepare) if prepare else probe)
+        self.passes.fresh()
+        batch = probe_batch(plan)
+        targets, pieces = targets_of(plan, batch), []
+        assert plan.score is not None
+        for number, piece in enumerate(split(batch, plan.batch_size)):
+            with (
+                guarded(plan.model.name, self.net.module, piece, "trial"),
+                plan.model.at_work(),
+                torch.inference_mode(),
+            ):
+                seed_batch(plan.identity.seed, number)
+                output = call(self.net.module, {name: tensor.clone() for name, tensor in piece.items()})
+                part = scored_part(output, plan.scored, length(piece), plan.model.name)
+                start = number * plan.batch_size
+                pieces.append(reduce(plan.score, part, piece, targets[start : start + length(piece)], "trial"))
+        reduced = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        return plan.score.finish(reduced, targets).samples["correct"].cpu().numpy().astype(bool)
+
+
+def _taken(probe: Probe, rows: NDArray[np.int64]) -> Probe:
+    targets = None if probe.targets is None else probe.targets[rows]
+    return replace(
+        probe, inputs={name: array[rows] for name, array in probe.inputs.items()}, targets=targets, index=None
+    )
+
+
+def _judged(answers: Answers, few: NDArray[np.int64]) -> Scaling | None:
+    probe = answers.plan.probe
+    labels = probe.labels
+    assert labels is not None
+    norms: list[Norm] = []
+    with _first_norm(answers.net.module, norms):
+        usual = answers.right(few)
+    misfit = norms[0].misfit if norms else None
+    nothing = Scaling(misfit) if misfit else None
+    at_chance = not better_than_chance(float(usual.mean()), labels[few])
+    fits = bool(norms) and misfit is None
+    if probe.alternatives is None or usual.mean() + GAIN > 1 or (fits and not at_chance):
+        return nothing
+    tries = probe.alternatives(at_chance)
+    accuracies = [_accuracy(answers, few, prepare) for _, prepare in tries]
+    accuracy, (words, prepare) = max(zip(accuracies, tries, strict=True), key=lambda row: row[0])
+    if at_chance:
+        if not better_than_chance(accuracy, labels[few], LEVEL / len(tries)):
+            return nothing
+        return Scaling(misfit, words, accuracy, float(usual.mean()), len(few))
+    others = np.setdiff1d(np.arange(len(probe)), few)
+    others = others[:: max(1, len(others) // (MORE * len(few)))]
+    if accuracy <= usual.mean() or not len(others):
+        return nothing
+    before, after = answers.right(others), answers.right(others, prepare)
+    if not _are_more(before, after):
+        return nothing
+    return Scaling(misfit, words, float(after.mean()), float(before.mean()), len(others))
+
+
+def _accuracy(answers: Answers, rows: NDArray[np.int64], prepare: Prepare) -> float:
+    try:
+        return float(answers.right(rows, prepare).mean())
+    except (PosthocError, torch.OutOfMemoryError):  # a size that the network does not take
+        return -1.0
+
+
+def _are_more(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> bool:
+    """Whether more answers are right after than before: by `GAIN`, and by McNemar's exact test, one-sided.
+
+    >>> rows = np.arange(100)
+    >>> _are_more(rows < 60, rows < 80), _are_more(rows < 60, rows < 63), _are_more(rows < 60, rows >= 35)
+    (True, False, False)
+    """
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    return bool(after.mean() - before.mean() >= GAIN and bdtrc(gained - 1, gained + lost, 0.5) < LEVEL)
+
+
+class Norm:
+    """The running statistics of a batch norm beside those of what it is given: sums [C] over samples and places."""
+
+    def __init__(self, name: str, layer: Any) -> None:
+        self.name, self.layer = name, layer
+        self.count, self.sum, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, x: Tensor) -> None:
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        x = x.double()
+        self.count += x.numel() // x.shape[1]
+        self.sum, self.squares = self.sum + x.sum(axes).cpu(), self.squares + (x**2).sum(axes).cpu()
+
+    @property
+    def misfit(self) -> Misfit | None:
+        """How far they are apart in half of the channels, where that is far."""
+        mean = self.sum / self.count
+        variance = self.squares / self.count - mean**2
+        running, of = (tensor.detach().double().cpu() for tensor in (self.layer.running_mean, self.layer.running_var))
+        live = (of > 0) & (variance > 0)
+        if not live.any():
+            return None
+        spread = float(torch.exp((variance[live] / of[live]).log().median() / 2))
+        shift = float(((mean - running)[live].abs() / of[live].sqrt()).median())
+        apart = not 1 / SPREAD < spread < SPREAD or shift > SHIFT
+        return Misfit(self.name, spread, shift) if apart and math.isfinite(spread * shift) else None
+
+
+@contextmanager
+def _first_norm(module: nn.Module, norms: list[Norm]) -> Iterator[None]:
+    """Put the first batch norm that is used, if its running statistics are of a training, among `norms`."""
+
+    def listen(name: str) -> Callable[..., None]:
+        def hook(layer: Any, inputs: Any) -> None:
+            x = first_tensor(inputs)
+            if not norms and x is not None and x.ndim > 1:
+                norms.append(Norm(name, layer))
+            if norms and norms[0].layer is layer and x is not None:
+                norms[0].add(x)
+
+        return hook
+
+    layers = [(name, part) for name, part in module.named_modules() if isinstance(part, _BatchNorm)]
+    handles = [part.register_forward_pre_hook(listen(name)) for name, part in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        if norms and (norms[0].layer.running_mean is None or _batches(norms[0].layer) < BATCHES):
+            norms.clear()
+
+
+def _batches(layer: Any) -> int:
+    """After how many batches its statistics are as they are."""
+    return int(layer.num_batches_tracked) if layer.num_batches_tracked is not None else 0

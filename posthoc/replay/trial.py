@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.recording import Scaling
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.forward import DrawsHeard, error_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.hooks import first_tensor
@@ -40,7 +41,7 @@ _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RRe
 class Trial:
     """What the trial decided; remarks: what a reader of the numbers should know, as label and text.
 
-    behaviour: names of what is kept of each sample; head: the last layer, whose input and tensors are kept.
+    scaling: what speaks against the probe's preparation; behaviour: names of what is kept of each sample; head: the last layer, whose input and tensors are kept.
     """
 
     memory_format: str
@@ -49,6 +50,7 @@ class Trial:
     behaviour: tuple[str, ...] = ()
     head: str | None = None
     head_tensors: tuple[str, ...] = ()
+    scaling: Scaling | None = None
 
 
 class Values(NamedTuple):

@@ -78,6 +78,7 @@ def _symptom(metrics: RunMetrics, symptom: Symptom) -> str:
         Ailment.WEIGHTS: f": {symptom.value:,.0f} of them",
         Ailment.SIGNALS: f": {symptom.value:,.0f} of them",
         Ailment.DEAD: ": no recorded channel varies",
+        Ailment.CONSTANT: ": a layer on the way to them is dead, or they are of its bias alone",
         Ailment.EXPLODING: f": root mean square {value}, at most {usual} before",
         Ailment.COLLAPSED: f": effective rank of the recorded channels {value}, up to {usual} before",
         Ailment.SPIKE: f": {value}, median before {usual}",

@@ -26,7 +26,7 @@ def well():
     nothing = np.zeros(E, np.int64)
     return {
         "layers": LAYERS, "untrained": np.arange(E) == 0, "loss": loss, "nonfinite_weights": nothing.copy(),
-        "nonfinite": {layer: nothing.copy() for layer in LAYERS}, "rank": rank, "size": size,
+        "nonfinite": {layer: nothing.copy() for layer in LAYERS}, "rank": rank, "size": size, "constant": nothing.astype(bool),
     }  # fmt: skip
 
 
@@ -47,6 +47,7 @@ def test_each_planted_fault_is_named_where_it_begins():
         "loss[5] *= 9": (Ailment.SPIKE, None, 5, 1),
         "loss[6:] = nan": (Ailment.LOSS, None, 6, 2),
         "rank[4:, 1] = nan": (Ailment.DEAD, "b", 4, 4),
+        "constant[[0, 5, 6, 7]] = True": (Ailment.CONSTANT, None, 5, 3),
         "rank[3:, 0] = 1.1": (Ailment.COLLAPSED, "a", 3, 5),
         "size[6:, 0] = 1e4": (Ailment.EXPLODING, "a", 6, 2),
         "nonfinite_weights[7] = 3": (Ailment.WEIGHTS, None, 7, 1),

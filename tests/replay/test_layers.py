@@ -197,7 +197,23 @@ class Stem(nn.Module):
         return self.stages(self.stem(images))
 
 
+class Normed(nn.Module):
+    """A small network as many write one, whose activation is a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn0 = nn.BatchNorm2d(3)
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, images):
+        images = torch.relu(self.bn1(self.conv1(self.bn0(images))))
+        return self.fc(torch.relu(self.bn2(self.conv2(images))).mean((2, 3)))
+
+
 PARTED = {
+    "layers and their normalisations": (Normed, "conv1, conv2", "evenly spaced blocks"),
     "encoder and decoder": (
         Vae, "encoder.1, encoder.3, decoder.0, decoder.2", "from the middle and the end of each part (encoder, decoder)",
     ),

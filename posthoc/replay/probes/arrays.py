@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.probes.archives import INPUTS, Samples, read_samples
-from posthoc.replay.probes.images import Normalization, first_rows, images_of, normalization, prepared
-from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
+from posthoc.replay.probes.images import SCALES, Normalization, first_rows, images_of, normalization, prepared
+from posthoc.replay.probes.probe import Asked, Batch, Kind, Prepare, Probe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -204,6 +204,12 @@ def _told(probe: Probe, by_name: Mapping[str, Reading], remarks: Sequence[str], 
         ("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes}), {targets_in_words(probe)}"),
         ("inputs", words),
     ]
+    if len(by_name) == 1:
+        (name, reading), *_ = by_name.items()
+        if is_picture(array := probe.inputs[name]) or _is_unit_picture(array):
+            probe = replace(
+                probe, alternatives=partial(_alternatives, name, reading, 255 if array.dtype == np.uint8 else 1)
+            )
     large = max(array[0].size for array in probe.inputs.values()) > 3 * 64 * 64
     return replace(
         probe,
@@ -213,6 +219,15 @@ def _told(probe: Probe, by_name: Mapping[str, Reading], remarks: Sequence[str], 
         batch_size=32 if large else probe.batch_size,
         few=4 if large else probe.few,
     )
+
+
+def _alternatives(name: str, reading: Reading, white: float, fails: bool) -> Sequence[tuple[str, Prepare]]:
+    """Usual ways to scale images."""
+    others = {words: scale for words, scale in SCALES.items() if scale != (reading.normalization or SCALES["none"])}
+    return [
+        (f"--normalize {words}", partial(_read, {name: replace(reading, normalization=scale, white=white)}))
+        for words, scale in others.items()
+    ]
 
 
 def load(asked: Asked, model: "Model") -> Probe:

@@ -18,7 +18,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular
 from posthoc.recording import image_words
 from posthoc.replay.probes.archives import Samples, read_samples
-from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe, as_targets, classes_of
+from posthoc.replay.probes.probe import Asked, Batch, Kind, Prepare, Probe, as_targets, classes_of
 
 if TYPE_CHECKING:
     from posthoc.replay.models import Model
@@ -72,11 +72,15 @@ NORMALIZATIONS = {
     "none": Normalization((0.0,) * 3, (1.0,) * 3),
 }
 
-SCALES = NORMALIZATIONS | {
-    "0.5/0.5": Normalization.parse("0.5/0.5"),  # -1..1
-    "0/0.00392157": Normalization.parse("0/0.00392157"),  # 0..255
-}
-"""What is tried where a network does no better than chance."""
+SCALES = (
+    {"none": NORMALIZATIONS["none"]}
+    | NORMALIZATIONS
+    | {
+        "0.5/0.5": Normalization.parse("0.5/0.5"),  # -1..1
+        "0/0.00392157": Normalization.parse("0/0.00392157"),  # 0..255
+    }
+)
+"""What is tried where a network may have seen its images otherwise."""
 SIZES = (8, 28, 32)
 """Sides tried beside the run's own, where that is no more than 64: larger ones cost too much for a hint."""
 LUMA = (0.299, 0.587, 0.114)
@@ -311,16 +315,17 @@ class Prepared:
             x = (x * torch.tensor(LUMA, device=x.device).view(3, 1, 1)).sum(1, keepdim=True)
         return {"images": x}
 
-    def alternatives(self) -> Sequence[tuple[str, Probe]]:
-        """Usual ways to scale a few of the images, the run's own size first; large images at that size only."""
-        small = self.size <= 64
-        count = min(100 if small else 64, len(self.data))
-        few = self.data.take(np.arange(count) * len(self.data) // count)
-        sizes = sorted({self.size, *(SIZES if small else ())}, key=lambda side: side != self.size)
-        rows = []
+    def alternatives(self, fails: bool) -> Sequence[tuple[str, Prepare]]:
+        """Usual ways to scale the images, at the run's own size first; small images at others, too, and of a network that
+        fails in all combinations."""
+        sizes = sorted({self.size, *(SIZES if self.size <= 64 else ())}, key=lambda side: side != self.size)
+        rows: list[tuple[str, Prepare]] = []
         for (name, scale), size in itertools.product(SCALES.items(), sizes):
-            words = f"--normalize {name}" if size == self.size else f"--normalize {name} --image-size {size}"
-            rows.append((words, Prepared(few, scale, size, self.channels).probe()))
+            if (fails or size == self.size) and (scale, size) != (self.normalization, self.size):
+                words = f"--normalize {name}" if size == self.size else f"--normalize {name} --image-size {size}"
+                rows.append((words, replace(self, normalization=scale, size=size).prepare))
+        for size in sizes[1:] if not fails else ():
+            rows.append((f"--image-size {size}", replace(self, size=size).prepare))
         return rows
 
 

@@ -25,6 +25,9 @@ MOST_CLASSES = 1_000_000
 Batch = dict[str, "Tensor"]
 """The inputs of some samples, by name: the only one is given to the network by its position, several by their names."""
 
+Prepare = Callable[[Batch], Batch]
+"""What the network sees of a batch."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -72,8 +75,8 @@ class Probe:
     samples: what they are called; preparation: by names, on which numbers depend, and in words; text_bytes: of the text of
     each row of tokens but its first; code: digest of the
     user's file that made it; notes: label and text; batch_size: unless told otherwise; few: samples that tell how a
-    network behaves; alternatives: the same samples prepared otherwise, by the options of the command line that say so, to
-    be tried where a network fails at these.
+    network behaves; alternatives: other ways to prepare them, by the options of the command line that say so, of which
+    there are more for a network that fails at these.
 
     >>> len(Probe([[0.5, 1], [2, 3]], targets=[0, 1]))
     2
@@ -86,7 +89,7 @@ class Probe:
     index: NDArray[np.int64] | None = None
     classes: int | None = None
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    prepare: Callable[[Batch], Batch] | None = None
+    prepare: Prepare | None = None
     example: Callable[[int, bool], Batch] | None = None
     anatomy: "Anatomy | None" = None
     digest: str | None = None
@@ -98,7 +101,7 @@ class Probe:
     notes: Sequence[tuple[str, str]] = ()
     batch_size: int = 256
     few: int = 8
-    alternatives: Callable[[], Sequence[tuple[str, "Probe"]]] | None = None
+    alternatives: Callable[[bool], Sequence[tuple[str, Prepare]]] | None = None
 
     def __post_init__(self) -> None:
         given = self.inputs if isinstance(self.inputs, Mapping) else {"input": self.inputs}
