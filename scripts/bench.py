@@ -205,25 +205,26 @@ def _processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["kernels", "extract", "tokens", "memory", "hostile"])
-    parser.add_argument("--fast", action="store_true", help="kernels: leave out the slow references")
+    parser.add_argument("--fast", action="store_true", help="kernels, extract: leave out the slow references")
     parser.add_argument("--cuda", action="store_true", help="extract, tokens: on the GPU")
     parser.add_argument("--images", type=int, default=2048, help="extract: images in the probe")
     parser.add_argument("--documents", type=int, default=8, help="tokens: documents in the probe")
     parser.add_argument("--models", default=",".join(MODELS), help="extract: torchvision's names")
     parser.add_argument("--repeats", type=int, default=3, help="extract, tokens: turns")
-    parser.add_argument("--checkpoints", type=int, default=8, help="extract: in each run")
+    parser.add_argument("--checkpoints", type=int, default=4, help="extract, tokens: in each run")
+    parser.add_argument("--size", default="70m", choices=list(tokens.SIZES), help="tokens: of the network, as Pythia's")
     args = parser.parse_args()
     if args.what == "kernels":
         kernels(args.fast)
     elif args.what == "tokens":
-        tokens.speed(args.documents, args.repeats, args.cuda)
+        tokens.speed(args.size, args.documents, args.repeats, args.checkpoints, args.cuda)
     elif args.what == "memory":
         tokens.memory()
     elif args.what == "hostile":
         hostile_table()
     else:
         print(f"{torch.cuda.get_device_name() if args.cuda else _processor()}, torch {torch.__version__}\n")
-        extract_table(args.models.split(","), args.images, args.cuda, args.repeats, args.checkpoints)
+        extract_table(args.models.split(","), args.images, args.cuda, args.repeats, args.checkpoints, args.fast)
 
 
 if __name__ == "__main__":

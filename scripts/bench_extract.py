@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -122,12 +123,28 @@ def seconds_in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> list[fl
     return [float(np.median(seconds)) for seconds in times]
 
 
-def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int, checkpoints: int) -> None:
-    """One row per model: seconds per checkpoint, and how many times as fast as each reference."""
-    print(
-        "| model | size | posthoc, s per checkpoint | of bare passes | of reading | times as fast as keeping maps | as a feature extractor |"
-    )
-    print("|---|---|---|---|---|---|---|")
+def spent(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds, and processor seconds of all threads."""
+    start = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def spent_in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> NDArray[np.float64]:
+    """Seconds and processor seconds of each call in each turn [turns, calls, 2], of turns after a first that is left out."""
+    return np.array([[spent(call) for call in calls] for _ in range(repeats + 1)])[1:]
+
+
+def extract_table(
+    models: Sequence[str], images: int, cuda: bool, repeats: int, checkpoints: int, fast: bool = False
+) -> None:
+    """One row per model: seconds per checkpoint, and the share of each reference's throughput; medians over the turns.
+
+    fast: without the references but the bare passes.
+    """
+    others = "" if fast else " of reading | times as fast as keeping maps | as a feature extractor |"
+    print(f"| model | size | s per checkpoint | of bare passes | by processor time | faster format |{others}")
+    print("|" + "---|" * (6 if fast else 9))
     folder = Path(tempfile.mkdtemp(prefix="posthoc-bench-"))
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
@@ -146,17 +163,17 @@ def extract_table(models: Sequence[str], images: int, cuda: bool, repeats: int, 
         ours = partial(run_extraction, plan, folder / "activations.h5", force=True)
         calls: list[Callable[[], Any]] = [ours]
         calls += [bare_passes(plan, fresh().eval(), form) for form in (torch.contiguous_format, torch.channels_last)]
-        calls += [
-            partial(read_files, plan),
-            partial(keep_everything, plan, fresh),
-            partial(extract_features, plan, fresh),
-        ]
-        seconds_in_turn(calls[:3], 1)
-        hooked, contiguous, last, reading, keeping, extractor = seconds_in_turn(calls, repeats)
-        bare = min(contiguous, last)
+        if not fast:
+            calls += [partial(read_files, plan), partial(keep_everything, plan, fresh)]
+            calls += [partial(extract_features, plan, fresh)]
+        seconds = spent_in_turn(calls, repeats)
+        times_as_fast = np.median(seconds / seconds[:, :1], axis=0)
+        last = int(times_as_fast[2, 0] < times_as_fast[1, 0])
+        wall, processor = times_as_fast[1 + last]
+        references = "".join(f" {value:.2f} |" for value in times_as_fast[3:, 0])
         print(
-            f"| {name} | {size} | {hooked / checkpoints:.3g} | {bare / hooked:.3f} ({'channels last' if last < contiguous else 'contiguous'}) "
-            f"| {reading / hooked:.3f} | {keeping / hooked:.2f} | {extractor / hooked:.2f} |",
+            f"| {name} | {size} | {np.median(seconds[:, 0, 0]) / checkpoints:.3g} | {wall:.3f} | {processor:.3f} "
+            f"| {('contiguous', 'channels last')[last]} |{references}",
             flush=True,
         )
         shutil.rmtree(run)

@@ -4,22 +4,24 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from bench_extract import spent_in_turn
 
 from posthoc.replay.network import Network, split
 from posthoc.replay.plan import plan_extraction
 from posthoc.replay.run import extract, run_extraction
 
 CONTEXT = 256
-SIZES = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 2048}
+SIZES = {
+    "70m": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 2048},
+    "160m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+}
 VOCABULARY = 50304
-"""As Pythia-70m."""
+"""As Pythia's."""
 
 
 def write_series(folder: Path, checkpoints: int, vocabulary: int, **sizes: int) -> int:
@@ -36,20 +38,20 @@ def write_series(folder: Path, checkpoints: int, vocabulary: int, **sizes: int) 
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def speed(documents: int, repeats: int, cuda: bool) -> None:
+def speed(size: str, documents: int, repeats: int, checkpoints: int, cuda: bool) -> None:
     """Seconds, and processor seconds, of an extraction with a control and of the same forward passes alone, in turn."""
     with tempfile.TemporaryDirectory(prefix="posthoc-bench-") as name:
         folder = Path(name)
-        parameters = write_series(folder, 2, VOCABULARY, **SIZES)
+        parameters = write_series(folder, checkpoints, VOCABULARY, **SIZES[size])
         plan = plan_extraction(
             folder / "run", f"tokens:{folder / 'ids.npy'}", context=CONTEXT, documents=documents,
             controls=("shuffle",), device="cuda" if cuda else "cpu",
         )  # fmt: skip
         ours = partial(run_extraction, plan, folder / "a.h5", force=True)
-        calls: list[Callable[[], object]] = [ours, partial(bare_passes, Network(plan), len(plan.run.checkpoints))]
-        rows = np.array([[spent(call) for call in calls] for _ in range(repeats + 1)])[1:]
-        wall, processor = np.median(rows[:, 1] / rows[:, 0], axis=0)
-        print(f"{parameters / 1e6:.0f} M parameters, {documents} documents of {CONTEXT} tokens and their shuffle")
+        seconds = spent_in_turn([ours, partial(bare_passes, Network(plan), checkpoints)], repeats)
+        wall, processor = np.median(seconds[:, 1] / seconds[:, 0], axis=0)
+        print(f"{parameters / 1e6:.0f} M parameters, {checkpoints} checkpoints")
+        print(f"{documents} documents of {CONTEXT} tokens and their shuffle")
         print(f"of the bare forward passes: {wall:.3f} by the clock, {processor:.3f} of processor time")
 
 
@@ -62,13 +64,6 @@ def bare_passes(net: Network, checkpoints: int) -> None:
                     net.call(batch)
         if net.side is not None:
             torch.cuda.synchronize(net.plan.device)
-
-
-def spent(call: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and processor seconds of all threads."""
-    start = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def memory() -> None:

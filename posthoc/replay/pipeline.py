@@ -187,13 +187,16 @@ class Reading:
     def load(self, checkpoint: Checkpoint, into: Mapping[str, Tensor]) -> Loaded | Kept:
         """A checkpoint's own weights, unless its digest is known; raises PosthocError where it is not as planned."""
         plan, averages = self.plan, self.averages
-        source = Source(checkpoint.path)  # the same files for the digest and for the tensors, or an error
-        opened = Opened(source, digest(checkpoint.path, source))
-        averaged = averages.sha256(checkpoint)
-        if opened.sha256 + averaged == self.known(checkpoint):
-            averages.keep(checkpoint, opened)
-            return Kept(checkpoint)
+        source = Source(checkpoint.path, hashing=True)  # the same files for the digest and for the tensors, or an error
+        averaged, before = averages.sha256(checkpoint), self.known(checkpoint)
+        if before is not None:
+            opened = Opened(source, digest(checkpoint.path, source))
+            if opened.sha256 + averaged == before:
+                averages.keep(checkpoint, opened)
+                return Kept(checkpoint)
         tensors = self.tensors(checkpoint, source, {} if averages else into)
+        opened = Opened(source, digest(checkpoint.path, source))  # of what was read, and of what was left of the files
+        source.require_unchanged()
         averages.keep(checkpoint, opened, tensors)
         weights = sketched(plan.stored.weights, tensors)
         if plan.identity.spectra:

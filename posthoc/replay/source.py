@@ -3,8 +3,9 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,55 @@ from posthoc.files import open_regular
 from posthoc.replay.budget import Budget
 
 Stamp = tuple[int, int, int, int, int]
+AT_ONCE = 2**18
+"""Bytes that are hashed while a processor's cache holds them."""
 
 
 class Part(NamedTuple):
-    """Some bytes of a file as a file of their own, and how many they are."""
+    """Some bytes of a file as a file of their own, how many they are, and what reads those from a place on into memory
+    and says how many there were."""
 
     file: io.BufferedIOBase
     size: int
+    fill: Callable[[int, memoryview], int]
+
+
+class Hashed:
+    """A file whose bytes are hashed as they are read, as far as that is from its beginning on."""
+
+    def __init__(self) -> None:
+        self.sha256, self.place = hashlib.sha256(), 0
+
+    def fill(self, file: io.BufferedIOBase, start: int, memory: memoryview) -> int:
+        """Read the bytes from `start` on into memory, those before that were not hashed yet, too; how many there were."""
+        if start > self.place:
+            self._hash(file, start)
+        if start != self.place:
+            return _fill(file, start, memory)
+        file.seek(start)
+        for at in range(0, len(memory), AT_ONCE):
+            piece = memory[at : at + AT_ONCE]
+            count = file.readinto(piece)
+            self.sha256.update(piece[:count])
+            self.place += count
+        return self.place - start
+
+    def digest(self, file: io.BufferedIOBase) -> str:
+        """SHA-256 of the file, of which what is left is read."""
+        self._hash(file, os.fstat(file.fileno()).st_size)
+        return self.sha256.hexdigest()
+
+    def _hash(self, file: io.BufferedIOBase, stop: int) -> None:
+        file.seek(self.place)
+        memory = memoryview(bytearray(min(AT_ONCE, stop - self.place)))
+        while count := file.readinto(memory[: stop - self.place]):
+            self.sha256.update(memory[:count])
+            self.place += count
+
+
+def _fill(file: io.BufferedIOBase, start: int, memory: memoryview) -> int:
+    file.seek(start)
+    return file.readinto(memory)
 
 
 class Source:
@@ -30,10 +73,12 @@ class Source:
     the last modification back, but not that of the last change.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, hashing: bool = False) -> None:
+        """hashing: whether files are hashed while their tensors are read, so that `digest` need not read them again."""
+        self.path, self.hashing = path, hashing
         self.budget = Budget(path)
         self.stamps: dict[Path, Stamp] = {}
+        self.hashed: dict[Path, Hashed] = {}
 
     @contextmanager
     def open(self, path: Path) -> Iterator[io.BufferedReader]:
@@ -53,14 +98,16 @@ class Source:
         with self.open(path) as file:
             size = os.fstat(file.fileno()).st_size
             if start == 0 and end is None:
-                yield Part(file, size)
+                hashed = self.hashed.setdefault(path, Hashed()) if self.hashing else None
+                yield Part(file, size, partial(hashed.fill if hashed else _fill, file))
                 return
             end = size if end is None else end
             if not 0 <= start <= end <= size:
                 raise EOFError("it ends before one of its tensors")
             self.budget.operate((end - start) >> 12)  # the same bytes may be asked for again and again
             file.seek(start)
-            yield Part(io.BytesIO(file.read(end - start)), end - start)
+            piece = io.BytesIO(file.read(end - start))
+            yield Part(piece, end - start, partial(_fill, piece))
 
     def read_json(self, path: Path) -> Any:
         """The value in a small file of JSON; PosthocError where it holds none."""
@@ -80,7 +127,7 @@ class Source:
         digests = []
         for path in files:
             with self.open(path) as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+                digests.append(self.hashed.setdefault(path, Hashed()).digest(file))
         if list(files) == [self.path]:
             return digests[0]
         lines = "".join(f"{digest}  {path.name}\n" for digest, path in zip(digests, files, strict=True))

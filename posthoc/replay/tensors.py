@@ -70,15 +70,17 @@ class Stored:
     def is_contiguous(self) -> bool:
         return self.stride == contiguous(self.shape)
 
-    def read(self, file: io.BufferedIOBase, memory: NDArray[np.uint8]) -> None:
-        """Fill memory [bytes] with its extent, from the file in which it lies."""
-        start = self.offset * self.dtype.itemsize
+    @property
+    def start(self) -> int:
+        """Where its first byte is: in the bytes of its storage, or else in its file."""
+        return (self.storage.start if self.storage.data is None else 0) + self.offset * self.dtype.itemsize
+
+    def read(self, fill: Callable[[int, memoryview], int], memory: NDArray[np.uint8]) -> None:
+        """Fill memory [bytes] with its extent; fill: reads the bytes of its file from there on, and says how many."""
         if self.storage.data is not None and memory.size:
-            memory[:] = np.frombuffer(self.storage.data, np.uint8, memory.size, start)
-        elif memory.size:
-            file.seek(self.storage.start + start)
-            if file.readinto(memory.data) != memory.size:
-                raise EOFError("it ends inside a tensor")
+            memory[:] = np.frombuffer(self.storage.data, np.uint8, memory.size, self.start)
+        elif memory.size and fill(self.start, memory.data) != memory.size:
+            raise EOFError("it ends inside a tensor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +176,8 @@ def reader(source: Source, path: Path, start: int = 0, end: int | None = None) -
 
     def read(wanted: Memory) -> None:
         with source.part(path, start, end) as part:
-            for stored, memory in wanted.values():
-                stored.read(part.file, memory)
+            for stored, memory in sorted(wanted.values(), key=lambda pair: pair[0].start):  # in the order of the file
+                stored.read(part.fill, memory)
 
     return read
 

@@ -20,7 +20,7 @@ from posthoc.replay.formats.table import digest
 from posthoc.replay.layout import find_run
 from posthoc.replay.plan import plan_extraction
 from posthoc.replay.run import run_extraction
-from posthoc.replay.source import Source
+from posthoc.replay.source import AT_ONCE, Source
 from posthoc.replay.strangers import NoWeightsError
 
 MODEL = f"{__file__}:Net"
@@ -225,6 +225,23 @@ def test_a_file_that_is_exchanged_after_its_digest_was_taken(run_folder, tmp_pat
     with pytest.raises(PosthocError, match="changed while it was being read"):
         source.require_unchanged()
     assert digest(path) == sha256(other)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "old.pt"])
+def test_a_file_that_is_hashed_while_it_is_read(tmp_path, ending):
+    """Tensors that share memory, and in an order other than the file's, some left out: the digest is that of the file."""
+    path, memory = tmp_path / f"a.{ending}", torch.arange(3 * AT_ONCE // 4).float()
+    state = {"b": memory[99:100_000], "a": memory[50_000:190_000], "c": memory[:7].clone(), "d": torch.ones(3, 5)}
+    if ending == "safetensors":
+        save_file({name: tensor.clone() for name, tensor in state.items()}, path)
+    else:
+        torch.save({"optimizer": memory + 1, "state_dict": state}, path, _use_new_zipfile_serialization=ending == "pt")
+    source = Source(path, hashing=True)
+    _, tensors = pipeline.read_checkpoint(path, only=("d", "a", "b"), source=source)
+    assert all(torch.equal(tensors[name], state[name]) for name in ("a", "b", "d"))
+    assert source.hashed[path].place > 0
+    assert digest(path, source) == sha256(path) == digest(path, source)
+    assert torch.equal(pipeline.read_checkpoint(path, only=("a",), source=source)[1]["a"], state["a"])
 
 
 def test_exchanged_over_and_over_while_it_is_replayed(run_folder, probe_file, tmp_path):
