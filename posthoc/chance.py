@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrc
 
-from posthoc.recording import Provenance, Recording, Scaling
+from posthoc.recording import UNKNOWN, Provenance, Recording, Scaling
 
 LEVEL = 0.01
 ACCURACY = re.compile(r"(acc|accuracy|acc\W?\d|accuracy\W?\d|top\W?1)(?![a-z])")
@@ -97,6 +97,8 @@ def doubt(run: Replayed) -> str | None:
     where = f"probe accuracy {accuracy[last]:.2f} at {_place(epochs[last], steps[last])}"
     provenance = run.recording.provenance
     what, scaled, options = "the samples", "prepared", f"assumed: {provenance.preparation}"
+    if provenance.preparation == UNKNOWN:
+        options = "how they were prepared is not recorded"
     if provenance.samples == "images":
         what, scaled, options = "the images", "scaled", f"{options}; options of extract: --normalize, --image-size"
     if not any(better_than_chance(float(accuracy[e]), labels) for e in known):

@@ -157,7 +157,8 @@ class CheckpointAudit:
         file, called = self.file, self.file.recording.provenance.samples
         N, labels = len(file.labels), file.labels
         order = f"images{' of each class' if file.labelled else ''} in another order"
-        first = f"the first half of the {called}, class by class"
+        by_class = ", class by class" if file.labelled else ""
+        first = f"the first half of the {called}{by_class}"
         halves = [self._values(Altered(file, samples=half)) for half in by_class_halved(labels)]
         return [
             Altering(

@@ -16,6 +16,8 @@ SPIKE = 2.0
 BEFORE = 5
 """How many checkpoints before one its loss is compared with, and `LEAST` at the least."""
 LEAST = 3
+LEAST_LAYERS = 2
+"""Of the checkpoints before, that a layer is compared with: the first may be of weights that had not trained yet."""
 EXPLOSION, WHILE_LEARNING = 10.0, 100.0
 """Times the largest root mean square of the checkpoints before; the second where the loss is the least so far, for a network
 that begins to learn may use a layer for the first time."""
@@ -116,7 +118,7 @@ def _usual(kind: Ailment, before: Sequence[float]) -> float:
     """What values are beside which one is judged: NaN where there are too few."""
     if kind is Ailment.SPIKE:
         return float(np.median(before[-BEFORE:])) if len(before) >= LEAST else np.nan
-    return max(before) if len(before) > 1 else np.nan  # the first may be of weights that had not trained yet
+    return max(before) if len(before) >= LEAST_LAYERS else np.nan
 
 
 def _is_ill(kind: Ailment, value: float, usual: float, times: float) -> bool:

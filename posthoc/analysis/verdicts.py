@@ -142,11 +142,16 @@ class Verdict:
             return None
         return self.differs * 2 > self.epochs
 
+    @property
+    def than(self) -> str:
+        """What the measure is compared with, in words."""
+        return self.value or f"that of {self.words}"
+
     def sentence(self, unit: str = "epoch") -> str:
         """In words, without a full stop."""
-        than = self.value or f"that of {self.words}"
+        than = self.than
         few = (
-            f"too few draws in {self.wanting} of {self.epochs} {unit}s "
+            f"too few draws{f' in {self.wanting} of {self.epochs} {unit}s' if self.epochs > 1 else ''} "
             f"({self.draws} draws: no p below {least_p(self.draws):.2g})"
         )
         match self.outcome:

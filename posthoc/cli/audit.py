@@ -72,7 +72,10 @@ def show_audit(result: "Audit") -> None:
     for sentence in result.conclusions:
         echo(sentence)
     echo()
-    print_rows(tables.audit(result), how=None)
+    table = tables.audit(result)
+    print_rows(table, how=None)
+    for note in table.notes:
+        echo(note)
     echo()
     print_rows(tables.factors(result))
     for lines in tables.responses(result):

@@ -1,16 +1,17 @@
 """What the page answers first: what happened, whether the run is healthy, which checkpoint, and what can be believed."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
 
+from posthoc.analysis.health import LEAST, LEAST_LAYERS
 from posthoc.analysis.measures.layers import settled_at
 from posthoc.analysis.records import Measured, RunMetrics
 from posthoc.analysis.responses import Audit
 from posthoc.analysis.verdicts import Outcome, Verdict, verdict
 from posthoc.report.figures.training import course_of, courses
-from posthoc.report.words import headlines, health, number, sentence_of
+from posthoc.report.words import headlines, health, listed, number, sentence_of
 
 FEW = 6
 """So many layers are named one by one."""
@@ -32,22 +33,25 @@ def _course(metrics: RunMetrics, measured: Measured) -> str:
     passed, unit, when = course_of(metrics, measured), metrics.summary.unit, metrics.when
     if passed is None:
         return ""
-    first, last, best = (float(measured.value[e]) for e in (passed.first, passed.last, passed.best))
+    values = [float(measured.value[e]) for e in (passed.first, passed.last, passed.best)]
+    first, last, best = _told(values)
     name = sentence_of(measured.symbol)[:-1]
     extreme = "least" if measured.lower_is_better else "best"
     if passed.first == passed.last:
-        return f"{name} is {_short(last)} at {unit} {when[passed.last]}, the only checkpoint that has it."
+        only = "the only checkpoint" + ("" if len(when) == 1 else " that has it")
+        return f"{name} is {last} at {unit} {when[passed.last]}, {only}."
     known = measured.value[metrics.trained & np.isfinite(measured.value)]
     if known.min() == known.max():
-        return f"{name} stays at {_short(last)} from {unit} {when[passed.first]} to {unit} {when[passed.last]}."
-    change = "falls" if last < first else "rises" if last > first else "ends as it began, going"
-    text = f"{name} {change} from {_short(first)} ({unit} {when[passed.first]}) to {_short(last)} ({unit} {when[passed.last]})"
-    if passed.best == passed.last:
+        return f"{name} stays at {last} from {unit} {when[passed.first]} to {unit} {when[passed.last]}."
+    change = "falls" if values[1] < values[0] else "rises" if values[1] > values[0] else "ends as it began, going"
+    text = f"{name} {change} from {first} ({unit} {when[passed.first]}) to {last} ({unit} {when[passed.last]})"
+    if values[1] == values[2]:
         text += f", its {extreme}"
     else:
-        text += f"; it is {extreme} at {unit} {when[passed.best]}: {_short(best)}"
+        text += f"; it is {extreme} at {unit} {when[passed.best]}: {best}"
     if passed.plateau is not None:
-        text += f"; a plateau from {unit} {when[passed.plateau]} on"
+        end = "on" if passed.last == len(when) - 1 else f"to {when[passed.last]}"
+        text += f"; a plateau from {unit} {when[passed.plateau]} {end}"
     lost = [
         at
         for at, value, kept in zip(when, measured.value, metrics.trained, strict=True)
@@ -90,14 +94,35 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _told(values: Sequence[float]) -> list[str]:
+    """Three digits, or as many as tell those apart that differ.
+
+    >>> _told([184.2, 0.5, 0.5]), _told([2.30291, 2.30288])
+    (['184', '0.5', '0.5'], ['2.3029', '2.3029'])
+    """
+    for digits in range(3, 6):
+        texts = [f"{value:.{digits}g}" for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
+
+
 def well(metrics: RunMetrics) -> str:
     """What was looked at and found in order, where nothing is wrong."""
-    if metrics.representation.rms.size:
-        return (
-            "Nothing is wrong that was looked for: weights, values and losses are finite, no layer is dead, explodes or "
-            "collapses in rank, and the loss has no spike."
-        )
-    return "Nothing is known to be wrong, but this file does not hold the size of what layers do: it was not looked at."
+    if not metrics.representation.rms.size:
+        return "Nothing is known to be wrong, but this file does not hold the size of what layers do: it was not looked at."
+    trained = int(metrics.trained.sum())
+    losses = int(np.isfinite(metrics.column("loss")[metrics.trained]).sum()) if "loss" in metrics.measures else 0
+    fine = ["weights, values and losses are finite" if losses else "weights and values are finite"]
+    fine.append(f"no layer is dead{', explodes or collapses in rank' if trained > LEAST_LAYERS else ''}")
+    fine += ["the loss has no spike"] if losses > LEAST else []
+    unseen = [f"a layer that explodes or collapses in rank, for which it takes {LEAST_LAYERS + 1} checkpoints"] * (
+        trained <= LEAST_LAYERS
+    )
+    unseen += [f"a spike of the loss, for which it takes {LEAST + 1} losses"] * (losses <= LEAST)
+    start = "The caution above apart, nothing" if metrics.summary.doubt else "Nothing"
+    seen = f"{start} is wrong that was looked for: {', '.join(fine[:-1])}, and {fine[-1]}."
+    return f"{seen} Not to be seen here: {'; '.join(unseen)}." if unseen else seen
 
 
 def ill(metrics: RunMetrics) -> list[str]:
@@ -117,6 +142,8 @@ def which(metrics: RunMetrics) -> list[str]:
     alike = [e for e in result.alike if e != result.best]
     compared = np.flatnonzero(np.isfinite(result.difference))
     best = f"{sentence_of(unit)[:-1]} {when[result.best]}: its {result.by} on the probe is the least, {number(result.loss)}"
+    if len(when) == 1:
+        return [f"There is one checkpoint, {unit} {when[0]}: its {result.by} on the probe is {number(result.loss)}."]
     if len(compared) < 2:
         return [f"{best}; no other checkpoint has a loss to compare."]
     rest = len(compared) - 1 - len(alike)
@@ -134,7 +161,8 @@ def which(metrics: RunMetrics) -> list[str]:
     ]
     if result.count > 1:
         sentences.append(
-            f"Over the last {result.count} checkpoints it is {number(result.last)}, with a standard deviation of {number(result.last_sd)}."
+            f"Over the last {result.count} checkpoints{'' if len(compared) == metrics.trained.sum() else ' that have one'} it is "
+            f"{number(result.last)}, with a standard deviation of {_short(result.last_sd)}."
         )
     return sentences  # fmt: skip
 
@@ -147,7 +175,7 @@ def _named(unit: str, numbers: list[int]) -> str:
     """
     if len(numbers) > 4:
         return f"{unit}s {numbers[0]} to {numbers[-1]} ({len(numbers)} of them)"
-    return f"{unit}{'s' * (len(numbers) > 1)} {_listed([str(number) for number in numbers])}"
+    return f"{unit}{'s' * (len(numbers) > 1)} {listed([str(number) for number in numbers])}"
 
 
 def _counted(rest: int) -> str:
@@ -164,8 +192,8 @@ def _end(metrics: RunMetrics) -> str:
         return "The end did harm: the last checkpoint has no finite loss."
     if result.low[last] > 0:
         return (
-            f"The end did harm: the last checkpoint's {result.by} is higher by {number(float(result.difference[last]), 3)} "
-            f"({number(float(result.low[last]), 3)} to {number(float(result.high[last]), 3)})."
+            f"The end did harm: the last checkpoint's {result.by} is higher by {_short(float(result.difference[last]))} "
+            f"({_short(float(result.low[last]))} to {_short(float(result.high[last]))})."
         )
     if first == last:
         return "The end was needed: every earlier checkpoint is worse."
@@ -225,21 +253,26 @@ def _cell(result: Verdict, noun: str) -> Cell:
 
 def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
     """What to do with the numbers."""
-    readable: dict[bool | None, list[str]] = {}
+    readable: dict[bool | None, dict[str, str]] = {}
     for key, measured in headlines(metrics).items():
         if measured.decided_by and measured.summary.nulls:
-            readable.setdefault(verdict(metrics, key).mostly, []).append(measured.symbol)
+            result = verdict(metrics, key)
+            readable.setdefault(result.mostly, {})[measured.symbol] = result.than
     sentences = []
+    noun = metrics.summary.noun
+    where = f"in most {noun}s" if metrics.trained.sum() > 1 else f"in the only {noun}"
     if names := readable.get(True):
-        sentences.append(
-            f"The course of {_listed(names)} can be read: {_it(names)} differs from its null in most {metrics.summary.noun}s."
-        )
+        course = "The course of " if metrics.trained.sum() > 1 else ""
+        sentences.append(f"{course}{listed([*names])} can be read: {_it(names)} differs from its null {where}.")
     if names := readable.get(False):
+        than = " or ".join(dict.fromkeys(names.values()))
         sentences.append(
-            f"Do not interpret {_listed(names)}: what {_it(names)} is here, data without the structure in question give as well."
+            f"Do not interpret {listed([*names])}: {'it' if len(names) == 1 else 'they'} cannot be distinguished from {than} {where}."
         )
     if names := readable.get(None):
-        sentences.append(f"Of {_listed(names)} too little was drawn to tell: run `posthoc metrics` with more --nulls.")
+        sentences.append(
+            f"Of {listed([*names])} too little was drawn to tell: run `posthoc metrics` with more --nulls."
+        )
     if not readable:
         sentences.append(
             "No nulls were drawn: nothing can be said of what is in these numbers. Run `posthoc metrics` with --nulls 99."
@@ -251,9 +284,5 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
     return sentences  # fmt: skip
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _it(names: Sequence[str]) -> str:
+def _it(names: Sized) -> str:
     return "it" if len(names) == 1 else "each"

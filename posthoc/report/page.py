@@ -22,7 +22,18 @@ from posthoc.report.printing import as_html
 from posthoc.report.several import beyond_seeds, side_by_side
 from posthoc.report.sources import Several, Source, as_runs
 from posthoc.report.theme import config, on_page
-from posthoc.report.words import aside, finding, headlines, left_out, number, probed, references, sentence_of
+from posthoc.report.words import (
+    aside,
+    finding,
+    headlines,
+    left_out,
+    listed,
+    number,
+    probed,
+    references,
+    sentence_of,
+    short,
+)
 from posthoc.shown import shown
 
 FONT = "system-ui, sans-serif"
@@ -49,7 +60,7 @@ def page(sources: Sequence[Source]) -> str:
     environment.filters |= {"term": glossary.term, "marked": glossary.marked}
     template = environment.from_string((folder / "page.html").read_text())
     return template.render(
-        name=sources[0].name if len(sources) == 1 else f"{len(sources)} runs",
+        name=_title(sources),
         overview=overview,
         runs=sections,
         unit=" or ".join(sorted(units)),
@@ -64,6 +75,16 @@ def page(sources: Sequence[Source]) -> str:
         script=Markup((folder / "page.js").read_text()),
         vega=Markup(_vega()),
     )
+
+
+def _title(sources: Sequence[Source]) -> str:
+    """The models, of what they were asked, and the name of the run or how many there are."""
+    recordings = [source.metrics.recording for source in sources]
+    models = dict.fromkeys(of.provenance.model.rsplit("/", 1)[-1] for of in recordings)
+    probes = dict.fromkeys(of.provenance.probe.rsplit("/", 1)[-1] for of in recordings)
+    about = f"{listed(list(models))} on {listed(list(probes))}" if len(models) < 4 and len(probes) < 4 else ""
+    named = f"{len(sources)} runs" if len(sources) > 1 else sources[0].name
+    return f"{about} ({named})" if about else named
 
 
 def _shown(value: Any) -> Any:
@@ -90,7 +111,7 @@ def _place(
     remark = "" if figure.remark in told else figure.remark
     told.add(remark)
     return {"id": key, "name": figure.name, "title": figure.title, "explanation": figure.explanation, "remark": remark,
-            "doubtful": " ".join(figure.verdicts), "chosen": bool(figure.epochs)}  # fmt: skip
+            "doubtful": listed(list(figure.verdicts)), "verdicts": " ".join(figure.verdicts.values()), "chosen": bool(figure.epochs)}  # fmt: skip
 
 
 def _chart(figure: Figure, width: int) -> dict[str, Any]:
@@ -165,7 +186,10 @@ def _means(metrics: RunMetrics) -> str:
     if metrics.axis.intervals:
         return ""
     return sentence_of(
-        ", ".join(f"mean {m.symbol} {number(m.summary.mean, m.digits)}" for m in headlines(metrics).values())
+        ", ".join(
+            f"{'mean ' if metrics.trained.sum() > 1 else ''}{m.symbol} {number(m.summary.mean, m.digits)}"
+            for m in headlines(metrics).values()
+        )
     )
 
 
@@ -179,6 +203,7 @@ def _sentences(metrics: RunMetrics) -> list[str]:
 def _checkpoints(metrics: RunMetrics) -> dict[str, Any]:
     """The table of checkpoints, the untrained ones marked."""
     table = as_html(tables.checkpoints(metrics))
+    table["columns"] = [short(metrics, title) for title in table["columns"]]
     for row, checkpoint in zip(table["rows"], metrics.checkpoints, strict=True):
         row[0] += f" ({metrics.at_start})" if checkpoint.untrained else ""
     return table

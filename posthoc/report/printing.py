@@ -26,13 +26,19 @@ class Column:
     """A column: its title, what its numbers are called in CSV — one name, two of an interval (low, high), or three of a
     number with its interval (value, low, high) — and to how many digits a page shows them.
 
-    spare: where there is no room for all columns, those of the highest number go first; 0 never does.
+    of: the title of the column that it belongs to, if to one, by which `full` tells it from others of its title; spare: where there is no room for all columns, those of the highest number go first; 0 never does.
     """
 
     title: str
     names: tuple[str, ...]
     digits: int = 4
     spare: int = 0
+    of: str = ""
+
+    @property
+    def full(self) -> str:
+        """The title with that of the column that it belongs to."""
+        return f"{self.of}: {self.title}" if self.of else self.title
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,13 @@ class Table:
         return self.only(kept), [self.columns[k] for k in sorted(gone)]
 
 
-def column(title: str, *names: str, spare: int = 0) -> Column:
+def column(title: str, *names: str, spare: int = 0, of: str = "") -> Column:
     """A column that is called as its title says, if no names are given.
 
     >>> column("best accuracy").names
     ('best_accuracy',)
     """
-    return Column(title, names or (title.replace(" ", "_"),), spare=spare)
+    return Column(title, names or (title.replace(" ", "_"),), spare=spare, of=of)
 
 
 def as_csv(table: Table) -> str:

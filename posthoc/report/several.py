@@ -46,16 +46,14 @@ def beyond_seeds(several: Several) -> list[str]:
     apart: list[str] = []
     alike: list[str] = []
     for key in shown:
-        texts = [
-            f"{name.split(', ')[0]}: {text}"  # the first of what varies, which is the model, if anything
-            for name, members in groups.items()
-            if (text := _range(members, key, False))
-        ]
+        texts = [f"{name}: {text}" for name, members in groups.items() if (text := _range(members, key, False))]
         (apart if _apart(list(groups.values()), key) else alike).append(f"{_symbol(rows, key)} ({'; '.join(texts)})")
     if apart:
-        sentences.append(f"Beyond what seeds make different: {', '.join(apart)}.")
+        sentences.append(f"Their ranges over runs that differ in the seed alone do not meet in {', '.join(apart)}.")
     if alike:
-        sentences.append(f"Not beyond it: {', '.join(alike)}.")
+        sentences.append(
+            f"{'They meet' if apart else 'Ranges over runs that differ in the seed alone meet'} in {', '.join(alike)}."
+        )
     sentences.append("Ranges of so few runs are no test; `posthoc compare --by` gives one.")
     return sentences
 
@@ -102,10 +100,5 @@ def side_by_side(rows: list[Row]) -> dict[str, Any]:
     plain["notes"] = [*(note for note in table.notes if note not in single), *states]
     if len(table.rows) > ACROSS:
         return plain
-    titles, of = [], ""
-    for title in plain["columns"]:
-        beside = title in ("sd", "95 %", "noise", "at")
-        titles.append(f"{of}: {title}" if beside else title)
-        of = of if beside else title
-    lines = [list(line) for line in zip(titles, *plain["rows"], strict=True)]
+    lines = [list(line) for line in zip([column.full for column in table.columns], *plain["rows"], strict=True)]
     return plain | {"columns": ["", *lines[0][1:]], "rows": lines[1:], "across": True}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posthoc.analysis.records import WAYS, Correlation, Overall, RunMetrics
+from posthoc.analysis.records import Correlation, Overall, RunMetrics
 from posthoc.analysis.responses import Audit, Effect, Reaction, Response, signed
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
@@ -18,9 +18,11 @@ from posthoc.report.words import (
     health,
     left_out,
     number,
+    over_orders,
     references,
     related,
     sentence_of,
+    settled,
 )
 
 if TYPE_CHECKING:
@@ -123,8 +125,7 @@ def _stability(metrics: RunMetrics) -> Lines:
     lines += [(r.symbol, f"{number(r.r)}{_interval_of(r)} over {run.noun}s") for r in related(metrics)]
     if "volatility" not in metrics.measures:
         return lines
-    settled = {way: "never" if (at := run.convergence[way]) is None else f"{run.unit} {at}" for way in WAYS}
-    ways = "; ".join(f"{way}: {when}" for way, when in settled.items())
+    ways = "; ".join(f"{way}: {when}" for way, when in settled(metrics).items())
     lines.append(("settled", f"{ways} (volatility < {metrics.protocol.threshold})"))
     if run.uneven:
         lines.append(("volatility", f"undefined, for {run.uneven}"))
@@ -189,7 +190,7 @@ def runs(rows: "Sequence[Row]") -> Table:
         column(_counted(rows), "epochs", spare=5),
         *(column(title, key) for key, title in best.items()),
     ]
-    columns += [column("at", "best_epoch", spare=4)] if best else []
+    columns += [column("at", "best_epoch", spare=4, of="best")] if best else []
     keys = {key: quantity for key, quantity in every.items() if key not in best}
     for key, quantity in keys.items():
         columns += _quantity_columns(key, quantity)
@@ -247,9 +248,9 @@ def _parts(quantity: "Quantity") -> list[str]:
 
 def _quantity_columns(key: str, quantity: "Quantity") -> list[Column]:
     columns = {
-        "sd": column("sd", f"{key}_sd", spare=4),
-        "interval": _interval(key, spare=1),
-        "noise": column("noise", f"{key}_noise", spare=3),
+        "sd": column("sd", f"{key}_sd", spare=4, of=quantity.symbol),
+        "interval": _interval(key, spare=1, of=quantity.symbol),
+        "noise": column("noise", f"{key}_noise", spare=3, of=quantity.symbol),
     }
     mean = math.isfinite(quantity.sd)
     return [
@@ -266,8 +267,8 @@ def _quantity_cells(quantity: "Quantity | None", like: "Quantity") -> list[Any]:
     return [quantity.value, *(cells[part] for part in _parts(like))]
 
 
-def _interval(name: str, spare: int = 0) -> Column:
-    return column("95 %", f"{name}_low", f"{name}_high", spare=spare)
+def _interval(name: str, spare: int = 0, of: str = "") -> Column:
+    return column("95 %", f"{name}_low", f"{name}_high", spare=spare, of=of)
 
 
 def groups(rows: "Sequence[Group]", symbols: Mapping[str, str]) -> Table:
@@ -399,7 +400,7 @@ def audit(result: Audit) -> Table:
             spread = control.measures[key]
             cells += [spread.mean, f"+- {spread.sd:.4f}" if spread.sd > 0 else ""]
         table.append(cells)
-    return Table("Audit", columns, table)
+    return Table("Audit", columns, table, [over_orders(result)] if over_orders(result) else [])
 
 
 def factors(result: Audit) -> Table:

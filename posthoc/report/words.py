@@ -1,10 +1,14 @@
 """What is said of a run: its verdicts and cautions, in sentences, from what its file holds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from posthoc.analysis.health import Ailment, Symptom
-from posthoc.analysis.records import Aside, Correlation, Measured, RunMetrics
+from posthoc.analysis.measures.stability import CONSECUTIVE
+from posthoc.analysis.records import WAYS, Aside, Correlation, Measured, RunMetrics
+from posthoc.analysis.responses import Audit, Change
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.recording import Recording
@@ -198,9 +202,10 @@ def caution(metrics: RunMetrics, key: str) -> str:
     return "" if everywhere else finding(metrics, key)
 
 
-def cautions(metrics: RunMetrics) -> list[str]:
-    """Cautions of the headline measures."""
-    return [text for key in headlines(metrics) if (text := caution(metrics, key))]
+def cautions(metrics: RunMetrics, keys: Iterable[str] | None = None) -> dict[str, str]:
+    """Cautions of measures, the headline ones unless others are named, by symbol."""
+    keys = headlines(metrics) if keys is None else keys
+    return {metrics.measures[key].symbol: text for key in keys if (text := caution(metrics, key))}
 
 
 def without_convergence(metrics: RunMetrics) -> list[str]:
@@ -222,6 +227,37 @@ def references(metrics: RunMetrics, digits: int = 3) -> list[tuple[str, str]]:
         if values:
             lines.append((null, f"{', '.join(values)} with {words.words}"))
     return lines
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas and an `and`.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def settled(metrics: RunMetrics) -> dict[str, str]:
+    """When volatility settles in each way, in words: also where there are too few values of it for three in a row."""
+    known = {way: int(np.isfinite(metrics.column(key)).sum()) for way, key in WAYS.items()}
+    never = {way: "never" if count >= CONSECUTIVE else "too few checkpoints" for way, count in known.items()}
+    return {
+        way: never[way] if at is None else f"{metrics.summary.unit} {at}"
+        for way, at in metrics.summary.convergence.items() if way in WAYS
+    }  # fmt: skip
+
+
+def over_orders(audit: Audit) -> str:
+    """What an audit measured in the order of the samples as it is, and states over many orders; empty where nothing."""
+    asked = (Change.SMOOTHING, Change.PRECISION, Change.PREPARATION)
+    names = [of.name for of in audit.controls if of.changes in asked] if not audit.intervals else []
+    if not names:
+        return ""
+    return (
+        f"{sentence_of(listed(names))[:-1]}: shown with the {audit.called} in their order as it is; what is said of "
+        f"{'it' if len(names) == 1 else 'them'} is the mean difference over many orders, which may be of the other sign."
+    )
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -261,7 +261,8 @@ def _of_untrained(subject: Subject, material: ImageMaterial) -> list[Factor]:
 
 def _of_settings(subject: Subject, material: ImageMaterial, samples: str) -> list[Factor]:
     """Other smoothings, fewer images, and random halves of the channels, as if others had been recorded."""
-    smooth, first_half = material.smooth, f"the first half of the {samples}, class by class"
+    by_class = ", class by class" if subject.activations.labelled else ""
+    smooth, first_half = material.smooth, f"the first half of the {samples}{by_class}"
 
     def smoothed(width: int) -> Factor:
         changed = replace(material, smooth=width)

@@ -2,11 +2,13 @@
 
 import altair as alt
 
+from posthoc.analysis.conclusions import LEVEL
 from posthoc.analysis.responses import Audit, Reaction
 from posthoc.recording import named as called
 from posthoc.report.figures.composed import layer, vconcat
 from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, names_of, number, wrapped
 from posthoc.report.theme import INK, MUTED, VALUE
+from posthoc.report.words import over_orders
 
 
 def audit(result: Audit, width: int) -> Figure:
@@ -45,9 +47,13 @@ def audit(result: Audit, width: int) -> Figure:
             for response in result.measures.values()
         ),
         f"The last checkpoint measured again with one thing changed at a time; bars {bars}, the dashed line is the run as it is.",
-        "",
+        over_orders(result),
         vconcat(*panels, spacing=14).add_params(names_of("controls", labels)),
-        verdicts=tuple(text for text in result.conclusions if "cannot be" in text),
+        verdicts={
+            response.symbol: f"{response.symbol} cannot be distinguished from that of {result.called} in another order."
+            for response in result.measures.values()
+            if response.order_p > LEVEL and not result.intervals
+        },
     )
 
 

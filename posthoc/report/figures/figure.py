@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -29,7 +29,7 @@ class Figure:
 
     title: what is seen; explanation: how to read it, in a sentence; remark: what else must be known to read it, or empty;
     chart: an Altair chart, or several of them `composed`; epochs: those a figure of one epoch can show; columns: panels side by side; widest: pixels beyond which it does not
-    grow; verdicts: of the measures in it those that do not differ from their null everywhere, in sentences.
+    grow; verdicts: of the measures in it those that do not differ from their null everywhere, by symbol, in sentences.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Figure:
     epochs: tuple[int, ...] = ()
     columns: int = 1
     widest: int | None = None
-    verdicts: tuple[str, ...] = ()
+    verdicts: dict[str, str] = field(default_factory=dict)
 
     @property
     def caution(self) -> str:
         """All that must be known to read it."""
-        return " ".join(filter(None, [self.remark, *self.verdicts]))
+        return " ".join(filter(None, [self.remark, *self.verdicts.values()]))
 
     @property
     def specification(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import layer
 from posthoc.report.figures.figure import Figure, Kind, data, kept, nothing, number, with_epoch
 from posthoc.report.theme import NOISE, OTHER, VALUE
-from posthoc.report.words import caution, short
+from posthoc.report.words import cautions, short
 
 Row = dict[str, Any]
 
@@ -48,7 +48,7 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         with_epoch(layer(*marks).properties(width=width, height=300), first, list(ats)),
         epochs=ats,
         widest=640,
-        verdicts=tuple(filter(None, [caution(metrics, "hurst")])),
+        verdicts=cautions(metrics, ["hurst"]),
     )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def similarity(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         metrics, metrics.representation.cka_layers, epoch, "similarity", "Similarity of what layers represent",
         "debiased linear CKA",
         f"Debiased linear CKA of two layers over the {metrics.recording.provenance.samples}, from their recorded channels: 0 for unrelated, 1 for equal up "
-        "to rotation and scale. How far it scatters over them and over channels is in metrics.json (cka_layers_sd).",
+        "to rotation and scale; debiased estimates scatter a little beyond both. How far it scatters over them and over channels is in metrics.json (cka_layers_sd).",
     )  # fmt: skip
 
 

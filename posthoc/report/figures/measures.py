@@ -1,6 +1,7 @@
 """Every measure with an interval or nulls, checkpoint by checkpoint."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -11,7 +12,7 @@ from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
 from posthoc.report.theme import NOISE, OTHER, VALUE
-from posthoc.report.words import cautions, headlines, short
+from posthoc.report.words import cautions, headlines, sentence_of, short
 
 
 def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
@@ -61,7 +62,7 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         + (_bands(metrics) if len(keys) > 2 else "."),
         "",
         vconcat(*panels, spacing=14),
-        verdicts=tuple(cautions(metrics)),
+        verdicts=cautions(metrics),
     )
 
 
@@ -78,11 +79,12 @@ def _columns(key: str, measured: Measured) -> Iterator[tuple[str, Any]]:
 
 def _title(metrics: RunMetrics) -> str:
     results = [verdict(metrics, key) for key in headlines(metrics)]
-    return "" if len(results) > 2 else "; ".join(
-        f"{result.symbol} differs from {result.value or short(metrics, result.null)} in {result.differs} of {result.epochs} "
-        f"{metrics.summary.noun}s"
-        for result in results if result.epochs
-    )  # fmt: skip
+    results = [replace(result, words=short(metrics, result.null)) for result in results if result.epochs]
+    return (
+        ""
+        if len(results) > 2
+        else sentence_of("; ".join(result.sentence(metrics.summary.noun) for result in results))[:-1]
+    )
 
 
 def _bands(metrics: RunMetrics) -> str:

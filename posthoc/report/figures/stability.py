@@ -8,7 +8,7 @@ from posthoc.analysis.records import RunMetrics
 from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
 from posthoc.report.theme import INK, MUTED, SECOND, THIRD, VALUE
-from posthoc.report.words import better, cautions, without_convergence
+from posthoc.report.words import better, cautions, settled, without_convergence
 
 WAYS = {"retrospective": "", "causal": "_causal"}
 THRESHOLD = "threshold"
@@ -27,7 +27,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     for name, key in columns.items():
         for row, value in zip(rows, metrics.column(key), strict=True):
             row[name] = number(value)
-    unit, threshold, settled = metrics.summary.unit, metrics.protocol.threshold, metrics.summary.convergence
+    unit, threshold = metrics.summary.unit, metrics.protocol.threshold
     limit = keyed(alt.Chart(data([{"y": threshold}])).mark_rule(strokeDash=[2, 2]), THRESHOLD, KEYS, COLOURS).encode(
         y=y_axis("y"), strokeDash=_dashes(), tooltip=alt.Tooltip("y:Q", title=THRESHOLD)
     )
@@ -45,7 +45,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     if score is not None:
         title = f"{score.symbol} ({'share, ' if score.symbol == 'accuracy' else ''}{metrics.summary.accuracy_source})"
         panels.append(panel(rows, metrics, [line, *vertical], "score", width, 100, f"{title}{better(score)}"))
-    signals = [f"{way}: never" if settled[way] is None else f"{way}: {unit} {settled[way]}" for way in WAYS]
+    signals = [f"{way}: {when}" for way, when in settled(metrics).items()]
     return Figure(
         "stability",
         f"Volatility settles below {threshold} ({'; '.join(signals)})"
@@ -58,7 +58,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
             *without_convergence(metrics),
         ]),
         vconcat(*panels, spacing=14),
-        verdicts=tuple(cautions(metrics)),
+        verdicts=cautions(metrics),
     )  # fmt: skip
 
 
@@ -81,16 +81,16 @@ def _dashes() -> alt.StrokeDash:
 
 def _flags(metrics: RunMetrics) -> tuple[list[Any], list[Any]]:
     """Rules where volatility has settled, and what they are called."""
-    settled = {way: at for way in WAYS if (at := metrics.summary.convergence[way]) is not None}
-    if not settled:
+    flagged = {way: at for way in WAYS if (at := metrics.summary.convergence[way]) is not None}
+    if not flagged:
         return [], []
-    rows = [{"at": at, "way": way, "text": f"settled, {way}"} for way, at in settled.items()]
+    rows = [{"at": at, "way": way, "text": f"settled, {way}"} for way, at in flagged.items()]
     middle = (metrics.when[0] + metrics.when[-1]) / 2
     flags = alt.Chart(data(rows)).encode(
         x=alt.X("at:Q"), color=alt.Color("way:N", scale=alt.Scale(domain=KEYS, range=COLOURS))
     )
     names = []
-    for way, at in settled.items():
+    for way, at in flagged.items():
         side = {"align": "left", "dx": 4} if at < middle else {"align": "right", "dx": -4}
         text = (
             alt.Chart(data(rows))
@@ -105,5 +105,7 @@ STABILITY = Kind(
     "stability",
     "The stability index, its volatility with the convergence signal, and accuracy or another score",
     stability,
-    fits=lambda metrics: {"volatility", "volatility_causal"} <= metrics.measures.keys(),
+    fits=lambda metrics: (
+        {"volatility", "volatility_causal"} <= metrics.measures.keys() and int(metrics.trained.sum()) > 1
+    ),
 )

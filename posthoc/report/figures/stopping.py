@@ -44,12 +44,18 @@ def stopping(several: Several, width: int) -> Figure:
     ).properties(width=width, height=HEIGHT)
     useful = [row for row in front if row["kind"] != "reference" and row["never"] < 1]
     best = sum(row["kind"] == "volatility" for row in useful)
+    others = len(front) - len(useful)
     few = f", and {len(several.runs)} runs are few." if len(several.runs) < 10 else "."
     return Figure(
         "stopping",
-        f"Of the {len(useful)} rules that fire and that no other beats, {best} {'uses' if best == 1 else 'use'} volatility",
+        f"{best} of the {len(useful)} rules that fire and that no other beats {'uses' if best == 1 else 'use'} volatility",
         f"Each point is a rule, its mean over the runs: right is more training saved, down is less {symbol} lost; the line "
-        "joins those that no other rule beats in both.",
+        f"joins those that no other rule beats in both, {len(front)} in all"
+        + (
+            f", of which {others} {'is a reference or never fires' if others == 1 else 'are references or never fire'}."
+            if others
+            else "."
+        ),
         f"Rules marked 'whole run known' look into the future; a fixed threshold that does well here was found here{few}",
         picture,
         widest=760,

@@ -38,9 +38,9 @@ def training(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     names = " and ".join(measured.symbol for measured in shown.values())
     return Figure(
         "training",
-        f"{names[:1].upper()}{names[1:]} over training",
-        "The ring with a value is the best."
-        + (" The shaded part is a plateau: from there on the value stays within 5 % of the way from the first to the best."
+        f"{names[:1].upper()}{names[1:]} {'over training' if len(rows) > 1 else 'of the only checkpoint'}",
+        ("The ring with a value is the best." if len(rows) > 1 else "The ring has the value.")
+        + (f" The shaded part is a plateau: from there on the value{_until(metrics)} stays within 5 % of the way from the first to the best."
            if any(passed.plateau is not None for m in shown.values() if (passed := course_of(metrics, m))) else "")
         + ("" if metrics.trained.all() else " The hollow diamond is the untrained network.")
         + (f" A layer counts as settled from where its similarity (CKA) to the last checkpoint stays at {SETTLED} or more."
@@ -62,6 +62,13 @@ def courses(metrics: RunMetrics) -> dict[str, Measured]:
 def course_of(metrics: RunMetrics, measured: Measured) -> Course | None:
     """The course over the trained checkpoints."""
     return course(np.where(metrics.trained, measured.value, np.nan), measured.lower_is_better)
+
+
+def _until(metrics: RunMetrics) -> str:
+    """That a plateau ends where values are no longer finite."""
+    last = len(metrics.when) - 1
+    ended = any((passed := course_of(metrics, m)) and passed.last < last for m in courses(metrics).values())
+    return ", while it is finite," if ended else ""
 
 
 def _panel(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, width: int) -> Any:

@@ -55,7 +55,7 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         f"{_signs(metrics)}{where}",
         "",
         with_epoch(layer(*layers).properties(width=width, height=HEIGHT), None),
-        verdicts=tuple(cautions(metrics)),
+        verdicts=cautions(metrics),
     )  # fmt: skip
 
 
@@ -63,10 +63,13 @@ def _title(unit: str, trained: list[Row]) -> str:
     if len(trained) < 2:
         return "Integration and metastability of the run in one plane"
     first, last = trained[0], trained[-1]
-    ways = [
-        f"{symbol} {'falls' if last[key] < first[key] else 'rises'} from {first[key]:.3f} to {last[key]:.3f}"
-        for symbol, key in (("H_eff", "integration"), ("M", "metastability"))
-    ]
+    ways = []
+    for symbol, key in (("H_eff", "integration"), ("M", "metastability")):
+        ends = [f"{row[key]:.3f}" for row in (first, last)]
+        way = "falls" if last[key] < first[key] else "rises"
+        ways.append(
+            f"{symbol} {way} from {ends[0]} to {ends[1]}" if ends[0] != ends[1] else f"{symbol} is {ends[0]} at both"
+        )
     return f"From {unit} {first['at']} to {last['at']} {ways[0]} and {ways[1]}"
 
 
@@ -249,5 +252,5 @@ TRAJECTORY = Kind(
     "The path of a run through the plane of integration and metastability",
     trajectory,
     reflows=True,
-    fits=lambda metrics: set(AXES.values()) <= metrics.measures.keys(),
+    fits=lambda metrics: set(AXES.values()) <= metrics.measures.keys() and int(metrics.trained.sum()) > 1,
 )

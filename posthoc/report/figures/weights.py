@@ -54,12 +54,15 @@ def weights(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         panels.append(panel(rows, metrics, [line], name, width, 110, title, ground))
     layers = {name: of for name, of in metrics.weights.items() if name != ALL}
     largest = max((of.error for of in layers.values()), default=0.0)
+    projected = (
+        f", and told from random projections, to about {100 * path.error:.1g} % (standard deviation), of a layer {100 * largest:.1g} % at the most"
+        if path.error or largest else ""
+    )  # fmt: skip
     picture = vconcat(*panels, *([_map(metrics, width)] if len(metrics.when) > 1 else []), spacing=14)
     return Figure(
         "weights",
         _title(path.start, path.step),
-        "Distances are Euclidean, over all parameters, and told from random projections, to about "
-        f"{100 * path.error:.1g} % (standard deviation), of a layer {100 * largest:.1g} % at the most. The cosine is that of the "
+        f"Distances are Euclidean, over all parameters{projected}. The cosine is that of the "
         "step to a checkpoint with the next step: 1 straight on, 0 at right angles, below 0 back. Each cell of the map is a "
         "layer's step in units of its norm, on a logarithmic scale; × marks where it did not move.",
         " ".join([*_spaced(metrics), *left_out(metrics)]),
@@ -110,5 +113,5 @@ WEIGHTS = Kind(
     "weights",
     "Step length, distance from the start and direction of the weights, and how far each layer moves",
     weights,
-    fits=lambda metrics: bool(metrics.weights),
+    fits=lambda metrics: bool(metrics.weights) and len(metrics.when) > 1,
 )
