@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -42,8 +42,9 @@ ROWS = {
     "resnet50-cifar100": Row(4096, 5, 100, 56, "resnet50_cifar100"),
     "resnet101-cifar100": Row(4096, 5, 100, 58, "resnet101_cifar100"),
     "vgg16_bn-cifar100": Row(4096, 15, 100, 55, "vgg16_cifar100"),
+    "resnet18-cifar100": Row(4096, 5, 100, 38, "resnet18_cifar100"),
 }
-"""In the order of the printed table, by the names of our recipes."""
+"""By the names of our recipes: those of the printed table, in its order, and what is published without a row of it."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,30 @@ class Kept:
         return next((row.measures.get(measure) for row in self.audit.controls if row.name.startswith(name)), None)
 
 
+class Cell(TypedDict):
+    """H_eff of a network on images under labels; accuracy: on the images it was trained for, as training recorded it."""
+
+    run: str
+    seed: int
+    epoch: int
+    accuracy: float | None
+    images: str
+    labels: str
+    classes: int
+    h_eff: float | None
+
+
 @dataclass(frozen=True)
 class Study:
     """Everything that is kept: the runs, noise through each protocol, the comparison of the runs, that of the published
-    epochs, and the rows as they are printed."""
+    epochs, the rows as they are printed, and networks on the images and labels of both data sets."""
 
     runs: list[Kept]
     noise: dict[str, dict[str, list[float]]]
     comparison: dict[str, Any]
     published: dict[str, Any]
-    printed: list[dict[str, str]]
+    printed: dict[str, dict[str, str]]
+    crossed: list[Cell]
     note: str
 
     @classmethod
@@ -91,10 +106,11 @@ class Study:
             _content(keep / f"{name}.json") for name in ("noise", "comparison", "published")
         )
         with (keep / "published_table1.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = dict(zip(ROWS, csv.DictReader(file), strict=False))
         note = keep / "data.txt"
         text = note.read_text().strip() if note.exists() else ""
-        return cls(kept_runs(keep), noise, comparison, published, rows, text)
+        crossed = read_json(keep / "classes.json") if (keep / "classes.json").exists() else []
+        return cls(kept_runs(keep), noise, comparison, published, rows, crossed, text)
 
 
 def rows_of(metrics: RunMetrics) -> list[dict[str, Any]]:

@@ -19,24 +19,19 @@ import numpy as np
 import torch
 
 from posthoc.analysis.arrays import correlation, mean_finite
-from posthoc.analysis.metrics import compute_metrics
-from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import load_metrics
 from posthoc.analysis.runs import load_csv
 from posthoc.files import replacing
-from posthoc.recording import Identity, Layer, Model, Probe, Provenance, Recording
 from posthoc.replay.probes.images import load_images
 from posthoc.shown import shown
-from posthoc.store import Frame, Layout, open_activations
-from posthoc.writing import write
 from reproduction.kept import ROWS, figures, kept_runs, pruned
+from reproduction.noise import of_noise
 from reproduction.page import page
 
 SEEDS = (42, 123, 1000, 1337, 2026)
 """Those of the published runs over several seeds, the first being that of the single ones."""
 HERE = Path(__file__).parent
 POSTHOC = (sys.executable, "-P", "-m", "posthoc")
-NOISE_SEEDS = 20
 DEPTH_IMAGES = 512
 DEPTH_LAYERS = {"densenet121": "*.conv2", "resnet50": "*.conv?", "resnet101": "*.conv?", "resnet152": "*.conv3"}
 """The hook points that are a series in depth, where there are hundreds; elsewhere all."""
@@ -92,32 +87,11 @@ LEAST_POINTS = 20
 
 
 def noise(keep: Path) -> None:
-    """What pure noise gives through each of the nine protocols, 128 series at a time, over many seeds."""
-    noises = {}
-    for protocol, row in sorted({row.protocol: row for row in ROWS.values()}.items()):
-        random = np.random.default_rng(0)
-        layers = [f"layer{k}" for k in range(4)]
-        identity = Identity(
-            Model("none"), Probe("0", row.images, row.classes), tuple(map(Layer, layers)), ("mean",), "cpu", "float32"
-        )
-        plan = Layout(
-            Recording(identity, Provenance("none", "noise", "pure noise")),
-            np.arange(row.images),
-            np.arange(row.images) % row.classes,
-            {name: np.arange(32) for name in layers},
-        )
-        frames = [
-            Frame(str(k), "0", k, k + 1, 0.0, 0.0, {}, {
-                "mean": {name: random.standard_normal((32, row.images), "f4") for name in layers}
-            })
-            for k in range(NOISE_SEEDS)
-        ]  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "noise.h5"
-            write(path, plan, frames)
-            with open_activations(path) as opened:
-                metrics = compute_metrics(opened, Protocol.named("published", smooth=row.smooth), nulls=0)
-        noises[protocol] = {name: metrics.column(name).tolist() for name in ("integration", "metastability")}
+    """What pure noise gives through the protocols of all rows."""
+    noises = {
+        protocol: of_noise(np.arange(row.images) % row.classes, row.smooth)
+        for protocol, row in sorted({row.protocol: row for row in ROWS.values()}.items())
+    }
     _save(keep / "noise.json", json.dumps(noises, indent=1))
 
 

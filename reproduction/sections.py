@@ -1,5 +1,6 @@
 """What each section of the page says: its rows, counts and verdicts, which `page.md` puts into sentences."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from posthoc.analysis.records import Against, RunMetrics
-from reproduction.kept import ROWS, Kept, Row, Study, correlation, mean
+from reproduction.kept import ROWS, Cell, Kept, Row, Study, correlation, mean
 from reproduction.text import CORRELATIONS, FIELDS, extent, interval, number, over_epochs, spread, times, with_interval
 
 H_OPT = 0.7
@@ -43,11 +44,16 @@ def nine_rows(study: Study) -> dict[str, Any]:
     """Every row of the table as printed, as published, as ours, and of noise."""
     epochs = {content["run"]: content for content in study.published.get("runs", [])}
     rows: Rows = []
-    for (recipe, row), printed in zip(ROWS.items(), study.printed, strict=True):
-        rows.append([
-            f"**{printed['model']}, {printed['dataset']}**", "printed", printed["best_acc"],
-            f"{printed['Heff_mean']} ± {printed['Heff_std']}", printed["M_mean"], printed["r_Hz_Mz"], printed["r_Psi_acc"],
-        ])  # fmt: skip
+    for recipe, row in ROWS.items():
+        if printed := study.printed.get(recipe):
+            rows.append([
+                f"**{printed['model']}, {printed['dataset']}**", "printed", printed["best_acc"],
+                f"{printed['Heff_mean']} ± {printed['Heff_std']}", printed["M_mean"], printed["r_Hz_Mz"], printed["r_Psi_acc"],
+            ])  # fmt: skip
+        elif _seeds(study, recipe):
+            rows.append([f"**{recipe}**", "not printed", *[""] * 5])
+        else:
+            continue
         if row.published in epochs:
             rows.append(_published(epochs[row.published]))
         rows += map(_ours, _seeds(study, recipe))
@@ -101,8 +107,38 @@ def separation(study: Study) -> dict[str, Any]:
         "hundred": extent(hundred),
         "rows": rows,
         "order": _sum(study.runs, "order", "integration"),
+        "crossed": _crossed(study.crossed),
         "gap": next((row for row in differences if row["quantity"] == "integration"), None),
         "columns": len(differences),
+    }
+
+
+def _crossed(cells: Sequence[Cell]) -> dict[str, Any] | None:
+    """Networks x images and labels, and of the networks' sum of squares the shares that go with the number of classes and
+    with the network; None where none are kept."""
+    columns = list(dict.fromkeys((cell["images"], cell["labels"], cell["classes"]) for cell in cells))
+    networks: dict[str, dict[tuple[str, str, int], float]] = {}
+    for cell in cells:
+        score = "" if cell["accuracy"] is None else f" ({100 * cell['accuracy']:.1f} %)"
+        name = f"{cell['run']}, seed {cell['seed']}, epoch {cell['epoch']}{score}"
+        row = networks.setdefault("pure noise" if cell["run"] == "noise" else name, {})
+        row[cell["images"], cell["labels"], cell["classes"]] = math.nan if cell["h_eff"] is None else cell["h_eff"]
+    table = np.array([[row[column] for column in columns] for name, row in networks.items() if name != "pure noise"])
+    if not table.size:
+        return None
+    of_classes = np.array([[column[2] for column in columns]] * len(table))
+    of_network = np.repeat(np.arange(len(table)), len(columns)).reshape(table.shape)
+    total = ((table - table.mean()) ** 2).sum()
+    by_classes, by_network = (
+        sum((groups == k).sum() * (table[groups == k].mean() - table.mean()) ** 2 for k in np.unique(groups)) / total
+        for groups in (of_classes, of_network)
+    )
+    return {
+        "header": ["network", *(f"{images}, {labels}: {count}" for images, labels, count in columns)],
+        "rows": [[name, *(number(row[column]) for column in columns)] for name, row in networks.items()],
+        "by_classes": f"{100 * by_classes:.0f}",
+        "by_network": f"{100 * by_network:.0f}",
+        "follows": by_classes > 0.9 and by_network < 0.05,
     }
 
 
@@ -170,7 +206,7 @@ def _beats(rule: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def signs(study: Study) -> dict[str, Any]:
     """With what the sign of the correlation of H_eff and M goes: the smoothing, and the side of the optimum."""
-    in_print = {name: float(row["r_Hz_Mz"]) for name, row in zip(ROWS, study.printed, strict=True)}
+    in_print = {name: float(row["r_Hz_Mz"]) for name, row in study.printed.items()}
     rows: Rows = []
     sides: list[tuple[float, float, float]] = []
     sure, alike = 0, 0
@@ -178,14 +214,14 @@ def signs(study: Study) -> dict[str, Any]:
         r, (low, high) = correlation(run.metrics, FIELDS), over_epochs(run.metrics, FIELDS)
         if low is not None and high is not None and (low > 0 or high < 0):
             sure += 1
-            alike += (r or 0) * in_print[run.recipe] > 0
+            alike += (r or 0) * in_print.get(run.recipe, math.nan) > 0
         pairs = [(e["hurst"], e["metastability"]) for e in run.trained() if e["hurst"] is not None]
         raw = statistics.correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else None
         h = mean(run.metrics, "hurst")
         if h is not None and raw is not None and r is not None:
             sides.append((h, raw, r))
         rows.append([
-            run.name, f"{in_print[run.recipe]:.3f}", with_interval(run.metrics, FIELDS), number(h), number(raw),
+            run.name, number(in_print.get(run.recipe)), with_interval(run.metrics, FIELDS), number(h), number(raw),
             with_interval(run.metrics, "stability_index_accuracy"),
         ])  # fmt: skip
     smoothed = [(run.name, run.metrics, run.axes["smoothing"]) for run in study.runs if "smoothing" in run.axes]

@@ -60,6 +60,7 @@ RECIPES = {
         "vit_b_16", "cifar10", 1e-4, 1e-4,
         batch=256, plateau=False, patience=7, image_size=224, pretrained=True, mixed_precision=True,
     ),
+    "resnet18-cifar100": Recipe("resnet18", "cifar100", 0.1, 5e-4, crop=True),
     "resnet50-cifar100": Recipe("resnet50", "cifar100", 0.1, 5e-4, crop=True),
     "resnet101-cifar100": Recipe("resnet101", "cifar100", 0.1, 5e-4, crop=True),
     "vgg16_bn-cifar100": Recipe("vgg16_bn", "cifar100", 0.01, 5e-4, crop=True),

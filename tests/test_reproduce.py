@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reproduction import sections
+
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "data" / "reproduction"
 
@@ -56,6 +58,7 @@ def test_a_rehearsal_of_the_whole(rehearsal):
     assert not [path for path in kept.rglob("*") if path.suffix in (".safetensors", ".h5")]
 
     assert reproduce("--check", "--keep", kept).returncode == 0
+    classes_of_another_data_set(rehearsal)
     metrics["measures"]["metastability"]["value"][-1] += 0.01
     metrics["measures"]["metastability"]["summary"]["mean"] += 0.01
     (run / "metrics.json").write_text(json.dumps(metrics))
@@ -63,6 +66,46 @@ def test_a_rehearsal_of_the_whole(rehearsal):
     assert wrong.returncode == 1
     assert "README.md, line" in wrong.stderr
     assert "comparison.json is not what the kept runs give" in wrong.stderr
+
+
+def classes_of_another_data_set(rehearsal):
+    """The same run on the images and labels of another data set, and the page with it."""
+    with np.load(rehearsal / "pictures.npz") as file:
+        hundred = np.arange(300) % 100
+        np.savez(rehearsal / "others.npz", x_test=file["x_test"][::-1], y_test=hundred, coarse_test=hundred // 5)
+    kept, run = rehearsal / "kept", rehearsal / "out" / "resnet18-cifar10" / "seed-42"
+    command = [sys.executable, "-m", "reproduction.classes", run, "--keep", kept]
+    command += ["--cifar10", rehearsal / "pictures.npz", "--cifar100", rehearsal / "others.npz"]
+    for _ in range(2):  # the second replaces what the first kept
+        subprocess.run(list(map(str, command)), check=True, cwd=ROOT)
+    cells = json.loads((kept / "classes.json").read_text())
+    networks = [(name, epoch) for name, epoch in (("noise", 0), ("resnet18-cifar10", 0), ("resnet18-cifar10", 1))]
+    assert sorted({(cell["run"], cell["epoch"]) for cell in cells}) == networks
+    assert [cell["classes"] for cell in cells[:6]] == [10, 20, 100, 10, 20, 100]
+    assert len(cells) == 18
+    assert reproduce("--page", "--keep", kept, "--out", rehearsal / "out").returncode == 0
+    page = (kept / "README.md").read_text()
+    assert "| network | CIFAR-10, own: 10 | CIFAR-10, each in 2: 20 |" in page
+    assert "| resnet18-cifar10, seed 42, epoch 1 (" in page
+    assert reproduce("--check", "--keep", kept).returncode == 0
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_what_h_eff_goes_with(follows):
+    """The shares of a table that is made of the number of classes alone, and of the network alone."""
+    columns = [("a", "own", 10), ("a", "split", 100), ("b", "joined", 10), ("b", "own", 100)]
+    cells = [
+        {"run": f"run{k}", "seed": 1, "epoch": 5, "accuracy": 0.5, "images": images, "labels": labels, "classes": count,
+         "h_eff": 1 / count if follows else k / 10}
+        for k in range(3) for images, labels, count in columns
+    ]  # fmt: skip
+    crossed = sections._crossed(cells)
+    assert (crossed["by_classes"], crossed["by_network"]) == (("100", "0") if follows else ("0", "100"))
+    assert crossed["follows"] == follows
+    assert crossed["rows"][0] == [
+        "run0, seed 1, epoch 5 (50.0 %)",
+        *(["0.100", "0.010"] * 2 if follows else ["0.000"] * 4),
+    ]
 
 
 def test_the_page_in_the_repository_is_what_its_files_give():
