@@ -125,6 +125,7 @@ class Measuring:
         if self.draws:
             self._draw(result, observed)
         self._find_intervals(result, observed)
+        result.drawn = {key: Draws(drawn.values) for key, drawn in result.drawn.items()}  # all that more draws add to
         return result
 
     def _observed(self, epoch: int) -> Observed:

@@ -2,11 +2,12 @@
 
 import functools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.arrays import FloatArray, in_blocks
 from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, CONSECUTIVE, volatility
 from posthoc.analysis.records import WAYS, Settles, Summary
 from posthoc.streams import stream
@@ -53,25 +54,35 @@ def _rounded(kind: str, autocorrelations: tuple[float, float]) -> tuple[float, f
 def _of_kind(
     kind: str, way: str, epochs: int, threshold: float, window: int, w_h: float, phi: tuple[float, float], seed: int
 ) -> Settles:
-    random = stream(f"settling {kind}", seed, epochs)
-    pairs = _series(kind, epochs, phi, random)
-    index = _first_settled(volatility(_psi(pairs, w_h, way == "causal"), window), threshold)
+    causal = way == "causal"
+    index = np.concatenate(
+        [
+            _first_settled(volatility(_psi(pairs, w_h, causal), window), threshold)
+            for pairs in _series(kind, epochs, phi, seed)
+        ]
+    )
     fired = index[index >= 0]
     return Settles(len(fired) / len(index), int(np.ceil(np.median(fired))) if len(fired) else None)
 
 
-def _series(kind: str, epochs: int, phi: tuple[float, float], random: np.random.Generator) -> FloatArray:
-    """Pairs of series of a kind, [2, series, epochs]."""
-    noise = random.standard_normal((2, SERIES, epochs))
-    if kind == "walk":
-        return np.asarray(noise.cumsum(axis=2))
-    if kind == "divergent":
-        return np.asarray(np.arange(epochs) + STEEPNESS * noise)
-    if kind == "autoregressive":
-        for k in range(2):
-            for e in range(1, epochs):
-                noise[k, :, e] = phi[k] * noise[k, :, e - 1] + math.sqrt(1 - phi[k] ** 2) * noise[k, :, e]
-    return noise
+def _series(kind: str, epochs: int, phi: tuple[float, float], seed: int) -> Iterator[FloatArray]:
+    """Pairs of series of a kind, some at a time [2, some, epochs]."""
+    blocks = in_blocks(SERIES, epochs)
+    counts = [len(range(SERIES)[block]) for block in blocks]
+    first, second = (stream(f"settling {kind}", seed, epochs) for _ in range(2))
+    for count in counts:  # in the stream the second series of all pairs come after the first ones
+        second.standard_normal((count, epochs))
+    for count in counts:
+        noise = np.stack([random.standard_normal((count, epochs)) for random in (first, second)])
+        if kind == "walk":
+            noise = noise.cumsum(axis=2)
+        elif kind == "divergent":
+            noise = np.arange(epochs) + STEEPNESS * noise
+        elif kind == "autoregressive":
+            for k in range(2):
+                for e in range(1, epochs):
+                    noise[k, :, e] = phi[k] * noise[k, :, e - 1] + math.sqrt(1 - phi[k] ** 2) * noise[k, :, e]
+        yield noise
 
 
 def _psi(pairs: FloatArray, w_h: float, causal: bool) -> FloatArray:
@@ -99,12 +110,13 @@ def _expanding_z(x: FloatArray) -> FloatArray:
 
 def _first_settled(values: FloatArray, threshold: float) -> NDArray[np.int64]:
     """Where volatility [series, epochs] has first stayed below the threshold; -1 where never."""
-    settled = np.full(len(values), -1)
-    calm = np.zeros(len(values), dtype=np.int64)
-    for e in range(values.shape[1]):
-        calm = np.where(values[:, e] < threshold, calm + 1, 0)
-        settled[(settled < 0) & (calm == CONSECUTIVE)] = e
-    return settled
+    below = values < threshold
+    calm = below
+    for k in range(1, CONSECUTIVE):
+        calm = calm[:, :-1] & below[:, k:]
+    if not calm.shape[1]:
+        return np.full(len(values), -1)
+    return np.where(calm.any(axis=1), calm.argmax(axis=1) + CONSECUTIVE - 1, -1)
 
 
 def autocorrelation(values: ArrayLike) -> float:
