@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "posthoc"
 FIELD = re.compile("‹([^›]*)›")
 """What stands for something that differs from time to time."""
 SUBJECTS = {
-    "Files that are read and written": ("files", "folders", "spool", "writing", "typed", "store", "cli.inputs", "cli.exits", "cli.demo"),
+    "Files that are read and written": ("files", "folders", "spool", "writing", "typed", "store",
+        "soundness", "cli.inputs", "cli.exits", "cli.demo"),
     "Finding the checkpoints of a run": ("replay.layout", "replay.listing", "replay.meant", "replay.order", "replay.duplicates"),
     "Reading a checkpoint": ("replay.formats", "replay.weights", "replay.budget", "replay.source", "replay.marks", "replay.loading"),
     "Making the network": (

@@ -51,6 +51,10 @@ def compute_metrics(
     measures
         `default`, `all`, names of `list_measures()`, or measures of your own, see `measure`.
 
+    Returns
+    -------
+    RunMetrics
+
     Raises
     ------
     PosthocError
@@ -87,6 +91,11 @@ def audit(
     other
         Another extraction of the run, over the same samples prepared otherwise, to compare with.
 
+    Returns
+    -------
+    Audit
+        What each measure responds to; `conclusions` says so in sentences.
+
     Raises
     ------
     PosthocError
@@ -114,6 +123,10 @@ def compare(
         Fields that the runs recorded, such as `dataset`, by which they are grouped and the groups compared.
     seed
         Of permutations, where there are too many to try all.
+
+    Returns
+    -------
+    Comparison
 
     Raises
     ------
@@ -167,8 +180,15 @@ def check(
 
 
 def list_measures() -> dict[str, str]:
-    """The measures that `compute_metrics` knows, by their names, with what each is in words; K stands for a number.
+    """The measures that `compute_metrics` knows.
 
+    Returns
+    -------
+    dict
+        What each is in words, by their names; K stands for a number.
+
+    Examples
+    --------
     >>> list_measures()["metastability"]
     'metastability M'
     """
@@ -178,8 +198,15 @@ def list_measures() -> dict[str, str]:
 
 
 def list_nulls() -> dict[str, str]:
-    """The nulls that measures are put beside, by their names, with what each redraws in words.
+    """The nulls that measures are put beside.
 
+    Returns
+    -------
+    dict
+        What each redraws, in words, by their names.
+
+    Examples
+    --------
     >>> list_nulls()["order"]
     'another order of the same images'
     """

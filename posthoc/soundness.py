@@ -10,12 +10,16 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from posthoc.errors import PosthocError
 from posthoc.recording import Provenance, Recording, from_version_1
 from posthoc.typed import typed
 
@@ -29,6 +33,10 @@ REFERENCE = struct.Struct("<IQI")
 HERE = h5py.h5s.ALL
 COLUMNS = ("i", "f", "O")
 """Kinds of what has one value for each checkpoint, sample or unit, and is stored at one place: all else is in blocks."""
+
+
+BROKEN = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, MemoryError, OverflowError)
+"""What HDF5 and h5py raise of a file that is no sound one."""
 
 
 class UnsoundError(ValueError):
@@ -224,3 +232,15 @@ def _open(group: h5py.h5g.GroupID, name: str, place: str) -> Any:
     if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
         raise UnsoundError(f"/{place} is a link to elsewhere")
     return h5py.h5o.open(group, key)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """One sentence for whatever HDF5 and h5py make of a file that is broken, or made to break them."""
+    try:
+        yield
+    except BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PosthocError(
+            f"{path} is damaged or cut short, or not what posthoc wrote ({reason}); extract it again."
+        ) from error

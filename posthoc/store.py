@@ -34,8 +34,7 @@ Version 1 has /image and /label for the samples, /signals/channel.<layer> (at fi
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -50,7 +49,7 @@ from posthoc.errors import PosthocError
 from posthoc.files import HDF5, open_regular
 from posthoc.recording import Provenance, Recording
 from posthoc.sketches import width_of
-from posthoc.soundness import SoundFile, UnsoundError, row_of
+from posthoc.soundness import SoundFile, UnsoundError, refusing, row_of
 from posthoc.spool import Spooled
 
 FORMAT = "posthoc-activations"
@@ -102,8 +101,6 @@ STORED = {
 }
 HALVED = ("token",)
 """Signals that are in half precision where that is enough: those that keep every value."""
-BROKEN = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, MemoryError, OverflowError)
-"""What HDF5 and h5py raise of a file that is no sound one."""
 Array = NDArray[Any]
 Signal = NDArray[np.float32] | Spooled
 ALL = slice(None)
@@ -194,7 +191,7 @@ class Activations:
         self.path = path
         if not os.path.lexists(path):
             raise PosthocError(f"{path} does not exist; give the activations.h5 that `posthoc extract` wrote.")
-        with open_regular(path) as raw, _refusing(path):
+        with open_regular(path) as raw, refusing(path):
             self._file = _open(path, raw)
             try:
                 self._read(SoundFile(self._file, raw))
@@ -203,7 +200,7 @@ class Activations:
                 raise
 
     def _read(self, file: SoundFile) -> None:
-        """Everything but the signals; raises what `_refusing` makes a PosthocError of."""
+        """Everything but the signals; raises what `refusing` makes a PosthocError of."""
         places = PLACES[_version(self.path, file)]
         self.recording = file.recording()
         identity = self.recording.identity
@@ -225,7 +222,10 @@ class Activations:
         self.loss = file.numbers("probe/loss", "f", E)
         self.accuracy = file.numbers("probe/accuracy", "f", E)
         self.scores, self.recorded = (
-            {_unescaped(name): file.numbers(f"{group}/{name}", "f", E) for name in file.names(group)}
+            {
+                unquote(name, errors="backslashreplace"): file.numbers(f"{group}/{name}", "f", E)
+                for name in file.names(group)
+            }
             for group in ("score", "recorded")
         )
         zeros = np.zeros(E, dtype=np.int64)  # the first files do not say
@@ -358,7 +358,7 @@ class Activations:
         """The ids, uint32 [N, T], where the samples are rows of tokens."""
         if self._tokens is None:
             return None
-        with _refusing(self.path):
+        with refusing(self.path):
             return np.asarray(self._tokens[:], dtype=np.uint32)
 
     def read_null(
@@ -402,7 +402,7 @@ class Activations:
         parts = [blocks[f"{before}signals/{signal}/{name}"] for name in (self.layers if layer is None else (layer,))]
         if len({part.shape[3:] for part in parts}) > 1:
             raise PosthocError(f"{self.path}: {signal} is not as long in all layers; read one layer at a time.")
-        with _refusing(self.path):
+        with refusing(self.path):
             return np.concatenate([row_of(part, row, (ALL, samples)) for part in parts]).astype(np.float32, copy=False)
 
     def behaviour(self, name: str, row: int | None = None, samples: slice = ALL) -> Array:
@@ -444,7 +444,7 @@ class Activations:
             raise PosthocError(
                 f"{self.path} holds no {group.rpartition('/')[2]} {name!r}, {f'only {names}' if names else 'nor any other'}; extract it again."
             )
-        with _refusing(self.path):
+        with refusing(self.path):
             rows = range(len(self)) if row is None else (row,)
             values = [row_of(block, e, (samples,)) for e in rows]
             return np.stack(values) if row is None else values[0]
@@ -453,7 +453,19 @@ class Activations:
 def open_activations(path: str | os.PathLike[str]) -> Activations:
     """Open an activations file for reading.
 
-    Raises PosthocError where it is absent, not an activations file, of a later format, or torn.
+    Parameters
+    ----------
+    path
+        The file that `posthoc extract` wrote.
+
+    Returns
+    -------
+    Activations
+
+    Raises
+    ------
+    PosthocError
+        Where the file is absent, not an activations file, of a later format, or torn.
     """
     return Activations(Path(path))
 
@@ -486,19 +498,3 @@ def _version(path: Path, file: SoundFile) -> int:
     if file.attribute("complete", int) != 1:
         raise PosthocError(f"{path} was not written to its end; extract it again.")
     return max(version, 1)
-
-
-@contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """One sentence for whatever HDF5 and h5py make of a file that is broken, or made to break them."""
-    try:
-        yield
-    except BROKEN as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PosthocError(
-            f"{path} is damaged or cut short, or not what posthoc wrote ({reason}); extract it again."
-        ) from error
-
-
-def _unescaped(name: str) -> str:
-    return unquote(name, errors="backslashreplace")

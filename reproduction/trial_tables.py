@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from posthoc.analysis.origins import Checkpoint
 from posthoc.analysis.prediction import TARGETS, Prediction, predict
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import Checkpoint, Measured
+from posthoc.analysis.records import Measured
 from posthoc.analysis.runs import Run
 from posthoc.analysis.stopping import Score, compare_rules
 from posthoc.analysis.stopping_by import rules_of

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpydoc.docscrape import NumpyDocString
 
 import posthoc
 from posthoc.replay.request import PlanOptions, Request
@@ -132,3 +133,25 @@ def test_what_a_notebook_shows_of_runs(metrics):
     assert list(table.index) == ["a", "<b>"]
     assert table.loc["a", "integration_low"] < table.loc["a", "integration"]
     assert posthoc.compare(FIXTURES / "metrics.json").rows[0].run.measures.keys() == metrics.measures.keys()
+
+
+REFERENCE = (Path(__file__).parents[1] / "docs/reference/python.md").read_text()
+FUNCTIONS = [name for name in posthoc.__all__ if inspect.isfunction(getattr(posthoc, name))]
+METHODS = [
+    f"{name}.{method}"
+    for name, methods in re.findall(r"autoclass:: (\w+)\n +:members: (.+)", REFERENCE)
+    for method in methods.split(", ")
+]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS + METHODS)
+def test_what_is_public_documents_each_parameter_and_what_it_returns(name):
+    holder, _, method = name.partition(".")
+    function = getattr(getattr(posthoc, holder), method) if method else getattr(posthoc, holder)
+    document, signature = NumpyDocString(inspect.getdoc(function)), inspect.signature(function)
+    takes = [str(each).split(":")[0] for each in signature.parameters.values() if each.name != "self"]
+    assert [part for given in document["Parameters"] for part in given.name.split(", ")] == [
+        take.split("=")[0].strip() for take in takes
+    ]
+    assert bool(document["Returns"]) == (signature.return_annotation not in (None, "None"))
+    assert document["Raises"] or method.startswith(("to_", "save")) or not takes

@@ -147,7 +147,13 @@ class Comparison:
         return cls(tuple(rows), tuple(grouped(rows, names)), tuple(differences(rows, names, seed)))
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """One row per run, in the columns of `posthoc compare --csv` (extra `pandas`)."""
+        """The runs as a table (extra `pandas`).
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per run, in the columns of `posthoc compare --csv`.
+        """
         from posthoc.analysis.frames import require
         from posthoc.report.tables import runs
 

@@ -26,19 +26,41 @@ def dfa(
     root mean squared residual (`published`, arXiv 2604.09716). alpha is the least-squares slope of log F on log s:
     0.5 for white noise, 1.5 for Brownian motion, H for fractional Gaussian noise.
 
-    x: [T] or [U, T], real numbers; scales: whole numbers from order + 2 to T // 2 (default: `default_scales`); order:
-    1 to 3; overlap: share of a window that the next one repeats, from 0 to below 1: the next starts s (1 - overlap)
-    points on, or, where that is no whole number, as many as is just below (`overlap` being the fraction that its
-    digits stand for: 0.8 is 4/5); two_sided: cut the profile from its end, too, so that no point is left over;
-    calibrate: debias each exponent by simulated noise of known exponent and give its interval
-    (`posthoc.analysis.calibration`; no overlap, one side).
-
     A series that is constant or not finite has no exponent: NaN, with the reason. Constant is one whose values differ
     by no more than eight units in the last place of the largest of them, in float32 if it comes as such.
 
-    Raises UsageError where an argument is out of range, there are fewer than two scales, x has no such shape, or its
-    values are masked, complex or no numbers.
+    Parameters
+    ----------
+    x
+        One series [T] or a batch [U, T], real numbers.
+    scales
+        Whole numbers from order + 2 to T // 2 (default: twelve, log-spaced, up to a quarter of the series).
+    order
+        Of the polynomial, 1 to 3.
+    fluctuation
+        `peng` or `published`.
+    overlap
+        Share of a window that the next one repeats, from 0 to below 1: the next starts s (1 - overlap) points on, or, where
+        that is no whole number, as many as is just below (the fraction that its digits stand for: 0.8 is 4/5).
+    two_sided
+        Cut the profile from its end, too, so that no point is left over.
+    calibrate
+        Debias each exponent by simulated noise of known exponent and give its interval (no overlap, one side).
 
+    Returns
+    -------
+    DFA
+        `alpha`, `intercept` and `r2`, [U] or scalars; `fluctuation` F(s), [U, S] or [S], at `scales`; `reason` for NaN; with
+        `calibrate` also `debiased`, `low` and `high`.
+
+    Raises
+    ------
+    PosthocError
+        Where an argument is out of range, there are fewer than two scales, x has no such shape, or its values are masked,
+        complex or no numbers.
+
+    Examples
+    --------
     >>> walk = np.cumsum(np.random.default_rng(0).standard_normal(4096))
     >>> round(float(dfa(walk).alpha), 2)
     1.49

@@ -74,13 +74,12 @@ def hurst(
 ) -> Hurst:
     """Hurst exponent of each series with its 95 % interval: H of fractional Gaussian noise, 0.5 for white noise.
 
-    x: [T] or [..., T]; estimator:
+    Estimators:
 
     * `dfa`: the slope of detrended fluctuation analysis, freed of the bias of short series and with the interval of
       Neyman's construction, both by simulation (`posthoc.analysis.calibration`). The first call for a length takes
       seconds; later ones read what it kept. From 0 to 2: beyond 1 lies fractional Brownian motion. Where nothing can
-      be excluded the interval is infinite; where no noise can, as in most series of 25 points, H is undetermined. scales, order, fluctuation
-      as for `dfa`, which it alone takes.
+      be excluded the interval is infinite; where no noise can, as in most series of 25 points, H is undetermined.
     * `whittle`: the best fit of fractional Gaussian noise to the periodogram, whose expectation at each Fourier
       frequency is exact (Sykulski et al. 2019).
     * `reml`: its exact restricted likelihood, whatever the mean (Patterson and Thompson 1971); T: at most 2048, for
@@ -89,8 +88,28 @@ def hurst(
     The likelihoods' H lies between 0.005 and 0.995; at an end, the series is likely none of such a noise: a trend,
     say, or a random walk. Their intervals are of the profile likelihood ratio; they end at 0 and 1. T: 10 or more.
 
-    Raises UsageError where an argument is out of range, the series are too short, or x is refused as by `dfa`.
+    Parameters
+    ----------
+    x
+        One series [T] or a batch [..., T], real numbers.
+    estimator
+        `dfa`, `whittle` or `reml`.
+    scales, order, fluctuation
+        As `posthoc.dfa` takes them; of the estimator `dfa` alone.
 
+    Returns
+    -------
+    Hurst
+        `H` and the ends of its interval `low` and `high`, scalars or [...]; `reason` for NaN; `undetermined` where the interval
+        excludes no noise.
+
+    Raises
+    ------
+    PosthocError
+        Where an argument is out of range, the series are too short, or x is refused as by `posthoc.dfa`.
+
+    Examples
+    --------
     >>> noise = np.random.default_rng(1).standard_normal(500)
     >>> print(hurst(noise, "whittle"))
     H 0.45 (95 %: 0.40 to 0.50)

@@ -41,12 +41,29 @@ def kuramoto(x: ArrayLike, trim: float = 0.0, band: tuple[float, float] | None =
     phi_u is the phase of the analytic signal of the mean-centred unit. Constant and non-finite units have no phase and
     are left out; without any live unit all is NaN.
 
-    x: [U, T], or one series [T]; trim: fraction of the points dropped at each end after the transform, whose edges
-    wrap around; band: lowest and highest frequency kept, in cycles per point (0 to 0.5), by a Butterworth filter run
-    forwards and backwards. Raises UsageError for other shapes, fractions or bands.
-
     Independent units already give a metastability of sqrt((1 - pi/4) / U).
 
+    Parameters
+    ----------
+    x
+        Units over time [U, T], or one series [T].
+    trim
+        Fraction of the points dropped at each end after the transform, whose edges wrap around.
+    band
+        Lowest and highest frequency kept, in cycles per point (0 to 0.5), by a Butterworth filter run forwards and backwards.
+
+    Returns
+    -------
+    Kuramoto
+        `R` over time, its standard deviation `metastability`, its mean `synchrony`, and `n_live`, how many units have a phase.
+
+    Raises
+    ------
+    PosthocError
+        For other shapes, fractions or bands.
+
+    Examples
+    --------
     >>> t = np.linspace(0, 20 * np.pi, 1000, endpoint=False)
     >>> together = kuramoto(np.sin(t) * [[1], [2], [3]])
     >>> round(together.synchrony, 6), round(together.metastability, 6)
@@ -120,9 +137,30 @@ def phase_locking(
 ) -> PhaseLocking:
     """Pairwise phase synchrony between groups of units, such as the layers of a network.
 
-    x: [U, T]; groups: [U], the group of each unit; the rows and columns of the result are the groups in the order in
-    which they first appear. A unit is never paired with itself; constant and non-finite units are left out.
+    A unit is never paired with itself; constant and non-finite units are left out.
 
+    Parameters
+    ----------
+    x
+        Units over time [U, T].
+    groups
+        The group of each unit, [U].
+    band
+        As `posthoc.kuramoto` takes it.
+
+    Returns
+    -------
+    PhaseLocking
+        `plv` and `ppc`, means over pairs of units, [L, L]: rows and columns are the groups in the order in which they first
+        appear; NaN where a pair of groups has none.
+
+    Raises
+    ------
+    PosthocError
+        Where `groups` are not as many as the units, or for other shapes or bands.
+
+    Examples
+    --------
     >>> t = np.linspace(0, 20 * np.pi, 1000, endpoint=False)
     >>> phase_locking([np.sin(t), np.cos(t), np.sin(1.5 * t)], ["a", "a", "b"]).plv.round(2)
     array([[ 1.,  0.],

@@ -20,22 +20,12 @@ from posthoc.analysis.health import Symptom, symptoms
 from posthoc.analysis.measures import Asked, Measure, Replay, behaviour, chosen, of_epochs
 from posthoc.analysis.measures.stability import unevenness
 from posthoc.analysis.nulls import NOTHING, description, words_of
+from posthoc.analysis.origins import AxisWords, Checkpoint, Input, Unit, trained
 from posthoc.analysis.protocol import SPECTRAL, Protocol
-from posthoc.analysis.records import (
-    NOWHERE,
-    Aside,
-    AxisWords,
-    Checkpoint,
-    Curve,
-    Fluctuation,
-    Input,
-    Measured,
-    RunMetrics,
-    Unit,
-    trained,
-)
+from posthoc.analysis.records import NOWHERE, Aside, Measured, RunMetrics
 from posthoc.analysis.scales import LEAST_POINTS, LEAST_PUBLISHED
 from posthoc.analysis.snapshots import of_checkpoints
+from posthoc.analysis.stored import Curve, Fluctuation
 from posthoc.analysis.summary import against_nulls, overall, summarise
 from posthoc.chance import doubt
 from posthoc.errors import PosthocError

@@ -4,8 +4,8 @@ A metrics.json says everything that its readers need: the names of its measures,
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc import __version__
-from posthoc.analysis.arrays import FloatArray, rounded
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.choice import Choice
 from posthoc.analysis.geometry import ByLayer, Locking, Representation
 from posthoc.analysis.health import Symptom
+from posthoc.analysis.origins import AxisWords, Checkpoint, Code, Input, Unit, trained
 from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.stored import Fluctuation, plain
 from posthoc.analysis.weights import WeightPath
 from posthoc.errors import PosthocError, nearest
 from posthoc.files import write_json
@@ -74,18 +76,6 @@ class Aside(StrEnum):
 
 
 @dataclass(frozen=True)
-class AxisWords:
-    """The axis: what its points in time and its series are called, and the null that decides, unless a measure names another;
-    intervals: what the measures' intervals are over, where it says so."""
-
-    key: str
-    points: str
-    units: str
-    decides: str
-    intervals: str = ""
-
-
-@dataclass(frozen=True)
 class NullWords:
     """A null: what its redrawn data are, and what it redraws, for a legend; aside: why it cannot be drawn in this run;
     value: what a measure is under it, where that is no measurement of redrawn data."""
@@ -94,43 +84,6 @@ class NullWords:
     short: str
     aside: Aside | None = None
     value: str = ""
-
-
-@dataclass(frozen=True)
-class Code:
-    """A function of the user's: its file, empty where it has none, its name there, and the SHA-256 of the file, or of the
-    function's source where there is that alone, empty where there is neither."""
-
-    file: str
-    function: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Input:
-    """The activations that were measured."""
-
-    path: str
-    sha256: str
-    probe_sha256: str
-    recording: Recording
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint; untrained: saved at step 0, a control that takes no part in z-scores and summary; dead: how many
-    units have no exponent, and reasons: why, with the count of each."""
-
-    epoch: Annotated[int, Range(0)] | None
-    step: Annotated[int, Range(0)] | None
-    untrained: bool
-    dead: int
-    reasons: dict[str, int]
-
-
-def trained(checkpoints: Sequence[Checkpoint]) -> NDArray[np.bool_]:
-    """Which of a run's checkpoints are not controls, [E]."""
-    return np.array([not checkpoint.untrained for checkpoint in checkpoints], dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,35 +160,6 @@ class Measured:
     by_unit: Annotated[FloatArray, Array(("E", "U"))] = field(default_factory=_NO_TABLE)
     nulls: dict[str, Beside] = field(default_factory=dict)
     summary: Overall = field(default_factory=Overall)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What a series is of: a channel of a layer, or a layer where there is one number for all of it."""
-
-    layer: str
-    channel: int | None
-
-
-Logarithms = Annotated[FloatArray, Array(("S",), -700, 700)]
-"""Whose exponentials a float can hold."""
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """log F(s), less its mean over the scales, of the units or of a null: mean and ends of the middle 95 %."""
-
-    mean: Logarithms
-    low: Logarithms
-    high: Logarithms
-
-
-@dataclass(frozen=True)
-class Fluctuation:
-    """The curves of one checkpoint over its scales S: `units`, and every null of the exponent by its name."""
-
-    scales: Annotated[tuple[int, ...], Shape(("S",)), Range(1)]
-    curves: dict[str, Curve]
 
 
 @dataclass(frozen=True)
@@ -373,12 +297,47 @@ class RunMetrics:
         return math.nan if self.score is None else best_of(self.score, self.score.value[self.trained])
 
     def column(self, measure: str) -> FloatArray:
-        """A measure's value at every checkpoint, [E]. Raises PosthocError for one that is not there."""
+        """A measure's value at every checkpoint.
+
+        Parameters
+        ----------
+        measure
+            Its name, as `posthoc.list_measures` gives it.
+
+        Returns
+        -------
+        numpy.ndarray
+            [E], NaN where it is undefined.
+
+        Raises
+        ------
+        PosthocError
+            Where the run has no such measure.
+        """
         return self._measured(measure).value
 
     def null(self, null: str, measure: str, name: str = "mean") -> FloatArray:
-        """One number of a measure beside a null at every checkpoint, [E]: mean, sd, low, high, p or draws; NaN where the null
-        is not drawn for that measure. Raises PosthocError for names that are not there."""
+        """One number of a measure beside a null at every checkpoint.
+
+        Parameters
+        ----------
+        null
+            Its name, as `posthoc.list_nulls` gives it.
+        measure
+            The measure's name.
+        name
+            `mean`, `sd`, `low`, `high`, `p` or `draws`.
+
+        Returns
+        -------
+        numpy.ndarray
+            [E], NaN where the null is not drawn for that measure.
+
+        Raises
+        ------
+        PosthocError
+            For names that are not there.
+        """
         nulls, known = self._measured(measure).nulls, [item.name for item in fields(Beside)]
         if null not in self.nulls:
             raise PosthocError(f"There is no null {null!r} here; {nearest(null, self.nulls)}")
@@ -396,9 +355,23 @@ class RunMetrics:
         return self.measures[measure]
 
     def chart(self, name: str, epoch: int | None = None) -> "TopLevelMixin":
-        """A figure of the report as an Altair chart (extra `report`); epoch: of figures of one epoch (default: last).
+        """A figure of the report (extra `report`).
 
-        Raises UsageError for a name that `posthoc report --list` does not know.
+        Parameters
+        ----------
+        name
+            As `posthoc report --list` gives it.
+        epoch
+            Of figures of one epoch (default: last).
+
+        Returns
+        -------
+        altair.TopLevelMixin
+
+        Raises
+        ------
+        PosthocError
+            For a name that is not there, or a figure that this run has nothing for.
         """
         from posthoc.report.figures import chart
 
@@ -415,11 +388,23 @@ class RunMetrics:
         return header | content
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write metrics.json."""
+        """Write metrics.json.
+
+        Parameters
+        ----------
+        path
+            Where; a file that is there is replaced.
+        """
         write_json(path, self.to_dict())
 
     def save_csv(self, path: str | PathLike[str]) -> None:
-        """Write one row per checkpoint, with an empty field where a measure is undefined."""
+        """Write one row per checkpoint, with an empty field where a measure is undefined.
+
+        Parameters
+        ----------
+        path
+            Where; a file that is there is replaced.
+        """
         from posthoc.analysis.frames import save_csv
 
         save_csv(self, Path(path))
@@ -431,13 +416,25 @@ class RunMetrics:
         return flat(self)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """One row per checkpoint, as metrics.csv has it, by epoch or step; NaN where a measure is undefined (extra `pandas`)."""
+        """The run as a table (extra `pandas`).
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per checkpoint, as metrics.csv has it, by epoch or step; NaN where a measure is undefined.
+        """
         from posthoc.analysis.frames import to_pandas
 
         return to_pandas(self)
 
     def to_xarray(self) -> "xarray.Dataset":
-        """The same along a dimension of checkpoints, and what there is of every layer along a second (extra `xarray`)."""
+        """The run as a labelled data set (extra `xarray`).
+
+        Returns
+        -------
+        xarray.Dataset
+            What `to_pandas` has along a dimension of checkpoints, and what there is of every layer along a second.
+        """
         from posthoc.analysis.frames import to_xarray
 
         return to_xarray(self)
@@ -456,7 +453,22 @@ class RunMetrics:
 
 
 def load_metrics(path: str | PathLike[str]) -> RunMetrics:
-    """Read a metrics.json of any version. Raises PosthocError where it is absent, damaged or not one."""
+    """Read a metrics.json of any version.
+
+    Parameters
+    ----------
+    path
+        The file that `posthoc metrics` wrote.
+
+    Returns
+    -------
+    RunMetrics
+
+    Raises
+    ------
+    PosthocError
+        Where the file is absent, damaged or not one.
+    """
     from posthoc.analysis.version1 import upgraded
 
     run: RunMetrics
@@ -484,21 +496,3 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
             "write it again with `posthoc metrics`."
         )
     return run
-
-
-def plain(value: Any) -> Any:
-    """Nested values as JSON has them: records as objects, arrays and tuples as lists, numbers that are not finite as None.
-
-    Tables, of arrays with more than one dimension and of curves, are rounded to `arrays.DIGITS`.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        curve = isinstance(value, Curve)
-        items = {item.name: getattr(value, item.name) for item in fields(value)}
-        return {name: plain(rounded(inner) if curve else inner) for name, inner in items.items()}
-    if isinstance(value, np.ndarray):
-        return plain((rounded(value) if value.ndim > 1 else value).tolist())
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,8 @@ import numpy as np
 
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import Aside, plain
+from posthoc.analysis.records import Aside
+from posthoc.analysis.stored import plain
 from posthoc.errors import PosthocError
 from posthoc.files import write_json
 from posthoc.shown import shown
@@ -186,12 +187,33 @@ class Audit:
         return {"format": FORMAT, "format_version": FORMAT_VERSION} | content
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write audit.json."""
+        """Write audit.json.
+
+        Parameters
+        ----------
+        path
+            Where; a file that is there is replaced.
+        """
         write_json(path, self.to_dict())
 
 
 def load_audit(path: str | PathLike[str]) -> Audit:
-    """Read an audit.json of any version. Raises PosthocError where it is absent, damaged or not one."""
+    """Read an audit.json of any version.
+
+    Parameters
+    ----------
+    path
+        The file that `posthoc audit` wrote.
+
+    Returns
+    -------
+    Audit
+
+    Raises
+    ------
+    PosthocError
+        Where the file is absent, damaged or not one.
+    """
     result: Audit
     result, _ = read_typed(path, Audit, FORMAT, FORMAT_VERSION, "an audit", "posthoc audit", {1: _upgraded})
     for control in result.controls:

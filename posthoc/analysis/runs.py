@@ -18,11 +18,11 @@ from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import AXES
 from posthoc.analysis.measures import MEASURES, advice, measure_called, of_epochs
 from posthoc.analysis.nulls import description, words_of
+from posthoc.analysis.origins import Checkpoint
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import (
     PURE_NOISE,
     Aside,
-    Checkpoint,
     Correlation,
     Measured,
     NullWords,

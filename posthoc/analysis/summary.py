@@ -11,20 +11,19 @@ from posthoc.analysis.intervals import correlation_over_epochs, mean_over_epochs
 from posthoc.analysis.measures.behaviour import ACCURACY
 from posthoc.analysis.measures.measure import Measure
 from posthoc.analysis.measures.stability import CAUSAL_EPOCHS, convergence, uneven_of
+from posthoc.analysis.origins import Checkpoint, trained
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import (
     CORRELATIONS,
     WAYS,
     Against,
     Beside,
-    Checkpoint,
     Correlation,
     Measured,
     Overall,
     Settles,
     Summary,
     psi_with,
-    trained,
 )
 from posthoc.analysis.settling import autocorrelation, settling
 from posthoc.analysis.verdicts import rejected, wanting

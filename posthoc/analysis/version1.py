@@ -10,7 +10,8 @@ from posthoc.analysis.axes import AXES
 from posthoc.analysis.intervals import correlation_over_epochs
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.nulls import deciding, description, words_of
-from posthoc.analysis.records import CORRELATIONS, Interval, plain
+from posthoc.analysis.records import CORRELATIONS, Interval
+from posthoc.analysis.stored import plain
 from posthoc.analysis.summary import overall
 from posthoc.recording import from_version_1
 

@@ -137,7 +137,7 @@ def notes(lines: Sequence[tuple[str, str]], err: bool = False) -> None:
 
 def print_json(content: Any) -> None:
     """Print JSON, in which what is foreign is escaped; numbers that are not finite, which it does not have, are null."""
-    from posthoc.analysis.records import plain
+    from posthoc.analysis.stored import plain
 
     write(json.dumps(plain(content), indent=1, default=str, allow_nan=False) + "\n")
 

@@ -69,11 +69,37 @@ def extract(
     skip_errors: bool = False,
     **options: Unpack[PlanOptions],
 ) -> Path:
-    """Replay every checkpoint of a run over one fixed probe batch and store the signals; returns the file's path.
+    """Replay every checkpoint of a run over one fixed probe batch and store the signals.
 
-    probe: as `--probe` names one, or a `posthoc.Probe`, (inputs, targets), a torch Dataset or a DataLoader.
+    Parts of an interrupted run of the same identity are kept and used.
 
-    Options are those of `plan_extraction`; force, progress and skip_errors those of `run_extraction`.
+    Parameters
+    ----------
+    checkpoints
+        The folder of a run, one checkpoint, or several of one folder.
+    probe
+        As `--probe` names one, or a `posthoc.Probe`, (inputs, targets), a torch Dataset or a DataLoader.
+    output
+        The activations file to write.
+    force
+        Replace what is there, parts of an interrupted run included.
+    progress
+        Called after each checkpoint with how many are done, of how many, and its name.
+    skip_errors
+        Record a checkpoint that cannot be replayed, with the reason, and go on.
+    **options
+        Those of `posthoc extract`, by their names with `_` for `-`: `model`, `layers`, `channels`, `signals`, `images`,
+        `device`, `batch_size`, `controls`, ...; `--as` is `placed`.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    PosthocError
+        Where there is no run, network or probe that fits, the disk is full, or `output` is there already.
     """
     output = Path(output)
     refuse_existing(output, force)

@@ -17,9 +17,9 @@ from posthoc.analysis.effects import in_the_same_orders, respond
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import plain
 from posthoc.analysis.responses import Change, Control, Reaction, Spread, load_audit
 from posthoc.analysis.scales import default_scales
+from posthoc.analysis.stored import plain
 from posthoc.errors import PosthocError, UsageError
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write

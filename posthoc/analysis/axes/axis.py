@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis import protocol, records
 from posthoc.analysis.arrays import FloatArray
+from posthoc.analysis.origins import AxisWords
 from posthoc.analysis.responses import Change
 
 if TYPE_CHECKING:
@@ -165,6 +166,6 @@ class Axis:
     unasked: tuple[str, ...] = ()
 
     @property
-    def words(self) -> records.AxisWords:
+    def words(self) -> AxisWords:
         """What a file says of it."""
-        return records.AxisWords(self.key, self.points, self.units, self.decides, self.intervals)
+        return AxisWords(self.key, self.points, self.units, self.decides, self.intervals)

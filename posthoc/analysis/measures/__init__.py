@@ -28,8 +28,9 @@ from posthoc.analysis.measures import (
 from posthoc.analysis.measures.measure import Epochs, Function, Measure, Reading, Scope, Series
 from posthoc.analysis.measures.snapshot import Estimate, Replay, Snapshot
 from posthoc.analysis.measures.tokens import Documents
+from posthoc.analysis.origins import Checkpoint, trained
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import Checkpoint, Measured, trained
+from posthoc.analysis.records import Measured
 from posthoc.errors import UsageError, nearest
 
 if TYPE_CHECKING:

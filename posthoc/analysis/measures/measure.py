@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray, mean_finite
+from posthoc.analysis.origins import Code
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import NOWHERE, Aside, Code, Interval
+from posthoc.analysis.records import NOWHERE, Aside, Interval
 from posthoc.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from posthoc.analysis.arrays import FloatArray, is_constant
 from posthoc.analysis.measures.measure import Epochs, Measure
-from posthoc.analysis.records import Checkpoint
+from posthoc.analysis.origins import Checkpoint
 
 CONSECUTIVE = 3
 """Epochs in a row for which volatility must stay below its threshold."""

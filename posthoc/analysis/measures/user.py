@@ -23,7 +23,8 @@ import numpy as np
 
 from posthoc.analysis.arrays import mean_finite
 from posthoc.analysis.measures.measure import Measure, Reading, Series
-from posthoc.analysis.records import NOWHERE, Code, Interval
+from posthoc.analysis.origins import Code
+from posthoc.analysis.records import NOWHERE, Interval
 from posthoc.errors import PosthocError, UsageError, error_line
 from posthoc.usercode import UserCode
 
@@ -184,19 +185,40 @@ def measure(
 ) -> Measure | Callable[[Function], Measure]:  # fmt: skip
     """A measure of your own, for `compute_metrics(activations, measures=["default", ...])`; also a decorator.
 
-    function: of the series [U, T] that the axis makes of the signals, which H and M are taken of: on the image axis U
-    channels over T samples sorted by class, less their class's mean and smoothed. A parameter that is called `signals`
-    is given what was recorded, [U, T] in the same order, `labels` the classes [T], `layers` the layer of every unit [U],
-    `behaviour` what the network said of each sample, by name (`loss`, `correct`, ...; each [T, ...]), `previous` the
-    signals at the checkpoint before (None at the first), `weights` what is stored of the tensors, by name (`tensor`, `size`,
-    `norm`, ...; each [tensors]); these on the image axis alone. It gives a number, or, if it asks
-    for `layers`, one for each. Units without an exponent, constant or not finite, are left out; documents of tokens are
-    measured one by one.
+    Parameters
+    ----------
+    function
+        Of the series [U, T] that the axis makes of the signals, which H and M are taken of: on the image axis U
+        channels over T samples sorted by class, less their class's mean and smoothed. A parameter that is called `signals`
+        is given what was recorded, [U, T] in the same order, `labels` the classes [T], `layers` the layer of every unit [U],
+        `behaviour` what the network said of each sample, by name (`loss`, `correct`, ...; each [T, ...]), `previous` the
+        signals at the checkpoint before (None at the first), `weights` what is stored of the tensors, by name (`tensor`,
+        `size`, `norm`, ...; each [tensors]); these on the image axis alone. It gives a number, or, if it asks
+        for `layers`, one for each. Units without an exponent, constant or not finite, are left out; documents of tokens are
+        measured one by one. None makes a decorator.
+    name
+        By which it is known (default: the function's).
+    symbol, about
+        As it is shown (default: the name, and the first line of the docstring).
+    limits
+        What it cannot leave.
+    margin
+        Below which an audit calls a change small (default: what seeds of untrained networks do, where the file has some).
+    digits
+        Decimal places that are shown.
 
-    name: by which it is known (default: the function's); symbol, about: as it is shown (default: the name, and the first
-    line of the docstring); limits: what it cannot leave; margin: below which an audit calls a change small.
-    Raises UsageError where the parameters are others.
+    Returns
+    -------
+    Measure
+        To be given in `measures`; without a function, what makes it of one.
 
+    Raises
+    ------
+    PosthocError
+        Where the function's parameters are others.
+
+    Examples
+    --------
     >>> @measure
     ... def swing(series):
     ...     "Largest value less the smallest, mean over the units."

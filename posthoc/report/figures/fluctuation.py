@@ -6,7 +6,8 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from posthoc.analysis.records import PURE_NOISE, Curve, RunMetrics
+from posthoc.analysis.records import PURE_NOISE, RunMetrics
+from posthoc.analysis.stored import Curve
 from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import layer
 from posthoc.report.figures.figure import Figure, Kind, data, kept, nothing, number, with_epoch
