@@ -199,12 +199,13 @@ def _state(run: Run, taxonomy: Taxonomy | None) -> State:
         accuracy_interval=(low, high),
         score=None if score is None else f"-{score.symbol}" if falls else score.symbol,
         epochs=of.count,
+        noun=run.summary.noun,
         hurst=verdict(run, "hurst"),
         metastability=verdict(run, "metastability"),
     )
     state = classify(evidence, taxonomy)
     if 0 < of.count < run.summary.epochs:
-        share = f"{of.count} of {run.summary.epochs} epochs"
+        share = f"{of.count} of {run.summary.epochs} {run.summary.noun}s"
         state = State(state.name, f"{state.reason}, from {share} that have an H_eff")
     return state
 

@@ -72,7 +72,7 @@ class Evidence:
 
     fields: of integration and metastability; accuracy: of the stability index and accuracy, or another score that is
     better the higher it is, by its symbol, score, None where the run has none; epochs: how many have an
-    integration; hurst, metastability: their verdicts against their deciding nulls.
+    integration; noun: what they are called; hurst, metastability: their verdicts against their deciding nulls.
     """
 
     integration: float
@@ -85,6 +85,7 @@ class Evidence:
     hurst: Verdict = field(default_factory=partial(_not_drawn, HURST))
     metastability: Verdict = field(default_factory=partial(_not_drawn, METASTABILITY))
     score: str | None = "accuracy"
+    noun: str = "epoch"
 
 
 def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
@@ -136,8 +137,8 @@ def _reason(name: Name, evidence: Evidence, taxonomy: Taxonomy) -> str:
 def _doubts(evidence: Evidence, taxonomy: Taxonomy) -> Iterator[str]:
     """Why the run carries no name, each reason in words; none where it carries one."""
     if evidence.epochs < LEAST_EPOCHS:
-        yield f"fewer than {LEAST_EPOCHS} epochs have an H_eff: {evidence.epochs}"
-    yield from _not_different(evidence.hurst)
+        yield f"fewer than {LEAST_EPOCHS} {evidence.noun}s have an H_eff: {evidence.epochs}"
+    yield from _not_different(evidence.hurst, evidence.noun)
     low, high = evidence.integration_interval
     if not (math.isfinite(low) and math.isfinite(high)):
         yield "the mean H_eff has no interval"
@@ -145,16 +146,16 @@ def _doubts(evidence: Evidence, taxonomy: Taxonomy) -> Iterator[str]:
         if low < threshold <= high:
             yield f"the interval of H_eff, {low:.3f} to {high:.3f}, holds {threshold}"
     if evidence.integration >= taxonomy.partial:
-        yield from _not_different(evidence.metastability)
+        yield from _not_different(evidence.metastability, evidence.noun)
         yield from _doubts_of_signs(evidence)
 
 
-def _not_different(verdict: Verdict) -> Iterator[str]:
+def _not_different(verdict: Verdict, noun: str) -> Iterator[str]:
     """Why a measure does not count as different from its null in most checkpoints."""
     if verdict.mostly is None:
         yield f"it is not known whether {verdict.symbol} differs from that of {verdict.words}"
     elif not verdict.mostly:
-        yield f"{verdict.symbol} cannot be distinguished from that of {verdict.words} in most epochs"
+        yield f"{verdict.symbol} cannot be distinguished from that of {verdict.words} in most {noun}s"
 
 
 def _doubts_of_signs(evidence: Evidence) -> Iterator[str]:

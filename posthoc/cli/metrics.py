@@ -41,7 +41,7 @@ class Metrics(click.Command):
     type=click.Path(path_type=Path),
     help="Of one file (default: metrics.json beside activations.h5, X.metrics.json beside any other X.h5).",
 )
-@click.option("--csv", is_flag=True, help="Write the epochs as a .csv beside the output, too.")
+@click.option("--csv", is_flag=True, help="Write the measures of every checkpoint as a .csv beside the output, too.")
 @click.option(
     "--protocol",
     type=click.Choice(["published", "default"]),
@@ -73,12 +73,12 @@ class Metrics(click.Command):
 @click.option("--h-opt", type=float, default=0.7, help="Hurst exponent at which integration is 1.")
 @click.option("--sigma-h", type=float, default=0.15, help="How fast integration falls off around it.")
 @click.option("--w-h", type=float, default=0.5, help="Weight of integration in the stability index.")
-@click.option("--window", type=click.IntRange(min=2), default=3, help="Epochs over which volatility is taken.")
+@click.option("--window", type=click.IntRange(min=2), default=3, help="Checkpoints over which volatility is taken.")
 @click.option("--threshold", type=float, default=0.35, help="Volatility below which training counts as settled.")
-@click.option("--nulls", type=click.IntRange(min=0), default=99, help="Draws of the deciding null for each epoch, "
+@click.option("--nulls", type=click.IntRange(min=0), default=99, help="Draws of the deciding null for each checkpoint, "
               "and of the others up to 39; 0: none.")  # fmt: skip
 @click.option("--max-nulls", type=click.IntRange(min=1), default=9999, help="Draws of the deciding null at the most, in "
-              "epochs where fewer are too few for a verdict.")  # fmt: skip
+              "checkpoints where fewer are too few for a verdict.")  # fmt: skip
 @click.option("--measures", default="default", metavar="NAMES", help="What is measured: default, all, or names with commas "
               "between, see below. Accuracy, loss and other scores are always there.")  # fmt: skip
 @click.option("--measure", "functions", multiple=True, metavar="FILE.py:FUNCTION", help="Measure this function of the signals, too; "

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     "--tensorboard",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Write the epochs as scalars under DIR/RUN instead.",
+    help="Write the measures of every checkpoint as scalars under DIR/RUN instead.",
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")

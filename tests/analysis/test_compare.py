@@ -118,6 +118,7 @@ CERTAIN = Evidence(
 @pytest.mark.parametrize(("changes", "name", "reason"), [
     ({}, "stable convergent", "r(Hz, Mz) = -0.400 is below 0"),
     ({"epochs": 9}, "indeterminate", "fewer than 10 epochs have an H_eff: 9"),
+    ({"epochs": 9, "noun": "checkpoint"}, "indeterminate", "fewer than 10 checkpoints have an H_eff: 9"),
     ({"integration": float("nan")}, "indeterminate", "there is no integration"),
     ({"hurst": differs("H", 5)}, "indeterminate",
      "H cannot be distinguished from that of another order of the same images in most epochs"),
