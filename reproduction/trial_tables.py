@@ -4,13 +4,14 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.origins import Checkpoint
 from posthoc.analysis.prediction import TARGETS, Prediction, predict
 from posthoc.analysis.protocol import Protocol
@@ -29,6 +30,12 @@ RATE = "learning_rate"
 """Which a person who trains knows, and other measures may only mirror."""
 SECOND = "2"
 """The draw of configurations that was added when the first had been looked at."""
+MEANS = ("average_2_accuracy", "average_3_accuracy", "average_2_loss", "average_3_loss", "barrier")
+"""Measures of means of weights, which scatter less than one checkpoint does: so may a mean of accuracies."""
+LATELY = 3
+"""Epochs up to each, over which accuracy and loss are averaged for what is known without such means."""
+OF_MEANS = ("final-accuracy", "remaining")
+"""What is to come of which they are asked again."""
 CHANCE = 0.15
 """Accuracy of 500 images up to which a network of ten classes has learned nothing."""
 TITLES = {
@@ -88,6 +95,20 @@ class Trial:
         return {(row.target, row.measure): row for row in predict(self.runs, list(TARGETS), beyond=known)}
 
     @cached_property
+    def beyond_lately(self) -> dict[tuple[str, str], Prediction]:
+        """As `beyond_all`, of `MEANS` alone, accuracy and loss over the last `LATELY` epochs being taken off, too."""
+        known = ["accuracy", "loss"]
+        kept, lately = [*MEANS, RATE, *known], [f"{key} lately" for key in known]
+        runs = []
+        for run in self.runs:
+            columns = {key: run.columns[key] for key in kept}
+            columns |= {f"{key} lately": _lately(run.columns[key]) for key in known}
+            measures = {key: run.measures[key.removesuffix(" lately")] for key in columns}
+            runs.append(replace(run, columns=columns, measures=measures))
+        results = predict(runs, OF_MEANS, beyond=[RATE, "accuracy", *lately])
+        return {(row.target, row.measure): row for row in results}
+
+    @cached_property
     def stopping(self) -> dict[str, Score]:
         """By the rule's name."""
         return {score.rule: score for score in compare_rules(self.runs, rules_of(self.runs, "all"))}
@@ -104,6 +125,11 @@ class Trial:
         return [self.name, str(len(self.runs)), str(configurations), epochs, spread, f"{early:.0%}", f"{lost:.3f}"]
 
 
+def _lately(values: FloatArray) -> FloatArray:
+    """The mean over the last `LATELY` of values [E] up to each, of fewer at the start."""
+    return np.array([values[max(k + 1 - LATELY, 0) : k + 1].mean() for k in range(len(values))])
+
+
 def page(place: Path) -> str:
     """The whole page in Markdown."""
     trials = [Trial(name, kept_runs(place, dataset)) for dataset, name in NAMES.items()]
@@ -113,7 +139,7 @@ def page(place: Path) -> str:
     return filled(
         TEMPLATE, trials=trials, total=sum(len(trial.runs) for trial in trials), ahead=ahead,
         targets={target: _of_target(trials, target, symbols) for target in TARGETS}, header=_header(trials),
-        survivors=survivors(trials), titles=TITLES, counts=_counts(trials), stopping=_stopping(trials), better=_better(trials),
+        survivors=survivors(trials), means=_means(trials), titles=TITLES, counts=_counts(trials), stopping=_stopping(trials), better=_better(trials),
         alarms=_alarms(health), faulty=_faulty(health),
     )  # fmt: skip
 
@@ -177,6 +203,18 @@ def survivors(trials: Sequence[Trial]) -> list[list[str]]:
                 cells += [_signed(other.conditional), _with_p(again), _with_p(beyond)]
             kept.append(cells)
     return kept
+
+
+def _means(trials: Sequence[Trial]) -> list[list[str]]:
+    """Of the measures of means of weights, what is left beyond all, and beyond accuracy and loss lately, too."""
+    rows = []
+    for target in OF_MEANS:
+        for key in MEANS:
+            cells = [TITLES[target], trials[0].predictions[target, key].symbol]
+            for trial in trials:
+                cells += [_with_p(of[target, key]) for of in (trial.beyond_all, trial.beyond_lately)]
+            rows.append(cells)
+    return rows
 
 
 def _counts(trials: Sequence[Trial]) -> list[list[str]]:

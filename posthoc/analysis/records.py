@@ -350,8 +350,7 @@ class RunMetrics:
     def _measured(self, measure: str) -> Measured:
         if measure not in self.measures:
             symbols = {measured.symbol: key for key, measured in self.measures.items()}
-            advice = f"did you mean {symbols[measure]}?" if measure in symbols else nearest(measure, self.measures)
-            raise PosthocError(f"There is no measure {measure!r} here; {advice}")
+            raise PosthocError(f"There is no measure {measure!r} here; {nearest(measure, self.measures, symbols)}")
         return self.measures[measure]
 
     def chart(self, name: str, epoch: int | None = None) -> "TopLevelMixin":
@@ -476,14 +475,9 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
     summary = run.summary
     needed = {ALWAYS, *(measured.function_of for measured in run.measures.values() if measured.function_of)}
     needed |= {summary.judged_by} if summary.best_epoch is not None else set()
-    if missing := [
-        *(needed - run.measures.keys()),
-        *(
-            {name for name, (_, first, _) in CORRELATIONS.items() if first in run.measures}
-            - summary.correlations.keys()
-        ),
-        *(WAYS.keys() - summary.convergence.keys()),
-    ]:
+    correlated = {name for name, (_, first, _) in CORRELATIONS.items() if first in run.measures}
+    lacking = [correlated - summary.correlations.keys(), WAYS.keys() - summary.convergence.keys()]
+    if missing := set().union(needed - run.measures.keys(), *lacking):
         raise PosthocError(
             f"{path} is damaged (it lacks {', '.join(sorted(missing))}); write it again with `posthoc metrics`."
         )
