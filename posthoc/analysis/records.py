@@ -468,25 +468,11 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
     PosthocError
         Where the file is absent, damaged or not one.
     """
+    from posthoc.analysis.consistency import fault
     from posthoc.analysis.version1 import upgraded
 
     run: RunMetrics
     run, _ = read_typed(path, RunMetrics, FORMAT, FORMAT_VERSION, "a metrics file", "posthoc metrics", {1: upgraded})
-    summary = run.summary
-    needed = {ALWAYS, *(measured.function_of for measured in run.measures.values() if measured.function_of)}
-    needed |= {summary.judged_by} if summary.best_epoch is not None else set()
-    correlated = {name for name, (_, first, _) in CORRELATIONS.items() if first in run.measures}
-    lacking = [correlated - summary.correlations.keys(), WAYS.keys() - summary.convergence.keys()]
-    if missing := set().union(needed - run.measures.keys(), *lacking):
-        raise PosthocError(
-            f"{path} is damaged (it lacks {', '.join(sorted(missing))}); write it again with `posthoc metrics`."
-        )
-    named = {run.axis.decides}
-    for measured in run.measures.values():
-        named |= {*measured.nulls, *measured.summary.nulls, *filter(None, [measured.decided_by])}
-    if unknown := named - run.nulls.keys():
-        raise PosthocError(
-            f"{path} is damaged (it names the null {min(unknown)[:99]!r} and says nothing of it); "
-            "write it again with `posthoc metrics`."
-        )
+    if wrong := fault(run):
+        raise PosthocError(f"{path} is damaged ({wrong}); write it again with `posthoc metrics`.")
     return run

@@ -133,7 +133,7 @@ def ill(metrics: RunMetrics) -> list[str]:
 def which(metrics: RunMetrics) -> list[str]:
     """Which checkpoint is best by the loss of every sample, which others are as good, and whether the end was needed."""
     result, run, when = metrics.choice, metrics.summary, metrics.when
-    if result is None or result.best >= len(when):
+    if result is None:
         text = "No loss of single samples is recorded, by which checkpoints could be told apart."
         if metrics.score is None:
             return [text]

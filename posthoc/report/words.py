@@ -32,7 +32,7 @@ def related(metrics: RunMetrics) -> list[Correlation]:
     return [
         r
         for r in metrics.summary.correlations.values()
-        if r.first in measures and not (measures[r.first].aside or measures[r.second].aside)
+        if {r.first, r.second} <= measures.keys() and not (measures[r.first].aside or measures[r.second].aside)
     ]
 
 
@@ -87,8 +87,7 @@ def _symptom(metrics: RunMetrics, symptom: Symptom) -> str:
         Ailment.COLLAPSED: f": effective rank of the recorded channels {value}, up to {usual} before",
         Ailment.SPIKE: f": {value}, median before {usual}",
     }.get(symptom.kind, "")
-    began = metrics.when[symptom.began] if symptom.began < E else symptom.began
-    return f"{symptom.kind}{layer}, first at {unit} {began}, in {symptom.checkpoints} of {E} checkpoints{evidence}"
+    return f"{symptom.kind}{layer}, first at {unit} {metrics.when[symptom.began]}, in {symptom.checkpoints} of {E} checkpoints{evidence}"
 
 
 def in_short(metrics: RunMetrics) -> list[str]:
@@ -130,7 +129,7 @@ def chosen(metrics: RunMetrics) -> str:
     """Which checkpoint has the least loss on the probe, which cannot be told from it, and how the last ones vary; empty
     where that is not known."""
     result = metrics.choice
-    if result is None or result.best >= len(metrics.checkpoints):
+    if result is None:
         return ""
     run, when = metrics.summary, metrics.when
     others = [when[e] for e in result.alike if e != result.best]
@@ -143,7 +142,7 @@ def chosen(metrics: RunMetrics) -> str:
         f"{result.by} on the probe is least at {run.unit} {when[result.best]} ({number(result.loss)}); {told} "
         f"(paired over {result.samples} {called}, 95 % for all together)"
     )
-    if (mean := result.average) and mean.at < len(when):
+    if mean := result.average:
         told = "lower" if mean.high < 0 else "which cannot be told from it"
         text += (
             f"; the mean of the weights of the {mean.count} up to {run.unit} {when[mean.at]} has {number(mean.loss)}, {told} "

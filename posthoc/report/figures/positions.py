@@ -17,7 +17,7 @@ def positions(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     unit = metrics.summary.unit
     rows = [
         {"at": at, "place": place, "position": int(key.removeprefix(PLACE)), "loss": number(float(measured.value[place]))}
-        for key, measured in metrics.measures.items() if key.startswith(PLACE)
+        for key, measured in metrics.measures.items() if _is_place(key)
         for place, at in enumerate(metrics.when)
     ]  # fmt: skip
     if not _fits(metrics):
@@ -49,7 +49,11 @@ def positions(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
 
 
 def _fits(metrics: RunMetrics) -> bool:
-    return any(key.startswith(PLACE) for key in metrics.measures)
+    return any(map(_is_place, metrics.measures))
+
+
+def _is_place(key: str) -> bool:
+    return key.startswith(PLACE) and key.removeprefix(PLACE).isdecimal()
 
 
 POSITIONS = Kind("positions", "Loss by position in the documents of a language model", positions, fits=_fits)
