@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.responses import Audit
+from posthoc.errors import require_count, require_kind
 from posthoc.store import Activations, open_activations
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ def compute_metrics(
     PosthocError
         Where the file is none, or has too few images, layers or checkpoints for the protocol.
     """
+    require_count("nulls", nulls, 0, ", how often they are drawn; which they are follows from the measures")
+    require_count("seed", seed)
+    if max_nulls is not None:
+        require_count("max_nulls", max_nulls, 1)
+    _require_fitting(protocol, measures)
     from posthoc.analysis.metrics import compute_metrics
 
     with _opened(activations) as file:
@@ -101,6 +107,9 @@ def audit(
     PosthocError
         Where there are too few images or documents, or `other` does not fit.
     """
+    require_count("draws", draws, 1)
+    require_count("seed", seed)
+    _require_fitting(protocol, measures)
     from posthoc.analysis.audit import audit
 
     with _opened(activations) as file:
@@ -136,12 +145,19 @@ def compare(
     from posthoc.analysis.compare import Comparison
     from posthoc.analysis.runs import as_run, in_one_unit, load_runs
 
+    require_count("seed", seed)
+    fields = [by] if isinstance(by, str) else by
+    require_kind("by", fields, Iterable, "the name of a field, or several")
+    for field in fields:
+        require_kind("by", field, str, "names of fields, such as 'dataset'")
     if isinstance(runs, Mapping):
+        for metrics in runs.values():
+            require_kind("A run", metrics, RunMetrics, "what compute_metrics or load_metrics returned")
         loaded = [as_run(metrics, name) for name, metrics in runs.items()]
     else:
-        places = [runs] if isinstance(runs, str | PathLike) else list(runs)
+        places = _places("runs", runs)
         loaded = load_runs([str(place) for place in places])
-    return Comparison.of(in_one_unit(loaded), [by] if isinstance(by, str) else list(by), seed)
+    return Comparison.of(in_one_unit(loaded), list(fields), seed)
 
 
 def check(
@@ -173,9 +189,10 @@ def check(
     PosthocError
         Where there is no checkpoint, more than one run, or no certain order.
     """
+    places = _places("checkpoints", checkpoints)
     from posthoc.replay.series.result import check_series
 
-    place = Path(checkpoints) if isinstance(checkpoints, str | PathLike) else [Path(path) for path in checkpoints]
+    place = Path(places[0]) if isinstance(checkpoints, str | PathLike) else [Path(path) for path in places]
     return check_series(place, select, order=order, progress=progress)
 
 
@@ -215,11 +232,33 @@ def list_nulls() -> dict[str, str]:
     return {name: null.words for name, null in NULLS.items()}
 
 
+def _places(name: str, given: Place | Sequence[Place]) -> list[Place]:
+    """One path or several; raises UsageError where they are none."""
+    require_kind(name, given, (str, PathLike, Iterable), "a path, or several")
+    places = [given] if isinstance(given, str | PathLike) else list(given)
+    for place in places:
+        require_kind(name, place, (str, PathLike), "a path, or several")
+    return places
+
+
+def _require_fitting(protocol: object, measures: object) -> None:
+    """Raise UsageError where these are not what they should be."""
+    from posthoc.analysis.measures import Measure
+
+    if protocol is not None:
+        require_kind("protocol", protocol, Protocol, "a posthoc.Protocol, such as Protocol.named('default')")
+    require_kind("measures", measures, Iterable, "names of measures, 'default', 'all', or measures of yours")
+    if not isinstance(measures, str) and isinstance(measures, Iterable):
+        for measure in measures:
+            require_kind("A measure", measure, (str, Measure), "the name of one, or what posthoc.measure makes")
+
+
 @contextmanager
 def _opened(activations: Activations | Place) -> Iterator[Activations]:
     """The file, opened and closed where a path was given."""
     if isinstance(activations, Activations):
         yield activations
         return
+    require_kind("activations", activations, (str, PathLike), "the path of an activations file, or an open one")
     with open_activations(Path(activations)) as file:
         yield file

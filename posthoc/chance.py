@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrc
 
-from posthoc.recording import UNKNOWN, Provenance, Recording, Scaling
+from posthoc.recording import UNKNOWN, Recording, Scaling
 
 LEVEL = 0.01
 ACCURACY = re.compile(r"(acc|accuracy|acc\W?\d|accuracy\W?\d|top\W?1)(?![a-z])")
 """In the name of a recorded number, a loss, a rate or a count apart: `accumulate` is none."""
+LESS = 0.03
+"""Of accuracy: another preparation does better if it does so by that than the run ever did with its own."""
 GAP = 0.2
 """By how much the recorded accuracy must be above that on the probe before it is said."""
 
@@ -112,8 +114,8 @@ def doubt(run: Replayed) -> str | None:
                 f"finite, which no scaling of {what} mends"
             )
         reason = f"{where}: {what} are probably not {scaled} as in training ({options}), or nothing was learned"
-        return "; ".join([reason, *_evidence(provenance)])
-    if evidence := _evidence(provenance):
+        return "; ".join([reason, *_evidence(run)])
+    if evidence := _evidence(run):
         return f"{where}: {what} are probably not {scaled} as in training ({options}): {'; '.join(evidence)}"
     name, value = _recorded(run.recorded, int(last))
     right = round(accuracy[last] * len(labels))
@@ -124,10 +126,17 @@ def doubt(run: Replayed) -> str | None:
     return None
 
 
-def _evidence(provenance: Provenance) -> list[str]:
-    """What speaks against the probe's preparation, in words."""
-    scaling, words = provenance.scaling or Scaling(), []
-    if scaling.better is not None and scaling.accuracy is not None and scaling.usual is not None:
+def _evidence(run: Replayed) -> list[str]:
+    """What speaks against the probe's preparation, in words; not that another does better at the end where the run did as
+    well before with its own: it was right then."""
+    provenance, words = run.recording.provenance, []
+    scaling, best = provenance.scaling or Scaling(), float(np.nanmax(run.accuracy))
+    if (
+        scaling.better is not None
+        and scaling.accuracy is not None
+        and scaling.usual is not None
+        and (scaling.accuracy >= best + LESS)
+    ):
         tried = f"at the last checkpoint, over {scaling.samples} {provenance.samples}"
         words.append(f"{scaling.better} gives {scaling.accuracy:.2f} instead of {scaling.usual:.2f} {tried}")
     if misfit := scaling.misfit:

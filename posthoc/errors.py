@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from numbers import Integral
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 
 class PosthocError(Exception):
@@ -35,6 +39,47 @@ def nearest(name: str, known: Iterable[str], spellings: Mapping[str, str] | None
     lower = {text.lower(): each for text, each in spelt.items()}
     near = dict.fromkeys(lower[text] for text in difflib.get_close_matches(name.lower(), lower, most))
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(listed)}."
+
+
+def require_count(name: str, value: object, least: int = 0, remark: str = "") -> None:
+    """Raise UsageError for what is no whole number from `least` up.
+
+    >>> require_count("nulls", "white")
+    Traceback (most recent call last):
+    posthoc.errors.UsageError: nulls is 'white'; give a whole number from 0 up.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise UsageError(f"{name} is {value!r}; give a whole number from {least} up{remark}.")
+
+
+def require_kind(name: str, value: object, kinds: type | tuple[type, ...], words: str) -> None:
+    """Raise UsageError for what is of none of these types; words: what to give instead."""
+    if not isinstance(value, kinds):
+        raise UsageError(f"{name} is {repr(value)[:80]}; give {words}.")
+
+
+def as_path(place: object) -> Path:
+    """A path as such; raises UsageError for what is none."""
+    if not isinstance(place, str | PathLike):
+        raise UsageError(f"{repr(place)[:80]} is no path; give one.")
+    return Path(place)
+
+
+class Suggesting:
+    """Raises AttributeError with the nearest name, of those that there are and of `spellings`, for one that is not there."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            message = f"{type(self).__name__!r} has no attribute {name!r}"
+            if not name.startswith("_"):
+                names = [known for known in dir(type(self)) if not known.startswith("_")]
+                advice = nearest(name, names, self._spellings())
+                message += f"; {advice}" if advice.startswith("did") else ""
+            raise AttributeError(message, name=name, obj=None)
+
+    def _spellings(self) -> Mapping[str, str]:
+        return {}
 
 
 def message_of(error: BaseException) -> str:

@@ -165,8 +165,8 @@ class Scaling:
 class Provenance:
     """What the numbers do not depend on: names and words, versions of libraries, where it was made.
 
-    model, probe: as they are called; source: how the model was found; dataset, recipe, training_seed: as the run says of
-    itself; layers: how they were chosen; signals: what each means; samples: what they are called; preparation: of the
+    model, probe: as they are called; source: how the model was found; dataset, recipe, training_seed, settings
+    (hyperparameters by name): as the run says of itself; layers: how they were chosen; signals: what each means; samples: what they are called; preparation: of the
     probe, in words; output: why none was scored; loss, unit: name and unit of the loss on the probe; adapters:
     the kind of adapters that the checkpoints are, over a base that was trained before; scaling: what speaks against the
     probe's preparation, if anything does.
@@ -178,6 +178,7 @@ class Provenance:
     dataset: Any = None
     recipe: Any = None
     training_seed: Any = None
+    settings: dict[str, Any] = field(default_factory=dict)
     layers: str = ""
     signals: dict[str, str] = field(default_factory=dict)
     samples: str = "images"

@@ -45,7 +45,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, as_path
 from posthoc.files import HDF5, open_regular
 from posthoc.recording import Provenance, Recording
 from posthoc.sketches import width_of
@@ -467,7 +467,7 @@ def open_activations(path: str | os.PathLike[str]) -> Activations:
     PosthocError
         Where the file is absent, not an activations file, of a later format, or torn.
     """
-    return Activations(Path(path))
+    return Activations(as_path(path))
 
 
 def _first(file: SoundFile, places: tuple[str, ...], layer: str) -> str:

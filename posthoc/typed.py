@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, as_path
 from posthoc.files import read_json
 
 DEPTH = 64
@@ -158,7 +158,7 @@ def read_typed(
     what: the kind of file, in words; command: what writes such; upgrades: version -> what makes content of that version
     that of `version`. Raises PosthocError where it is absent, something else, of a later version, or not as `kind` has it.
     """
-    content = read_json(path, TABLE_BYTES, f"`{command}`")
+    content = read_json(as_path(path), TABLE_BYTES, f"`{command}`")
     if not isinstance(content, dict) or content.get("format") != format:
         raise PosthocError(f"{path} is not {what}; give what `{command}` wrote.")
     try:

@@ -17,9 +17,11 @@ from torch.nn import functional as F
 import posthoc
 from posthoc.chance import better_than_chance, doubt, largest_share
 from posthoc.cli import main
+from posthoc.errors import UsageError
 from posthoc.recording import Misfit, Scaling, image_words
 from posthoc.replay.plan import plan_extraction
 from posthoc.replay.probes.images import load_images
+from posthoc.replay.request import parse_settings
 
 LABELS = np.repeat(np.arange(10), 20)
 RECORDING = noise.recording(["a"])
@@ -103,6 +105,13 @@ def test_what_speaks_against_the_preparation_is_said_above_chance():
     )
 
 
+def test_a_run_that_did_as_well_before_is_not_blamed_on_the_preparation():
+    made = run([0.5, 0.3])
+    scaling = Scaling(None, "--normalize none", 0.52, 0.3, 100)
+    made.recording = replace(RECORDING, provenance=replace(RECORDING.provenance, scaling=scaling))
+    assert doubt(made) is None
+
+
 @pytest.mark.parametrize("name", ["accumulate_grad_batches", "val_accumulation", "data_accesses", "val_loss"])
 def test_what_is_no_accuracy_is_not_taken_for_one(name):
     assert doubt(run([0.4, 0.5], **{name: [1, 1]})) is None
@@ -160,6 +169,23 @@ def test_another_scaling_that_does_better_is_found_above_chance(normed, kind):
         assert wrong.misfit.layer == "1"
         assert wrong.misfit.spread == pytest.approx(10, rel=0.1)
         assert scaling("floats").misfit.spread == pytest.approx(10, rel=0.1)
+
+
+def test_hyperparameters_are_recorded_from_both_places(normed, tmp_path):
+    copy = tmp_path / "epoch_1.pt"
+    copy.write_bytes((normed / "with.pt").read_bytes())
+    (tmp_path / "run.json").write_text(json.dumps({"seed": 1, "settings": {"lr": 0.1, "schedule": "cosine"}}))
+    options = {"model": f"{normed}/net.py:make", "model_arg": ["norm=True"], "trial": False}
+    given = ["lr=1e-3", "seed=3", "nesterov=True"]
+    plan = plan_extraction(tmp_path, f"npz:{normed}/floats.npz", settings=given, **options)
+    provenance = plan.stored.recording.provenance
+    assert provenance.settings == {"lr": 0.001, "schedule": "cosine", "nesterov": True}
+    assert provenance.training_seed == 3
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"lr": [1]}}))
+    with pytest.raises(UsageError, match=r"run\.json: the setting lr is no number"):
+        plan_extraction(tmp_path, f"npz:{normed}/floats.npz", **options)
+    with pytest.raises(UsageError, match="--set model: that is given by --model"):
+        parse_settings(["model=a"])
 
 
 NET = """

@@ -1,5 +1,6 @@
 """What a user's type checker sees of posthoc."""
 
+import copy
 import dataclasses
 import inspect
 import re
@@ -12,6 +13,7 @@ import pytest
 from numpydoc.docscrape import NumpyDocString
 
 import posthoc
+from posthoc.errors import UsageError
 from posthoc.replay.request import PlanOptions, Request
 
 FIXTURES = Path(__file__).parent / "fixtures" / "v2"
@@ -91,6 +93,45 @@ def test_a_file_is_measured_by_its_path_as_by_itself():
     np.testing.assert_array_equal(by_path.column("metastability"), by_itself.column("metastability"))
     with pytest.raises(posthoc.PosthocError, match=re.escape("nowhere.h5")):
         posthoc.compute_metrics("nowhere.h5")
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: posthoc.compute_metrics("a.h5", nulls="white"), "nulls is 'white'; give a whole number from 0 up"),
+        (lambda: posthoc.compute_metrics("a.h5", seed=1.5), "seed is 1.5; give a whole number"),
+        (lambda: posthoc.compute_metrics("a.h5", protocol="default"), "protocol is 'default'; give a posthoc.Protocol"),
+        (lambda: posthoc.compute_metrics("a.h5", measures=3), "measures is 3; give names of measures"),
+        (lambda: posthoc.compute_metrics(3), "activations is 3; give the path"),
+        (lambda: posthoc.audit("a.h5", draws="many"), "draws is 'many'; give a whole number"),
+        (lambda: posthoc.compare({"a": 3}), "A run is 3; give what compute_metrics"),
+        (lambda: posthoc.compare("a.json", by=[1]), "by is 1; give names of fields"),
+        (lambda: posthoc.compare([1]), "runs is 1; give a path"),
+        (lambda: posthoc.check(3), "checkpoints is 3; give a path"),
+        (lambda: posthoc.load_metrics(3), "3 is no path"),
+        (lambda: posthoc.open_activations(None), "None is no path"),
+        (lambda: posthoc.extract(3, "digits", "a.h5"), "checkpoints is 3; give the path"),
+        (
+            lambda: posthoc.extract("run", "digits", "a.h5", layers="all"),
+            r"layers is 'all'; give a list, such as \['all'\]",
+        ),
+        (lambda: posthoc.extract("run", "digits", "a.h5", images="x"), "images is 'x'; give a whole number or None"),
+        (lambda: posthoc.extract("run", "digits", "a.h5", imags=3), "There is no option 'imags'; did you mean images"),
+    ],
+)
+def test_what_is_of_a_wrong_type_is_said_in_a_sentence(call, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=sentence):
+        call()
+
+
+def test_an_attribute_that_is_not_there_raises_with_the_nearest(metrics):
+    with pytest.raises(AttributeError, match=r"no attribute 'integraton'; did you mean column\('integration'\)"):
+        metrics.integraton  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'recordng'; did you mean recording"):
+        metrics.recordng  # noqa: B018
+    assert not hasattr(metrics, "_ipython_display_")
+    assert copy.deepcopy(metrics).when == metrics.when
 
 
 def test_names_that_are_not_there_raise_with_the_nearest(metrics):

@@ -216,7 +216,10 @@ def group_names(runs: Sequence[Run], by: Sequence[str]) -> list[str]:
         lacking = [run.name for run in runs if run.about.get(field) is None]
         if lacking:
             known = ", ".join(sorted(set().union(*(run.about for run in runs))))
-            raise UsageError(f"--by {field}: not recorded for {lacking[0]}; recorded: {known}.")
+            raise UsageError(
+                f"--by {field}: not recorded for {lacking[0]}; recorded: {known}. `posthoc extract --set {field}=...`, or "
+                f"settings in a run.json beside the checkpoints, record what the files do not say."
+            )
     return [", ".join(str(run.about[field]) for field in by) for run in runs]
 
 

@@ -25,7 +25,7 @@ from posthoc.analysis.origins import AxisWords, Checkpoint, Code, Input, Unit, t
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.stored import Fluctuation, plain
 from posthoc.analysis.weights import WeightPath
-from posthoc.errors import PosthocError, nearest
+from posthoc.errors import PosthocError, Suggesting, nearest
 from posthoc.files import write_json
 from posthoc.recording import Recording
 from posthoc.typed import Array, Range, Shape, read_typed
@@ -234,7 +234,7 @@ def best_of(score: Measured, values: FloatArray) -> float:
 
 
 @dataclass(frozen=True)
-class RunMetrics:
+class RunMetrics(Suggesting):
     """All measures of one run over its checkpoints E.
 
     measures: by key, see `Measured`; units: what the rows of `Measured.by_unit` are (none on an axis whose units are no
@@ -352,6 +352,9 @@ class RunMetrics:
             symbols = {measured.symbol: key for key, measured in self.measures.items()}
             raise PosthocError(f"There is no measure {measure!r} here; {nearest(measure, self.measures, symbols)}")
         return self.measures[measure]
+
+    def _spellings(self) -> Mapping[str, str]:
+        return {key: f"column({key!r})" for key in self.__dict__.get("measures", {})}
 
     def chart(self, name: str, epoch: int | None = None) -> "TopLevelMixin":
         """A figure of the report (extra `report`).

@@ -159,7 +159,8 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
         **{key: value for key, value in asdict(protocol).items() if key != "name"},
         "accuracy_source": metrics.summary.accuracy_source,
     }
-    recorded = {"recipe": provenance.recipe, "seed": provenance.training_seed}
+    recorded = {key: value for key, value in provenance.settings.items() if key not in about}
+    recorded |= {"recipe": provenance.recipe, "seed": provenance.training_seed}
     about |= {key: _label(value) for key, value in recorded.items() if value is not None}
     trained = metrics.trained
     return Run(

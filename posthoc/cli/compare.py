@@ -80,9 +80,9 @@ def command(
 
     runs = in_one_unit(load_csv(metrics, mapping) if from_csv else load_runs(metrics))
     fields = [field.strip() for field in by.split(",")] if by else []
+    names = group_names(runs, fields) if by else []
     comparison = Comparison.of(runs, fields, seed, Taxonomy(taxonomy))
     rows, groups, gaps = comparison.rows, comparison.groups, comparison.differences
-    names = group_names(runs, fields) if by else []
     scores, unjudged = _scored(runs, measures) if stopping else ({}, [])
     if form in ("csv", "json"):  # which have no room for notes
         for note in unjudged:

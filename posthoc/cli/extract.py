@@ -118,6 +118,7 @@ def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Which of the network's outputs holds the scores (default: logits, or the one as wide as the probe has classes).",
         ),
         click.option("--score", metavar="NAME", help=f"How outputs are scored: {', '.join(SCORES)} or none (default: by the targets)."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Record a hyperparameter of the training, such as lr=0.1, for compare --by."),
         click.option("--features", is_flag=True, help="Keep what the last layer is given, and its weights."),
         click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels, and what the network draws."),
         click.option(

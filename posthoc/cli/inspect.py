@@ -196,7 +196,8 @@ def _activations(path: Path) -> Holding:
             listing.append(("made under", "; ".join(differences)))
         if len(file.untrained_seeds):
             seeds = ", ".join(map(str, file.untrained_seeds[:5])) + (", ..." if len(file.untrained_seeds) > 5 else "")
-            listing.append(("untrained", f"{len(file.untrained_seeds)} initialisations as controls, of seed {seeds}"))
+            count = f"{len(file.untrained_seeds)} initialisation" + "s" * (len(file.untrained_seeds) > 1)
+            listing.append(("untrained", f"{count} as controls, of seed {seeds}"))
         columns = _columns(file)
         rows = [
             [file.checkpoints[e], *(None if n < 0 else int(n) for n in (file.epochs[e], file.steps[e])),

@@ -14,7 +14,9 @@ from posthoc.files import try_output
 @click.argument("activations", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(activations: Path, force: bool) -> None:
-    """Put the parts that `extract --shard` left beside ACTIVATIONS, or anywhere in the folder ACTIVATIONS, together."""
+    """Put the parts that `extract --shard` left beside ACTIVATIONS (in ACTIVATIONS.parts), or anywhere in the folder ACTIVATIONS, together."""
+    if activations.suffix == ".parts":
+        activations = activations.with_suffix("")
     paths = [activations]
     if not activations.is_dir():
         folder = activations.with_name(activations.name + ".parts")

@@ -11,6 +11,7 @@ import click
 
 from posthoc.cli.exits import echo
 from posthoc.cli.inputs import require_metrics
+from posthoc.cli.output import print_json
 from posthoc.errors import PosthocError, UsageError, nearest
 from posthoc.files import refuse_existing, try_output
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--figure", metavar="NAME", help="Save one figure instead, as .svg, .png or .pdf.")
 @click.option("--list", "listing", is_flag=True, help="Name the figures.")
+@click.option("--json", "as_json", is_flag=True, help="Of --list: as JSON; docs/json.md says what is in it.")
 @click.option("--epoch", type=int, help="Of a figure of one epoch: which (default: the last).")
 @click.option("--width", type=click.IntRange(min=100), default=480, help="Of a saved figure, in points (1/72 inch).")
 @click.option("--font", help="Of a saved figure (default: Helvetica or the like).")
@@ -54,6 +56,7 @@ def command(
     output: Path | None,
     figure: str | None,
     listing: bool,
+    as_json: bool,
     epoch: int | None,
     width: int,
     font: str | None,
@@ -64,10 +67,12 @@ def command(
     force: bool,
 ) -> None:
     """One self-contained page about the runs in METRICS: metrics.json files, folders that hold some, or globs."""
+    if as_json and not listing:
+        raise UsageError("--json needs --list; what a report shows is in metrics.json.")
     if tensorboard is None:
         _require_extra()
     if listing:
-        _list()
+        _list(as_json)
         return
     if not metrics:
         raise UsageError("Which runs? Give metrics.json files, or folders that hold some.")
@@ -147,9 +152,12 @@ def _require_extra() -> None:
         raise PosthocError("Figures need the extra report: pip install 'posthoc[report]'.")
 
 
-def _list() -> None:
+def _list(as_json: bool) -> None:
     from posthoc.report.figures import FIGURES
 
+    if as_json:
+        print_json([{"name": name, "about": kind.about, "of": kind.of.value} for name, kind in FIGURES.items()])
+        return
     for name, kind in FIGURES.items():
         echo(f"{name:12s}  {kind.about} ({kind.of.value})")
 

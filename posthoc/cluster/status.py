@@ -105,8 +105,10 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
         count, skipped = target.count, tuple(parts.skipped())
         if target.left_out:
             skipped += (Skipped("all checkpoints", target.left_out),)
+        controls = parts.controls()
+        places = [*range(count), *(control.place for control in controls)]
         missing = {k for k in range(count) if k >= len(entries) or not parts.settled(entries[k])}
-        missing |= {control.place for control in parts.controls() if not parts.settled(control)}
+        missing |= {control.place for control in controls if not parts.settled(control)}
         replayed = sum(parts.path(entry).exists() for entry in entries)
         for array in reversed(target.arrays):  # what was submitted last is answerable for what is missing
             of_shard: dict[int, set[int]] = {}
@@ -114,7 +116,8 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
                 of_shard.setdefault(k % array.count + 1, set()).add(k)
             for shard in array.shards:
                 if share := of_shard.pop(shard, set()):
-                    what = f"replay {shard}/{array.count}, {len(share)} left"
+                    total = sum(k % array.count + 1 == shard for k in places)
+                    what = f"replay {shard}/{array.count}, {total - len(share)} of {total} done"
                     tasks.append(_task(submission, target, array.task(shard), what, live))
                 missing -= share
     if not measured and target.finish:

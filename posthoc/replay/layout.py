@@ -28,7 +28,7 @@ LISTED = 8
 """So many groups are named in an error."""
 RUN_JSON_BYTES = 2**20
 RUN_JSON: dict[str, tuple[type, ...]] = {
-    "model": (str,), "recipe": (str,), "dataset": (str,), "normalization": (str, dict), "image_size": (int,), "seed": (int,),
+    "model": (str,), "recipe": (str,), "dataset": (str,), "normalization": (str, dict), "image_size": (int,), "seed": (int,), "settings": (dict,),
 }  # fmt: skip
 KIND_NAMES = {str: "a text", dict: "an object", int: "a whole number"}
 

@@ -35,7 +35,14 @@ from posthoc.replay.models import Model, resolve_model
 from posthoc.replay.outputs import Scored
 from posthoc.replay.probes import Probe, load_probe
 from posthoc.replay.probes.fitting import traced
-from posthoc.replay.request import PlanOptions, Request, parse_arguments
+from posthoc.replay.request import (
+    PlanOptions,
+    Request,
+    parse_arguments,
+    parse_settings,
+    require_options,
+    require_settings,
+)
 from posthoc.replay.scaling import try_scaling
 from posthoc.replay.scores import Score
 from posthoc.replay.signals import SIGNALS
@@ -102,6 +109,7 @@ class Extraction:
         return [
             ("run", f"{self.run.folder}, {self.run.span}"),
             *about_order(self.run),
+            *self._about_start(),
             *aside(self.run),
             ("model", f"{self.model.title}, {_outputs(identity.output, self.score)}"),
             *(probe.notes or [("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes})")]),
@@ -118,6 +126,14 @@ class Extraction:
             *(self.trial.remarks if self.trial else ()),
             *cost(self),
         ]
+
+    def _about_start(self) -> list[tuple[str, str]]:
+        """Whether the first checkpoint may be of weights that had not trained, which nothing in it says."""
+        first = self.run.checkpoints[0]
+        if len(self.run.checkpoints) < 2 or first.epoch != 0 or first.step is not None:
+            return []
+        text = "epoch 0 counts as trained, for it does not say of itself that it is of step 0; save the untrained network with"
+        return [("note", f"{text} a step of 0 beside its weights")]
 
     def _about_length(self) -> list[tuple[str, str]]:
         """Whether there is less than `posthoc metrics` takes unless it is told otherwise."""
@@ -203,6 +219,7 @@ def plan_extraction(
     weights of one. Without `trial` nothing is run: enough to count what there is to do. `before`: a plan of the same
     run as it was, whose trial holds if all else is as it was. Raises PosthocError for whatever does not fit.
     """
+    require_options(options)
     request = Request(probe, **options)
     request.check()
     find_device(request.device)
@@ -229,6 +246,7 @@ def plan_extraction(
 def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
     """All but what only a trial shows."""
     device, arguments = find_device(request.device), parse_arguments(request.model_arg)
+    about = _about(request, run)
     first = run.checkpoints[0]
     model = resolve_model(first.header, request.model, run.about.get("model"), arguments, first.path)
     probe = load_probe(replace(request.asked, recorded=run.about, beside=run.beside), model)
@@ -264,9 +282,10 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         signals={name: SIGNALS[name].meaning for name in request.recorded},
         samples=probe.samples,
         preparation=probe.words,
-        recipe=run.about.get("recipe"),
-        training_seed=run.about.get("seed"),
-        dataset=run.about.get("dataset"),
+        recipe=about.get("recipe"),
+        training_seed=about.get("seed"),
+        dataset=about.get("dataset"),
+        settings=about["settings"],
         versions=_versions(device),
         host=socket.gethostname(),
     )
@@ -293,6 +312,15 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         features=request.features,
         averages=request.averaged,
     )
+
+
+def _about(request: Request, run: Run) -> dict[str, Any]:
+    """What run.json and --set, which counts more, say of the run; raises UsageError for what are no settings."""
+    settings = run.about.get("settings") or {}
+    require_settings(settings, f"{run.folder / 'run.json'}")
+    asked = parse_settings(request.settings)
+    known: dict[str, Any] = {key: asked.pop(key) for key in ("recipe", "dataset", "seed") if key in asked}
+    return {**run.about, **known, "settings": {**settings, **asked}}
 
 
 def _recorded(probe: Probe) -> RecordedProbe:

@@ -7,12 +7,13 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypedDict, get_args, get_origin
 
-from posthoc.errors import PosthocError, UsageError
+from posthoc.errors import PosthocError, UsageError, nearest
 from posthoc.recording import MOST_CONTROLS
 from posthoc.replay.controls import UNTRAINED, parse
 from posthoc.replay.meant import refuse_folder, refuse_model
@@ -38,6 +39,22 @@ DTYPES = ("float32", "bfloat16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 MOST_AVERAGED = 1000
 """Checkpoints that a mean is of."""
+KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    Path: "a path",
+    str: "a text",
+    Sequence: "a list",
+    type(None): "None",
+}
+"""Types of options, in words."""
+MOST_SETTINGS, LONGEST_SETTING = 100, 200
+OTHERWISE = {
+    "model": "given by --model",
+    "normalization": "given by --normalize",
+    "image_size": "given by --image-size",
+}
+"""What of run.json is told by other options."""
 LARGEST_SEED = 2**53
 """Up to here every reader of JSON has whole numbers as they are."""
 
@@ -90,6 +107,7 @@ class PlanOptions(TypedDict, total=False):
     ema: bool
     model: str | None
     model_arg: Sequence[str]
+    settings: Sequence[str]
     layers: Sequence[str]
     channels: int | None
     signals: Sequence[str] | None
@@ -130,7 +148,7 @@ class Request:
 
     order: name or inside, by what the checkpoints are ordered; placed: some of them given their place, as FILE=EPOCH.
     channels: None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. images: so
-    many samples of the probe; image_size, normalize: of a probe of images; resize, crop: of a
+    many samples of the probe; settings: how the run was trained, as KEY=VALUE, for comparisons; image_size, normalize: of a probe of images; resize, crop: of a
     folder of them; split, columns: which part of a data set,
     and what of a table is fed and right. dtype: bfloat16 replays under autocast; tf32: allows it on CUDA; compile:
     through torch.compile. memory_format: auto takes channels last where it is faster and gives the same. model_output:
@@ -151,6 +169,7 @@ class Request:
     ema: bool = False
     model: str | None = None
     model_arg: Sequence[str] = ()
+    settings: Sequence[str] = ()
     layers: Sequence[str] = ("default",)
     channels: int | None = 32
     signals: Sequence[str] | None = None
@@ -216,6 +235,9 @@ class Request:
 
     def check(self) -> None:
         """Raise UsageError for values that no run could be replayed with."""
+        for option in fields(self):
+            if option.name != "probe":
+                _require_type(option.name, getattr(self, option.name), option.type)
         if not self.layers:
             raise UsageError("No layers asked for; give default, all, or globs.")
         unknown = set(self.recorded) - set(SIGNALS)
@@ -245,6 +267,7 @@ class Request:
         """
         self.check()
         parse_arguments(self.model_arg)
+        parse_settings(self.settings)
         for place in places:
             if not os.path.lexists(place):
                 raise PosthocError(f"No such file or folder: {place}.")
@@ -262,7 +285,56 @@ class Request:
         _check_device(self.device, here)
 
 
-def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+def require_options(options: Mapping[str, object]) -> None:
+    """Raise UsageError for names that are no options, with the nearest that is one."""
+    for name in options:
+        if name not in PlanOptions.__annotations__:
+            raise UsageError(f"There is no option {name!r}; {nearest(name, PlanOptions.__annotations__)}")
+
+
+def _require_type(name: str, value: object, kind: Any) -> None:
+    """Raise UsageError for a value of an option that is not of its type; one text is no list of texts.
+
+    >>> _require_type("layers", "all", Sequence[str])
+    Traceback (most recent call last):
+    posthoc.errors.UsageError: layers is 'all'; give a list, such as ['all'].
+    """
+    kinds = [get_origin(each) or each for each in (get_args(kind) if isinstance(kind, UnionType) else (kind,))]
+    kinds += [str] if Path in kinds else []
+    if isinstance(value, tuple(kinds)) and (not isinstance(value, str) or str in kinds):
+        return
+    example = f", such as [{value!r}]" if isinstance(value, str) else ""
+    words = [f"{KINDS[each]}{example if each is Sequence else ''}" for each in kinds if each in KINDS]
+    raise UsageError(f"{name} is {value!r}; give {' or '.join(words)}.")
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` of --set: numbers and texts.
+
+    >>> parse_settings(["lr=1e-3", "schedule=cosine"])
+    {'lr': 0.001, 'schedule': 'cosine'}
+    """
+    settings = parse_arguments(pairs, "--set", "lr=0.1")
+    require_settings(settings, "--set")
+    if taken := sorted(settings.keys() & OTHERWISE.keys()):
+        raise UsageError(f"--set {taken[0]}: that is {OTHERWISE[taken[0]]}.")
+    return settings
+
+
+def require_settings(settings: Any, where: str) -> None:
+    """Raise UsageError for what are no hyperparameters: names with a number or text each."""
+    if not isinstance(settings, dict) or len(settings) > MOST_SETTINGS:
+        raise UsageError(
+            f"{where}: settings are an object of at most {MOST_SETTINGS} names with a number or text each."
+        )
+    for key, value in settings.items():
+        if not isinstance(value, bool | int | float | str) or len(str(value)) > LONGEST_SETTING:
+            raise UsageError(
+                f"{where}: the setting {key} is no number, and no text of up to {LONGEST_SETTING} characters."
+            )
+
+
+def parse_arguments(pairs: Sequence[str], option: str = "--model-arg", example: str = "width=8") -> dict[str, Any]:
     """Read `key=value` arguments of a model's factory; values are Python literals, or else text.
 
     >>> parse_arguments(["width=64", "act=relu", "stages=[2, 2]"])
@@ -272,14 +344,14 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise UsageError(f"--model-arg {pair!r} is not KEY=VALUE, such as width=8.")
+            raise UsageError(f"{option} {pair!r} is not KEY=VALUE, such as {example}.")
         try:
             arguments[key] = ast.literal_eval(value)
             json.dumps(arguments[key])
         except (ValueError, SyntaxError, MemoryError, RecursionError):  # of which the last two come of deep brackets
             arguments[key] = value
         except TypeError as error:
-            raise UsageError(f"--model-arg {pair!r}: give a number, text, a list or a dictionary ({error}).") from error
+            raise UsageError(f"{option} {pair!r}: give a number, text, a list or a dictionary ({error}).") from error
     return arguments
 
 

@@ -3,14 +3,14 @@
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from posthoc import store
-from posthoc.errors import PosthocError, StoppedError, UsageError
+from posthoc.errors import PosthocError, StoppedError, UsageError, as_path, require_kind
 from posthoc.files import refuse_existing
 from posthoc.parts import Control, Entry, Parts, controls_of
 from posthoc.replay.controls import UNTRAINED
@@ -101,9 +101,11 @@ def extract(
     PosthocError
         Where there is no run, network or probe that fits, the disk is full, or `output` is there already.
     """
-    output = Path(output)
+    output = as_path(output)
+    if not isinstance(checkpoints, (str, Path)):
+        require_kind("checkpoints", checkpoints, Iterable, "the path of a folder, or those of checkpoints")
     refuse_existing(output, force)
-    place = Path(checkpoints) if isinstance(checkpoints, (str, Path)) else [Path(path) for path in checkpoints]
+    place = Path(checkpoints) if isinstance(checkpoints, (str, Path)) else [as_path(path) for path in checkpoints]
     plan = plan_extraction(place, probe, skip_damaged=skip_errors, **options)
     return run_extraction(plan, output, force=force, progress=progress, skip_errors=skip_errors).path
 

@@ -315,3 +315,17 @@ def test_nothing_is_left_where_it_is_stopped(server):
         _, errors = process.communicate(timeout=60)
     server.goes_on.set()
     assert (process.returncode, errors) == (143, "posthoc: stopped.\n")
+
+
+def test_a_server_that_says_nothing_is_given_up(server, monkeypatch):
+    monkeypatch.setattr("posthoc.replay.series.remote.SILENCE", 0.3)
+    write(server.folder, states(count=2))
+    server.hold = True
+    try:
+        with (
+            pytest.raises(PosthocError, match=r"epoch%3D\d.safetensors: the server said nothing for 0.3 s"),
+            mirrored([f"{server.url}/there/"], Share(0.05)),
+        ):
+            pass
+    finally:
+        server.goes_on.set()

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,3 +170,23 @@ def test_debug_shows_the_traceback(here):
     done = posthoc("--debug", "metrics", "none.h5", check=False)
     assert "Traceback" in done.stderr
     assert done.returncode == 1
+
+
+def test_several_files_are_measured_and_one_bad_one_does_not_stop_the_others(tmp_path):
+    good = Path(__file__).parents[1] / "fixtures" / "v2" / "activations.h5"
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "activations.h5").write_bytes(good.read_bytes())
+    (tmp_path / "bad.h5").write_text("nothing")
+    files = [str(tmp_path / place) for place in ("a/activations.h5", "bad.h5", "b/activations.h5")]
+    how = ["--nulls", "0", "--measures", "metastability"]
+    done = CliRunner().invoke(main, ["metrics", *files, *how])
+    assert done.exit_code == 3, done.output
+    assert f"skipped {files[1]}: " in done.stderr
+    assert [line for line in done.stdout.splitlines() if line.endswith(".h5:")] == [f"{files[0]}:", f"{files[2]}:"]
+    assert all((tmp_path / name / "metrics.json").exists() for name in ("a", "b"))
+    both = CliRunner().invoke(main, ["metrics", files[0], files[2], *how, "--json", "--force"])
+    assert both.exit_code == 0
+    assert [each["input"]["path"] for each in json.loads(both.stdout)] == [files[0], files[2]]
+    refused = CliRunner().invoke(main, ["metrics", *files, "-o", "one.json"])
+    assert (refused.exit_code, "-o names one output" in refused.stderr) == (2, True)

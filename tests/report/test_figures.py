@@ -212,6 +212,13 @@ def test_checkpoints_of_one_epoch_are_counted_in_steps(metrics):
     in_steps = dataclasses.replace(metrics, checkpoints=partly, summary=summary)
     assert FIGURES["locking"].build(in_steps, None, 400).epochs == (0, 7, 14, 21, 28)
     assert as_run(in_steps, "a").when == (7, 14, 21, 28)
+    recording = in_steps.recording
+    told = dataclasses.replace(
+        recording, provenance=dataclasses.replace(recording.provenance, settings={"lr": 0.1, "model": "mine"})
+    )
+    about = as_run(dataclasses.replace(in_steps, input=dataclasses.replace(in_steps.input, recording=told)), "a").about
+    assert about["lr"] == 0.1
+    assert about["model"] == recording.identity.model.architecture
 
 
 def test_what_is_not_drawn_is_not_explained(metrics):

@@ -30,6 +30,9 @@ BESIDE = ("trainer_state.json", "run.json")
 """What says something of a checkpoint or run, and is read whole."""
 MOST_JSON = 1 << 26
 """Bytes of such a file, or of an index."""
+SILENCE = 60
+"""Seconds without an answer, or a byte of it, after which a server is given up."""
+SILENT = "Cannot read {}: the server said nothing for {} seconds; try again later, or download the series."
 HEAD = 1 << 16
 """Bytes of a file that are asked for first; few headers are longer."""
 GAP, LONGEST, AT_ONCE = 1 << 14, 1 << 23, 1 << 26
@@ -138,10 +141,14 @@ def _reach(url: str) -> _Reached:
             f"{shown_url(url)}: to read what lies elsewhere install the extra `remote`: pip install 'posthoc[remote]'."
         ) from None
     # Ranges are of what is stored, not of its compressed form; proxies are those of the environment.
-    options = (
-        {"headers": {"Accept-Encoding": "identity"}, "client_kwargs": {"trust_env": True}} if _is_http(url) else {}
-    )
+    options: dict[str, Any] = {}
     with _answering(url):
+        if _is_http(url):
+            from aiohttp import ClientTimeout  # fsspec's own for such addresses
+
+            patience = ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+            client = {"trust_env": True, "timeout": patience}
+            options = {"headers": {"Accept-Encoding": "identity"}, "client_kwargs": client}
         system, path = url_to_fs(url, **options)
     return _Reached(system, path, url)
 
@@ -156,9 +163,13 @@ def _answering(url: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         cause = error.__cause__  # which the library for HTTP keeps to itself
+        if isinstance(cause, TimeoutError):
+            raise PosthocError(SILENT.format(place, SILENCE)) from error
         if cause is not None and getattr(cause, "status", 0) != 404:
             raise PosthocError(f"Cannot read {place} ({error_line(cause, whole=True)}).") from error
         raise PosthocError(f"There is nothing at {place}; is the address right, and need one be logged in?") from None
+    except TimeoutError as error:
+        raise PosthocError(SILENT.format(place, SILENCE)) from error
     except ImportError as error:
         raise PosthocError(
             f"{place}: a package for such addresses is missing ({error_line(error)}); install it."
