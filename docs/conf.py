@@ -1,5 +1,6 @@
 """How the documentation is built: `sphinx-build -W docs docs/_build`."""
 
+import re
 from importlib.metadata import version as version_of
 
 project = "posthoc"
@@ -33,3 +34,13 @@ html_theme = "pydata_sphinx_theme"
 html_title = "posthoc"
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"], "navigation_with_keys": False}
 html_show_sourcelink = False
+
+ARRAY_LIKE = re.compile(r"~?[\w.]*Buffer \| ~?[\w.]*_SupportsArray.*?_NestedSequence\[[\w| ]*bytes \| str\]")
+"""What numpy.typing.ArrayLike is, which nobody wants to read."""
+
+
+def setup(app):
+    def shortened(app, what, name, obj, options, signature, returned):
+        return signature and ARRAY_LIKE.sub("ArrayLike", signature), returned
+
+    app.connect("autodoc-process-signature", shortened)
