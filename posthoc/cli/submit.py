@@ -103,7 +103,6 @@ def command(
     if not dry_run:
         try_output(output / "submission.json", force=True, make=True)
     from posthoc.cluster.jobs import Resources
-    from posthoc.cluster.status import read_status
     from posthoc.cluster.submit import Work, submit
     from posthoc.replay.listing import run_folders
 
@@ -128,10 +127,17 @@ def command(
     echo(f"posthoc status {shlex.quote(str(output))}")
     echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *sys.argv[1:]])}")
     if wait:
-        _wait_for(submission)
-        status = read_status(output)
-        show_status(status)
-        sys.exit(0 if status.done else 1)
+        sys.exit(0 if _done(submission, output) else 1)
+
+
+def _done(submission: "Submission", output: Path) -> bool:
+    """Whether all is well when the last job has ended; says what has become of them."""
+    from posthoc.cluster.status import read_status
+
+    _wait_for(submission)
+    status = read_status(output)
+    show_status(status)
+    return status.done
 
 
 def _wait_for(submission: "Submission") -> None:
