@@ -246,7 +246,6 @@ def plan_extraction(
 def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
     """All but what only a trial shows."""
     device, arguments = find_device(request.device), parse_arguments(request.model_arg)
-    about = _about(request, run)
     first = run.checkpoints[0]
     model = resolve_model(first.header, request.model, run.about.get("model"), arguments, first.path)
     probe = load_probe(replace(request.asked, recorded=run.about, beside=run.beside), model)
@@ -273,23 +272,8 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         averaged=request.averaged,
         spectra=request.spectra,
     )
-    provenance = Provenance(
-        model=model.name,
-        probe=probe.name,
-        source=model.source,
-        adapters=model.adapters,
-        layers=chosen,
-        signals={name: SIGNALS[name].meaning for name in request.recorded},
-        samples=probe.samples,
-        preparation=probe.words,
-        recipe=about.get("recipe"),
-        training_seed=about.get("seed"),
-        dataset=about.get("dataset"),
-        settings=about["settings"],
-        versions=_versions(device),
-        host=socket.gethostname(),
-    )
     index = np.arange(len(probe)) if probe.index is None else probe.index
+    provenance = _provenance(request, run, model, probe, chosen, device)
     recording = Recording.from_dict(Recording(identity, provenance).to_dict())
     return Extraction(
         run=run,
@@ -311,6 +295,29 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         untrained=request.networks,
         features=request.features,
         averages=request.averaged,
+    )
+
+
+def _provenance(
+    request: Request, run: Run, model: Model, probe: Probe, layers: str, device: torch.device
+) -> Provenance:
+    """What is recorded of a plan and no number depends on; layers: how they were chosen."""
+    about = _about(request, run)
+    return Provenance(
+        model=model.name,
+        probe=probe.name,
+        source=model.source,
+        adapters=model.adapters,
+        layers=layers,
+        signals={name: SIGNALS[name].meaning for name in request.recorded},
+        samples=probe.samples,
+        preparation=probe.words,
+        recipe=about.get("recipe"),
+        training_seed=about.get("seed"),
+        dataset=about.get("dataset"),
+        settings=about["settings"],
+        versions=_versions(device),
+        host=socket.gethostname(),
     )
 
 

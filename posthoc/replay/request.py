@@ -317,20 +317,20 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     settings = parse_arguments(pairs, "--set", "lr=0.1")
     require_settings(settings, "--set")
     if taken := sorted(settings.keys() & OTHERWISE.keys()):
-        raise UsageError(f"--set {taken[0]}: that is {OTHERWISE[taken[0]]}.")
+        raise UsageError(f"--set {taken[0]}: that is {OTHERWISE[taken[0]]}; leave it out.")
     return settings
 
 
 def require_settings(settings: Any, where: str) -> None:
-    """Raise UsageError for what are no hyperparameters: names with a number or text each."""
+    """Raise UsageError for what are no hyperparameters: names with a number or text each; give such."""
     if not isinstance(settings, dict) or len(settings) > MOST_SETTINGS:
         raise UsageError(
-            f"{where}: settings are an object of at most {MOST_SETTINGS} names with a number or text each."
+            f"{where}: settings are an object of at most {MOST_SETTINGS} names with a number or text each; give such."
         )
     for key, value in settings.items():
         if not isinstance(value, bool | int | float | str) or len(str(value)) > LONGEST_SETTING:
             raise UsageError(
-                f"{where}: the setting {key} is no number, and no text of up to {LONGEST_SETTING} characters."
+                f"{where}: the setting {key} is no number, and no text of up to {LONGEST_SETTING} characters; give one of these."
             )
 
 
