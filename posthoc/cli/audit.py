@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from posthoc.cli.exits import echo
-from posthoc.cli.inputs import beside, require_activations
+from posthoc.cli.inputs import beside, keep_blas_to_one_thread, require_activations
 from posthoc.cli.output import json_option, notes, print_json, print_rows
 from posthoc.files import try_output
 
@@ -45,6 +45,7 @@ def command(
     output = output or beside(activations, "audit.json")
     require_activations(activations)
     try_output(output, force, activations)
+    keep_blas_to_one_thread()
     from posthoc.analysis.audit import audit
     from posthoc.analysis.measures import Measure
     from posthoc.analysis.measures.user import load

@@ -14,6 +14,12 @@ KINDS = {"posthoc-metrics": "metrics", "posthoc-audit": "audit"}
 NAMES = {"metrics": "a metrics file", "audit": "an audit", "hdf5": "an activations file"}
 
 
+def keep_blas_to_one_thread() -> None:
+    """Unless its variable says otherwise; before NumPy is imported. The matrices of the analysis are small, and BLAS's
+    threads wait for each other at full load, which on a busy machine takes several times the work's time."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def kind_of(path: Path) -> str:
     """metrics, audit, hdf5, json (another's) or, of anything else, the empty string; the content is not judged.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from posthoc.cli.exits import echo, interruptible
-from posthoc.cli.inputs import beside, require_activations
+from posthoc.cli.inputs import beside, keep_blas_to_one_thread, require_activations
 from posthoc.cli.output import (
     columns_option,
     json_option,
@@ -94,6 +94,7 @@ def command(
 
     Of several files each is measured by itself and written beside its own; those that cannot be are named at the end.
     """
+    keep_blas_to_one_thread()
     files = list(dict.fromkeys(activations))
     if len(files) == 1:
         metrics = _measure(files[0], output, **asked)
