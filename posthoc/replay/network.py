@@ -75,9 +75,7 @@ class Network:
         self.x = probe_batch(plan, samples)
         self.targets = targets_of(plan, self.x, samples)
         module = plan.model.module.requires_grad_(False)
-        self.module = module._apply(
-            lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
-        )
+        self.module = module._apply(self._placed)
         self.call = caller(self.module, self.x.keys())
         self.state = State(self.module)
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
@@ -92,6 +90,13 @@ class Network:
         self.next: dict[str, Tensor] = {}
         self.current: dict[str, Tensor] = {}
         self.side = torch.cuda.Stream(plan.device) if plan.device.type == "cuda" else None
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """A tensor of the module on the device; of a convolution laid out as its images are, for it would do so anew for
+        every batch."""
+        device, layout = self.plan.device, self.plan.identity.memory_format
+        there = torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+        return there.contiguous(memory_format=FORMATS[layout]) if tensor.ndim == 4 else there
 
     def forward(self, batch: Batch) -> tuple[Any, Tensor]:
         """What the model gives, and the signals [B, columns]."""
@@ -130,7 +135,7 @@ class Network:
         buffers = dict(self.module.named_buffers())
         for name, tensor in self.staged.items():
             resident = state[name]
-            if self.plan.device.type == "cpu":
+            if self.plan.device.type == "cpu" and (resident.ndim != 4 or resident.is_contiguous()):
                 # As it lies in memory, and never copied into what is there: that is about to be read into. A buffer
                 # gets memory of its own, for a forward pass may write to it.
                 resident.data = tensor.to(resident.dtype, copy=name in buffers)
