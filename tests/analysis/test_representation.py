@@ -10,7 +10,15 @@ from noise import recording
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.representation import effective_rank, representation
-from posthoc.analysis.similarity import Sample, alignment, cross, debiased_cka, participation_ratios, similarity
+from posthoc.analysis.similarity import (
+    Sample,
+    _jackknife,
+    alignment,
+    cross,
+    debiased_cka,
+    participation_ratios,
+    similarity,
+)
 from posthoc.errors import UsageError
 from posthoc.recording import Layer
 from posthoc.store import Frame, Layout, open_activations
@@ -207,3 +215,9 @@ def test_as_a_signal_of_the_epoch_axis_and_as_columns(turning, tmp_path, signal)
     assert "cka_last_sd_turns" in header
     with pytest.raises(UsageError, match="use --axis epoch"):
         Protocol.named("default", signal=signal)
+
+
+def test_what_leaving_a_channel_out_makes_infinite_has_no_variance_and_warns_of_nothing():
+    with np.errstate(all="raise"):
+        assert np.isnan(_jackknife(np.array([np.inf, 1.0, 2.0])))
+    assert _jackknife(np.array([0.0, 2.0])) == 1.0
