@@ -11,8 +11,12 @@ from scipy.special import bdtr, bdtrc
 from posthoc.recording import UNKNOWN, Recording, Scaling
 
 LEVEL = 0.01
-ACCURACY = re.compile(r"(acc|accuracy|acc\W?\d|accuracy\W?\d|top\W?1)(?![a-z])")
+ACCURACY = re.compile(r"(acc|accuracy|top[\W_]?1)(?![a-z])")
 """In the name of a recorded number, a loss, a rate or a count apart: `accumulate` is none."""
+OF_SEVERAL = re.compile(r"(acc|accuracy|top)[\W_]?([2-9]|\d\d)")
+"""In the name of an accuracy that counts an answer among the first few as right."""
+ELSEWHERE = {"best", "step", "steps", "grad", "batches"}
+"""Words in the names of what is no accuracy of this checkpoint, or counts the batches whose gradients are accumulated."""
 LESS = 0.03
 """Of accuracy: another preparation does better if it does so by that than the run ever did with its own."""
 GAP = 0.2
@@ -114,8 +118,8 @@ def doubt(run: Replayed) -> str | None:
                 f"finite, which no scaling of {what} mends"
             )
         reason = f"{where}: {what} are probably not {scaled} as in training ({options}), or nothing was learned"
-        return "; ".join([reason, *_evidence(run)])
-    if evidence := _evidence(run):
+        return "; ".join([reason, *_evidence(run, int(last))])
+    if evidence := _evidence(run, int(last)):
         return f"{where}: {what} are probably not {scaled} as in training ({options}): {'; '.join(evidence)}"
     name, value = _recorded(run.recorded, int(last))
     right = round(accuracy[last] * len(labels))
@@ -126,9 +130,10 @@ def doubt(run: Replayed) -> str | None:
     return None
 
 
-def _evidence(run: Replayed) -> list[str]:
+def _evidence(run: Replayed, last: int) -> list[str]:
     """What speaks against the probe's preparation, in words; not that another does better at the end where the run did as
-    well before with its own: it was right then."""
+    well before with its own: it was right then. So it was, whatever a batch norm is given, where the last checkpoint reaches
+    the accuracy that it recorded, or is far below an earlier one, after which its weights went elsewhere."""
     provenance, words = run.recording.provenance, []
     scaling, best = provenance.scaling or Scaling(), float(np.nanmax(run.accuracy))
     if (
@@ -139,7 +144,9 @@ def _evidence(run: Replayed) -> list[str]:
     ):
         tried = f"at the last checkpoint, over {scaling.samples} {provenance.samples}"
         words.append(f"{scaling.better} gives {scaling.accuracy:.2f} instead of {scaling.usual:.2f} {tried}")
-    if misfit := scaling.misfit:
+    accuracy, (_, recorded) = float(run.accuracy[last]), _recorded(run.recorded, last)
+    right = accuracy >= recorded - LESS or accuracy < best - GAP
+    if (misfit := scaling.misfit) and not right:
         words.append(
             f"the batch norm {misfit.layer} is given {misfit.spread:.2g} times the standard deviation that it recorded in "
             f"training, and means {misfit.shift:.2g} of these away"
@@ -149,7 +156,12 @@ def _evidence(run: Replayed) -> list[str]:
 
 def _recorded(recorded: dict[str, NDArray[np.float64]], row: int) -> tuple[str, float]:
     """The accuracy that a checkpoint says it had on images it was not trained on, 0..1, and its name; NaN if none."""
-    names = [name for name in recorded if ACCURACY.search(name.lower()) and not {"train", "best"} & _words(name)]
+    names = [
+        name
+        for name in recorded
+        if ACCURACY.search(name.lower()) and not OF_SEVERAL.search(name.lower())
+        if not any(word in ELSEWHERE or word.startswith("train") for word in _words(name))
+    ]
     for name in sorted(names, key=lambda name: not _words(name) & {"val", "valid", "test", "eval"}):
         value = float(recorded[name][row])
         value = value / 100 if value > 1 else value

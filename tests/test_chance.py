@@ -112,12 +112,28 @@ def test_a_run_that_did_as_well_before_is_not_blamed_on_the_preparation():
     assert doubt(made) is None
 
 
-@pytest.mark.parametrize("name", ["accumulate_grad_batches", "val_accumulation", "data_accesses", "val_loss"])
+def test_a_batch_norm_says_nothing_against_a_preparation_that_was_right():
+    def told(*accuracy, **recorded):
+        made = run(accuracy, **recorded)
+        scaling = Scaling(Misfit("bn1", 4.2, 1.7))
+        made.recording = replace(RECORDING, provenance=replace(RECORDING.provenance, scaling=scaling))
+        return doubt(made)
+
+    assert "the batch norm bn1" in told(0.7, 0.8)
+    assert "the batch norm bn1" in told(0.7, 0.6, val_acc=[0.8, 0.92])
+    assert told(0.7, 0.9, val_acc=[0.8, 0.92]) is None  # as well as it recorded
+    assert told(0.7, 0.9, 0.3) is None  # what it was given before was right
+
+
+@pytest.mark.parametrize("name", [
+    "accumulate_grad_batches", "val_accumulation", "data_accesses", "val_loss", "grad_acc_steps", "val_acc5", "top5_acc",
+    "Acc@5", "training_accuracy",
+])  # fmt: skip
 def test_what_is_no_accuracy_is_not_taken_for_one(name):
     assert doubt(run([0.4, 0.5], **{name: [1, 1]})) is None
 
 
-@pytest.mark.parametrize("name", ["val_acc", "eval_accuracy", "Acc@1", "test_top1", "valid_acc1", "Accuracy"])
+@pytest.mark.parametrize("name", ["val_acc", "eval_accuracy", "Acc@1", "test_top1", "val_top_1", "valid_acc1", "Accuracy"])
 def test_an_accuracy_is_known_by_its_name(name):
     assert "was recorded as 0.92" in doubt(run([0.4, 0.5], **{name: [0.92, 0.92]}))
 

@@ -32,8 +32,9 @@ MORE = 6
 GAIN, MENDED = 0.04, 0.25
 """It counts if its accuracy is higher by that, and if it mends so large a share of the errors: networks that have hardly
 trained may do a little better with another scaling than with their own."""
-BATCHES = 30
-"""After so many batches of training the running statistics of a batch norm have forgotten how they began."""
+BATCHES, MEMORY = 30, 0.05
+"""The running statistics of a batch norm are those of a training after so many batches, once no more than this share of them
+is left of how they began."""
 SPREAD, SHIFT = 2.0, 1.5
 """The running statistics do not fit where the samples' standard deviation is so many times theirs, or a part of that, or
 the mean so many of theirs away, in half of the channels."""
@@ -198,10 +199,21 @@ def _first_norm(module: nn.Module, norms: list[Norm]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        if norms and (norms[0].layer.running_mean is None or _batches(norms[0].layer) < BATCHES):
+        if norms and not _is_trained(norms[0].layer):
             norms.clear()
 
 
-def _batches(layer: Any) -> int:
-    """After how many batches its statistics are as they are."""
-    return int(layer.num_batches_tracked) if layer.num_batches_tracked is not None else 0
+def _is_trained(layer: Any) -> bool:
+    """Whether a batch norm has running statistics, and these are of a training.
+
+    >>> layer = nn.BatchNorm1d(2)
+    >>> layer.num_batches_tracked += 100
+    >>> slow = nn.BatchNorm1d(2, momentum=0.01)
+    >>> slow.num_batches_tracked += 100
+    >>> _is_trained(layer), _is_trained(slow), _is_trained(nn.BatchNorm1d(2))
+    (True, False, False)
+    """
+    if layer.running_mean is None or layer.num_batches_tracked is None:
+        return False
+    batches, momentum = int(layer.num_batches_tracked), layer.momentum  # without momentum they are means over all batches
+    return batches >= BATCHES and (momentum is None or (1 - momentum) ** batches <= MEMORY)
