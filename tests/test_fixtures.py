@@ -103,6 +103,18 @@ def test_metrics_of_version_2_hold_what_those_of_version_1_held(frozen):
     assert metrics.summary.best_accuracy == first.summary.best_accuracy == frozen["summary"]["best_accuracy"]
 
 
+def test_first_files_counted_by_epochs_where_there_are_some_else_by_steps(frozen, tmp_path):
+    del frozen["summary"]["unit"]
+    (tmp_path / "metrics.json").write_text(json.dumps(frozen))
+    before = posthoc.load_metrics(tmp_path / "metrics.json")
+    assert before.summary == posthoc.load_metrics(V1 / "metrics.json").summary
+    frozen["epochs"][0] |= {"epoch": None, "step": 0}  # the untrained network, which was saved by a step
+    (tmp_path / "metrics.json").write_text(json.dumps(frozen))
+    mixed = posthoc.load_metrics(tmp_path / "metrics.json")
+    assert mixed.when == list(range(len(frozen["epochs"])))
+    assert before.when[mixed.summary.best_epoch] == before.summary.best_epoch == frozen["summary"]["best_epoch"]
+
+
 def test_measures_of_version_1_activations_are_those_of_version_1(frozen):
     with posthoc.open_activations(V1 / "activations.h5") as file:
         metrics = posthoc.compute_metrics(file, nulls=0)

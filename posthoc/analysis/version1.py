@@ -44,7 +44,7 @@ def upgraded(old: Content) -> Content:
     new["nulls"] = plain(words_of(axis.key))
     new["measures"] = {key: _measure(key, old) for key in KEYS}
     new["summary"] = {name: summary[name] for name in SUMMARY if name in summary}
-    new["summary"]["unit"] = summary.get("unit") or ("step" if epochs[0]["epoch"] is None else "epoch")
+    new["summary"] |= {"unit": summary["unit"]} if "unit" in summary else _in_one_unit(summary, epochs)
     new["summary"]["correlations"] = {
         name: {"symbol": symbol, "first": first, "second": second, "r": summary[f"r_{name}"]}
         | dict(zip(("low", "high"), plain(_interval(epochs, first, second)), strict=True))
@@ -53,6 +53,17 @@ def upgraded(old: Content) -> Content:
     new["representation"] = {name: table for name, table in old["representation"].items() if name != "layers"}
     new["phase_locking"] = {name: old["phase_locking"][name] for name in ("plv", "ppc")}
     return new
+
+
+def _in_one_unit(summary: Content, epochs: Sequence[Content]) -> Content:
+    """What files that name no unit count by: the epoch of a checkpoint, or else its step; where only some have epochs, places."""
+    with_epoch = {row["epoch"] is not None for row in epochs}
+    if len(with_epoch) == 1:
+        return {"unit": "epoch" if True in with_epoch else "step"}
+    numbers = [row["step"] if row["epoch"] is None else row["epoch"] for row in epochs]
+    places = {number: k for k, (number, row) in enumerate(zip(numbers, epochs, strict=True)) if not row["untrained"]}
+    convergence = {way: places.get(number) for way, number in summary["convergence"].items()}
+    return {"unit": "checkpoint", "best_epoch": places.get(summary["best_epoch"]), "convergence": convergence}
 
 
 def _measure(key: str, old: Content) -> Content:
