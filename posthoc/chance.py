@@ -142,7 +142,7 @@ def _evidence(run: Replayed, last: int) -> list[str]:
         and scaling.usual is not None
         and (scaling.accuracy >= best + LESS)
     ):
-        tried = f"at the last checkpoint, over {scaling.samples} {provenance.samples}"
+        tried = f"at {scaling.checkpoint}, over {scaling.samples} {provenance.samples}"
         words.append(f"{scaling.better} gives {scaling.accuracy:.2f} instead of {scaling.usual:.2f} {tried}")
     accuracy, (_, recorded) = float(run.accuracy[last]), _recorded(run.recorded, last)
     right = accuracy >= recorded - LESS or accuracy < best - GAP

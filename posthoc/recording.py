@@ -149,7 +149,7 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What speaks against the preparation of the probe, seen at the last checkpoint.
+    """What speaks against the preparation of the probe, seen at a checkpoint: the last that there was.
 
     better: the options of extract with which the network does better, its accuracy so and as it was, of so many samples.
     """
@@ -159,6 +159,7 @@ class Scaling:
     accuracy: float | None = None
     usual: float | None = None
     samples: int = 0
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,12 @@ class Recording:
 def apart(provenances: Sequence[Provenance]) -> list[str]:
     """In what the provenances of several checkpoints differ, in words, and how many have which; nothing if they do not.
 
+    What speaks against the probe's preparation is left out: it was seen at the last checkpoint that there was.
+
     >>> apart([Provenance("vgg", "digits", host="a"), Provenance("vgg", "digits", host="b")])
     ['host a (1 checkpoint)', 'host b (1 checkpoint)']
     """
-    leaves = [dict(_leaves(asdict(provenance))) for provenance in provenances]
+    leaves = [dict(_leaves(asdict(replace(provenance, scaling=None)))) for provenance in provenances]
     every = dict.fromkeys(name for each in leaves for name in each)
     names = [name for name in every if len({json.dumps(each.get(name)) for each in leaves}) > 1]
     counts = Counter(", ".join(f"{name} {each.get(name)}" for name in names) for each in leaves)

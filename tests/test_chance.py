@@ -96,11 +96,11 @@ def test_scores_that_are_not_finite_are_not_blamed_on_the_scaling():
 
 def test_what_speaks_against_the_preparation_is_said_above_chance():
     made = run([0.4, 0.6])
-    scaling = Scaling(Misfit("bn1", 4.2, 1.7), "--normalize none", 0.95, 0.6, 697)
+    scaling = Scaling(Misfit("bn1", 4.2, 1.7), "--normalize none", 0.95, 0.6, 697, "epoch_2.pt")
     made.recording = replace(RECORDING, provenance=replace(RECORDING.provenance, scaling=scaling))
     assert doubt(made).endswith(
-        "options of extract: --normalize, --image-size): --normalize none gives 0.95 instead of 0.60 at the last "
-        "checkpoint, over 697 images; the batch norm bn1 is given 4.2 times the standard deviation that it recorded in "
+        "options of extract: --normalize, --image-size): --normalize none gives 0.95 instead of 0.60 at "
+        "epoch_2.pt, over 697 images; the batch norm bn1 is given 4.2 times the standard deviation that it recorded in "
         "training, and means 1.7 of these away"
     )
 
@@ -133,7 +133,9 @@ def test_what_is_no_accuracy_is_not_taken_for_one(name):
     assert doubt(run([0.4, 0.5], **{name: [1, 1]})) is None
 
 
-@pytest.mark.parametrize("name", ["val_acc", "eval_accuracy", "Acc@1", "test_top1", "val_top_1", "valid_acc1", "Accuracy"])
+@pytest.mark.parametrize(
+    "name", ["val_acc", "eval_accuracy", "Acc@1", "test_top1", "val_top_1", "valid_acc1", "Accuracy"]
+)
 def test_an_accuracy_is_known_by_its_name(name):
     assert "was recorded as 0.92" in doubt(run([0.4, 0.5], **{name: [0.92, 0.92]}))
 
@@ -179,7 +181,7 @@ def test_another_scaling_that_does_better_is_found_above_chance(normed, kind):
     wrong = scaling("bytes", "0.8/0.1")
     assert wrong.better == "--normalize none"
     assert wrong.accuracy - 0.05 > wrong.usual > 0.2
-    assert wrong.samples == 697
+    assert (wrong.samples, wrong.checkpoint) == (697, f"{kind}.pt")
     assert (wrong.misfit is not None) == (kind == "with")
     if kind == "with":  # the first batch norm sees ten times the contrast, whatever is known of other preparations
         assert wrong.misfit.layer == "1"
@@ -190,13 +192,15 @@ def test_another_scaling_that_does_better_is_found_above_chance(normed, kind):
 def test_hyperparameters_are_recorded_from_both_places(normed, tmp_path):
     copy = tmp_path / "epoch_1.pt"
     copy.write_bytes((normed / "with.pt").read_bytes())
-    (tmp_path / "run.json").write_text(json.dumps({"seed": 1, "settings": {"lr": 0.1, "schedule": "cosine"}}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"seed": 1, "settings": {"lr": 0.1, "recipe": "plain", "schedule": "cosine"}})
+    )
     options = {"model": f"{normed}/net.py:make", "model_arg": ["norm=True"], "trial": False}
     given = ["lr=1e-3", "seed=3", "nesterov=True"]
     plan = plan_extraction(tmp_path, f"npz:{normed}/floats.npz", settings=given, **options)
     provenance = plan.stored.recording.provenance
     assert provenance.settings == {"lr": 0.001, "schedule": "cosine", "nesterov": True}
-    assert provenance.training_seed == 3
+    assert (provenance.training_seed, provenance.recipe) == (3, "plain")
     (tmp_path / "run.json").write_text(json.dumps({"settings": {"lr": [1]}}))
     with pytest.raises(UsageError, match=r"run\.json: the setting lr is no number"):
         plan_extraction(tmp_path, f"npz:{normed}/floats.npz", **options)

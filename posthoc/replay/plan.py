@@ -323,11 +323,11 @@ def _provenance(
 
 def _about(request: Request, run: Run) -> dict[str, Any]:
     """What run.json and --set, which counts more, say of the run; raises UsageError for what are no settings."""
-    settings = run.about.get("settings") or {}
-    require_settings(settings, f"{run.folder / 'run.json'}")
-    asked = parse_settings(request.settings)
-    known: dict[str, Any] = {key: asked.pop(key) for key in ("recipe", "dataset", "seed") if key in asked}
-    return {**run.about, **known, "settings": {**settings, **asked}}
+    recorded = run.about.get("settings") or {}
+    require_settings(recorded, f"{run.folder / 'run.json'}")
+    settings = {**recorded, **parse_settings(request.settings)}
+    known: dict[str, Any] = {key: settings.pop(key) for key in ("recipe", "dataset", "seed") if key in settings}
+    return {**run.about, **known, "settings": settings}
 
 
 def _recorded(probe: Probe) -> RecordedProbe:

@@ -47,16 +47,18 @@ def try_scaling(plan: "Extraction") -> Scaling | None:
 
     The first batch norm's running statistics are put beside those of what it is given. Where they do not fit, or there
     is none, the probe's alternatives are tried on a few samples; that which does best is compared with the run's own on
-    others, by McNemar's exact test. A network at chance is tried with more of them. Costs less than a checkpoint.
+    others, by McNemar's exact test. A network at chance is tried with more of them, which takes as long as a few checkpoints.
     """
     if plan.score is None or plan.scored.score not in SCORES or plan.probe.labels is None:
         return None
     plan = plan.changed(compile=False)
     count = min(FEW if plan.probe.few > 4 else FEW_LARGE, len(plan.probe))
     few = np.arange(count) * len(plan.probe) // count
+    last = plan.run.checkpoints[-1]
     with network(replace(plan, probe=_taken(plan.probe, few))) as net, own_randomness(plan.device):
         try:
-            return _judged(Answers(net, Passes(net, plan.run.checkpoints[-1]), plan), few)
+            result = _judged(Answers(net, Passes(net, last), plan), few)
+            return result and replace(result, checkpoint=last.path.name)
         except (PosthocError, torch.OutOfMemoryError):  # which is said, or skipped, where the checkpoint is replayed
             return None
         finally:
@@ -215,5 +217,8 @@ def _is_trained(layer: Any) -> bool:
     """
     if layer.running_mean is None or layer.num_batches_tracked is None:
         return False
-    batches, momentum = int(layer.num_batches_tracked), layer.momentum  # without momentum they are means over all batches
+    batches, momentum = (
+        int(layer.num_batches_tracked),
+        layer.momentum,
+    )  # without momentum they are means over all batches
     return batches >= BATCHES and (momentum is None or (1 - momentum) ** batches <= MEMORY)
