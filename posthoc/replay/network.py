@@ -75,7 +75,10 @@ class Network:
         self.x = probe_batch(plan, samples)
         self.targets = targets_of(plan, self.x, samples)
         module = plan.model.module.requires_grad_(False)
-        self.module = module._apply(self._placed)
+        self.module = module._apply(
+            lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
+        )
+        lay_out(self.module, plan.identity.memory_format)
         self.call = caller(self.module, self.x.keys())
         self.state = State(self.module)
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
@@ -90,13 +93,6 @@ class Network:
         self.next: dict[str, Tensor] = {}
         self.current: dict[str, Tensor] = {}
         self.side = torch.cuda.Stream(plan.device) if plan.device.type == "cuda" else None
-
-    def _placed(self, tensor: Tensor) -> Tensor:
-        """A tensor of the module on the device; of a convolution laid out as its images are, for it would do so anew for
-        every batch."""
-        device, layout = self.plan.device, self.plan.identity.memory_format
-        there = torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
-        return there.contiguous(memory_format=FORMATS[layout]) if tensor.ndim == 4 else there
 
     def forward(self, batch: Batch) -> tuple[Any, Tensor]:
         """What the model gives, and the signals [B, columns]."""
@@ -336,6 +332,13 @@ def laid_out(batch: Batch, layout: str) -> Batch:
         name: tensor.contiguous(memory_format=FORMATS[layout if tensor.ndim == 4 else "contiguous"])
         for name, tensor in batch.items()
     }
+
+
+def lay_out(module: nn.Module, layout: str) -> None:
+    """Put the weights of convolutions into the memory format of their images, which else is done anew for every batch."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=FORMATS[layout])
 
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:

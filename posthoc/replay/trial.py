@@ -18,7 +18,7 @@ from posthoc.replay.forward import DrawsHeard, error_line, guarded, own_randomne
 from posthoc.replay.hooks import first_tensor
 from posthoc.replay.loading import require_types
 from posthoc.replay.marks import assembled, sources
-from posthoc.replay.network import Network, first, head_of, laid_out, length, network, reduce
+from posthoc.replay.network import Network, first, head_of, laid_out, lay_out, length, network, reduce
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
 from posthoc.replay.recognition import first_convolution
@@ -136,6 +136,7 @@ class Passes:
         if fresh:
             self.fresh()
         batch = laid_out(first(self.net.x, samples), layout)
+        lay_out(self.net.module, layout)
         device = self.plan.device
         with (
             guarded(self.plan.model.name, self.net.module, batch, str(self.checkpoint.path)),
