@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,17 @@ ALIASES = {"h_eff": "integration", "m": "metastability"}
 """What the columns may be called, too."""
 NEEDED = ("epoch", "integration", "metastability")
 CSV_BYTES = 2**27
+OF_MEASURING = {
+    "probe",
+    "images",
+    "samples",
+    "classes",
+    "scaling",
+    "protocol",
+    "accuracy_source",
+    *(f.name for f in fields(Protocol)),
+}
+"""What of a run's record is not of its training but of how it was replayed and measured."""
 NO_LABELS = "no labels"
 """What is recorded as the number of classes where there are none."""
 
@@ -322,11 +333,11 @@ def other_scaling(runs: Sequence[Run]) -> list[OtherScaling]:
 
 
 def same_training(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Names of runs that say they are of one model, data set and seed."""
-    known: dict[tuple[Any, ...], str] = {}
+    """Names of runs that say they are of one model, data set, seed and settings, however they were measured."""
+    known: dict[tuple[tuple[str, str], ...], str] = {}
     pairs = []
     for run in runs:
-        key = tuple(run.about.get(name) for name in ("model", "dataset", "seed", "recipe"))
+        key = tuple(sorted((name, repr(value)) for name, value in run.about.items() if name not in OF_MEASURING))
         if run.about.get("seed") is not None:
             if key in known:
                 pairs.append((known[key], run.name))

@@ -17,6 +17,7 @@ from posthoc.replay.layout import Duplicate, Run
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.request import OnDuplicate
 from posthoc.replay.weights import Pick
+from posthoc.shown import listed
 
 SAMPLED = 2**20
 """So many numbers of the smallest tensors say where weights fit."""
@@ -29,15 +30,18 @@ class DuplicatesError(PosthocError):
 def settle_duplicates(run: Run, pick: Pick, on_duplicate: str) -> Run:
     """The run without those of its checkpoints that hold the weights of another step, or with a note that it has some.
 
-    The first two may be equal, as after a warm-up from a rate of zero. What cannot be read is no duplicate: its replay will
-    say why. Raises DuplicatesError where `on_duplicate` is fail.
+    The first two may be equal, as after a warm-up from a rate of zero, and so may those of a training that diverged: NaN is
+    like NaN, whatever step it is of. What cannot be read is no duplicate: its replay will say why. Raises DuplicatesError where `on_duplicate` is fail.
     """
     notes, dropped = [], []
     place = {checkpoint.path: row for row, checkpoint in enumerate(run.checkpoints)}
     for same in equal_weights([list(run.checkpoints)], pick, skip_damaged=True):
         rows = [place[checkpoint.path] for checkpoint in same]
         names = ", ".join(checkpoint.path.name for checkpoint in same)
-        if rows == [0, 1]:
+        if _holds_nan(same[0], pick):
+            held = listed([checkpoint.path.name for checkpoint in same])
+            notes.append(f"{held} hold the same weights with NaN in them, as after a training diverged; all are kept")
+        elif rows == [0, 1]:
             notes.append(f"{names} hold the same weights, as after a warm-up from a rate of zero; both are kept")
         elif on_duplicate == OnDuplicate.KEEP:
             notes.append(f"{names} hold the same weights and are kept; posthoc check says whose they are")
@@ -51,6 +55,13 @@ def settle_duplicates(run: Run, pick: Pick, on_duplicate: str) -> Run:
     out = {duplicate.path for duplicate in dropped}
     kept = tuple(checkpoint for checkpoint in run.checkpoints if checkpoint.path not in out)
     return replace(run, checkpoints=kept, duplicates=tuple(dropped), notes=(*run.notes, *notes))
+
+
+def _holds_nan(checkpoint: Checkpoint, pick: Pick) -> bool:
+    """Whether any weight is NaN; infinity alone is not enough, for masks are made of it."""
+    short = smallest(checkpoint.header, np.inf, np.inf)
+    tensors = read_arrays(checkpoint.path, pick, short).values()
+    return any(np.isnan(tensor.values).any() for tensor in tensors if tensor.dtype.kind == "floating")
 
 
 def _dropped(checkpoints: Sequence[Checkpoint], rows: Sequence[int], pick: Pick) -> list[Duplicate]:

@@ -233,7 +233,9 @@ def _alike(runs: "Sequence[Run]") -> list[str]:
         f"{key} of {' and of '.join(of.values())} was measured by different code: the numbers may not be compared."
         for key, of in codes.items() if len(of) > 1
     ]  # fmt: skip
-    return scaled + [f"{a} and {b} say they are of the same model, data set and seed." for a, b in same_training(runs)]
+    return scaled + [
+        f"{a} and {b} say they are of the same model, data set, seed and settings." for a, b in same_training(runs)
+    ]
 
 
 PARTS = ("sd", "interval", "noise")

@@ -500,6 +500,13 @@ def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
     twins = [replace(percent, name=name, about={**percent.about, "seed": 0}) for name in "ab"]
     assert same_training(twins) == [("a", "b")]
     assert same_training([percent, share]) == []
+    rates = [replace(run, about={**run.about, "lr": lr}) for run, lr in zip(twins, (0.1, 0.01), strict=True)]
+    assert same_training(rates) == []
+    remeasured = [
+        replace(run, about={**run.about, "lr": 0.1, "smooth": smooth})
+        for run, smooth in zip(twins, (1, 5), strict=True)
+    ]
+    assert same_training(remeasured) == [("a", "b")]
 
 
 def test_few_epochs_and_few_draws_are_said(published):

@@ -220,3 +220,18 @@ def test_a_run_that_is_followed_ends_with_a_checkpoint_that_was_dropped_and_at_o
     assert cli("extract", folder, *options, "--until-epoch", 4).exit_code == 3
     with open_activations(tmp_path / "a.h5") as file:
         assert file.epochs.tolist() == [0, 1, 2, 3]
+
+
+def test_checkpoints_of_a_training_that_diverged_are_no_copies(tmp_path):
+    walk(tmp_path)
+    for step in range(300, 800, 100):
+        save_file(
+            {"a.weight": torch.full((16, 32), torch.nan), "a.bias": torch.full((32,), torch.nan)},
+            tmp_path / f"step-{step}.safetensors",
+        )
+    for on_duplicate in ("drop", "fail"):
+        run = settled(tmp_path, on_duplicate)
+        assert [checkpoint.step for checkpoint in run.checkpoints] == list(range(0, 800, 100))
+        assert run.notes[-1].startswith(
+            "step-300.safetensors, step-400.safetensors, step-500.safetensors, step-600.safetensors and 1 more hold"
+        )
