@@ -225,6 +225,16 @@ def test_an_audit_of_tokens_measures_each_factor_as_a_plain_loop_does(ordered, a
     assert of["smoothing 5 instead of 1"]["hurst"].mean == exponent(smoothed)
 
 
+def test_of_short_documents_an_audit_leaves_half_of_the_tokens(tmp_path):
+    with open_activations(make(tmp_path / "a.h5", 5, START + 64, steps=(0, 1))) as activations:
+        of = {control.name: control.measures for control in audit(activations, count=2).controls}
+        x = activations.read("token", 1)[:, :, START + 32 :]
+    scales = tuple(default_scales(32).tolist())
+    alpha = np.mean([dfa(document, scales).alpha.mean() for document in np.swapaxes(x, 0, 1)])
+    known = float(calibration(32, scales).debias(alpha))
+    assert of["96 tokens left out at the start"]["hurst"].mean == pytest.approx(known, abs=1e-9)
+
+
 def torch_bfloat16(x):
     torch = pytest.importorskip("torch")
     return torch.tensor(x).bfloat16().float().numpy()

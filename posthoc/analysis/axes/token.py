@@ -211,7 +211,7 @@ def _of_documents(subject: Subject, material: TokenMaterial) -> list[Factor]:
     def rounded() -> Iterator[TokenMaterial]:
         yield replace(material, x=as_bfloat16(x))
 
-    late = max(START, T // 4)
+    late = later(T)
     return [
         changed(f"the first {D // 2} documents", Change.DOCUMENTS, x[: D // 2]),
         changed(f"the first {T // 2} tokens of {T}", Change.CONTEXT, x[..., : T // 2]),
@@ -223,6 +223,15 @@ def _of_documents(subject: Subject, material: TokenMaterial) -> list[Factor]:
         ),
         Factor("values rounded to bfloat16", Change.PRECISION, rounded),
     ]
+
+
+def later(T: int) -> int:
+    """How many of T tokens are left out beside those at the start: as many again, or a quarter, but at most half.
+
+    >>> later(64), later(192), later(960)
+    (32, 64, 240)
+    """
+    return min(max(START, T // 4), T // 2)
 
 
 def _of_channels_kept(subject: Subject, material: TokenMaterial) -> list[Factor]:
