@@ -273,14 +273,14 @@ class Parts:
         return self.folder / f"skipped-{hashlib.sha256(path.encode()).hexdigest()[:16]}.json"
 
     def skipped(self) -> list[Skipped]:
-        """What was skipped."""
+        """What was skipped, in the order of the names."""
         skipped = []
         for file in sorted(self.folder.glob("skipped-*.json")):
             with contextlib.suppress(PosthocError, MisfitError, TypeError):
                 skip = Skipped(**typed(dict[str, str], read_json(file, SKIP_BYTES)))
                 if file == self._skip(skip.path):
                     skipped.append(skip)
-        return skipped
+        return sorted(skipped, key=lambda skip: (len(skip.path), skip.path))  # step-9 before step-10
 
     def merge(self) -> list[Skipped]:
         """Put the parts together as the activations file and take their folder away; what was skipped, and why.

@@ -62,11 +62,12 @@ def averaging(plan: "Extraction") -> list[tuple[str, str]]:
         return []
     E, size = len(plan.run.checkpoints), sum(map(math.prod, plan.run.checkpoints[0].header.shapes.values()))
     most, without = min(counts[-1], E), [str(count) for count in counts if count > E]
+    passes = _of_averages(plan)
     none = f"; none of {', '.join(without)}, for the run has {E} checkpoints" if without else ""
     return [
         (
             "averages",
-            f"means of the weights of the last {', '.join(map(str, counts))}: {_of_averages(plan)} passes over the probe "
+            f"means of the weights of the last {', '.join(map(str, counts))}: {passes} pass{'es' * (passes != 1)} over the probe "
             f"beside those of {E} checkpoints, and {_short(4 * size * most, 'B')} of memory for {most} of them{none}",
         )
     ]

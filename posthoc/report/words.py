@@ -1,5 +1,6 @@
 """What is said of a run: its verdicts and cautions, in sentences, from what its file holds."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,9 @@ def compared(rows: "Sequence[Row]", gaps: "Sequence[Difference]") -> str:
     differing = [f"{gap.quantity} ({gap.first} and {gap.second})" for gap in gaps if gap.corrected <= LEVEL]
     if differing:
         parts.append(f"groups differ in {', '.join(differing)}")
+    elif gaps and not any(gap.least <= LEVEL for gap in gaps):
+        least = min((gap.least for gap in gaps if not math.isnan(gap.least)), default=1.0)
+        parts.append(f"no difference between groups can show with so few runs in each (p is {least:.2g} at the least)")
     elif gaps:
         parts.append("in no measure can the groups be distinguished (5 %, corrected)")
     return f"{'; '.join([count, *parts])}."

@@ -35,6 +35,7 @@ from posthoc.analysis.taxonomy import Evidence, Taxonomy, classify
 from posthoc.analysis.verdicts import Verdict, verdict
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
+from posthoc.report.words import compared
 from posthoc.store import open_activations
 
 FILES = {
@@ -359,6 +360,11 @@ def test_groups_that_the_protocol_itself_tells_apart_carry_a_warning():
     assert gaps["integration"].corrected == pytest.approx(
         min(1, 0.1 * sum(np.isfinite(gap.p) for gap in gaps.values()))
     )
+    alike = "6 runs; best accuracy 3.0000 (f0) to 3.0000 (m2); "
+    few_runs = "no difference between groups can show with so few runs in each (p is 0.1 at the least)."
+    assert compared(rows, list(gaps.values())) == alike + few_runs
+    more = [replace(gap, least=0.01) for gap in gaps.values()]
+    assert compared(rows, more) == alike + "in no measure can the groups be distinguished (5 %, corrected)."
     with pytest.raises(UsageError, match=r"--by dataset: not recorded for f0; recorded: classes"):
         group_names(few, ["dataset"])
 

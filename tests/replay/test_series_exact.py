@@ -12,6 +12,7 @@ from posthoc.replay.layout import find_run
 from posthoc.replay.series.grid import recognise
 from posthoc.replay.series.records import Kind, Severity
 from posthoc.replay.series.result import check_series
+from posthoc.replay.series.words import verdict
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000]
 
@@ -206,6 +207,7 @@ def test_a_run_that_diverges_is_not_finite_and_nothing_else(tmp_path):
                 tensor.fill_(float("nan"))
     result = check(write(tmp_path / "run", states, range(12)))
     assert [(finding.kind, finding.checkpoints) for finding in result.findings] == [(Kind.NOT_FINITE, (9, 10, 11))]
+    assert verdict(result) == "This series holds weights that are not finite: 1 error, 3 checkpoints of 12 concerned."
 
 
 def test_a_mask_that_is_not_finite_hides_nothing(tmp_path):

@@ -21,7 +21,9 @@ def verdict(result: Result) -> str:
     what = ", ".join(
         f"{number} {word}{'s' * (number > 1)}" for number, word in ((errors, "error"), (warnings, "warning")) if number
     )
-    return f"This series is not what it says it is: {what}, {count(len(faulty), 'checkpoint')} of {total} concerned."
+    kinds = {f.kind for f in result.findings if f.severity > Severity.NOTE}
+    how = "holds weights that are not finite" if kinds == {Kind.NOT_FINITE} else "is not what it says it is"
+    return f"This series {how}: {what}, {count(len(faulty), 'checkpoint')} of {total} concerned."
 
 
 def sentence(finding: Finding, result: Result) -> str:
@@ -121,7 +123,7 @@ def _rounded(finding: Finding, result: Result) -> str:
 
 def _not_finite(finding: Finding, result: Result) -> str:
     e = finding.evidence
-    parts = [f"{e[key]:.0f} {word}" for key, word in (("nan", "NaN"), ("infinite", "infinite")) if e[key]]
+    parts = [f"{e[key]:,.0f} {word}" for key, word in (("nan", "NaN"), ("infinite", "infinite")) if e[key]]
     return f"{' and '.join(parts)} in {listed(finding.tensors)}"
 
 
