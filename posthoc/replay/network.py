@@ -78,7 +78,7 @@ class Network:
         self.module = module._apply(
             lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
         )
-        lay_out(self.module, plan.identity.memory_format)
+        lay_out(self.module, self.x)
         self.call = caller(self.module, self.x.keys())
         self.state = State(self.module)
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
@@ -334,11 +334,14 @@ def laid_out(batch: Batch, layout: str) -> Batch:
     }
 
 
-def lay_out(module: nn.Module, layout: str) -> None:
-    """Put the weights of convolutions into the memory format of their images, which else is done anew for every batch."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.ndim == 4:
-            tensor.data = tensor.data.contiguous(memory_format=FORMATS[layout])
+def lay_out(module: nn.Module, batch: Batch) -> None:
+    """Put the weights of convolutions into the memory format of a batch's images, which else is done anew for every batch;
+    of no other tensors, whose code may ask for views of them, and not for images of one channel, of which both are one."""
+    last = not all(tensor.is_contiguous() for tensor in batch.values())
+    for part in module.modules():
+        weight = part._parameters.get("weight")
+        if type(part) in (nn.Conv2d, nn.ConvTranspose2d) and weight is not None:
+            weight.data = weight.data.contiguous(memory_format=FORMATS["channels_last" if last else "contiguous"])
 
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:

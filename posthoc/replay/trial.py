@@ -136,7 +136,7 @@ class Passes:
         if fresh:
             self.fresh()
         batch = laid_out(first(self.net.x, samples), layout)
-        lay_out(self.net.module, layout)
+        lay_out(self.net.module, batch)
         device = self.plan.device
         with (
             guarded(self.plan.model.name, self.net.module, batch, str(self.checkpoint.path)),

@@ -173,9 +173,23 @@ def test_to_the_bit_as_a_plain_loop_whole_and_in_shards(tmp_path, name, flatten)
             assert file.loss[e] == F.cross_entropy(scores, labels).item()
 
 
-@pytest.mark.parametrize("name", ["Tutorial", "LeNet", "TwoHeads"])
+SHIFTED = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 10)
+        self.place = nn.Parameter(torch.randn(1, 4, 32, 32))
+    def forward(self, x):
+        return self.fc((self.conv(x).flatten(2) + self.place.view(4096).view(4, 1024)).relu().mean(2))
+"""
+"""A network that views a parameter of four axes, as embeddings of places are."""
+
+
+@pytest.mark.parametrize("name", ["Tutorial", "LeNet", "TwoHeads", "Shifted"])
 def test_the_two_memory_formats_agree(tmp_path, name):
-    written(tmp_path, PLAIN[name].replace("FLAT", FLATTEN["reshape"]), 1)
+    written(tmp_path, PLAIN.get(name, SHIFTED).replace("FLAT", FLATTEN["reshape"]), 1)
     for layout in ("contiguous", "channels_last"):
         run_extraction(planned(tmp_path, memory_format=layout), tmp_path / f"{layout}.h5")
     with (
