@@ -1,17 +1,19 @@
 "use strict";
 {
-  const { charts, ats } = JSON.parse(document.getElementById("data").textContent);
+  const { charts, ats, chosen: first } = JSON.parse(document.getElementById("data").textContent);
   const unit = document.querySelector("nav label").textContent;
   const slider = document.getElementById("slider");
   const views = new Map();
-  let chosen = ats[ats.length - 1];
+  let chosen = first;
 
   // What a figure of one epoch shows: it may keep only some of them.
   const shown = (epochs, at) => (epochs.length ? epochs.filter((own) => own <= at).pop() ?? epochs[0] : at);
 
   const show = (at) => {
     for (const [id, view] of views) {
-      if (charts[id].hasEpoch) view.signal("epoch", shown(charts[id].epochs, at)).runAsync();
+      if (!charts[id].hasEpoch) continue;
+      view.signal("epoch", shown(charts[id].epochs, at));
+      (charts[id].epochs.length ? view.resize() : view).runAsync(); // labels of an axis come and go with what is shown
     }
     for (const output of document.querySelectorAll("output.at")) {
       const own = output.closest("figure")?.querySelector(".chart").id;

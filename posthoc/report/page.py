@@ -7,8 +7,10 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
+import numpy as np
 import vl_convert
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from posthoc import __version__
 from posthoc.analysis.compare import Row
@@ -54,6 +56,7 @@ def page(sources: Sequence[Source]) -> str:
         _run(source, row, charts, f"run{k}") for k, (source, row) in enumerate(zip(sources, several.rows, strict=True))
     ]
     ats = sorted({at for source in sources for at in source.metrics.when})
+    known = [at for source in sources for at in np.array(source.metrics.when)[_known(source.metrics)].tolist()]
     units = {source.metrics.summary.unit for source in sources}
     folder = files("posthoc.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
@@ -66,6 +69,7 @@ def page(sources: Sequence[Source]) -> str:
         unit=" or ".join(sorted(units)),
         samples=" or ".join(sorted({source.metrics.recording.provenance.samples for source in sources})),
         ats=ats,
+        chosen=max(known, default=ats[-1]),
         charts=charts,
         glossary=glossary.entries,
         marks=MARKS,
@@ -85,6 +89,14 @@ def _title(sources: Sequence[Source]) -> str:
     about = f"{listed(list(models))} on {listed(list(probes))}" if len(models) < 4 and len(probes) < 4 else ""
     named = f"{len(sources)} runs" if len(sources) > 1 else sources[0].name
     return f"{about} ({named})" if about else named
+
+
+def _known(metrics: RunMetrics) -> NDArray[np.bool_]:
+    """At which checkpoints a measure that leads the tables has a value, [E]."""
+    known = np.zeros(len(metrics.checkpoints), dtype=bool)
+    for measured in metrics.measures.values():
+        known |= measured.headline & np.isfinite(measured.value)
+    return known
 
 
 def _shown(value: Any) -> Any:

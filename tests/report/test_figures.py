@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.report.export import export
 from posthoc.report.figures import FIGURES, Of, figures_of
+from posthoc.report.figures.figure import panel
 from posthoc.report.sources import Several
 from posthoc.store import open_activations
 
@@ -150,6 +152,21 @@ def test_measures_draw_the_values_and_the_nulls(metrics):
         [row["metastability_white_low"] for row in rows], metrics.null("white", "metastability", "low"), rtol=1e-5
     )
     assert [row["untrained"] for row in rows] == [True, False, False, False, False]
+
+
+def test_the_axis_of_one_value_holds_its_interval_and_nulls(metrics):
+    row = {
+        "at": 4,
+        "untrained": False,
+        "hurst": 0.8,
+        "hurst_low": 0.7,
+        "hurst_high": None,
+        "hurst_white_low": 0.3,
+        "M_low": 0,
+    }
+    spec = json.dumps(panel([row], metrics, [], "hurst", 300, 100, "H").to_dict())
+    low, high = map(float, re.search(r'"domain": \[(0[\d.]+), ([\d.]+)\]', spec).groups())
+    assert (low, high) == pytest.approx((0.25, 1.35))
 
 
 def test_a_null_not_rejected_is_a_caution(metrics):

@@ -301,6 +301,19 @@ def test_screen_readers_are_told_what_each_chart_shows(visit, one):
         assert len(chart.get_attribute("aria-label")) > 80
 
 
+def test_a_page_opens_at_the_last_epoch_that_was_measured(run_of):
+    metrics, _ = run_of
+
+    def broken(measured):
+        return dataclasses.replace(measured, value=np.where(np.arange(5) > 2, np.nan, measured.value))
+
+    spoilt = dataclasses.replace(metrics, measures={key: broken(m) for key, m in metrics.measures.items()})
+    for run, last in ((metrics, 4), (spoilt, 2)):
+        content = page([Source("run", "metrics.json", run)])
+        assert f'"chosen": {last}' in content
+        assert f'max="4" value="{last}"' in content
+
+
 def test_a_report_is_one_small_file(one, three):
     assert one.stat().st_size < 1_500_000
     content = one.read_text()

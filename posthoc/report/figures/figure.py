@@ -224,7 +224,13 @@ def panel(
         at = y(field)
         if y is y_axis and len(values) == 1:  # else the axis would have one tick, which says 0
             (value,) = values
-            reach = 0.1 * abs(value) or 1.0
+            ends = [
+                row[name]
+                for row in rows
+                for name in row
+                if name.startswith(f"{field}_") and name.endswith(("_low", "_high"))
+            ]
+            reach = max(0.1 * abs(value) or 1.0, *(1.1 * abs(end - value) for end in ends if end is not None), 0.0)
             at = at.scale(zero=False, domain=[value - reach, value + reach])
         spot = base.encode(x=time_axis(metrics), y=at)
         ground = alt.Chart(data([{"y": baseline}])).mark_rule(color=NOISE).encode(y=y("y"))

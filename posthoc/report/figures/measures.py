@@ -42,13 +42,14 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         base = alt.Chart(data(rows)).transform_filter("!datum.untrained")
         layers = []
         decides = short(metrics, measured.decided_by)
-        for stem, name in (
-            (f"{key}_{PURE_NOISE}_", beside),
-            (f"{key}_deciding_", decides),
-            (f"{key}_", "95 % interval"),
+        for stem, name, thick in (
+            (f"{key}_{PURE_NOISE}_", beside, 26),
+            (f"{key}_deciding_", decides, 16),
+            (f"{key}_", "95 % interval", 6),
         ):
             if name in keys and f"{stem}low" in rows[0]:
-                band = base.transform_filter(f"isValid(datum.{stem}low)").mark_area(line=False)
+                known = base.transform_filter(f"isValid(datum.{stem}low)")
+                band = known.mark_rule(strokeWidth=thick) if metrics.trained.sum() == 1 else known.mark_area(line=False)
                 band = band.encode(x=time_axis(metrics), y=y_axis(f"{stem}low"), y2=f"{stem}high:Q")
                 layers.append(keyed(band, name, keys, colours, opacities))
         line = base.mark_line(point={"size": 22, "filled": True}).encode(x=time_axis(metrics), y=y_axis(key))

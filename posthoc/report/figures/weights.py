@@ -64,7 +64,7 @@ def weights(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         _title(path.start, path.step),
         f"Distances are Euclidean, over all parameters{projected}. The cosine is that of the "
         "step to a checkpoint with the next step: 1 straight on, 0 at right angles, below 0 back. Each cell of the map is a "
-        "layer's step in units of its norm, on a logarithmic scale; × marks where it did not move.",
+        f"layer's step in units of its norm, on a logarithmic scale; × marks where it did not move{'' if np.isfinite(path.step[1:]).all() else ' or is not finite'}.",
         " ".join([*_spaced(metrics), *left_out(metrics)]),
         picture.add_params(names_of("groups", list(layers))),
     )  # fmt: skip
