@@ -1,19 +1,24 @@
 """The protocol: every choice that turns signals into measures."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.scales import LEAST_POINTS, default_scales, published_scales
-from posthoc.errors import UsageError
+from posthoc.errors import UsageError, nearest
 
 SPECTRAL = ("effective-rank", "participation-ratio")
 """What may play the part of a signal on the epoch axis: one number per layer and checkpoint."""
 ESTIMATORS = ("dfa", "whittle", "reml")
+KINDS: dict[type, tuple[type, str]] = {
+    bool: (bool, "True or False"), int: (Integral, "a whole number"), float: (Real, "a number"), str: (str, "a text"),
+}  # fmt: skip
+"""What a setting may be, and how that is called, by the type of its default."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Protocol:
         """
         from posthoc.analysis.axes import AXES
 
+        _require_kinds(changes)
         axis = changes.get("axis") or "image"
         if axis not in AXES:
             raise UsageError(f"Unknown axis {axis!r}; give {', '.join(AXES)}.")
@@ -99,3 +105,14 @@ class Protocol:
     def scales_for(self, T: int) -> NDArray[np.int64]:
         """The scales for series of T points; none where they are too short."""
         return published_scales(T) if self.scales == "published" else default_scales(T)
+
+
+def _require_kinds(settings: Mapping[str, Any]) -> None:
+    """Raise UsageError for what is no setting of a protocol, or of another type than that has."""
+    defaults = {field.name: field.default for field in fields(Protocol) if field.name != "name"}
+    for name, value in settings.items():
+        if name not in defaults:
+            raise UsageError(f"A protocol has no setting {name!r}; {nearest(name, defaults)}")
+        kind, words = KINDS[type(defaults[name]) if defaults[name] is not None else int]
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise UsageError(f"{name} is {value!r}; give {words}.")

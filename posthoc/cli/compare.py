@@ -108,6 +108,8 @@ def command(
     printed += [tables.prediction(foretold, beyond)] if foretold else []
     if form is None:
         echo(compared(rows, gaps))
+        if foretold:
+            echo(tables.survives(foretold, beyond))
         echo()
     print_tables(printed, form, shown_columns)
 

@@ -357,15 +357,17 @@ def prediction(rows: "Sequence[Prediction]", beyond: str | None = None) -> Table
         "permuting configurations with all their seeds; corrected: as a false discovery rate over all measures and targets.",
         f"Beyond loss: of what is left of both ranks without what the ranks of {known} say, fitted on other configurations.",
         "Leads by: how many checkpoints a measure's steps come before the score's (below 0: after) where they go together most.",
-        _survives(rows, beyond),
+        survives(rows, beyond),
     ])  # fmt: skip
 
 
-def _survives(rows: "Sequence[Prediction]", beyond: str | None) -> str:
+def survives(rows: "Sequence[Prediction]", beyond: str | None) -> str:
     """Which measures say what loss, its slope and what else was taken off do not."""
     kept = [f"{row.symbol} of {row.target}" for row in rows if not row.baseline and row.conditional_corrected <= 0.05]
-    known = "loss, its slope and that" if beyond else "loss and its slope"
-    return f"Beyond {known} something is said by: {', '.join(kept) or 'no measure'} (at 5 %)."
+    known = f"loss, its slope and {', '.join(map(str.strip, beyond.split(',')))}" if beyond else "loss and its slope"
+    return (
+        f"Beyond {known} something of what is to come is said by: {', '.join(kept) or 'no measure'} (5 %, corrected)."
+    )
 
 
 def sensitivity(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Sequence[str]) -> Table:

@@ -227,6 +227,9 @@ def test_the_command_line_takes_off_what_is_named(tmp_path):
     assert kept["integration"] == alone.conditional
     assert kept["metastability"] is None
     printed = CliRunner().invoke(main, words).stdout
+    assert printed.splitlines()[1].startswith(
+        "Beyond loss, its slope and accuracy, metastability something of what is to come"
+    )
     assert "the ranks of loss, of its slope and of accuracy, metastability say" in " ".join(printed.split())
     refused = CliRunner().invoke(main, [*words[:-4], "--beyond", "accuracy"])
     assert (refused.exit_code, "--beyond needs --predict" in refused.output) == (2, True)
@@ -234,6 +237,6 @@ def test_the_command_line_takes_off_what_is_named(tmp_path):
 
 def test_the_table_says_what_survives(predicted):
     table = tables.prediction(list(predicted.values()))
-    assert table.below[-1].startswith("Beyond loss and its slope something is said by: ")
+    assert table.below[-1].startswith("Beyond loss and its slope something of what is to come is said by: ")
     assert [column.title for column in table.columns][:3] == ["target", "measure", "tau"]
     assert "score so far (baseline)" in as_csv(table)

@@ -208,6 +208,7 @@ def test_a_run_that_diverges_is_not_finite_and_nothing_else(tmp_path):
     result = check(write(tmp_path / "run", states, range(12)))
     assert [(finding.kind, finding.checkpoints) for finding in result.findings] == [(Kind.NOT_FINITE, (9, 10, 11))]
     assert verdict(result) == "This series holds weights that are not finite: 1 error, 3 checkpoints of 12 concerned."
+    assert repr(result) == f"<Result: {verdict(result)}>"
 
 
 def test_a_mask_that_is_not_finite_hides_nothing(tmp_path):

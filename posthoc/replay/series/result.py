@@ -22,7 +22,7 @@ from posthoc.replay.weights import MAIN, Pick
 FORMAT, VERSION = "posthoc-check", 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """The statistics of a series and its findings, worst first.
 
@@ -34,6 +34,11 @@ class Result:
     findings: tuple[Finding, ...]
     place: str
     unordered: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        from posthoc.replay.series.words import verdict
+
+        return f"<Result: {verdict(self)}>"
 
     @property
     def unit(self) -> str:
