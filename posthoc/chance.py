@@ -55,12 +55,13 @@ class Replayed(Protocol):
 
 def ends(run: Replayed) -> list[tuple[str, str]]:
     """Loss and scores on the probe of the first, the best and the last checkpoint, as label and text; none where nothing
-    was scored. Best is by accuracy, else by the first of the other scores, else by the loss."""
+    was scored. Best is by accuracy, of language models by the loss, else by the first of the other scores, else by the loss."""
     scores = {"accuracy": run.accuracy, **run.scores}
     known = {name: values for name, values in scores.items() if np.isfinite(values).any()}
     if not known and not np.isfinite(run.loss).any():
         return []
-    by = next(iter(known.values()), -run.loss)
+    of_tokens = run.recording.identity.output.score == "tokens" and np.isfinite(run.loss).any()
+    by = -run.loss if of_tokens else next(iter(known.values()), -run.loss)
     rows = {"first": 0, "best": int(np.nanargmax(by)), "last": len(by) - 1}
     name = run.recording.provenance.loss
     losses = {} if np.isnan(run.loss).all() else {"loss" if known.keys() == {"accuracy"} else name: run.loss}

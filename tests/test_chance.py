@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import posthoc
-from posthoc.chance import better_than_chance, doubt, largest_share
+from posthoc.chance import better_than_chance, doubt, ends, largest_share
 from posthoc.cli import main
 from posthoc.errors import UsageError
 from posthoc.recording import Misfit, Scaling, image_words
@@ -42,6 +42,16 @@ def run(accuracy, epochs=None, steps=None, labels=LABELS, **recorded):
         recorded={name: np.array(values, float) for name, values in recorded.items()},
         recording=RECORDING,
     )
+
+
+def test_the_best_checkpoint_of_a_language_model_is_that_of_the_least_loss():
+    made = run([0.06, 0.05, 0.04], steps=[1, 2, 4], epochs=[-1, -1, -1])
+    made.loss, made.scores = np.array([7.5, 6.25, 6.5]), {}
+    output = replace(RECORDING.identity.output, score="tokens")
+    made.recording = replace(RECORDING, identity=replace(RECORDING.identity, output=output))
+    assert ends(made)[1] == ("best", "step 2: loss 6.2500, accuracy 0.0500")
+    made.recording = RECORDING
+    assert ends(made)[1] == ("best", "step 1: loss 7.5000, accuracy 0.0600")
 
 
 @pytest.mark.parametrize("labels", [LABELS, np.repeat([0, 1, 2], [70, 20, 10])])

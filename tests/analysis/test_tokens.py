@@ -36,6 +36,7 @@ from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.report import tables
 from posthoc.report.figures import FIGURES, Of, figures_of
+from posthoc.report.words import in_short
 from posthoc.store import Frame, Given, Layout, open_activations
 from posthoc.writing import write
 
@@ -174,6 +175,15 @@ def test_what_is_measured_is_in_all_outputs(ordered, tmp_path):
     ]  # fmt: skip
     (compared,) = json.loads(result.output)["runs"]
     assert compared["quantities"]["hurst_last"]["value"] == run.column("hurst")[-1]
+
+
+def test_the_first_line_about_a_language_model_is_its_loss(metrics):
+    identity = metrics.recording.identity
+    scored = replace(identity, output=replace(identity.output, score="tokens"))
+    run = replace(metrics, input=replace(metrics.input, recording=replace(metrics.recording, identity=scored)))
+    loss = run.column("loss")[1:]  # the first is of step 0
+    row = int(loss.argmin())
+    assert in_short(run)[0].startswith(f"Loss {loss[row]:.4f} at best, at step {(1, 2, 4, 64)[row]}; ")
 
 
 def test_every_figure_of_tokens_is_drawn_and_steps_are_logarithmic(metrics):
