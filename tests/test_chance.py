@@ -211,6 +211,8 @@ def test_hyperparameters_are_recorded_from_both_places(normed, tmp_path):
     provenance = plan.stored.recording.provenance
     assert provenance.settings == {"lr": 0.001, "schedule": "cosine", "nesterov": True}
     assert (provenance.training_seed, provenance.recipe) == (3, "plain")
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path)]).stdout
+    assert " ".join(shown.split("settings", 1)[1].splitlines()[0].split()) == "lr 0.1, recipe plain, schedule cosine"
     (tmp_path / "run.json").write_text(json.dumps({"settings": {"lr": [1]}}))
     with pytest.raises(UsageError, match=r"run\.json: the setting lr is no number"):
         plan_extraction(tmp_path, f"npz:{normed}/floats.npz", **options)

@@ -119,6 +119,7 @@ def test_a_file_is_measured_by_its_path_as_by_itself():
             r"layers is 'all'; give a list, such as \['all'\]",
         ),
         (lambda: posthoc.extract("run", "digits", "a.h5", images="x"), "images is 'x'; give a whole number or None"),
+        (lambda: posthoc.extract("run", "digits", "a.h5", settings=3), "settings is 3; give a list or a dictionary"),
         (lambda: posthoc.extract("run", "digits", "a.h5", imags=3), "There is no option 'imags'; did you mean images"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,7 @@ def _checkpoints(
     listing += [
         (key, str(run.about[key])) for key in ("recipe", "dataset", "normalization", "seed") if key in run.about
     ]
+    listing += _settings(run.about.get("settings") or {})
     tables = {"checkpoints": checkpoint_table(run.checkpoints)}
     if path.is_file():
         rows = [[key, "x".join(map(str, shape)) or "scalar"] for key, shape in header.shapes.items()]
@@ -180,6 +181,7 @@ def _activations(path: Path) -> Holding:
             ),
             ("layers", ", ".join(f"{layer} ({len(file.channels[layer])})" for layer in file.layers)),
             ("signals", ", ".join(file.signals)),
+            *_settings(provenance.settings),
         ]
         if file.behaviours:
             listing.append(("behaviour", ", ".join(file.behaviours)))
@@ -253,3 +255,8 @@ def _metrics(path: Path, columns: str | None, as_json: bool) -> None:
     ])  # fmt: skip
     echo()
     print_rows(tables.checkpoints(metrics), columns)
+
+
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the run was trained, where that is recorded, as label and text."""
+    return [("settings", ", ".join(f"{key} {value}" for key, value in settings.items()))] if settings else []

@@ -45,6 +45,7 @@ KINDS = {
     Path: "a path",
     str: "a text",
     Sequence: "a list",
+    Mapping: "a dictionary",
     type(None): "None",
 }
 """Types of options, in words."""
@@ -107,7 +108,7 @@ class PlanOptions(TypedDict, total=False):
     ema: bool
     model: str | None
     model_arg: Sequence[str]
-    settings: Sequence[str]
+    settings: Sequence[str] | Mapping[str, Any]
     layers: Sequence[str]
     channels: int | None
     signals: Sequence[str] | None
@@ -148,7 +149,7 @@ class Request:
 
     order: name or inside, by what the checkpoints are ordered; placed: some of them given their place, as FILE=EPOCH.
     channels: None records all of each layer; otherwise so many, drawn once per run and layer from `seed`. images: so
-    many samples of the probe; settings: how the run was trained, as KEY=VALUE, for comparisons; image_size, normalize: of a probe of images; resize, crop: of a
+    many samples of the probe; settings: how the run was trained, as a dictionary or as KEY=VALUE, for comparisons; image_size, normalize: of a probe of images; resize, crop: of a
     folder of them; split, columns: which part of a data set,
     and what of a table is fed and right. dtype: bfloat16 replays under autocast; tf32: allows it on CUDA; compile:
     through torch.compile. memory_format: auto takes channels last where it is faster and gives the same. model_output:
@@ -169,7 +170,7 @@ class Request:
     ema: bool = False
     model: str | None = None
     model_arg: Sequence[str] = ()
-    settings: Sequence[str] = ()
+    settings: Sequence[str] | Mapping[str, Any] = ()
     layers: Sequence[str] = ("default",)
     channels: int | None = 32
     signals: Sequence[str] | None = None
@@ -308,13 +309,13 @@ def _require_type(name: str, value: object, kind: Any) -> None:
     raise UsageError(f"{name} is {value!r}; give {' or '.join(words)}.")
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `key=value` of --set: numbers and texts.
+def parse_settings(pairs: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Read `key=value` of --set: numbers and texts; a dictionary is taken as it is.
 
-    >>> parse_settings(["lr=1e-3", "schedule=cosine"])
-    {'lr': 0.001, 'schedule': 'cosine'}
+    >>> parse_settings(["lr=1e-3", "schedule=cosine"]) == parse_settings({"lr": 0.001, "schedule": "cosine"})
+    True
     """
-    settings = parse_arguments(pairs, "--set", "lr=0.1")
+    settings = dict(pairs) if isinstance(pairs, Mapping) else parse_arguments(pairs, "--set", "lr=0.1")
     require_settings(settings, "--set")
     if taken := sorted(settings.keys() & OTHERWISE.keys()):
         raise UsageError(f"--set {taken[0]}: that is {OTHERWISE[taken[0]]}; leave it out.")
