@@ -160,7 +160,7 @@ class Verdict:
             case Outcome.UNDETERMINED:
                 return f"whether {self.symbol} differs from {than} cannot be told: {few}"
             case Outcome.INDISTINGUISHABLE:
-                where = f"in any of {self.epochs} {unit}s" if self.epochs > 1 else f"in the only {unit}"
+                where = f"in any of {self.epochs} {unit}s" if self.epochs > 1 else f"in the only {unit} that has it"
                 return f"{self.symbol} cannot be distinguished from {than} {where}"
         text = f"{self.symbol} differs from {than} in {self.differs} of {self.epochs} {unit}s"
         return f"{text}; {few}" if self.wanting else text

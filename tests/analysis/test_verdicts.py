@@ -130,7 +130,7 @@ VERDICT = Verdict("H_eff", "order", "another order of the same images", differs=
     ({"differs": 0}, Outcome.INDISTINGUISHABLE,
      "H_eff cannot be distinguished from that of another order of the same images in any of 25 epochs", False),
     ({"differs": 0, "epochs": 1}, Outcome.INDISTINGUISHABLE,
-     "H_eff cannot be distinguished from that of another order of the same images in the only epoch", False),
+     "H_eff cannot be distinguished from that of another order of the same images in the only epoch that has it", False),
     ({"differs": 0, "wanting": 20}, Outcome.UNDETERMINED,
      "whether H_eff differs from that of another order of the same images cannot be told: too few draws in 20 of 25 epochs "
      "(99 draws: no p below 0.02)", None),
