@@ -64,7 +64,7 @@ def compute_metrics(
     require_count("nulls", nulls, 0, ", how often they are drawn; which they are follows from the measures")
     require_count("seed", seed)
     if max_nulls is not None:
-        require_count("max_nulls", max_nulls, 1)
+        require_count("max_nulls", max_nulls)
     _require_fitting(protocol, measures)
     from posthoc.analysis.metrics import compute_metrics
 
