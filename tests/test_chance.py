@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,10 +19,13 @@ import posthoc
 from posthoc.chance import better_than_chance, doubt, ends, largest_share
 from posthoc.cli import main
 from posthoc.errors import UsageError
+from posthoc.parts import merge
 from posthoc.recording import Misfit, Scaling, image_words
 from posthoc.replay.plan import plan_extraction
 from posthoc.replay.probes.images import load_images
-from posthoc.replay.request import parse_settings
+from posthoc.replay.request import Shard, parse_settings
+from posthoc.replay.run import run_extraction
+from posthoc.store import open_activations
 
 LABELS = np.repeat(np.arange(10), 20)
 RECORDING = noise.recording(["a"])
@@ -197,6 +201,25 @@ def test_another_scaling_that_does_better_is_found_above_chance(normed, kind):
         assert wrong.misfit.layer == "1"
         assert wrong.misfit.spread == pytest.approx(10, rel=0.1)
         assert scaling("floats").misfit.spread == pytest.approx(10, rel=0.1)
+
+
+def test_of_shards_that_with_the_last_checkpoint_tries_other_scalings(normed, tmp_path):
+    for epoch in (1, 2):
+        shutil.copy(normed / "without.pt", tmp_path / f"epoch_{epoch}.pt")
+    options = {
+        "model": f"{normed}/net.py:make",
+        "model_arg": ["norm=False"],
+        "normalize": "0.8/0.1",
+        "on_duplicate": "keep",
+    }
+    for index in (1, 2):
+        shard = Shard(index, 2)
+        plan = plan_extraction(tmp_path, f"npz:{normed}/bytes.npz", shard=shard, **options)
+        assert (plan.stored.recording.provenance.scaling is not None) == (index == 2)
+        run_extraction(plan, tmp_path / "a.h5", shard=shard)
+    merge(tmp_path / "a.h5")
+    with open_activations(tmp_path / "a.h5") as file:
+        assert file.recording.provenance.scaling.better == "--normalize none"
 
 
 def test_hyperparameters_are_recorded_from_both_places(normed, tmp_path):

@@ -265,7 +265,7 @@ def _replay(
     from posthoc.replay.plan import plan_extraction
     from posthoc.replay.run import run_extraction
 
-    plan = plan_extraction(place, skip_damaged=writing["skip_errors"], **options)
+    plan = plan_extraction(place, skip_damaged=writing["skip_errors"], shard=shard, **options)
     notes(plan.notes, err=True)
     with progress_on_stderr("replaying") as progress:
         result = run_extraction(plan, path, progress=progress, shard=shard, **writing)

@@ -38,6 +38,7 @@ from posthoc.replay.probes.fitting import traced
 from posthoc.replay.request import (
     PlanOptions,
     Request,
+    Shard,
     parse_arguments,
     parse_settings,
     require_options,
@@ -210,6 +211,7 @@ def plan_extraction(
     skip_damaged: bool = False,
     trial: bool = True,
     before: Extraction | None = None,
+    shard: Shard | None = None,
     **options: Unpack[PlanOptions],
 ) -> Extraction:
     """Find the run, its model, the probe and the hook points, and try the model on a few samples; nothing is written.
@@ -217,7 +219,8 @@ def plan_extraction(
     `checkpoints` is the folder of a run, one checkpoint, or several of one folder; the options are those of `Request`.
     `skip_damaged` sets checkpoints apart whose headers cannot be read, and goes on where the model cannot run with the
     weights of one. Without `trial` nothing is run: enough to count what there is to do. `before`: a plan of the same
-    run as it was, whose trial holds if all else is as it was. Raises PosthocError for whatever does not fit.
+    run as it was, whose trial holds if all else is as it was. `shard`: the one that is to be replayed; of several it is
+    that with the last checkpoint which tries the preparation of the probe. Raises PosthocError for whatever does not fit.
     """
     require_options(options)
     request = Request(probe, **options)
@@ -237,7 +240,9 @@ def plan_extraction(
         return plan.settled(before.trial)
     wishes = Wishes(request.memory_format, request.model_output, request.score)
     tried = try_out(plan, wishes, skip_damaged)
-    settled = plan.settled(replace(tried, scaling=try_scaling(plan.settled(tried))))
+    settled = plan.settled(tried)
+    if shard is None or run.checkpoints[-1] in run.checkpoints[shard.index - 1 :: shard.count]:
+        settled = plan.settled(replace(tried, scaling=try_scaling(settled)))
     if plan.untrained:
         require_draws(settled)
     return settled
