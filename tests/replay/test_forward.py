@@ -315,12 +315,12 @@ def test_layers_that_look_at_the_whole_batch_are_named(tmp_path):
     written(tmp_path, convs(
         "self.bn.train(); return self.fc(F.relu(self.bn(self.c2(self.c1(x)))).mean((2, 3)))", "self.bn = nn.BatchNorm2d(8)"
     ))  # fmt: skip
-    plan = planned(tmp_path)
+    plan = planned(tmp_path, layers=["all"])
     notes = dict(plan.notes)
     assert notes["training mode"] == "bn (BatchNorm2d): run as in training"
     assert "depends on the others in its batch" in notes["batches"]
     run_extraction(plan, tmp_path / "a.h5")
-    in_shards(tmp_path, tmp_path / "b.h5")
+    in_shards(tmp_path, tmp_path / "b.h5", layers=["all"])
     assert_same(tmp_path / "a.h5", tmp_path / "b.h5")
 
 
