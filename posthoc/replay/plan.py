@@ -241,7 +241,7 @@ def plan_extraction(
     wishes = Wishes(request.memory_format, request.model_output, request.score)
     tried = try_out(plan, wishes, skip_damaged)
     settled = plan.settled(tried)
-    if shard is None or run.checkpoints[-1] in run.checkpoints[shard.index - 1 :: shard.count]:
+    if shard is None or shard.has(len(run.checkpoints) - 1):
         settled = plan.settled(replace(tried, scaling=try_scaling(settled)))
     if plan.untrained:
         require_draws(settled)

@@ -97,6 +97,14 @@ class Shard:
             raise UsageError(f"--shard {text}: give i/n with i from 1 to n, such as 1/8, or auto.")
         return cls(index, count)
 
+    def has(self, place: int) -> bool:
+        """Whether what is at that place of the run, from 0 up, is of this shard.
+
+        >>> [place for place in range(6) if Shard(2, 3).has(place)]
+        [1, 4]
+        """
+        return place % self.count == self.index - 1
+
 
 class PlanOptions(TypedDict, total=False):
     """Options of `Request`, as a caller names them."""

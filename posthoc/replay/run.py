@@ -56,7 +56,7 @@ class Work:
 
     def has(self, place: int) -> bool:
         """Whether what is at that place of the run is of this shard."""
-        return self.shard is None or place % self.shard.count == self.shard.index - 1
+        return self.shard is None or self.shard.has(place)
 
 
 def extract(
