@@ -15,6 +15,7 @@ from posthoc.analysis.responses import Audit, Spread, load_audit
 from posthoc.analysis.version1 import upgraded
 from posthoc.files import read_json
 from posthoc.typed import typed
+from reproduction.language import Condition, kept_conditions
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Cell(TypedDict):
 @dataclass(frozen=True)
 class Study:
     """Everything that is kept: the runs, noise through each protocol, the comparison of the runs, that of the published
-    epochs, the rows as they are printed, and networks on the images and labels of both data sets."""
+    epochs, the rows as they are printed, networks on the images and labels of both data sets, and what a language model
+    makes of what it wrote."""
 
     runs: list[Kept]
     noise: dict[str, dict[str, list[float]]]
@@ -97,6 +99,7 @@ class Study:
     published: dict[str, Any]
     printed: dict[str, dict[str, str]]
     crossed: list[Cell]
+    generated: list[Condition]
     note: str
 
     @classmethod
@@ -110,7 +113,8 @@ class Study:
         note = keep / "data.txt"
         text = note.read_text().strip() if note.exists() else ""
         crossed = read_json(keep / "classes.json") if (keep / "classes.json").exists() else []
-        return cls(kept_runs(keep), noise, comparison, published, rows, crossed, text)
+        generated = kept_conditions(keep / "generated.json")
+        return cls(kept_runs(keep), noise, comparison, published, rows, crossed, generated, text)
 
 
 def rows_of(metrics: RunMetrics) -> list[dict[str, Any]]:

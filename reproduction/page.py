@@ -8,6 +8,7 @@ import jinja2
 from posthoc.report.printing import markdown_grid
 from reproduction import sections
 from reproduction.kept import Study
+from reproduction.language import generated
 
 TEMPLATE = Path(__file__).with_name("page.md")
 
@@ -28,6 +29,7 @@ def page(keep: Path) -> str:
         untrained=sections.untrained(study),
         other_axes=sections.other_axes(study),
         information=sections.information(study),
+        generated=generated(study.generated),
         limits=sections.limits(study),
     )
 
