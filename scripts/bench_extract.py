@@ -17,7 +17,8 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from posthoc.replay.network import probe_batch
-from posthoc.replay.plan import Extraction, plan_extraction
+from posthoc.replay.plan import Extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.run import run_extraction
 
 MODELS = ("resnet18", "resnet152", "densenet121", "mobilenet_v2", "vit_b_16")

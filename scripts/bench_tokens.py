@@ -12,7 +12,7 @@ import torch
 from bench_extract import spent_in_turn
 
 from posthoc.replay.network import Network, split
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.run import extract, run_extraction
 
 CONTEXT = 256

@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save_file
 
 from posthoc.errors import PosthocError
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.run import run_extraction
 from posthoc.store import open_activations
 

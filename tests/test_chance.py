@@ -21,7 +21,7 @@ from posthoc.cli import main
 from posthoc.errors import UsageError
 from posthoc.parts import merge
 from posthoc.recording import Misfit, Scaling, image_words
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.probes.images import load_images
 from posthoc.replay.request import Shard, parse_settings
 from posthoc.replay.run import run_extraction

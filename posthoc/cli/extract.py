@@ -252,7 +252,7 @@ def _work(checkpoints: Sequence[Path], output: Path | None, several: bool) -> li
 
 def _preview(place: Path | list[Path], skip: bool, options: Mapping[str, Any]) -> Holding:
     """What was found of a run and would be done."""
-    from posthoc.replay.plan import plan_extraction
+    from posthoc.replay.planning import plan_extraction
 
     plan = plan_extraction(place, skip_damaged=skip, **options)
     return Holding("extraction", plan.notes, {"checkpoints": checkpoint_table(plan.run.checkpoints)})
@@ -262,10 +262,11 @@ def _replay(
     place: Path | list[Path], path: Path, options: Mapping[str, Any], *, shard: "Shard | None", **writing: Any
 ) -> "tuple[Skipped, ...]":
     """Replay a run that is there; what was skipped of it, and why."""
-    from posthoc.replay.plan import plan_extraction
-    from posthoc.replay.run import run_extraction
+    from posthoc.replay.planning import plan_extraction
 
     plan = plan_extraction(place, skip_damaged=writing["skip_errors"], shard=shard, **options)
+    from posthoc.replay.run import run_extraction  # with torch, which what is wrong with a run need not wait for
+
     notes(plan.notes, err=True)
     with progress_on_stderr("replaying") as progress:
         result = run_extraction(plan, path, progress=progress, shard=shard, **writing)
@@ -277,7 +278,7 @@ def _replay(
 
 def _follow(place: Path | list[Path], path: Path, options: Mapping[str, Any], **writing: Any) -> "tuple[Skipped, ...]":
     """Replay a run while it grows; what was skipped of it, and why."""
-    from posthoc.replay.plan import plan_extraction
+    from posthoc.replay.planning import plan_extraction
     from posthoc.replay.run import follow_extraction
 
     plan: Any = None

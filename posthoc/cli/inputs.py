@@ -60,7 +60,7 @@ def require_activations(path: Path) -> None:
     kind = kind_of(path)
     if kind in ("metrics", "audit"):
         raise PosthocError(f"{path} is {NAMES[kind]}; `posthoc inspect` shows it. Here {wanted}.")
-    if kind == "json":
+    if kind != "hdf5" and path.is_file():
         raise PosthocError(f"{path} is not an HDF5 file; {wanted}.")
 
 

@@ -87,14 +87,15 @@ def _checkpoints(
     refuse_model(model)
     from posthoc.replay.duplicates import settle_duplicates
     from posthoc.replay.layout import find_run
-    from posthoc.replay.models import resolve_model
-    from posthoc.replay.plan import about_order, aside
     from posthoc.replay.request import OnDuplicate, parse_arguments
     from posthoc.replay.weights import Pick
 
     pick = Pick(weights_key, ema)
     run = find_run(path, select, pick, order=order, placed=placed)
     run = settle_duplicates(run, pick, OnDuplicate.DROP)
+    from posthoc.replay.models import resolve_model  # with torch, which what is wrong with a run need not wait for
+    from posthoc.replay.plan import about_order, aside
+
     header = run.checkpoints[0].header
     try:
         network = resolve_model(

@@ -210,8 +210,7 @@ class _Submitter:
         if (self.submission.home(target) / "metrics.json").exists() and not anew:
             self.say(f"{target.title}: done")
             return None
-        from posthoc.replay.plan import plan_extraction
-        from posthoc.replay.run import entries_of
+        from posthoc.replay.planning import plan_extraction
 
         options = dict(self.work.extraction)
         if self._away:
@@ -225,6 +224,8 @@ class _Submitter:
             target.left_out = str(error)
             self.say(f"{target.title}: left out: {error}")
             return None
+        from posthoc.replay.run import entries_of
+
         target.count = len(plan.run.checkpoints)
         entries = list(entries_of(plan).values())
         parts = Parts(self.submission.home(target) / "activations.h5")

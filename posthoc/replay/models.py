@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models as zoo
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.adapters import adapt, find_adapter
@@ -27,7 +26,17 @@ from posthoc.replay.lazy import initialise, lazy_layers
 from posthoc.replay.marks import Names, assembled
 from posthoc.replay.meant import LIBRARIES, MODEL_FORMS, require_timm, unknown_model
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
-from posthoc.replay.recognition import Comparison, Shapes, build, changes, compare, nearest, recognise, sentence
+from posthoc.replay.recognition import (
+    Comparison,
+    Shapes,
+    build,
+    changes,
+    compare,
+    nearest,
+    recognise,
+    sentence,
+    torchvision_names,
+)
 from posthoc.replay.transformers import skeleton
 from posthoc.replay.usercode import Factory, ModelCode
 from posthoc.shown import listed
@@ -211,7 +220,7 @@ def _known(name: str | None) -> Iterator[str]:
 
 def _has(library: str, name: str) -> bool:
     if library == "torchvision":
-        return name in zoo.list_models(module=zoo)
+        return bool(name) and name in torchvision_names()
     if not re.fullmatch(r"[\w.]+", name) or importlib.util.find_spec("timm") is None:
         return False
     import timm
@@ -256,7 +265,7 @@ def _given(reference: Any, shapes: Shapes, arguments: dict[str, Any], arch: str 
             require_timm(name)
         names = list(_known(reference))
         if not names:
-            raise unknown_model(reference, zoo.list_models(module=zoo))
+            raise unknown_model(reference, torchvision_names())
         return _library(names[0], "given", shapes, arguments)
     if reference.endswith(".py"):
         return _any_of(ModelCode(Path(reference)), shapes, arguments, arch)

@@ -1,14 +1,12 @@
 """What an extraction will do: run, model, probe, hook points and shapes, all resolved before anything is computed."""
 
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 
 from posthoc import __version__, store, streams
@@ -27,21 +25,18 @@ from posthoc.recording import Model as RecordedModel
 from posthoc.recording import Probe as RecordedProbe
 from posthoc.replay.controls import check_controls
 from posthoc.replay.cost import averaging, cost, require_memory
-from posthoc.replay.duplicates import settle_duplicates
 from posthoc.replay.hooks import HookPoint
 from posthoc.replay.layers import choose
-from posthoc.replay.layout import Run, find_run
+from posthoc.replay.layout import Run
 from posthoc.replay.models import Model, resolve_model
 from posthoc.replay.outputs import Scored
 from posthoc.replay.probes import Probe, load_probe
 from posthoc.replay.probes.fitting import traced
 from posthoc.replay.request import (
-    PlanOptions,
     Request,
     Shard,
     parse_arguments,
     parse_settings,
-    require_options,
     require_settings,
 )
 from posthoc.replay.scaling import try_scaling
@@ -53,9 +48,6 @@ from posthoc.replay.trial import Trial, Wishes, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
 from posthoc.replay.weights import Pick
 from posthoc.shown import listed
-
-if TYPE_CHECKING:
-    from posthoc.replay.request import ProbeLike
 
 NAMED = 5
 """So many files are named that were set apart for one reason, and so many reasons."""
@@ -204,33 +196,20 @@ class Extraction:
         return replace(self, stored=replace(self.stored, recording=recording))
 
 
-def plan_extraction(
-    checkpoints: Path | Sequence[Path],
-    probe: "ProbeLike",
+def plan_of(
+    request: Request,
+    run: Run,
+    pick: Pick,
     *,
     skip_damaged: bool = False,
     trial: bool = True,
     before: Extraction | None = None,
     shard: Shard | None = None,
-    **options: Unpack[PlanOptions],
 ) -> Extraction:
-    """Find the run, its model, the probe and the hook points, and try the model on a few samples; nothing is written.
-
-    `checkpoints` is the folder of a run, one checkpoint, or several of one folder; the options are those of `Request`.
-    `skip_damaged` sets checkpoints apart whose headers cannot be read, and goes on where the model cannot run with the
-    weights of one. Without `trial` nothing is run: enough to count what there is to do. `before`: a plan of the same
-    run as it was, whose trial holds if all else is as it was. `shard`: the one that is to be replayed; of several it is
-    that with the last checkpoint which tries the preparation of the probe. Raises PosthocError for whatever does not fit.
-    """
-    require_options(options)
-    request = Request(probe, **options)
-    request.check()
-    find_device(request.device)
-    pick = Pick(request.weights_key, request.ema)
-    run = find_run(checkpoints, request.select, pick, skip_damaged, request.order, request.placed)
-    run = settle_duplicates(run, pick, request.on_duplicate)
+    """What is asked for, of a run that was found: see `posthoc.replay.planning.plan_extraction`."""
+    device = find_device(request.device)
     if not before:  # else a network of the run is at work already, in memory that counts as taken
-        require_memory(run.checkpoints[0], find_device(request.device), max(request.averaged, default=0))
+        require_memory(run.checkpoints[0], device, max(request.averaged, default=0))
     plan = _planned(request, run, pick)
     if plan.untrained:
         require_constructor(plan)
@@ -440,6 +419,6 @@ def _versions(device: torch.device) -> dict[str, str | None]:
     return {
         "posthoc": __version__,
         "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
+        "torchvision": version("torchvision"),
         "cuda": torch.version.cuda if on_gpu else None,
     }

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
-from torchvision import models as zoo
 
 from posthoc.errors import PosthocError
 from posthoc.replay.architectures import ARCHITECTURES
@@ -92,7 +91,17 @@ def _adapted(name: str, shapes: Shapes, seed: int | None, options: dict[str, Any
     return model.eval()
 
 
+def torchvision_names() -> list[str]:
+    """The models that torchvision has. It is imported where one is looked for: with torch's compiler, which it imports, that
+    takes as long as to import torch."""
+    from torchvision import models as zoo
+
+    return list(zoo.list_models(module=zoo))
+
+
 def _build(name: str, born: Born = OnMeta, /, **options: Any) -> nn.Module:
+    from torchvision import models as zoo
+
     with born(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GoogLeNet and Inception announce a change of their initialisation
         model: nn.Module = zoo.get_model(name, weights=None, **options)
@@ -162,7 +171,7 @@ def _any_named(pattern: str, shapes: Shapes) -> bool:
 
 
 def _members(pattern: str) -> list[str]:
-    return [name for name in zoo.list_models(module=zoo) if re.match(pattern, name)]
+    return [name for name in torchvision_names() if re.match(pattern, name)]
 
 
 @dataclass(frozen=True)
@@ -231,7 +240,7 @@ def nearest(shapes: Shapes) -> str:
     Empty where there is none: what shares less says nothing of a network.
     """
     near = []
-    for name in zoo.list_models(module=zoo):
+    for name in torchvision_names():
         wanted = _own_shapes(name)
         shared = sum(shapes.get(key) == shape for key, shape in wanted.items())
         near.append((shared / len(wanted.keys() | shapes.keys()), name))

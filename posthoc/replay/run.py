@@ -17,7 +17,8 @@ from posthoc.replay.controls import UNTRAINED
 from posthoc.replay.duplicates import DuplicatesError
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.pipeline import Failed, Kept, Outcome, Replayed, replay
-from posthoc.replay.plan import Extraction, plan_extraction
+from posthoc.replay.plan import Extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.request import PlanOptions, Shard
 from posthoc.replay.untrained import replay_untrained
 from posthoc.store import Skipped

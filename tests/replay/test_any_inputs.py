@@ -13,7 +13,7 @@ import posthoc
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.run import Shard, run_extraction
 from posthoc.streams import batch_seed
 

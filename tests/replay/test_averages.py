@@ -23,7 +23,7 @@ from posthoc.analysis.runs import as_run, measured_of_all
 from posthoc.errors import StoppedError, UsageError
 from posthoc.parts import merge
 from posthoc.replay.cost import averaging, cost
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.request import Shard
 from posthoc.replay.run import follow_extraction, run_extraction
 from posthoc.report import tables, words

@@ -23,7 +23,7 @@ import posthoc
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import Parts, merge
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.run import Shard, follow_extraction, run_extraction
 
 ROOT = Path(__file__).parents[2]
@@ -370,7 +370,7 @@ MANY = """
 import resource, sys
 from pathlib import Path
 import posthoc
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.run import run_extraction
 folder = Path(sys.argv[1])
 plan = plan_extraction(folder / "run", "npz:" + sys.argv[2], model=str(folder / "tiny.py"), normalize="none", images=100)

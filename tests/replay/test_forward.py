@@ -15,7 +15,7 @@ from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
 from posthoc.replay.network import FORMATS
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.probes.images import probe_images
 from posthoc.replay.run import Shard, run_extraction
 

@@ -12,7 +12,7 @@ from contents import assert_same
 import posthoc
 from posthoc.errors import PosthocError
 from posthoc.recording import Model
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 
 REDUCTIONS = {"mean": lambda maps: maps.mean(2), "var": lambda maps: maps.var(2, correction=0)}
 

@@ -18,7 +18,7 @@ from posthoc.replay import pipeline
 from posthoc.replay.checkpoint import MOST_NUMBERS, read_header, read_weights
 from posthoc.replay.formats.table import digest
 from posthoc.replay.layout import find_run
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.run import run_extraction
 from posthoc.replay.source import AT_ONCE, Source
 from posthoc.replay.strangers import NoWeightsError

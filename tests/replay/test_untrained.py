@@ -18,7 +18,7 @@ from posthoc.cluster.status import read_status
 from posthoc.cluster.submission import Array, Submission, Target
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
-from posthoc.replay.plan import plan_extraction
+from posthoc.replay.planning import plan_extraction
 from posthoc.replay.request import Shard
 from posthoc.replay.run import run_extraction
 

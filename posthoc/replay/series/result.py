@@ -3,21 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.replay.fitting import FEWEST
 from posthoc.replay.layout import Run, find_run
-from posthoc.replay.series.exact import exact_findings
-from posthoc.replay.series.geometry import compare
-from posthoc.replay.series.jumps import norm_jumps
-from posthoc.replay.series.placing import placing_findings
-from posthoc.replay.series.reading import Progress, Statistics, read_series
 from posthoc.replay.series.records import Finding, Severity, Untold
 from posthoc.replay.series.share import WHOLE, Share
 from posthoc.replay.weights import MAIN, Pick
+
+if TYPE_CHECKING:
+    from posthoc.replay.series.reading import Progress, Statistics
 
 FORMAT, VERSION = "posthoc-check", 1
 
@@ -30,7 +28,7 @@ class Result:
     """
 
     run: Run
-    series: Statistics
+    series: "Statistics"
     findings: tuple[Finding, ...]
     place: str
     unordered: tuple[int, ...] = ()
@@ -123,7 +121,7 @@ def check_series(
     pick: Pick = MAIN,
     order: str | None = None,
     placed: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
     share: Share = WHOLE,
 ) -> Result:
     """Read every checkpoint of a run once and say what is wrong with it; raises as `find_run` does.
@@ -131,6 +129,13 @@ def check_series(
     share: how much of each tensor is read.
     """
     run = find_run(place, select, pick, order=order, placed=placed, sound=False)
+    # With Numba and SciPy, which what is wrong with a run need not wait for.
+    from posthoc.replay.series.exact import exact_findings
+    from posthoc.replay.series.geometry import compare
+    from posthoc.replay.series.jumps import norm_jumps
+    from posthoc.replay.series.placing import placing_findings
+    from posthoc.replay.series.reading import read_series
+
     series = read_series(run.checkpoints, pick, progress, share=share)
     geometry = compare(series)
     findings, unordered = placing_findings(series, geometry, exact_findings(series))
