@@ -19,6 +19,8 @@ ELSEWHERE = {"best", "step", "steps", "grad", "batches"}
 """Words in the names of what is no accuracy of this checkpoint, or counts the batches whose gradients are accumulated."""
 LESS = 0.03
 """Of accuracy: another preparation does better if it does so by that than the run ever did with its own."""
+OF_LABELS = ("classes", "binary")
+"""How outputs are scored that have an accuracy among classes."""
 GAP = 0.2
 """By how much the recorded accuracy must be above that on the probe before it is said."""
 
@@ -69,16 +71,20 @@ def ends(run: Replayed) -> list[tuple[str, str]]:
         (
             label,
             f"{_place(run.epochs[row], run.steps[row])}: "
-            + ", ".join(f"{key} {values[row]:.4f}" for key, values in (losses | known).items()),
+            + ", ".join(f"{key} {_number(values[row])}" for key, values in (losses | known).items()),
         )
         for label, row in rows.items()
     ]
 
 
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.4f}"
+
+
 def standing(run: Replayed) -> str | None:
     """How the last checkpoint does beside chance, in words; None where it has no accuracy, or is not of classes."""
     accuracy = float(run.accuracy[-1])
-    if not math.isfinite(accuracy) or run.recording.identity.output.score not in ("classes", "binary"):
+    if not math.isfinite(accuracy) or run.recording.identity.output.score not in OF_LABELS:
         return None
     chance = largest_share(run.labels)
     return f"probe accuracy {accuracy:.4f} at the last checkpoint ({_place(run.epochs[-1], run.steps[-1])}); chance {chance:.4f}"
@@ -89,7 +95,8 @@ def doubt(run: Replayed) -> str | None:
 
     They are where neither the first checkpoint after step 0 nor the last does better than chance, where another
     preparation was tried and does better, where a batch norm was trained on other numbers, or where the last is far
-    below the accuracy that it recorded of itself. Of a checkpoint whose weights or scores are not finite that is said.
+    below the accuracy that it recorded of itself. Of a last checkpoint whose scores are no numbers, or which is no better
+    than chance and whose weights are not finite, that is said.
     accuracy: on the probe, [E]; epochs, steps: -1 where unknown.
     Nothing is said of a run without accuracy or with nothing but untrained weights.
     """
@@ -97,27 +104,24 @@ def doubt(run: Replayed) -> str | None:
     trained = np.flatnonzero(steps != 0)
     if len(trained) > 1 and epochs[trained[0]] == 0 and steps[trained[0]] < 0:  # untrained, or after the first epoch
         trained = trained[1:]
-    known = [e for e in (trained[0], trained[-1]) if np.isfinite(accuracy[e])] if len(trained) else []
-    if not known or run.recording.identity.output.score not in ("classes", "binary"):
-        return None
-    last = known[-1]
-    where = f"probe accuracy {accuracy[last]:.2f} at {_place(epochs[last], steps[last])}"
-    provenance = run.recording.provenance
+    provenance, score = run.recording.provenance, run.recording.identity.output.score
     what, scaled, options = "the samples", "prepared", f"assumed: {provenance.preparation}"
     if provenance.preparation == UNKNOWN:
         options = "how they were prepared is not recorded"
     if provenance.samples == "images":
         what, scaled, options = "the images", "scaled", f"{options}; options of extract: --normalize, --image-size"
+    scored = score in OF_LABELS or np.isfinite(run.loss).any()
+    if len(trained) and scored and np.isnan(run.loss[trained[-1]]):
+        return _nothing_said(run, int(trained[-1]), what)
+    known = [e for e in (trained[0], trained[-1]) if np.isfinite(accuracy[e])] if len(trained) else []
+    if not known or score not in OF_LABELS:
+        return None
+    last = known[-1]
+    where = f"probe accuracy {accuracy[last]:.2f} at {_place(epochs[last], steps[last])}"
     if not any(better_than_chance(float(accuracy[e]), labels) for e in known):
         where += f", chance {largest_share(labels):.2f}"
-        if broken := int(run.nonfinite_weights[last]):
-            numbers = "weight is" if broken == 1 else "weights are"
-            return f"{where}: {broken:,} {numbers} not finite, which no scaling of {what} mends"
-        if not np.isfinite(run.loss[last]):
-            return (
-                f"{where}, loss {run.loss[last]}: the network's scores are not all "
-                f"finite, which no scaling of {what} mends"
-            )
+        if broken := _broken(run, int(last)):
+            return f"{where}: {broken}, which no scaling of {what} mends"
         reason = f"{where}: {what} are probably not {scaled} as in training ({options}), or nothing was learned"
         return "; ".join([reason, *_evidence(run, int(last))])
     if evidence := _evidence(run, int(last)):
@@ -129,6 +133,19 @@ def doubt(run: Replayed) -> str | None:
             f"{where}, where {name} was recorded as {value:.2f}: {what} may not be {scaled} as in training ({options})"
         )
     return None
+
+
+def _nothing_said(run: Replayed, last: int, what: str) -> str:
+    """That the scores of the last checkpoint are no numbers, so that nothing can be said of how good it is."""
+    where = _place(run.epochs[last], run.steps[last])
+    because = f": {broken}" if (broken := _broken(run, last)) else ""
+    return f"no score at {where}, where what the network gives for some or all of {what} is not finite{because}"
+
+
+def _broken(run: Replayed, row: int) -> str:
+    """How many weights of a checkpoint are not finite, in words; empty where all are."""
+    count = int(run.nonfinite_weights[row])
+    return f"{count:,} {'weight is' if count == 1 else 'weights are'} not finite" if count else ""
 
 
 def _evidence(run: Replayed, last: int) -> list[str]:

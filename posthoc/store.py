@@ -88,7 +88,7 @@ STORED = {
     "behaviour/token_entropy": Stored("entropy of what was said of that token", "<f4", ("sample", "token"), "nat"),
     "behaviour/token_prediction": Stored("the likeliest in its place, -1: none", "<i4", ("sample", "token")),
     "behaviour/score": Stored("score of each sample", "<f4", ("sample",)),
-    "behaviour/prediction": Stored("class of the largest score", "<i8", ("sample",)),
+    "behaviour/prediction": Stored("class of the largest score, -1: none", "<i8", ("sample",)),
     "behaviour/correct": Stored("whether that is the sample's label", "|u1", ("sample",)),
     "behaviour/logits": Stored("scores of the classes", "<f2", ("sample", "class")),
     "behaviour/features": Stored("what the last layer is given", "<f4", ("sample", "feature")),

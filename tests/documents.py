@@ -26,7 +26,9 @@ def make(path, documents=6, tokens=320, channels=4, layers=("residual", "attenti
     random = np.random.default_rng(seed)
     ids = random.integers(0, words, (documents, tokens)).astype(np.uint32)
     plain = recording(layers, ("token",), documents, classes=None)
-    identity = replace(plain.identity, controls=controls, behaviour=("loss", "token_loss", "token_prediction"))
+    output = replace(plain.identity.output, score="tokens")
+    behaviour = ("loss", "token_loss", "token_prediction")
+    identity = replace(plain.identity, output=output, controls=controls, behaviour=behaviour)
     provenance = replace(plain.provenance, samples="documents")
 
     def given(strength):
@@ -41,10 +43,11 @@ def make(path, documents=6, tokens=320, channels=4, layers=("residual", "attenti
         return Given(signals, {"loss": np.nanmean(loss, axis=1), "token_loss": loss, "token_prediction": predicted})
 
     frames = []
-    for step in steps:
+    for step in steps:  # ever less loss, and fewer tokens right
         text = given(order if step else 0.0)
         nulls = {name: given(0.0) for name in controls}
-        frames.append(Frame(f"{step}.pt", "0", None, step, 3.0, np.nan, {}, text.signals, behaviour=text.behaviour,
+        loss, accuracy = 3 - 0.01 * step, 0.25 / (1 + step)
+        frames.append(Frame(f"{step}.pt", "0", None, step, loss, accuracy, {}, text.signals, behaviour=text.behaviour,
                             nulls=nulls))  # fmt: skip
     kept = {name: np.arange(channels) for name in layers}
     layout = Layout(

@@ -96,10 +96,11 @@ def test_what_is_said(made, says):
 def test_scores_that_are_not_finite_are_not_blamed_on_the_scaling():
     made = run([0.1, 0.1])
     made.loss[:] = math.nan
-    assert doubt(made) == (
-        "probe accuracy 0.10 at epoch 2, chance 0.10, loss nan: the network's scores are not all finite, which no scaling "
-        "of the images mends"
-    )
+    nothing = "no score at epoch 2, where what the network gives for some or all of the images is not finite"
+    assert doubt(made) == nothing
+    made.accuracy[1], made.nonfinite_weights[1] = math.nan, 1
+    assert doubt(made) == f"{nothing}: 1 weight is not finite"
+    made.accuracy[1], made.nonfinite_weights[1] = 0.1, 0
     made.loss[:] = [math.nan, 2.3]  # it came back
     assert doubt(made).endswith("or nothing was learned")
     made.nonfinite_weights[1] = 1600

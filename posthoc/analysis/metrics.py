@@ -27,7 +27,7 @@ from posthoc.analysis.scales import LEAST_POINTS, LEAST_PUBLISHED
 from posthoc.analysis.snapshots import of_checkpoints
 from posthoc.analysis.stored import Curve, Fluctuation
 from posthoc.analysis.summary import against_nulls, overall, summarise
-from posthoc.chance import doubt
+from posthoc.chance import OF_LABELS, doubt
 from posthoc.errors import PosthocError
 from posthoc.files import sha256
 from posthoc.recording import named
@@ -164,7 +164,7 @@ def _gathered(
     )
     table = {**measuring.table, **behaviour.of_file(activations)}
     columns, sources = _columns(table, activations, protocol, results, checkpoints)
-    judge = table.get(behaviour.judge(columns))
+    judge = table.get(behaviour.judge(columns, behaviour.of_tokens(activations)))
     measures = {key: _measured(table[key], axis, values, results) for key, values in columns.items()}
     if not np.isfinite(columns["accuracy"]).any():
         aside = _no_accuracy(activations, judge)
@@ -274,6 +274,8 @@ def _no_accuracy(activations: Activations, judge: Measure | None) -> Aside:
     """Why a run has no accuracy."""
     if judge is not None:
         return Aside.SCORED_OTHERWISE
+    if activations.recording.identity.output.score in OF_LABELS:
+        return Aside.NOT_FINITE
     return Aside.NOT_SCORED if activations.labelled else Aside.NEEDS_LABELS
 
 

@@ -63,6 +63,7 @@ class Aside(StrEnum):
     NEEDS_LABELS = "needs labels"
     SCORED_OTHERWISE = "the outputs are scored otherwise"
     NOT_SCORED = "no output is scored"
+    NOT_FINITE = "what the network gives is not finite"
     NEEDS_LOGITS = "needs the scores of the classes, which are kept of classifiers of up to 1,000 classes"
     NEEDS_PREDICTIONS = "needs a predicted class of each sample"
     NOT_REPLAYED = "needs extract --controls"

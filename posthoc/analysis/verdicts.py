@@ -113,7 +113,7 @@ class Verdict:
 
     symbol, words: of the measure, and of the null; differs, wanting, epochs: in how many checkpoints it differs, lacks
     draws to tell, of how many; draws: the most that any checkpoint has; decides: whether this null is the one that decides;
-    value: see `NullWords`.
+    value: see `NullWords`; undefined: whether the measure has no value in any checkpoint.
     """
 
     symbol: str
@@ -125,6 +125,7 @@ class Verdict:
     draws: int = 0
     decides: bool = True
     value: str = ""
+    undefined: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -156,7 +157,8 @@ class Verdict:
         )
         match self.outcome:
             case Outcome.NOT_DRAWN:
-                return f"whether {self.symbol} differs from {than} is not known: that null was not drawn"
+                why = f"it is undefined in every {unit}" if self.undefined else "that null was not drawn"
+                return f"whether {self.symbol} differs from {than} is not known: {why}"
             case Outcome.UNDETERMINED:
                 return f"whether {self.symbol} differs from {than} cannot be told: {few}"
             case Outcome.INDISTINGUISHABLE:
@@ -171,7 +173,10 @@ def verdict(run: "RunMetrics | Run", key: str, null: str = "") -> Verdict:
     measured = run.measures[key]
     null = null or measured.decided_by
     known = run.nulls.get(null)
-    result = Verdict(measured.symbol, null, known.words if known else null, value=known.value if known else "")
+    result = Verdict(
+        measured.symbol, null, known.words if known else null, value=known.value if known else "",
+        undefined=not measured.summary.count,
+    )  # fmt: skip
     if of := measured.summary.nulls.get(null):
         decides = null == measured.decided_by
         result = replace(

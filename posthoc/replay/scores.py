@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_LOGITS = 1000
 """Classes up to which the scores of every sample are kept."""
+NO_CLASS = -1
+"""The prediction of a network that says nothing."""
 IGNORED = 255
 """The class of pixels that are none, in masks of fewer classes; so is every negative one."""
 Reduced = dict[str, "Tensor"]
@@ -50,7 +52,11 @@ class Truth:
 @dataclass(frozen=True)
 class Scores:
     """How a checkpoint did: the mean loss; accuracy, the share of the samples that are right, NaN where they cannot be;
-    values of other names; and of each sample what `store.STORED` has as behaviour, on the device."""
+    values of other names; and of each sample what `store.STORED` has as behaviour, on the device.
+
+    Scores that are no numbers, of which the loss is NaN, say nothing: such a sample has the prediction -1, and a mean over
+    samples one of which is such is NaN.
+    """
 
     loss: float = math.nan
     accuracy: float = math.nan
@@ -99,38 +105,35 @@ def of_classes(reduced: Reduced, labels: "Tensor") -> Scores:
     >>> of_classes({"scores": torch.tensor([[0.0, 9.0], [9.0, 0.0]])}, torch.tensor([1, 1])).accuracy
     0.5
     """
-    import torch
     from torch.nn import functional as F
 
     scores = reduced["scores"]
-    prediction = scores.argmax(1)
-    correct = prediction == labels
-    samples = {
-        "loss": F.cross_entropy(scores, labels, reduction="none"),
-        "prediction": prediction,
-        "correct": correct.to(torch.uint8),
-    }
+    loss = F.cross_entropy(scores, labels, reduction="none")
+    accuracy, samples = _answered(loss, scores.argmax(1), labels)
     if scores.shape[1] <= MOST_LOGITS:
         samples["logits"] = scores.half()
-    return Scores(F.cross_entropy(scores, labels).item(), correct.double().mean().item(), samples=samples)
+    return Scores(F.cross_entropy(scores, labels).item(), accuracy, samples=samples)
+
+
+def _answered(loss: "Tensor", prediction: "Tensor", labels: "Tensor") -> tuple[float, Reduced]:
+    """The share of the answers that are right, and what is kept of each sample, all [N]."""
+    import torch
+
+    none = loss.isnan()
+    prediction = torch.where(none, NO_CLASS, prediction)
+    correct = ~none & (prediction == labels)
+    accuracy = math.nan if none.any() else correct.double().mean().item()
+    return accuracy, {"loss": loss, "prediction": prediction, "correct": correct.to(torch.uint8)}
 
 
 def of_two(reduced: Reduced, labels: "Tensor") -> Scores:
     """Binary cross-entropy of one score, and whether it is above 0 where the label is 1; scores [N] or [N, 1]."""
-    import torch
     from torch.nn import functional as F
 
-    scores = reduced["scores"].reshape(len(labels))
-    prediction = (scores > 0).long()
-    correct = prediction == labels.reshape(len(labels))
-    loss = F.binary_cross_entropy_with_logits(scores, labels.reshape(len(labels)).float(), reduction="none")
-    samples = {
-        "loss": loss,
-        "prediction": prediction,
-        "correct": correct.to(torch.uint8),
-        "logits": scores.half()[:, None],
-    }
-    return Scores(loss.double().mean().item(), correct.double().mean().item(), samples=samples)
+    scores, labels = (values.reshape(len(labels)) for values in (reduced["scores"], labels))
+    loss = F.binary_cross_entropy_with_logits(scores, labels.float(), reduction="none")
+    accuracy, samples = _answered(loss, (scores > 0).long(), labels)
+    return Scores(loss.double().mean().item(), accuracy, samples=samples | {"logits": scores.half()[:, None]})
 
 
 def _by_place(scores: "Tensor", masks: "Tensor") -> Reduced:
@@ -167,14 +170,18 @@ def _by_place(scores: "Tensor", masks: "Tensor") -> Reduced:
 def of_places(reduced: Reduced, masks: "Tensor") -> Scores:
     """Mean cross-entropy of the places, the mean over the classes that there are of intersection over union, and the
     share of the places that are right."""
+    import torch
+
     places = reduced["places"].double()
+    right = torch.where(reduced["loss"].isnan(), math.nan, reduced["right"].double())
     union = reduced["union"].sum(0).double()
     present = union > 0
+    overlap = (reduced["intersection"].sum(0).double()[present] / union[present]).mean().item()
     values = {
-        "mIoU": (reduced["intersection"].sum(0).double()[present] / union[present]).mean().item(),
-        "pixel_accuracy": (reduced["right"].sum() / places.sum()).item(),
+        "mIoU": math.nan if right.isnan().any() else overlap,
+        "pixel_accuracy": (right.sum() / places.sum()).item(),
     }
-    samples = {"loss": (reduced["loss"] / places).float(), "score": (reduced["right"] / places).float()}
+    samples = {"loss": (reduced["loss"] / places).float(), "score": (right / places).float()}
     return Scores((reduced["loss"].sum() / places.sum()).item(), values=values, samples=samples)
 
 

@@ -17,8 +17,8 @@ LOWEST = -1e4
 def next_token(scores: "Tensor", ids: "Tensor") -> "Reduced":
     """Of each token what was said of it given those before it; scores [B, T, V], ids [B, T].
 
-    loss: -log p(token); entropy: of p, in nat; prediction: the likeliest; at the first token, of which nothing is said,
-    NaN and -1. right: [B], the share of the others that were predicted.
+    loss: -log p(token); entropy: of p, in nat; prediction: the likeliest; at the first token, of which nothing is said, and
+    where scores are no numbers, NaN and -1. right: [B], the share of all but the first that were predicted, NaN with such.
     """
     import torch
 
@@ -26,7 +26,8 @@ def next_token(scores: "Tensor", ids: "Tensor") -> "Reduced":
     entropy = loss.clone()
     prediction = torch.full(ids.shape, -1, dtype=torch.int32, device=ids.device)
     (_compiled if _compiles(ids) else _by_torch)(scores, ids, loss, entropy, prediction)
-    right = (prediction == ids)[:, 1:].double().mean(1)
+    prediction = torch.where(entropy.isnan(), -1, prediction)  # of scores that are no numbers nothing is the likeliest
+    right = torch.where(prediction < 0, math.nan, (prediction == ids).double())[:, 1:].mean(1)
     return {"token_loss": loss, "token_entropy": entropy, "token_prediction": prediction, "right": right}
 
 

@@ -436,7 +436,7 @@ def _factor(effect: Effect | None) -> str | None:
 def responses(result: Audit) -> list[Lines]:
     """What each measure responds to, is undecided about and does not respond to, and how it varies."""
     blocks, called = [], result.called
-    for response in result.measures.values():
+    for key, response in result.measures.items():
         title = response.symbol
         known = math.isfinite(response.margin)  # of files before there was one, what was not seen to move the measure
         how = f", {response.margin_from}," if response.margin_from else ""
@@ -447,8 +447,9 @@ def responses(result: Audit) -> list[Lines]:
         ]
         if text := _effects(response, Reaction.UNDECIDED, called):
             lines.append((f"{title} is undecided about", text))
-        if undefined := response.which(Reaction.UNDEFINED):
-            lines.append((f"{title} is undefined for", named(", ".join(undefined), called)))
+        if undefined := response.which(Reaction.UNDEFINED).values():
+            parts = [f"{named(effect.changes, called)} ({_why_undefined(result, key, effect)})" for effect in undefined]
+            lines.append((f"{title} cannot be compared under", "; ".join(parts)))
         lines.append(
             (
                 f"{title} varies by",
@@ -460,6 +461,16 @@ def responses(result: Audit) -> list[Lines]:
     for control, why in result.aside.items():
         stepped.setdefault(why, []).append(control)
     return blocks + [[(why, ", ".join(controls)) for why, controls in stepped.items()]] * bool(stepped)
+
+
+def _why_undefined(result: Audit, key: str, effect: Effect) -> str:
+    """Why nothing is known of what a control does to a measure."""
+    spreads = [control.measures[key] for control in result.controls if control.name == effect.control]
+    if not spreads or not math.isfinite(spreads[0].mean):
+        return "it has no value there"
+    if not math.isfinite(result.measures[key].value):
+        return "it has no value as it is"
+    return f"{spreads[0].count} {result.called} have it there, which are too few for an interval"
 
 
 def _effects(response: Response, outcome: Reaction, called: str) -> str:

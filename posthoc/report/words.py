@@ -94,11 +94,11 @@ def _symptom(metrics: RunMetrics, symptom: Symptom) -> str:
 def in_short(metrics: RunMetrics) -> list[str]:
     """What was found, in sentences: a doubt about the probe first, how training went, and what the measures' nulls say."""
     run = metrics.summary
-    best, at = _best(metrics)
+    best = f"{metrics.score.symbol} {number(metrics.best)} " if metrics.score else ""
     if len(metrics.checkpoints) == 1:
-        first = [f"{best} at {run.unit} {metrics.when[0]}, the only checkpoint".lstrip()]
+        first = [f"{best}at {run.unit} {metrics.when[0]}, the only checkpoint"]
     else:
-        first = [f"{best} at best, at {run.unit} {at}"] if best else []
+        first = [f"{best}at best, at {run.unit} {run.best_epoch}"] if best else []
     troubles = health(metrics)
     more = f" ({len(troubles) - 1} more below)" if len(troubles) > 1 else ""
     course = f"went wrong: {troubles[0]}{more}" if troubles else "nothing went wrong that the checkpoints show"
@@ -106,18 +106,6 @@ def in_short(metrics: RunMetrics) -> list[str]:
     if findings := [text for key in headlines(metrics) if (text := finding(metrics, key))]:
         sentences.append(" ".join(findings))
     return [sentence_of(run.doubt), *sentences] if run.doubt else sentences
-
-
-def _best(metrics: RunMetrics) -> tuple[str, int | None]:
-    """The best value that a run's training came to, and where: of language models the loss, which says more than how often
-    the likeliest token was right, else what it is judged by; empty where there is none."""
-    if metrics.recording.identity.output.score == "tokens":
-        losses = np.where(metrics.trained, metrics.column("loss"), np.nan)
-        if np.isfinite(losses).any():
-            row = int(np.nanargmin(losses))
-            return f"loss {number(losses[row])}", metrics.when[row]
-    score = metrics.score
-    return ("", None) if score is None else (f"{score.symbol} {number(metrics.best)}", metrics.summary.best_epoch)
 
 
 def compared(rows: "Sequence[Row]", gaps: "Sequence[Difference]") -> str:

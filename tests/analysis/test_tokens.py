@@ -22,6 +22,7 @@ from posthoc.analysis.audit import audit
 from posthoc.analysis.axes import over_time
 from posthoc.analysis.axes.token import START, TokenMaterial, noise_less_mean
 from posthoc.analysis.calibration import calibration
+from posthoc.analysis.compare import quantities
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.documents import SIGNS, over_documents, signs_flipped
 from posthoc.analysis.kuramoto import kuramoto
@@ -31,6 +32,7 @@ from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Aside, load_metrics
 from posthoc.analysis.responses import Reaction, load_audit
+from posthoc.analysis.runs import as_run
 from posthoc.analysis.scales import default_scales
 from posthoc.cli import main
 from posthoc.errors import PosthocError
@@ -116,6 +118,14 @@ def test_order_over_the_text_is_found_and_its_absence_is_not(metrics):
     assert (untrained.by_layer_low[1:] > 0).all()
     assert (untrained.by_layer_p[1:] == 2 / 2**D).all()
     assert metrics.measures["metastability"].summary.nulls["time"].differs == 0
+
+
+def test_language_models_are_judged_by_their_loss(metrics):
+    assert metrics.score.title == "loss per token"
+    assert (metrics.best, metrics.summary.best_epoch) == (pytest.approx(2.36), 64)
+    assert math.isnan(metrics.summary.best_accuracy)
+    assert in_short(metrics)[0].startswith("Loss 2.3600 at best, at step 64; ")
+    assert quantities(as_run(metrics, "a"))["best_loss"].value == metrics.best
 
 
 def test_behaviour_of_tokens(ordered, metrics):

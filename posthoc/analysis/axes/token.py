@@ -283,7 +283,7 @@ TOKEN = Axis(
     intervals="over documents, by bootstrap",
     overrides={
         "hurst": {"headline": True, "margin": HURST_MARGIN}, "integration": _UNLISTED, "stability_index": _UNLISTED, "volatility": _UNLISTED,
-        "volatility_causal": _UNLISTED, "accuracy": _UNLISTED, "synchrony": _UNLISTED,
+        "volatility_causal": _UNLISTED, "accuracy": _UNLISTED, "loss": _UNLISTED, "synchrony": _UNLISTED,
     },
     not_alone=("metastability", "synchrony"),
     factors=_factors,

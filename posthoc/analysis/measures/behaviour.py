@@ -31,11 +31,15 @@ def lower_is_better(name: str) -> bool:
 
 
 def recorded(activations: "Activations", name: str, replayed: FloatArray) -> tuple[FloatArray, str]:
-    """What the checkpoints recorded if all did, else what the replay measured on the probe; and which it is."""
+    """What the checkpoints recorded if all did, else what the replay measured on the probe; and which it is.
+
+    What was recorded of a network that is no longer one, with weights that are not finite and no loss, is NaN.
+    """
     column = activations.recorded.get(name)
-    if column is not None and np.isfinite(column).all():
-        return column, f"recorded {name}"
-    return replayed, "probe"
+    if column is None or not np.isfinite(column).all():
+        return replayed, "probe"
+    broken = (activations.nonfinite_weights > 0) & np.isnan(activations.loss)
+    return np.where(broken, np.nan, column), f"recorded {name}"
 
 
 ACCURACY = Measure(
@@ -61,6 +65,8 @@ LOSS = Measure(
 def of_file(activations: "Activations") -> dict[str, Measure]:
     """Accuracy, loss, and the other scores that the file holds; the loss by its own name where there is nothing else."""
     measures = {measure.key: measure for measure in (ACCURACY, LOSS, *scores_of(activations))}
+    if of_tokens(activations):
+        return measures | {"loss": replace(LOSS, title="loss per token", listed=True)}
     columns = {key: measure.of_activations(activations) for key, measure in measures.items() if measure.of_activations}
     if judge({key: column for key, (column, _) in columns.items()}) == "loss":
         source = columns["loss"][1]
@@ -84,7 +90,14 @@ def _score(name: str) -> Callable[["Activations"], tuple[FloatArray, str]]:
     return lambda activations: (activations.scores[name], "probe")
 
 
-def judge(columns: Mapping[str, FloatArray]) -> str:
-    """By which measure a run is judged: accuracy, else the first other score, else the loss; empty where it has none."""
+def of_tokens(activations: "Activations") -> bool:
+    """Whether it was scored token by token, so that the loss says more than how often the likeliest token was right."""
+    return activations.recording.identity.output.score == "tokens"
+
+
+def judge(columns: Mapping[str, FloatArray], tokens: bool = False) -> str:
+    """By which measure a run is judged: accuracy, else the first other score, else the loss; of `tokens` the loss first;
+    empty where it has none."""
     keys = ["accuracy", *(key for key in columns if key.startswith("score_")), "loss"]
+    keys = ["loss", *keys] if tokens else keys
     return next((key for key in keys if key in columns and np.isfinite(columns[key]).any()), "")

@@ -106,8 +106,8 @@ def _nc3(snapshot: Snapshot, features: FloatArray, labels: NDArray[np.int64]) ->
 
 
 def _nc4(snapshot: Snapshot, features: FloatArray, labels: NDArray[np.int64]) -> Estimate:
-    kept = np.isfinite(snapshot.features).all(axis=1)
-    return over_samples(other_than_nearest(features, labels, snapshot.prediction[kept]))
+    predicted = snapshot.prediction[np.isfinite(snapshot.features).all(axis=1)]
+    return over_samples(np.where(predicted < 0, np.nan, other_than_nearest(features, labels, predicted)))
 
 
 MEASURES = (

@@ -141,8 +141,10 @@ def with_interval(
 def _churn(snapshot: Snapshot) -> Estimate | Aside:
     if not snapshot.replay.has("prediction"):
         return Aside.NEEDS_PREDICTIONS
-    before = snapshot.previous
-    return Estimate() if before is None else over_samples(snapshot.prediction != before.prediction)
+    if snapshot.previous is None:
+        return Estimate()
+    before, now = snapshot.previous.prediction, snapshot.prediction
+    return over_samples(np.where((before < 0) | (now < 0), np.nan, before != now))
 
 
 def _divergence(snapshot: Snapshot) -> Estimate | Aside:

@@ -124,7 +124,7 @@ class Snapshot:
 
     @functools.cached_property
     def prediction(self) -> NDArray[np.int64]:
-        """The class of the largest score of each sample, [N]."""
+        """The class of the largest score of each sample, [N]; -1 where scores are no numbers."""
         return self.replay.activations.behaviour("prediction", self.row)
 
     @functools.cached_property
