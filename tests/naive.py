@@ -303,3 +303,12 @@ def hill(values):
         distances = [abs((1 - (x / least) ** (1 - alpha)) - sum(y < x for y in tail) / len(tail)) for x in tail]
         fits.append((max(distances), alpha))
     return min(fits)[1]
+
+
+def expanding(function, *columns, least=5):
+    """The last value of a function of columns on epochs 0..e, for every e; NaN before `least` epochs with all values."""
+    there = np.cumsum(np.isfinite(np.array(columns)).all(axis=0))
+    return np.array([
+        function(*(np.asarray(column)[: e + 1] for column in columns))[-1] if there[e] >= least else np.nan
+        for e in range(len(there))
+    ])  # fmt: skip

@@ -5,18 +5,27 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 
 import naive
 import numpy as np
 import pandas
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noise import make, recording
 
 import posthoc
 from posthoc.analysis.arrays import correlation
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.measures.integration import integration
-from posthoc.analysis.measures.stability import convergence, expanding, stability_index, volatility, z_scores
+from posthoc.analysis.measures.stability import (
+    causal_stability_index,
+    convergence,
+    stability_index,
+    volatility,
+    z_scores,
+)
 from posthoc.analysis.metrics import compute_metrics, whole
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import load_metrics
@@ -79,14 +88,16 @@ def test_published_stopping_epochs_recompute(published):
         assert len(run) - run.epoch[at] == int(row["epochs_saved"])
 
 
-def test_the_causal_replay_never_looks_ahead():
-    random = np.random.default_rng(0)
-    h, m = random.uniform(size=(2, 30))
-    h[4] = np.nan
-    whole = expanding(stability_index, h, m)
-    assert np.isnan(whole[:5]).all()
-    for e in range(5, 30):
-        np.testing.assert_array_equal(expanding(stability_index, h[: e + 1], m[: e + 1])[-1], whole[e])
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.sampled_from([1.0, 1e-170, 1e12]), st.booleans())
+def test_the_causal_index_is_that_of_the_epochs_up_to_each(seed, E, scale, rising):
+    random = np.random.default_rng(seed)
+    h, m = random.choice([random.uniform(size=E), random.integers(0, 2, E) * 1.0], axis=0), random.uniform(size=E)
+    if rising:
+        h *= np.geomspace(scale, 1, E)
+    h[random.uniform(size=E) < 0.2] = np.nan
+    expected = naive.expanding(partial(stability_index, w_h=0.3), h, m * scale)
+    np.testing.assert_allclose(causal_stability_index(h, m * scale, 0.3), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_volatility_needs_its_whole_window():

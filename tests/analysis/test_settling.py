@@ -2,14 +2,19 @@
 
 import dataclasses
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 from noise import make, recording
 
 from posthoc.analysis import settling as module
-from posthoc.analysis.measures.stability import convergence, expanding, stability_index, unevenness, volatility
+from posthoc.analysis.measures.stability import (
+    causal_stability_index,
+    convergence,
+    stability_index,
+    unevenness,
+    volatility,
+)
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Settles
@@ -28,8 +33,7 @@ def test_many_series_at_once_are_treated_as_each_by_itself(kind, causal):
     together = module._psi(pairs, 0.3, causal)
     index = module._first_settled(volatility(together, 3), 0.4)
     for k in range(25):
-        rule = partial(stability_index, w_h=0.3)
-        alone = expanding(rule, *pairs[:, k]) if causal else rule(*pairs[:, k])
+        alone = (causal_stability_index if causal else stability_index)(*pairs[:, k], w_h=0.3)
         np.testing.assert_allclose(together[k], alone, atol=1e-9)
         settled = convergence(volatility(alone, 3), 0.4)
         assert index[k] == (-1 if settled is None else settled)

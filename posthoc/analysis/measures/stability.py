@@ -1,7 +1,7 @@
 """What relates a run's checkpoints to each other: z-scores, the stability index, its volatility, and when that settles."""
 
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,20 +36,42 @@ def stability_index(h_eff: ArrayLike, m: ArrayLike, w_h: float = 0.5) -> FloatAr
     return np.asarray(w_h * z_scores(h_eff) + (1 - w_h) * z_scores(m))
 
 
-def expanding(z: Callable[..., FloatArray], *values: ArrayLike) -> FloatArray:
-    """The causal replay of a function of a run's epochs: its last value on epochs 0..e, for every e.
+def expanding_z(values: ArrayLike) -> FloatArray:
+    """The z-score of each value [E] among those up to it, the last of their `z_scores`, in one pass (Welford 1962).
 
-    NaN before there are five epochs with all values.
+    >>> expanding_z([1.0, np.nan, 3.0]).round(4).tolist()
+    [nan, nan, 0.7071]
+    """
+    values = np.asarray(values, dtype=float)
+    result = np.full(values.shape, np.nan)
+    mean = squares = 0.0
+    count = power = 0
+    low, high = math.inf, -math.inf
+    for e in np.flatnonzero(np.isfinite(values)).tolist():
+        value = float(values[e])
+        low, high, count = min(low, value), max(high, value), count + 1
+        larger = math.frexp(max(-low, high))[1] - power  # all is scaled by the largest, so that no square underflows
+        if larger:
+            mean, squares, power = math.ldexp(mean, -larger), math.ldexp(squares, -2 * larger), power + larger
+        value = math.ldexp(value, -power)
+        before, mean = mean, mean + (value - mean) / count
+        squares += (value - before) * (value - mean)
+        if count > 1 and not is_constant([low, high]):
+            result[e] = (value - mean) / math.sqrt(squares / (count - 1))
+    return result
 
-    >>> expanding(z_scores, [1.0, 2, 3, 4, 5, 5]).round(3).tolist()
+
+def causal_stability_index(h_eff: ArrayLike, m: ArrayLike, w_h: float = 0.5) -> FloatArray:
+    """The stability index as it was known at each epoch [E]: that of the epochs up to it.
+
+    NaN before there are five epochs with both, and where either is.
+
+    >>> causal_stability_index([1.0, 2, 3, 4, 5, 5], [1.0, 2, 3, 4, 5, 5]).round(3).tolist()
     [nan, nan, nan, nan, 1.265, 1.021]
     """
-    columns = [np.asarray(column, dtype=float) for column in values]
-    there = np.cumsum(np.isfinite(np.array(columns)).all(axis=0))
-    result = np.full(len(columns[0]), np.nan)
-    for e in np.flatnonzero(there >= CAUSAL_EPOCHS):
-        result[e] = z(*(column[: e + 1] for column in columns))[-1]
-    return result
+    both = np.isfinite(np.array([h_eff, m], dtype=float)).all(axis=0)
+    index = w_h * expanding_z(h_eff) + (1 - w_h) * expanding_z(m)
+    return np.where(both.cumsum() >= CAUSAL_EPOCHS, index, np.nan)
 
 
 def volatility(psi: ArrayLike, window: int = 3) -> FloatArray:
@@ -118,8 +140,7 @@ def _index(epochs: Epochs) -> FloatArray:
 
 
 def _causal_index(epochs: Epochs) -> FloatArray:
-    index = partial(stability_index, w_h=epochs.protocol.w_h)
-    return expanding(index, epochs.columns["integration"], epochs.columns["metastability"])
+    return causal_stability_index(epochs.columns["integration"], epochs.columns["metastability"], epochs.protocol.w_h)
 
 
 def _volatility(key: str) -> Callable[[Epochs], FloatArray]:
