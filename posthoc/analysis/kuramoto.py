@@ -243,7 +243,5 @@ def hilbert(x: FloatArray) -> FloatArray:
     if not len(x):
         return np.empty_like(x)
     spectrum = scipy.fft.rfft(x, axis=1)
-    spectrum *= -1j
-    spectrum[:, 0] = 0
-    spectrum[:, (T + 1) // 2 :] = 0  # the frequency of alternating signs that an even T has
+    kernel.turn(spectrum, T)
     return np.asarray(scipy.fft.irfft(spectrum, n=T, axis=1, overwrite_x=True))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posthoc.analysis.axes.image import image_series
+from posthoc.analysis.axes.image import ImageMaterial, image_series, images_reordered
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kernels.products import product
 from posthoc.errors import UsageError
@@ -21,6 +21,20 @@ def test_equals_its_naive_twin(seed, N, smooth, classes, single):
     labels = random.integers(-3, classes, N)
     smooth = min(smooth, N)
     np.testing.assert_allclose(image_series(x, labels, smooth), naive.image_series(x, labels, smooth), atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 12), st.integers(1, 7), st.booleans())
+def test_images_reordered_within_classes_are_a_series_of_their_own(seed, N, smooth, classes, single):
+    """As if they had been recorded so, dead and non-finite channels included, though classes are centred but once."""
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((5, N)).astype(np.float32 if single else np.float64)
+    x[1], x[2, random.integers(N)] = 0.1, np.inf
+    labels, live = random.integers(-3, classes, N), np.array([True, True, True, False, True])
+    drawn = images_reordered(ImageMaterial(x, labels, min(smooth, N)), random, live)
+    expected = image_series(x[live][:, drawn.order], labels[drawn.order], min(smooth, N))
+    np.testing.assert_allclose(drawn.series(), expected, atol=1e-12)
+    assert not drawn.series()[1].any()
 
 
 @pytest.mark.parametrize("smooth", [1, 2, 5, 6, 15])

@@ -99,6 +99,8 @@ def test_families_are_corrected_and_want_of_draws_is_no_answer():
     assert not wanting(p, drawn).any()
     assert rejected([0.001, np.nan, 0.9]).tolist() == [True, False, False]
     np.testing.assert_allclose(corrected([0.01, 0.04, np.nan, 0.03]), [0.03, 0.04, np.nan, 0.04])
+    p = np.random.default_rng(0).integers(1, 12, 40) / 12
+    np.testing.assert_array_equal(corrected(p), scipy.stats.false_discovery_control(p))
     assert not rejected([]).any()
 
 

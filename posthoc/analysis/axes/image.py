@@ -55,6 +55,16 @@ def _centred(x: NDArray[np.floating], order: NDArray[np.int64], starts: NDArray[
     return out
 
 
+def _reordered(centred: FloatArray, least: FloatArray, order: NDArray[np.int64], smooth: int) -> FloatArray:
+    from posthoc.analysis.kernels import in_threads
+    from posthoc.analysis.kernels import series as kernel
+
+    out = np.empty_like(centred)
+    options = (centred, least, order, smooth, out)
+    in_threads(lambda first, last: kernel.reorder_and_smooth(first, last, *options), len(out))
+    return out
+
+
 def _by_class(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The images sorted by class (stable) [N], and where each class begins in that order, and N at the end [K + 1]."""
     order = np.argsort(labels, kind="stable")
@@ -65,17 +75,20 @@ def _by_class(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64
 @dataclass(frozen=True)
 class InOrder:
     """Signals x [U, N] of samples with these labels [N], which the series takes in an order [N] in which the classes begin
-    at `starts` [K + 1]."""
+    at `starts` [K + 1]; centred: where it is known, `x` less its classes' means and what is rounding alone in each unit."""
 
     x: NDArray[np.floating]
     labels: NDArray[np.int64]
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
     smooth: int
+    centred: tuple[FloatArray, FloatArray] | None = None
 
     def series(self) -> FloatArray:
         """The channels over the images in that order, less their class's mean and smoothed [U, N]."""
-        return _centred(self.x, self.order, self.starts, self.smooth)
+        if self.centred is None:
+            return _centred(self.x, self.order, self.starts, self.smooth)
+        return _reordered(*self.centred, self.order, self.smooth)
 
     def recorded(self) -> Recorded:
         """The signals and labels in that order."""
@@ -141,6 +154,21 @@ class ImageMaterial:
         return self.in_order(random.standard_normal(self.live(live).shape, dtype=np.float32), self.labels)
 
     @cached_property
+    def _centred(self) -> tuple[FloatArray, FloatArray]:
+        from posthoc.analysis.kernels import series as kernel
+
+        order, starts = _by_class(self.labels)
+        centred, least = np.empty(self.x.shape), np.empty(len(self.x))
+        centred[:, order] = _centred(self.x, order, starts, 1)
+        kernel.rounding_of(self.x, centred, least)
+        return centred, least
+
+    def centred(self, live: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+        """The signals of the live units less their classes' means [U, N], and what is rounding alone in each [U]."""
+        centred, least = self._centred
+        return (centred, least) if live.all() else (centred[live], least[live])
+
+    @cached_property
     def mixing(self) -> NDArray[np.float32]:
         """The factor [U, U] that gives independent noise the channels' covariance within classes."""
         finite = np.isfinite(self.x).all(axis=1, keepdims=True)
@@ -160,7 +188,7 @@ def images_reordered(material: ImageMaterial, random: np.random.Generator, live:
     # The stable sort of shuffled images permutes them within their class.
     shuffled = random.permutation(len(labels))
     order = shuffled[_by_class(labels[shuffled])[0]]
-    return InOrder(material.live(live), labels, order, _by_class(labels)[1], material.smooth)
+    return InOrder(material.live(live), labels, order, _by_class(labels)[1], material.smooth, material.centred(live))
 
 
 def split_labels(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:

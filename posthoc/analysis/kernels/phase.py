@@ -30,6 +30,16 @@ def centre_rows(
             row[t] -= mean
 
 
+@jit()
+def turn(spectrum: NDArray[np.complex128], T: int) -> None:
+    """Turn the spectra [U, T // 2 + 1] of series of T real points into those of their Hilbert transforms, in place."""
+    for row in spectrum:
+        row[0] = 0.0
+        for k in range(1, (T + 1) // 2):
+            row[k] = complex(row[k].imag, -row[k].real)
+        row[(T + 1) // 2 :] = 0.0  # the frequency of alternating signs that an even T has
+
+
 @jit(fastmath=set(REORDER))
 def unit_phases(x: FloatArray, h: FloatArray, sums: FloatArray) -> None:
     """Divide z = x + i h, both [U, T], by its length, in place, and fill sums [2, T] with the sums over the units."""

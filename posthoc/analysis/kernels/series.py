@@ -12,6 +12,8 @@ ROUNDINGS = 16
 ROUNDING = ROUNDINGS * np.finfo(np.float64).eps
 AT_ONCE = 4
 """Rows that are handled together."""
+TAPS = 5
+"""Neighbours that are added to a moving mean before it is stored."""
 
 
 @jit()
@@ -30,55 +32,86 @@ def centre_and_smooth(
     A row whose values differ from their class means by rounding alone, in the type it comes in, becomes exactly zero.
     """
     rounding = ROUNDINGS * np.finfo(x.dtype).eps
-    N = x.shape[1]
-    behind = smooth // 2
-    ahead = smooth - behind - 1
-    centred = np.empty((AT_ONCE, N))
+    centred, finite = np.empty((AT_ONCE, x.shape[1])), np.empty(AT_ONCE, np.bool_)
     for begin in range(first_row, last_row, AT_ONCE):
         begin = max(first_row, min(begin, last_row - AT_ONCE))  # the last rows twice rather than fewer at once
-        rows = min(AT_ONCE, last_row - begin)
-        for r in range(rows):
-            for t in range(N):
-                centred[r, t] = x[begin + r, order[t]]
-        finite, peak = _centre_classes(centred, starts)
-        for r in range(rows):
+        _centre_classes(x, begin, last_row - 1, order, starts, centred, finite)
+        for r in range(min(AT_ONCE, last_row - begin)):
             row = out[begin + r]
-            _moving_mean(centred[r], behind, ahead, row)
-            if finite[r] and largest(row) <= rounding * peak[r]:
+            _moving_mean(centred[r], smooth, row)
+            if finite[r] and largest(row) <= rounding * largest(x[begin + r]):
                 row[:] = 0.0
 
 
+@jit()
+def reorder_and_smooth(
+    first_row: int,
+    last_row: int,
+    centred: FloatArray,
+    least: FloatArray,
+    order: NDArray[np.int64],
+    smooth: int,
+    out: FloatArray,
+) -> None:
+    """As `centre_and_smooth`, of rows [U, N] of which each class is centred already, in the given order [N].
+
+    least: what is rounding alone in each row [U], see `rounding_of`.
+    """
+    N = centred.shape[1]
+    row = np.empty(N)
+    for u in range(first_row, last_row):
+        of_unit = centred[u]
+        for t in range(N):
+            row[t] = of_unit[order[t]]
+        _moving_mean(row, smooth, out[u])
+        if least[u] >= 0 and largest(out[u]) <= least[u]:
+            out[u][:] = 0.0
+
+
 @jit(forceinline=True)
-def _centre_classes(x: FloatArray, starts: NDArray[np.int64]) -> tuple[NDArray[np.bool_], FloatArray]:
-    """Take each class's mean from the rows of x [AT_ONCE, N], in place; whether their sums are finite, and their largest
-    values. Four sums at once, for each addition waits for the last."""
-    finite, peak = np.ones(AT_ONCE, np.bool_), np.empty(AT_ONCE)
-    for r in range(AT_ONCE):
-        peak[r] = largest(x[r])
+def _centre_classes(
+    x: NDArray[np.floating],
+    begin: int,
+    end: int,
+    order: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    out: FloatArray,
+    finite: NDArray[np.bool_],
+) -> None:
+    """Fill out [AT_ONCE, N] with the rows of x from `begin` on (`end` again in place of those after it), in the given order,
+    less each class's mean; finite [AT_ONCE]: whether all sums are. Four sums at once, for each addition waits for the last."""
+    finite[:] = True
+    p, q, r, s = x[begin], x[min(begin + 1, end)], x[min(begin + 2, end)], x[min(begin + 3, end)]
     for k in range(len(starts) - 1):
         first, last = starts[k], starts[k + 1]
         a = b = c = d = 0.0
         for t in range(first, last):
-            a += x[0, t]
-            b += x[1, t]
-            c += x[2, t]
-            d += x[3, t]
-        for r, total in ((0, a), (1, b), (2, c), (3, d)):
-            finite[r] &= math.isfinite(total)
+            n = order[t]
+            e, f, g, h = float(p[n]), float(q[n]), float(r[n]), float(s[n])
+            out[0, t] = e
+            out[1, t] = f
+            out[2, t] = g
+            out[3, t] = h
+            a += e
+            b += f
+            c += g
+            d += h
+        for row, total in ((0, a), (1, b), (2, c), (3, d)):
+            finite[row] &= math.isfinite(total)
             mean = total / (last - first)
             for t in range(first, last):
-                x[r, t] -= mean
-    return finite, peak
+                out[row, t] -= mean
 
 
 @jit(forceinline=True)
-def _moving_mean(x: FloatArray, behind: int, ahead: int, out: FloatArray) -> None:
-    """Fill out [N] with the mean of x [N] over so many neighbours before and after, as many as there are at the edges.
+def _moving_mean(x: FloatArray, width: int, out: FloatArray) -> None:
+    """Fill out [N] with the mean of x [N] over the `width` neighbours of each point, as many as there are at the edges.
 
     Each sum is taken in the order of time, those of all points together.
     """
     N = len(x)
-    inner, width = N - behind - ahead, behind + ahead + 1
+    behind = width // 2
+    ahead = width - behind - 1
     edge = min(behind, N)
     for begin, end in ((0, edge), (max(edge, N - ahead), N)):
         for t in range(begin, end):
@@ -87,32 +120,43 @@ def _moving_mean(x: FloatArray, behind: int, ahead: int, out: FloatArray) -> Non
             for s in range(first, last):
                 total += x[s]
             out[t] = total / (last - first)
+    inner = N - width + 1
     if inner > 0:
         middle = out[behind : behind + inner]
         middle[:] = 0.0
-        for shift in range(width):
-            part = x[shift : shift + inner]
+        together = width // TAPS * TAPS
+        for k in range(0, together, TAPS):
+            a, b, c = x[k : k + inner], x[k + 1 : k + 1 + inner], x[k + 2 : k + 2 + inner]
+            d, e = x[k + 3 : k + 3 + inner], x[k + 4 : k + 4 + inner]
             for t in range(inner):
-                middle[t] += part[t]
+                middle[t] = middle[t] + a[t] + b[t] + c[t] + d[t] + e[t]
+        for k in range(together, width):
+            a = x[k : k + inner]
+            for t in range(inner):
+                middle[t] += a[t]
         for t in range(inner):
             middle[t] /= width
 
 
-@jit(forceinline=True)
-def largest(x: FloatArray) -> float:
-    """The largest absolute value of a finite series."""
-    a = b = c = d = 0.0
-    quarter = len(x) // 4
-    parts = x[: 4 * quarter].reshape(4, quarter)
-    for t in range(quarter):
-        p, q, r, s = abs(parts[0, t]), abs(parts[1, t]), abs(parts[2, t]), abs(parts[3, t])
-        a = p if p > a else a
-        b = q if q > b else b
-        c = r if r > c else c
-        d = s if s > d else d
-    for t in range(4 * quarter, len(x)):
-        a = max(a, abs(x[t]))
-    return max(a, b, c, d)
+@jit(forceinline=True, fastmath={"nnan", "nsz"})
+def largest(x: NDArray[np.floating]) -> float:
+    """The largest absolute value of a finite series; of others it may be anything."""
+    most = abs(x[0])
+    for t in range(len(x)):
+        value = abs(x[t])
+        most = value if value > most else most
+    return float(most)
+
+
+@jit()
+def rounding_of(x: NDArray[np.floating], centred: FloatArray, least: FloatArray) -> None:
+    """Fill least [U] with what is rounding alone in rows of x [U, N], which less their classes' means are `centred`; -1 of
+    those that are not finite."""
+    for u in range(len(x)):
+        total = 0.0
+        for t in range(x.shape[1]):
+            total += centred[u, t]
+        least[u] = ROUNDINGS * np.finfo(x.dtype).eps * largest(x[u]) if math.isfinite(total) else -1.0
 
 
 @jit()
