@@ -246,9 +246,19 @@ def image_words(mean: list[float], std: list[float], size: int, channels: int | 
 
     >>> image_words([0.5], [0.25], 28, 1)
     'mean 0.5, std 0.25, 28 x 28, grey'
+    >>> image_words([0.5] * 3, [0.25] * 3, 28, 1) == image_words([0.5], [0.25], 28, 1)
+    True
     """
-    means, deviations = (", ".join(f"{value:.4g}" for value in values) for values in (mean, std))
-    return f"mean {means}, std {deviations}, {size} x {size}, {'grey' if channels == 1 else 'colour'}"
+    return f"{scale_words(mean, std, channels)}, {size} x {size}, {'grey' if channels == 1 else 'colour'}"
+
+
+def scale_words(mean: list[float], std: list[float], channels: int | None) -> str:
+    """How images are scaled, in words: of grey ones by one number each, unless the three that make it differ."""
+    alike = channels == 1 and len(set(mean)) == len(set(std)) == 1
+    means, deviations = (
+        ", ".join(f"{value:.4g}" for value in (values[:1] if alike else values)) for values in (mean, std)
+    )
+    return f"mean {means}, std {deviations}"
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -199,15 +199,12 @@ def _state(run: Run, taxonomy: Taxonomy | None) -> State:
         accuracy_interval=(low, high),
         score=None if score is None else f"-{score.symbol}" if falls else score.symbol,
         epochs=of.count,
+        of=run.summary.epochs,
         noun=run.summary.noun,
         hurst=verdict(run, "hurst"),
         metastability=verdict(run, "metastability"),
     )
-    state = classify(evidence, taxonomy)
-    if 0 < of.count < run.summary.epochs:
-        share = f"{of.count} of {run.summary.epochs} {run.summary.noun}s"
-        state = State(state.name, f"{state.reason}, from {share} that have an H_eff")
-    return state
+    return classify(evidence, taxonomy)
 
 
 def group_names(runs: Sequence[Run], by: Sequence[str]) -> list[str]:

@@ -96,12 +96,15 @@ class Prediction:
     conditional_corrected: float = math.nan
 
 
-def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0, beyond: Sequence[str] = ()) -> list[Prediction]:
-    """Every measure that all runs have, and the trivial baselines, against every target.
+def predict(
+    runs: Sequence[Run], targets: Sequence[str], seed: int = 0, beyond: Sequence[str] = (), measures: str = "all"
+) -> list[Prediction]:
+    """Every one of these measures that all runs have, and the trivial baselines, against every target.
 
-    beyond: measures that are taken off, too, beside loss and its slope.
+    beyond: measures, or recorded settings that are numbers, that are taken off, too, beside loss and its slope; measures:
+    names with commas between.
 
-    Raises UsageError for an unknown target, a measure to be taken off that not all runs have, fewer than `LEAST_CONFIGURATIONS` configurations, runs without a score or
+    Raises UsageError for an unknown target, a measure that is named or to be taken off and that not all runs have, fewer than `LEAST_CONFIGURATIONS` configurations, runs without a score or
     loss, and fewer than `LEAST_EPOCHS` epochs that all have.
     """
     if unknown := [name for name in targets if name not in TARGETS]:
@@ -109,10 +112,13 @@ def predict(runs: Sequence[Run], targets: Sequence[str], seed: int = 0, beyond: 
     table = _Table.of(runs)
     scores = {key for run in runs for key in run.measures if key in ("accuracy", "loss") or key.startswith("score_")}
     keys = [key for key in runs[0].columns if key not in scores and not looks_ahead(key, runs[0])]
+    if measures != "all":
+        named = measured_of_all(runs, measures, "--measures")
+        keys = [key for key in keys if key in named]
     columns = {key: table.of_measure(key) for key in keys if all(key in run.columns for run in runs)}
     baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
-    taken_off = measured_of_all(runs, ",".join(beyond), "--beyond") if beyond else []
-    known = [table.loss, table.slope, *(table.of_measure(key) for key in taken_off)]
+    taken_off = {name.strip(): table.known_of(name.strip()) for name in beyond}
+    known = [table.loss, table.slope, *taken_off.values()]
     permuted = _permutations(table.configurations, seed)
     leads = {key: _lead(runs, key) for key in columns}
     results = []
@@ -179,6 +185,13 @@ class _Table:
     def of_measure(self, key: str) -> FloatArray:
         """A measure [E, R]."""
         return np.stack([run.columns[key][rows] for run, rows in zip(self.runs, self.rows, strict=True)], axis=1)
+
+    def known_of(self, name: str) -> FloatArray:
+        """What is to be taken off [E, R]: a measure, or a setting that was recorded of every run, as a number."""
+        settings = [run.about.get(name) for run in self.runs]
+        if all(isinstance(value, int | float) for value in settings):
+            return np.tile(np.array(settings, np.float64), (len(self.loss), 1))
+        return self.of_measure(*measured_of_all(self.runs, name, "--beyond"))
 
     def of_target(self, target: str) -> FloatArray:
         """A target [E, R]."""

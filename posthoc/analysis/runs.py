@@ -277,6 +277,10 @@ def measured_of_all(runs: Sequence[Run], names: str, option: str) -> list[str]:
             continue
         known = {key: measured for run in runs for key, measured in run.measures.items()}
         if name not in known and not measure_called(name):
+            if any(name in run.about for run in runs):
+                raise UsageError(
+                    f"{option} {name}: it is recorded of the runs, and no measure, nor a number of every run; leave it out."
+                )
             raise UsageError(f"{option} {name}: there is no such measure; {advice(name, {**MEASURES, **known})}")
         raise UsageError(
             f"{option} {name}: not measured of all runs; of all there are {', '.join(shared)}. {_lacking(runs, name)}"

@@ -72,7 +72,7 @@ class Evidence:
 
     fields: of integration and metastability; accuracy: of the stability index and accuracy, or another score that is
     better the higher it is, by its symbol, score, None where the run has none; epochs: how many have an
-    integration; noun: what they are called; hurst, metastability: their verdicts against their deciding nulls.
+    integration, and of: of how many; noun: what they are called; hurst, metastability: their verdicts against their deciding nulls.
     """
 
     integration: float
@@ -86,6 +86,12 @@ class Evidence:
     metastability: Verdict = field(default_factory=partial(_not_drawn, METASTABILITY))
     score: str | None = "accuracy"
     noun: str = "epoch"
+    of: int = 0
+
+    @property
+    def share(self) -> str:
+        """How many checkpoints have an integration."""
+        return f"{self.epochs} of {self.of}" if self.epochs < self.of else f"{self.epochs}"
 
 
 def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
@@ -105,10 +111,12 @@ def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
     if not math.isfinite(evidence.integration):
         return State(Name.INDETERMINATE, "there is no integration")
     doubt = None if taxonomy.version == "taxonomy-1" else next(_doubts(evidence, taxonomy), None)
-    if doubt is not None:
-        return State(Name.INDETERMINATE, doubt)
-    name = _by_thresholds(evidence, taxonomy)
-    return State(name, _reason(name, evidence, taxonomy))
+    name = _by_thresholds(evidence, taxonomy) if doubt is None else Name.INDETERMINATE
+    reason = _reason(name, evidence, taxonomy) if doubt is None else doubt
+    too_few = doubt is not None and evidence.epochs < LEAST_EPOCHS  # which then is the reason
+    if evidence.epochs < evidence.of and not too_few:
+        reason += f", from {evidence.share} {evidence.noun}s that have an H_eff"
+    return State(name, reason)
 
 
 def _by_thresholds(evidence: Evidence, taxonomy: Taxonomy) -> Name:
@@ -137,7 +145,7 @@ def _reason(name: Name, evidence: Evidence, taxonomy: Taxonomy) -> str:
 def _doubts(evidence: Evidence, taxonomy: Taxonomy) -> Iterator[str]:
     """Why the run carries no name, each reason in words; none where it carries one."""
     if evidence.epochs < LEAST_EPOCHS:
-        yield f"fewer than {LEAST_EPOCHS} {evidence.noun}s have an H_eff: {evidence.epochs}"
+        yield f"fewer than {LEAST_EPOCHS} {evidence.noun}s have an H_eff: {evidence.share}"
     yield from _not_different(evidence.hurst, evidence.noun)
     low, high = evidence.integration_interval
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posthoc.cli.exits import echo
+from posthoc.cli.exits import PARTLY, echo
 from posthoc.cli.output import json_option, notes, order_options, print_json, print_table, progress_on_stderr
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.meant import refuse_folder
@@ -105,7 +105,7 @@ def command(
                 echo()
             show_check(result)
     if not all(result.sound for result in results):
-        sys.exit(3)
+        sys.exit(PARTLY)
 
 
 def _reached(places: Sequence[str], share: "Share", stack: ExitStack) -> tuple[tuple[Path, ...], "Mirror | None"]:

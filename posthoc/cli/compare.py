@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 @click.option("--by", metavar="FIELDS", help="Group runs by recorded fields, such as dataset or dataset,model.")
 @click.option("--stopping", is_flag=True, help="Replay stopping rules over the runs.")
 @click.option("--measures", metavar="NAMES", help="With --stopping: stopping by these measures, too, by the level and by the volatility "
-              "of each, whose threshold is chosen on other configurations; names with commas between, or all.")  # fmt: skip
+              "of each, whose threshold is chosen on other configurations; with --predict: only these. Names with commas between, or all.")  # fmt: skip
 @click.option("--predict", metavar="TARGETS", help="What measures say of what is to come, across runs: final-accuracy, "
               "remaining, best, plateau, with commas between, or all.")  # fmt: skip
-@click.option("--beyond", metavar="MEASURES", help="With --predict: what is known besides loss and its slope, and taken off, too; "
-              "names with commas between, such as accuracy.")  # fmt: skip
+@click.option("--beyond", metavar="MEASURES", help="With --predict: what is known besides loss and its slope, and taken off, too: "
+              "measures, and settings that are numbers, with commas between, such as accuracy,lr.")  # fmt: skip
 @click.option("--sensitivity", is_flag=True, help="Vary H_opt, sigma_H and w_H.")
 @click.option("--csv", "form", flag_value="csv", help="Print the tables as CSV.")
 @click.option("--json", "form", flag_value="json", help="Print everything as JSON; docs/json.md says what is in it.")
@@ -65,8 +65,8 @@ def command(
     """
     if columns and not from_csv:
         raise UsageError("--column needs --from-csv.")
-    if measures and not stopping:
-        raise UsageError("--measures needs --stopping.")
+    if measures and not (stopping or predict):
+        raise UsageError("--measures needs --stopping or --predict.")
     if beyond and not predict:
         raise UsageError("--beyond needs --predict.")
     mapping = dict(map(_mapping, columns))
@@ -88,7 +88,7 @@ def command(
         for note in unjudged:
             echo(note, err=True)
     cells = vary(runs, names) if sensitivity else []
-    foretold = _predicted(runs, predict, beyond, seed) if predict else []
+    foretold = _predicted(runs, predict, beyond, measures, seed) if predict else []
     if form == "json":
         lists = {
             "groups": groups,
@@ -114,14 +114,16 @@ def command(
     print_tables(printed, form, shown_columns)
 
 
-def _predicted(runs: "Sequence[Run]", names: str, beyond: str | None, seed: int) -> "list[Prediction]":
+def _predicted(
+    runs: "Sequence[Run]", names: str, beyond: str | None, measures: str | None, seed: int
+) -> "list[Prediction]":
     from posthoc.analysis.prediction import TARGETS, predict
 
     judged = [run for run in runs if run.score is not None]
     if others := [run.name for run in runs if run.score is None]:
         echo(f"--predict: without an accuracy or other score, and left out: {', '.join(others)}.", err=True)
     targets = [*TARGETS] if names == "all" else [name.strip() for name in names.split(",")]
-    return predict(judged or runs, targets, seed, beyond.split(",") if beyond else ())
+    return predict(judged or runs, targets, seed, beyond.split(",") if beyond else (), measures or "all")
 
 
 def _scored(runs: "Sequence[Run]", measures: str | None) -> "tuple[dict[str, list[Score]], list[str]]":

@@ -1,6 +1,7 @@
 """How a command ends: its exit code, and one sentence for whatever was thrown.
 
-0: done. 1: failed. 2: wrong usage. 3: done, but something was skipped. 128 and its number: stopped by a signal.
+0: done. 1: failed, nothing of what was asked for was done. 2: wrong usage. 3: done in part, or something was found. 128 and
+its number: stopped by a signal.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import click
 from posthoc.errors import PosthocError, StoppedError
 from posthoc.shown import shown
 
+FAILED, PARTLY = 1, 3
 REPLAYING = ("torch", "torchvision", "safetensors")
 """What the commands that measure, audit, compare and show can do without."""
 

@@ -196,6 +196,7 @@ def command(
         for _, _, path in work:
             try_output(path, force or several, make=several)
     skipped: list[Skipped] = []
+    failed = 0
     previews: list[Holding] = []
     with stop_on_signal() as stop:
         for name, place, path in work:
@@ -221,10 +222,11 @@ def command(
                 if not (skip and several):
                     raise
                 skipped.append(Skipped(name, str(error)))
+                failed += 1
     if as_json:
         contents = [preview.to_dict() for preview in previews]
         print_json(contents if several else contents[0])
-    report_skipped(skipped)
+    report_skipped(skipped, done=failed < len(work))
 
 
 def _refuse_following(checkpoints: Sequence[Path], follow: bool, *, sharded: bool, until_epoch: int | None) -> None:

@@ -1,11 +1,12 @@
 """posthoc metrics: activations.h5 -> metrics.json."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from posthoc.cli.exits import echo, interruptible
+from posthoc.cli.exits import PARTLY, echo, interruptible
 from posthoc.cli.inputs import beside, keep_blas_to_one_thread, require_activations
 from posthoc.cli.output import (
     columns_option,
@@ -93,38 +94,39 @@ def command(
     """Integration, metastability and other measures of every checkpoint in ACTIVATIONS, and of the run.
 
     Of several files each is measured by itself and written beside its own; those that cannot be are named at the end.
+    Exits with 3 where a file or a measure that was named could not be measured, with 1 where none could.
     """
     keep_blas_to_one_thread()
     files = list(dict.fromkeys(activations))
-    if len(files) == 1:
-        metrics = _measure(files[0], output, **asked)
-        if as_json:
-            print_json(metrics.to_dict())
-        else:
-            show_metrics(metrics, columns)
-        _name_outputs(files[0], output, asked["csv"])
-        return
-    if output is not None:
+    several = len(files) > 1
+    if several and output is not None:
         raise UsageError("-o names one output, and there are several files; each is written beside its own.")
-    contents, skipped = [], []
+    contents, skipped, lacking = [], [], False
     for path in files:
         try:
-            metrics = _measure(path, None, **asked)
+            metrics, unmeasured = _measure(path, output, **asked)
         except StoppedError:
             raise
         except PosthocError as error:
+            if not several:
+                raise
             skipped.append((str(path), str(error)))
             continue
-        if as_json:
-            contents.append(metrics.to_dict())
-        else:
-            echo(f"{path}:")
+        contents.append(metrics.to_dict() if as_json else {})
+        lacking |= bool(unmeasured)
+        if not as_json:
+            if several:
+                echo(f"{path}:")
             show_metrics(metrics, columns)
-            echo()
-        _name_outputs(path, None, asked["csv"])
+            if several:
+                echo()
+        for written in _outputs(path, output, asked["csv"]):
+            echo(written, err=True)
     if as_json:
-        print_json(contents)
-    report_skipped(skipped)
+        print_json(contents if several else contents[0])
+    report_skipped(skipped, done=bool(contents))
+    if lacking:
+        sys.exit(PARTLY)
 
 
 def _outputs(activations: Path, output: Path | None, csv: bool) -> list[Path]:
@@ -132,16 +134,14 @@ def _outputs(activations: Path, output: Path | None, csv: bool) -> list[Path]:
     return [output, output.with_suffix(".csv")] if csv else [output]
 
 
-def _name_outputs(activations: Path, output: Path | None, csv: bool) -> None:
-    for path in _outputs(activations, output, csv):
-        echo(path, err=True)
-
-
 def _measure(
     activations: Path, output: Path | None, *, csv: bool, protocol: str | None, nulls: int, max_nulls: int, measures: str,
     functions: tuple[str, ...], seed: int, force: bool, **changes: Any,
-) -> "RunMetrics":  # fmt: skip
-    """What one file measures to, which is written."""
+) -> "tuple[RunMetrics, list[str]]":  # fmt: skip
+    """What one file measures to, which is written, and which measures that were named it has not what they take for.
+
+    Raises PosthocError where that is all that was asked for.
+    """
     require_activations(activations)
     outputs = _outputs(activations, output, csv)
     output = outputs[0]
@@ -172,15 +172,19 @@ def _measure(
         if chosen.axis == "token" and not changes["axis"]:
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)
         metrics = compute_metrics(opened, chosen, nulls, seed, progress, max_nulls, wanted)
-    if lacking := asked.keys - metrics.measures.keys():
-        echo(f"not measured, for {activations} lacks what they take: {', '.join(sorted(lacking))}", err=True)
+    measured = {key for key, of in metrics.measures.items() if not of.aside}
+    if lacking := sorted(asked.keys - measured):
+        why = f"{activations} lacks what they take: {', '.join(lacking)}"
+        if not (asked.default or asked.everything or asked.keys & measured):
+            raise PosthocError(f"Nothing is measured or written, for {why}; docs/measures.md says what each needs.")
+        echo(f"not measured, for {why}", err=True)
     if asked.everything:
         untold = [key for key, measured in metrics.measures.items() if not (measured.listed or measured.headline)]
         echo(f"also in {output}, in a table where --measures names them: {', '.join(untold)}", err=True)
     metrics.save(output)
     if csv:
         metrics.save_csv(output.with_suffix(".csv"))
-    return metrics
+    return metrics, lacking
 
 
 def show_metrics(metrics: "RunMetrics", columns: str | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from posthoc.cli.exits import echo, write
+from posthoc.cli.exits import FAILED, PARTLY, echo, write
 from posthoc.errors import StoppedError
 from posthoc.report.printing import FORMS, Column, Table, as_text, cell, column
 from posthoc.shown import shown
@@ -44,11 +44,17 @@ def order_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, object], None]]:
     """Yield a callback (done, total, name): a bar with ETA on a terminal, plain lines in a log."""
     if not sys.stderr.isatty():
-        start = time.monotonic()
+        first: list[tuple[int, float]] = []  # the first of all takes longer: libraries are loaded, and kernels compiled
 
         def line(done: int, total: int, name: object) -> None:
-            left = (time.monotonic() - start) / done * (total - done)
-            echo(f"{what} {done}/{total} {name}, about {left:.0f} s left", err=True)
+            now = time.monotonic()
+            left = ""
+            if first and first[0][0] < done < total:
+                begun, at = first[0]
+                left = f", about {(now - at) / (done - begun) * (total - done):.0f} s left"
+            if not first:
+                first.append((done, now))
+            echo(f"{what} {done}/{total} {name}{left}", err=True)
 
         yield line
         return
@@ -120,12 +126,13 @@ def report_probe(path: Path) -> None:
         notes(lines)
 
 
-def report_skipped(skipped: Sequence[tuple[str, str]]) -> None:
-    """Name on stderr what was skipped and end with exit code 3; nothing where nothing was."""
+def report_skipped(skipped: Sequence[tuple[str, str]], done: bool = True) -> None:
+    """Name on stderr what was skipped and end with exit code 3, or with 1 where nothing was done; nothing where nothing was
+    skipped."""
     for name, reason in skipped:
         echo(f"skipped {name}: {reason}", err=True)
     if skipped:
-        sys.exit(3)
+        sys.exit(PARTLY if done else FAILED)
 
 
 def notes(lines: Sequence[tuple[str, str]], err: bool = False) -> None:

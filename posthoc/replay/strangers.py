@@ -6,12 +6,13 @@ import zipfile
 from pathlib import Path
 
 from posthoc.errors import PosthocError
-from posthoc.files import open_regular
+from posthoc.files import HDF5, open_regular
 
+ACTIVATIONS = "an activations file, which posthoc extract wrote: give the checkpoints that it was made of"
 MAGIC = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself: run git lfs pull where it was cloned"),
     (
-        b"\x89HDF\r\n\x1a\n",
+        HDF5,
         "an HDF5 file, such as Keras writes: load it there and save its arrays by name with safetensors.numpy.save_file",
     ),
     (b"GGUF", "a GGUF file, weights prepared for inference: give the checkpoint that it was converted from"),
@@ -81,6 +82,11 @@ def stranger(path: Path, head: bytes, tail: bytes) -> str | None:
 
     Decided by its first and last bytes and for a zip archive by what is in it; for TensorFlow's data by the name.
     """
+    if head.startswith(HDF5):
+        from posthoc.store import FORMAT  # here, for h5py takes long to import
+
+        if FORMAT.encode() in head:
+            return ACTIVATIONS
     for magic, what in MAGIC:
         if head.startswith(magic):
             return what

@@ -357,7 +357,6 @@ def prediction(rows: "Sequence[Prediction]", beyond: str | None = None) -> Table
         "permuting configurations with all their seeds; corrected: as a false discovery rate over all measures and targets.",
         f"Beyond loss: of what is left of both ranks without what the ranks of {known} say, fitted on other configurations.",
         "Leads by: how many checkpoints a measure's steps come before the score's (below 0: after) where they go together most.",
-        survives(rows, beyond),
     ])  # fmt: skip
 
 

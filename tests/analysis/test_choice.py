@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from noise import make
 
 import posthoc
@@ -17,6 +18,7 @@ from posthoc.analysis.measures import MEASURES, Measure, chosen
 from posthoc.analysis.measures.integration import integration
 from posthoc.analysis.runs import as_run
 from posthoc.analysis.stopping import RULES
+from posthoc.cli import main
 from posthoc.errors import UsageError
 from posthoc.report import tables
 from posthoc.report.figures import FIGURES, Of
@@ -138,12 +140,22 @@ def test_integration_alone_has_its_figures(noise_file):
 def test_the_command_says_what_could_not_be_measured(noise_file, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "posthoc", "metrics", noise_file, "-o", tmp_path / "metrics.json", "--nulls", "0",
-         "--measures", "synchrony,surprisal"],
+         "--measures", "synchrony,surprisal,nc1"],
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0
-    assert f"not measured, for {noise_file} lacks what they take: surprisal" in done.stderr
-    assert set(json.loads((tmp_path / "metrics.json").read_text())["measures"]) == {"synchrony", "accuracy", "loss"}
+    assert done.returncode == 3
+    assert f"not measured, for {noise_file} lacks what they take: nc1, surprisal" in done.stderr
+    assert set(json.loads((tmp_path / "metrics.json").read_text())["measures"]) == {
+        "synchrony",
+        "nc1",
+        "accuracy",
+        "loss",
+    }
+    output = tmp_path / "none.json"
+    none = CliRunner().invoke(
+        main, ["metrics", str(noise_file), "-o", str(output), "--nulls", "0", "--measures", "nc1"]
+    )
+    assert (none.exit_code, "Nothing is measured or written" in none.stderr, output.exists()) == (1, True, False)
 
 
 def test_a_file_without_what_a_function_is_of_is_damaged(everything, tmp_path):

@@ -517,7 +517,7 @@ def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
 
 def test_few_epochs_and_few_draws_are_said(published):
     (each,) = load_csv([str(published / "resnet152_cifar10.csv")])
-    assert tabulate([each])[0].state.reason.endswith("from 3 of 38 epochs that have an H_eff")
+    assert tabulate([each])[0].state.reason == "fewer than 10 epochs have an H_eff: 3 of 38"
     wanting = with_null(each, "order", "hurst", epochs=38, wanting=38, draws=9)
     assert verdict(wanting, "hurst").mostly is None
     told = with_null(with_null(each, "order", "hurst", epochs=38, wanting=3), "white", "metastability", epochs=38)

@@ -209,6 +209,23 @@ def test_too_little_is_refused():
         predict(learning(), ["future"])
     with pytest.raises(UsageError, match="--beyond nosuch: there is no such measure"):
         predict(learning(), ["best"], beyond=["nosuch"])
+    with pytest.raises(UsageError, match="--beyond model: it is recorded of the runs, and no measure"):
+        predict([replace(run, about={**run.about, "model": "net"}) for run in learning()], ["best"], beyond=["model"])
+
+
+def test_a_setting_that_is_a_number_is_taken_off_as_a_measure_of_it_is():
+    runs = learning()
+    for number, run in enumerate(runs):
+        run.about["lr"] = 0.1 * (number // 3)
+        run.columns["synchrony"] = np.full(EPOCHS, run.about["lr"])
+        run.measures["synchrony"] = run.measures["metastability"]
+    by_setting, by_measure = (
+        {row.measure: row for row in predict(runs, ["final-accuracy"], beyond=[name], measures="future,metastability")}
+        for name in ("lr", "synchrony")
+    )
+    assert by_setting.keys() - by_measure.keys() == set()
+    assert {row.measure for row in by_setting.values() if not row.baseline} == {"future", "metastability"}
+    assert by_setting["metastability"].conditional == by_measure["metastability"].conditional
 
 
 def test_the_command_line_takes_off_what_is_named(tmp_path):
@@ -236,7 +253,8 @@ def test_the_command_line_takes_off_what_is_named(tmp_path):
 
 
 def test_the_table_says_what_survives(predicted):
-    table = tables.prediction(list(predicted.values()))
-    assert table.below[-1].startswith("Beyond loss and its slope something of what is to come is said by: ")
+    rows = list(predicted.values())
+    table = tables.prediction(rows)
+    assert tables.survives(rows, None).startswith("Beyond loss and its slope something of what is to come is said by: ")
     assert [column.title for column in table.columns][:3] == ["target", "measure", "tau"]
     assert "score so far (baseline)" in as_csv(table)

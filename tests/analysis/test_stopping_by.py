@@ -76,4 +76,4 @@ def test_refusals():
     with pytest.raises(UsageError, match=r"--measures margin: not measured of all runs; of all there are .*loss"):
         rules_of(runs(), "margin")
     done = CliRunner().invoke(main, ["compare", "nowhere.json", "--measures", "margin"])
-    assert (done.exit_code, "--measures needs --stopping" in done.output) == (2, True)
+    assert (done.exit_code, "--measures needs --stopping or --predict" in done.output) == (2, True)

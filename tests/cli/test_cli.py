@@ -185,6 +185,9 @@ def test_several_files_are_measured_and_one_bad_one_does_not_stop_the_others(tmp
     assert f"skipped {files[1]}: " in done.stderr
     assert [line for line in done.stdout.splitlines() if line.endswith(".h5:")] == [f"{files[0]}:", f"{files[2]}:"]
     assert all((tmp_path / name / "metrics.json").exists() for name in ("a", "b"))
+    (tmp_path / "worse.h5").write_text("nothing")
+    none = CliRunner().invoke(main, ["metrics", files[1], str(tmp_path / "worse.h5"), *how])
+    assert (none.exit_code, none.stderr.count("skipped ")) == (1, 2)
     both = CliRunner().invoke(main, ["metrics", files[0], files[2], *how, "--json", "--force"])
     assert both.exit_code == 0
     assert [each["input"]["path"] for each in json.loads(both.stdout)] == [files[0], files[2]]

@@ -306,6 +306,9 @@ def test_several_runs_each_in_shards_then_merged_together(run, probe, tmp_path):
         done = cli(*words, "--shard", shard, "--on-error", "skip")
         assert done.exit_code == 3
         assert "skipped bad: " in done.output
+    shutil.copytree(runs[2], tmp_path / "runs" / "worse")
+    none = cli("extract", runs[2], tmp_path / "runs" / "worse", *words[4:-1], tmp_path / "none", "--on-error", "skip")
+    assert (none.exit_code, none.stderr.count("skipped ")) == (1, 2)
     merged = cli("merge", tmp_path / "out")
     assert merged.exit_code == 0, merged.output
     assert [path.parent.name for path in sorted((tmp_path / "out").rglob("activations.h5"))] == ["lr.1", "lr.2"]

@@ -11,6 +11,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -61,6 +62,10 @@ STRANGERS = {
     "m.onnx": (bytes([8, 7, 18, 7]) + b"pytorch", "ONNX network"),
     "m.keras": (archive("config.json", "metadata.json", "model.weights.h5"), "Keras archive"),
     "m.h5": (keras(), "HDF5 file"),
+    "activations.h5": (
+        (Path(__file__).parents[1] / "fixtures" / "v2" / "activations.h5").read_bytes(),
+        "activations file, which posthoc extract wrote: give the checkpoints",
+    ),
     "rl_model_1000_steps.zip": (archive("data", "pytorch_variables.pth"), r"Stable-Baselines3 without a policy\.pth"),
     "flax_model.msgpack": (b"\x82\xa6params\x81\xa7Dense_0\x80\xa4step\x05", "MessagePack file, such as Flax writes.*safetensors"),
     "m.tflite": (b"\x1c\0\0\0TFL3" + bytes(90), "TensorFlow Lite"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import posthoc
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular
-from posthoc.recording import image_words
+from posthoc.recording import image_words, scale_words
 from posthoc.replay.probes.archives import Samples, read_samples
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Prepare, Probe, as_targets, classes_of
 
@@ -294,7 +294,7 @@ class Prepared:
             words=image_words(list(mean), list(std), self.size, self.channels),
             notes=[
                 ("probe", place + ", grey" * (self.channels == 1) + ", no labels" * (self.data.targets is None)),
-                ("normalisation", f"mean {mean}, std {std}"),
+                ("normalisation", scale_words(list(mean), list(std), self.channels)),
             ],
             batch_size=256 if small else 32,
             few=8 if small else 4,
