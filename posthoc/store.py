@@ -150,7 +150,7 @@ class Frame:
     weights: Mapping[str, Array] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """What all frames of one file share: how they were made, on which samples, which channels of which layers.
 

@@ -1,8 +1,10 @@
 """Writing activations files: a part of one checkpoint, or parts put together; whole or absent."""
 
+import functools
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 from collections import Counter
@@ -89,28 +91,64 @@ def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
     ])  # fmt: skip
     size = sum(array.nbytes for row in arrays for array in row.values()) + 2**18
     size += 0 if layout.tokens is None else layout.tokens.nbytes
-    with _in_memory(path, size) if size <= IN_MEMORY else _created(path, size) as file:
-        _lay_out(file, layout, len(frames), named, blocks)
-        for row, (frame, surveyed) in enumerate(zip(frames, surveys, strict=True)):
-            nonfinite: Counter[str] = Counter()
-            for place, array in arrays[row].items():
+    form = Form(layout, len(frames), frozenset(named), tuple(blocks.items()))
+    with _in_memory(path, size, form) if size <= IN_MEMORY else _created(path, size, form) as file:
+        nonfinite: list[Counter[str]] = [Counter() for _ in frames]
+        for row, (array_of, surveyed) in enumerate(zip(arrays, surveys, strict=True)):
+            for place, array in array_of.items():
                 _put(file[place], row, array)
                 if place.startswith("signals/"):
-                    nonfinite[place.split("/", 2)[2]] += surveyed[place].nonfinite
-            _fill(file, row, frame, nonfinite)
+                    nonfinite[row][place.split("/", 2)[2]] += surveyed[place].nonfinite
+        _fill(file, frames, nonfinite)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What two files have alike that differ in their numbers alone; named: groups and names of columns."""
+
+    layout: Layout
+    length: int
+    named: frozenset[tuple[str, str]]
+    blocks: tuple[tuple[str, Block], ...]
 
 
 @contextmanager
-def _in_memory(path: Path, size: int) -> Iterator[h5py.File]:
+def _in_memory(path: Path, size: int, form: Form) -> Iterator[h5py.File]:
     """A new file of about that size, put together in memory and written to `path` once it is filled."""
+    access = _core(size)
+    access.set_file_image(_empty(form))
     with (
         replacing(path) as temporary,
-        h5py.File(path.name, "w", driver="core", backing_store=False, block_size=size) as file,
-    ):  # all the room at once, for it grows by copying
+        h5py.File(h5py.h5f.open(os.fsencode(path.name), h5py.h5f.ACC_RDWR, access)) as file,
+    ):
         yield file
-        file.attrs["complete"] = 1
+        _complete(file)
         file.flush()
         temporary.write_bytes(file.id.get_file_image())
+
+
+def _core(size: int) -> h5py.h5p.PropFAID:
+    """Access to a file that is in memory alone, all the room at once, for it grows by copying."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(size, False)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    return access
+
+
+@functools.lru_cache(maxsize=1)
+def _empty(form: Form) -> bytes:
+    """A file of that form with nothing filled in; kept, for the parts of a run have one, and to fill it takes less time
+    than to lay it out."""
+    with h5py.File(h5py.h5f.create(b"empty", h5py.h5f.ACC_TRUNC, fapl=_core(2**18))) as file:
+        _lay_out(file, form)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+        return image
+
+
+def _complete(file: h5py.File) -> None:
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    file.attrs["complete"] = 1
 
 
 def merge(
@@ -150,11 +188,10 @@ def merge(
     blocks = _joined(laid_out)
     if "weights/norm" not in blocks:  # some parts are of a version that kept none
         layout = replace(layout, weights={})
-    with _created(path, size) as file:
-        _lay_out(file, layout, len(parts), named, blocks)
+    with _created(path, size, Form(layout, len(parts), frozenset(named), tuple(blocks.items()))) as file:
         targets = {place: file[place] for place in blocks}
-        for row, (part, (frame, nonfinite)) in enumerate(zip(parts, rows, strict=True)):
-            _fill(file, row, frame, nonfinite)
+        _fill(file, *zip(*rows, strict=True))
+        for row, part in enumerate(parts):
             with h5py.File(part, "r", locking=False) as source:  # found sound above
                 for place, target in targets.items():
                     _copy(source[place], target, row)
@@ -305,29 +342,28 @@ def _write_provenances(file: h5py.File, provenances: Sequence[Provenance]) -> No
 
 
 @contextmanager
-def _created(path: Path, size: int) -> Iterator[h5py.File]:
-    """A new file of about that size, moved to `path` once it is filled."""
+def _created(path: Path, size: int, form: Form) -> Iterator[h5py.File]:
+    """A new file of about that size and of that form, moved to `path` once it is filled."""
     if shutil.disk_usage(path.parent).free < size:
         raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
     try:
         # No lock: the name is this process's alone, and some network file systems have none.
         with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+            _lay_out(file, form)
             yield file
             file.flush()
-            file.attrs["complete"] = 1
+            _complete(file)
     except RuntimeError as error:  # HDF5's, on closing a file that it could not write
         reason = re.search(r"error message = '([^']+)'", str(error))
         raise PosthocError(f"Cannot write {path}: {reason[1] if reason else error}.") from error
 
 
-def _lay_out(
-    file: h5py.File, layout: Layout, length: int, named: set[tuple[str, str]], blocks: Mapping[str, Block]
-) -> None:
+def _lay_out(file: h5py.File, form: Form) -> None:
     """Every dataset in its place, the rows of the checkpoints empty."""
+    layout, length = form.layout, form.length
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["created_by"] = f"posthoc {__version__}"
-    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     file.attrs["recording"] = json.dumps(layout.recording.to_dict())
     text = h5py.string_dtype()
     for name, meaning in (("epoch", "epoch of each checkpoint, -1: unknown"), ("step", "step, -1: unknown")):
@@ -363,10 +399,10 @@ def _lay_out(
         _describe(column, f"values of the signals of {layer} that are NaN or infinite")
     file.create_group("recorded")
     meanings = {"recorded": "as the checkpoint says of itself", "score": "score on the probe"}
-    for group, name in sorted(named):
+    for group, name in sorted(form.named):
         column = file.create_dataset(f"{group}/{_escaped(name)}", (length,), "f8", fillvalue=math.nan)
         _describe(column, meanings[group])
-    _name_dimensions(file, layout, blocks, length)
+    _name_dimensions(file, layout, dict(form.blocks), length)
 
 
 def _create(group: h5py.Group, place: str, block: Block, length: int) -> h5py.Dataset:
@@ -418,25 +454,32 @@ def _describe(dataset: h5py.Dataset, meaning: str, units: str | None = None) -> 
     return dataset
 
 
-def _fill(file: h5py.File, row: int, frame: Frame, nonfinite: Mapping[str, int]) -> None:
-    """The columns' values of one checkpoint."""
-    for name, place in (("epoch", frame.epoch), ("step", frame.step)):
-        if place is not None and not 0 <= place < 2**63:
-            raise PosthocError(
-                f"{frame.path}: {name} {place} is beyond what an activations file can hold; leave it out."
-            )
-        file[name][row] = -1 if place is None else place
-    file["checkpoint/path"][row] = _bytes(frame.path)
-    file["checkpoint/sha256"][row] = frame.sha256
+def _fill(file: h5py.File, frames: Sequence[Frame], nonfinite: Sequence[Mapping[str, int]]) -> None:
+    """The columns, of all checkpoints; nonfinite: by layer, of each of them."""
+    for frame in frames:
+        for name, number in (("epoch", frame.epoch), ("step", frame.step)):
+            if number is not None and not 0 <= number < 2**63:
+                raise PosthocError(
+                    f"{frame.path}: {name} {number} is beyond what an activations file can hold; leave it out."
+                )
+    columns: dict[str, list[Any]] = {
+        "epoch": [-1 if frame.epoch is None else frame.epoch for frame in frames],
+        "step": [-1 if frame.step is None else frame.step for frame in frames],
+        "checkpoint/path": [_bytes(frame.path) for frame in frames],
+        "checkpoint/sha256": [frame.sha256 for frame in frames],
+        "probe/loss": [frame.loss for frame in frames],
+        "probe/accuracy": [frame.accuracy for frame in frames],
+        "checkpoint/nonfinite": [frame.nonfinite for frame in frames],
+    }
     if "averaged" in file["checkpoint"]:
-        file["checkpoint/averaged"][row] = frame.averaged
-    file["probe/loss"][row] = frame.loss
-    file["probe/accuracy"][row] = frame.accuracy
-    file["checkpoint/nonfinite"][row] = frame.nonfinite
-    for (group, name), value in _named(frame).items():
-        file[f"{group}/{_escaped(name)}"][row] = _float(value)
-    for layer, count in nonfinite.items():
-        file[f"nonfinite/{layer}"][row] = count
+        columns["checkpoint/averaged"] = [frame.averaged for frame in frames]
+    named = [_named(frame) for frame in frames]
+    for group, name in set().union(*named):
+        columns[f"{group}/{_escaped(name)}"] = [_float(row.get((group, name), math.nan)) for row in named]
+    for layer in nonfinite[0]:
+        columns[f"nonfinite/{layer}"] = [counts[layer] for counts in nonfinite]
+    for place, values in columns.items():
+        file[place][...] = values
 
 
 def _bytes(text: str) -> bytes:

@@ -50,11 +50,12 @@ def test_reads_what_was_written(tmp_path):
 
 
 def test_merged_parts_equal_the_file_written_at_once(tmp_path):
-    frames = [frame(1, 10, val_acc=0.3), frame(2, 20), frame(3, 30, val_loss=1.0)]
-    write(tmp_path / "whole.h5", plan(), frames)
-    parts = [tmp_path / f"{k}.h5" for k in range(3)]
-    for part, made in zip(parts, frames, strict=True):
-        write(part, plan(), [made])
+    frames = [frame(1, 10, val_acc=0.3), frame(2, 20), frame(3, 30, val_loss=1.0), frame(4, 40, val_loss=2.0)]
+    layout = plan()
+    write(tmp_path / "whole.h5", layout, frames)
+    parts = [tmp_path / f"{k}.h5" for k in range(4)]
+    for part, made in zip(parts, frames, strict=True):  # the last two have one form
+        write(part, layout, [made])
     merge(tmp_path / "merged.h5", parts)
     assert_same(tmp_path / "whole.h5", tmp_path / "merged.h5")
 
