@@ -48,6 +48,13 @@ ROWS = {
 """By the names of our recipes: those of the printed table, in its order, and what is published without a row of it."""
 
 
+REENCODED = (
+    "59cc0e941c1a52e9746166c667229073eb0273c41d97217c7d52116c3d97866a",
+    "f2ba796bfdab2e546178b2ac966640f95b9bb8f89d3de70515099c7e8a19feab",
+)
+"""Digests of the probes of 2,048 and 4,096 images of CIFAR-10 whose pixels went through JPEG."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """What is kept of one run: its measures, its audit, and its exponents along the other axes where they were made."""
@@ -60,7 +67,12 @@ class Kept:
 
     @property
     def name(self) -> str:
-        return f"{self.recipe}, seed {self.seed}"
+        return f"{self.recipe}, seed {self.seed}{self.mark}"
+
+    @property
+    def mark(self) -> str:
+        """An asterisk where images were not those of the data set, but re-encoded."""
+        return "*" if self.metrics.recording.identity.probe.sha256 in REENCODED else ""
 
     def trained(self) -> list[dict[str, Any]]:
         """The measures of every checkpoint but the untrained, None where undefined."""
@@ -78,8 +90,8 @@ class Cell(TypedDict):
     """H_eff of a network on images under labels; accuracy: on the images it was trained for, as training recorded it."""
 
     run: str
-    seed: int
-    epoch: int
+    seed: int | None
+    epoch: int | None
     accuracy: float | None
     images: str
     labels: str
@@ -90,8 +102,8 @@ class Cell(TypedDict):
 @dataclass(frozen=True)
 class Study:
     """Everything that is kept: the runs, noise through each protocol, the comparison of the runs, that of the published
-    epochs, the rows as they are printed, networks on the images and labels of both data sets, and what a language model
-    makes of what it wrote."""
+    epochs, the rows as they are printed, networks on the images and labels of both data sets, what a language model
+    makes of what it wrote, and networks whose M stands beside noise with their covariance."""
 
     runs: list[Kept]
     noise: dict[str, dict[str, list[float]]]
@@ -100,6 +112,7 @@ class Study:
     printed: dict[str, dict[str, str]]
     crossed: list[Cell]
     generated: list[Condition]
+    covariance: dict[str, RunMetrics]
     note: str
 
     @classmethod
@@ -114,7 +127,8 @@ class Study:
         text = note.read_text().strip() if note.exists() else ""
         crossed = read_json(keep / "classes.json") if (keep / "classes.json").exists() else []
         generated = kept_conditions(keep / "generated.json")
-        return cls(kept_runs(keep), noise, comparison, published, rows, crossed, generated, text)
+        covariance = {path.stem: read_kept(path) for path in sorted((keep / "covariance").glob("*.json"))}
+        return cls(kept_runs(keep), noise, comparison, published, rows, crossed, generated, covariance, text)
 
 
 def rows_of(metrics: RunMetrics) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from posthoc.report.printing import markdown_grid
 from reproduction import sections
 from reproduction.kept import Study
 from reproduction.language import generated
+from reproduction.short import verdicts
+from reproduction.text import listed
 
 TEMPLATE = Path(__file__).with_name("page.md")
 
@@ -16,22 +18,13 @@ TEMPLATE = Path(__file__).with_name("page.md")
 def page(keep: Path) -> str:
     """The whole page in Markdown."""
     study = Study.read(keep)
-    return filled(
-        TEMPLATE,
-        study=study,
-        runs=study.runs,
-        what_was_run=sections.what_was_run(study),
-        nine_rows=sections.nine_rows(study),
-        separation=sections.separation(study),
-        convergence=sections.convergence(study),
-        signs=sections.signs(study),
-        sensitivity=sections.sensitivity(study),
-        untrained=sections.untrained(study),
-        other_axes=sections.other_axes(study),
-        information=sections.information(study),
-        generated=generated(study.generated),
-        limits=sections.limits(study),
-    )
+    makers = (
+        sections.what_was_run, sections.nine_rows, sections.separation, sections.convergence, sections.signs, sections.sensitivity,
+        sections.untrained, sections.other_axes, sections.information, sections.covariance, sections.limits,
+    )  # fmt: skip
+    content: dict[str, Any] = {make.__name__: make(study) for make in makers}
+    content["generated"] = generated(study.generated)
+    return filled(TEMPLATE, study=study, runs=study.runs, verdicts=verdicts(study, content), **content)
 
 
 def filled(template: Path, **content: Any) -> str:
@@ -39,4 +32,6 @@ def filled(template: Path, **content: Any) -> str:
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
-    return environment.from_string(template.read_text(encoding="utf-8")).render(table=markdown_grid, **content)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        table=markdown_grid, listed=listed, **content
+    )

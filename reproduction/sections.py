@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from posthoc.analysis.records import Against, RunMetrics
-from reproduction.kept import ROWS, Cell, Kept, Row, Study, correlation, mean
+from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.records import Against, RunMetrics, Settles
+from posthoc.analysis.settling import autocorrelation, settling
+from reproduction.kept import ROWS, Cell, Kept, Row, Study, correlation, known, mean
 from reproduction.text import CORRELATIONS, FIELDS, extent, interval, number, over_epochs, spread, times, with_interval
 
 H_OPT = 0.7
@@ -22,13 +24,18 @@ RULES = (
     "volatility < 0.35, whole run known", "volatility < 0.4, whole run known", "patience 1", "patience 3", "patience 5",
     "patience 10", "budget 10", "budget 20", "random epoch", "best in hindsight",
 )  # fmt: skip
+SETTLED = (25, 38, 58)
+"""Epochs of the shortest, a middling and the longest published run."""
+NOT_CONVERGING = {"white": "white noise", "walk": "random walks", "divergent": "a steady rise"}
+FIELD_MEASURES = ("integration", "metastability")
+THRESHOLD = 0.35
 Rows = list[Sequence[Any]]
 
 
 def what_was_run(study: Study) -> dict[str, Any]:
     """The runs, and which of the recipes were not."""
     rows = [
-        [run.recipe, run.seed, len(run.trained()), f"{run.audit.samples:,}", run.metrics.protocol.smooth,
+        [f"{run.recipe}{run.mark}", run.seed, len(run.trained()), f"{run.audit.samples:,}", run.metrics.protocol.smooth,
          run.metrics.recording.identity.device, run.metrics.summary.draws]
         for run in study.runs
     ]  # fmt: skip
@@ -75,7 +82,7 @@ def _published(content: dict[str, Any]) -> Sequence[Any]:
 def _ours(run: Kept) -> Sequence[Any]:
     h_eff = run.metrics.measures["integration"].summary
     return [
-        "", f"ours, seed {run.seed}", number(100 * run.metrics.summary.best_accuracy, 1),
+        "", f"ours, seed {run.seed}{run.mark}", number(100 * run.metrics.summary.best_accuracy, 1),
         f"{number(h_eff.mean)} ± {number(h_eff.sd)}", number(mean(run.metrics, "metastability"), 4),
         *(with_interval(run.metrics, name) for name in CORRELATIONS),
     ]  # fmt: skip
@@ -120,7 +127,8 @@ def _crossed(cells: Sequence[Cell]) -> dict[str, Any] | None:
     networks: dict[str, dict[tuple[str, str, int], float]] = {}
     for cell in cells:
         score = "" if cell["accuracy"] is None else f" ({100 * cell['accuracy']:.1f} %)"
-        name = f"{cell['run']}, seed {cell['seed']}, epoch {cell['epoch']}{score}"
+        which = "" if cell["seed"] is None else f", seed {cell['seed']}, " + _epoch(cell["epoch"])
+        name = f"{cell['run']}{which}{score}"
         row = networks.setdefault("pure noise" if cell["run"] == "noise" else name, {})
         row[cell["images"], cell["labels"], cell["classes"]] = math.nan if cell["h_eff"] is None else cell["h_eff"]
     table = np.array([[row[column] for column in columns] for name, row in networks.items() if name != "pure noise"])
@@ -134,12 +142,17 @@ def _crossed(cells: Sequence[Cell]) -> dict[str, Any] | None:
         for groups in (of_classes, of_network)
     )
     return {
-        "header": ["network", *(f"{images}, {labels}: {count}" for images, labels, count in columns)],
+        "header": ["network", *(f"{images} images, {count} classes: {labels}" for images, labels, count in columns)],
         "rows": [[name, *(number(row[column]) for column in columns)] for name, row in networks.items()],
         "by_classes": f"{100 * by_classes:.0f}",
         "by_network": f"{100 * by_network:.0f}",
+        "networks": len(table),
         "follows": by_classes > 0.9 and by_network < 0.05,
     }
+
+
+def _epoch(epoch: int | None) -> str:
+    return f"epoch {epoch}" if epoch else "untrained"
 
 
 def convergence(study: Study) -> dict[str, Any]:
@@ -162,8 +175,32 @@ def convergence(study: Study) -> dict[str, Any]:
         early += bool(causal) and causal < plateau
         cost = 100 * (top - max(e["accuracy"] for e in epochs if e["epoch"] <= causal)) if causal else None
         retrospective = summary.convergence["retrospective"] or "never"
-        rows.append([run.name, retrospective, causal or "never", plateau, summary.best_epoch, number(cost, 1)])
-    return {"rules": rules, "rows": rows, "early": early, "last": last, "plateau": f"{100 * PLATEAU:.0f}"}
+        alike = _settled(max(2, len(epochs)), run)["autoregressive"]["causal"]
+        rows.append([
+            run.name, retrospective, causal or "never", f"{alike.share:.0%}, {alike.median or 'never'}", plateau,
+            summary.best_epoch, number(cost, 1),
+        ])  # fmt: skip
+    shortest = _settled(SETTLED[0])
+    return {
+        "rules": rules, "rows": rows, "early": early, "last": last, "plateau": f"{100 * PLATEAU:.0f}",
+        "settled": [
+            [f"{epochs} epochs", *(f"{kinds[kind]['causal'].share:.0%}, {kinds[kind]['causal'].median}" for kind in NOT_CONVERGING)]
+            for epochs in SETTLED
+            for kinds in [_settled(epochs)]
+        ],
+        "settled_header": ["", *NOT_CONVERGING.values()],
+        "settled_epochs": SETTLED[0],
+        "rise": f"{shortest['divergent']['causal'].share:.0%}",
+        "walk": f"{shortest['walk']['causal'].share:.0%}",
+    }  # fmt: skip
+
+
+def _settled(epochs: int, run: Kept | None = None) -> dict[str, dict[str, Settles]]:
+    """When the rule with the published threshold fires on series that do not converge, as autocorrelated as a run's."""
+    phi = (
+        [autocorrelation(run.metrics.column(key)[run.metrics.trained]) for key in FIELD_MEASURES] if run else [0.0, 0.0]
+    )
+    return settling(epochs, THRESHOLD, Protocol().window, Protocol().w_h, (phi[0], phi[1]))
 
 
 def _stopping(content: dict[str, Any]) -> dict[str, Any]:
@@ -348,6 +385,32 @@ def information(study: Study) -> dict[str, Any]:
         "inside": inside,
         "audits": audits,
     }
+
+
+def covariance(study: Study) -> dict[str, Any] | None:
+    """Of what M above channels in orders of their own is made: how much of it noise has that has the channels' covariance."""
+    if not study.covariance:
+        return None
+    rows: Rows = []
+    shares, apart, checkpoints = [], 0, 0
+    for name, metrics in study.covariance.items():
+        m = metrics.measures["metastability"]
+        order, gaussian, channel, white = (m.nulls[null] for null in ("order", "gaussian", "channel", "white"))
+        share = (gaussian.mean - channel.mean) / (order.mean - channel.mean)
+        shares += share.tolist()
+        apart += m.summary.nulls["order"].differs
+        checkpoints += len(m.value)
+        score = known(metrics.summary.best_accuracy)
+        rows.append([
+            name, number(None if score is None else 100 * score, 1), len(m.value), number(m.value[-1], 4),
+            *(f"{beside.mean[-1]:.4f} ± {beside.sd[-1]:.4f}" for beside in (order, gaussian, channel, white)),
+            f"{share[0]:.2f}" if len(share) == 1 else f"{share.min():.2f} to {share.max():.2f}",
+            f"{m.summary.nulls['order'].differs} of {m.summary.nulls['order'].epochs}",
+        ])  # fmt: skip
+    return {
+        "rows": rows, "median": f"{100 * statistics.median(shares):.0f}", "least": f"{100 * min(shares):.0f}",
+        "most": f"{100 * max(shares):.0f}", "apart": apart, "checkpoints": checkpoints,
+    }  # fmt: skip
 
 
 def limits(study: Study) -> dict[str, Any]:

@@ -129,10 +129,10 @@ def layers(depth: int) -> tuple[str, ...]:
 
 
 @cache
-def images(dataset: str, place: str | None, split: str) -> Images:
-    """Of the data set of that name, or at another place."""
+def images(dataset: str, place: str | None, split: str, count: int | None = None) -> Images:
+    """The first so many of the data set of that name, or at another place."""
     data = load_images(place or dataset, split)
-    return data.take(np.arange(TRAIN_IMAGES[dataset] if split == "train" else PROBE_IMAGES))
+    return data.take(np.arange(count or (TRAIN_IMAGES[dataset] if split == "train" else PROBE_IMAGES)))
 
 
 def noisy(data: Images, share: float, seed: int) -> Images:
@@ -142,21 +142,30 @@ def noisy(data: Images, share: float, seed: int) -> Images:
     return replace(data, targets=np.where(drawn, random.integers(0, data.classes, len(data)), data.labels))
 
 
-def train(dataset: str, place: str | None, how: Configuration, seed: int, out: Path, epochs: int = EPOCHS) -> None:
+def train(
+    dataset: str,
+    place: str | None,
+    how: Configuration,
+    seed: int,
+    out: Path,
+    epochs: int = EPOCHS,
+    count: int | None = None,
+) -> None:
     """Train a run in the folder `out`, unless it is there wholly.
 
-    place: of the images, where they are not of the data set's usual place.
+    place: of the images, where they are not of the data set's usual place; count: of them for training, where not
+    `TRAIN_IMAGES`.
     """
     if checkpoint(out, epochs).exists():
         return
-    data, test = noisy(images(dataset, place, "train"), how.noise, seed), images(dataset, place, "test")
+    data, test = noisy(images(dataset, place, "train", count), how.noise, seed), images(dataset, place, "test")
     statistics = NORMALIZATIONS[dataset]
     out.mkdir(parents=True, exist_ok=True)
     claim(out, {
         "recipe": how.name, **asdict(how), "dataset": dataset, "num_classes": data.classes, "seed": seed,
         "normalization": {"mean": list(statistics.mean), "std": list(statistics.std)},
     })  # fmt: skip
-    recipe = Recipe("small", dataset, how.lr, how.weight_decay, batch=how.batch, flip=dataset == "cifar10")
+    recipe = Recipe("small", dataset, how.lr, how.weight_decay, batch=how.batch, flip=dataset != "digits")
     device = torch.device("cpu")
     training, testing = (Batches(split, recipe, device) for split in (data, test))
     torch.manual_seed(seed)

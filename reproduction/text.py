@@ -43,6 +43,15 @@ def extent(values: Iterable[float | None], digits: int = 3) -> str:
     return f"{min(known):.{digits}f} to {max(known):.{digits}f}" if known else "-"
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names in a row.
+
+    >>> listed(["a", "b", "c"]), listed([])
+    ('a, b and c', 'none')
+    """
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part) or "none"
+
+
 def spread(control: Spread | None, digits: int = 3, sd: bool = True) -> str:
     """What an audit's control gives: mean ± sd, or a dash."""
     if control is None:
