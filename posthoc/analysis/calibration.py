@@ -13,13 +13,9 @@ that of persistent noise may have an interval that reaches motion. Nothing is cl
 exponents has none.
 """
 
-import contextlib
 import functools
-import hashlib
 import itertools
-import zipfile
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,9 +23,8 @@ from numpy.typing import ArrayLike
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.fluctuation import Windows, analyse
 from posthoc.analysis.fractional import arfima, fractional
-from posthoc.analysis.kernels import cache_folder, in_threads
-from posthoc.errors import PosthocError
-from posthoc.files import replacing
+from posthoc.analysis.kept import kept
+from posthoc.analysis.kernels import in_threads
 from posthoc.streams import keyed
 
 NOISE = np.linspace(0.02, 0.98, 17)
@@ -65,24 +60,8 @@ class Calibration:
 def calibration(T: int, scales: tuple[int, ...], order: int = 1, fluctuation: str = "peng") -> Calibration:
     """The calibration of DFA for series of T points, simulated once and kept on disk."""
     key = repr((2, T, scales, order, fluctuation, _series(T), LEVEL, GRID.tolist()))
-    folder = cache_folder()
-    path = folder / f"calibration-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz" if folder else None
-    if path and (stored := _read(path)):
-        return stored
-    simulated = _simulate(T, scales, order, fluctuation)
-    if path:
-        # a cache that cannot be written is done without
-        with contextlib.suppress(PosthocError), replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **vars(simulated))
-    return simulated
-
-
-def _read(path: Path) -> Calibration | None:
-    try:
-        with np.load(path) as pack:
-            return Calibration(**{name: pack[name] for name in pack.files})
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):  # absent or spoilt: simulated again
-        return None
+    shapes = {field.name: GRID.shape for field in fields(Calibration)}
+    return Calibration(**kept("calibration", key, shapes, lambda: vars(_simulate(T, scales, order, fluctuation))))
 
 
 def _simulate(T: int, scales: tuple[int, ...], order: int, fluctuation: str) -> Calibration:

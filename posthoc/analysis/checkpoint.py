@@ -22,7 +22,7 @@ from posthoc.analysis.intervals import (
 from posthoc.analysis.kuramoto import PhaseLocking
 from posthoc.analysis.measures import Measure, Reading, Scope, Series
 from posthoc.analysis.measures.integration import means_alive, middle
-from posthoc.analysis.nulls import NOTHING, Comparison, Draws, Null, compare, deciding, draws, nulls_of
+from posthoc.analysis.nulls import NOTHING, Comparison, Draws, Null, compare, deciding, drawn_once, draws, nulls_of
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.readings import Observed, Readings
 from posthoc.analysis.records import NOWHERE, Interval
@@ -267,13 +267,18 @@ class Measuring:
     ) -> dict[str, dict[str, Draws]]:
         """Draws of the nulls that do not depend on the checkpoint: made once for so many units and points, but for the
         measures that ask for what was recorded, which is another at each checkpoint."""
-        _, live, scope = options
+        observed, live, scope = options
         drawn = {}
         for null in nulls:
             key = (null.key, int(live.sum()), scope.T)
             if key not in self.steady:
-                kept = {null.key: [measure for measure in measured[null.key] if not measure.asks]}
-                self.steady[key] = draws([null], *options, count, self.seed, 0, kept)[null.key]
+                of = [measure for measure in measured[null.key] if not measure.asks]
+
+                def draw(null: Null = null, of: list[Measure] = of) -> dict[str, Draws]:
+                    return draws([null], *options, count, self.seed, 0, {null.key: of})[null.key]
+
+                material = observed.whole[0] if live.ndim == 1 else None
+                self.steady[key] = drawn_once(null, material, live, scope, count, self.seed, of, draw)
             drawn[null.key] = self.steady[key]
             if asking := [measure for measure in measured[null.key] if measure.asks]:
                 anew = draws([null], *options, count, self.seed, 0, {null.key: asking}, recorded=recorded)

@@ -4,8 +4,9 @@ A null of your own is one more record: `NULLS["reversed"] = Null("reversed", "th
 {"image": redraw})`.
 """
 
+import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -212,6 +213,41 @@ class Draws:
             self.halves[draw] = reading.halves
         if self.curves is not None and reading.curve is not None:
             self.curves[draw] = reading.curve[0]
+
+
+def drawn_once(
+    null: Null,
+    material: Material | None,
+    live: NDArray[np.bool_],
+    scope: Scope,
+    count: int,
+    seed: int,
+    measures: Sequence[Measure],
+    draw: Callable[[], dict[str, Draws]],
+) -> dict[str, Draws]:
+    """What measures are of draws of a null that does not depend on the checkpoint, nor then on the run: those that `draw`
+    would give, which on the image axis are kept on disk, unless anything but posthoc itself draws or measures them."""
+    functions = [*null.redraws.values(), *(measure.of_series for measure in measures)]
+    ours = any(null is known for known in _TABLE) and all(
+        str(getattr(function, "__module__", "")).startswith("posthoc.") for function in functions
+    )
+    if not (ours and isinstance(material, image.ImageMaterial)):
+        return draw()
+    from posthoc.analysis.kept import computed_by, kept
+
+    labels = hashlib.sha256(material.labels.astype(np.int64).tobytes()).hexdigest()
+    keys, units = [measure.key for measure in measures], int(live.sum())
+    key = repr((null.key, keys, count, seed, units, labels, material.smooth, scope, computed_by()))
+    shapes: dict[str, tuple[int, ...]] = {f"{key}.values": (count,) for key in keys}
+    shapes |= {f"{measure.key}.curves": (count, len(scope.scales)) for measure in measures if measure.curve}
+
+    def arrays() -> dict[str, FloatArray]:
+        drawn = draw()
+        whole = {f"{key}.{name}": getattr(of, name) for key, of in drawn.items() for name in ("values", "curves")}
+        return {name: array for name, array in whole.items() if array is not None}
+
+    stored = kept(f"null-{null.key}", key, shapes, arrays)
+    return {key: Draws(stored[f"{key}.values"], curves=stored.get(f"{key}.curves")) for key in keys}
 
 
 def _light(reading: Reading) -> Reading:

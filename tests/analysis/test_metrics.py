@@ -245,3 +245,50 @@ def test_the_analysis_never_imports_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_noise_is_drawn_once_for_all_runs_of_a_probe(tmp_path, monkeypatch):
+    """A second run reads what the first has drawn, to the bit; whatever changes what is drawn is drawn anew."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(cache))
+    path = make(tmp_path / "a.h5", epochs=2)
+    other = make(tmp_path / "b.h5", epochs=2, seed=1)
+
+    def white(of=path, smooth=3, **options):
+        protocol = Protocol.named("published", smooth=smooth)
+        with open_activations(of) as activations:
+            metrics = compute_metrics(activations, protocol, **{"nulls": 5, "max_nulls": 5} | options)
+        return metrics.to_dict()["measures"]["metastability"]["nulls"]["white"]["mean"]
+
+    def files():
+        return sorted(cache.glob("null-white-*.npz"))
+
+    first = white()
+    (kept,) = files()
+    stamp = kept.stat().st_mtime_ns
+    assert white() == first
+    assert white(other) == first
+    assert (kept.stat().st_mtime_ns, files()) == (stamp, [kept])
+    kept.write_bytes(kept.read_bytes()[:-40])
+    assert white() == first
+    with np.load(kept) as pack:
+        stored = {name: pack[name] for name in pack.files}
+    np.savez(kept, **stored | {"metastability.values": stored["metastability.values"] + 1})
+    assert white()[0] == pytest.approx(first[0] + 1)
+    np.savez(kept, **stored | {"metastability.values": np.zeros(4)})
+    assert white() == first
+    for count, changed in enumerate((dict(smooth=5), dict(seed=1), dict(nulls=7, max_nulls=7), dict(measures="hurst"),
+                                     dict(of=make(tmp_path / "c.h5", epochs=1, channels=4)),
+                                     dict(of=make(tmp_path / "d.h5", epochs=1, classes=5))), 2):  # fmt: skip
+        if changed.get("measures") != "hurst":
+            assert white(**changed) != first
+        else:
+            with open_activations(path) as activations:
+                compute_metrics(
+                    activations, Protocol.named("published", smooth=3), nulls=5, max_nulls=5, measures="hurst"
+                )
+        assert len(files()) == count
+    monkeypatch.setenv("POSTHOC_KERNEL_CACHE", "off")
+    kept.unlink()
+    assert white() == first
+    assert kept not in files()
