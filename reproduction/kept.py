@@ -1,6 +1,7 @@
 """What is kept of the study's runs: their measures and audits, of whatever version, and what the printed table says."""
 
 import csv
+import io
 import json
 import math
 from dataclasses import dataclass, replace
@@ -103,7 +104,7 @@ class Cell(TypedDict):
 class Study:
     """Everything that is kept: the runs, noise through each protocol, the comparison of the runs, that of the published
     epochs, the rows as they are printed, networks on the images and labels of both data sets, what a language model
-    makes of what it wrote, and networks whose M stands beside noise with their covariance."""
+    makes of what it wrote, and networks whose M stands beside noise with their covariance; trainings: what was trained, on what, and for how long."""
 
     runs: list[Kept]
     noise: dict[str, dict[str, list[float]]]
@@ -113,6 +114,7 @@ class Study:
     crossed: list[Cell]
     generated: list[Condition]
     covariance: dict[str, RunMetrics]
+    trainings: list[dict[str, str]]
     note: str
 
     @classmethod
@@ -128,7 +130,9 @@ class Study:
         crossed = read_json(keep / "classes.json") if (keep / "classes.json").exists() else []
         generated = kept_conditions(keep / "generated.json")
         covariance = {path.stem: read_kept(path) for path in sorted((keep / "covariance").glob("*.json"))}
-        return cls(kept_runs(keep), noise, comparison, published, rows, crossed, generated, covariance, text)
+        with (keep / "trainings.csv").open(newline="") if (keep / "trainings.csv").exists() else io.StringIO() as file:
+            trainings = list(csv.DictReader(file))
+        return cls(kept_runs(keep), noise, comparison, published, rows, crossed, generated, covariance, trainings, text)
 
 
 def rows_of(metrics: RunMetrics) -> list[dict[str, Any]]:

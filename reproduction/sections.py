@@ -39,7 +39,15 @@ def what_was_run(study: Study) -> dict[str, Any]:
          run.metrics.recording.identity.device, run.metrics.summary.draws]
         for run in study.runs
     ]  # fmt: skip
-    return {"note": study.note, "rows": rows, "missing": [name for name in ROWS if not _seeds(study, name)]}
+    trainings = [list(row.values()) for row in study.trainings]
+    header = list(study.trainings[0]) if trainings else []
+    return {
+        "note": study.note,
+        "rows": rows,
+        "trainings": trainings,
+        "header": header,
+        "missing": [name for name in ROWS if not _seeds(study, name)],
+    }
 
 
 def _seeds(study: Study, recipe: str) -> list[Kept]:
@@ -399,7 +407,7 @@ def covariance(study: Study) -> dict[str, Any] | None:
         share = (gaussian.mean - channel.mean) / (order.mean - channel.mean)
         shares += share.tolist()
         apart += m.summary.nulls["order"].differs
-        checkpoints += len(m.value)
+        checkpoints += m.summary.nulls["order"].epochs
         score = known(metrics.summary.best_accuracy)
         rows.append([
             name, number(None if score is None else 100 * score, 1), len(m.value), number(m.value[-1], 4),
