@@ -250,12 +250,15 @@ class Activations:
             self.blocks |= self._signals_in(file, f"null/{name}/signals", E, f"null/{name}/")
             self.blocks |= self._stored_in(file, sizes, f"null/{name}/")
         self._read_averages(file, sizes)
+        self._read_untrained(file, places.untrained)
+        self._refuse_repetitions()
+
+    def _read_untrained(self, file: SoundFile, group: str) -> None:
         self.untrained_seeds = np.zeros(0, dtype=np.int64)
         self._untrained: dict[str, h5py.Dataset] = {}
-        if file.names(places.untrained):
-            self.untrained_seeds = file.numbers(f"{places.untrained}/seed", "i", None, 0)
-            self._untrained = self._signals_in(file, places.untrained, len(self.untrained_seeds))
-        self._refuse_repetitions()
+        if file.names(group):
+            self.untrained_seeds = file.numbers(f"{group}/seed", "i", None, 0)
+            self._untrained = self._signals_in(file, group, len(self.untrained_seeds))
 
     def _read_averages(self, file: SoundFile, sizes: dict[str, int]) -> None:
         counts = self.recording.identity.averaged

@@ -3,13 +3,16 @@
 `python tests/pages.py` writes what is printed today into the pages.
 """
 
+import hashlib
 import os
+import pickle
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +107,38 @@ def written(pieces):
             yield f"```python\n{body}```\n"
         else:
             yield f"    $ {head}\n" + "".join(f"    {line}".rstrip() + "\n" for line in body.splitlines())
+
+
+def write_cifar10(images, labels, monkeypatch):
+    """The test part of CIFAR-10 as torchvision finds it, in data/ of the working directory: images [B, 32, 32, 3]."""
+    from torchvision.datasets import CIFAR10
+
+    folder = Path("data/cifar-10-batches-py")
+    folder.mkdir(parents=True)
+    content = {"data": images.transpose(0, 3, 1, 2).reshape(len(images), -1), "labels": list(map(int, labels))}
+    sums = {}
+    for name, saved in {"test_batch": content, "batches.meta": {"label_names": list("abcdefghij")}}.items():
+        (folder / name).write_bytes(pickle.dumps(saved))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR10, "train_list", [])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
+    monkeypatch.setattr(CIFAR10, "meta", meta)
+    monkeypatch.setenv("POSTHOC_DATA", "data")
+
+
+def blocks(text):
+    """The code of a page that stands apart: fenced, or indented."""
+    fenced = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return fenced + [
+        textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", text, re.MULTILINE) if block.strip()
+    ]
+
+
+def words(text):
+    """The lines that are printed without their numbers, which differ between processors, and without their widths."""
+    return [re.sub(r"[-\d.,e+%]*\d[\d.,e+%-]*", "#", " ".join(line.split())) for line in text.splitlines()]
 
 
 if __name__ == "__main__":

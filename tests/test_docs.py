@@ -4,13 +4,11 @@ import ast
 import inspect
 import re
 import shlex
-import shutil
-import textwrap
 from pathlib import Path
 
 import click
+import pages
 import pytest
-from click.testing import CliRunner
 
 import posthoc
 from posthoc.cli import COMMANDS, main
@@ -22,15 +20,6 @@ OTHERS = {"--help"}
 CONTEXT = click.Context(main)
 
 
-def blocks(text):
-    """The code of a page that stands apart: fenced, or indented."""
-    fenced = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    return fenced + [
-        textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", text, re.MULTILINE) if block.strip()
-    ]
-
-
 def spans(text):
     """The code within its sentences."""
     text = re.sub(r"^```.*?^```|^    .*$", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -38,7 +27,9 @@ def spans(text):
 
 
 def commands(text):
-    lines = [line.removeprefix("$ ") for block in blocks(text) for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line.removeprefix("$ ") for block in pages.blocks(text) for line in block.replace("\\\n", " ").splitlines()
+    ]
     return [line for line in (*lines, *spans(text)) if re.match(r"posthoc (--debug )?[a-z]+( |$)", line)]
 
 
@@ -82,7 +73,7 @@ def test_every_option_that_is_named_is_one():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_calls_in_python_have_the_names_that_a_page_gives_them(page):
-    for block in blocks(page.read_text()):
+    for block in pages.blocks(page.read_text()):
         try:
             tree = ast.parse(block)
         except SyntaxError:
@@ -120,22 +111,10 @@ def test_links_lead_to_what_is_there(page):
         assert not anchor or anchor in anchors(target), f"{page}: {place}#{anchor}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", ["report.md", "json.md", "your-own-measure.md"])
-def test_commands_of_a_page_run(page, run_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("run").symlink_to(run_folder)
-    for folder in ("runs/a", "runs/b", "."):
-        shutil.copytree(ROOT / "tests/fixtures/v2", folder, dirs_exist_ok=True)
-    Path("mine.py").write_text(blocks((ROOT / "docs/your-own-measure.md").read_text())[0])
-    text = (ROOT / "docs" / page).read_text()
-    lines = [line for block in blocks(text) for line in block.splitlines() if line.startswith("posthoc ")]
-    assert len(lines) >= 2
-    for line in lines:
-        words = [word for word in shlex.split(line.partition(" | ")[0], comments=True) if word != "--open"]
-        spread = [sorted(map(str, tmp_path.glob(word))) if "*" in word else [word] for word in words[1:]]
-        if words[1] in ("metrics", "audit"):
-            spread.append(["--force"])
-        result = CliRunner().invoke(main, [word for each in spread for word in each], catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        assert result.stdout or words[1] == "report", line
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_scripts_and_modules_that_a_page_names_are_there(page):
+    text = page.read_text()
+    for name in re.findall(r"(?<![\w/])(?:scripts|tests|reproduction)/[\w./*-]*\w", "\n".join(spans(text))):
+        assert list(ROOT.glob(name)), name
+    for module in re.findall(r"-m ((?:scripts|reproduction)\.\w+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module

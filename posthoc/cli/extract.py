@@ -54,85 +54,109 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
     return list(map(int, parts))
 
 
+CHECKPOINTS = (
+    click.option(
+        "--probe", required=True, metavar="NAME", help=f"{PROBE_FORMS}."
+    ),
+    click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number."),
+    order_options,
+    click.option(
+        "--on-duplicate", type=click.Choice([choice.value for choice in OnDuplicate]), default=OnDuplicate.DROP.value, help="With a checkpoint that holds the weights of another step."
+    ),
+)  # fmt: skip
+"""The probe, and which checkpoints are replayed over it."""
+
+NETWORK = (
+    click.option(
+        "--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder."
+    ),
+    click.option("--ema", is_flag=True, help="Replay the moving average of the weights that the checkpoints hold."),
+    model_options,
+)  # fmt: skip
+"""What is found in a checkpoint, and what it is loaded into."""
+
+RECORDED = (
+    click.option(
+        "--layers", default="default", callback=_list, help="Of default, residual, attention, mlp (their outputs), all, and globs, separated by commas."
+    ),
+    click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all."),
+    click.option(
+        "--signals",
+        callback=_list,
+        help=f"Of {', '.join(SIGNALS)} (default: {','.join(DEFAULT_SIGNALS)}, of tokens: token).",
+    ),
+)  # fmt: skip
+"""What is recorded of the network."""
+
+SAMPLES = (
+    click.option(
+        "--images", type=click.IntRange(min=1), help="Samples in the probe (default: of images 2048, or all if fewer)."
+    ),
+    click.option(
+        "--image-size", type=click.IntRange(min=1), help="Side to scale images to (default: what the model takes)."
+    ),
+    click.option("--context", type=click.IntRange(min=2), metavar="TOKENS", help="Tokens in a row (default: what the model takes, at most 1024)."),
+    click.option("--documents", type=click.IntRange(min=1), metavar="N", help="Rows of tokens in the probe (default: 32, or all if fewer)."),
+    click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json, or its folder (default: beside the checkpoints)."),
+    click.option("--token-dtype", metavar="TYPE", help="Of tokens:FILE.bin (default: uint16)."),
+    click.option("--resize", type=click.IntRange(min=1), help="Shorter side of the images of a folder before they are cropped."),
+    click.option("--crop", type=click.IntRange(min=1), help="Side of the square cut from the middle of them."),
+    click.option("--normalize", metavar="NAME|MEAN/STD|none", help="Default: from run.json, else the data set's."),
+    click.option("--split", metavar="NAME", help="Of dataset: and torchvision: (default: test, else validation)."),
+    click.option("--columns", metavar="INPUT[,...][:TARGET]", help="Of dataset: (default: by names and types)."),
+    click.option(
+        "--data-root",
+        type=click.Path(path_type=Path),
+        help="Where data sets lie (default: POSTHOC_DATA, else data).",
+    ),
+    click.option("--download", is_flag=True, help="Fetch the probe's data set if it is absent."),
+)  # fmt: skip
+"""What the probe is made of."""
+
+MACHINE = (
+    click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
+    click.option("--dtype", default="float32", help="float32, or bfloat16 (autocast)."),
+    click.option("--tf32", is_flag=True, help="Allow TF32 on CUDA: faster, and different in the fourth digit."),
+    click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
+    click.option(
+        "--batch-size", type=click.IntRange(min=1), help="Default: 256 for images up to 64 pixels, else 32."
+    ),
+    click.option(
+        "--memory-format",
+        default="auto",
+        help="auto, contiguous or channels_last (auto: channels last where it is faster and gives the same).",
+    ),
+)  # fmt: skip
+"""Where the network runs, and in which precision."""
+
+MORE = (
+    click.option(
+        "--model-output",
+        metavar="NAME|INDEX|none",
+        help="Which of the network's outputs holds the scores (default: logits, or the one as wide as the probe has classes).",
+    ),
+    click.option("--score", metavar="NAME", help=f"How outputs are scored: {', '.join(SCORES)} or none (default: by the targets)."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Record a hyperparameter of the training, such as lr=0.1, for compare --by."),
+    click.option("--features", is_flag=True, help="Keep what the last layer is given, and its weights."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels, and what the network draws."),
+    click.option(
+        "--untrained",
+        type=click.IntRange(0, MOST_CONTROLS),
+        default=0,
+        metavar="K",
+        help="Replay K new initialisations of the network too, as controls for the audit.",
+    ),
+    click.option("--average", default="", callback=_numbers, metavar="K,...", help="Replay the mean of the weights of the last K checkpoints, too."),
+    click.option("--between", is_flag=True, help="Replay the middle between a checkpoint and the one before, for the barrier."),
+    click.option("--spectra", is_flag=True, help="Keep stable rank and tail of the spectrum of every matrix of weights."),
+    click.option("--controls", default="", callback=_list, help=f"Other inputs for every checkpoint, of tokens: {FORMS}."),
+)  # fmt: skip
+"""What else is kept, and replayed beside."""
+
+
 def extraction_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what is replayed, and how: those of `plan_extraction`."""
-    for option in reversed((
-        click.option(
-            "--probe", required=True, metavar="NAME", help=f"{PROBE_FORMS}."
-        ),
-        click.option("--select", metavar="GLOB", help="Only names that match; # stands for a number."),
-        order_options,
-        click.option(
-            "--on-duplicate", type=click.Choice([choice.value for choice in OnDuplicate]), default=OnDuplicate.DROP.value, help="With a checkpoint that holds the weights of another step."
-        ),
-        click.option(
-            "--weights-key", metavar="KEY", help="Where in each checkpoint the weights are, such as model.encoder."
-        ),
-        click.option("--ema", is_flag=True, help="Replay the moving average of the weights that the checkpoints hold."),
-        model_options,
-        click.option(
-            "--layers", default="default", callback=_list, help="Of default, residual, attention, mlp (their outputs), all, and globs, separated by commas."
-        ),
-        click.option("--channels", default="32", callback=_count, help="Channels recorded per layer, or all."),
-        click.option(
-            "--signals",
-            callback=_list,
-            help=f"Of {', '.join(SIGNALS)} (default: {','.join(DEFAULT_SIGNALS)}, of tokens: token).",
-        ),
-        click.option(
-            "--images", type=click.IntRange(min=1), help="Samples in the probe (default: of images 2048, or all if fewer)."
-        ),
-        click.option(
-            "--image-size", type=click.IntRange(min=1), help="Side to scale images to (default: what the model takes)."
-        ),
-        click.option("--context", type=click.IntRange(min=2), metavar="TOKENS", help="Tokens in a row (default: what the model takes, at most 1024)."),
-        click.option("--documents", type=click.IntRange(min=1), metavar="N", help="Rows of tokens in the probe (default: 32, or all if fewer)."),
-        click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json, or its folder (default: beside the checkpoints)."),
-        click.option("--token-dtype", metavar="TYPE", help="Of tokens:FILE.bin (default: uint16)."),
-        click.option("--resize", type=click.IntRange(min=1), help="Shorter side of the images of a folder before they are cropped."),
-        click.option("--crop", type=click.IntRange(min=1), help="Side of the square cut from the middle of them."),
-        click.option("--normalize", metavar="NAME|MEAN/STD|none", help="Default: from run.json, else the data set's."),
-        click.option("--split", metavar="NAME", help="Of dataset: and torchvision: (default: test, else validation)."),
-        click.option("--columns", metavar="INPUT[,...][:TARGET]", help="Of dataset: (default: by names and types)."),
-        click.option(
-            "--data-root",
-            type=click.Path(path_type=Path),
-            help="Where data sets lie (default: POSTHOC_DATA, else data).",
-        ),
-        click.option("--download", is_flag=True, help="Fetch the probe's data set if it is absent."),
-        click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
-        click.option("--dtype", default="float32", help="float32, or bfloat16 (autocast)."),
-        click.option("--tf32", is_flag=True, help="Allow TF32 on CUDA: faster, and different in the fourth digit."),
-        click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
-        click.option(
-            "--batch-size", type=click.IntRange(min=1), help="Default: 256 for images up to 64 pixels, else 32."
-        ),
-        click.option(
-            "--memory-format",
-            default="auto",
-            help="auto, contiguous or channels_last (auto: channels last where it is faster and gives the same).",
-        ),
-        click.option(
-            "--model-output",
-            metavar="NAME|INDEX|none",
-            help="Which of the network's outputs holds the scores (default: logits, or the one as wide as the probe has classes).",
-        ),
-        click.option("--score", metavar="NAME", help=f"How outputs are scored: {', '.join(SCORES)} or none (default: by the targets)."),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Record a hyperparameter of the training, such as lr=0.1, for compare --by."),
-        click.option("--features", is_flag=True, help="Keep what the last layer is given, and its weights."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, help="Draws the recorded channels, and what the network draws."),
-        click.option(
-            "--untrained",
-            type=click.IntRange(0, MOST_CONTROLS),
-            default=0,
-            metavar="K",
-            help="Replay K new initialisations of the network too, as controls for the audit.",
-        ),
-        click.option("--average", default="", callback=_numbers, metavar="K,...", help="Replay the mean of the weights of the last K checkpoints, too."),
-        click.option("--between", is_flag=True, help="Replay the middle between a checkpoint and the one before, for the barrier."),
-        click.option("--spectra", is_flag=True, help="Keep stable rank and tail of the spectrum of every matrix of weights."),
-        click.option("--controls", default="", callback=_list, help=f"Other inputs for every checkpoint, of tokens: {FORMS}."),
-    )):  # fmt: skip
+    for option in reversed((*CHECKPOINTS, *NETWORK, *RECORDED, *SAMPLES, *MACHINE, *MORE)):
         command = option(command)
     return command
 
@@ -195,6 +219,7 @@ def command(
     if len(checkpoints) > 1 and not dry_run:
         for _, _, path in work:
             try_output(path, force or several, make=several)
+    carry_out = partial(_follow, until_epoch=until_epoch, quiet=quiet) if follow else partial(_replay, shard=share)
     skipped: list[Skipped] = []
     failed = 0
     previews: list[Holding] = []
@@ -210,11 +235,7 @@ def command(
                         if not as_json:
                             previews[-1].show()
                         continue
-                    writing = {"force": force, "skip_errors": skip, "stop": stop}
-                    if follow:
-                        left_out = _follow(place, path, options, until_epoch=until_epoch, quiet=quiet, **writing)
-                    else:
-                        left_out = _replay(place, path, options, shard=share, **writing)
+                    left_out = carry_out(place, path, options, force=force, skip_errors=skip, stop=stop)
                 skipped += [Skipped(f"{name}/{path}" if name else path, reason) for path, reason in left_out]
             except (StoppedError, UsageError):
                 raise

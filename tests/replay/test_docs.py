@@ -1,11 +1,11 @@
 """Every command in docs/inputs.md and docs/networks.md runs as it stands there, on small stand-ins for what it names."""
 
 import hashlib
-import pickle
 import shlex
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 import torch
 import torchvision
@@ -121,19 +121,7 @@ def function(monkeypatch):
 def cifar(monkeypatch):
     timm = pytest.importorskip("timm")
     series(lambda: timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32))
-    folder = Path("data/cifar-10-batches-py")
-    folder.mkdir(parents=True)
-    content = {"data": RANDOM.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [k % 10 for k in range(20)]}
-    sums = {}
-    for name, saved in {"test_batch": content, "batches.meta": {"label_names": list("abcdefghij")}}.items():
-        (folder / name).write_bytes(pickle.dumps(saved))
-        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    library = torchvision.datasets.CIFAR10
-    monkeypatch.setattr(library, "train_list", [])
-    monkeypatch.setattr(library, "test_list", [["test_batch", sums["test_batch"]]])
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
-    monkeypatch.setattr(library, "meta", meta)
-    monkeypatch.setenv("POSTHOC_DATA", "data")
+    pages.write_cifar10(RANDOM.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8), np.arange(20) % 10, monkeypatch)
 
 
 def tokens():
