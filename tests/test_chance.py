@@ -25,6 +25,7 @@ from posthoc.replay.planning import plan_extraction
 from posthoc.replay.probes.images import load_images
 from posthoc.replay.request import Shard, parse_settings
 from posthoc.replay.run import run_extraction
+from posthoc.replay.scaling import try_scaling
 from posthoc.store import open_activations
 
 LABELS = np.repeat(np.arange(10), 20)
@@ -189,8 +190,7 @@ def normed(tmp_path_factory):
 def test_another_scaling_that_does_better_is_found_above_chance(normed, kind):
     def scaling(probe, normalize=None):
         arguments = {"model": f"{normed}/net.py:make", "model_arg": [f"norm={kind == 'with'}"], "normalize": normalize}
-        plan = plan_extraction(normed / f"{kind}.pt", f"npz:{normed}/{probe}.npz", **arguments)
-        return plan.stored.recording.provenance.scaling
+        return try_scaling(plan_extraction(normed / f"{kind}.pt", f"npz:{normed}/{probe}.npz", **arguments))
 
     assert scaling("bytes", "none") is None
     wrong = scaling("bytes", "0.8/0.1")
@@ -213,11 +213,12 @@ def test_of_shards_that_with_the_last_checkpoint_tries_other_scalings(normed, tm
         "normalize": "0.8/0.1",
         "on_duplicate": "keep",
     }
+    plan = plan_extraction(tmp_path, f"npz:{normed}/bytes.npz", **options)
     for index in (1, 2):
-        shard = Shard(index, 2)
-        plan = plan_extraction(tmp_path, f"npz:{normed}/bytes.npz", shard=shard, **options)
-        assert (plan.stored.recording.provenance.scaling is not None) == (index == 2)
-        run_extraction(plan, tmp_path / "a.h5", shard=shard)
+        run_extraction(plan, tmp_path / "a.h5", shard=Shard(index, 2))
+        (part,) = tmp_path.glob(f"a.h5.parts/epoch{index}*.h5")
+        with open_activations(part) as file:
+            assert (file.recording.provenance.scaling is not None) == (index == 2)
     merge(tmp_path / "a.h5")
     with open_activations(tmp_path / "a.h5") as file:
         assert file.recording.provenance.scaling.better == "--normalize none"

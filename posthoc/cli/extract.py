@@ -287,7 +287,7 @@ def _replay(
     """Replay a run that is there; what was skipped of it, and why."""
     from posthoc.replay.planning import plan_extraction
 
-    plan = plan_extraction(place, skip_damaged=writing["skip_errors"], shard=shard, **options)
+    plan = plan_extraction(place, skip_damaged=writing["skip_errors"], **options)
     from posthoc.replay.run import run_extraction  # with torch, which what is wrong with a run need not wait for
 
     notes(plan.notes, err=True)

@@ -34,12 +34,10 @@ from posthoc.replay.probes import Probe, load_probe
 from posthoc.replay.probes.fitting import traced
 from posthoc.replay.request import (
     Request,
-    Shard,
     parse_arguments,
     parse_settings,
     require_settings,
 )
-from posthoc.replay.scaling import try_scaling
 from posthoc.replay.scores import Score
 from posthoc.replay.signals import SIGNALS
 from posthoc.replay.sketching import weights_of
@@ -183,11 +181,14 @@ class Extraction:
         )  # fmt: skip
         score = self.probe.score_of(trial.scored.score)
         loss, unit = (score.loss, score.unit) if score else ("loss", None)
-        provenance = replace(
-            self.stored.recording.provenance, output=trial.scored.reason, loss=loss, unit=unit, scaling=trial.scaling
-        )
-        recording = replace(plan.stored.recording, provenance=provenance)
-        return replace(plan, stored=replace(plan.stored, recording=recording), trial=trial)
+        plan = plan.told(output=trial.scored.reason, loss=loss, unit=unit)
+        return replace(plan, trial=trial)
+
+    def told(self, **provenance: Any) -> "Extraction":
+        """With other values in its provenance."""
+        recording = self.stored.recording
+        recording = replace(recording, provenance=replace(recording.provenance, **provenance))
+        return replace(self, stored=replace(self.stored, recording=recording))
 
     def changed(self, **identity: Any) -> "Extraction":
         """With other values in its identity."""
@@ -204,7 +205,6 @@ def plan_of(
     skip_damaged: bool = False,
     trial: bool = True,
     before: Extraction | None = None,
-    shard: Shard | None = None,
 ) -> Extraction:
     """What is asked for, of a run that was found: see `posthoc.replay.planning.plan_extraction`."""
     device = find_device(request.device)
@@ -220,8 +220,6 @@ def plan_of(
     wishes = Wishes(request.memory_format, request.model_output, request.score)
     tried = try_out(plan, wishes, skip_damaged)
     settled = plan.settled(tried)
-    if shard is None or shard.has(len(run.checkpoints) - 1):
-        settled = plan.settled(replace(tried, scaling=try_scaling(settled)))
     if plan.untrained:
         require_draws(settled)
     return settled

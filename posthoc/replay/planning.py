@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from posthoc.replay.duplicates import settle_duplicates
 from posthoc.replay.layout import find_run
-from posthoc.replay.request import PlanOptions, Request, Shard, require_options
+from posthoc.replay.request import PlanOptions, Request, require_options
 from posthoc.replay.weights import Pick
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ def plan_extraction(
     skip_damaged: bool = False,
     trial: bool = True,
     before: "Extraction | None" = None,
-    shard: Shard | None = None,
     **options: Unpack[PlanOptions],
 ) -> "Extraction":
     """Find the run, its model, the probe and the hook points, and try the model on a few samples; nothing is written.
@@ -29,8 +28,7 @@ def plan_extraction(
     `checkpoints` is the folder of a run, one checkpoint, or several of one folder; the options are those of `Request`.
     `skip_damaged` sets checkpoints apart whose headers cannot be read, and goes on where the model cannot run with the
     weights of one. Without `trial` nothing is run: enough to count what there is to do. `before`: a plan of the same
-    run as it was, whose trial holds if all else is as it was. `shard`: the one that is to be replayed; of several it is
-    that with the last checkpoint which tries the preparation of the probe. Raises PosthocError for whatever does not fit.
+    run as it was, whose trial holds if all else is as it was. Raises PosthocError for whatever does not fit.
     """
     require_options(options)
     request = Request(probe, **options)
@@ -40,4 +38,4 @@ def plan_extraction(
     run = settle_duplicates(run, pick, request.on_duplicate)
     from posthoc.replay.plan import plan_of
 
-    return plan_of(request, run, pick, skip_damaged=skip_damaged, trial=trial, before=before, shard=shard)
+    return plan_of(request, run, pick, skip_damaged=skip_damaged, trial=trial, before=before)

@@ -20,6 +20,7 @@ from posthoc.replay.pipeline import Failed, Kept, Outcome, Replayed, replay
 from posthoc.replay.plan import Extraction
 from posthoc.replay.planning import plan_extraction
 from posthoc.replay.request import PlanOptions, Shard
+from posthoc.replay.scaling import try_scaling
 from posthoc.replay.untrained import replay_untrained
 from posthoc.store import Skipped
 from posthoc.writing import write
@@ -207,6 +208,8 @@ def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: set[
         for place, checkpoint in enumerate(plan.run.checkpoints)
         if work.has(place) and entries[checkpoint.path].part not in finished
     ]
+    if checkpoints and checkpoints[-1] is plan.run.checkpoints[-1] and not work.stopped:  # it is that which is tried
+        plan = plan.told(scaling=try_scaling(plan))
     controls = [c for c in controls_of(plan.untrained) if work.has(c.place) and c.part not in finished]
     total = len(checkpoints) + len(controls)
     done = 0

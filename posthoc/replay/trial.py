@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.recording import Scaling
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.forward import DrawsHeard, error_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.hooks import first_tensor
@@ -41,7 +40,7 @@ _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RRe
 class Trial:
     """What the trial decided; remarks: what a reader of the numbers should know, as label and text.
 
-    scaling: what speaks against the probe's preparation; behaviour: names of what is kept of each sample; head: the last layer, whose input and tensors are kept.
+    behaviour: names of what is kept of each sample; head: the last layer, whose input and tensors are kept.
     """
 
     memory_format: str
@@ -50,7 +49,6 @@ class Trial:
     behaviour: tuple[str, ...] = ()
     head: str | None = None
     head_tensors: tuple[str, ...] = ()
-    scaling: Scaling | None = None
 
 
 class Values(NamedTuple):
