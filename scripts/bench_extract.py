@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from posthoc.replay.arithmetic import arithmetic
 from posthoc.replay.network import probe_batch
 from posthoc.replay.plan import Extraction
 from posthoc.replay.planning import plan_extraction
@@ -47,7 +48,7 @@ def bare_passes(plan: Extraction, module: nn.Module, memory_format: torch.memory
     module = module.to(plan.device).to(memory_format=memory_format)
 
     def run() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), arithmetic(plan.identity.tf32):
             for _ in plan.run.checkpoints:
                 for batch in x.split(plan.batch_size):
                     module(batch)

@@ -62,7 +62,7 @@ def bare_passes(net: Network, checkpoints: int) -> None:
             for inputs in net.inputs.values():
                 for batch in split(inputs, net.plan.batch_size):
                     net.call(batch)
-        if net.side is not None:
+        if net.plan.device.type == "cuda":
             torch.cuda.synchronize(net.plan.device)
 
 

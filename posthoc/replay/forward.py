@@ -22,6 +22,8 @@ from posthoc.errors import error_line as error_line
 from posthoc.streams import batch_seed
 
 _OURS = (str(Path(posthoc.__file__).parent), str(Path(torch.__file__).parent))
+OUT_OF_GPU_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+"""How libraries that take memory of a GPU for themselves say that there is none left."""
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
 
 
@@ -97,6 +99,8 @@ def guarded(name: str, module: nn.Module, batch: Mapping[str, Tensor], where: st
     except BaseException as error:  # whatever the user's code raises
         shapes = {name: " x ".join(map(str, tensor.shape)) for name, tensor in batch.items()}
         sizes = ", ".join(shapes.values() if len(shapes) == 1 else (f"{n} {shape}" for n, shape in shapes.items()))
+        if any(sign in message_of(error) for sign in OUT_OF_GPU_MEMORY):
+            raise torch.OutOfMemoryError(message_of(error)) from error
         if isinstance(error, MemoryError) or "can't allocate memory" in message_of(error):
             raise PosthocError(
                 f"Out of memory at {where} ({error_line(error)}); pass a smaller --batch-size."

@@ -1,6 +1,7 @@
 """Tensors of a checkpoint in torch: read into memory of its own, and whether they can take their place in a network."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def load(
                 buffers[leaf] = old.as_strided((leaf.bytes // old.element_size(),), (1,)).view(torch.uint8)
                 used.add(old.data_ptr())
             else:
-                buffers[leaf] = torch.empty(leaf.bytes, dtype=torch.uint8, pin_memory=pin)
+                buffers[leaf] = _empty(leaf.bytes, pin)
             memory[name] = leaf, buffers[leaf].numpy()
     content.read(memory)
     tensors = {
@@ -38,6 +39,14 @@ def load(
         for leaf, buffer in buffers.items()
     }
     return {name: tensors[leaf] for name, leaf in wanted.items()}
+
+
+def _empty(size: int, pin: bool) -> Tensor:
+    """So many bytes; pinned if that is wanted and the machine has as many to pin, else a copy from them is waited for."""
+    if pin:
+        with suppress(RuntimeError):
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    return torch.empty(size, dtype=torch.uint8)
 
 
 def _fits(tensor: Tensor, leaf: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
+from posthoc.replay.arithmetic import arithmetic
 from posthoc.replay.controls import altered
 from posthoc.replay.forward import State, caller, error_line, guarded, own_randomness, seed_batch
 from posthoc.replay.hooks import Recorder
 from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.scores import Reduced, Score, Scores
+from posthoc.replay.transfer import Event, Upload, transfer_to
 from posthoc.spool import Spool, Spooled
 from posthoc.store import Given
 
@@ -87,12 +89,10 @@ class Network:
         self.step: Callable[[Batch, Scored], Pass] = torch.compile(self._step) if plan.identity.compile else self._step
         self.outputs: dict[str, Judged] = {}
         self.spool = Spool()
-        self.underway: list[tuple[Tensor, torch.cuda.Event | None]] = []
+        self.underway: list[tuple[Tensor, Event | None]] = []
         self.failure: PosthocError | None = None
-        self.staged: dict[str, Tensor] = {}
-        self.next: dict[str, Tensor] = {}
-        self.current: dict[str, Tensor] = {}
-        self.side = torch.cuda.Stream(plan.device) if plan.device.type == "cuda" else None
+        self.transfer = transfer_to(plan.device)
+        self.staged = self.current = Upload({}, {})
 
     def forward(self, batch: Batch) -> tuple[Any, Tensor]:
         """What the model gives, and the signals [B, columns]."""
@@ -113,32 +113,26 @@ class Network:
         return Pass(signals, scored_part(output, scored, length(batch), self.plan.model.name), self.recorder.features)
 
     def stage(self, tensors: dict[str, Tensor]) -> None:
-        """Bring a checkpoint's weights to the device; on CUDA beside what is running, on a stream of their own."""
-        self.next = self.staged = tensors
-        if self.side is not None:
-            with torch.cuda.stream(self.side):
-                self.staged = {name: tensor.to(self.plan.device, non_blocking=True) for name, tensor in tensors.items()}
+        """Bring a checkpoint's weights to the device, on CUDA beside what is running."""
+        self.staged = self.transfer.upload(tensors)
 
-    def swap(self) -> dict[str, Tensor]:
+    def swap(self) -> Mapping[str, Tensor]:
         """Give the module the staged weights, in single precision whatever their own; memory that is free again."""
-        if self.side is not None:
-            main = torch.cuda.current_stream(self.plan.device)
-            main.wait_stream(self.side)
-            for tensor in self.staged.values():
-                tensor.record_stream(main)
+        staged = self.transfer.arrived(self.staged)
         self.state.put_back()
         state = self.module.state_dict(keep_vars=True)
         buffers = dict(self.module.named_buffers())
-        for name, tensor in self.staged.items():
+        for name, tensor in staged.items():
             resident = state[name]
-            if self.plan.device.type == "cpu" and (resident.ndim != 4 or resident.is_contiguous()):
+            if self.transfer.direct and (resident.ndim != 4 or resident.is_contiguous()):
                 # As it lies in memory, and never copied into what is there: that is about to be read into. A buffer
                 # gets memory of its own, for a forward pass may write to it.
                 resident.data = tensor.to(resident.dtype, copy=name in buffers)
             else:
                 resident.data.copy_(tensor)
-        self.staged, self.current, free = {}, self.next, self.current
-        return free
+        before, self.current = self.current, replace(self.staged, tensors={})
+        self.staged = Upload({}, {})
+        return before.free()
 
     @cached_property
     def inputs(self) -> dict[str, Batch]:
@@ -203,13 +197,11 @@ class Network:
 
     def _send(self, signals: Tensor) -> None:
         """Bring a batch's signals to the CPU and into the spool, the last one's where the device is still at this one's."""
-        event = None
-        if self.scratch and self.side is not None:
-            signals = signals.to("cpu", non_blocking=True)
-            event = torch.cuda.current_stream(self.plan.device).record_event()
-        self.underway.append((signals, event))
-        if self.scratch:
-            self._receive(1 if event else 0)
+        if not self.scratch:
+            self.underway.append((signals, None))
+            return
+        self.underway.append(self.transfer.download(signals))
+        self._receive(1 if self.underway[-1][1] else 0)
 
     def _receive(self, left: int) -> None:
         """Put into the spool what is underway, but for so many batches."""
@@ -312,7 +304,7 @@ def reduce(score: Score | None, output: Any, batch: Batch, targets: Tensor, wher
 @contextmanager
 def network(plan: "Extraction", samples: int | None = None, scratch: Path | None = None) -> Iterator[Network]:
     """The plan's network with its hooks in place, under the precision and the threads that the plan asks for."""
-    with torch.no_grad(), _precision(plan.identity.tf32), _threads():
+    with torch.no_grad(), arithmetic(plan.identity.tf32), _threads(), _current(plan.device):
         built = Network(plan, samples, scratch)
         with built.recorder.attached(built.module):
             yield built
@@ -382,14 +374,7 @@ def _threads() -> Iterator[None]:
 
 
 @contextmanager
-def _precision(tf32: bool) -> Iterator[None]:
-    """TF32 off unless it was asked for: it moves activations in the fourth digit."""
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = tf32
+def _current(device: torch.device) -> Iterator[None]:
+    """A GPU is what the user's code means by `cuda`."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posthoc import store
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, error_line
 from posthoc.parts import Control
 from posthoc.replay.averaging import OF_AVERAGES, Averages, Opened
 from posthoc.replay.checkpoint import Header, read_checkpoint
@@ -27,6 +27,7 @@ from posthoc.replay.plan import Extraction
 from posthoc.replay.sketching import sketched
 from posthoc.replay.source import Source
 from posthoc.replay.spectra import spectral
+from posthoc.replay.transfer import is_lost
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ def replay(
                 if running and frame and not (item and item.count > 1):  # the last of what its frame is made of
                     yield from _finished(written)
                     if isinstance(frame, PosthocError):
+                        if is_lost(plan.device):
+                            raise _lost(running.words, str(frame)) from frame
                         reading.averages.failed.add(running.checkpoint.path)
                         yield Failed(running.checkpoint, frame)
                     else:
@@ -146,7 +149,16 @@ def replay(
                 reason = str(error).split("\n")[0]
                 where = running.checkpoint.path if running else plan.run.folder
                 raise PosthocError(f"Out of memory at {where} ({reason}); pass a smaller --batch-size.") from error
+            except RuntimeError as error:  # of CUDA, which says late, and to whoever asks it next, that it failed
+                if not is_lost(plan.device):
+                    raise
+                raise _lost(running.words if running else str(plan.run.folder), error_line(error)) from error
         yield from _finished(written)
+
+
+def _lost(where: str, reason: str) -> PosthocError:
+    """A GPU that takes no more work from this process; what else it was given would be said to fail, too."""
+    return PosthocError(f"The GPU failed at {where} ({reason}); the same command goes on from there.")
 
 
 def _finished(written: list[tuple[Checkpoint, Future[None]]]) -> Iterator[Replayed]:

@@ -394,17 +394,17 @@ def _draw_channels(point: HookPoint, count: int | None, seed: int) -> NDArray[np
 def find_device(name: str) -> torch.device:
     """The device of that name, `auto` being the GPU where there is one; raises PosthocError where it is absent."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "meta":
+        raise PosthocError("--device meta computes nothing; pass --device cpu.")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # a GPU may be there and be taken, or be older than this torch computes on
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise PosthocError(
             f"--device {name}: this machine has no such device ({reason}); pass --device cpu."
         ) from error
-    if device.type == "meta":
-        raise PosthocError("--device meta computes nothing; pass --device cpu.")
     return device
 
 
