@@ -23,10 +23,11 @@ def main() -> None:
     parser.add_argument("name", help="how the network is called")
     parser.add_argument("activations", type=Path, help="a file of `posthoc extract`")
     parser.add_argument("--smooth", type=int, default=5, help="width of the moving mean (default: 5)")
+    parser.add_argument("--nulls", type=int, default=99, help="draws of the null that decides (default: 99)")
     parser.add_argument("--keep", type=Path, default=Path("data/reproduction"), help="default: data/reproduction")
     args = parser.parse_args()
     protocol = Protocol.named("published", smooth=args.smooth)
-    metrics = posthoc.compute_metrics(args.activations, protocol, measures=MEASURES)
+    metrics = posthoc.compute_metrics(args.activations, protocol, args.nulls, measures=MEASURES)
     folder = args.keep / "covariance"
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / f"{args.name}.json") as temporary:

@@ -24,6 +24,8 @@ RULES = (
     "volatility < 0.35, whole run known", "volatility < 0.4, whole run known", "patience 1", "patience 3", "patience 5",
     "patience 10", "budget 10", "budget 20", "random epoch", "best in hindsight",
 )  # fmt: skip
+LEAST_EPOCHS = 10
+"""Of which a correlation over epochs is shown."""
 SETTLED = (25, 38, 58)
 """Epochs of the shortest, a middling and the longest published run."""
 NOT_CONVERGING = {"white": "white noise", "walk": "random walks", "divergent": "a steady rise"}
@@ -270,12 +272,25 @@ def signs(study: Study) -> dict[str, Any]:
             with_interval(run.metrics, "stability_index_accuracy"),
         ])  # fmt: skip
     smoothed = [(run.name, run.metrics, run.axes["smoothing"]) for run in study.runs if "smoothing" in run.axes]
+    exact = [(name, of) for name, of in study.covariance.items() if of.trained.sum() >= LEAST_EPOCHS]
+    ends = [over_epochs(metrics, FIELDS) for _, metrics in exact]
     both = [(correlation(first, FIELDS), correlation(second, FIELDS)) for _, first, second in smoothed]
     return {
         "rows": rows,
         "sure": sure,
         "alike": alike,
         "h_opt": H_OPT,
+        "exact": [
+            [
+                name.partition("-smooth")[0],
+                of.protocol.smooth,
+                int(of.trained.sum()),
+                number(mean(of, "hurst")),
+                interval(_fields(of), over_epochs(of, FIELDS)),
+            ]
+            for name, of in exact
+        ],
+        "open": sum(low is None or high is None or low <= 0 <= high for low, high in ends),
         "sides": _sides(sides),
         "seeds": [
             f"{name}: {extent(correlation(run.metrics, FIELDS) for run in runs)} over {len(runs)} seeds"
@@ -291,6 +306,11 @@ def signs(study: Study) -> dict[str, Any]:
         ],
         "published": _published_signs(study.published) if study.published else None,
     }
+
+
+def _fields(metrics: RunMetrics) -> float:
+    """Pearson r of H_eff and M over the trained checkpoints, as of their z-scores."""
+    return float(np.corrcoef([metrics.column(key)[metrics.trained] for key in FIELD_MEASURES])[0, 1])
 
 
 def _published_signs(published: dict[str, Any]) -> dict[str, Any]:
@@ -403,6 +423,8 @@ def covariance(study: Study) -> dict[str, Any] | None:
     shares, apart, checkpoints = [], 0, 0
     for name, metrics in study.covariance.items():
         m = metrics.measures["metastability"]
+        if not m.nulls:
+            continue
         order, gaussian, channel, white = (m.nulls[null] for null in ("order", "gaussian", "channel", "white"))
         share = (gaussian.mean - channel.mean) / (order.mean - channel.mean)
         shares += share.tolist()
