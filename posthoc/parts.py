@@ -96,6 +96,17 @@ class Manifest:
         return controls_of(self.untrained)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far the parts of a run are. replayed: of how many checkpoints there are parts; missing: the places of checkpoints
+    (0, 1, ...) and untrained networks (-1, -2, ...) that have none and were not skipped."""
+
+    checkpoints: tuple[Entry, ...]
+    controls: tuple[Control, ...]
+    replayed: int
+    missing: frozenset[int]
+
+
 def controls_of(count: int) -> tuple[Control, ...]:
     """So many untrained networks."""
     return tuple(map(Control, range(count)))
@@ -245,10 +256,19 @@ class Parts:
         once = f", once {self.output} is moved away" if force and self.output.exists() else ""
         return f"; {done} of {len(entries)} checkpoints are kept in {self.folder}, and {command} goes on{once}"
 
-    def controls(self) -> tuple[Control, ...]:
-        """The untrained networks that belong here; none before a task has begun."""
+    def progress(self) -> Progress:
+        """How far the parts are, by one look at the names in the folder; nothing belongs there before a task has begun."""
         plan = self._plan()
-        return plan.controls if plan else ()
+        if plan is None:
+            return Progress((), (), 0, frozenset())
+        names = set(os.listdir(self.folder)) if self.folder.is_dir() else set()  # noqa: PTH208 - names are all there is to see
+        replayed = sum(entry.part in names for entry in plan.checkpoints)
+        places: list[tuple[int, Entry | Control]] = [*enumerate(plan.checkpoints)]
+        places += [(control.place, control) for control in plan.controls]
+        missing = [
+            place for place, item in places if item.part not in names and self._skip(item.path).name not in names
+        ]
+        return Progress(plan.checkpoints, plan.controls, replayed, frozenset(missing))
 
     def digest(self, entry: Entry | Control, identity: Identity) -> str | None:
         """SHA-256 of the checkpoint that a part was made from, and after it of what else went into its means of weights; None

@@ -25,7 +25,7 @@ from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.precision import survey
 from posthoc.recording import Provenance, seed_of_control
-from posthoc.soundness import row_of
+from posthoc.soundness import refusing, row_of
 from posthoc.spool import Spooled, at_most, pieces
 from posthoc.store import (
     FORMAT,
@@ -192,9 +192,7 @@ def merge(
         targets = {place: file[place] for place in blocks}
         _fill(file, *zip(*rows, strict=True))
         for row, part in enumerate(parts):
-            with h5py.File(part, "r", locking=False) as source:  # found sound above
-                for place, target in targets.items():
-                    _copy(source[place], target, row)
+            _copy(part, targets, row)
         _write_untrained(file, layout, blocks, untrained)
         _write_provenances(file, provenances)
         if skipped:
@@ -294,18 +292,30 @@ def _first_frame(source: Activations) -> Frame:
     )
 
 
-def _copy(source: h5py.Dataset, target: h5py.Dataset, row: int) -> None:
-    if source.compression:
-        target[row] = row_of(source, 0)
-        return
-    if (source.chunks, source.dtype) != (target.chunks, target.dtype):
-        for _, *sides in source.iter_chunks():
-            target[row, *sides] = source[0, *sides]
-        return
-    for k in range(source.id.get_num_chunks()):
-        place = source.id.get_chunk_info(k).chunk_offset
-        mask, block = source.id.read_direct_chunk(place)
-        target.id.write_direct_chunk((row, *place[1:]), block, mask)
+def _copy(part: Path, targets: Mapping[str, h5py.Dataset], row: int) -> None:
+    """The blocks of a part that was found sound before; raises PosthocError where it no longer is."""
+    for target, where, values, mask in _pieces_of(part, targets):
+        if mask is None:
+            target[row, *where] = values
+        else:
+            target.id.write_direct_chunk((row, *where), values, mask)
+
+
+def _pieces_of(part: Path, targets: Mapping[str, h5py.Dataset]) -> Iterator[tuple[h5py.Dataset, Any, Any, int | None]]:
+    """Of each target what the part has for it, piece by piece, and where it belongs in a row; mask: of a chunk as it is stored."""
+    with refusing(part), h5py.File(part, "r", locking=False) as file:
+        for place, target in targets.items():
+            source = file[place]
+            if source.compression:
+                yield target, (), row_of(source, 0), None
+            elif (source.chunks, source.dtype) != (target.chunks, target.dtype):
+                for _, *sides in source.iter_chunks():
+                    yield target, sides, source[0, *sides], None
+            else:
+                for k in range(source.id.get_num_chunks()):
+                    start = source.id.get_chunk_info(k).chunk_offset
+                    mask, block = source.id.read_direct_chunk(start)
+                    yield target, start[1:], block, mask
 
 
 def _write_untrained(
@@ -327,9 +337,7 @@ def _write_untrained(
         place: _create(group, place.removeprefix("signals/"), block, len(untrained)) for place, block in signals.items()
     }
     for row, (_, part) in enumerate(untrained):
-        with Activations(part) as source:
-            for place, target in targets.items():
-                _copy(source.blocks[place], target, row)
+        _copy(part, targets, row)
 
 
 def _write_provenances(file: h5py.File, provenances: Sequence[Provenance]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from contents import assert_same
 
+from posthoc import writing
 from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.store import STORED, Frame, Layout, Stored, open_activations
@@ -58,6 +59,23 @@ def test_merged_parts_equal_the_file_written_at_once(tmp_path):
         write(part, layout, [made])
     merge(tmp_path / "merged.h5", parts)
     assert_same(tmp_path / "whole.h5", tmp_path / "merged.h5")
+
+
+def test_a_part_that_is_torn_while_it_is_merged_is_named(tmp_path, monkeypatch):
+    parts = [tmp_path / f"{e}.h5" for e in range(2)]
+    for e, part in enumerate(parts):
+        write(part, plan(), [frame(e)])
+    joined = writing._joined
+
+    def tear(laid_out):  # once all parts were found sound
+        content = bytearray(parts[1].read_bytes())
+        parts[1].write_bytes(content[:8] + bytes(len(content) - 8))
+        return joined(laid_out)
+
+    monkeypatch.setattr(writing, "_joined", tear)
+    with pytest.raises(PosthocError, match=r"1\.h5 is damaged or cut short"):
+        merge(tmp_path / "a.h5", parts)
+    assert not (tmp_path / "a.h5").exists()
 
 
 def test_what_is_not_finite_is_counted_and_what_was_skipped_is_kept(tmp_path):

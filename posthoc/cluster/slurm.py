@@ -1,5 +1,6 @@
 """Slurm: its batch scripts, and its commands."""
 
+import functools
 import os
 import re
 import shlex
@@ -64,10 +65,17 @@ def queue(out: Path) -> dict[str, Queued]:
     words = ["squeue", "--noheader", "--all", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j|%o"]
     rows = [line.split("|", 4) for line in _run(*words).splitlines()]
     place = out.resolve()
+
+    @functools.cache
+    def resolved(folder: Path) -> Path:
+        return folder.resolve()
+
     return {
         row[0]: Queued(row[1] == "PENDING", row[2])
         for row in rows
-        if len(row) == 5 and row[3].startswith("posthoc-") and Path(row[4].strip()).resolve().is_relative_to(place)
+        if len(row) == 5
+        and row[3].startswith("posthoc-")
+        and resolved(Path(row[4].strip()).parent).is_relative_to(place)
     }
 
 

@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from posthoc.cluster.jobs import Queued
 from posthoc.cluster.scheduler import scheduler_named
 from posthoc.cluster.submission import Submission, Target
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
 from posthoc.parts import Parts
-from posthoc.store import Skipped, open_activations
+from posthoc.soundness import SoundFile, refusing
+from posthoc.store import Skipped
 
 LOG_BYTES = 20_000
 """Of the end of a log that is looked at."""
@@ -98,18 +101,14 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
     measured = (home / "metrics.json").exists()
     tasks = []
     if parts.output.exists():
-        with open_activations(parts.output) as file:
-            count, replayed, skipped = target.count, len(file), file.skipped
+        count, (replayed, skipped) = target.count, _content(parts.output)
     else:
-        entries = parts.entries()
-        count, skipped = target.count, tuple(parts.skipped())
+        progress = parts.progress()
+        count, replayed, skipped = target.count, progress.replayed, tuple(parts.skipped())
         if target.left_out:
             skipped += (Skipped("all checkpoints", target.left_out),)
-        controls = parts.controls()
-        places = [*range(count), *(control.place for control in controls)]
-        missing = {k for k in range(count) if k >= len(entries) or not parts.settled(entries[k])}
-        missing |= {control.place for control in controls if not parts.settled(control)}
-        replayed = sum(parts.path(entry).exists() for entry in entries)
+        places = [*range(count), *(control.place for control in progress.controls)]
+        missing = {k for k in progress.missing if k < count} | {*range(len(progress.checkpoints), count)}
         for array in reversed(target.arrays):  # what was submitted last is answerable for what is missing
             of_shard: dict[int, set[int]] = {}
             for k in missing:
@@ -123,6 +122,14 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
     if not measured and target.finish:
         tasks.append(_task(submission, target, target.finish, "measure", live))
     return RunStatus(target.title, count, replayed, skipped, measured, tuple(tasks))
+
+
+def _content(path: Path) -> tuple[int, tuple[Skipped, ...]]:
+    """How many checkpoints an activations file has, and which were skipped; all else of it is for those who read it."""
+    with open_regular(path) as raw, refusing(path), h5py.File(path, "r", locking=False) as file:
+        sound = SoundFile(file, raw)
+        skipped = [sound.texts(f"skipped/{name}") for name in Skipped._fields if sound.names("skipped")]
+        return len(sound.texts("checkpoint/path")), tuple(map(Skipped._make, zip(*skipped, strict=True)))
 
 
 def _task(submission: Submission, target: Target | None, id: str, what: str, live: dict[str, Queued] | None) -> Task:
