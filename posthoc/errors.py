@@ -2,10 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 class PosthocError(Exception):
@@ -39,6 +39,18 @@ def nearest(name: str, known: Iterable[str], spellings: Mapping[str, str] | None
     lower = {text.lower(): each for text, each in spelt.items()}
     near = dict.fromkeys(lower[text] for text in difflib.get_close_matches(name.lower(), lower, most))
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(listed)}."
+
+
+def plain_number(value: Any) -> Any:
+    """A whole or real number of another library as Python's own, which JSON and types know; everything else as it is.
+
+    >>> from fractions import Fraction
+    >>> plain_number(Fraction(1, 2)), plain_number(True), plain_number("2")
+    (0.5, True, '2')
+    """
+    if isinstance(value, int | float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
 
 
 def require_count(name: str, value: object, least: int = 0, remark: str = "") -> None:

@@ -13,6 +13,7 @@ import pytest
 from numpydoc.docscrape import NumpyDocString
 
 import posthoc
+from posthoc.analysis.protocol import Protocol
 from posthoc.errors import UsageError
 from posthoc.replay.request import PlanOptions, Request
 
@@ -39,6 +40,17 @@ posthoc.measured
 
 
 @pytest.mark.slow
+def test_numbers_of_numpy_are_numbers():
+    asked = Request(
+        "digits", seed=np.int64(3), average=[np.int32(2)], channels=np.uint8(8), settings={"lr": np.float32(0.5)}
+    )
+    asked.check()
+    plain = Request("digits", seed=3, average=[2], channels=8, settings={"lr": 0.5})
+    assert asked == plain
+    assert {type(value) for value in (asked.seed, *asked.average, asked.channels)} == {int}
+    assert Protocol.named("default", smooth=np.int64(3)) == Protocol.named("default", smooth=3)
+
+
 def test_a_users_script_has_types(tmp_path):
     """In this folder and by its settings, strict ones, for what is known of the libraries from checking the package."""
     script, package = tmp_path / "script.py", Path(posthoc.__file__).parent

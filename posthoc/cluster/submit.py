@@ -22,6 +22,7 @@ from posthoc.files import replacing
 from posthoc.folders import open_folder, open_lock, refuse_link, remove
 from posthoc.locks import hold
 from posthoc.parts import Entry, Parts, controls_of
+from posthoc.replay.request import Shard
 from posthoc.store import open_activations
 
 TIMING = "import json, sys; from posthoc.replay.run import time_checkpoint; print(time_checkpoint(**json.loads(sys.argv[1])))"
@@ -258,7 +259,7 @@ class _Submitter:
         # While tasks wait, the run stays cut as it was for them: no checkpoint may belong to two.
         places = [*missing, *planned.controls]
         count = waiting[0][0].count if waiting else self._tasks(len(places), planned.seconds)
-        shards = sorted({k % count + 1 for k in places} - {shard for _, shard in waiting})
+        shards = sorted({Shard.of(place, count).index for place in places} - {shard for _, shard in waiting})
         facts = [f"{len(planned.entries)} checkpoints"]
         replayed = len(planned.entries) - len(missing)
         facts += [f"{replayed} of them replayed"] if replayed else []

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypedDict, get_args, get_origin
 
-from posthoc.errors import PosthocError, UsageError, nearest
+from posthoc.errors import PosthocError, UsageError, nearest, plain_number
 from posthoc.recording import MOST_CONTROLS
 from posthoc.replay.controls import UNTRAINED, parse
 from posthoc.replay.meant import refuse_folder, refuse_model
@@ -97,13 +97,22 @@ class Shard:
             raise UsageError(f"--shard {text}: give i/n with i from 1 to n, such as 1/8, or auto.")
         return cls(index, count)
 
+    @classmethod
+    def of(cls, place: int, count: int) -> "Shard":
+        """The one of `count` that has what is at that place.
+
+        >>> Shard.of(4, 3)
+        Shard(index=2, count=3)
+        """
+        return cls(place % count + 1, count)
+
     def has(self, place: int) -> bool:
         """Whether what is at that place of the run, from 0 up, is of this shard.
 
         >>> [place for place in range(6) if Shard(2, 3).has(place)]
         [1, 4]
         """
-        return place % self.count == self.index - 1
+        return self == Shard.of(place, self.count)
 
 
 class PlanOptions(TypedDict, total=False):
@@ -212,6 +221,11 @@ class Request:
     spectra: bool = False
     on_duplicate: str = OnDuplicate.DROP
 
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            if option.name != "probe":
+                object.__setattr__(self, option.name, _plain(getattr(self, option.name)))
+
     @property
     def asked(self) -> Asked:
         """Of the probe."""
@@ -299,6 +313,13 @@ def require_options(options: Mapping[str, object]) -> None:
     for name in options:
         if name not in PlanOptions.__annotations__:
             raise UsageError(f"There is no option {name!r}; {nearest(name, PlanOptions.__annotations__)}")
+
+
+def _plain(value: Any) -> Any:
+    """An option whose numbers are Python's, also those in a list or dictionary."""
+    if isinstance(value, Mapping):
+        return {key: plain_number(each) for key, each in value.items()}
+    return type(value)(map(plain_number, value)) if type(value) in (list, tuple) else plain_number(value)
 
 
 def _require_type(name: str, value: object, kind: Any) -> None:

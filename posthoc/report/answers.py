@@ -58,7 +58,7 @@ def _course(metrics: RunMetrics, measured: Measured) -> str:
         if kept and not np.isfinite(value)
     ]
     if lost:
-        text += f"; it is not finite at {_named(unit, lost)}"
+        text += f"; it is {'not finite' if measured.lower_is_better else 'undefined'} at {_named(unit, lost)}"
     return f"{text}."
 
 
@@ -255,7 +255,7 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
     """What to do with the numbers."""
     readable: dict[bool | None, dict[str, str]] = {}
     for key, measured in headlines(metrics).items():
-        if measured.decided_by and measured.summary.nulls:
+        if measured.decided_by and measured.summary.nulls and measured.summary.count:
             result = verdict(metrics, key)
             readable.setdefault(result.mostly, {})[measured.symbol] = result.than
     sentences = []
@@ -273,7 +273,9 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
         sentences.append(
             f"Of {listed([*names])} too little was drawn to tell: run `posthoc metrics` with more --nulls."
         )
-    if not readable:
+    if not any(measured.summary.count for measured in headlines(metrics).values()):
+        sentences.append(f"There is nothing to read: the measures are undefined in every {noun}.")
+    elif not readable:
         sentences.append(
             "No nulls were drawn: nothing can be said of what is in these numbers. Run `posthoc metrics` with --nulls 99."
         )
