@@ -67,7 +67,12 @@ def test_the_epoch_axis_runs_over_the_checkpoints_so_far(tmp_path):
     assert metrics.phase_locking.plv.shape == (24, 2, 2)
     with open_activations(path) as activations:
         x = np.stack([activations.read("mean", e).mean(axis=1, dtype=float) for e in range(1, 23)], axis=1)
-    np.testing.assert_allclose(metrics.measures["hurst"].by_unit[22], dfa(x, default_scales(22)).alpha, atol=1e-5)
+    hurst = metrics.measures["hurst"]
+    np.testing.assert_allclose(hurst.by_unit[22], dfa(x, default_scales(22)).alpha, atol=1e-5)
+    layers = hurst.by_unit[22].reshape(2, 3).mean(axis=1)  # freed of their bias as means, as the run's is
+    np.testing.assert_allclose(hurst.by_layer[22], calibration(22, tuple(default_scales(22).tolist())).debias(layers), atol=1e-5)
+    white = hurst.nulls["white"]  # value and null on one scale
+    np.testing.assert_allclose(white.z[20:], ((hurst.value - white.mean) / white.sd)[20:], rtol=1e-6)
     windowed = measured(path, "epoch", span=20)
     by_unit = windowed.measures["hurst"].by_unit
     np.testing.assert_allclose(by_unit[22], dfa(x[:, 2:], default_scales(20)).alpha, atol=1e-5)
