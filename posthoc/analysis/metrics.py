@@ -81,24 +81,8 @@ def compute_metrics(
         )
         for name, source in sources.items()
     )
-    results: list[list[Measurement]] = [[] for _ in (main, *others)]
-    for e in range(E):
-        for measuring, measured in zip((main, *others), results, strict=True):
-            measured.append(measuring.measure(e))
-        if progress:
-            progress(e + 1, E, activations.checkpoints[e])
-    trained = np.flatnonzero(activations.steps != 0).tolist()
-    most = max(nulls, MOST_DRAWS if max_nulls is None else max_nulls)
-    again = [
-        (measuring, {e: measured[e] for e in trained})
-        for measuring, measured in zip((main, *others), results, strict=True)
-    ]
-    for e, count in draw_until_decided(again, most) if nulls else ():
-        if progress:
-            progress(E, E, f"{activations.checkpoints[e]} again, {count} draws")
-    for measured in results[1:]:
-        for result, other in zip(results[0], measured, strict=True):
-            result.join(other)
+    most = max(nulls, MOST_DRAWS if max_nulls is None else max_nulls) if nulls else 0
+    results = _results(activations, (main, *others), most, progress)
     replay = Replay(activations, protocol.signal if axis.intervals else activations.signals[0], seed, nulls)
     as_they_are = of_checkpoints(
         replay,
@@ -107,7 +91,31 @@ def compute_metrics(
         lambda e: progress(E, E, f"{activations.checkpoints[e]} as it is") if progress else None,
     )
     as_they_are = {key: of for key, of in as_they_are.items() if not of.aside or asked.everything or key in asked.keys}
-    return _gathered(activations, main, units, results[0], replay, as_they_are)
+    return _gathered(activations, main, units, results, replay, as_they_are)
+
+
+def _results(
+    activations: Activations, measurings: Sequence[Measuring], most: int, progress: Callable[[int, int, str], None] | None
+) -> list[Measurement]:  # fmt: skip
+    """What each checkpoint gives, of all series together; deciding nulls are drawn up to `most` times where more decide."""
+    E = len(activations)
+    results: list[list[Measurement]] = [[] for _ in measurings]
+    for e in range(E):
+        for measuring, measured in zip(measurings, results, strict=True):
+            measured.append(measuring.measure(e))
+        if progress:
+            progress(e + 1, E, activations.checkpoints[e])
+    trained = np.flatnonzero(activations.steps != 0).tolist()
+    again = [
+        (measuring, {e: measured[e] for e in trained}) for measuring, measured in zip(measurings, results, strict=True)
+    ]
+    for e, count in draw_until_decided(again, most) if most else ():
+        if progress:
+            progress(E, E, f"{activations.checkpoints[e]} again, {count} draws")
+    for measured in results[1:]:
+        for result, other in zip(results[0], measured, strict=True):
+            result.join(other)
+    return results[0]
 
 
 def _units(activations: Activations, protocol: Protocol) -> tuple[Unit, ...]:
@@ -152,16 +160,7 @@ def _gathered(
 ) -> RunMetrics:  # fmt: skip
     """What was measured of the checkpoints, and all that relates them to each other."""
     protocol, axis = measuring.protocol, measuring.axis
-    checkpoints = tuple(
-        Checkpoint(
-            epoch=_known(activations.epochs[e]),
-            step=_known(activations.steps[e]),
-            untrained=bool(activations.steps[e] == 0),
-            dead=result.dead,
-            reasons=dict(result.reasons),
-        )
-        for e, result in enumerate(results)
-    )
+    checkpoints = _checkpoints(activations, results)
     table = {**measuring.table, **behaviour.of_file(activations)}
     columns, sources = _columns(table, activations, protocol, results, checkpoints)
     judge = table.get(behaviour.judge(columns, behaviour.of_tokens(activations)))
@@ -173,7 +172,6 @@ def _gathered(
     measures |= of_documents(table, activations, axis, measuring.seed)
     differing = controlled(table, results, measures, measuring.seed)
     measures = _in_order(measures, differing)
-    with_layers = results if measuring.layers is not None else []
     L = len(activations.layers)
     geometry = _no_geometry(len(results), L) if measuring.source.points else replay.geometry
     return RunMetrics(
@@ -203,17 +201,8 @@ def _gathered(
             judge,
         ),
         representation=geometry,
-        phase_locking=Locking(
-            _stacked([result.locking.plv if result.locking else None for result in with_layers], (L, L)),
-            _stacked([result.locking.ppc if result.locking else None for result in with_layers], (L, L)),
-        ),
-        fluctuation=tuple(
-            Fluctuation(
-                result.scope.scales if result.curves else (),
-                {name: Curve(*curve) for name, curve in result.curves.items()},
-            )
-            for result in results
-        ),
+        phase_locking=_locking(results if measuring.layers is not None else [], L),
+        fluctuation=tuple(map(_fluctuation, results)),
         weights=replay.weight_paths,
         skipped=dict(activations.skipped),
         health=_health(activations, columns["loss"], geometry),
@@ -221,6 +210,31 @@ def _gathered(
         versions={"posthoc": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "scipy", "numba", "h5py")},
     )
+
+
+def _checkpoints(activations: Activations, results: Sequence[Measurement]) -> tuple[Checkpoint, ...]:
+    return tuple(
+        Checkpoint(
+            epoch=_known(activations.epochs[e]),
+            step=_known(activations.steps[e]),
+            untrained=bool(activations.steps[e] == 0),
+            dead=result.dead,
+            reasons=dict(result.reasons),
+        )
+        for e, result in enumerate(results)
+    )
+
+
+def _locking(results: Sequence[Measurement], L: int) -> Locking:
+    return Locking(
+        _stacked([result.locking.plv if result.locking else None for result in results], (L, L)),
+        _stacked([result.locking.ppc if result.locking else None for result in results], (L, L)),
+    )
+
+
+def _fluctuation(result: Measurement) -> Fluctuation:
+    scales = result.scope.scales if result.curves else ()
+    return Fluctuation(scales, {name: Curve(*curve) for name, curve in result.curves.items()})
 
 
 def _of_sums(measure: Measure, table: Mapping[str, Measure]) -> bool:
