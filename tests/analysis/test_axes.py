@@ -70,7 +70,9 @@ def test_the_epoch_axis_runs_over_the_checkpoints_so_far(tmp_path):
     hurst = metrics.measures["hurst"]
     np.testing.assert_allclose(hurst.by_unit[22], dfa(x, default_scales(22)).alpha, atol=1e-5)
     layers = hurst.by_unit[22].reshape(2, 3).mean(axis=1)  # freed of their bias as means, as the run's is
-    np.testing.assert_allclose(hurst.by_layer[22], calibration(22, tuple(default_scales(22).tolist())).debias(layers), atol=1e-5)
+    np.testing.assert_allclose(
+        hurst.by_layer[22], calibration(22, tuple(default_scales(22).tolist())).debias(layers), atol=1e-5
+    )
     white = hurst.nulls["white"]  # value and null on one scale
     np.testing.assert_allclose(white.z[20:], ((hurst.value - white.mean) / white.sd)[20:], rtol=1e-6)
     windowed = measured(path, "epoch", span=20)
