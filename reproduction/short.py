@@ -8,6 +8,8 @@ from reproduction.text import CORRELATIONS, listed
 
 Verdict = tuple[str, str, str]
 HALF_A_DIGIT = 0.501
+BY_CHANCE = 0.05
+"""Share of checkpoints that may differ from a null where there is nothing."""
 
 
 def verdicts(study: Study, sections: dict[str, Any]) -> list[Verdict]:
@@ -68,7 +70,9 @@ def _volatility(study: Study, sections: dict[str, Any]) -> Iterator[Verdict]:
             f"{early}, and within {convergence['settled_epochs']} epochs in {convergence['rise']} of series that "
         )
         evidence += f"only rise and in {convergence['walk']} of random walks"
-        yield "2. Volatility signals convergence early", "**early, yes; of convergence, no**", evidence
+        before = 2 * convergence["early"] > len(convergence["rows"])
+        verdict = "**early, yes; of convergence, no**" if before else "**not decided**"
+        yield "2. Volatility signals convergence early", verdict, evidence
 
 
 def _sign(study: Study, sections: dict[str, Any]) -> Iterator[Verdict]:
@@ -77,14 +81,22 @@ def _sign(study: Study, sections: dict[str, Any]) -> Iterator[Verdict]:
     if signs["tried"]:
         evidence = f"where ours is sure it is the printed one in {signs['alike']} of {signs['sure']} runs; with other smoothing "
         evidence += f"of the same activations it turns in {signs['flips']} of {signs['tried']}"
-        yield claim, "**reproduces; it is the smoothing's**" if signs["flips"] else "**reproduces**", evidence
+        reproduced = "reproduces" if 2 * signs["alike"] > signs["sure"] else "does not reproduce"
+        if not signs["sure"]:
+            reproduced = "not decided"
+        yield claim, f"**{reproduced}; it is the smoothing's**" if signs["flips"] else f"**{reproduced}**", evidence
 
 
 def _metastability(study: Study, sections: dict[str, Any]) -> Iterator[Verdict]:
     if made := sections["covariance"]:
         evidence = f"in {made['apart']} of {made['checkpoints']} checkpoints it differs from M in another order; of what is above "
         evidence += f"unrelated channels, noise with the same covariance has {made['median']} % (median)"
-        yield "M is a dynamics of the network", "**no**: channels that vary together", evidence
+        verdict = (
+            "**no**: channels that vary together"
+            if made["apart"] <= BY_CHANCE * made["checkpoints"]
+            else "**not decided**"
+        )
+        yield "M is a dynamics of the network", verdict, evidence
 
 
 def _language(study: Study, sections: dict[str, Any]) -> Iterator[Verdict]:

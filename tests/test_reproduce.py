@@ -48,7 +48,7 @@ def test_a_rehearsal_of_the_whole(rehearsal):
     run = kept / "resnet18-cifar10" / "seed-42"
     assert sorted(path.name for path in run.iterdir()) == ["audit.json", "depth.json", "metrics.json", "smoothing.json"]
     page = (kept / "README.md").read_text()
-    assert "Images: three hundred pictures." in page
+    assert "\nthree hundred pictures.\n" in page
     metrics = json.loads((run / "metrics.json").read_text())
     assert f"| ours, seed 42 | {100 * metrics['summary']['best_accuracy']:.1f} |" in page.replace("|  | ours", "| ours")
     for figure in ("audit.svg", "measures.svg"):
