@@ -273,7 +273,8 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
         sentences.append(
             f"Of {listed([*names])} too little was drawn to tell: run `posthoc metrics` with more --nulls."
         )
-    if not any(measured.summary.count for measured in headlines(metrics).values()):
+    known = [measured.summary.count for measured in headlines(metrics).values()]
+    if known and not any(known):
         sentences.append(f"There is nothing to read: the measures are undefined in every {noun}.")
     elif not readable:
         sentences.append(

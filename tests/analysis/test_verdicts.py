@@ -167,3 +167,9 @@ def test_a_file_says_which_null_decides():
         for axis in AXES.values()
     }
     assert by_axis == {"image": {"order"}, "depth": {"time"}, "epoch": {"time"}, "token": {"time"}}
+
+
+def test_of_a_measure_without_a_value_it_is_not_said_that_nothing_was_drawn():
+    result = Verdict("H", "order", "another order", undefined=True)
+    assert result.sentence("epoch").endswith("is not known: it is undefined in every epoch")
+    assert dataclasses.replace(result, undefined=False).sentence().endswith("is not known: that null was not drawn")
