@@ -11,8 +11,10 @@ import warnings
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 
 from posthoc.cli import COMMANDS, main
 from posthoc.cli.exits import echo, ending
@@ -308,7 +310,9 @@ def test_what_is_stored_is_measured_without_torch_and_what_replays_asks_for_it(t
     done = without_torch("metrics", FIXTURES / "activations.h5", "--nulls", 0, "-o", tmp_path / "metrics.json")
     assert done.returncode == 0, done.stderr
     assert without_torch("compare", tmp_path / "metrics.json").returncode == 0
-    refused = without_torch("extract", FIXTURES, "--probe", "digits", "-o", tmp_path / "activations.h5")
+    (tmp_path / "run").mkdir()
+    save_file({"fc.weight": np.zeros((10, 3), "f4")}, tmp_path / "run" / "epoch_1.safetensors")
+    refused = without_torch("extract", tmp_path / "run", "--probe", "digits", "-o", tmp_path / "activations.h5")
     assert refused.returncode == 1
     assert refused.stderr == (
         "posthoc: this command reads or runs networks and needs torch: pip install torch torchvision safetensors.\n"
