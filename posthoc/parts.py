@@ -261,7 +261,9 @@ class Parts:
         plan = self._plan()
         if plan is None:
             return Progress((), (), 0, frozenset())
-        names = set(os.listdir(self.folder)) if self.folder.is_dir() else set()  # noqa: PTH208 - names are all there is to see
+        names: set[str] = set()
+        with contextlib.suppress(FileNotFoundError):  # who merges them takes the folder away
+            names.update(os.listdir(self.folder))  # noqa: PTH208 - names are all there is to see
         replayed = sum(entry.part in names for entry in plan.checkpoints)
         places: list[tuple[int, Entry | Control]] = [*enumerate(plan.checkpoints)]
         places += [(control.place, control) for control in plan.controls]

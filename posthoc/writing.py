@@ -4,8 +4,8 @@ import functools
 import itertools
 import json
 import math
-import os
 import re
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,10 +117,8 @@ def _in_memory(path: Path, size: int, form: Form) -> Iterator[h5py.File]:
     """A new file of about that size, put together in memory and written to `path` once it is filled."""
     access = _core(size)
     access.set_file_image(_empty(form))
-    with (
-        replacing(path) as temporary,
-        h5py.File(h5py.h5f.open(os.fsencode(path.name), h5py.h5f.ACC_RDWR, access)) as file,
-    ):
+    name = secrets.token_hex().encode()  # HDF5 refuses that of a file in the working directory
+    with replacing(path) as temporary, h5py.File(h5py.h5f.open(name, h5py.h5f.ACC_RDWR, access)) as file:
         yield file
         _complete(file)
         file.flush()

@@ -39,7 +39,6 @@ posthoc.measured
 """
 
 
-@pytest.mark.slow
 def test_numbers_of_numpy_are_numbers():
     asked = Request(
         "digits", seed=np.int64(3), average=[np.int32(2)], channels=np.uint8(8), settings={"lr": np.float32(0.5)}
@@ -51,6 +50,7 @@ def test_numbers_of_numpy_are_numbers():
     assert Protocol.named("default", smooth=np.int64(3)) == Protocol.named("default", smooth=3)
 
 
+@pytest.mark.slow
 def test_a_users_script_has_types(tmp_path):
     """In this folder and by its settings, strict ones, for what is known of the libraries from checking the package."""
     script, package = tmp_path / "script.py", Path(posthoc.__file__).parent

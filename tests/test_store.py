@@ -50,6 +50,14 @@ def test_reads_what_was_written(tmp_path):
             activations.read("max", 0)
 
 
+def test_a_file_is_replaced_from_within_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for epoch in (1, 2):
+        write(tmp_path / "a.h5", plan(), [frame(epoch)])
+    with open_activations("a.h5") as activations:
+        assert activations.epochs.tolist() == [2]
+
+
 def test_merged_parts_equal_the_file_written_at_once(tmp_path):
     frames = [frame(1, 10, val_acc=0.3), frame(2, 20), frame(3, 30, val_loss=1.0), frame(4, 40, val_loss=2.0)]
     layout = plan()

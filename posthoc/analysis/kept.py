@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +49,7 @@ def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Flo
     try:
         with np.load(path, allow_pickle=False) as pack:
             stored = {name: pack[name] for name in pack.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+    except Exception:  # of a spoilt archive zipfile, and what unpacks it, raise anything
         return {}
     fits = {name: array.shape for name, array in stored.items() if array.dtype == np.float64} == dict(shapes)
     return stored if fits else {}
@@ -68,5 +67,7 @@ def computed_by() -> str:
     settings = {name: os.environ[name] for name in sorted(os.environ) if name.startswith("NUMBA_")}
     for name in ("NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR"):
         settings.pop(name, None)
-    processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    processor = [binding.get_host_cpu_name()]
+    with contextlib.suppress(RuntimeError):  # LLVM does not know them everywhere
+        processor.append(binding.get_host_cpu_features().flatten())
     return repr((posthoc.__version__, digest.hexdigest(), versions, settings, processor))

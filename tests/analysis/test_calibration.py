@@ -95,5 +95,8 @@ def test_kept_on_disk_and_simulated_again_if_spoilt(tmp_path, monkeypatch):
     stamp = file.stat().st_mtime_ns
     np.testing.assert_array_equal(calibration.__wrapped__(*arguments).mean, first.mean)
     assert file.stat().st_mtime_ns == stamp
-    file.write_bytes(b"PK spoilt")
-    np.testing.assert_array_equal(calibration.__wrapped__(*arguments).mean, first.mean)
+    content = file.read_bytes()
+    method = content.index(b"PK\1\2") + 10  # how it says that it is packed
+    for spoilt in (content[:method], content[:method] + b"\x63" + content[method + 1 :]):
+        file.write_bytes(spoilt)
+        np.testing.assert_array_equal(calibration.__wrapped__(*arguments).mean, first.mean)

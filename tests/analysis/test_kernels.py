@@ -12,7 +12,7 @@ import pytest
 
 from posthoc.analysis.axes.image import image_series
 from posthoc.analysis.dfa import dfa
-from posthoc.analysis.kernels import config, thread_count
+from posthoc.analysis.kernels import cache_folder, config, thread_count
 from posthoc.analysis.kuramoto import kuramoto, phase_locking
 
 pytestmark = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled")
@@ -52,6 +52,13 @@ def test_nothing_is_kept_where_it_cannot_be_or_should_not_be(tmp_path):
     assert printed(measure(XDG_CACHE_HOME=str(tmp_path / "file"))) == ("None", 0)
     assert printed(measure(XDG_CACHE_HOME=str(tmp_path), POSTHOC_KERNEL_CACHE="off")) == ("None", 0)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    for name in ("HOME", "USERPROFILE", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where nobody of that number is known
+    assert cache_folder() is None
 
 
 def test_numbas_own_setting_wins(tmp_path):

@@ -43,16 +43,16 @@ def cache_folder() -> Path | None:
     """
     if os.environ.get("POSTHOC_KERNEL_CACHE") == "off":
         return None
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(chosen) if chosen else home / "posthoc" / "kernels" / f"{platform.node()}-{platform.machine()}"
+    chosen, host = os.environ.get("NUMBA_CACHE_DIR"), f"{platform.node()}-{platform.machine()}"
     try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        folder = Path(chosen) if chosen else home.expanduser() / "posthoc" / "kernels" / host
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         reason = _not_private(folder)
         if not reason and folder.stat().st_mode & 0o011:  # others get into what Numba makes in it, too
             reason = next(filter(None, map(_not_private, filter(Path.is_dir, folder.iterdir()))), "")
-    except OSError:
+    except (OSError, RuntimeError):  # also where the user has no home
         return None
     if reason:
         warnings.warn(
