@@ -15,7 +15,7 @@ from posthoc.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "data/reproduction/README.md"]
-OTHERS = {"--help"}
+OTHERS = {"--help", "--no-deps", "--resolution"}
 """Options of other programs that the documents name."""
 CONTEXT = click.Context(main)
 
