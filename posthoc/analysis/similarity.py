@@ -202,11 +202,13 @@ def cross(a: Sample, b: Sample, same: bool) -> Cross:
     x, y = a.x, b.x
     N = x.shape[1]
     G = x @ y.T
-    x2, y2 = x**2, y**2
-    everything = _Products.of_layers(x2.sum(axis=0), y2.sum(axis=0), x, y, G)
+    x2, y2, G2 = x**2, y**2, G**2
+    p, q = x2.sum(axis=0), y2.sum(axis=0)
+    everything = _Products.of_layers(p, q, x, y, G)
     # Sums of H over the pairs of each channel.
-    rows = _unbiased((G**2).sum(axis=1) - x2 @ y2.sum(axis=0), x2.sum(axis=1) * y2.sum(), x2 @ y2.sum(axis=0), N)
-    columns = _unbiased((G**2).sum(axis=0) - y2 @ x2.sum(axis=0), y2.sum(axis=1) * x2.sum(), y2 @ x2.sum(axis=0), N)
+    with_y, with_x = x2 @ q, y2 @ p
+    rows = _unbiased(G2.sum(axis=1) - with_y, x2.sum(axis=1) * y2.sum(), with_y, N)
+    columns = _unbiased(G2.sum(axis=0) - with_x, y2.sum(axis=1) * x2.sum(), with_x, N)
     value, images = everything.estimate(N), everything.without_each(N)
     if not same:
         C, D = a.recorded, b.recorded

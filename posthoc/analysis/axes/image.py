@@ -143,7 +143,7 @@ class ImageMaterial:
 
     def in_order(self, x: NDArray[np.floating], labels: NDArray[np.int64]) -> InOrder:
         """Other signals, or images with other labels, in the order of their series."""
-        return InOrder(x, labels, *_by_class(labels), self.smooth)
+        return InOrder(x, labels, *(self.by_class if labels is self.labels else _by_class(labels)), self.smooth)
 
     def live(self, live: NDArray[np.bool_]) -> NDArray[np.floating]:
         """The signals of the live units."""
@@ -154,10 +154,15 @@ class ImageMaterial:
         return self.in_order(random.standard_normal(self.live(live).shape, dtype=np.float32), self.labels)
 
     @cached_property
+    def by_class(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The images sorted by class, and where each class begins, see `_by_class`."""
+        return _by_class(self.labels)
+
+    @cached_property
     def _centred(self) -> tuple[FloatArray, FloatArray]:
         from posthoc.analysis.kernels import series as kernel
 
-        order, starts = _by_class(self.labels)
+        order, starts = self.by_class
         centred, least = np.empty(self.x.shape), np.empty(len(self.x))
         centred[:, order] = _centred(self.x, order, starts, 1)
         kernel.rounding_of(self.x, centred, least)
@@ -188,7 +193,7 @@ def images_reordered(material: ImageMaterial, random: np.random.Generator, live:
     # The stable sort of shuffled images permutes them within their class.
     shuffled = random.permutation(len(labels))
     order = shuffled[_by_class(labels[shuffled])[0]]
-    return InOrder(material.live(live), labels, order, _by_class(labels)[1], material.smooth, material.centred(live))
+    return InOrder(material.live(live), labels, order, material.by_class[1], material.smooth, material.centred(live))
 
 
 def split_labels(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
@@ -209,7 +214,7 @@ def channels_reordered(material: ImageMaterial, random: np.random.Generator, liv
     """Each channel's images of a class in an order of its own."""
     from posthoc.analysis.kernels import series as kernel
 
-    order, starts = _by_class(material.labels)
+    order, starts = material.by_class
     x: NDArray[np.floating] = np.take(material.live(live), order, axis=1)  # which takes a third of the time of indexing
     kernel.shuffle_within(x, starts, random.random(x.shape))
     return InOrder(x, material.labels[order], np.arange(len(order)), starts, material.smooth)
