@@ -6,6 +6,7 @@ out the same.
 """
 
 import argparse
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -185,7 +186,7 @@ def groups(replicates: int) -> None:
             ps = np.array([[permutation_p(row[:n], row[n:]) for row in columns] for columns in x])
             family = np.mean([(corrected(columns) <= 0.05).any() for columns in ps])
             apart = x[: replicates // 4, 0].copy()
-            apart[:, n:] += 3 * (1 if values == "normal" else np.sqrt((np.e - 1) * np.e))
+            apart[:, n:] += 3 * (1 if values == "normal" else np.sqrt((math.e - 1) * math.e))
             power = np.mean([permutation_p(row[:n], row[n:]) <= 0.05 for row in apart])
             print(
                 f"| {n} and {n} | {values} | {ps.min():.4f} | {(ps <= 0.05).mean():.4f} | {family:.4f} | {power:.2f} |",
