@@ -199,7 +199,7 @@ def _state(run: Run, taxonomy: Taxonomy | None) -> State:
         accuracy_interval=(low, high),
         score=None if score is None else f"-{score.symbol}" if falls else score.symbol,
         epochs=of.count,
-        of=run.summary.epochs,
+        total=run.summary.epochs,
         noun=run.summary.noun,
         hurst=verdict(run, "hurst"),
         metastability=verdict(run, "metastability"),

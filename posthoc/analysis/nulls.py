@@ -237,7 +237,7 @@ def drawn_once(
 
     labels = hashlib.sha256(material.labels.astype(np.int64).tobytes()).hexdigest()
     keys, units = [measure.key for measure in measures], int(live.sum())
-    key = repr((null.key, keys, count, seed, units, labels, material.smooth, scope, computed_by()))
+    depends_on = repr((null.key, keys, count, seed, units, labels, material.smooth, scope, computed_by()))
     shapes: dict[str, tuple[int, ...]] = {f"{key}.values": (count,) for key in keys}
     shapes |= {f"{measure.key}.curves": (count, len(scope.scales)) for measure in measures if measure.curve}
 
@@ -246,7 +246,7 @@ def drawn_once(
         whole = {f"{key}.{name}": getattr(of, name) for key, of in drawn.items() for name in ("values", "curves")}
         return {name: array for name, array in whole.items() if array is not None}
 
-    stored = kept(f"null-{null.key}", key, shapes, arrays)
+    stored = kept(f"null-{null.key}", depends_on, shapes, arrays)
     return {key: Draws(stored[f"{key}.values"], curves=stored.get(f"{key}.curves")) for key in keys}
 
 

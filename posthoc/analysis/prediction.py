@@ -189,7 +189,7 @@ class _Table:
     def known_of(self, name: str) -> FloatArray:
         """What is to be taken off [E, R]: a measure, or a setting that was recorded of every run, as a number."""
         settings = [run.about.get(name) for run in self.runs]
-        if all(isinstance(value, int | float) for value in settings):
+        if all(isinstance(value, int | float) and math.isfinite(value) for value in settings):
             return np.tile(np.array(settings, np.float64), (len(self.loss), 1))
         return self.of_measure(*measured_of_all(self.runs, name, "--beyond"))
 

@@ -72,7 +72,7 @@ class Evidence:
 
     fields: of integration and metastability; accuracy: of the stability index and accuracy, or another score that is
     better the higher it is, by its symbol, score, None where the run has none; epochs: how many have an
-    integration, and of: of how many; noun: what they are called; hurst, metastability: their verdicts against their deciding nulls.
+    integration; total: of how many; noun: what they are called; hurst, metastability: their verdicts against their deciding nulls.
     """
 
     integration: float
@@ -86,12 +86,12 @@ class Evidence:
     metastability: Verdict = field(default_factory=partial(_not_drawn, METASTABILITY))
     score: str | None = "accuracy"
     noun: str = "epoch"
-    of: int = 0
+    total: int = 0
 
     @property
     def share(self) -> str:
         """How many checkpoints have an integration."""
-        return f"{self.epochs} of {self.of}" if self.epochs < self.of else f"{self.epochs}"
+        return f"{self.epochs} of {self.total}" if self.epochs < self.total else f"{self.epochs}"
 
 
 def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
@@ -114,7 +114,7 @@ def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
     name = _by_thresholds(evidence, taxonomy) if doubt is None else Name.INDETERMINATE
     reason = _reason(name, evidence, taxonomy) if doubt is None else doubt
     too_few = doubt is not None and evidence.epochs < LEAST_EPOCHS  # which then is the reason
-    if evidence.epochs < evidence.of and not too_few:
+    if evidence.epochs < evidence.total and not too_few:
         reason += f", from {evidence.share} {evidence.noun}s that have an H_eff"
     return State(name, reason)
 

@@ -8,6 +8,7 @@ import pytest
 from posthoc.analysis.calibration import calibration
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.fractional import arfima, arfima_covariance, fractional, fractional_gaussian_noise
+from posthoc.analysis.kernels import kernel_folder
 from posthoc.analysis.scales import default_scales
 from posthoc.errors import UsageError
 
@@ -88,6 +89,7 @@ def test_dfa_gives_debiased_exponents_on_request():
 
 
 def test_kept_on_disk_and_simulated_again_if_spoilt(tmp_path, monkeypatch):
+    kernel_folder()  # kernels are where they were
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     arguments = (30, tuple(default_scales(30).tolist()))
     first = calibration.__wrapped__(*arguments)

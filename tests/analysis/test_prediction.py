@@ -211,6 +211,10 @@ def test_too_little_is_refused():
         predict(learning(), ["best"], beyond=["nosuch"])
     with pytest.raises(UsageError, match="--beyond model: it is recorded of the runs, and no measure"):
         predict([replace(run, about={**run.about, "model": "net"}) for run in learning()], ["best"], beyond=["model"])
+    with pytest.raises(
+        UsageError, match="--beyond lr: it is recorded of the runs, and no measure, nor a number of every"
+    ):
+        predict([replace(run, about={**run.about, "lr": math.nan}) for run in learning()], ["best"], beyond=["lr"])
 
 
 def test_a_setting_that_is_a_number_is_taken_off_as_a_measure_of_it_is():
