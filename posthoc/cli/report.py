@@ -1,6 +1,5 @@
 """posthoc report: metrics.json -> a page, a figure, or scalars."""
 
-import re
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from posthoc.cli.inputs import require_metrics
 from posthoc.cli.output import print_json
 from posthoc.errors import PosthocError, UsageError, nearest
 from posthoc.files import refuse_existing, try_output
+from posthoc.report.names import MODULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,14 +110,10 @@ def command(
 
 
 def _refuse_figure(name: str) -> None:
-    """Raise UsageError for a figure that no module of the package makes; altair takes a second to import."""
-    if "posthoc.report.figures" in sys.modules:  # where others may have been added
-        return
-    folder = Path(__file__).parents[1] / "report" / "figures"
-    texts = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("[!_]*.py"))]
-    known = [figure for text in texts for figure in re.findall(r'Kind\(\s*"([\w-]+)"', text)]
-    if name not in known:
-        raise UsageError(f"There is no figure {name!r}; {nearest(name, known)}")
+    """Raise UsageError for a figure that is not known, before altair is imported, which takes a second."""
+    added = "posthoc.report.figures" in sys.modules  # there others may have been added
+    if not added and name not in MODULES:
+        raise UsageError(f"There is no figure {name!r}; {nearest(name, MODULES)}")
 
 
 def _write_scalars(sources: "list[Source]", folder: Path, force: bool) -> None:

@@ -44,6 +44,8 @@ def _course(metrics: RunMetrics, measured: Measured) -> str:
     if known.min() == known.max():
         return f"{name} stays at {last} from {unit} {when[passed.first]} to {unit} {when[passed.last]}."
     change = "falls" if values[1] < values[0] else "rises" if values[1] > values[0] else "ends as it began, going"
+    if first == last and values[0] != values[1]:
+        change = "hardly changes, going"
     text = f"{name} {change} from {first} ({unit} {when[passed.first]}) to {last} ({unit} {when[passed.last]})"
     if values[1] == values[2]:
         text += f", its {extreme}"

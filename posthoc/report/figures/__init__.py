@@ -3,51 +3,21 @@
 A figure of your own is one more: `FIGURES["toy"] = Kind("toy", "what it shows", build)`.
 """
 
+from importlib import import_module
 from typing import Any
 
 import altair as alt
 
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import UsageError
-from posthoc.report.figures import (
-    audit,
-    comparison,
-    fluctuation,
-    geometry,
-    layers,
-    measures,
-    positions,
-    runs,
-    stability,
-    stopping,
-    training,
-    trajectory,
-    weights,
-)
 from posthoc.report.figures.figure import Figure, Kind, Of
+from posthoc.report.names import MODULES
 from posthoc.report.theme import config
 
 __all__ = ["FIGURES", "Figure", "Kind", "Of", "chart", "figures_of"]
 
 FIGURES: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        training.TRAINING,
-        measures.MEASURES,
-        stability.STABILITY,
-        trajectory.TRAJECTORY,
-        layers.LAYERS,
-        geometry.GEOMETRY,
-        layers.LOCKING,
-        layers.SIMILARITY,
-        fluctuation.FLUCTUATION,
-        positions.POSITIONS,
-        weights.WEIGHTS,
-        audit.AUDIT,
-        comparison.COMPARISON,
-        runs.RUNS,
-        stopping.STOPPING,
-    )
+    name: getattr(import_module(f"{__name__}.{module}"), name.upper()) for name, module in MODULES.items()
 }
 
 

@@ -9,16 +9,19 @@ from enum import Enum
 from typing import Any
 
 import altair as alt
+import numpy as np
 
+from posthoc.analysis.health import Ailment
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import UsageError
 from posthoc.report.figures.composed import Composed, layer
-from posthoc.report.theme import INK, MARK, MUTED, NOISE
+from posthoc.report.theme import HALO, INK, MARK, MUTED, NOISE
 from posthoc.shown import shown
 
 MOST_LINES = 3
 NARROW = 420
 """Pixels below which labels are put on more lines, and panels below each other."""
+NOT_FINITE = {Ailment.WEIGHTS, Ailment.SIGNALS, Ailment.LOSS}
 MOST_CELLS = 100_000
 """Cells of a matrix that a figure keeps over all epochs; of longer runs it keeps every second epoch, or third."""
 
@@ -214,8 +217,8 @@ def panel(
     rows: list[dict[str, Any]], metrics: RunMetrics, marks: list[Any], field: str, width: int, height: int, title: str,
     baseline: float | None = None, y: Callable[[str], alt.Y] = y_axis, tips: Sequence[str] = (),
 ) -> Any:  # fmt: skip
-    """Layers over time with the untrained checkpoint, the mark of the chosen epoch, and a tooltip for the nearest; y: the
-    axis of a field; tips: fields of text that the tooltip has, too."""
+    """Layers over time with the untrained checkpoint, the mark of the chosen epoch, a tooltip for the nearest, and a mark
+    where values stop being finite; y: the axis of a field; tips: fields of text that the tooltip has, too."""
     if all(row[field] is None for row in rows):
         picture = layer(nothing(metrics))
     else:
@@ -237,12 +240,33 @@ def panel(
         picture = layer(
             *([] if baseline is None else [ground]),
             *marks,
+            *_not_finite(rows, metrics, field, width, height),
             spot.transform_filter("datum.untrained").mark_point(shape="diamond", size=70, color=INK),
             base.transform_filter("datum.at === epoch").mark_rule(color=MARK, strokeWidth=1.5).encode(x=time_axis(metrics)),
             spot.transform_filter("datum.at === epoch").mark_point(size=110, color=MARK, strokeWidth=2.5),
             hover(spot, metrics.summary.unit, [field], tips),
         )  # fmt: skip
     return with_epoch(picture.properties(width=width, height=height, title=title), None)
+
+
+def _not_finite(rows: list[dict[str, Any]], metrics: RunMetrics, field: str, width: int, height: int) -> list[Any]:
+    """A rule at the first checkpoint of which a field has no value because something in it is not finite, and that word;
+    nothing where there is none."""
+    began = [of.began for of in metrics.health if of.kind in NOT_FINITE and rows[of.began][field] is None]
+    if not began:
+        return []
+    x = time_axis(metrics)
+    base = alt.Chart(data([rows[min(began)]])).encode(x=x)
+    places = np.array([metrics.when[0], metrics.when[min(began)], metrics.when[-1]], dtype=float)
+    if metrics.summary.unit == "step" and log_spaced(metrics.when):
+        places = np.log1p(places)
+    room = width * (places[2] - places[1]) > 70 * (places[2] - places[0])  # as wide as the word
+    side = {"align": "left", "dx": 5} if room else {"align": "right", "dx": -5}
+    words = [
+        base.mark_text(text="not finite", color=INK, **side, **halo).encode(y=alt.value(height / 2))
+        for halo in (HALO, {})
+    ]
+    return [base.mark_rule(color=INK, strokeDash=[5, 3]), *words]
 
 
 def nothing(metrics: RunMetrics) -> Any:
