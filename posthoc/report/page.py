@@ -130,6 +130,7 @@ def _chart(figure: Figure, width: int) -> dict[str, Any]:
     """What the page's script draws; width: about that of the whole, by which labels are cut."""
     spec = on_page(figure.specification)
     spec["config"] = on_page({**spec.get("config", {}), **config(FONT, 12, width), "background": "transparent"})
+    spec["padding"] = {"left": 5, "top": 5, "right": 5, "bottom": 16}  # Vega makes high columns of panels too low
     for parameter in spec.get("params", []):
         parameter.pop("bind", None)  # the page's own slider
     return {"spec": spec, "epochs": figure.epochs, "columns": figure.columns, "widest": figure.widest}

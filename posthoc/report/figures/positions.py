@@ -5,7 +5,7 @@ import altair as alt
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import layer
-from posthoc.report.figures.figure import Figure, Kind, data, number, with_epoch
+from posthoc.report.figures.figure import NARROW, Figure, Kind, data, number, with_epoch
 from posthoc.report.theme import SEQUENCE
 
 PLACE = "loss_at_"
@@ -27,7 +27,9 @@ def positions(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     colour = alt.Color(
         "place:O",
         scale=alt.Scale(scheme=SEQUENCE),
-        legend=alt.Legend(title=unit, labelExpr=f"{metrics.when}[datum.value]", symbolLimit=60),
+        legend=alt.Legend(
+            title=unit, labelExpr=f"{metrics.when}[datum.value]", symbolLimit=60, columns=8 if width > NARROW else 4
+        ),
     )
     lines = alt.Chart(data(rows)).transform_filter("isValid(datum.loss)").mark_line(point={"size": 22, "filled": True})
     lines = lines.encode(
@@ -56,4 +58,6 @@ def _is_place(key: str) -> bool:
     return key.startswith(PLACE) and key.removeprefix(PLACE).isdecimal()
 
 
-POSITIONS = Kind("positions", "Loss by position in the documents of a language model", positions, fits=_fits)
+POSITIONS = Kind(
+    "positions", "Loss by position in the documents of a language model", positions, fits=_fits, reflows=True
+)
