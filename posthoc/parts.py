@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from posthoc import store, writing
+from posthoc import store
 from posthoc.errors import PosthocError
 from posthoc.files import read_json, refuse_existing, replacing
 from posthoc.folders import LOCK, files_of, open_folder, open_lock, read_lock, remove, sign_lock
 from posthoc.locks import hold
+from posthoc.merging import Merger
 from posthoc.recording import MOST_CONTROLS, Identity, Recording
 from posthoc.shown import listed
 from posthoc.store import Skipped
@@ -275,12 +276,18 @@ class Parts:
     def digest(self, entry: Entry | Control, identity: Identity) -> str | None:
         """SHA-256 of the checkpoint that a part was made from, and after it of what else went into its means of weights; None
         where there is none of this identity."""
-        try:
-            with store.open_activations(self.path(entry)) as part:
-                same = part.recording.identity.digest == identity.digest and part.checkpoints == (entry.path,)
-                return part.checkpoint_sha256[0] + part.averaged_sha256[0] if same else None
-        except PosthocError:
-            return None
+        with self._opened(entry, identity) as part:
+            return None if part is None else part.checkpoint_sha256[0] + part.averaged_sha256[0]
+
+    @contextlib.contextmanager
+    def _opened(self, entry: Entry | Control, identity: Identity) -> Iterator[store.Activations | None]:
+        """The part of a checkpoint, or of an untrained network; None where there is none of this identity."""
+        with contextlib.ExitStack() as stack:
+            part: store.Activations | None = None
+            with contextlib.suppress(PosthocError):
+                part = stack.enter_context(store.open_activations(self.path(entry)))
+            same = part is not None and part.recording.identity.digest == identity.digest
+            yield part if part is not None and same and part.checkpoints == (entry.path,) else None
 
     def skip(self, skipped: Skipped) -> None:
         """Record that a checkpoint could not be replayed."""
@@ -312,27 +319,29 @@ class Parts:
         plan = self._plan()
         if plan is None:
             raise PosthocError(f"{self.folder} holds no parts of an extraction; run posthoc extract first.")
-        done: list[Entry] = []
+        merger = Merger()
         untrained: list[Control] = []
         missing: list[Entry | Control] = []
         skipped = {skip.path: skip for skip in self.skipped()}
         items: tuple[Entry | Control, ...] = (*plan.checkpoints, *controls_of(plan.most))
         for item in items:
-            if self.digest(item, plan.recording.identity) is not None:
+            with self._opened(item, plan.recording.identity) as part:
+                if part is None:
+                    if item.path not in skipped and (isinstance(item, Entry) or item.number < plan.untrained):
+                        missing.append(item)
+                    continue
                 skipped.pop(item.path, None)
                 if isinstance(item, Control):
                     untrained.append(item)
                 else:
-                    done.append(item)
-            elif item.path not in skipped and (isinstance(item, Entry) or item.number < plan.untrained):
-                missing.append(item)
+                    merger.add(part)
         if missing:
             raise PosthocError(self._lacking(plan, missing))
-        if not done:
+        if not merger.parts:
             reason = min(skip.reason for skip in skipped.values())
             raise PosthocError(f"None of the {len(plan.checkpoints)} checkpoints could be replayed: {reason}")
         controls = [(control.number, self.path(control)) for control in untrained]
-        writing.merge(self.output, [self.path(entry) for entry in done], list(skipped.values()), controls)
+        merger.write(self.output, list(skipped.values()), controls)
         self.clear()
         self._leave()
         return list(skipped.values())

@@ -1,4 +1,4 @@
-"""Writing activations files: a part of one checkpoint, or parts put together; whole or absent."""
+"""Writing activations files: whole, or a part of one checkpoint; there completely or not at all."""
 
 import functools
 import itertools
@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ from posthoc.analysis.scales import octaves, token_lags, token_scales
 from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.precision import survey
-from posthoc.recording import Provenance, seed_of_control
-from posthoc.soundness import refusing, row_of
 from posthoc.spool import Spooled, at_most, pieces
 from posthoc.store import (
     FORMAT,
@@ -33,12 +31,10 @@ from posthoc.store import (
     HALVED,
     PLACES,
     STORED,
-    Activations,
     Array,
     Frame,
     Given,
     Layout,
-    Skipped,
     Stored,
 )
 
@@ -82,24 +78,24 @@ def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
     A small one is put together in memory, for HDF5 does not come back in order from a disk that fills up under it;
     signals over time go through memory a few samples at a time.
     """
-    named = {place for frame in frames for place in _named(frame)}
+    named = {place for frame in frames for place in named_of(frame)}
     arrays = [_arrays(frame) for frame in frames]
     surveys = [{place: survey(array, _is_halved(place)) for place, array in row.items()} for row in arrays]
-    blocks = _joined([
-        _blocks(layout, {place: (array.shape, of[place].dtype) for place, array in row.items()})
+    blocks = joined([
+        blocks_of(layout, {place: (array.shape, of[place].dtype) for place, array in row.items()})
         for row, of in zip(arrays, surveys, strict=True)
     ])  # fmt: skip
     size = sum(array.nbytes for row in arrays for array in row.values()) + 2**18
     size += 0 if layout.tokens is None else layout.tokens.nbytes
     form = Form(layout, len(frames), frozenset(named), tuple(blocks.items()))
-    with _in_memory(path, size, form) if size <= IN_MEMORY else _created(path, size, form) as file:
+    with _in_memory(path, size, form) if size <= IN_MEMORY else created(path, size, form) as file:
         nonfinite: list[Counter[str]] = [Counter() for _ in frames]
         for row, (array_of, surveyed) in enumerate(zip(arrays, surveys, strict=True)):
             for place, array in array_of.items():
                 _put(file[place], row, array)
                 if place.startswith("signals/"):
                     nonfinite[row][place.split("/", 2)[2]] += surveyed[place].nonfinite
-        _fill(file, frames, nonfinite)
+        fill(file, frames, nonfinite)
 
 
 @dataclass(frozen=True)
@@ -149,55 +145,6 @@ def _complete(file: h5py.File) -> None:
     file.attrs["complete"] = 1
 
 
-def merge(
-    path: Path,
-    parts: Sequence[Path],
-    skipped: Sequence[Skipped] = (),
-    untrained: Sequence[tuple[int, Path]] = (),
-) -> None:
-    """Write the rows of `parts`, in their order, as one file; blocks are copied byte for byte.
-
-    Of the checkpoints' behaviour it holds what all parts have. `skipped`: those that have no part; `untrained`: number and
-    part of each control.
-    """
-    named: set[tuple[str, str]] = set()
-    provenances: list[Provenance] = []
-    laid_out: list[dict[str, Block]] = []
-    rows: list[tuple[Frame, dict[str, int]]] = []
-    size = sum(part.stat().st_size for part in [*parts, *(part for _, part in untrained)])
-    for part in parts:
-        with Activations(part) as source:
-            rows.append((_first_frame(source), {layer: int(n[0]) for layer, n in source.nonfinite.items()}))
-            named |= set(_named(rows[-1][0]))
-            provenances += source.provenances
-            labels = source.labels if source.labelled else None
-            layout = Layout(
-                source.recording,
-                source.images,
-                labels,
-                source.channels,
-                source.tokens,
-                source.text_bytes,
-                source.weights,
-            )
-            laid_out.append(
-                _blocks(layout, {place: (block.shape[1:], block.dtype) for place, block in source.blocks.items()})
-            )
-    blocks = _joined(laid_out)
-    if "weights/norm" not in blocks:  # some parts are of a version that kept none
-        layout = replace(layout, weights={})
-    with _created(path, size, Form(layout, len(parts), frozenset(named), tuple(blocks.items()))) as file:
-        targets = {place: file[place] for place in blocks}
-        _fill(file, *zip(*rows, strict=True))
-        for row, part in enumerate(parts):
-            _copy(part, targets, row)
-        _write_untrained(file, layout, blocks, untrained)
-        _write_provenances(file, provenances)
-        if skipped:
-            for name, column in zip(Skipped._fields, zip(*skipped, strict=True), strict=True):
-                file.create_dataset(f"skipped/{name}", data=list(map(_bytes, column)), dtype=h5py.string_dtype())
-
-
 def _arrays(frame: Frame) -> dict[str, Array | Spooled]:
     """A frame's arrays by their places."""
     given = {"": Given(frame.signals, frame.behaviour)} | {f"null/{name}/": null for name, null in frame.nulls.items()}
@@ -227,13 +174,13 @@ def _put(dataset: h5py.Dataset, row: int, array: Array | Spooled) -> None:
         start += step
 
 
-def _named(frame: Frame) -> dict[tuple[str, str], float]:
+def named_of(frame: Frame) -> dict[tuple[str, str], float]:
     """What of a frame has a column under a name of its own, by the column's group and name."""
     groups = {"recorded": frame.recorded, "score": frame.scores}
     return {(group, name): value for group, values in groups.items() for name, value in values.items() if name}
 
 
-def _blocks(layout: Layout, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Block]:
+def blocks_of(layout: Layout, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Block]:
     """What is to be laid out, signals first, for arrays of one checkpoint of these shapes and types by their places."""
     blocks = {}
     meanings = layout.recording.provenance.signals
@@ -260,7 +207,7 @@ def _any_in(arrays: Mapping[str, object], before: str) -> bool:
     return any(place.startswith(before) for place in arrays)
 
 
-def _joined(rows: Sequence[dict[str, Block]]) -> dict[str, Block]:
+def joined(rows: Sequence[dict[str, Block]]) -> dict[str, Block]:
     """What all of these have, in the wider of two types."""
     joined = rows[0]
     for row in rows[1:]:
@@ -272,83 +219,8 @@ def _width(block: Block) -> int:
     return np.dtype(block.stored.dtype).itemsize
 
 
-def _first_frame(source: Activations) -> Frame:
-    """A part's only checkpoint, without its arrays."""
-    epoch, step = (None if column[0] < 0 else int(column[0]) for column in (source.epochs, source.steps))
-    return Frame(
-        source.checkpoints[0],
-        source.checkpoint_sha256[0],
-        epoch,
-        step,
-        source.loss[0],
-        source.accuracy[0],
-        {name: column[0] for name, column in source.recorded.items()},
-        {},
-        int(source.nonfinite_weights[0]),
-        averaged=source.averaged_sha256[0],
-        scores={name: column[0] for name, column in source.scores.items()},
-    )
-
-
-def _copy(part: Path, targets: Mapping[str, h5py.Dataset], row: int) -> None:
-    """The blocks of a part that was found sound before; raises PosthocError where it no longer is."""
-    for target, where, values, mask in _pieces_of(part, targets):
-        if mask is None:
-            target[row, *where] = values
-        else:
-            target.id.write_direct_chunk((row, *where), values, mask)
-
-
-def _pieces_of(part: Path, targets: Mapping[str, h5py.Dataset]) -> Iterator[tuple[h5py.Dataset, Any, Any, int | None]]:
-    """Of each target what the part has for it, piece by piece, and where it belongs in a row; mask: of a chunk as it is stored."""
-    with refusing(part), h5py.File(part, "r", locking=False) as file:
-        for place, target in targets.items():
-            source = file[place]
-            if source.compression:
-                yield target, (), row_of(source, 0), None
-            elif (source.chunks, source.dtype) != (target.chunks, target.dtype):
-                for _, *sides in source.iter_chunks():
-                    yield target, sides, source[0, *sides], None
-            else:
-                for k in range(source.id.get_num_chunks()):
-                    start = source.id.get_chunk_info(k).chunk_offset
-                    mask, block = source.id.read_direct_chunk(start)
-                    yield target, start[1:], block, mask
-
-
-def _write_untrained(
-    file: h5py.File, layout: Layout, blocks: Mapping[str, Block], untrained: Sequence[tuple[int, Path]]
-) -> None:
-    """The signals of the untrained networks; nothing where there are none."""
-    if not untrained:
-        return
-    group = file.create_group(PLACES[FORMAT_VERSION].untrained)
-    seeds = [seed_of_control(layout.recording.identity.seed, number) for number, _ in untrained]
-    column = group.create_dataset("seed", data=np.array(seeds, "i8"))
-    _describe(column, "seed from which the weights of an untrained network were drawn")
-    signals = {place: block for place, block in blocks.items() if place.startswith("signals/")}
-    for _, part in untrained:
-        with Activations(part) as source:
-            theirs = _blocks(layout, {place: (block.shape[1:], block.dtype) for place, block in source.blocks.items()})
-            signals = _joined([signals, theirs])
-    targets = {
-        place: _create(group, place.removeprefix("signals/"), block, len(untrained)) for place, block in signals.items()
-    }
-    for row, (_, part) in enumerate(untrained):
-        _copy(part, targets, row)
-
-
-def _write_provenances(file: h5py.File, provenances: Sequence[Provenance]) -> None:
-    """All provenances of the checkpoints, and which is whose, where that is not the same."""
-    texts = [json.dumps(asdict(provenance)) for provenance in provenances]
-    if len(distinct := list(dict.fromkeys(texts))) > 1:
-        file.create_dataset("provenance", data=distinct, dtype=h5py.string_dtype())
-        rows = file.create_dataset("checkpoint/provenance", data=np.array(list(map(distinct.index, texts)), "i8"))
-        _describe(rows, "which of /provenance each checkpoint was replayed under")
-
-
 @contextmanager
-def _created(path: Path, size: int, form: Form) -> Iterator[h5py.File]:
+def created(path: Path, size: int, form: Form) -> Iterator[h5py.File]:
     """A new file of about that size and of that form, moved to `path` once it is filled."""
     if shutil.disk_usage(path.parent).free < size:
         raise PosthocError(f"Cannot write {path}: No space left on device (about {size / 1e6:.0f} MB are needed).")
@@ -373,47 +245,49 @@ def _lay_out(file: h5py.File, form: Form) -> None:
     file.attrs["recording"] = json.dumps(layout.recording.to_dict())
     text = h5py.string_dtype()
     for name, meaning in (("epoch", "epoch of each checkpoint, -1: unknown"), ("step", "step, -1: unknown")):
-        _describe(file.create_dataset(name, (length,), "i8"), meaning)
+        describe(file.create_dataset(name, (length,), "i8"), meaning)
     places = PLACES[FORMAT_VERSION]
-    _describe(file.create_dataset(places.index, data=layout.index), "position of each sample in its data set")
+    describe(file.create_dataset(places.index, data=layout.index), "position of each sample in its data set")
     if layout.tokens is not None:
         tokens = file.create_dataset(
             "sample/token", data=layout.tokens, dtype="<u4", chunks=(1, layout.tokens.shape[1])
         )
-        _describe(tokens, "ids of the tokens of each sample")
+        describe(tokens, "ids of the tokens of each sample")
     if layout.text_bytes is not None:
         sizes = file.create_dataset("sample/bytes", data=layout.text_bytes, dtype="<i8")
-        _describe(sizes, "bytes in UTF-8 of the text of each sample but its first token")
+        describe(sizes, "bytes in UTF-8 of the text of each sample but its first token")
     if layout.weights:
-        names = file.create_dataset("weights/tensor", data=list(map(_bytes, layout.weights)), dtype=h5py.string_dtype())
-        _describe(names, "name of each tensor").make_scale()
+        names = file.create_dataset(
+            "weights/tensor", data=list(map(to_bytes, layout.weights)), dtype=h5py.string_dtype()
+        )
+        describe(names, "name of each tensor").make_scale()
         counts = np.array(list(layout.weights.values()), "i8")
-        _describe(file.create_dataset("weights/size", data=counts), "numbers in each tensor")
+        describe(file.create_dataset("weights/size", data=counts), "numbers in each tensor")
     if layout.label is not None:
-        _describe(file.create_dataset(places.label, data=layout.label), "class of each sample")
-    _describe(file.create_dataset("checkpoint/path", (length,), text), "file, relative to the run's folder")
-    _describe(file.create_dataset("checkpoint/sha256", (length,), text), "digest of that file")
+        describe(file.create_dataset(places.label, data=layout.label), "class of each sample")
+    describe(file.create_dataset("checkpoint/path", (length,), text), "file, relative to the run's folder")
+    describe(file.create_dataset("checkpoint/sha256", (length,), text), "digest of that file")
     if layout.recording.identity.averaged:
         column = file.create_dataset("checkpoint/averaged", (length,), text)
-        _describe(column, "digest of what its means of weights are made of, beside its own")
-    _describe(file.create_dataset("checkpoint/nonfinite", (length,), "i8"), "weights that are NaN or infinite")
+        describe(column, "digest of what its means of weights are made of, beside its own")
+    describe(file.create_dataset("checkpoint/nonfinite", (length,), "i8"), "weights that are NaN or infinite")
     loss, unit = layout.recording.provenance.loss, layout.recording.provenance.unit
-    _describe(file.create_dataset("probe/loss", (length,), "f8"), f"mean {loss} over the probe", unit)
-    _describe(file.create_dataset("probe/accuracy", (length,), "f8"), "share of the probe classified correctly", "1")
+    describe(file.create_dataset("probe/loss", (length,), "f8"), f"mean {loss} over the probe", unit)
+    describe(file.create_dataset("probe/accuracy", (length,), "f8"), "share of the probe classified correctly", "1")
     for layer in layout.channels:
         column = file.create_dataset(f"nonfinite/{layer}", (length,), "i8")
-        _describe(column, f"values of the signals of {layer} that are NaN or infinite")
+        describe(column, f"values of the signals of {layer} that are NaN or infinite")
     file.create_group("recorded")
     meanings = {"recorded": "as the checkpoint says of itself", "score": "score on the probe"}
     for group, name in sorted(form.named):
         column = file.create_dataset(f"{group}/{_escaped(name)}", (length,), "f8", fillvalue=math.nan)
-        _describe(column, meanings[group])
+        describe(column, meanings[group])
     _name_dimensions(file, layout, dict(form.blocks), length)
 
 
-def _create(group: h5py.Group, place: str, block: Block, length: int) -> h5py.Dataset:
+def create(group: h5py.Group, place: str, block: Block, length: int) -> h5py.Dataset:
     dataset = group.create_dataset(place, (length, *block.shape), block.stored.dtype, chunks=block.chunk)
-    return _describe(dataset, block.stored.meaning, block.stored.units)
+    return describe(dataset, block.stored.meaning, block.stored.units)
 
 
 def _name_dimensions(file: h5py.File, layout: Layout, blocks: Mapping[str, Block], length: int) -> None:
@@ -440,12 +314,12 @@ def _name_dimensions(file: h5py.File, layout: Layout, blocks: Mapping[str, Block
             taken[name] += 1
 
     for place, block in blocks.items():
-        dataset = _create(file, place, block, length)
+        dataset = create(file, place, block, length)
         group = place.split("/")[0]
         for axis, (name, size) in enumerate(zip(("checkpoint", *block.stored.dimensions), dataset.shape, strict=True)):
             if (here := f"{group}/{name}") not in scales:
                 scales[here] = file.create_dataset(here, data=known.get(name, np.arange(size)))
-                _describe(scales[here], meanings.get(name, f"number of each {name.split('.')[0]}")).make_scale()
+                describe(scales[here], meanings.get(name, f"number of each {name.split('.')[0]}")).make_scale()
             attach(dataset, axis, here)
     scales["epoch"].make_scale()
     scores = file["score"].values() if "score" in file else ()
@@ -453,14 +327,14 @@ def _name_dimensions(file: h5py.File, layout: Layout, blocks: Mapping[str, Block
         attach(column, 0, "epoch")
 
 
-def _describe(dataset: h5py.Dataset, meaning: str, units: str | None = None) -> h5py.Dataset:
+def describe(dataset: h5py.Dataset, meaning: str, units: str | None = None) -> h5py.Dataset:
     dataset.attrs["long_name"] = meaning
     if units:
         dataset.attrs["units"] = units
     return dataset
 
 
-def _fill(file: h5py.File, frames: Sequence[Frame], nonfinite: Sequence[Mapping[str, int]]) -> None:
+def fill(file: h5py.File, frames: Sequence[Frame], nonfinite: Sequence[Mapping[str, int]]) -> None:
     """The columns, of all checkpoints; nonfinite: by layer, of each of them."""
     for frame in frames:
         for name, number in (("epoch", frame.epoch), ("step", frame.step)):
@@ -471,7 +345,7 @@ def _fill(file: h5py.File, frames: Sequence[Frame], nonfinite: Sequence[Mapping[
     columns: dict[str, list[Any]] = {
         "epoch": [-1 if frame.epoch is None else frame.epoch for frame in frames],
         "step": [-1 if frame.step is None else frame.step for frame in frames],
-        "checkpoint/path": [_bytes(frame.path) for frame in frames],
+        "checkpoint/path": [to_bytes(frame.path) for frame in frames],
         "checkpoint/sha256": [frame.sha256 for frame in frames],
         "probe/loss": [frame.loss for frame in frames],
         "probe/accuracy": [frame.accuracy for frame in frames],
@@ -479,7 +353,7 @@ def _fill(file: h5py.File, frames: Sequence[Frame], nonfinite: Sequence[Mapping[
     }
     if "averaged" in file["checkpoint"]:
         columns["checkpoint/averaged"] = [frame.averaged for frame in frames]
-    named = [_named(frame) for frame in frames]
+    named = [named_of(frame) for frame in frames]
     for group, name in set().union(*named):
         columns[f"{group}/{_escaped(name)}"] = [_float(row.get((group, name), math.nan)) for row in named]
     for layer in nonfinite[0]:
@@ -488,7 +362,7 @@ def _fill(file: h5py.File, frames: Sequence[Frame], nonfinite: Sequence[Mapping[
         file[place][...] = values
 
 
-def _bytes(text: str) -> bytes:
+def to_bytes(text: str) -> bytes:
     """A text as HDF5 takes it; a file's name that is no UTF-8 as the bytes that it is."""
     try:
         content = text.encode("utf-8", "surrogateescape")

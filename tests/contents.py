@@ -1,7 +1,10 @@
-"""Everything in an HDF5 file, to compare two of them."""
+"""Everything in an HDF5 file, to compare two of them; parts put together."""
 
 import h5py
 import numpy as np
+
+from posthoc.merging import Merger
+from posthoc.store import open_activations
 
 
 def datasets(path):
@@ -18,3 +21,12 @@ def assert_same(first, second):
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def merge(path, parts, skipped=(), untrained=()):
+    """The file that is made of parts."""
+    merger = Merger()
+    for part in parts:
+        with open_activations(part) as source:
+            merger.add(source)
+    merger.write(path, skipped, untrained)

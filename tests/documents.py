@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+from contents import merge
 from noise import recording
 
 from posthoc.store import Frame, Given, Layout
-from posthoc.writing import merge, write
+from posthoc.writing import write
 
 
 def long_memory(random, shape, H):

@@ -9,11 +9,12 @@ import noise
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from contents import merge
 
 from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.store import Frame, Layout, open_activations
-from posthoc.writing import merge, write
+from posthoc.writing import write
 
 LAYERS = ["a", "b.c"]
 

@@ -7,13 +7,13 @@ import noise
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from contents import assert_same
+from contents import assert_same, merge
 
-from posthoc import writing
 from posthoc.cli import main
 from posthoc.errors import PosthocError
+from posthoc.merging import Merger
 from posthoc.store import STORED, Frame, Layout, Stored, open_activations
-from posthoc.writing import merge, write
+from posthoc.writing import write
 
 
 def plan():
@@ -69,20 +69,16 @@ def test_merged_parts_equal_the_file_written_at_once(tmp_path):
     assert_same(tmp_path / "whole.h5", tmp_path / "merged.h5")
 
 
-def test_a_part_that_is_torn_while_it_is_merged_is_named(tmp_path, monkeypatch):
-    parts = [tmp_path / f"{e}.h5" for e in range(2)]
-    for e, part in enumerate(parts):
-        write(part, plan(), [frame(e)])
-    joined = writing._joined
-
-    def tear(laid_out):  # once all parts were found sound
-        content = bytearray(parts[1].read_bytes())
-        parts[1].write_bytes(content[:8] + bytes(len(content) - 8))
-        return joined(laid_out)
-
-    monkeypatch.setattr(writing, "_joined", tear)
+def test_a_part_that_is_torn_while_it_is_merged_is_named(tmp_path):
+    merger = Merger()
+    for e in range(2):
+        write(tmp_path / f"{e}.h5", plan(), [frame(e)])
+        with open_activations(tmp_path / f"{e}.h5") as part:
+            merger.add(part)
+    content = (tmp_path / "1.h5").read_bytes()
+    (tmp_path / "1.h5").write_bytes(content[:8] + bytes(len(content) - 8))
     with pytest.raises(PosthocError, match=r"1\.h5 is damaged or cut short"):
-        merge(tmp_path / "a.h5", parts)
+        merger.write(tmp_path / "a.h5")
     assert not (tmp_path / "a.h5").exists()
 
 

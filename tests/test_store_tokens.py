@@ -6,12 +6,12 @@ from dataclasses import replace
 import noise
 import numpy as np
 import pytest
-from contents import assert_same
+from contents import assert_same, merge
 
 from posthoc.errors import PosthocError
 from posthoc.spool import Spool, Spooled
 from posthoc.store import Frame, Given, Layout, open_activations
-from posthoc.writing import merge, write
+from posthoc.writing import write
 
 D, T = 3, 8
 CHANNELS = {"h.0": np.array([1, 4]), "h.1": np.arange(3)}
