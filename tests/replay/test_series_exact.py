@@ -211,6 +211,19 @@ def test_a_run_that_diverges_is_not_finite_and_nothing_else(tmp_path):
     assert repr(result) == f"<Result: {verdict(result)}>"
 
 
+@pytest.mark.parametrize("share", ["all", "part"])
+def test_a_run_that_had_diverged_before_its_first_checkpoint_is_not_finite_and_nothing_else(tmp_path, share):
+    states = walk(5)
+    for state in states:
+        for tensor in state.values():
+            if tensor.is_floating_point():
+                tensor[... if share == "all" else slice(1)] = float("nan")
+    finding = only(result := check(write(tmp_path / "run", states, range(5))), Kind.NOT_FINITE)
+    assert (finding.severity, finding.checkpoints) == (Severity.ERROR, (0, 1, 2, 3, 4))
+    assert kinds(result) == [Kind.NOT_FINITE]
+    assert verdict(result) == "This series holds weights that are not finite: 1 error, 5 checkpoints of 5 concerned."
+
+
 def test_a_mask_that_is_not_finite_hides_nothing(tmp_path):
     states = walk(12)
     for state in states:

@@ -50,9 +50,12 @@ def weights_of(series: Statistics) -> NDArray[np.bool_]:
 
 
 def masks(series: Statistics) -> NDArray[np.bool_]:
-    """Which tensors [T] are not finite in any checkpoint and never change, as the masks of attention."""
-    bad = (series.nan + series.infinite) > 0
-    return np.asarray(bad.all(0) & np.all(series.digest == series.digest[0], axis=0))
+    """Which tensors [T] hold infinity, but no NaN, in every checkpoint and never change, as the masks of attention.
+
+    What is NaN from the first checkpoint on never changes either: it is of a training that had diverged by then.
+    """
+    infinite = ((series.infinite > 0) & (series.nan == 0)).all(0)
+    return np.asarray(infinite & np.all(series.digest == series.digest[0], axis=0))
 
 
 def broken(series: Statistics) -> NDArray[np.bool_]:
@@ -256,7 +259,7 @@ def rounded(series: Statistics) -> Iterator[Finding]:
 
 
 def not_finite(series: Statistics) -> Iterator[Finding]:
-    """Checkpoints with NaN or infinity; what is so in all of them and never changes (a mask) is a note."""
+    """Checkpoints with NaN or infinity; infinity that is in all of them and never changes (a mask) is a note."""
     bad = (series.nan + series.infinite) > 0
     always = masks(series)
     for columns, severity in ((always, Severity.NOTE), (~always, Severity.ERROR)):

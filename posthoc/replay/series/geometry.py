@@ -69,7 +69,7 @@ def compare(series: Statistics, without: Collection[int] = ()) -> Geometry:
     names: dict[str, list[str]] = defaultdict(list)
     numbers: dict[str, int] = defaultdict(int)
     crowded = len({group_of(series.tensors[t]) for t in columns}) > MOST_GROUPS
-    for t in columns:
+    for t in columns if rows else ():
         name, sample = series.tensors[t], series.sample[t][list(rows)].astype(np.float64)
         step = np.diff(sample, axis=0)
         moved = np.mean(step**2, axis=1) if len(step) else np.ones(1)
