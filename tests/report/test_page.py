@@ -1,6 +1,7 @@
 """The report in a real browser: marks move, nothing is fetched, nothing hostile runs."""
 
 import dataclasses
+import math
 import os
 import re
 import shutil
@@ -8,8 +9,10 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from documents import make
 
 from posthoc.analysis.audit import audit
+from posthoc.analysis.health import Ailment, Symptom
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.cli import main
 from posthoc.report.page import page
@@ -200,15 +203,15 @@ def test_dark_mode_by_preference_and_by_button(visit, one):
     assert ground(dark) == "rgb(255, 255, 255)"
 
 
-OVERLAPS = """() => [...document.querySelectorAll('.chart svg')].flatMap(svg => {
+OVERLAPS = r"""() => [...document.querySelectorAll('.chart svg')].flatMap(svg => {
     const frame = svg.getBoundingClientRect(), boxes = new Map();
     for (const text of svg.querySelectorAll('text')) {
         const box = text.getBoundingClientRect();
         if (text.textContent.trim() && box.width && getComputedStyle(text).opacity > 0)
-            boxes.set([text.textContent, Math.round(box.x), Math.round(box.y)].join(), [text.textContent, box]);
+            boxes.set([text.textContent, Math.round(box.x), Math.round(box.y)].join(), [text.textContent, box, text]);
     }
     const all = [...boxes.values()];
-    const turned = all.filter(([text, box]) => box.height < 60);  // names at 45 degrees lie in larger boxes
+    const turned = all.filter(([, box, text]) => box.height < 60 && !/rotate\((-45|315)\)/.test(text.getAttribute('transform')));  // names at 45 degrees lie in larger boxes
     return [
         ...all.filter(([, b]) => b.left < frame.left - 1 || b.right > frame.right + 1 || b.top < frame.top - 3 || b.bottom > frame.bottom + 3)
             .map(([text]) => `${svg.parentElement.id}: ${text} is cut`),
@@ -234,6 +237,70 @@ def test_charts_fit_the_screen(visit, one, width):
     assert shown.locator("#run0-measures svg").bounding_box()["width"] > 0.9 * min(width, 864) - 40
     assert shown.evaluate(OVERLAPS) == []
     assert shown.evaluate(OUTSIDE) == []
+
+
+def drawn_well(shown):
+    """Nothing lies on another or sticks out, everything can be read, and the keyboard passes the parts from top to bottom."""
+    assert shown.evaluate(OVERLAPS) == []
+    assert shown.evaluate(OUTSIDE) == []
+    assert shown.evaluate(FAINT) == []
+    stops = []
+    for _ in range(8):
+        shown.keyboard.press("Tab")
+        stops.append(shown.evaluate("document.activeElement.getBoundingClientRect().top + scrollY"))
+    assert stops[1:] == sorted(stops[1:])
+
+
+@pytest.fixture(scope="module")
+def diverged(run_of, tmp_path_factory):
+    """A page of a run whose weights stop being finite at epoch 3."""
+    metrics, _ = run_of
+
+    def lost(values):
+        return np.where(np.arange(5) > 2, np.nan, values) if len(values) else values
+
+    measures = {
+        key: dataclasses.replace(m, value=lost(m.value), low=lost(m.low), high=lost(m.high), nulls={
+            name: dataclasses.replace(null, low=lost(null.low), high=lost(null.high)) for name, null in m.nulls.items()
+        })
+        for key, m in metrics.measures.items()
+    }  # fmt: skip
+    symptoms = (
+        Symptom(Ailment.WEIGHTS, 3, 2, None, 9.0, math.nan),
+        Symptom(Ailment.SIGNALS, 3, 2, metrics.layers[0], 9.0, math.nan),
+    )
+    path = tmp_path_factory.mktemp("report") / "diverged.html"
+    spoilt = dataclasses.replace(metrics, measures=measures, health=symptoms)
+    path.write_text(page([Source("run", "metrics.json", spoilt)]), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (900, "light")])
+def test_a_run_that_breaks_shows_where(visit, diverged, width, scheme):
+    shown = visit(diverged, width, scheme)
+    drawn_well(shown)
+    for figure in ("training", "measures", "stability"):
+        assert "not finite" in shown.locator(f"#run0-{figure} svg text").all_text_contents()
+    assert "not finite" not in shown.locator("#run0-weights svg text").all_text_contents()  # its distances are known
+
+
+@pytest.fixture(scope="module")
+def documents_page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    with open_activations(
+        make(folder / "a.h5", 6, 256, order=0.6, steps=(0, 1, 4, 16, 1000), untrained=2)
+    ) as activations:
+        metrics = compute_metrics(activations, nulls=9, max_nulls=9)
+    (folder / "a.html").write_text(page([Source("run", "metrics.json", metrics)]), encoding="utf-8")
+    return folder / "a.html"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (900, "light"), (1400, "light")])
+def test_the_page_of_a_language_model_fits_the_screen(visit, documents_page, width, scheme):
+    shown = visit(documents_page, width, scheme)
+    assert shown.locator("#run0-positions svg").count() == 1
+    drawn_well(shown)
 
 
 def test_charts_fit_again_when_the_window_changes(visit, one):
