@@ -128,10 +128,13 @@ def _located(result: "Result", mirror: "Mirror | None") -> "Result":
     if mirror is None:
         return result
     notes = [mirror.shown(note) for note in result.run.notes]
+    damaged = tuple((path, mirror.shown(reason)) for path, reason in result.run.damaged)
     if mirror.apart:
         notes.append(f"pickles are not read from elsewhere: {listed(mirror.apart)}")
     notes.append(f"{mirror.read / 1e6:.3g} MB were fetched")
-    return replace(result, run=replace(result.run, notes=tuple(notes)), place=mirror.shown(result.place))
+    return replace(
+        result, run=replace(result.run, notes=tuple(notes), damaged=damaged), place=mirror.shown(result.place)
+    )
 
 
 def _places(checkpoints: Sequence[Path]) -> list[Path | list[Path]]:

@@ -52,6 +52,26 @@ def test_findings_and_exit_code(run):
     assert "Cannot tell whether all labels are shifted" in result.output
 
 
+def test_what_cannot_be_read_is_named_beside_what_is_wrong_with_the_rest(run):
+    cut = run / "step-500.safetensors"
+    cut.write_bytes(cut.read_bytes()[:3000])
+    result = posthoc(run)
+    assert result.exit_code == 3
+    assert result.output.startswith(
+        "This series holds checkpoints that cannot be read: 1 error, 1 checkpoint of 10 concerned.\n"
+    )
+    assert "missing" not in result.output  # it is there, if not whole
+    (run / "step-200.safetensors").write_bytes((run / "step-900.safetensors").read_bytes())
+    (run / "step-700.safetensors").unlink()
+    lines = posthoc(run).output.splitlines()
+    assert lines[0].endswith("2 errors, 1 warning, 3 checkpoints of 9 concerned.")
+    assert any(line.startswith("error") and "damaged" in line and cut.name in line for line in lines)
+    assert any(line.startswith("error") and "equal weights" in line and "200, 900" in line for line in lines)
+    assert any(line.startswith("warning") and "step 700 missing from a grid (every 100)" in line for line in lines)
+    content = json.loads(posthoc(run, "--json").stdout)
+    assert [f["checkpoints"] for f in content["findings"] if f["kind"] == "damaged"] == [[cut.name]]
+
+
 def test_json(run):
     (run / "step-200.safetensors").write_bytes((run / "step-900.safetensors").read_bytes())
     result = posthoc(run, "--json")

@@ -36,6 +36,7 @@ class Kind(Enum):
     ZERO = "zero"
     UNCHANGED = "unchanged"
     NORM_JUMP = "norm jump"
+    DAMAGED = "damaged"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Finding:
     """Something that was found.
 
     checkpoints: rows of the series, those that are at fault first where that is known; tensors: their names, or empty
-    where it is about whole checkpoints; evidence: numbers by name.
+    where it is about whole checkpoints; evidence: numbers by name; file: name of a checkpoint that could not be read, which
+    has no row.
     """
 
     kind: Kind
@@ -51,6 +53,7 @@ class Finding:
     checkpoints: tuple[int, ...] = ()
     tensors: tuple[str, ...] = ()
     evidence: Mapping[str, float] = field(default_factory=dict)
+    file: str | None = None
 
 
 class Untold(Enum):

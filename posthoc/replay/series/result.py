@@ -1,7 +1,8 @@
 """A check as a whole: what was read, and what was found."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from posthoc.replay.fitting import FEWEST
 from posthoc.replay.layout import Run, find_run
-from posthoc.replay.series.records import Finding, Severity, Untold
+from posthoc.replay.series.records import Finding, Kind, Severity, Untold
 from posthoc.replay.series.share import WHOLE, Share
 from posthoc.replay.weights import MAIN, Pick
 
@@ -83,7 +84,7 @@ class Result:
                 {
                     "kind": f.kind.value,
                     "severity": f.severity.name.lower(),
-                    "checkpoints": [series.names[row] for row in f.checkpoints],
+                    "checkpoints": [f.file] if f.file else [series.names[row] for row in f.checkpoints],
                     "tensors": list(f.tensors),
                     "evidence": dict(f.evidence),
                 }
@@ -126,9 +127,9 @@ def check_series(
 ) -> Result:
     """Read every checkpoint of a run once and say what is wrong with it; raises as `find_run` does.
 
-    share: how much of each tensor is read.
+    share: how much of each tensor is read. What cannot be read is a finding, as long as there is one that can.
     """
-    run = find_run(place, select, pick, order=order, placed=placed, sound=False)
+    run = find_run(place, select, pick, skip_damaged=True, order=order, placed=placed, sound=False)
     # With Numba and SciPy, which what is wrong with a run need not wait for.
     from posthoc.replay.series.exact import exact_findings
     from posthoc.replay.series.geometry import compare
@@ -140,5 +141,24 @@ def check_series(
     geometry = compare(series)
     findings, unordered = placing_findings(series, geometry, exact_findings(series))
     findings += norm_jumps(series, geometry, findings)
+    findings = [*map(_damaged, run.damaged), *_there(findings, run.damaged)]
     findings.sort(key=lambda finding: (-finding.severity, finding.checkpoints))
     return Result(run, series, tuple(findings), str(run.folder), unordered)
+
+
+def _damaged(item: tuple[Path, str]) -> Finding:
+    return Finding(Kind.DAMAGED, Severity.ERROR, file=item[0].name)
+
+
+def _there(findings: Sequence[Finding], damaged: Sequence[tuple[Path, str]]) -> Iterator[Finding]:
+    """The findings, without the steps that are missing because what is there of them is damaged: by the numbers in names."""
+    numbers = {float(number) for path, _ in damaged for number in re.findall(r"\d+", path.name)}
+    for finding in findings:
+        if finding.kind is Kind.MISSING_STEPS and numbers:
+            e = finding.evidence
+            found = [name for name, step in e.items() if name.startswith(("step ", "epoch ")) and step in numbers]
+            if len(found) == e["missing"]:
+                continue
+            rest = {name: value for name, value in e.items() if name not in found}
+            finding = replace(finding, evidence=rest | {"missing": e["missing"] - len(found)})
+        yield finding

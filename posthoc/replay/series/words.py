@@ -12,7 +12,8 @@ from posthoc.shown import listed
 def verdict(result: Result) -> str:
     """What all findings come to, in a sentence."""
     errors, warnings = (sum(f.severity is s for f in result.findings) for s in (Severity.ERROR, Severity.WARNING))
-    total = len(result.series.checkpoints)
+    damaged = [f for f in result.findings if f.kind is Kind.DAMAGED]
+    total = len(result.series.checkpoints) + len(damaged)
     if not errors + warnings:
         if total == 1:
             return "Nothing is wrong with this checkpoint that can be seen in it."
@@ -22,8 +23,16 @@ def verdict(result: Result) -> str:
         f"{number} {word}{'s' * (number > 1)}" for number, word in ((errors, "error"), (warnings, "warning")) if number
     )
     kinds = {f.kind for f in result.findings if f.severity > Severity.NOTE}
-    how = "holds weights that are not finite" if kinds == {Kind.NOT_FINITE} else "is not what it says it is"
-    return f"This series {how}: {what}, {count(len(faulty), 'checkpoint')} of {total} concerned."
+    how = _ALONE.get(next(iter(kinds)), _OTHER) if len(kinds) == 1 else _OTHER
+    return f"This series {how}: {what}, {count(len(faulty) + len(damaged), 'checkpoint')} of {total} concerned."
+
+
+_OTHER = "is not what it says it is"
+_ALONE = {
+    Kind.NOT_FINITE: "holds weights that are not finite",
+    Kind.DAMAGED: "holds checkpoints that cannot be read",
+}
+"""What a series does of which nothing else is wrong."""
 
 
 def sentence(finding: Finding, result: Result) -> str:
@@ -34,6 +43,8 @@ def sentence(finding: Finding, result: Result) -> str:
 def when(finding: Finding, result: Result) -> str:
     """The checkpoints a finding is about: their steps or epochs."""
     labels = [result.label(row) for row in finding.checkpoints]
+    if finding.file:
+        return finding.file
     if not labels:
         return "all"
     rows = finding.checkpoints
@@ -45,6 +56,11 @@ def when(finding: Finding, result: Result) -> str:
 def count(number: float, noun: str) -> str:
     """A number of things."""
     return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
+
+
+def _damaged(finding: Finding, result: Result) -> str:
+    path, reason = next(item for item in result.run.damaged if item[0].name == finding.file)
+    return reason.removeprefix(f"{path} ").removesuffix(".")
 
 
 def _equal(finding: Finding, result: Result) -> str:
@@ -222,6 +238,7 @@ _WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
         f"{listed([result.series.names[row] for row in finding.checkpoints])}"
     ),
     Kind.LABELS: _labels,
+    Kind.DAMAGED: _damaged,
     Kind.TENSORS: _tensors,
     Kind.SHAPES: _shapes,
     Kind.TYPES: _types,
