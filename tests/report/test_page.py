@@ -119,7 +119,7 @@ def test_hovering_marks_the_epoch_in_every_chart(visit, one):
     before = {name: marked(shown, f"run0-{name}") for name in ("measures", "stability", "trajectory", "layers")}
     assert all(before.values())
     assert shown.locator("nav output").inner_text() == "4"
-    point(shown, "run0-measures", 0.45, 0.3)
+    point(shown, "run0-measures", 0.45, 0.2)
     shown.wait_for_function("document.querySelector('nav output').textContent !== '4'")
     at = shown.locator("nav output").inner_text()
     assert at in ("1", "2")
