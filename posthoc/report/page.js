@@ -42,12 +42,27 @@
     return view.resize().runAsync();
   };
 
+  // Titles of panels in lines of so many signs: one that is wider than its panel takes the room of all panels.
+  const wrapTitles = (spec, signs) => {
+    if (typeof spec.title === "string" && "height" in spec) {
+      const lines = [""];
+      for (const word of spec.title.split(" ")) {
+        const line = `${lines.at(-1)} ${word}`.trim();
+        if (line.length > signs && lines.at(-1)) lines.push(word);
+        else lines[lines.length - 1] = line;
+      }
+      spec.title = lines;
+    }
+    for (const inner of [spec.concat, spec.vconcat, spec.hconcat].flat()) if (inner) wrapTitles(inner, signs);
+  };
+
   const draw = async (box) => {
     const own = charts[box.id];
     if (box.clientWidth < 480) {
       own.spec.config.legend.columns = 2;
       own.spec.config.axis.labelLimit = 0.35 * box.clientWidth;
       Object.assign(own, own.narrow);
+      wrapTitles(own.spec, (box.clientWidth - 160) / 7);
     }
     const { view } = await vegaEmbed(box, own.spec, { renderer: "svg", actions: false, mode: "vega-lite", logLevel: 1 });
     own.hasEpoch = (own.spec.params ?? []).some((parameter) => parameter.name === "epoch");

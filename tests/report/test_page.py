@@ -301,6 +301,8 @@ def test_the_page_of_a_language_model_fits_the_screen(visit, documents_page, wid
     shown = visit(documents_page, width, scheme)
     assert shown.locator("#run0-positions svg").count() == 1
     drawn_well(shown)
+    panels = shown.locator("#run0-measures svg [class*=concat_] > g > path.background").all()
+    assert min(panel.bounding_box()["width"] for panel in panels) > min(width, 800) / 2  # whatever their titles' length
 
 
 def test_charts_fit_again_when_the_window_changes(visit, one):
