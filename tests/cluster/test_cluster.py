@@ -78,7 +78,9 @@ def make_run(folder, count, seconds=0.0):
 def replayed(logs):
     """The checkpoints that tasks replayed, by their logs, those whose part was there already not counted."""
     lines = [line for log in logs for line in log.read_text().splitlines()]
-    return sorted(found[1] for line in lines if (found := re.match(r"replaying \d+/\d+ (\S+), about", line)))
+    return sorted(
+        found[1] for line in lines if (found := re.fullmatch(r"replaying \d+/\d+ ([^, ]+)(, about \d+ s left)?", line))
+    )
 
 
 def process_of(shard):
