@@ -16,7 +16,7 @@ from posthoc.writing import Block, Form, blocks_of, create, created, describe, f
 
 
 class Merger:
-    """What is known of parts, each opened once, and then the file made of them: blocks are copied byte for byte.
+    """What is known of parts, each looked at once, and then the file made of them: blocks are copied byte for byte.
 
     Of the checkpoints' behaviour it holds what all parts have.
     """
@@ -27,19 +27,13 @@ class Merger:
         self.nonfinite: list[dict[str, int]] = []
         self.provenances: list[Provenance] = []
         self.blocks: dict[str, Block] = {}
+        self.untrained: list[tuple[int, Path]] = []
+        self.signals: dict[str, Block] = {}
         self.layout: Layout | None = None
 
     def add(self, part: Activations) -> None:
         """A part, the next row of the file."""
-        self.layout = Layout(
-            part.recording,
-            part.images,
-            part.labels if part.labelled else None,
-            part.channels,
-            part.tokens,
-            part.text_bytes,
-            part.weights,
-        )
+        self.layout = _layout_of(part)
         blocks = _blocks_in(self.layout, part)
         self.blocks = joined([self.blocks, blocks]) if self.parts else blocks
         self.parts.append(part.path)
@@ -47,25 +41,58 @@ class Merger:
         self.nonfinite.append({layer: int(counts[0]) for layer, counts in part.nonfinite.items()})
         self.provenances += part.provenances
 
-    def write(self, path: Path, skipped: Sequence[Skipped] = (), untrained: Sequence[tuple[int, Path]] = ()) -> None:
-        """Write the file; skipped: checkpoints that have no part; untrained: number and part of each control."""
+    def add_untrained(self, number: int, part: Activations) -> None:
+        """The part of an untrained network, of which the signals are kept."""
+        blocks = _blocks_in(_layout_of(part), part)
+        self.signals = joined([self.signals, blocks]) if self.untrained else blocks
+        self.untrained.append((number, part.path))
+
+    def write(self, path: Path, skipped: Sequence[Skipped] = ()) -> None:
+        """Write the file; skipped: checkpoints that have no part."""
         layout, blocks = self.layout, self.blocks
         assert layout is not None
         if "weights/norm" not in blocks:  # some parts are of a version that kept none
             layout = replace(layout, weights={})
-        size = sum(part.stat().st_size for part in [*self.parts, *(part for _, part in untrained)])
+        size = sum(part.stat().st_size for part in [*self.parts, *(part for _, part in self.untrained)])
         named = frozenset(place for frame in self.frames for place in named_of(frame))
         with created(path, size, Form(layout, len(self.parts), named, tuple(blocks.items()))) as file:
             targets = {place: file[place] for place in blocks}
             fill(file, self.frames, self.nonfinite)
             for row, part in enumerate(self.parts):
                 _copy(part, targets, row)
-            _write_untrained(file, layout, blocks, untrained)
+            if self.untrained:
+                self._write_untrained(file, layout, blocks)
             _write_provenances(file, self.provenances)
             if skipped:
                 for name, column in zip(Skipped._fields, zip(*skipped, strict=True), strict=True):
                     texts = list(map(to_bytes, column))
                     file.create_dataset(f"skipped/{name}", data=texts, dtype=h5py.string_dtype())
+
+    def _write_untrained(self, file: h5py.File, layout: Layout, blocks: Mapping[str, Block]) -> None:
+        """The signals of the untrained networks."""
+        group = file.create_group(PLACES[FORMAT_VERSION].untrained)
+        seeds = [seed_of_control(layout.recording.identity.seed, number) for number, _ in self.untrained]
+        column = group.create_dataset("seed", data=np.array(seeds, "i8"))
+        describe(column, "seed from which the weights of an untrained network were drawn")
+        signals = {place: block for place, block in blocks.items() if place.startswith("signals/")}
+        targets = {
+            place: create(group, place.removeprefix("signals/"), block, len(self.untrained))
+            for place, block in joined([signals, self.signals]).items()
+        }
+        for row, (_, part) in enumerate(self.untrained):
+            _copy(part, targets, row)
+
+
+def _layout_of(part: Activations) -> Layout:
+    return Layout(
+        part.recording,
+        part.images,
+        part.labels if part.labelled else None,
+        part.channels,
+        part.tokens,
+        part.text_bytes,
+        part.weights,
+    )
 
 
 def _blocks_in(layout: Layout, part: Activations) -> dict[str, Block]:
@@ -114,28 +141,6 @@ def _pieces_of(part: Path, targets: Mapping[str, h5py.Dataset]) -> Iterator[tupl
                     start = source.id.get_chunk_info(k).chunk_offset
                     mask, block = source.id.read_direct_chunk(start)
                     yield target, start[1:], block, mask
-
-
-def _write_untrained(
-    file: h5py.File, layout: Layout, blocks: Mapping[str, Block], untrained: Sequence[tuple[int, Path]]
-) -> None:
-    """The signals of the untrained networks; nothing where there are none."""
-    if not untrained:
-        return
-    group = file.create_group(PLACES[FORMAT_VERSION].untrained)
-    seeds = [seed_of_control(layout.recording.identity.seed, number) for number, _ in untrained]
-    column = group.create_dataset("seed", data=np.array(seeds, "i8"))
-    describe(column, "seed from which the weights of an untrained network were drawn")
-    signals = {place: block for place, block in blocks.items() if place.startswith("signals/")}
-    for _, part in untrained:
-        with Activations(part) as source:
-            theirs = _blocks_in(layout, source)
-            signals = joined([signals, theirs])
-    targets = {
-        place: create(group, place.removeprefix("signals/"), block, len(untrained)) for place, block in signals.items()
-    }
-    for row, (_, part) in enumerate(untrained):
-        _copy(part, targets, row)
 
 
 def _write_provenances(file: h5py.File, provenances: Sequence[Provenance]) -> None:

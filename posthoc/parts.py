@@ -22,6 +22,7 @@ from posthoc.folders import LOCK, files_of, open_folder, open_lock, read_lock, r
 from posthoc.locks import hold
 from posthoc.merging import Merger
 from posthoc.recording import MOST_CONTROLS, Identity, Recording
+from posthoc.shards import Shard
 from posthoc.shown import listed
 from posthoc.store import Skipped
 from posthoc.typed import MisfitError, Range, typed
@@ -320,7 +321,6 @@ class Parts:
         if plan is None:
             raise PosthocError(f"{self.folder} holds no parts of an extraction; run posthoc extract first.")
         merger = Merger()
-        untrained: list[Control] = []
         missing: list[Entry | Control] = []
         skipped = {skip.path: skip for skip in self.skipped()}
         items: tuple[Entry | Control, ...] = (*plan.checkpoints, *controls_of(plan.most))
@@ -332,7 +332,7 @@ class Parts:
                     continue
                 skipped.pop(item.path, None)
                 if isinstance(item, Control):
-                    untrained.append(item)
+                    merger.add_untrained(item.number, part)
                 else:
                     merger.add(part)
         if missing:
@@ -340,8 +340,7 @@ class Parts:
         if not merger.parts:
             reason = min(skip.reason for skip in skipped.values())
             raise PosthocError(f"None of the {len(plan.checkpoints)} checkpoints could be replayed: {reason}")
-        controls = [(control.number, self.path(control)) for control in untrained]
-        merger.write(self.output, list(skipped.values()), controls)
+        merger.write(self.output, list(skipped.values()))
         self.clear()
         self._leave()
         return list(skipped.values())
@@ -351,7 +350,7 @@ class Parts:
         advice = "run extract again"
         if plan.shards:
             places = [item.place if isinstance(item, Control) else plan.checkpoints.index(item) for item in missing]
-            shards = sorted({place % plan.shards + 1 for place in places})
+            shards = sorted({Shard.of(place, plan.shards).index for place in places})
             advice = f"run --shard {' and '.join(f'{shard}/{plan.shards}' for shard in shards)}"
         controls = f" and {plan.untrained} untrained networks" if plan.untrained else ""
         return (

@@ -234,8 +234,7 @@ class Activations:
             layer: file.numbers(f"nonfinite/{layer}", "i", E, 0) if counted else zeros for layer in self.layers
         }
         self.nonfinite_weights = file.numbers("checkpoint/nonfinite", "i", E, 0) if counted else zeros
-        skipped = [file.texts(f"skipped/{name}") for name in Skipped._fields if file.names("skipped")]
-        self.skipped = tuple(map(Skipped._make, zip(*skipped, strict=True)))
+        self.skipped = _skipped_in(file)
         self.provenances = self._provenances_in(file, E)
         self.blocks = self._signals_in(file, "signals", E)
         sizes = {"checkpoint": E, "sample": N}
@@ -471,6 +470,20 @@ def open_activations(path: str | os.PathLike[str]) -> Activations:
         Where the file is absent, not an activations file, of a later format, or torn.
     """
     return Activations(as_path(path))
+
+
+def contents(path: Path) -> tuple[int, tuple[Skipped, ...]]:
+    """How many checkpoints an activations file has, and which were skipped; raises as `open_activations` does, but for what
+    else is in the file, of which nothing is looked at."""
+    with open_regular(path) as raw, refusing(path), _open(path, raw) as opened:
+        file = SoundFile(opened, raw)
+        _version(path, file)
+        return len(file.texts("checkpoint/path")), _skipped_in(file)
+
+
+def _skipped_in(file: SoundFile) -> tuple[Skipped, ...]:
+    columns = [file.texts(f"skipped/{name}") for name in Skipped._fields if file.names("skipped")]
+    return tuple(map(Skipped._make, zip(*columns, strict=True)))
 
 
 def _first(file: SoundFile, places: tuple[str, ...], layer: str) -> str:

@@ -29,4 +29,7 @@ def merge(path, parts, skipped=(), untrained=()):
     for part in parts:
         with open_activations(part) as source:
             merger.add(source)
-    merger.write(path, skipped, untrained)
+    for number, part in untrained:
+        with open_activations(part) as source:
+            merger.add_untrained(number, source)
+    merger.write(path, skipped)

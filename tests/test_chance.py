@@ -23,9 +23,10 @@ from posthoc.parts import merge
 from posthoc.recording import Misfit, Scaling, image_words
 from posthoc.replay.planning import plan_extraction
 from posthoc.replay.probes.images import load_images
-from posthoc.replay.request import Shard, parse_settings
+from posthoc.replay.request import parse_settings
 from posthoc.replay.run import run_extraction
 from posthoc.replay.scaling import try_scaling
+from posthoc.shards import Shard
 from posthoc.store import open_activations
 
 LABELS = np.repeat(np.arange(10), 20)

@@ -31,7 +31,7 @@ from posthoc.replay.scores import SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
 
 if TYPE_CHECKING:
-    from posthoc.replay.request import Shard
+    from posthoc.shards import Shard
     from posthoc.store import Skipped
 
 
@@ -201,7 +201,8 @@ def command(
 
     Several folders are a run each, several files one run. Interrupted, the same command goes on where it stopped.
     """
-    from posthoc.replay.request import Request, Shard
+    from posthoc.replay.request import Request
+    from posthoc.shards import Shard
 
     if as_json and not dry_run:
         raise UsageError("--json needs --dry-run: what is extracted is written to a file.")

@@ -6,16 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from posthoc.cluster.jobs import Queued
 from posthoc.cluster.scheduler import scheduler_named
 from posthoc.cluster.submission import Submission, Target
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
 from posthoc.parts import Parts
-from posthoc.soundness import SoundFile, refusing
-from posthoc.store import Skipped
+from posthoc.shards import Shard
+from posthoc.store import Skipped, contents
 
 LOG_BYTES = 20_000
 """Of the end of a log that is looked at."""
@@ -101,7 +99,7 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
     measured = (home / "metrics.json").exists()
     tasks = []
     if parts.output.exists():
-        count, (replayed, skipped) = target.count, _content(parts.output)
+        count, (replayed, skipped) = target.count, contents(parts.output)
     else:
         progress = parts.progress()
         count, replayed, skipped = target.count, progress.replayed, tuple(parts.skipped())
@@ -112,24 +110,16 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
         for array in reversed(target.arrays):  # what was submitted last is answerable for what is missing
             of_shard: dict[int, set[int]] = {}
             for k in missing:
-                of_shard.setdefault(k % array.count + 1, set()).add(k)
+                of_shard.setdefault(Shard.of(k, array.count).index, set()).add(k)
             for shard in array.shards:
                 if share := of_shard.pop(shard, set()):
-                    total = sum(k % array.count + 1 == shard for k in places)
+                    total = sum(map(Shard(shard, array.count).has, places))
                     what = f"replay {shard}/{array.count}, {total - len(share)} of {total} done"
                     tasks.append(_task(submission, target, array.task(shard), what, live))
                 missing -= share
     if not measured and target.finish:
         tasks.append(_task(submission, target, target.finish, "measure", live))
     return RunStatus(target.title, count, replayed, skipped, measured, tuple(tasks))
-
-
-def _content(path: Path) -> tuple[int, tuple[Skipped, ...]]:
-    """How many checkpoints an activations file has, and which were skipped; all else of it is for those who read it."""
-    with open_regular(path) as raw, refusing(path), h5py.File(path, "r", locking=False) as file:
-        sound = SoundFile(file, raw)
-        skipped = [sound.texts(f"skipped/{name}") for name in Skipped._fields if sound.names("skipped")]
-        return len(sound.texts("checkpoint/path")), tuple(map(Skipped._make, zip(*skipped, strict=True)))
 
 
 def _task(submission: Submission, target: Target | None, id: str, what: str, live: dict[str, Queued] | None) -> Task:

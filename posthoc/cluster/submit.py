@@ -22,7 +22,7 @@ from posthoc.files import replacing
 from posthoc.folders import open_folder, open_lock, refuse_link, remove
 from posthoc.locks import hold
 from posthoc.parts import Entry, Parts, controls_of
-from posthoc.replay.request import Shard
+from posthoc.shards import Shard
 from posthoc.store import open_activations
 
 TIMING = "import json, sys; from posthoc.replay.run import time_checkpoint; print(time_checkpoint(**json.loads(sys.argv[1])))"

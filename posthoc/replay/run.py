@@ -19,9 +19,10 @@ from posthoc.replay.order import Checkpoint
 from posthoc.replay.pipeline import Failed, Kept, Outcome, Replayed, replay
 from posthoc.replay.plan import Extraction
 from posthoc.replay.planning import plan_extraction
-from posthoc.replay.request import PlanOptions, Shard
+from posthoc.replay.request import PlanOptions
 from posthoc.replay.scaling import try_scaling
 from posthoc.replay.untrained import replay_untrained
+from posthoc.shards import Shard
 from posthoc.store import Skipped
 from posthoc.writing import write
 

@@ -14,7 +14,8 @@ from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
 from posthoc.replay.planning import plan_extraction
-from posthoc.replay.run import Shard, run_extraction
+from posthoc.replay.run import run_extraction
+from posthoc.shards import Shard
 from posthoc.streams import batch_seed
 
 RANDOM = np.random.default_rng(0)

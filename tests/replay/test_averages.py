@@ -24,9 +24,9 @@ from posthoc.errors import StoppedError, UsageError
 from posthoc.parts import merge
 from posthoc.replay.cost import averaging, cost
 from posthoc.replay.planning import plan_extraction
-from posthoc.replay.request import Shard
 from posthoc.replay.run import follow_extraction, run_extraction
 from posthoc.report import tables, words
+from posthoc.shards import Shard
 
 NET = """
 from torch import nn

@@ -24,7 +24,8 @@ from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import Parts, merge
 from posthoc.replay.planning import plan_extraction
-from posthoc.replay.run import Shard, follow_extraction, run_extraction
+from posthoc.replay.run import follow_extraction, run_extraction
+from posthoc.shards import Shard
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from posthoc.cli import main; main()"]

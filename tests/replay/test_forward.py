@@ -17,7 +17,8 @@ from posthoc.parts import merge
 from posthoc.replay.network import FORMATS
 from posthoc.replay.planning import plan_extraction
 from posthoc.replay.probes.images import probe_images
-from posthoc.replay.run import Shard, run_extraction
+from posthoc.replay.run import run_extraction
+from posthoc.shards import Shard
 
 HEAD = """
 import collections, dataclasses, random

@@ -24,9 +24,9 @@ from posthoc.replay.cost import require_memory
 from posthoc.replay.hooks import dissect
 from posthoc.replay.layout import find_run
 from posthoc.replay.planning import plan_extraction
-from posthoc.replay.request import Shard
 from posthoc.replay.run import extract, run_extraction
 from posthoc.replay.transformers import example_tokens
+from posthoc.shards import Shard
 from posthoc.store import open_activations
 
 transformers = pytest.importorskip("transformers")

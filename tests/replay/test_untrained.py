@@ -19,8 +19,8 @@ from posthoc.cluster.submission import Array, Submission, Target
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import merge
 from posthoc.replay.planning import plan_extraction
-from posthoc.replay.request import Shard
 from posthoc.replay.run import run_extraction
+from posthoc.shards import Shard
 
 NET = """
 import numpy as np
