@@ -185,7 +185,7 @@ def time_axis(metrics: RunMetrics) -> alt.X:
 def counted_axis(unit: str, when: Sequence[int]) -> alt.X:
     """The axis of checkpoints that are counted in `unit`, from the first to the last; logarithmic, with a place for 0,
     where their steps are spaced so."""
-    if unit != "step" or not log_spaced(when):
+    if not log_spaced(unit, when):
         first, last = min(when), max(when)
         domain = [first, last] if first < last else [first - 1, last + 1]
         spacing: dict[str, Any] = {"tickMinStep": 1} if first < last else {"values": [first]}
@@ -200,14 +200,14 @@ def counted_axis(unit: str, when: Sequence[int]) -> alt.X:
     return alt.X("at:Q", title=unit, scale=alt.Scale(type="symlog"), axis=axis)
 
 
-def log_spaced(when: Sequence[int]) -> bool:
-    """Whether rising numbers lie evenly rather on a logarithmic than on a linear axis.
+def log_spaced(unit: str, when: Sequence[int]) -> bool:
+    """Whether rising numbers are steps that lie evenly rather on a logarithmic than on a linear axis.
 
-    >>> log_spaced([0, 1, 2, 4, 8, 16, 1000, 2000]), log_spaced([0, 100, 200, 300]), log_spaced([5, 6])
+    >>> tuple(log_spaced("step", when) for when in ([0, 1, 2, 4, 8, 16, 1000, 2000], [0, 100, 200, 300], [5, 6]))
     (True, False, False)
     """
     positive = sorted({at for at in when if at > 0})
-    if len(positive) < 4:
+    if unit != "step" or len(positive) < 4:
         return False
     gaps = [b - a for a, b in itertools.pairwise(positive)]
     return max(gaps) > 4 * min(gaps) and positive[-1] > 8 * positive[0]
@@ -258,7 +258,7 @@ def _not_finite(rows: list[dict[str, Any]], metrics: RunMetrics, field: str, wid
     x = time_axis(metrics)
     base = alt.Chart(data([rows[min(began)]])).encode(x=x)
     places = np.array([metrics.when[0], metrics.when[min(began)], metrics.when[-1]], dtype=float)
-    if metrics.summary.unit == "step" and log_spaced(metrics.when):
+    if log_spaced(metrics.summary.unit, metrics.when):
         places = np.log1p(places)
     room = width * (places[2] - places[1]) > 70 * (places[2] - places[0])  # as wide as the word
     side = {"align": "left", "dx": 5} if room else {"align": "right", "dx": -5}

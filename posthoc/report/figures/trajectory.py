@@ -142,7 +142,7 @@ def _path(
     unit = metrics.summary.unit
     base = alt.Chart(data(points))
     seen = base.transform_filter("!datum.untrained")
-    kind = {"type": "symlog"} if unit == "step" and log_spaced(metrics.when) else {}
+    kind = {"type": "symlog"} if log_spaced(unit, metrics.when) else {}
     legend = alt.Legend(title=unit, orient="right", gradientLength=120, tickMinStep=1, format="d")
     circles = seen.mark_circle(size=60, opacity=1, stroke=INK, strokeWidth=0.3).encode(
         x=X, y=Y, color=alt.Color("at:Q", scale=alt.Scale(scheme=SEQUENCE, **kind), legend=legend)
