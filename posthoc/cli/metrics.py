@@ -112,9 +112,10 @@ def command(
                 raise
             skipped.append((str(path), str(error)))
             continue
-        contents.append(metrics.to_dict() if as_json else {})
         lacking |= bool(unmeasured)
-        if not as_json:
+        if as_json:
+            contents.append(metrics.to_dict())
+        else:
             if several:
                 echo(f"{path}:")
             show_metrics(metrics, columns)
@@ -124,7 +125,7 @@ def command(
             echo(written, err=True)
     if as_json:
         print_json(contents if several else contents[0])
-    report_skipped(skipped, done=bool(contents))
+    report_skipped(skipped, done=len(skipped) < len(files))
     if lacking:
         sys.exit(PARTLY)
 
