@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from posthoc.cli import main
 
@@ -70,6 +70,21 @@ def test_what_cannot_be_read_is_named_beside_what_is_wrong_with_the_rest(run):
     assert any(line.startswith("warning") and "step 700 missing from a grid (every 100)" in line for line in lines)
     content = json.loads(posthoc(run, "--json").stdout)
     assert [f["checkpoints"] for f in content["findings"] if f["kind"] == "damaged"] == [[cut.name]]
+
+
+def test_a_damaged_epoch_is_no_missing_step(run, tmp_path):
+    folder = tmp_path / "epochs"
+    folder.mkdir()
+    for epoch, path in enumerate(sorted(run.glob("*.safetensors"))):
+        about = {"epoch": str(epoch), "step": str(60 * epoch)}
+        save_file(load_file(path), folder / f"epoch_{epoch}.safetensors", about)
+    (folder / "epoch_5.safetensors").write_bytes(b"")
+    result = posthoc(folder).output
+    assert "1 error, 1 checkpoint of 10 concerned" in result
+    (folder / "epoch_6.safetensors").unlink()  # which of the two is there cannot be told
+    assert "step 300, 360 missing from a grid (every 60)" in posthoc(folder).output
+    (folder / "epoch_6.safetensors").write_bytes(b"")
+    assert "2 errors, 2 checkpoints of 10 concerned" in posthoc(folder).output
 
 
 def test_json(run):

@@ -2,6 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -152,8 +154,39 @@ def missing_steps(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
             gaps["last"] = last
         if gaps:
             rule = {"every": float(grid.every), "base": float(grid.base)} if grid else {}
-            yield Finding(Kind.MISSING_STEPS, Severity.WARNING, (), (), {**gaps, **rule, "missing": len(gaps)})
+            about = {"missing": float(len(gaps)), "in steps": float(unit == "step")}
+            yield Finding(Kind.MISSING_STEPS, Severity.WARNING, (), (), {**gaps, **rule, **about})
         return
+
+
+def less_the_damaged(
+    finding: Finding, checkpoints: Sequence[Checkpoint], damaged: Sequence[tuple[Path, str]]
+) -> Finding | None:
+    """A finding; missing steps without those of which what is damaged is there, None where none is left.
+
+    Those are there that lie between the checkpoints whose names count one less and one more than a damaged one's, if they
+    are as many, or have its very number.
+    """
+    named = places([*(stem(c.path) for c in checkpoints), *(stem(path) for path, _ in damaged)])
+    numbers = (named.steps or named.epochs or ()) if named else ()
+    if finding.kind is not Kind.MISSING_STEPS or not numbers:
+        return finding
+    unit = "step" if finding.evidence["in steps"] else "epoch"
+    rows = sorted(zip(numbers, (getattr(c, unit) for c in checkpoints), strict=False))
+    between = defaultdict(list)
+    for number in numbers[len(checkpoints) :]:
+        lower, higher = [at for n, at in rows if n < number], [at for n, at in rows if n > number]
+        if lower and higher:
+            between[lower[-1], higher[0]].append(number)
+    holes = {name: step for name, step in finding.evidence.items() if name.startswith(f"{unit} ")}
+    there: set[str] = set()
+    for (low, high), of in between.items():
+        within = [name for name, step in holes.items() if low < step < high]
+        exact = [name for name in within if holes[name] in of]
+        there.update(exact or (within if len(within) <= len(of) else ()))
+    missing = finding.evidence["missing"] - len(there)
+    rest = {name: value for name, value in finding.evidence.items() if name not in there}
+    return replace(finding, evidence=rest | {"missing": missing}) if missing else None
 
 
 def duplicate_steps(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:

@@ -1,8 +1,7 @@
 """A check as a whole: what was read, and what was found."""
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +130,7 @@ def check_series(
     """
     run = find_run(place, select, pick, skip_damaged=True, order=order, placed=placed, sound=False)
     # With Numba and SciPy, which what is wrong with a run need not wait for.
-    from posthoc.replay.series.exact import exact_findings
+    from posthoc.replay.series.exact import exact_findings, less_the_damaged
     from posthoc.replay.series.geometry import compare
     from posthoc.replay.series.jumps import norm_jumps
     from posthoc.replay.series.placing import placing_findings
@@ -141,24 +140,12 @@ def check_series(
     geometry = compare(series)
     findings, unordered = placing_findings(series, geometry, exact_findings(series))
     findings += norm_jumps(series, geometry, findings)
-    findings = [*map(_damaged, run.damaged), *_there(findings, run.damaged)]
+    if run.damaged:
+        rest = [less_the_damaged(finding, series.checkpoints, run.damaged) for finding in findings]
+        findings = [*map(_damaged, run.damaged), *filter(None, rest)]
     findings.sort(key=lambda finding: (-finding.severity, finding.checkpoints))
     return Result(run, series, tuple(findings), str(run.folder), unordered)
 
 
 def _damaged(item: tuple[Path, str]) -> Finding:
     return Finding(Kind.DAMAGED, Severity.ERROR, file=item[0].name)
-
-
-def _there(findings: Sequence[Finding], damaged: Sequence[tuple[Path, str]]) -> Iterator[Finding]:
-    """The findings, without the steps that are missing because what is there of them is damaged: by the numbers in names."""
-    numbers = {float(number) for path, _ in damaged for number in re.findall(r"\d+", path.name)}
-    for finding in findings:
-        if finding.kind is Kind.MISSING_STEPS and numbers:
-            e = finding.evidence
-            found = [name for name, step in e.items() if name.startswith(("step ", "epoch ")) and step in numbers]
-            if len(found) == e["missing"]:
-                continue
-            rest = {name: value for name, value in e.items() if name not in found}
-            finding = replace(finding, evidence=rest | {"missing": e["missing"] - len(found)})
-        yield finding

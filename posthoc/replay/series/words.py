@@ -93,7 +93,7 @@ def _at_fault(finding: Finding, result: Result) -> str:
 
 def _missing(finding: Finding, result: Result) -> str:
     e = finding.evidence
-    unit = "step" if result.unit == "step" else "epoch"
+    unit = "step" if e["in steps"] else "epoch"
     steps = [f"{value:.0f}" for name, value in e.items() if name.startswith(f"{unit} ")]
     texts = []
     if steps:
