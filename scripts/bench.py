@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=8, help="tokens: documents in the probe")
     parser.add_argument("--models", default=",".join(MODELS), help="extract: torchvision's names")
     parser.add_argument("--repeats", type=int, default=3, help="extract, tokens: turns")
-    parser.add_argument("--checkpoints", type=int, default=4, help="extract, tokens: in each run")
+    parser.add_argument("--checkpoints", type=int, default=4, help="extract, tokens: in each run, 3 at least")
     parser.add_argument("--size", default="70m", choices=list(tokens.SIZES), help="tokens: of the network, as Pythia's")
     args = parser.parse_args()
     if args.what == "kernels":

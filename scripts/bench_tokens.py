@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_extract import spent_in_turn
+from bench_extract import compared, stages
 
 from posthoc.replay.network import Network, split
 from posthoc.replay.pipeline import Loaded, Reading
 from posthoc.replay.planning import plan_extraction
-from posthoc.replay.run import extract, run_extraction
+from posthoc.replay.run import extract
 
 CONTEXT = 256
 SIZES = {
@@ -40,7 +40,7 @@ def write_series(folder: Path, checkpoints: int, vocabulary: int, **sizes: int) 
 
 
 def speed(size: str, documents: int, repeats: int, checkpoints: int, cuda: bool) -> None:
-    """Seconds, and processor seconds, of an extraction with a control and of the same forward passes alone, in turn."""
+    """A checkpoint of an extraction with a control beside the same forward passes alone, in turn; what is done once, apart."""
     with tempfile.TemporaryDirectory(prefix="posthoc-bench-") as name:
         folder = Path(name)
         parameters = write_series(folder, checkpoints, VOCABULARY, **SIZES[size])
@@ -48,16 +48,20 @@ def speed(size: str, documents: int, repeats: int, checkpoints: int, cuda: bool)
             folder / "run", f"tokens:{folder / 'ids.npy'}", context=CONTEXT, documents=documents,
             controls=("shuffle",), device="cuda" if cuda else "cpu",
         )  # fmt: skip
-        ours = partial(run_extraction, plan, folder / "a.h5", force=True)
         net = Network(plan)
         loaded = Reading(plan, iter([]), lambda _: None).load(plan.run.checkpoints[-1], {})
         assert isinstance(loaded, Loaded)
         net.stage(loaded.tensors)
         net.swap()  # weights that are zeros, and were never written to, take no memory
-        seconds = spent_in_turn([ours, partial(bare_passes, net, checkpoints)], repeats)
-        wall, processor = np.median(seconds[:, 1] / seconds[:, 0], axis=0)
+        ours, theirs = compared(
+            partial(stages, plan, folder / "a.h5"), [partial(bare_passes, net, checkpoints)], repeats
+        )
+        wall, processor = np.median(theirs[:, 0] / checkpoints / ours[:, 0], axis=0)
+        each, once = np.median(ours[:, :, 0], axis=0)
         print(f"{parameters / 1e6:.0f} M parameters, {checkpoints} checkpoints")
-        print(f"{documents} documents of {CONTEXT} tokens and their shuffle")
+        print(
+            f"{documents} documents of {CONTEXT} tokens and their shuffle: {each:.3g} s a checkpoint, {once:.2g} s once"
+        )
         print(f"of the bare forward passes: {wall:.3f} by the clock, {processor:.3f} of processor time")
 
 
