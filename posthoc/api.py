@@ -50,7 +50,7 @@ def compute_metrics(
     max_nulls
         Draws of the deciding null at the most, in checkpoints where fewer are too few for a verdict (default: 9,999).
     measures
-        `default`, `all`, names of `list_measures()`, or measures of your own, see `measure`.
+        `default`, `all`, names of `list_measures()` or their symbols, such as H_eff, or measures of your own, see `measure`.
 
     Returns
     -------

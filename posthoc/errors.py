@@ -1,7 +1,7 @@
 """The one error type: what is wrong, where, and what to do, in a sentence; and the words of others' errors."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -39,6 +39,17 @@ def nearest(name: str, known: Iterable[str], spellings: Mapping[str, str] | None
     lower = {text.lower(): each for text, each in spelt.items()}
     near = dict.fromkeys(lower[text] for text in difflib.get_close_matches(name.lower(), lower, most))
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(listed)}."
+
+
+def meant(name: str, known: Container[str], spellings: Mapping[str, str]) -> str:
+    """The known name that a name is, or is another spelling of, capital letters or not; the name itself where it is none.
+
+    >>> meant("m", ["hurst"], {"H": "hurst", "M": "metastability"}), meant("nosuch", ["hurst"], {"H": "hurst"})
+    ('metastability', 'nosuch')
+    """
+    if name in known or name in spellings:
+        return name if name in known else spellings[name]
+    return next((of for spelling, of in spellings.items() if spelling.lower() == name.lower()), name)
 
 
 def plain_number(value: Any) -> Any:

@@ -14,6 +14,7 @@ from numpydoc.docscrape import NumpyDocString
 
 import posthoc
 from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.runs import as_run, measured_of_all
 from posthoc.errors import UsageError
 from posthoc.replay.request import PlanOptions, Request
 
@@ -151,8 +152,8 @@ def test_an_attribute_that_is_not_there_raises_with_the_nearest(metrics):
 
 
 def test_names_that_are_not_there_raise_with_the_nearest(metrics):
-    with pytest.raises(posthoc.PosthocError, match=re.escape("no measure 'H_eff' here; did you mean integration?")):
-        metrics.column("H_eff")
+    with pytest.raises(posthoc.PosthocError, match=re.escape("no measure 'H_ef' here; did you mean integration?")):
+        metrics.column("H_ef")
     with pytest.raises(posthoc.PosthocError, match="did you mean metastability"):
         metrics.null("white", "metastabilty")
     with pytest.raises(posthoc.PosthocError, match=re.escape("no null 'orders' here; did you mean order?")):
@@ -160,6 +161,19 @@ def test_names_that_are_not_there_raise_with_the_nearest(metrics):
     with pytest.raises(posthoc.PosthocError, match=re.escape("no number 'median' of a null; did you mean mean?")):
         metrics.null("order", "hurst", "median")
     assert np.isnan(metrics.null("channel", "hurst")).all()  # which is not drawn for it
+
+
+def test_a_measure_is_asked_for_by_its_symbol_too(metrics):
+    assert metrics.column("H_eff") is metrics.column("integration")
+    assert metrics.column("m") is metrics.column("metastability")
+    assert metrics.column("loss") is metrics.measures["loss"].value  # a name before another's symbol
+    np.testing.assert_array_equal(metrics.null("white", "M", "p"), metrics.null("white", "metastability", "p"))
+    run = as_run(metrics, "mine")
+    assert measured_of_all([run], "Psi, H_eff,integration,M", "--measures") == [
+        "stability_index",
+        "integration",
+        "metastability",
+    ]
 
 
 def test_a_run_as_a_table_and_as_a_data_set(metrics, tmp_path):

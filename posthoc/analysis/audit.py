@@ -149,7 +149,7 @@ def _table(
     """The measures to audit, and those among them that were asked for: by name, or as series where all were.
 
     Measures of checkpoints, of which each control takes seconds, are no default ones."""
-    request = Asked.of(measures)
+    request = Asked.of(measures, activations)
     table = chosen(request, activations=activations)
     keys = set(request.keys)
     if request.everything:

@@ -51,14 +51,14 @@ def compute_metrics(
     nulls: how many times each null is drawn for each checkpoint (0: not at all; references at most 39 times), with random
     numbers keyed by `seed`. Where that is too few for a verdict over all checkpoints, the deciding null is drawn up to
     `max_nulls` times (default: 9,999), in the checkpoints that need it.
-    measures: names of MEASURES, `default` or `all`, and measures of your own (`posthoc.measure`), see `measures.chosen`;
+    measures: names or symbols of MEASURES, `default` or `all`, and measures of your own (`posthoc.measure`), see `measures.chosen`;
     accuracy, loss and other scores that the file has are always there.
     Raises PosthocError where there are too few images, layers or checkpoints for the protocol, or the signal was not
     recorded.
     """
     protocol = protocol or Protocol.fitting(activations.signals)
     axis = AXES[protocol.axis]
-    asked = Asked.of(measures)
+    asked = Asked.of(measures, activations)
     table = chosen(asked, axis.unasked, activations)
     _refuse_unfit(activations, protocol, axis)
     units = _units(activations, protocol) if axis.layered else ()

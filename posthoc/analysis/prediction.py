@@ -117,7 +117,7 @@ def predict(
         keys = [key for key in keys if key in named]
     columns = {key: table.of_measure(key) for key in keys if all(key in run.columns for run in runs)}
     baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
-    taken_off = {name.strip(): table.known_of(name.strip()) for name in beyond}
+    taken_off = dict(table.known_of(name.strip()) for name in beyond)
     known = [table.loss, table.slope, *taken_off.values()]
     permuted = _permutations(table.configurations, seed)
     leads = {key: _lead(runs, key) for key in columns}
@@ -186,12 +186,13 @@ class _Table:
         """A measure [E, R]."""
         return np.stack([run.columns[key][rows] for run, rows in zip(self.runs, self.rows, strict=True)], axis=1)
 
-    def known_of(self, name: str) -> FloatArray:
-        """What is to be taken off [E, R]: a measure, or a setting that was recorded of every run, as a number."""
+    def known_of(self, name: str) -> tuple[str, FloatArray]:
+        """What is to be taken off [E, R], and its key: a measure, or a setting that was recorded of every run, as a number."""
         settings = [run.about.get(name) for run in self.runs]
         if all(isinstance(value, int | float) and math.isfinite(value) for value in settings):
-            return np.tile(np.array(settings, np.float64), (len(self.loss), 1))
-        return self.of_measure(*measured_of_all(self.runs, name, "--beyond"))
+            return name, np.tile(np.array(settings, np.float64), (len(self.loss), 1))
+        (key,) = measured_of_all(self.runs, name, "--beyond")
+        return key, self.of_measure(key)
 
     def of_target(self, target: str) -> FloatArray:
         """A target [E, R]."""

@@ -25,7 +25,7 @@ from posthoc.analysis.origins import AxisWords, Checkpoint, Code, Input, Unit, t
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.stored import Fluctuation, plain
 from posthoc.analysis.weights import WeightPath
-from posthoc.errors import PosthocError, Suggesting, nearest
+from posthoc.errors import PosthocError, Suggesting, meant, nearest
 from posthoc.files import write_json
 from posthoc.recording import Recording
 from posthoc.typed import Array, Range, Shape, read_typed
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas
     import xarray
     from altair import TopLevelMixin
+
+    from posthoc.analysis.measures.measure import Measure
 
 FORMAT = "posthoc-metrics"
 FORMAT_VERSION = 2
@@ -215,6 +217,11 @@ class Summary:
         return "epoch" if self.unit == "epoch" else "checkpoint"
 
 
+def keys_by_symbol(measures: "Mapping[str, Measure | Measured]") -> dict[str, str]:
+    """The keys of measures by their symbols; the first of those that have the same."""
+    return {of.symbol: key for key, of in reversed(list(measures.items()))}
+
+
 def psi_with(symbol: str) -> str:
     """Under which name a summary has the correlation of the stability index with a score.
 
@@ -303,7 +310,7 @@ class RunMetrics(Suggesting):
         Parameters
         ----------
         measure
-            Its name, as `posthoc.list_measures` gives it.
+            Its name, as `posthoc.list_measures` gives it, or its symbol.
 
         Returns
         -------
@@ -325,7 +332,7 @@ class RunMetrics(Suggesting):
         null
             Its name, as `posthoc.list_nulls` gives it.
         measure
-            The measure's name.
+            The measure's name or symbol.
         name
             `mean`, `sd`, `low`, `high`, `p` or `draws`.
 
@@ -349,10 +356,10 @@ class RunMetrics(Suggesting):
         return np.asarray(getattr(nulls[null], name), dtype=float)
 
     def _measured(self, measure: str) -> Measured:
-        if measure not in self.measures:
-            symbols = {measured.symbol: key for key, measured in self.measures.items()}
+        symbols = keys_by_symbol(self.measures)
+        if (key := meant(measure, self.measures, symbols)) not in self.measures:
             raise PosthocError(f"There is no measure {measure!r} here; {nearest(measure, self.measures, symbols)}")
-        return self.measures[measure]
+        return self.measures[key]
 
     def _spellings(self) -> Mapping[str, str]:
         return {key: f"column({key!r})" for key in self.__dict__.get("measures", {})}

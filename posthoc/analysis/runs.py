@@ -16,7 +16,7 @@ import numpy as np
 
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import AXES
-from posthoc.analysis.measures import MEASURES, advice, measure_called, of_epochs
+from posthoc.analysis.measures import MEASURES, advice, key_of, measure_called, of_epochs
 from posthoc.analysis.nulls import description, words_of
 from posthoc.analysis.origins import Checkpoint
 from posthoc.analysis.protocol import Protocol
@@ -29,11 +29,12 @@ from posthoc.analysis.records import (
     RunMetrics,
     Summary,
     best_of,
+    keys_by_symbol,
     load_metrics,
     score_of,
 )
 from posthoc.analysis.summary import overall, summarise
-from posthoc.errors import PosthocError, UsageError
+from posthoc.errors import PosthocError, UsageError, meant
 from posthoc.files import names_apart, open_regular
 
 COLUMNS = {
@@ -41,8 +42,6 @@ COLUMNS = {
     "metastability": "M",
 }  # fmt: skip
 """What is read of a CSV, and the names of the columns in the files published with arXiv 2604.09716."""
-ALIASES = {"h_eff": "integration", "m": "metastability"}
-"""What the columns may be called, too."""
 NEEDED = ("epoch", "integration", "metastability")
 CSV_BYTES = 2**27
 OF_MEASURING = {
@@ -142,10 +141,11 @@ def find_metrics(places: Sequence[str]) -> list[tuple[Path, str]]:
 def load_csv(paths: Sequence[str], columns: Mapping[str, str] | None = None) -> list[Run]:
     """Read one run per CSV file of epochs.
 
-    columns: our names (see COLUMNS) -> the file's. Integration and metastability are needed; an empty field is NaN.
+    columns: our names (see COLUMNS) or symbols -> the file's. Integration and metastability are needed; an empty field is NaN.
     What a file's name says of model, data set and seed is recorded.
     """
-    mapped = {ALIASES.get(key, key): column for key, column in (columns or {}).items()}
+    symbols = keys_by_symbol({key: MEASURES[key] for key in COLUMNS if key in MEASURES})
+    mapped = {meant(key, COLUMNS, symbols): column for key, column in (columns or {}).items()}
     if unknown := sorted(set(mapped) - set(COLUMNS)):
         raise UsageError(f"No column is called {', '.join(unknown)}; map {', '.join(COLUMNS)}.")
     files = _once([match for place in paths for match in _matching(place)])
@@ -265,17 +265,18 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def measured_of_all(runs: Sequence[Run], names: str, option: str) -> list[str]:
-    """The keys of the measures of these names, commas between, or of `all`, that each of the runs has a value of.
+    """The keys of the measures of these names or symbols, commas between, or of `all`, that each of the runs has a value of.
 
     Raises UsageError, which begins with the option, for a name that no measure has, and for a measure that some run lacks,
     with what it would take.
     """
     shared = [key for key in runs[0].measures if all(np.isfinite(run.column(key)).any() for run in runs)]
-    wanted = shared if names == "all" else [name.strip() for name in names.split(",")]
+    known = {key: measured for run in runs for key, measured in run.measures.items()}
+    given = [] if names == "all" else [name.strip() for name in names.split(",")]
+    wanted = dict.fromkeys(key_of(name, {**MEASURES, **known}) for name in given) if given else shared
     for name in wanted:
         if name in shared:
             continue
-        known = {key: measured for run in runs for key, measured in run.measures.items()}
         if name not in known and not measure_called(name):
             if any(name in run.about for run in runs):
                 raise UsageError(
@@ -285,7 +286,7 @@ def measured_of_all(runs: Sequence[Run], names: str, option: str) -> list[str]:
         raise UsageError(
             f"{option} {name}: not measured of all runs; of all there are {', '.join(shared)}. {_lacking(runs, name)}"
         )
-    return wanted
+    return list(wanted)
 
 
 def _lacking(runs: Sequence[Run], key: str) -> str:

@@ -80,8 +80,8 @@ class Metrics(click.Command):
               "and of the others up to 39; 0: none.")  # fmt: skip
 @click.option("--max-nulls", type=click.IntRange(min=1), default=9999, help="Draws of the deciding null at the most, in "
               "checkpoints where fewer are too few for a verdict.")  # fmt: skip
-@click.option("--measures", default="default", metavar="NAMES", help="What is measured: default, all, or names with commas "
-              "between, see below. Accuracy, loss and other scores are always there.")  # fmt: skip
+@click.option("--measures", default="default", metavar="NAMES", help="What is measured: default, all, or names or "
+              "symbols with commas between, see below. Accuracy, loss and other scores are always there.")  # fmt: skip
 @click.option("--measure", "functions", multiple=True, metavar="FILE.py:FUNCTION", help="Measure this function of the signals, too; "
               "it is run. Several may be given. See docs/your-own-measure.md.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Keys the random numbers of nulls and intervals.")
@@ -150,16 +150,11 @@ def _measure(
         raise UsageError(f"{output}: with --csv the output is the JSON file; give it another ending.")
     for path in outputs:
         try_output(path, force, activations)
-    from posthoc.analysis.measures import OF_FILES, Asked, Measure
+    from posthoc.analysis.measures import Asked, Measure
     from posthoc.analysis.measures import chosen as table_of
     from posthoc.analysis.measures.user import load
 
     wanted: list[str | Measure] = [*measures.split(","), *map(load, functions)]
-    asked = Asked.of(wanted)
-    table_of(
-        [name for name in asked.names if not name.startswith(OF_FILES)]
-    )  # of a wrong one there is nothing to wait for
-    from posthoc.analysis.metrics import compute_metrics
     from posthoc.analysis.protocol import Protocol
     from posthoc.store import open_activations
 
@@ -169,6 +164,10 @@ def _measure(
         open_activations(activations) as opened,
         progress_on_stderr("measuring") as progress,
     ):
+        asked = Asked.of(wanted, opened)
+        table_of(asked, activations=opened)  # of a wrong one there is nothing to wait for
+        from posthoc.analysis.metrics import compute_metrics
+
         chosen = Protocol.fitting(opened.signals, protocol or "", **changes)
         if chosen.axis == "token" and not changes["axis"]:
             echo(f"{activations} holds the tokens of documents: measured along them, as by --axis token", err=True)

@@ -72,14 +72,22 @@ def test_what_is_not_measured_by_default_is_where_all_are(monkeypatch):
     ("name", "advice"),
     [
         ("integraton", "did you mean integration"),
-        ("H_eff", "did you mean integration"),
-        ("m", "did you mean metastability"),
+        ("H_ef", "did you mean integration"),
+        ("mm", "did you mean metastability"),
         ("zzz", "there are default, all, hurst, integration"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, advice):
     with pytest.raises(UsageError, match=rf"There is no measure '{name}'; {advice}"):
         chosen(f"hurst,{name}")
+
+
+def test_a_symbol_is_a_name():
+    assert list(chosen("H_eff,m")) == ["hurst", "integration", "metastability"]
+    assert list(chosen(["Psi", "loss"])) == list(chosen("stability_index,loss"))
+    assert chosen("EL2N")["difficulty"].listed  # as where it is named
+    of_yours = Measure("mine", "M", "mine", "", of_series=lambda series: 1.0)
+    assert list(chosen(["M", of_yours])) == ["metastability", "mine"]
 
 
 def test_what_is_chosen_has_the_numbers_that_it_has_among_all(noise_file, everything):
@@ -140,7 +148,7 @@ def test_integration_alone_has_its_figures(noise_file):
 def test_the_command_says_what_could_not_be_measured(noise_file, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "posthoc", "metrics", noise_file, "-o", tmp_path / "metrics.json", "--nulls", "0",
-         "--measures", "synchrony,surprisal,nc1"],
+         "--measures", "synchrony,H_s,NC1"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 3

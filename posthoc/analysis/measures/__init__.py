@@ -30,8 +30,8 @@ from posthoc.analysis.measures.snapshot import Estimate, Replay, Snapshot
 from posthoc.analysis.measures.tokens import Documents
 from posthoc.analysis.origins import Checkpoint, trained
 from posthoc.analysis.protocol import Protocol
-from posthoc.analysis.records import Measured
-from posthoc.errors import UsageError, nearest
+from posthoc.analysis.records import Measured, keys_by_symbol
+from posthoc.errors import UsageError, meant, nearest
 
 if TYPE_CHECKING:
     from posthoc.store import Activations
@@ -81,8 +81,10 @@ SEVERAL = ("default", "all")
 class Asked:
     """What is asked for by a text of names with commas between, or by several of them and measures of the user's.
 
-    >>> Asked.of("default, churn").names, Asked.of(["all"]).everything
-    (('churn',), True)
+    names: the keys of those that are known, and the rest as they are.
+
+    >>> Asked.of("default, churn, H_eff").names, Asked.of(["all"]).everything
+    (('churn', 'integration'), True)
     """
 
     default: bool
@@ -91,11 +93,12 @@ class Asked:
     others: tuple[Measure, ...] = ()
 
     @classmethod
-    def of(cls, names: str | Iterable[str | Measure]) -> "Asked":
-        """Of a request as `compute_metrics` takes it."""
+    def of(cls, names: str | Iterable[str | Measure], activations: "Activations | None" = None) -> "Asked":
+        """Of a request as `compute_metrics` takes it: names or symbols, also of the file's own scores and means."""
+        known = known_of(activations)
         words = names.split(",") if isinstance(names, str) else list(names)
         texts = [word.strip() for word in words if isinstance(word, str)]
-        named = tuple(dict.fromkeys(text for text in texts if text not in SEVERAL))
+        named = tuple(dict.fromkeys(key_of(text, known) for text in texts if text not in SEVERAL))
         return cls(
             "default" in texts, "all" in texts, named, tuple(word for word in words if isinstance(word, Measure))
         )
@@ -122,7 +125,7 @@ def chosen(
 ) -> dict[str, Measure]:  # fmt: skip
     """The measures of these names, of which `default` and `all` stand for several, and those that they are made of.
 
-    wanted: one text with commas between, or several, and measures of your own; unasked: what `default` does not stand
+    wanted: one text with commas between, or several, and measures of your own, see `Asked.of`; unasked: what `default` does not stand
     for; activations: the file, whose own scores and means of weights are among them. A measure of checkpoints that is
     named is listed in their table. Raises UsageError, with the nearest names, where one is unknown, and where one of your
     own has the name of another.
@@ -130,8 +133,8 @@ def chosen(
     >>> list(chosen("volatility"))
     ['hurst', 'integration', 'metastability', 'stability_index', 'volatility']
     """
-    asked = wanted if isinstance(wanted, Asked) else Asked.of(wanted)
-    known = MEASURES | {measure.key: measure for measure in _of_file(activations)}
+    asked = wanted if isinstance(wanted, Asked) else Asked.of(wanted, activations)
+    known = known_of(activations)
     keys = {
         key for key, of in known.items() if asked.everything or (asked.default and of.default and key not in unasked)
     }
@@ -148,9 +151,19 @@ def chosen(
     return table | others
 
 
-def _of_file(activations: "Activations | None") -> list[Measure]:
-    """The measures of which a file holds as many as were recorded."""
-    return [] if activations is None else [*behaviour.scores_of(activations), *merging.means_of(activations)]
+def known_of(activations: "Activations | None") -> dict[str, Measure]:
+    """All measures by their keys, with those of which a file holds as many as were recorded."""
+    of_file = [] if activations is None else [*behaviour.scores_of(activations), *merging.means_of(activations)]
+    return MEASURES | {measure.key: measure for measure in of_file}
+
+
+def key_of(name: str, known: Mapping[str, Measure | Measured]) -> str:
+    """The key of the measure of that name or symbol; the name itself where there is none.
+
+    >>> key_of("H_eff", MEASURES), key_of("nosuch", MEASURES)
+    ('integration', 'nosuch')
+    """
+    return meant(name, known, keys_by_symbol(known))
 
 
 def _refuse_taken(key: str, known: Container[str]) -> None:
@@ -171,7 +184,7 @@ def _named(name: str, known: Mapping[str, Measure]) -> Measure:
 
 def advice(name: str, known: Mapping[str, Measure | Measured]) -> str:
     """What to write instead of a name that no measure has: the key of that which it, or its symbol, is nearest to."""
-    return nearest(name, dict.fromkeys([*SEVERAL, *known, *names()]), {of.symbol: key for key, of in known.items()})
+    return nearest(name, dict.fromkeys([*SEVERAL, *known, *names()]), keys_by_symbol(known))
 
 
 def _needs(measure: Measure) -> tuple[str, ...]:
