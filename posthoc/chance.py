@@ -96,7 +96,7 @@ def doubt(run: Replayed) -> str | None:
     They are where neither the first checkpoint after step 0 nor the last does better than chance, where another
     preparation was tried and does better, where a batch norm was trained on other numbers, or where the last is far
     below the accuracy that it recorded of itself. Of a last checkpoint whose scores are no numbers, or which is no better
-    than chance and whose weights are not finite, that is said.
+    than chance and whose weights are not finite, or which an earlier one was far above, that is said.
     accuracy: on the probe, [E]; epochs, steps: -1 where unknown.
     Nothing is said of a run without accuracy or with nothing but untrained weights.
     """
@@ -122,6 +122,10 @@ def doubt(run: Replayed) -> str | None:
         where += f", chance {largest_share(labels):.2f}"
         if broken := _broken(run, int(last)):
             return f"{where}: {broken}, which no scaling of {what} mends"
+        best = trained[np.nanargmax(accuracy[trained])]
+        if accuracy[last] < accuracy[best] - GAP:
+            before = f"{accuracy[best]:.2f} at {_place(epochs[best], steps[best])}"
+            return f"{where}, after {before}: the training broke down in between"
         reason = f"{where}: {what} are probably not {scaled} as in training ({options}), or nothing was learned"
         return "; ".join([reason, *_evidence(run, int(last))])
     if evidence := _evidence(run, int(last)):
@@ -138,8 +142,10 @@ def doubt(run: Replayed) -> str | None:
 def _nothing_said(run: Replayed, last: int, what: str) -> str:
     """That the scores of the last checkpoint are no numbers, so that nothing can be said of how good it is."""
     where = _place(run.epochs[last], run.steps[last])
-    because = f": {broken}" if (broken := _broken(run, last)) else ""
-    return f"no score at {where}, where what the network gives for some or all of {what} is not finite{because}"
+    outputs = f"the network's outputs for some or all of {what} are not"
+    if broken := _broken(run, last):
+        return f"no score at {where}: {broken}, and {outputs} either"
+    return f"no score at {where}: {outputs} finite"
 
 
 def _broken(run: Replayed, row: int) -> str:

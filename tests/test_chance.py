@@ -98,10 +98,11 @@ def test_what_is_said(made, says):
 def test_scores_that_are_not_finite_are_not_blamed_on_the_scaling():
     made = run([0.1, 0.1])
     made.loss[:] = math.nan
-    nothing = "no score at epoch 2, where what the network gives for some or all of the images is not finite"
-    assert doubt(made) == nothing
+    assert doubt(made) == "no score at epoch 2: the network's outputs for some or all of the images are not finite"
     made.accuracy[1], made.nonfinite_weights[1] = math.nan, 1
-    assert doubt(made) == f"{nothing}: 1 weight is not finite"
+    assert doubt(made) == (
+        "no score at epoch 2: 1 weight is not finite, and the network's outputs for some or all of the images are not either"
+    )
     made.accuracy[1], made.nonfinite_weights[1] = 0.1, 0
     made.loss[:] = [math.nan, 2.3]  # it came back
     assert doubt(made).endswith("or nothing was learned")
@@ -109,6 +110,13 @@ def test_scores_that_are_not_finite_are_not_blamed_on_the_scaling():
     assert doubt(made) == (
         "probe accuracy 0.10 at epoch 2, chance 0.10: 1,600 weights are not finite, which no scaling of the images mends"
     )
+
+
+def test_a_training_that_broke_down_is_not_blamed_on_the_scaling():
+    assert doubt(run([0.1, 0.55, 0.1])) == (
+        "probe accuracy 0.10 at epoch 3, chance 0.10, after 0.55 at epoch 2: the training broke down in between"
+    )
+    assert doubt(run([0.1, 0.25, 0.1])).endswith("or nothing was learned")
 
 
 def test_what_speaks_against_the_preparation_is_said_above_chance():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posthoc.analysis.health import LEAST, LEAST_LAYERS
+from posthoc.analysis.health import LEAST, LEAST_LAYERS, Ailment
 from posthoc.analysis.measures.layers import settled_at
 from posthoc.analysis.records import Measured, RunMetrics
 from posthoc.analysis.responses import Audit
@@ -25,7 +25,22 @@ def happened(metrics: RunMetrics) -> list[str]:
         sentences = [
             "No accuracy, other score or loss is recorded in the checkpoints, and none could be measured on the probe."
         ]
-    return list(filter(None, [*sentences, _settling(metrics)]))  # fmt: skip
+    return list(filter(None, [_breakdown(metrics), *sentences, _settling(metrics)]))
+
+
+def _breakdown(metrics: RunMetrics) -> str:
+    """From where on something is not finite, to the end; empty of a run that keeps or finds its way."""
+    lasting = [
+        symptom
+        for symptom in metrics.health
+        if symptom.kind in (Ailment.WEIGHTS, Ailment.SIGNALS, Ailment.LOSS)
+        and symptom.began + symptom.checkpoints == len(metrics.when)
+    ]
+    if not lasting:
+        return ""
+    first = min(lasting, key=lambda symptom: symptom.began)  # the worst of those that begin at once
+    at = f"{metrics.summary.unit} {metrics.when[first.began]}"
+    return f"The training breaks down at {at}: from there on there are {str(first.kind).removeprefix('a ')}."
 
 
 def _course(metrics: RunMetrics, measured: Measured) -> str:
@@ -77,9 +92,12 @@ def _settling(metrics: RunMetrics) -> str:
     if not early:
         return "No layer settles before the last checkpoint."
     if len(since) <= FEW:
-        parts = [f"{name} from {unit} {metrics.when[since[name]]}" for name in early]
+        parts = [
+            f"{listed([name for name in early if since[name] == e])} from {unit} {metrics.when[e]}"
+            for e in dict.fromkeys(since[name] for name in early)
+        ]
         rest = [name for name in since if name not in early]
-        return f"Layers settle: {', '.join(parts)}" + (f"; not before the end: {', '.join(rest)}." if rest else ".")
+        return f"Layers settle: {'; '.join(parts)}" + (f"; not before the end: {', '.join(rest)}." if rest else ".")
     first, middle = early[0], sorted(since.values())[(len(since) - 1) // 2]
     half = f"half of them by {unit} {metrics.when[middle]}" if middle < E - 1 else "half of them not before the end"
     return (
@@ -172,11 +190,12 @@ def which(metrics: RunMetrics) -> list[str]:
 def _named(unit: str, numbers: list[int]) -> str:
     """Checkpoints by their numbers; of many the first and the last, and how many there are.
 
-    >>> _named("epoch", [9]), _named("epoch", [9, 10]), _named("step", [1, 2, 3, 4, 5, 9])
-    ('epoch 9', 'epochs 9 and 10', 'steps 1 to 9 (6 of them)')
+    >>> _named("epoch", [9]), _named("epoch", [9, 10]), _named("epoch", [1, 2, 3, 4, 5]), _named("step", [1, 2, 3, 4, 5, 9])
+    ('epoch 9', 'epochs 9 and 10', 'epochs 1 to 5', 'steps 1 to 9 (6 of them)')
     """
     if len(numbers) > 4:
-        return f"{unit}s {numbers[0]} to {numbers[-1]} ({len(numbers)} of them)"
+        count = "" if numbers[-1] - numbers[0] == len(numbers) - 1 else f" ({len(numbers)} of them)"
+        return f"{unit}s {numbers[0]} to {numbers[-1]}{count}"
     return f"{unit}{'s' * (len(numbers) > 1)} {listed([str(number) for number in numbers])}"
 
 
@@ -248,37 +267,47 @@ def matrix(metrics: RunMetrics) -> Matrix | None:
 
 
 def _cell(result: Verdict, noun: str) -> Cell:
-    kinds = {Outcome.DIFFERS: "mostly" if result.mostly else "some", Outcome.INDISTINGUISHABLE: "none"}
     text = f"{result.differs}/{result.epochs}" if result.epochs else ""
-    return Cell(kinds.get(result.outcome, "unknown"), text, sentence_of(result.sentence(noun)), result.decides)
+    return Cell(_kind(result), text, sentence_of(result.sentence(noun)), result.decides)
+
+
+def _kind(result: Verdict) -> str:
+    """The kind of cell a verdict makes, by which advice goes, too."""
+    kinds = {Outcome.DIFFERS: "mostly" if result.mostly else "some", Outcome.INDISTINGUISHABLE: "none"}
+    return kinds.get(result.outcome, "unknown")
 
 
 def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
     """What to do with the numbers."""
-    readable: dict[bool | None, dict[str, str]] = {}
+    noun, several = metrics.summary.noun, metrics.trained.sum() > 1
+    kinds: dict[str, list[Verdict]] = {}
     for key, measured in headlines(metrics).items():
         if measured.decided_by and measured.summary.nulls and measured.summary.count:
             result = verdict(metrics, key)
-            readable.setdefault(result.mostly, {})[measured.symbol] = result.than
+            kinds.setdefault(_kind(result), []).append(result)
     sentences = []
-    noun = metrics.summary.noun
-    where = f"in most {noun}s" if metrics.trained.sum() > 1 else f"in the only {noun}"
-    if names := readable.get(True):
-        course = "The course of " if metrics.trained.sum() > 1 else ""
-        sentences.append(f"{course}{listed([*names])} can be read: {_it(names)} differs from its null {where}.")
-    if names := readable.get(False):
-        than = " or ".join(dict.fromkeys(names.values()))
+    if results := kinds.get("mostly"):
+        course, where = ("The course of ", f"in most {noun}s") if several else ("", f"in the only {noun}")
+        sentences.append(f"{course}{_symbols(results)} can be read: {_it(results)} differs from its null {where}.")
+    if results := kinds.get("some"):
+        counts = listed([f"{result.symbol} in {result.differs} of {result.epochs}" for result in results])
         sentences.append(
-            f"Do not interpret {listed([*names])}: {'it' if len(names) == 1 else 'they'} cannot be distinguished from {than} {where}."
+            f"Read {_symbols(results)} with care: {_it(results)} differs from its null in some {noun}s only ({counts})."
         )
-    if names := readable.get(None):
+    if results := kinds.get("none"):
+        they = "it" if len(results) == 1 else "they"
+        where = f"in any {noun}" if several else f"in the only {noun}"
         sentences.append(
-            f"Of {listed([*names])} too little was drawn to tell: run `posthoc metrics` with more --nulls."
+            f"Do not interpret {_symbols(results)}: {they} cannot be distinguished from {_nulls(results)} {where}."
+        )
+    if results := kinds.get("unknown"):
+        sentences.append(
+            f"Of {_symbols(results)} too little was drawn to tell: run `posthoc metrics` with more --nulls."
         )
     known = [measured.summary.count for measured in headlines(metrics).values()]
     if known and not any(known):
         sentences.append(f"There is nothing to read: the measures are undefined in every {noun}.")
-    elif not readable:
+    elif not kinds:
         sentences.append(
             "No nulls were drawn: nothing can be said of what is in these numbers. Run `posthoc metrics` with --nulls 99."
         )
@@ -289,5 +318,14 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
     return sentences  # fmt: skip
 
 
-def _it(names: Sized) -> str:
-    return "it" if len(names) == 1 else "each"
+def _symbols(results: Sequence[Verdict]) -> str:
+    return listed([result.symbol for result in results])
+
+
+def _nulls(results: Sequence[Verdict]) -> str:
+    """What measures are compared with, each once."""
+    return " or ".join(dict.fromkeys(result.than for result in results))
+
+
+def _it(results: Sized) -> str:
+    return "it" if len(results) == 1 else "each"

@@ -17,6 +17,8 @@ LATEX = {
     **{sign: f"\\{sign}" for sign in "_%&#$\x7b\x7d"},
 }  # fmt: skip
 """Signs that mean something to LaTeX; [ and * would be taken as an argument of the line's end before them."""
+LARGE = 1e8
+"""Numbers from here on are shown with a power of ten, as the loss of a training that diverges."""
 FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 """How a cell begins that a spreadsheet would compute."""
 
@@ -199,12 +201,14 @@ def as_text(value: Any) -> Any:
 def cell(value: Any, digits: int = 4) -> str:
     """One value as text.
 
-    >>> cell(0.25), cell(None), cell(float("nan")), cell(3), cell(0.25, 2)
-    ('0.2500', '-', '-', '3', '0.25')
+    >>> cell(0.25), cell(None), cell(float("nan")), cell(3), cell(0.25, 2), cell(2.0633763e29)
+    ('0.2500', '-', '-', '3', '0.25', '2.063e+29')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
+        if abs(value) >= LARGE:
+            return f"{value:.4g}"
         return f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.0000
     return str(value)
 

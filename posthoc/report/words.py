@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05
 """At which groups of runs are said to differ."""
+MOST_LAYERS = 3
+"""So many layers that have the same trouble are named, and one more rather than `1 more`."""
 
 
 def headlines(metrics: RunMetrics) -> dict[str, Measured]:
@@ -71,15 +73,40 @@ def left_out(metrics: RunMetrics) -> list[str]:
 
 
 def health(metrics: RunMetrics) -> list[str]:
-    """What went wrong in training, worst first: what, in which layer, from when on and by which number."""
-    return [_symptom(metrics, symptom) for symptom in metrics.health]
+    """What went wrong in training, worst first: each kind once, in which layers, from when on and by which number."""
+    kinds: dict[Ailment, list[Symptom]] = {}
+    for symptom in metrics.health:
+        kinds.setdefault(symptom.kind, []).append(symptom)
+    return [_ailment(metrics, of_kind) for of_kind in kinds.values()]
 
 
-def _symptom(metrics: RunMetrics, symptom: Symptom) -> str:
-    unit, E = metrics.summary.unit, len(metrics.checkpoints)
-    layer = f" ({symptom.layer})" if symptom.layer else ""
+def _ailment(metrics: RunMetrics, of_kind: Sequence[Symptom]) -> str:
+    """One kind of trouble, in all the layers that have it: when it began in the first of them, and in which number."""
+    first, E = min(of_kind, key=lambda symptom: symptom.began), len(metrics.checkpoints)
+    what, evidence = _in_layers(metrics, of_kind), _evidence(first)
+    lasted = sorted({symptom.checkpoints for symptom in of_kind})
+    which = f" ({first.layer})" if evidence and len(of_kind) > 1 and first.kind is not Ailment.DEAD else ""
+    return (
+        f"{what}, first at {metrics.summary.unit} {metrics.when[first.began]}, "
+        f"in {'up to ' * (len(lasted) > 1)}{lasted[-1]} of {E} checkpoints{evidence}{which}"
+    )
+
+
+def _in_layers(metrics: RunMetrics, of_kind: Sequence[Symptom]) -> str:
+    """A kind of trouble with the layers that have it; of many the first few by name."""
+    kind, layers = of_kind[0].kind, [symptom.layer for symptom in of_kind if symptom.layer]
+    if len(layers) < 2:
+        return str(kind) + "".join(f" ({layer})" for layer in layers)
+    more = [f"{len(layers) - MOST_LAYERS} more"] if len(layers) > MOST_LAYERS + 1 else layers[MOST_LAYERS:]
+    names = listed([*layers[:MOST_LAYERS], *more])
+    count = f"{'all ' * (2 < len(layers) == len(metrics.layers))}{len(layers)}"
+    return f"{count} layers dead ({names})" if kind is Ailment.DEAD else f"{kind} in {count} layers ({names})"
+
+
+def _evidence(symptom: Symptom) -> str:
+    """By which number trouble is seen, after a colon."""
     value, usual = f"{symptom.value:.4g}", f"{symptom.usual:.4g}"
-    evidence = {
+    return {
         Ailment.WEIGHTS: f": {symptom.value:,.0f} of them",
         Ailment.SIGNALS: f": {symptom.value:,.0f} of them",
         Ailment.DEAD: ": no recorded channel varies",
@@ -88,7 +115,6 @@ def _symptom(metrics: RunMetrics, symptom: Symptom) -> str:
         Ailment.COLLAPSED: f": effective rank of the recorded channels {value}, up to {usual} before",
         Ailment.SPIKE: f": {value}, median before {usual}",
     }.get(symptom.kind, "")
-    return f"{symptom.kind}{layer}, first at {unit} {metrics.when[symptom.began]}, in {symptom.checkpoints} of {E} checkpoints{evidence}"
 
 
 def in_short(metrics: RunMetrics) -> list[str]:

@@ -1,15 +1,19 @@
 """What went wrong in a run is said with where it began; of a healthy one nothing. Which checkpoint is best is said with
 those that cannot be told from it."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from noise import recording
 
 from posthoc.analysis.choice import chosen
-from posthoc.analysis.health import Ailment, symptoms
+from posthoc.analysis.health import Ailment, Symptom, symptoms
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import load_metrics
 from posthoc.report import tables
+from posthoc.report.words import health
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
 
@@ -114,6 +118,24 @@ def test_a_run_s_health_is_in_its_file_and_in_the_terminal(ill, tmp_path):
         "health", "a dead layer (b), first at epoch 3, in 3 of 5 checkpoints: no recorded channel varies"
     ) in tables.summary(again)  # fmt: skip
     np.testing.assert_array_equal(again.choice.difference, run.choice.difference)
+
+
+def test_layers_with_the_same_trouble_share_a_line(ill):
+    def told(*symptoms):
+        return health(replace(ill[1], health=symptoms))
+
+    both = [Symptom(Ailment.EXPLODING, began, 4 - began, layer, 50.0, 2.0) for began, layer in ((2, "b"), (1, "a"))]
+    assert told(*both, Symptom(Ailment.SPIKE, 3, 1, None, 9.0, 1.0)) == [
+        "exploding values in 2 layers (b and a), first at epoch 2, in up to 3 of 5 checkpoints: "
+        "root mean square 50, at most 2 before (a)",
+        "a spike of the loss, first at epoch 4, in 1 of 5 checkpoints: 9, median before 1",
+    ]
+    dead = [Symptom(Ailment.DEAD, 3, 2, f"block.{k}", math.nan, math.nan) for k in range(9)]
+    assert told(*dead[:4]) == [
+        "4 layers dead (block.0, block.1, block.2 and block.3), first at epoch 4, in 2 of 5 checkpoints: "
+        "no recorded channel varies"
+    ]
+    assert told(*dead)[0].startswith("9 layers dead (block.0, block.1, block.2 and 6 more), first")
 
 
 def test_which_checkpoint_is_best_and_which_cannot_be_told_from_it(ill):

@@ -15,6 +15,7 @@ from posthoc.analysis.audit import audit
 from posthoc.analysis.health import Ailment, Symptom
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.cli import main
+from posthoc.report.answers import advice, matrix
 from posthoc.report.page import page
 from posthoc.report.sources import Source
 from posthoc.shown import shown as as_shown
@@ -361,6 +362,24 @@ def test_the_page_answers_in_order_and_defines_its_symbols(visit, one):
     assert tip.inner_text() == meaning
     shown.locator("h1").tap()
     assert not tip.is_visible()
+
+
+@pytest.mark.parametrize(
+    ("differs", "wanting", "kind", "says"),
+    [
+        (3, 0, "mostly", "The course of M can be read: it differs from its null in most epochs."),
+        (2, 2, "some", "Read M with care: it differs from its null in some epochs only (M in 2 of 4)."),
+        (0, 1, "unknown", "Of M too little was drawn to tell"),
+        (0, 0, "none", "Do not interpret M: it cannot be distinguished from that of another order of the same"),
+    ],
+)
+def test_the_advice_goes_by_the_same_verdict_as_the_cell(run_of, differs, wanting, kind, says):
+    m = run_of[0].measures["metastability"]
+    null = dataclasses.replace(m.summary.nulls[m.decided_by], differs=differs, wanting=wanting, epochs=4)
+    of_m = dataclasses.replace(m, summary=dataclasses.replace(m.summary, nulls={m.decided_by: null}))
+    metrics = dataclasses.replace(run_of[0], measures={"metastability": of_m})
+    assert matrix(metrics).rows[0][1][0].kind == kind
+    assert advice(metrics, run_of[1])[0].startswith(says)
 
 
 def test_screen_readers_are_told_what_each_chart_shows(visit, one):

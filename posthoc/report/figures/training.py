@@ -80,7 +80,7 @@ def _panel(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, w
 
     def y(field: str) -> alt.Y:
         scale = alt.Scale(type="log", domain=domain) if wide else alt.Scale(domain=domain, nice=False, zero=False)
-        axis = alt.Axis(tickCount=5, format=".2~f" if wide else "")
+        axis = alt.Axis(tickCount=5, format=".4~g" if wide else "")
         if key == "accuracy":  # above 1 is room for a label, and no value
             axis.labelExpr = "datum.value > 1 ? '' : datum.label"
         return alt.Y(f"{field}:Q", title=None, scale=scale, axis=axis)
@@ -123,10 +123,10 @@ def _marks(
         part = alt.Chart(data([{"at": when[passed.plateau], "to": when[passed.last]}]))
         under.append(part.mark_rect(color=REGION).encode(x=x, x2="to:Q"))
         at = {"y": alt.value(4)} if edge == "bottom" else {"y": alt.value(126)}
-        word = part.mark_text(
-            text="plateau", align="left", dx=4, color=MUTED, baseline="top" if edge == "bottom" else "bottom"
-        )
-        under.append(word.encode(x=x, **at))
+        late = when[passed.plateau] > (when[0] + when[-1]) / 2  # the word may be wider than the plateau
+        ends = {"align": "right", "dx": -4} if late else {"align": "left", "dx": 4}
+        word = part.mark_text(text="plateau", **ends, color=MUTED, baseline="top" if edge == "bottom" else "bottom")
+        under.append(word.encode(x=alt.X("to:Q") if late else x, **at))
     late = when[passed.best] > (when[0] + when[-1]) / 2
     best = alt.Chart(
         data(
@@ -151,7 +151,8 @@ def _marks(
         for symptom in metrics.health:
             if symptom.kind is Ailment.SPIKE and rows[symptom.began][key] is not None:
                 spike = alt.Chart(data([rows[symptom.began]]))
-                over.append(spike.mark_text(text="spike", dx=7, align="left", color=INK).encode(x=x, y=y(key)))
+                word = spike.mark_text(text="spike", dx=-7, align="right", color=INK)  # where the loss was low yet
+                over.append(word.encode(x=x, y=y(key)))
     return under, over  # fmt: skip
 
 
