@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, bdtrc
 
 from posthoc.recording import UNKNOWN, Recording, Scaling
 
@@ -30,6 +29,24 @@ def largest_share(labels: NDArray[np.int64]) -> float:
     return float(np.unique(labels, return_counts=True)[1].max() / len(labels))  # labels may be huge numbers
 
 
+def so_many(successes: int, trials: int, probability: float) -> float:
+    """The probability of so many successes or more among independent trials; NaN where `probability` is none.
+
+    scipy.special has this, too, but takes long to import.
+
+    >>> round(so_many(8, 10, 0.5), 9), so_many(0, 10, 0.5), so_many(3, 10, 1.0), so_many(3, 10, 0.0)
+    (0.0546875, 1.0, 1.0, 0.0)
+    """
+    if not 0 < probability < 1 or successes <= 0:
+        return float(successes <= 0 or probability == 1) if 0 <= probability <= 1 else math.nan
+    log_factorials = np.cumsum(np.log(np.arange(1, trials + 1)), dtype=np.longdouble)
+    factorial = np.concatenate([[0], log_factorials])
+    counts = np.arange(successes, trials + 1)
+    ways = factorial[trials] - factorial[counts] - factorial[trials - counts]
+    odds = counts * math.log(probability) + (trials - counts) * math.log1p(-probability)
+    return float(np.exp(ways + odds).sum())
+
+
 def better_than_chance(accuracy: float, labels: NDArray[np.int64], level: float = LEVEL) -> bool:
     """Whether so many right answers are rarer than `level` for one who always names the most frequent class.
 
@@ -38,7 +55,7 @@ def better_than_chance(accuracy: float, labels: NDArray[np.int64], level: float 
     if math.isnan(accuracy):
         return False
     right = round(accuracy * len(labels))
-    return right > 0 and bool(bdtrc(right - 1, len(labels), largest_share(labels)) < level)
+    return right > 0 and bool(so_many(right, len(labels), largest_share(labels)) < level)
 
 
 class Replayed(Protocol):
@@ -132,7 +149,7 @@ def doubt(run: Replayed) -> str | None:
         return f"{where}: {what} are probably not {scaled} as in training ({options}): {'; '.join(evidence)}"
     name, value = _recorded(run.recorded, int(last))
     right = round(accuracy[last] * len(labels))
-    if value - accuracy[last] > GAP and bdtr(right, len(labels), value) < LEVEL:
+    if value - accuracy[last] > GAP and so_many(len(labels) - right, len(labels), 1 - value) < LEVEL:
         return (
             f"{where}, where {name} was recorded as {value:.2f}: {what} may not be {scaled} as in training ({options})"
         )

@@ -1,8 +1,9 @@
 """Hook points: which modules' outputs are recorded, and how each becomes one number per channel and image."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,10 @@ from posthoc.replay.signals import SIGNALS, LayerOutput
 
 AXES = {0: (), 1: ("time",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 """Names of the axes beside that of the channels, by how many there are."""
+_Convolution = nn.modules.conv._ConvNd
+WORK, HELD = 8e9, 64e6
+"""A network is traced with real numbers where a pass takes so many multiplications at the most, and its outputs are so
+many numbers: half a second of one core, 256 MB. To trace it without numbers, torch imports its compiler, which takes longer."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,23 @@ class Entered:
         """Whether it is a layer that multiplies by weights: innermost, with parameters of two axes or more."""
         inside = any(True for _ in self.module.children())
         return bool(self.name) and not inside and any(p.ndim > 1 for p in self.module.parameters(recurse=False))
+
+    @property
+    def work(self) -> int:
+        """Multiplications by weights of its own, at most: each at every place and for every row that it was given.
+
+        >>> Entered("fc", nn.Linear(8, 3), (2, 8)).work, Entered("conv", nn.Conv2d(8, 3, 1), (2, 8, 5, 5)).work
+        (48, 1200)
+        """
+        if not self.shape or isinstance(self.module, (nn.Embedding, nn.EmbeddingBag)):
+            return 0
+        weights = sum(p.numel() for p in self.module.parameters(recurse=False) if p.ndim > 1)
+        channels = self.shape[1] if isinstance(self.module, _Convolution) else self.shape[-1]
+        return weights * math.prod(self.shape) // max(channels, 1)
+
+
+class _TooLargeError(BaseException):
+    """A pass would take more than `WORK` or `HELD`; no handler of the user's code is meant."""
 
 
 class CannotRunError(Exception):
@@ -175,9 +197,13 @@ def first_tensor(output: Any) -> Tensor | None:
 def _outputs(model: nn.Module, example: Callable[[], Batch]) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
     """What every module gives in one forward pass, and the whole model; the last call of each counts.
 
-    On the meta device, where nothing is computed; where a model needs real numbers to find its way, on the CPU. A network
-    of the transformers library looks into its mask, if not for one that is given for every pair of tokens.
+    Of a small network on the CPU; else on the meta device, where nothing is computed, and where a model needs real
+    numbers to find its way, on the CPU all the same. A network of the transformers library looks into its mask, if not
+    for one that is given for every pair of tokens.
     """
+    if all(_is_plain(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        with suppress(_TooLargeError):
+            return _on_cpu(model, example, small=True)
     for batch in (example, partial(_masked, model, example)):
         try:
             return _pass(_without_numbers(model), batch, "meta")
@@ -186,11 +212,22 @@ def _outputs(model: nn.Module, example: Callable[[], Batch]) -> tuple[dict[str, 
                 raise error if isinstance(error, CannotRunError) else CannotRunError(error, ()) from error
         if "attention_mask" not in arguments_of(model).by_name:
             break
+    return _on_cpu(model, example)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the CPU computes with it as any device would: numbers in memory, of no type that it may lack operations for."""
+    return tensor.device.type == "cpu" and tensor.dtype not in (torch.float16, torch.bfloat16)
+
+
+def _on_cpu(
+    model: nn.Module, example: Callable[[], Batch], small: bool = False
+) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
     state = State(model)
     try:
         with own_randomness(torch.device("cpu")):
             seed_batch(0, 0)
-            return _pass(model, example, "cpu")
+            return _pass(model, example, "cpu", small)
     finally:
         state.put_back()
 
@@ -213,24 +250,32 @@ def _masked(model: nn.Module, example: Callable[[], Batch]) -> Batch:
 
 
 def _pass(
-    model: nn.Module, example: Callable[[], Batch], device: str
+    model: nn.Module, example: Callable[[], Batch], device: str, small: bool = False
 ) -> tuple[dict[str, _Seen], Tensor, list[Entered]]:
+    """small: raise _TooLargeError before the layer with which the pass exceeds `WORK` or `HELD`."""
     seen: dict[str, _Seen] = {}
     entered: list[Entered] = []
+    work = held = 0
 
     def enter(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any) -> None:
+            nonlocal work
             tensor = first_tensor(inputs)
             entered.append(Entered(name, module, None if tensor is None else tuple(tensor.shape)))
+            work += entered[-1].work
+            if small and (work > WORK or held > HELD):
+                raise _TooLargeError
 
         return hook
 
     def remember(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            nonlocal held
             calls = seen.pop(name).calls if name in seen else 0
             tensor = first_tensor(output)
             if tensor is not None:
                 seen[name] = _Seen(tensor, tensor._version, calls + 1)
+                held += tensor.numel()
 
         return hook
 
@@ -245,7 +290,7 @@ def _pass(
             output = next((tensor for _, tensor in tensors_in(whole)), None)
         if output is None:
             raise TypeError("its output holds no tensor")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _TooLargeError):
         raise
     except BaseException as error:  # whatever the user's code raises
         raise CannotRunError(error, entered) from error

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import bdtrc
 from torch import Tensor, nn
 
-from posthoc.chance import LEVEL, better_than_chance
+from posthoc.chance import LEVEL, better_than_chance, so_many
 from posthoc.errors import PosthocError
 from posthoc.recording import Misfit, Scaling
 from posthoc.replay.forward import call, guarded, own_randomness, seed_batch
@@ -149,7 +148,7 @@ def _are_more(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> bool:
     """
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     least = max(GAIN, MENDED * (1 - before.mean()))
-    return bool(after.mean() - before.mean() >= least and bdtrc(gained - 1, gained + lost, 0.5) < LEVEL)
+    return bool(after.mean() - before.mean() >= least and so_many(gained, gained + lost, 0.5) < LEVEL)
 
 
 class Norm:

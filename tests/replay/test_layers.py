@@ -1,8 +1,11 @@
 """Which hook points are the residual stream, attention and feed-forward: by what they give, in networks of four libraries."""
 
+from functools import partial
+
 import pytest
 import torch
 import torchvision
+from networks import CifarResNet
 from torch import nn
 
 from posthoc.errors import UsageError
@@ -234,3 +237,39 @@ def test_the_default_is_of_each_part_of_a_network(name):
     points = dissect(make().eval(), images).points
     chosen, how = choose(points, ["default"], "mine")
     assert (", ".join(point.name for point in chosen), how) == (expected, why)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [partial(CifarResNet, 1), torchvision.models.shufflenet_v2_x0_5, PRE_NORM["torchvision ViT"][0], Towers],
+    ids=["CifarResNet", "ShuffleNet", "ViT", "Towers"],
+)
+def test_a_network_is_traced_alike_with_numbers_and_without(make):
+    network = make().eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    traced = dissect(network, images)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    without = dissect(make().eval().to("meta"), images)
+    assert (traced.points, traced.output) == (without.points, without.output)
+
+
+DEVICES = []
+
+
+class Wide(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x):
+        y = self.layer(x)
+        DEVICES.append(y.device.type)
+        return y
+
+
+@pytest.mark.parametrize(("width", "devices"), [(16, ["cpu", "cpu"]), (1024, ["meta", "meta"])])
+def test_no_layer_of_a_large_network_is_computed_to_trace_it(width, devices):
+    DEVICES.clear()
+    anatomy = dissect(Wide(width), lambda samples, grown: {"x": torch.zeros(samples, 4096, width)})
+    assert devices == DEVICES
+    assert [(point.name, point.shape) for point in anatomy.points] == [("layer", (4096, width))]

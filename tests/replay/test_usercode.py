@@ -238,3 +238,23 @@ def test_the_command_ends_with_2_and_says_why(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("hello\nposthoc: net.py cannot be imported (it ends the program, with 0); put what")
+
+
+def test_a_small_network_is_replayed_without_torchs_compiler(tmp_path):
+    (tmp_path / "run").mkdir()
+    norm = NET.replace("(x).relu()", "(x).relu())").replace("self.head(self", "self.head(self.norm(self")
+    norm = norm.replace("self.head = ", "self.norm = nn.BatchNorm2d(width)\n        self.head = ")
+    (tmp_path / "nets.py").write_text(norm)
+    ones = {name: torch.ones(8) for name in ("weight", "bias", "running_mean", "running_var")}
+    state = {name: torch.rand(shape) for name, shape in SHAPES.items()} | {f"norm.{k}": v for k, v in ones.items()}
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "run" / "epoch_1.pt")
+    words = ["extract", "run", "--model", "nets.py:Net", "--probe", "digits", "--images", "16", "-o", "a.h5"]
+    words += ["--normalize", "none", "--device", "cpu"]
+    slow = {"sympy", "torch._dynamo", "torch._inductor", "torchvision", "transformers", "timm", "scipy", "numba", "PIL"}
+    code = (
+        f"import sys\nfrom posthoc.cli import main\nmain({words}, standalone_mode=False)\n"
+        f"print(sorted({slow} & sys.modules.keys()), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout.splitlines()[-1:], done.returncode) == (["[] True"], 0), done.stderr
+    assert (tmp_path / "a.h5").exists()
