@@ -24,7 +24,7 @@ from posthoc.analysis.origins import AxisWords, Checkpoint, Input, Unit, trained
 from posthoc.analysis.protocol import SPECTRAL, Protocol
 from posthoc.analysis.records import NOWHERE, Aside, Measured, RunMetrics
 from posthoc.analysis.scales import LEAST_POINTS, LEAST_PUBLISHED
-from posthoc.analysis.snapshots import of_checkpoints
+from posthoc.analysis.snapshots import Row, of_checkpoint, of_checkpoints
 from posthoc.analysis.stored import Curve, Fluctuation
 from posthoc.analysis.summary import against_nulls, overall, summarise
 from posthoc.chance import OF_LABELS, doubt
@@ -63,7 +63,6 @@ def compute_metrics(
     _refuse_unfit(activations, protocol, axis)
     units = _units(activations, protocol) if axis.layered else ()
     layers = np.array([activations.layers.index(unit.layer) for unit in units]) if axis.layered else None
-    E = len(activations)
     sources = axis.sources(activations, protocol)
     if sources[""].points:
         table = whole({key: measure for key, measure in table.items() if _of_sums(measure, table)})
@@ -82,25 +81,24 @@ def compute_metrics(
         for name, source in sources.items()
     )
     most = max(nulls, MOST_DRAWS if max_nulls is None else max_nulls) if nulls else 0
-    results = _results(activations, (main, *others), most, progress)
     replay = Replay(activations, protocol.signal if axis.intervals else activations.signals[0], seed, nulls)
-    as_they_are = of_checkpoints(
-        replay,
-        axis,
-        table,
-        lambda e: progress(E, E, f"{activations.checkpoints[e]} as it is") if progress else None,
-    )
+    results, rows = _results(replay, table, (main, *others), most, progress)
+    as_they_are = of_checkpoints(axis, table, rows)
     as_they_are = {key: of for key, of in as_they_are.items() if not of.aside or asked.everything or key in asked.keys}
     return _gathered(activations, main, units, results, replay, as_they_are)
 
 
 def _results(
-    activations: Activations, measurings: Sequence[Measuring], most: int, progress: Callable[[int, int, str], None] | None
-) -> list[Measurement]:  # fmt: skip
-    """What each checkpoint gives, of all series together; deciding nulls are drawn up to `most` times where more decide."""
-    E = len(activations)
+    replay: Replay, table: Mapping[str, Measure], measurings: Sequence[Measuring], most: int,
+    progress: Callable[[int, int, str], None] | None,
+) -> tuple[list[Measurement], list[Row]]:  # fmt: skip
+    """What each checkpoint gives, of all series together, and as it is; deciding nulls are drawn up to `most` times where
+    more decide."""
+    activations, E = replay.activations, len(replay)
     results: list[list[Measurement]] = [[] for _ in measurings]
+    rows: list[Row] = []
     for e in range(E):
+        rows.append(of_checkpoint(replay, table, e))
         for measuring, measured in zip(measurings, results, strict=True):
             measured.append(measuring.measure(e))
         if progress:
@@ -115,7 +113,7 @@ def _results(
     for measured in results[1:]:
         for result, other in zip(results[0], measured, strict=True):
             result.join(other)
-    return results[0]
+    return results[0], rows
 
 
 def _units(activations: Activations, protocol: Protocol) -> tuple[Unit, ...]:

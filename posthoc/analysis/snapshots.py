@@ -1,6 +1,6 @@
 """What is measured of checkpoints as a file holds them: of their outputs and of what their layers represent."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,22 @@ from posthoc.analysis.records import Aside, Measured
 ENDS = ("", "_low", "_high")
 
 
-def of_checkpoints(
-    replay: Replay, axis: Axis, table: Mapping[str, Measure], progress: Callable[[int], None] | None = None
-) -> dict[str, Measured]:
-    """The measures of checkpoints that a table has, in one pass over the file."""
-    measures = {key: of for key, of in table.items() if of.of_checkpoint}
-    rows: dict[str, list[Estimate | Aside]] = {key: [] for key in measures}
-    for e in range(len(replay) if measures else 0):
-        for key, measure in measures.items():
-            assert measure.of_checkpoint is not None
-            rows[key].append(measure.of_checkpoint(replay.at(e)))
-        if progress:
-            progress(e)
-    return {key: _measured(measure, axis, rows[key]) for key, measure in measures.items()}
+Row = Mapping[str, Estimate | Aside]
+"""What measures of checkpoints are of one of them, by their keys."""
+
+
+def of_checkpoint(replay: Replay, table: Mapping[str, Measure], e: int) -> Row:
+    """The measures of checkpoints that a table has, of the checkpoint in a row of the file."""
+    return {key: measure.of_checkpoint(replay.at(e)) for key, measure in table.items() if measure.of_checkpoint}
+
+
+def of_checkpoints(axis: Axis, table: Mapping[str, Measure], rows: Sequence[Row]) -> dict[str, Measured]:
+    """The same of all checkpoints, as columns."""
+    return {
+        key: _measured(measure, axis, [row[key] for row in rows])
+        for key, measure in table.items()
+        if measure.of_checkpoint
+    }
 
 
 def _measured(measure: Measure, axis: Axis, rows: Sequence[Estimate | Aside]) -> Measured:

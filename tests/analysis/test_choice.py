@@ -145,6 +145,16 @@ def test_integration_alone_has_its_figures(noise_file):
         few.chart("trajectory")
 
 
+def test_progress_is_that_of_all_that_is_measured_of_a_checkpoint(noise_file):
+    seen = []
+    with posthoc.open_activations(noise_file) as file:
+        names = file.checkpoints
+        posthoc.compute_metrics(
+            file, nulls=0, measures="synchrony,effective_rank", progress=lambda *row: seen.append(row)
+        )
+    assert seen == [(e + 1, len(names), name) for e, name in enumerate(names)]
+
+
 def test_the_command_says_what_could_not_be_measured(noise_file, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "posthoc", "metrics", noise_file, "-o", tmp_path / "metrics.json", "--nulls", "0",
