@@ -11,7 +11,7 @@ from posthoc.analysis.records import Measured, RunMetrics
 from posthoc.analysis.responses import Audit
 from posthoc.analysis.verdicts import Outcome, Verdict, verdict
 from posthoc.report.figures.training import course_of, courses
-from posthoc.report.words import headlines, health, listed, number, sentence_of
+from posthoc.report.words import checkpoints_at, headlines, health, listed, number, sentence_of
 
 FEW = 6
 """So many layers are named one by one."""
@@ -75,7 +75,7 @@ def _course(metrics: RunMetrics, measured: Measured) -> str:
         if kept and not np.isfinite(value)
     ]
     if lost:
-        text += f"; it is {'not finite' if measured.lower_is_better else 'undefined'} at {_named(unit, lost)}"
+        text += f"; it is {'not finite' if measured.lower_is_better else 'undefined'} at {checkpoints_at(unit, lost)}"
     return f"{text}."
 
 
@@ -169,7 +169,7 @@ def which(metrics: RunMetrics) -> list[str]:
     rest = len(compared) - 1 - len(alike)
     beside = (
         (
-            f"{_named(unit, [when[e] for e in alike])} cannot be distinguished from it"
+            f"{checkpoints_at(unit, [when[e] for e in alike])} cannot be distinguished from it"
             + (f", {_counted(rest)} worse" if rest else "")
         )
         if alike
@@ -185,18 +185,6 @@ def which(metrics: RunMetrics) -> list[str]:
             f"{number(result.last)}, with a standard deviation of {_short(result.last_sd)}."
         )
     return sentences  # fmt: skip
-
-
-def _named(unit: str, numbers: list[int]) -> str:
-    """Checkpoints by their numbers; of many the first and the last, and how many there are.
-
-    >>> _named("epoch", [9]), _named("epoch", [9, 10]), _named("epoch", [1, 2, 3, 4, 5]), _named("step", [1, 2, 3, 4, 5, 9])
-    ('epoch 9', 'epochs 9 and 10', 'epochs 1 to 5', 'steps 1 to 9 (6 of them)')
-    """
-    if len(numbers) > 4:
-        count = "" if numbers[-1] - numbers[0] == len(numbers) - 1 else f" ({len(numbers)} of them)"
-        return f"{unit}s {numbers[0]} to {numbers[-1]}{count}"
-    return f"{unit}{'s' * (len(numbers) > 1)} {listed([str(number) for number in numbers])}"
 
 
 def _counted(rest: int) -> str:

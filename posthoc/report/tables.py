@@ -17,12 +17,14 @@ from posthoc.report.words import (
     headlines,
     health,
     left_out,
+    listed,
     number,
     over_orders,
     references,
     related,
     sentence_of,
     settled,
+    undefined,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ def summary(metrics: RunMetrics) -> Lines:
     lines = [("caution", run.doubt)] if run.doubt else []
     lines += [("left out", text) for text in left_out(metrics)[:MOST_LEFT_OUT]]
     lines += [("health", text) for text in health(metrics)]
+    lines += [("undefined", "; ".join(parts))] if (parts := [*undefined(metrics), *_without_course(metrics)]) else []
     lines += [
         ("protocol", f"{protocol.name}, {protocol.axis} axis, estimator {protocol.estimator}, smoothing {protocol.smooth}, "
                      f"scales {list(metrics.scales)}" + (", calibrated" if protocol.calibrate else "")),
@@ -89,15 +92,17 @@ def summary(metrics: RunMetrics) -> Lines:
 
 def _means(metrics: RunMetrics) -> Lines:
     """The headline measures over the run."""
-    return [(measured.symbol, _with_sd(measured.summary, " +- ")) for measured in headlines(metrics).values()]
+    return [(of.symbol, _with_sd(of.summary, " +- ")) for of in headlines(metrics).values() if of.summary.count]
 
 
 def at_last(metrics: RunMetrics) -> Lines:
     """The measures at the last checkpoint with their intervals, beside the null that decides, and of untrained weights.
 
     Where each checkpoint has intervals by itself: of language models, whose steps are spaced so that a mean over
-    checkpoints would be one of the beginning.
+    checkpoints would be one of the beginning. Nothing where none of those that runs are compared by has a value there.
     """
+    if not any(math.isfinite(measured.value[-1]) for measured in headlines(metrics).values()):
+        return []
     run = metrics.summary
     untrained = [e for e, checkpoint in enumerate(metrics.checkpoints) if checkpoint.untrained]
     lines = [("last", f"{run.unit} {metrics.when[-1]}, 95 % intervals {metrics.axis.intervals}")]
@@ -121,9 +126,11 @@ def at_last(metrics: RunMetrics) -> Lines:
 def _stability(metrics: RunMetrics) -> Lines:
     """The stability index and when its volatility settles; nothing where it was not measured."""
     run, index = metrics.summary, metrics.measures.get("stability_index")
-    lines = [("Psi", _with_sd(index.summary, ", sd "))] if index else []
-    lines += [(r.symbol, f"{number(r.r)}{_interval_of(r)} over {run.noun}s") for r in related(metrics)]
-    if "volatility" not in metrics.measures:
+    lines = [("Psi", _with_sd(index.summary, ", sd "))] if index and index.summary.count else []
+    lines += [
+        (r.symbol, f"{number(r.r)}{_interval_of(r)} over {run.noun}s") for r in related(metrics) if not math.isnan(r.r)
+    ]
+    if "volatility" not in metrics.measures or (index and not index.summary.count):
         return lines
     ways = "; ".join(f"{way}: {when}" for way, when in settled(metrics).items())
     lines.append(("settled", f"{ways} (volatility < {metrics.protocol.threshold})"))
@@ -132,6 +139,14 @@ def _stability(metrics: RunMetrics) -> Lines:
     if text := sentence(run):
         lines.append(("settled", text))
     return lines
+
+
+def _without_course(metrics: RunMetrics) -> list[str]:
+    """What that relates checkpoints has no value."""
+    index = metrics.measures.get("stability_index")
+    names = [index.symbol] if index and not index.summary.count else []
+    names += [r.symbol for r in related(metrics) if math.isnan(r.r)]
+    return [f"{listed(names)} throughout"] if names else []
 
 
 def _interval_of(r: Correlation) -> str:
@@ -172,7 +187,7 @@ def nulls(metrics: RunMetrics) -> Lines:
         return []
     lines, run = [], metrics.summary
     for key, measured in headlines(metrics).items():
-        if measured.decided_by:
+        if measured.decided_by and measured.summary.count:
             result = verdict(metrics, key)
             rate = "" if result.outcome is Outcome.NOT_DRAWN else " (false discovery rate 5 %)"
             lines.append((f"null: {result.null}", result.sentence(run.noun) + rate))

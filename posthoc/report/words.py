@@ -129,7 +129,10 @@ def in_short(metrics: RunMetrics) -> list[str]:
     more = f" ({len(troubles) - 1} more below)" if len(troubles) > 1 else ""
     course = f"went wrong: {troubles[0]}{more}" if troubles else "nothing went wrong that the checkpoints show"
     sentences = [sentence_of("; ".join([*first, course]))]
-    if findings := [text for key in headlines(metrics) if (text := finding(metrics, key))]:
+    findings = [text for key, of in headlines(metrics).items() if of.summary.count and (text := finding(metrics, key))]
+    if parts := undefined(metrics):
+        findings.append(f"Undefined: {'; '.join(parts)}.")
+    if findings:
         sentences.append(" ".join(findings))
     return [sentence_of(run.doubt), *sentences] if run.doubt else sentences
 
@@ -191,6 +194,18 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers)) if len(numbers) < 5 else f"{numbers[0]} to {numbers[-1]}"
 
 
+def checkpoints_at(unit: str, numbers: list[int]) -> str:
+    """Checkpoints by their numbers; of many the first and the last, and how many there are.
+
+    >>> checkpoints_at("epoch", [9]), checkpoints_at("epoch", [9, 10]), checkpoints_at("epoch", [1, 2, 3, 4, 5]), checkpoints_at("step", [1, 2, 3, 4, 5, 9])
+    ('epoch 9', 'epochs 9 and 10', 'epochs 1 to 5', 'steps 1 to 9 (6 of them)')
+    """
+    if len(numbers) > 4:
+        count = "" if numbers[-1] - numbers[0] == len(numbers) - 1 else f" ({len(numbers)} of them)"
+        return f"{unit}s {numbers[0]} to {numbers[-1]}{count}"
+    return f"{unit}{'s' * (len(numbers) > 1)} {listed([str(number) for number in numbers])}"
+
+
 def probed(recording: Recording) -> str:
     """How many samples the probe has, by what they are called, and of how many classes."""
     probe = recording.identity.probe
@@ -219,6 +234,16 @@ def sentence_of(text: str) -> str:
     """
     first = text[:1] if text[1:2].isupper() else text[:1].upper()
     return f"{first}{text[1:]}." if text else ""
+
+
+def undefined(metrics: RunMetrics) -> list[str]:
+    """At which checkpoints no headline measure has a value, and which of them have none throughout."""
+    known, symbols = headlines(metrics), [of.symbol for of in headlines(metrics).values()]
+    there = np.array([np.isfinite(of.value) for of in known.values()], dtype=bool)
+    lost = [metrics.when[e] for e in np.flatnonzero(metrics.trained & ~there.any(axis=0))] if known else []
+    parts = [f"{listed(symbols)} at {checkpoints_at(metrics.summary.unit, lost)}"] if lost else []
+    never = [of.symbol for of in known.values() if not of.summary.count]
+    return parts if never in ([], symbols) else [*parts, f"{listed(never)} throughout"]
 
 
 def caution(metrics: RunMetrics, key: str) -> str:
@@ -250,7 +275,7 @@ def references(metrics: RunMetrics, digits: int = 3) -> list[tuple[str, str]]:
         values = [
             f"{measured.symbol} {number(measured.summary.nulls[null].mean, digits)}"
             for measured in headlines(metrics).values()
-            if null in measured.summary.nulls and measured.decided_by != null
+            if null in measured.summary.nulls and measured.decided_by != null and measured.summary.count
         ]
         if values:
             lines.append((null, f"{', '.join(values)} with {words.words}"))

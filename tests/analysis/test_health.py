@@ -13,7 +13,7 @@ from posthoc.analysis.health import Ailment, Symptom, symptoms
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import load_metrics
 from posthoc.report import tables
-from posthoc.report.words import health
+from posthoc.report.words import health, in_short
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
 
@@ -118,6 +118,31 @@ def test_a_run_s_health_is_in_its_file_and_in_the_terminal(ill, tmp_path):
         "health", "a dead layer (b), first at epoch 3, in 3 of 5 checkpoints: no recorded channel varies"
     ) in tables.summary(again)  # fmt: skip
     np.testing.assert_array_equal(again.choice.difference, run.choice.difference)
+
+
+@pytest.mark.parametrize(
+    ("first", "where"),
+    [
+        (3, "H_eff and M at epochs 4, 5 and 6"),
+        (0, "H_eff and M at epochs 1 to 6; Psi and r(Psi, acc) throughout"),
+    ],
+)
+def test_what_a_diverged_run_has_no_values_of_is_said_once(first, where, tmp_path):
+    random, N = np.random.default_rng(5), 300
+    frames = [
+        Frame(f"{e}", f"{e}", e + 1, None, 1.0, 0.5 + e / 10, {}, {"mean": {
+            layer: np.where(e < first, random.standard_normal((4, N)), math.nan).astype(np.float32) for layer in LAYERS
+        }})
+        for e in range(6)
+    ]  # fmt: skip
+    layout = Layout(recording(LAYERS, images=N), np.arange(N), np.arange(N) % 4, dict.fromkeys(LAYERS, np.arange(4)))
+    write(tmp_path / "a.h5", layout, frames)
+    with open_activations(tmp_path / "a.h5") as activations:
+        run = compute_metrics(activations, nulls=19, max_nulls=19, measures="stability_index")
+    lines = tables.summary(run)
+    assert dict(lines)["undefined"] == where
+    assert [label for label, text in lines if "undefined" in f"{label} {text}"] == ["undefined"]
+    assert " ".join(in_short(run)).count("ndefined") == 1
 
 
 def test_layers_with_the_same_trouble_share_a_line(ill):
