@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from posthoc.chance import LEVEL, better_than_chance, so_many
+from posthoc.chance import LEVEL, better_than_chance, largest_share, so_many
 from posthoc.errors import PosthocError
 from posthoc.recording import Misfit, Scaling
 from posthoc.replay.forward import call, guarded, own_randomness, seed_batch
@@ -46,7 +46,7 @@ def try_scaling(plan: "Extraction") -> Scaling | None:
 
     The first batch norm's running statistics are put beside those of what it is given. Where they do not fit, or there
     is none, the probe's alternatives are tried on a few samples; that which does best is compared with the run's own on
-    others, by McNemar's exact test. A network at chance is tried with more of them, which takes as long as a few checkpoints.
+    others, by McNemar's exact test. A network at chance is tried with more of them.
     """
     if plan.score is None or plan.scored.score not in SCORES or plan.probe.labels is None:
         return None
@@ -116,7 +116,8 @@ def _judged(answers: Answers, few: NDArray[np.int64]) -> Scaling | None:
     if probe.alternatives is None or usual.mean() + GAIN > 1 or (fits and not at_chance):
         return nothing
     tries = probe.alternatives(at_chance)
-    accuracies = [_accuracy(answers, few, prepare) for _, prepare in tries]
+    share = largest_share(labels[few]) if at_chance else 0.0
+    accuracies = [_accuracy(answers, few, prepare, share) for _, prepare in tries]
     accuracy, (words, prepare) = max(zip(accuracies, tries, strict=True), key=lambda row: row[0])
     if at_chance:
         if not better_than_chance(accuracy, labels[few], LEVEL / len(tries)):
@@ -132,9 +133,19 @@ def _judged(answers: Answers, few: NDArray[np.int64]) -> Scaling | None:
     return Scaling(misfit, words, float(after.mean()), float(before.mean()), len(others))
 
 
-def _accuracy(answers: Answers, rows: NDArray[np.int64], prepare: Prepare) -> float:
+def _accuracy(answers: Answers, rows: NDArray[np.int64], prepare: Prepare, share: float) -> float:
+    """Of samples prepared in that way; share: by one constant answer, where nothing is sought that does no better.
+
+    One that does no better on every third sample is not tried on the others. To count it must be right so much more often
+    that this costs a hundredth of the power where a tenth of the answers are right by chance, two at the most.
+    """
     try:
-        return float(answers.right(rows, prepare).mean())
+        if not share:
+            return float(answers.right(rows, prepare).mean())
+        right = answers.right(rows[::3], prepare)
+        if right.mean() > share:
+            right = np.concatenate([right, answers.right(np.delete(rows, np.s_[::3]), prepare)])
+        return float(right.mean())
     except (PosthocError, torch.OutOfMemoryError):  # a size that the network does not take
         return -1.0
 
