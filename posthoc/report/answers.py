@@ -157,11 +157,11 @@ def which(metrics: RunMetrics) -> list[str]:
         text = "No loss of single samples is recorded, by which checkpoints could be told apart."
         if metrics.score is None:
             return [text]
-        return [f"By {metrics.score.symbol} {run.unit} {run.best_epoch}.", text]
+        return [f"Take {run.unit} {run.best_epoch}, the best by {metrics.score.symbol}.", text]
     called, unit = metrics.recording.provenance.samples, run.unit
     alike = [e for e in result.alike if e != result.best]
     compared = np.flatnonzero(np.isfinite(result.difference))
-    best = f"{sentence_of(unit)[:-1]} {when[result.best]}: its {result.by} on the probe is the least, {number(result.loss)}"
+    best = f"Take {unit} {when[result.best]}: its {result.by} on the probe is the least, {number(result.loss)}"
     if len(when) == 1:
         return [f"There is one checkpoint, {unit} {when[0]}: its {result.by} on the probe is {number(result.loss)}."]
     if len(compared) < 2:
@@ -180,9 +180,10 @@ def which(metrics: RunMetrics) -> list[str]:
         _end(metrics),
     ]
     if result.count > 1:
+        known = "" if len(compared) == metrics.trained.sum() else " that have one"
         sentences.append(
-            f"Over the last {result.count} checkpoints{'' if len(compared) == metrics.trained.sum() else ' that have one'} it is "
-            f"{number(result.last)}, with a standard deviation of {_short(result.last_sd)}."
+            f"Over the last {result.count} checkpoints{known} its mean is {number(result.last)} "
+            f"(standard deviation {_short(result.last_sd)})."
         )
     return sentences  # fmt: skip
 

@@ -81,6 +81,7 @@
     });
     let room = box.clientWidth; // a drawing that becomes higher or lower changes nothing
     new ResizeObserver(() => {
+      if (matchMedia("print").matches) return; // paper has the drawing of the screen, made smaller
       if (box.clientWidth !== room) fit(box.id);
       room = box.clientWidth;
     }).observe(box);

@@ -118,7 +118,7 @@ def _place(
     figure = build(WIDTH)
     key = f"{run}-{figure.name}"
     charts[key] = _chart(figure, 720)
-    if kind.reflows:
+    if kind.reflows or figure.columns > 1:
         charts[key]["narrow"] = _chart(build(PHONE), 430)
     remark = "" if figure.remark in told else figure.remark
     told.add(remark)

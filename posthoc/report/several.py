@@ -100,5 +100,9 @@ def side_by_side(rows: list[Row]) -> dict[str, Any]:
     plain["notes"] = [*(note for note in table.notes if note not in single), *states]
     if len(table.rows) > ACROSS:
         return plain
-    lines = [list(line) for line in zip([column.full for column in table.columns], *plain["rows"], strict=True)]
-    return plain | {"columns": ["", *lines[0][1:]], "rows": lines[1:], "across": True}
+    names, *lines = ([*line] for line in zip([column.full for column in table.columns], *plain["rows"], strict=True))
+    same = [line for line in lines if len(rows) > 1 and len(set(line[1:])) == 1]
+    if said := ", ".join(f"{line[0]} {line[1]}" for line in same if line[0] != "state" and line[1] != "-"):
+        plain["notes"].insert(0, f"The same in all runs: {said}.")
+    differing = [line for line in lines if line not in same]
+    return plain | {"columns": ["", *names[1:]], "rows": differing, "across": True}

@@ -70,7 +70,7 @@ class Of(Enum):
 class Kind:
     """A figure that can be made. about: what it shows, in a line; build: (metrics, epoch or None, width) of a run, (audit,
     width) of an audit, (`Several`, width) of several runs; width: of a panel, in pixels; fits: whether a run has what it
-    shows, where not every run does; reflows: whether it is laid out otherwise where it is `NARROW`."""
+    shows, where not every run does; reflows: whether it is laid out otherwise where it is `NARROW`, as all of several columns are."""
 
     name: str
     about: str
@@ -214,7 +214,7 @@ def log_spaced(unit: str, when: Sequence[int]) -> bool:
 
 
 def panel(
-    rows: list[dict[str, Any]], metrics: RunMetrics, marks: list[Any], field: str, width: int, height: int, title: str,
+    rows: list[dict[str, Any]], metrics: RunMetrics, marks: list[Any], field: str, width: int, height: int, title: str | list[str],
     baseline: float | None = None, y: Callable[[str], alt.Y] = y_axis, tips: Sequence[str] = (),
 ) -> Any:  # fmt: skip
     """Layers over time with the untrained checkpoint, the mark of the chosen epoch, a tooltip for the nearest, and a mark

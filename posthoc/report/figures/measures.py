@@ -9,10 +9,25 @@ import altair as alt
 from posthoc.analysis.records import PURE_NOISE, Measured, RunMetrics
 from posthoc.analysis.verdicts import verdict
 from posthoc.errors import PosthocError
-from posthoc.report.figures.composed import vconcat
-from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
+from posthoc.report.figures.composed import concat
+from posthoc.report.figures.figure import (
+    NARROW,
+    Figure,
+    Kind,
+    data,
+    keyed,
+    number,
+    panel,
+    rows_of,
+    time_axis,
+    wrapped,
+    y_axis,
+)
 from posthoc.report.theme import NOISE, OTHER, VALUE
 from posthoc.report.words import cautions, headlines, sentence_of, short
+
+MOST_BELOW = 5
+"""So many measures stand below each other; more, as of language models, in two columns, which a sheet of paper holds."""
 
 
 def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
@@ -37,6 +52,8 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         keys += [*(short(metrics, null) for null in deciders), beside]
         colours += [*(OTHER for _ in deciders), NOISE]
         opacities += [*(0.35 for _ in deciders), 0.5]
+    columns = 2 if len(shown) > MOST_BELOW and width >= NARROW else 1
+    each = (width - 50 * (columns - 1)) // columns
     panels = []
     for key, measured in shown.items():
         base = alt.Chart(data(rows)).transform_filter("!datum.untrained")
@@ -54,7 +71,8 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
                 layers.append(keyed(band, name, keys, colours, opacities))
         line = base.mark_line(point={"size": 22, "filled": True}).encode(x=time_axis(metrics), y=y_axis(key))
         layers.append(keyed(line, "measured", keys, colours, opacities))
-        panels.append(panel(rows, metrics, layers, key, width, 130, measured.title))
+        title = wrapped(measured.title, each // 7) if columns > 1 else measured.title
+        panels.append(panel(rows, metrics, layers, key, each, 130, title))
     return Figure(
         "measures",
         _title(metrics) or f"Every measure, {metrics.summary.unit} by {metrics.summary.unit}",
@@ -62,7 +80,8 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         + ("" if metrics.trained.all() else "; the hollow diamond is the untrained network")
         + (_bands(metrics) if len(keys) > 2 else "."),
         "",
-        vconcat(*panels, spacing=14),
+        concat(*panels, columns=columns, spacing=14),
+        columns=columns,
         verdicts=cautions(metrics),
     )
 

@@ -83,5 +83,4 @@ RUNS = Kind(
     "Every headline measure, and accuracy or another score, of every run over its checkpoints",
     runs,
     Of.RUNS,
-    reflows=True,
 )

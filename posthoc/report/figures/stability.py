@@ -28,6 +28,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         for row, value in zip(rows, metrics.column(key), strict=True):
             row[name] = number(value)
     unit, threshold = metrics.summary.unit, metrics.protocol.threshold
+    settles = any(at is not None for at in metrics.summary.convergence.values())
     limit = keyed(alt.Chart(data([{"y": threshold}])).mark_rule(strokeDash=[2, 2]), THRESHOLD, KEYS, COLOURS).encode(
         y=y_axis("y"), strokeDash=_dashes(), tooltip=alt.Tooltip("y:Q", title=THRESHOLD)
     )
@@ -55,7 +56,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         " ".join([
             f"The retrospective curve uses z-scores over the whole run, so at every {metrics.summary.noun} it knows the future; only the causal "
             "one could have stopped the training.",
-            *without_convergence(metrics),
+            *(without_convergence(metrics) if metrics.summary.uneven or settles else []),
         ]),
         vconcat(*panels, spacing=14),
         verdicts=cautions(metrics),

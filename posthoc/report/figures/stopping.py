@@ -48,7 +48,7 @@ def stopping(several: Several, width: int) -> Figure:
     few = f", and {len(several.runs)} runs are few." if len(several.runs) < 10 else "."
     return Figure(
         "stopping",
-        f"{best} of the {len(useful)} rules that fire and that no other beats {'uses' if best == 1 else 'use'} volatility",
+        f"Of the {len(useful)} stopping rules that no other beats, {best} {'uses' if best == 1 else 'use'} volatility",
         f"Each point is a rule, its mean over the runs: right is more training saved, down is less {symbol} lost; the line "
         f"joins those that no other rule beats in both, {len(front)} in all"
         + (
@@ -79,8 +79,8 @@ def _points(rows: list[Row], x: alt.X, y: alt.Y) -> Any:
 
 
 def _labels(front: list[Row], highest: float, x: alt.X, y: alt.Y, width: int) -> list[Any]:
-    """Names of the rules that no other beats, below the line that joins them, where there is room; those that do the same
-    share one."""
+    """Names of the rules that no other beats, below the line that joins them, where there is room, and above it where they
+    must stand on the left of their point, for there the line has come from below; those that do the same share one."""
     places: dict[tuple[float, float], list[Row]] = {}
     for row in front:
         places.setdefault((row["saved"], row["lost"]), []).append(row)
@@ -89,16 +89,17 @@ def _labels(front: list[Row], highest: float, x: alt.X, y: alt.Y, width: int) ->
     for (saved, lost), rows in places.items():  # the others have a tooltip
         text = rows[0]["rule"] + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
         wide, left, down = 6.0 * len(text), saved * width, HEIGHT * (1 - lost / highest)
-        down += -9 if lost < LOW * highest else 11
-        left -= wide if saved > 0.7 else 0
+        right, low = 1.1 * (left + wide) > width, lost < LOW * highest
+        down += -9 if low or right else 11
+        left -= wide if right else 0
         if all(abs(down - other) > 16 or left > end or left + wide < start for start, end, other in taken):
             taken.append((left, left + wide, down))
-            labels.append({**rows[0], "text": text})
+            labels.append({**rows[0], "text": text, "right": right, "low": low})
     marks = []
     for right, low in itertools.product((False, True), repeat=2):  # at the axis, which is below, above it
-        rows = [row for row in labels if (row["saved"] > 0.7) is right and (row["lost"] < LOW * highest) is low]
+        rows = [row for row in labels if row["right"] is right and row["low"] is low]
         for halo in (HALO, {}):
-            side = {"align": "right" if right else "left", "dx": -8 if right else 8, "dy": -9 if low else 11}
+            side = {"align": "right" if right else "left", "dx": -8 if right else 8, "dy": -9 if low or right else 11}
             text = alt.Chart(data(rows)).mark_text(fontSize=10, **side, **halo)
             marks.append(text.encode(x=x, y=y, text="text:N"))
     return marks

@@ -61,7 +61,7 @@ def weights(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     picture = vconcat(*panels, *([_map(metrics, width)] if len(metrics.when) > 1 else []), spacing=14)
     return Figure(
         "weights",
-        _title(path.start, path.step),
+        _title(metrics, path.start, path.step),
         f"Distances are Euclidean, over all parameters{projected}. The cosine is that of the "
         "step to a checkpoint with the next step: 1 straight on, 0 at right angles, below 0 back. Each cell of the map is a "
         f"layer's step in units of its norm, on a logarithmic scale; × marks where it did not move{'' if np.isfinite(path.step[1:]).all() else ' or is not finite'}.",
@@ -70,10 +70,15 @@ def weights(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     )  # fmt: skip
 
 
-def _title(start: FloatArray, step: FloatArray) -> str:
+def _title(metrics: RunMetrics, start: FloatArray, step: FloatArray) -> str:
+    finite = np.flatnonzero(np.isfinite(start))
+    if not finite.size:
+        return "The weights are not finite"
+    if finite[-1] < len(start) - 1:
+        return f"The weights are finite up to {metrics.summary.unit} {metrics.when[finite[-1]]}"
     way = float(np.nansum(step))
-    if not np.isfinite(start[-1]) or not way > 0:
-        return "The weights do not move" if way == 0 else "The weights are not finite"
+    if not way > 0:
+        return "The weights do not move"
     return f"The weights end {start[-1]:.3g} from where they began, after a way of {way:.3g}"
 
 
