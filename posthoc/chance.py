@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.recording import UNKNOWN, Recording, Scaling
+from posthoc.shown import counted
 
 LEVEL = 0.01
 ACCURACY = re.compile(r"(acc|accuracy|top[\W_]?1)(?![a-z])")
@@ -168,7 +169,7 @@ def _nothing_said(run: Replayed, last: int, what: str) -> str:
 def _broken(run: Replayed, row: int) -> str:
     """How many weights of a checkpoint are not finite, in words; empty where all are."""
     count = int(run.nonfinite_weights[row])
-    return f"{count:,} {'weight is' if count == 1 else 'weights are'} not finite" if count else ""
+    return f"{counted(count, 'weight')} {'is' if count == 1 else 'are'} not finite" if count else ""
 
 
 def _evidence(run: Replayed, last: int) -> list[str]:

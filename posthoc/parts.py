@@ -23,7 +23,7 @@ from posthoc.locks import hold
 from posthoc.merging import Merger
 from posthoc.recording import MOST_CONTROLS, Identity, Recording
 from posthoc.shards import Shard
-from posthoc.shown import listed
+from posthoc.shown import counted, listed
 from posthoc.store import Skipped
 from posthoc.typed import MisfitError, Range, typed
 
@@ -256,7 +256,9 @@ class Parts:
             return ""
         command = "the same command without --force" if force else "the same command"
         once = f", once {self.output} is moved away" if force and self.output.exists() else ""
-        return f"; {done} of {len(entries)} checkpoints are kept in {self.folder}, and {command} goes on{once}"
+        return (
+            f"; {done} of {counted(len(entries), 'checkpoint')} are kept in {self.folder}, and {command} goes on{once}"
+        )
 
     def progress(self) -> Progress:
         """How far the parts are, by one look at the names in the folder; nothing belongs there before a task has begun."""
@@ -339,7 +341,9 @@ class Parts:
             raise PosthocError(self._lacking(plan, missing))
         if not merger.parts:
             reason = min(skip.reason for skip in skipped.values())
-            raise PosthocError(f"None of the {len(plan.checkpoints)} checkpoints could be replayed: {reason}")
+            raise PosthocError(
+                f"None of the {counted(len(plan.checkpoints), 'checkpoint')} could be replayed: {reason}"
+            )
         merger.write(self.output, list(skipped.values()))
         self.clear()
         self._leave()
@@ -352,9 +356,9 @@ class Parts:
             places = [item.place if isinstance(item, Control) else plan.checkpoints.index(item) for item in missing]
             shards = sorted({Shard.of(place, plan.shards).index for place in places})
             advice = f"run --shard {' and '.join(f'{shard}/{plan.shards}' for shard in shards)}"
-        controls = f" and {plan.untrained} untrained networks" if plan.untrained else ""
+        controls = f" and {counted(plan.untrained, 'untrained network')}" if plan.untrained else ""
         return (
-            f"{self.folder} lacks {len(missing)} of {len(plan.checkpoints)} checkpoints{controls} "
+            f"{self.folder} lacks {len(missing)} of {counted(len(plan.checkpoints), 'checkpoint')}{controls} "
             f"({listed([item.path for item in missing])}); {advice}, then merge."
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, TypedDict
 
+from posthoc.shown import counted
 from posthoc.typed import Range, typed
 
 MOST_CONTROLS = 1000
@@ -224,7 +225,7 @@ def apart(provenances: Sequence[Provenance]) -> list[str]:
     every = dict.fromkeys(name for each in leaves for name in each)
     names = [name for name in every if len({json.dumps(each.get(name)) for each in leaves}) > 1]
     counts = Counter(", ".join(f"{name} {each.get(name)}" for name in names) for each in leaves)
-    return [f"{words} ({n} checkpoint{'s' if n > 1 else ''})" for words, n in counts.items()] if names else []
+    return [f"{words} ({counted(n, 'checkpoint')})" for words, n in counts.items()] if names else []
 
 
 def seed_of_control(seed: int, number: int) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError, as_path
 from posthoc.files import read_json
+from posthoc.shown import counted
 
 DEPTH = 64
 """How deep values may be nested where anything may stand."""
@@ -58,12 +59,12 @@ class Shape:
     def check(self, value: Any, sizes: Sizes) -> None:
         """Raise MisfitError where a length is another than the first of its name."""
         if len(value) < self.least:
-            raise MisfitError(f"has {len(value)} values, not {self.least} or more")
+            raise MisfitError(f"has {counted(len(value), 'value')}, not {self.least} or more")
         level = [value]
         for depth, name in enumerate(self.names):
             for inner in level:
                 if inner and len(inner) != sizes.setdefault(name, len(inner)):
-                    raise MisfitError(f"has {len(inner)} values where {sizes[name]} belong")
+                    raise MisfitError(f"has {counted(len(inner), 'value')} where {sizes[name]} belong")
             if depth + 1 < len(self.names):
                 level = [inner for outer in level for inner in outer]
 
@@ -116,7 +117,7 @@ class Array:
                 if not isinstance(inner, list):
                     _refuse(list, inner)
                 if (inner or self.full) and len(inner) != sizes.setdefault(name, len(inner)):
-                    raise MisfitError(f"has {len(inner)} values where {sizes[name]} belong")
+                    raise MisfitError(f"has {counted(len(inner), 'value')} where {sizes[name]} belong")
             level = [number for inner in level for number in inner]
         if not set(map(type, level)) <= ({int} if self.whole else {float, int, types.NoneType}):
             raise MisfitError(
@@ -271,7 +272,7 @@ def _list(origin: Any, arguments: tuple[Any, ...]) -> Read:
         if not isinstance(value, (list, tuple)):
             return _refuse(list, value)
         if exact and len(value) != len(readers):
-            raise MisfitError(f"has {len(value)} values, not {len(readers)}")
+            raise MisfitError(f"has {counted(len(value), 'value')}, not {len(readers)}")
         if plain and set(map(type, value)) <= {float, types.NoneType}:  # most of a file, so at once
             return origin(value)
         each = readers if exact else readers * len(value)

@@ -14,6 +14,7 @@ from posthoc.analysis.kernels import in_threads
 from posthoc.analysis.kernels import phase as kernel
 from posthoc.analysis.kernels.dfa import LIVE
 from posthoc.errors import UsageError
+from posthoc.shown import counted
 
 BUTTERWORTH_ORDER = 4
 BLOCK = 16
@@ -172,7 +173,7 @@ def phase_locking(
     parts = [blocks.analytic(block) for block in range(len(blocks))]
     real, imaginary, live = (np.concatenate(part) for part in zip(*parts, strict=True))
     if member.shape != live.shape:
-        raise UsageError(f"{len(member)} groups for {len(live)} units; give one for each.")
+        raise UsageError(f"{counted(len(member), 'group')} for {counted(len(live), 'unit')}; give one for each.")
     U, T = real.shape
     z = real + 1j * imaginary
     length = np.abs(z)

@@ -28,6 +28,7 @@ from posthoc.analysis.weights import WeightPath
 from posthoc.errors import PosthocError, Suggesting, meant, nearest
 from posthoc.files import write_json
 from posthoc.recording import Recording
+from posthoc.shown import counted
 from posthoc.typed import Array, Range, Shape, read_typed
 
 if TYPE_CHECKING:
@@ -452,7 +453,9 @@ class RunMetrics(Suggesting):
     def __repr__(self) -> str:
         listed = ", ".join(key for key, measured in self.measures.items() if measured.listed)
         span = f"{self.summary.unit} {self.when[0]} to {self.when[-1]}"
-        return f"<RunMetrics: {len(self.checkpoints)} checkpoints, {span}, {self.protocol.axis} axis: {listed}>"
+        return (
+            f"<RunMetrics: {counted(len(self.checkpoints), 'checkpoint')}, {span}, {self.protocol.axis} axis: {listed}>"
+        )
 
     def _repr_html_(self) -> str:
         from posthoc.report.notebook import as_notebook

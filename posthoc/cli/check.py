@@ -16,7 +16,7 @@ from posthoc.cli.exits import PARTLY, echo
 from posthoc.cli.output import json_option, notes, order_options, print_json, print_table, progress_on_stderr
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.meant import refuse_folder
-from posthoc.shown import listed
+from posthoc.shown import counted, listed
 
 if TYPE_CHECKING:
     from posthoc.replay.series.remote import Mirror
@@ -169,11 +169,11 @@ def _compare(first: Path, second: Path, as_json: bool, mirrors: "Sequence[Mirror
 
 def show_check(result: "Result") -> None:
     """The verdict, and a row for every finding, the worst first."""
-    from posthoc.replay.series.words import count, read_part, sentence, untold, verdict, when
+    from posthoc.replay.series.words import read_part, sentence, untold, verdict, when
 
     run, series = result.run, result.series
     lines = [
-        ("series", f"{result.place}, {run.span}, {count(len(series.tensors), 'tensor')}, {series.bytes / 1e9:.3g} GB")
+        ("series", f"{result.place}, {run.span}, {counted(len(series.tensors), 'tensor')}, {series.bytes / 1e9:.3g} GB")
     ]
     lines += [] if series.share.is_whole else [("read", f"only {read_part(result)}")]
     lines += [("order", run.by)] if run.by else []

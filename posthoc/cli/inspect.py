@@ -26,6 +26,7 @@ from posthoc.cli.output import (
 from posthoc.errors import PosthocError
 from posthoc.replay.meant import refuse_folder, refuse_model
 from posthoc.report.printing import Table, column
+from posthoc.shown import counted
 
 if TYPE_CHECKING:
     from posthoc.analysis.arrays import FloatArray
@@ -111,7 +112,7 @@ def _checkpoints(
     values = sum(math.prod(shape) for shape in header.shapes.values())
     listing = [("run", f"{path}, {run.span}"), ("model", name)]
     listing += [*about_order(run), *aside(run)]
-    listing.append(("tensors", f"{len(header.shapes)}, {values:,} values"))
+    listing.append(("tensors", f"{len(header.shapes)}, {counted(values, 'value')}"))
     listing += [
         (key, str(run.about[key])) for key in ("recipe", "dataset", "normalization", "seed") if key in run.about
     ]
@@ -160,7 +161,7 @@ def _samples(file: "Activations") -> str:
 
 
 def _classes(count: int | None) -> str:
-    return "no labels, " if count is None else f"{count} classes, "
+    return "no labels, " if count is None else f"{counted(count, 'class')}, "
 
 
 def _activations(path: Path) -> Holding:
@@ -170,7 +171,10 @@ def _activations(path: Path) -> Holding:
     with open_activations(path) as file:
         identity, provenance = file.recording.identity, file.recording.provenance
         listing = [
-            ("activations", f"{path}, {len(file)} checkpoints, {len(file.units)} channels, {_samples(file)}"),
+            (
+                "activations",
+                f"{path}, {counted(len(file), 'checkpoint')}, {counted(len(file.units), 'channel')}, {_samples(file)}",
+            ),
             (
                 "created",
                 f"{file.created}, {identity.device}, {identity.dtype}, torch {provenance.versions.get('torch')}",
@@ -188,7 +192,7 @@ def _activations(path: Path) -> Holding:
             listing.append(("behaviour", ", ".join(file.behaviours)))
         if file.weights:
             spectra = ", stable ranks and Hill alphas" * file.recording.identity.spectra
-            listing.append(("weights", f"{len(file.weights)} tensors, their norms and sketches{spectra}"))
+            listing.append(("weights", f"{counted(len(file.weights), 'tensor')}, their norms and sketches{spectra}"))
         if file.averaged:
             listing.append(
                 ("averages", f"loss of the mean of the weights of the last {', '.join(map(str, file.averaged))}")
@@ -199,7 +203,7 @@ def _activations(path: Path) -> Holding:
             listing.append(("made under", "; ".join(differences)))
         if len(file.untrained_seeds):
             seeds = ", ".join(map(str, file.untrained_seeds[:5])) + (", ..." if len(file.untrained_seeds) > 5 else "")
-            count = f"{len(file.untrained_seeds)} initialisation" + "s" * (len(file.untrained_seeds) > 1)
+            count = counted(len(file.untrained_seeds), "initialisation")
             listing.append(("untrained", f"{count} as controls, of seed {seeds}"))
         columns = _columns(file)
         rows = [

@@ -16,7 +16,7 @@ import click
 from posthoc.cli.exits import FAILED, PARTLY, echo, write
 from posthoc.errors import StoppedError
 from posthoc.report.printing import FORMS, Column, Table, as_text, cell, column
-from posthoc.shown import shown
+from posthoc.shown import counted, shown
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,8 +104,10 @@ def flag_nonfinite(path: Path) -> None:
 
     with open_activations(path) as file:
         for row, name in enumerate(file.checkpoints):
-            parts = [f"{file.nonfinite_weights[row]} weights"] if file.nonfinite_weights[row] else []
-            parts += [f"{count[row]} values of {layer}" for layer, count in file.nonfinite.items() if count[row]]
+            parts = [counted(file.nonfinite_weights[row], "weight")] if file.nonfinite_weights[row] else []
+            parts += [
+                f"{counted(count[row], 'value')} of {layer}" for layer, count in file.nonfinite.items() if count[row]
+            ]
             if parts:
                 echo(f"{name}: not finite: {', '.join(parts)}", err=True)
 

@@ -10,6 +10,7 @@ import click
 from posthoc.cli.exits import echo
 from posthoc.cli.output import json_option, print_json, print_rows, print_table
 from posthoc.report.printing import Table, column
+from posthoc.shown import counted
 
 if TYPE_CHECKING:
     from posthoc.cluster.status import RunStatus, Status
@@ -46,7 +47,7 @@ def show_status(status: "Status") -> None:
     replayed, count = sum(run.replayed for run in status.runs), sum(run.count for run in status.runs)
     told = [f"{states[state]} {state}" for state in STATES if states[state]]
     echo(
-        f"{done} of {runs} runs measured, {replayed} of {count} checkpoints replayed; tasks: {', '.join(told) or 'none left'}"
+        f"{done} of {counted(runs, 'run')} measured, {replayed} of {counted(count, 'checkpoint')} replayed; tasks: {', '.join(told) or 'none left'}"
     )
     echo()
     columns = [

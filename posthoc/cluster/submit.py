@@ -23,6 +23,7 @@ from posthoc.folders import open_folder, open_lock, refuse_link, remove
 from posthoc.locks import hold
 from posthoc.parts import Entry, Parts, controls_of
 from posthoc.shards import Shard
+from posthoc.shown import counted
 from posthoc.store import open_activations
 
 TIMING = "import json, sys; from posthoc.replay.run import time_checkpoint; print(time_checkpoint(**json.loads(sys.argv[1])))"
@@ -260,11 +261,11 @@ class _Submitter:
         places = [*missing, *planned.controls]
         count = waiting[0][0].count if waiting else self._tasks(len(places), planned.seconds)
         shards = sorted({Shard.of(place, count).index for place in places} - {shard for _, shard in waiting})
-        facts = [f"{len(planned.entries)} checkpoints"]
+        facts = [counted(len(planned.entries), "checkpoint")]
         replayed = len(planned.entries) - len(missing)
         facts += [f"{replayed} of them replayed"] if replayed else []
         facts += [f"about {planned.seconds:.2g} s each"] if planned.seconds else []
-        facts += [f"{len(waiting)} tasks in the queue"] if waiting else []
+        facts += [f"{counted(len(waiting), 'task')} in the queue"] if waiting else []
         self.say(f"{target.title}: {', '.join(facts)}; tasks to submit: {len(shards)}")
         after = {array.job for array, _ in waiting}
         for group in _split(shards, self.largest):

@@ -10,6 +10,7 @@ from posthoc.memory import available_memory
 from posthoc.replay.formats.table import files_of
 from posthoc.replay.signals import SIGNALS
 from posthoc.replay.source import Source
+from posthoc.shown import counted
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ def cost(plan: "Extraction") -> list[tuple[str, str]]:
     operations = 2 * weights * N * T * passes
     several = f" x {inputs} inputs" * (inputs > 1) + f" + {plan.untrained} untrained" * (plan.untrained > 0)
     several += f" + {means} means" * (means > 0)
-    times = f"({E} checkpoints{several})" if several else f"{E} checkpoints"
+    times = f"({counted(E, 'checkpoint')}{several})" if several else counted(E, "checkpoint")
     what = f"2 x {_short(weights)} parameters x {_short(N * T)} tokens x {times}"
     read = sum(_bytes(checkpoint.path) for checkpoint in plan.run.checkpoints)
     needed = memory(weights, min(read // E, 4 * weights), plan.device)
@@ -63,12 +64,12 @@ def averaging(plan: "Extraction") -> list[tuple[str, str]]:
     E, size = len(plan.run.checkpoints), sum(map(math.prod, plan.run.checkpoints[0].header.shapes.values()))
     most, without = min(counts[-1], E), [str(count) for count in counts if count > E]
     passes = _of_averages(plan)
-    none = f"; none of {', '.join(without)}, for the run has {E} checkpoints" if without else ""
+    none = f"; none of {', '.join(without)}, for the run has {counted(E, 'checkpoint')}" if without else ""
     return [
         (
             "averages",
-            f"means of the weights of the last {', '.join(map(str, counts))}: {passes} pass{'es' * (passes != 1)} over the probe "
-            f"beside those of {E} checkpoints, and {_short(4 * size * most, 'B')} of memory for {most} of them{none}",
+            f"means of the weights of the last {', '.join(map(str, counts))}: {counted(passes, 'pass')} over the probe "
+            f"beside those of {counted(E, 'checkpoint')}, and {_short(4 * size * most, 'B')} of memory for {most} of them{none}",
         )
     ]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.architectures import architecture_of
 from posthoc.replay.hooks import HookPoint
+from posthoc.shown import counted
 
 ATTENTION = re.compile(r"(Attention|Attn|MSA)\d?$")
 """How the names of classes end that are attention, in torch, torchvision, timm, transformers, diffusers and elsewhere."""
@@ -81,10 +82,10 @@ def _part(maps: Sequence[HookPoint], part: str, model_name: str) -> tuple[list[H
         reason = f"residual stream: the output of {_counted(matching)}" if matching else ""
     elif part == "attention":
         matching = attention_points(maps)
-        reason = f"attention: the output of {len(matching)} modules ({_kinds(matching)})"
+        reason = f"attention: the output of {counted(len(matching), 'module')} ({_kinds(matching)})"
     else:
         matching = feed_forward_points(maps)
-        reason = f"feed-forward: the output of {len(matching)} modules ({_kinds(matching)})"
+        reason = f"feed-forward: the output of {counted(len(matching), 'module')} ({_kinds(matching)})"
     if not matching:
         what = {"residual": "list of equal blocks", "attention": "attention module", "mlp": "feed-forward module"}[part]
         raise UsageError(
@@ -196,7 +197,7 @@ def _counted(blocks: Sequence[HookPoint]) -> str:
     """
     homes = dict.fromkeys(point.name.rpartition(".")[0] for point in blocks)
     shown = ", ".join(list(homes)[:3]) + (", ..." if len(homes) > 3 else "")
-    return f"{len(blocks)} block{'s' * (len(blocks) > 1)} ({shown or 'of the network'})"
+    return f"{counted(len(blocks), 'block')} ({shown or 'of the network'})"
 
 
 def _kinds(points: Sequence[HookPoint]) -> str:

@@ -23,6 +23,7 @@ from posthoc.replay.naming import UNUSED, canonical
 from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order
 from posthoc.replay.strangers import NoWeightsError
 from posthoc.replay.weights import MAIN, Pick
+from posthoc.shown import counted, with_article
 
 LISTED = 8
 """So many groups are named in an error."""
@@ -87,9 +88,8 @@ class Run:
     def span(self) -> str:
         """How many checkpoints, and from when to when, in words."""
         first, last = self.checkpoints[0], self.checkpoints[-1]
-        if first is last:
-            return f"1 checkpoint, {first.when}"
-        return f"{len(self.checkpoints)} checkpoints, {first.when} to {last.when}"
+        span = first.when if first is last else f"{first.when} to {last.when}"
+        return f"{counted(len(self.checkpoints), 'checkpoint')}, {span}"
 
 
 def find_run(
@@ -331,7 +331,9 @@ def _several(place: Path, groups: Sequence[Group]) -> str:
     for group in sorted(groups, key=len, reverse=True)[:LISTED]:
         path, shapes = group[0].path, group[0].header.shapes
         name = path.name if len(group) == 1 else f"{form_of(path)} ({len(group)} files)"
-        lines.append(f"{name}: {len(shapes)} tensors, {sum(map(math.prod, shapes.values())):,} values")
+        lines.append(
+            f"{name}: {counted(len(shapes), 'tensor')}, {counted(sum(map(math.prod, shapes.values())), 'value')}"
+        )
     more = ["..."] if len(groups) > LISTED else []
     listed = f"fall into {len(groups)} groups ({'; '.join(lines + more)})"
     networks = len({group[0].network for group in groups})
@@ -365,7 +367,9 @@ def _about(folder: Path) -> dict[str, Any]:
         return {}
     about = read_json(path, RUN_JSON_BYTES)
     if not isinstance(about, dict):
-        raise PosthocError(f"{path} holds a {type(about).__name__}; expected an object with model, normalization, ...")
+        raise PosthocError(
+            f"{path} holds {with_article(type(about).__name__)}; expected an object with model, normalization, ..."
+        )
     for key, kinds in RUN_JSON.items():
         value = about.get(key)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):

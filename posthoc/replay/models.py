@@ -39,7 +39,7 @@ from posthoc.replay.recognition import (
 )
 from posthoc.replay.transformers import skeleton
 from posthoc.replay.usercode import Factory, ModelCode
-from posthoc.shown import listed
+from posthoc.shown import counted, listed
 
 CONFIGURED = ("transformers", "diffusers")
 """Libraries whose networks a config.json describes."""
@@ -405,7 +405,7 @@ def _closest(made: Made, shapes: Shapes) -> Comparison:
 
 def _misfit(comparison: Comparison) -> str:
     """What differs and how much agrees."""
-    agreeing = f"{comparison.shared} of its {len(comparison.names)} tensors agree"
+    agreeing = f"{comparison.shared} of its {counted(len(comparison.names), 'tensor')} agree"
     return f"{sentence(comparison.differences)}; {agreeing}"
 
 
@@ -424,7 +424,7 @@ def _recognised(header: Header) -> Model:
         return Model(name, "recognised", module, _left_out(names, shapes), changes(name, module), drawn=drawn)
     if fitting:
         raise PosthocError(_several([names for names, _ in fitting]))
-    sentences = [f"The checkpoints fit no known model ({len(shapes)} tensor{'s' * (len(shapes) != 1)})."]
+    sentences = [f"The checkpoints fit no known model ({counted(len(shapes), 'tensor')})."]
     if header.kind:
         sentences.append(f"They are pickled modules of class {header.kind}; its code is not in them.")
     sentences += [_named(key, text) for key, text in header.named.items()]

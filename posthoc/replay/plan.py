@@ -45,7 +45,7 @@ from posthoc.replay.spectra import MOST, is_matrix, is_small
 from posthoc.replay.trial import Trial, Wishes, try_out
 from posthoc.replay.untrained import require_constructor, require_draws
 from posthoc.replay.weights import Pick
-from posthoc.shown import listed
+from posthoc.shown import counted, listed
 
 NAMED = 5
 """So many files are named that were set apart for one reason, and so many reasons."""
@@ -148,7 +148,7 @@ class Extraction:
         if not (seeds := [seed_of_control(self.identity.seed, number) for number in range(self.untrained)]):
             return []
         of = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-        return [("untrained", f"{len(seeds)} initialisation{'s' * (len(seeds) > 1)} of the network, {of}")]
+        return [("untrained", f"{counted(len(seeds), 'initialisation')} of the network, {of}")]
 
     def _about_averages(self) -> list[tuple[str, str]]:
         if self.averages and not self.identity.averaged:
@@ -168,7 +168,10 @@ class Extraction:
             else ""
         )
         return [
-            ("spectra", f"of {len(matrices) - len(large)} of {len(self.stored.weights)} tensors of weights{without}")
+            (
+                "spectra",
+                f"of {len(matrices) - len(large)} of {counted(len(self.stored.weights), 'tensor')} of weights{without}",
+            )
         ]
 
     def settled(self, trial: Trial) -> "Extraction":

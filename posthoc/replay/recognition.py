@@ -19,6 +19,7 @@ from posthoc.errors import PosthocError
 from posthoc.replay.architectures import ARCHITECTURES
 from posthoc.replay.forward import error_line
 from posthoc.replay.naming import UNUSED, canonical
+from posthoc.shown import counted
 
 Shapes = Mapping[str, tuple[int, ...]]
 NEAR = 0.5
@@ -149,7 +150,7 @@ def changes(name: str, model: nn.Module) -> str | None:
         return None
     differences = []
     if changed[1].in_channels != original[1].in_channels:
-        differences.append(f"{changed[1].in_channels} input channel{'s' * (changed[1].in_channels > 1)}")
+        differences.append(counted(changed[1].in_channels, "input channel"))
     if changed[1].kernel_size != original[1].kernel_size:
         differences.append(f"{changed[0]} of 3 x 3, for which stride 1 and no max pooling are assumed")
     return "; ".join(differences) or None

@@ -22,7 +22,7 @@ from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
 from posthoc.replay.recognition import first_convolution
 from posthoc.replay.scores import NONE, name_of
-from posthoc.shown import listed
+from posthoc.shown import listed, with_article
 
 if TYPE_CHECKING:
     from posthoc.replay.plan import Extraction
@@ -148,7 +148,7 @@ class Passes:
             drawn = tuple(name for name, state in random_state(device).items() if state != before[name])
             if not any(True for _ in tensors_in(output)):
                 raise PosthocError(
-                    f"{self.plan.model.name} gives a {type(output).__name__}, in which there is no tensor; let its forward pass return one."
+                    f"{self.plan.model.name} gives {with_article(type(output).__name__)}, in which there is no tensor; let its forward pass return one."
                 )
         tensors = {}
         given = self.net.recorder.signals

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from posthoc.errors import UsageError
+from posthoc.shown import with_article
 from posthoc.usercode import UserCode
 
 Factory = Callable[..., Any] | nn.Module
@@ -83,7 +84,9 @@ class ModelCode(UserCode):
                 module.eval()
                 module.state_dict(keep_vars=True)  # which may be its own, too
                 return module
-        raise UsageError(f"{title} gives a {type(module).__name__}, not a torch.nn.Module; let it return one.")
+        raise UsageError(
+            f"{title} gives {with_article(type(module).__name__)}, not a torch.nn.Module; let it return one."
+        )
 
 
 def _takes(factory: Any, arguments: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from posthoc.replay.modules import is_module, mapping, module_tensors
 from posthoc.replay.pickles import Global, Record
 from posthoc.replay.strangers import NoWeightsError
 from posthoc.replay.tensors import Stored, Unread, leaf
+from posthoc.shown import with_article
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
 """Keys under which training scripts put the weights beside their own bookkeeping."""
@@ -184,6 +185,6 @@ def _listed(names: list[str], between: str = ", ") -> str:
 def _keys(tree: Any) -> str:
     items = mapping(tree)
     if not items:
-        return f"a {tree.name if isinstance(tree, Record) else type(tree).__name__.lower()}"
+        return with_article(tree.name if isinstance(tree, Record) else type(tree).__name__.lower())
     keys = itertools.islice(items, 9)
-    return _listed([f"a {key.name}" if isinstance(key, Record) else str(key) for key in keys])
+    return _listed([with_article(key.name) if isinstance(key, Record) else str(key) for key in keys])

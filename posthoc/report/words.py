@@ -14,6 +14,7 @@ from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.recording import Recording
 from posthoc.report.printing import cell
+from posthoc.shown import counted
 
 if TYPE_CHECKING:
     from posthoc.analysis.compare import Difference, Row
@@ -88,7 +89,7 @@ def _ailment(metrics: RunMetrics, of_kind: Sequence[Symptom]) -> str:
     which = f" ({first.layer})" if evidence and len(of_kind) > 1 and first.kind is not Ailment.DEAD else ""
     return (
         f"{what}, first at {metrics.summary.unit} {metrics.when[first.began]}, "
-        f"in {'up to ' * (len(lasted) > 1)}{lasted[-1]} of {E} checkpoints{evidence}{which}"
+        f"in {'up to ' * (len(lasted) > 1)}{lasted[-1]} of {counted(E, 'checkpoint')}{evidence}{which}"
     )
 
 
@@ -139,7 +140,7 @@ def in_short(metrics: RunMetrics) -> list[str]:
 
 def compared(rows: "Sequence[Row]", gaps: "Sequence[Difference]") -> str:
     """What a comparison comes to, in a sentence: how good the runs are, and which groups differ."""
-    count = f"{len(rows)} run{'s' * (len(rows) != 1)}"
+    count = counted(len(rows), "run")
     best = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items() if key.startswith("best_")}
     parts = []
     for key, symbol in best.items():
@@ -165,7 +166,7 @@ def chosen(metrics: RunMetrics) -> str:
         return ""
     run, when = metrics.summary, metrics.when
     others = [when[e] for e in result.alike if e != result.best]
-    inside = f"{len(others)} other checkpoint{'s' * (len(others) != 1)} ({run.unit} {_ranges(others)})"
+    inside = f"{counted(len(others), 'other checkpoint')} ({run.unit} {_ranges(others)})"
     told = f"{inside} cannot be told from it" if others else "it can be told from all others"
     if len(metrics.checkpoints) == 1:
         return f"{result.by} on the probe is {number(result.loss)} at {run.unit} {when[0]}, the only checkpoint"
@@ -209,7 +210,7 @@ def checkpoints_at(unit: str, numbers: list[int]) -> str:
 def probed(recording: Recording) -> str:
     """How many samples the probe has, by what they are called, and of how many classes."""
     probe = recording.identity.probe
-    classes = "no labels" if probe.classes is None else f"{probe.classes} classes"
+    classes = "no labels" if probe.classes is None else counted(probe.classes, "class")
     return f"{probe.samples} {recording.provenance.samples}, {classes}"
 
 

@@ -478,7 +478,7 @@ def test_what_a_function_of_the_users_makes(form, nets, tmp_path):
     ("text", "message"),
     [
         ("def make(): raise ValueError('no data')", r"probe\.py:make failed \(ValueError: no data\)"),
-        ("def make(): return 3", r"probe\.py:make gives a int; give a posthoc\.Probe"),
+        ("def make(): return 3", r"probe\.py:make gives an int; give a posthoc\.Probe"),
         ("def other(): return 3", r"defines no 'make' \(found: other\)"),
         ("import sys; sys.exit(0)", r"probe\.py cannot be imported \(it ends the program"),
         ("import numpy\ndef make(): return numpy.array(['a']), None", r"input is <U1 \(1,\); give numbers"),

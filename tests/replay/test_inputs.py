@@ -125,7 +125,7 @@ TABULAR = nn.Sequential(nn.Linear(60, 45), nn.Tanh(), nn.Linear(45, 5))
         (TwoInputs(), None, r"takes 2 inputs \(x, t\); pass --probe npz:FILE with arrays of these names"),
         (nn.Sequential(nn.Embedding(50, 8), nn.Flatten(), nn.Linear(8, 2)), None, "takes tokens"),
         (nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU()), None, "takes sequences of 4 channels"),
-        (nn.Sequential(nn.Conv3d(1, 8, 3), nn.ReLU()), None, "takes volumes of 1 channels"),
+        (nn.Sequential(nn.Conv3d(1, 8, 3), nn.ReLU()), None, "takes volumes of 1 channel"),
         (nn.Sequential(nn.LSTM(12, 8)), None, "takes sequences of 12 features"),
         (nn.Sequential(nn.Conv2d(5, 8, 3), nn.ReLU()), None, "takes images of 5 channels; pictures have 3, or 1 as grey: pass --probe npz:FILE"),
         (Fixed(), None, r"cannot take images of 32 x 32 x 3: RuntimeError: shape '\[64, 3072\]' is invalid"),

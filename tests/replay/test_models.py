@@ -227,7 +227,7 @@ def test_models_of_the_users_own(users_file, monkeypatch):
         (":Deep", {}, r"Deep\(width, depth=2\) takes other arguments than those given \(none\)"),
         (":Deep", {"width": 5}, r"do not fit mynet\.py:Deep: of another shape: convs\.0\.weight \[4, 3, 3, 3\]"),
         (":deep7", {}, r"defines no model 'deep7' \(found: deep8, deep16, not_a_model, Deep\(width, depth=2\)\)"),
-        (":not_a_model", {}, "gives a int, not a torch.nn.Module"),
+        (":not_a_model", {}, "gives an int, not a torch.nn.Module"),
     ):
         with pytest.raises(PosthocError, match=message):
             resolve_model(header(shapes(4)), f"{users_file}{said}", None, arguments)

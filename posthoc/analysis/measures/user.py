@@ -26,6 +26,7 @@ from posthoc.analysis.measures.measure import Measure, Reading, Series
 from posthoc.analysis.origins import Code
 from posthoc.analysis.records import NOWHERE, Interval
 from posthoc.errors import PosthocError, UsageError, error_line
+from posthoc.shown import with_article
 from posthoc.usercode import UserCode
 
 Function = Callable[..., Any]
@@ -118,7 +119,7 @@ class Call:
         except (TypeError, ValueError):
             values = np.asarray(None)
         if values.dtype.kind not in "fiub":
-            kind = "complex numbers" if values.dtype.kind == "c" else f"a {type(result).__name__}"
+            kind = "complex numbers" if values.dtype.kind == "c" else with_article(type(result).__name__)
             raise UsageError(f"{self.name} gives {kind}; give {wanted}.")
         values = values.astype(np.float64)
         L = None if layers is None or "layers" not in self.parameters else int(layers[-1]) + 1

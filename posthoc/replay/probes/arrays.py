@@ -18,6 +18,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.probes.archives import INPUTS, Samples, read_samples
 from posthoc.replay.probes.images import SCALES, Normalization, first_rows, images_of, normalization, prepared
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Prepare, Probe
+from posthoc.shown import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -306,7 +307,7 @@ def targets_in_words(probe: Probe) -> str:
     if probe.targets is None:
         return "no targets"
     if probe.labels is not None:
-        return f"labels of {probe.truth(()).classes} classes"
+        return f"labels of {counted(probe.truth(()).classes, 'class')}"
     if probe.targets.dtype.kind == "f":
         return f"targets of {' x '.join(map(str, probe.targets.shape[1:])) or 'one number'}"
-    return f"masks of {probe.truth(()).classes} classes"
+    return f"masks of {counted(probe.truth(()).classes, 'class')}"

@@ -14,6 +14,7 @@ from posthoc.replay.hooks import Anatomy, CannotRunError, Entered, dissect
 from posthoc.replay.models import Model
 from posthoc.replay.probes.images import example
 from posthoc.replay.probes.probe import Probe
+from posthoc.shown import counted, with_article
 
 FALLBACK_SIZES = (224, 299)
 """Image sides tried, in turn, where a model cannot take the probe's own."""
@@ -131,7 +132,7 @@ def _is_of_vectors(layer: nn.Module) -> bool:
 
 
 def _takes_vectors(model: Model, layer: nn.Module, side: int, channels: int) -> str:
-    features = f" of {layer.in_features} features" if isinstance(layer, nn.Linear) else ""
+    features = f" of {counted(layer.in_features, 'feature')}" if isinstance(layer, nn.Linear) else ""
     return (
         f"{model.name} takes vectors{features}; an image of {side} x {side} x {channels} has {side * side * channels} "
         f"pixels. Pass --probe npz:FILE with the vectors."
@@ -148,20 +149,20 @@ def _refusal(model: Model, side: int, channels: int, failure: CannotRunError, gi
     layers = [layer for layer in failure.entered if layer.weighs or isinstance(layer.module, nn.RNNBase)]
     first = layers[0].module if layers else None
     if isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
-        return f"{name} takes tokens ({layers[0].name} is an {type(first).__name__}); pass --probe text:FILE or tokens:FILE."
+        return f"{name} takes tokens ({layers[0].name} is {with_article(type(first).__name__)}); pass --probe text:FILE or tokens:FILE."
     if isinstance(first, (nn.Conv1d, nn.ConvTranspose1d)):
-        return f"{name} takes sequences of {first.in_channels} channels ({layers[0].name} is a Conv1d); pass --probe npz:FILE with such arrays."
+        return f"{name} takes sequences of {counted(first.in_channels, 'channel')} ({layers[0].name} is a Conv1d); pass --probe npz:FILE with such arrays."
     if isinstance(first, (nn.Conv3d, nn.ConvTranspose3d)):
-        return f"{name} takes volumes of {first.in_channels} channels ({layers[0].name} is a Conv3d); pass --probe npz:FILE with such arrays."
+        return f"{name} takes volumes of {counted(first.in_channels, 'channel')} ({layers[0].name} is a Conv3d); pass --probe npz:FILE with such arrays."
     if isinstance(first, nn.RNNBase) and last and last.module is first:
-        return f"{name} takes sequences of {first.input_size} features ({layers[0].name} is a {type(first).__name__}); pass --probe npz:FILE with such arrays."
+        return f"{name} takes sequences of {counted(first.input_size, 'feature')} ({layers[0].name} is {with_article(type(first).__name__)}); pass --probe npz:FILE with such arrays."
     if isinstance(first, nn.Linear) and last and last.module is first:
         if layers[0].shape == image or first.in_features < min(CHANNELS):
             return _takes_vectors(model, first, side, channels)
         if layers[0].shape == (2, channels * side * side):
             return f"{name} takes {first.in_features} numbers, as many as no square image in colour or grey has pixels; pass --probe npz:FILE with arrays."
     if isinstance(first, nn.Conv2d) and layers[0].shape == image and first.in_channels not in CHANNELS:
-        return f"{name} takes images of {first.in_channels} channels; pictures have 3, or 1 as grey: pass --probe npz:FILE with such arrays."
+        return f"{name} takes images of {counted(first.in_channels, 'channel')}; pictures have 3, or 1 as grey: pass --probe npz:FILE with such arrays."
     where = f" in {last.name} ({type(last.module).__name__})" if last and last.name else ""
     advice = (
         ""

@@ -18,6 +18,7 @@ from posthoc.replay.probes.archives import TARGETS
 from posthoc.replay.probes.arrays import fitted, is_picture
 from posthoc.replay.probes.images import DEFAULT_IMAGES, Normalization, first_rows, normalization
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
+from posthoc.shown import with_article
 
 if TYPE_CHECKING:
     from posthoc.replay.models import Model
@@ -105,7 +106,7 @@ def probe_of(value: Any, asked: Asked, name: str) -> Probe:
     inputs, targets = _parted(value)
     if not inputs:
         raise PosthocError(
-            f"{name} gives a {type(value).__name__}; give a posthoc.Probe, (inputs, targets), a Dataset or a DataLoader."
+            f"{name} gives {with_article(type(value).__name__)}; give a posthoc.Probe, (inputs, targets), a Dataset or a DataLoader."
         )
     return _first(Probe(inputs, targets, name=name), asked)
 

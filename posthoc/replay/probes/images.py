@@ -19,6 +19,7 @@ from posthoc.files import open_regular
 from posthoc.recording import image_words, scale_words
 from posthoc.replay.probes.archives import Samples, read_samples
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Prepare, Probe, as_targets, classes_of
+from posthoc.shown import counted
 
 if TYPE_CHECKING:
     from posthoc.replay.models import Model
@@ -274,7 +275,7 @@ class Prepared:
         """As any other probe."""
         mean, std = self.normalization
         small = self.size <= 64
-        place = f"{self.data.name}, {len(self.data)} images at {self.size} x {self.size}"
+        place = f"{self.data.name}, {counted(len(self.data), 'image')} at {self.size} x {self.size}"
         return Probe(
             name=self.data.name,
             inputs={"images": self.data.images},
@@ -460,7 +461,7 @@ def _images(
         targets = np.asarray(targets)
         if targets.shape[:1] != images.shape[:1] or targets.dtype.kind not in "biuf" or not len(targets):
             raise PosthocError(
-                f"{name}: labels of {targets.dtype} {targets.shape} do not fit {len(images)} images; give one for each."
+                f"{name}: labels of {targets.dtype} {targets.shape} do not fit {counted(len(images), 'image')}; give one for each."
             )
         targets = as_targets(name, targets)
     if not images.size:
@@ -468,7 +469,7 @@ def _images(
     index = np.arange(first, first + len(images)) if index is None else np.asarray(index)
     if index.shape != images.shape[:1] or not np.issubdtype(index.dtype, np.integer):
         raise PosthocError(
-            f"{name}: an index of {index.dtype} {index.shape} does not fit {len(images)} images; give one for each."
+            f"{name}: an index of {index.dtype} {index.shape} does not fit {counted(len(images), 'image')}; give one for each."
         )
     return Images(name, np.ascontiguousarray(images), targets, index.astype(np.int64), classes or classes_of(targets))
 

@@ -17,6 +17,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular, sha256
 from posthoc.replay.probes.archives import read_head
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
+from posthoc.shown import counted
 
 if TYPE_CHECKING:
     from posthoc.replay.hooks import Anatomy
@@ -104,7 +105,7 @@ def load_text(asked: Asked, model: "Model") -> Probe:
     if not len(rows):
         what = "text" if len(pieces) == 1 else f"longest of {len(pieces)} texts"
         raise PosthocError(
-            f"--probe {asked.spec}: {tokens} tokens, and the {what} has not the {T} of a row; give more text, or a "
+            f"--probe {asked.spec}: {counted(tokens, 'token')}, and the {what} has not the {T} of a row; give more text, or a "
             f"smaller --context."
         )
     index = _spread(asked, len(rows), T)
@@ -122,7 +123,9 @@ def load_tokens(asked: Asked, model: "Model") -> Probe:
             T = _context(asked, model, shape[1] if len(shape) == 2 else None)
             total = shape[0] if len(shape) == 2 else shape[0] // T
             if not total:
-                raise PosthocError(f"{path} holds {shape[0]} tokens, and a row has {T}; pass a smaller --context.")
+                raise PosthocError(
+                    f"{path} holds {counted(shape[0], 'token')}, and a row has {T}; pass a smaller --context."
+                )
             index = _spread(asked, total, T)
             ids = np.empty((len(index), T), np.int64)
             for row, number in enumerate(index.tolist()):
@@ -167,7 +170,7 @@ def _context(asked: Asked, model: "Model", given: int | None = None) -> int:
         )
     T = given or option or min(most or LONGEST, LONGEST)
     if given is not None and given < 2:
-        raise PosthocError(f"{asked.place} has rows of {given} tokens; two is the least.")
+        raise PosthocError(f"{asked.place} has rows of {counted(given, 'token')}; two is the least.")
     if most and most < T:
         what = f"{asked.place} has rows of {T}" if given else f"--context {T}"
         raise UsageError(f"{what}: {model.name} takes at most {most} tokens; ask for fewer.")
@@ -203,7 +206,9 @@ def _spread(asked: Asked, total: int, T: int) -> NDArray[np.int64]:
     """Which of so many rows are taken."""
     wanted = asked.options.get("documents") or asked.samples
     if wanted and wanted > total:
-        raise UsageError(f"--documents {wanted}: {asked.place} gives {total} rows of {T} tokens; ask for fewer.")
+        raise UsageError(
+            f"--documents {wanted}: {asked.place} gives {counted(total, 'row')} of {T} tokens; ask for fewer."
+        )
     count = wanted or min(total, DEFAULT_DOCUMENTS)
     return np.arange(count, dtype=np.int64) * total // count
 
@@ -352,7 +357,7 @@ def _probe(asked: Asked, model: "Model", rows: Rows) -> Probe:
         preparation={"context": T, **rows.preparation},
         words=rows.words,
         text_bytes=rows.text_bytes,
-        notes=[("probe", f"{asked.spec}, {N} documents of {T} tokens, {rows.words}")],
+        notes=[("probe", f"{asked.spec}, {counted(N, 'document')} of {T} tokens, {rows.words}")],
         few=2,
     )
     anatomy = _anatomy(model, probe, T)

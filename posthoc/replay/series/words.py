@@ -6,7 +6,7 @@ from posthoc.replay.fitting import FEWEST
 from posthoc.replay.series.against import Relation
 from posthoc.replay.series.records import Finding, Kind, Severity, Untold
 from posthoc.replay.series.result import Result
-from posthoc.shown import listed
+from posthoc.shown import counted, listed
 
 
 def verdict(result: Result) -> str:
@@ -19,12 +19,10 @@ def verdict(result: Result) -> str:
             return "Nothing is wrong with this checkpoint that can be seen in it."
         return f"Nothing is wrong with these {total} checkpoints that can be seen in them."
     faulty = {row for f in result.findings if f.severity > Severity.NOTE for row in f.checkpoints}
-    what = ", ".join(
-        f"{number} {word}{'s' * (number > 1)}" for number, word in ((errors, "error"), (warnings, "warning")) if number
-    )
+    what = ", ".join(counted(number, word) for number, word in ((errors, "error"), (warnings, "warning")) if number)
     kinds = {f.kind for f in result.findings if f.severity > Severity.NOTE}
     how = _ALONE.get(next(iter(kinds)), _OTHER) if len(kinds) == 1 else _OTHER
-    return f"This series {how}: {what}, {count(len(faulty) + len(damaged), 'checkpoint')} of {total} concerned."
+    return f"This series {how}: {what}, {counted(len(faulty) + len(damaged), 'checkpoint')} of {total} concerned."
 
 
 _OTHER = "is not what it says it is"
@@ -53,11 +51,6 @@ def when(finding: Finding, result: Result) -> str:
     return listed(labels, 6)
 
 
-def count(number: float, noun: str) -> str:
-    """A number of things."""
-    return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
-
-
 def _damaged(finding: Finding, result: Result) -> str:
     path, reason = next(item for item in result.run.damaged if item[0].name == finding.file)
     return reason.removeprefix(f"{path} ").removesuffix(".")
@@ -73,7 +66,7 @@ def _equal(finding: Finding, result: Result) -> str:
 
 def _partly_equal(finding: Finding, result: Result) -> str:
     e = finding.evidence
-    part = f"{count(e['tensors'], 'tensor')} ({e['share']:.0%} of the numbers: {listed(finding.tensors)})"
+    part = f"{counted(e['tensors'], 'tensor')} ({e['share']:.0%} of the numbers: {listed(finding.tensors)})"
     return f"the same values of {part} at different steps: {_at_fault(finding, result)}"
 
 
@@ -129,7 +122,7 @@ def _types(finding: Finding, result: Result) -> str:
     name, row = finding.tensors[0], finding.checkpoints[0]
     kinds = [about[name].dtype for about in result.series.described if name in about]
     usual = max(set(kinds), key=kinds.count)
-    return f"{result.series.described[row][name].dtype} where the rest are {usual} ({count(len(finding.tensors), 'tensor')})"
+    return f"{result.series.described[row][name].dtype} where the rest are {usual} ({counted(len(finding.tensors), 'tensor')})"
 
 
 def _rounded(finding: Finding, result: Result) -> str:
@@ -183,9 +176,9 @@ def _average(finding: Finding, result: Result) -> str:
 
 def _partly_misplaced(finding: Finding, result: Result) -> str:
     if "returned" in finding.evidence:
-        tensors = count(finding.evidence["layers"], "tensor")
+        tensors = counted(finding.evidence["layers"], "tensor")
         return f"{tensors} that stand still before and after have other values here ({listed(finding.tensors)})"
-    layers = count(finding.evidence["layers"], "layer")
+    layers = counted(finding.evidence["layers"], "layer")
     return f"{layers} with weights from elsewhere ({listed(finding.tensors)})"
 
 
@@ -234,7 +227,7 @@ _WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
     Kind.PARTLY_EQUAL: _partly_equal,
     Kind.MISSING_STEPS: _missing,
     Kind.DUPLICATE_STEPS: lambda finding, result: (
-        f"{count(len(finding.checkpoints), 'checkpoint')} of one {result.unit}: "
+        f"{counted(len(finding.checkpoints), 'checkpoint')} of one {result.unit}: "
         f"{listed([result.series.names[row] for row in finding.checkpoints])}"
     ),
     Kind.LABELS: _labels,
@@ -254,6 +247,6 @@ _WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
     Kind.PARTLY_MISPLACED: _partly_misplaced,
     Kind.NORM_JUMP: _norm_jump,
     Kind.UNCHANGED: lambda finding, result: (
-        f"{count(len(finding.tensors), 'tensor')} never change ({listed(finding.tensors)})"
+        f"{counted(len(finding.tensors), 'tensor')} never change ({listed(finding.tensors)})"
     ),
 }

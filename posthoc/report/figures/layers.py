@@ -12,6 +12,7 @@ from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import layer, vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, hovering, kept, named, names_of, number, with_epoch
 from posthoc.report.theme import LONGEST, MARK, MUTED, SEQUENCE
+from posthoc.shown import with_article
 
 
 def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
@@ -45,7 +46,7 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     expected = ", ".join(f"{math.sqrt((1 - math.pi / 4) / size):.3f} of {size}" for size in sizes)
     return Figure(
         "layers",
-        f"{measured.symbol} by layer {title}" if title else f"No layer has an {measured.symbol} at the end",
+        f"{measured.symbol} by layer {title}" if title else f"No layer has {with_article(measured.symbol)} at the end",
         "Each cell is one layer's channels by themselves at one checkpoint; × marks what is undefined.",
         f"Fewer channels alone make M larger: independent ones would give about {expected}." if expected else "",
         with_epoch(vconcat(*panels, spacing=14).resolve_scale(color="independent"), None).add_params(
