@@ -8,7 +8,7 @@ from typing import Any
 
 from posthoc.cluster.jobs import Queued
 from posthoc.cluster.scheduler import scheduler_named
-from posthoc.cluster.submission import Submission, Target
+from posthoc.cluster.submission import RECORD, Submission, Target
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
 from posthoc.parts import Parts
@@ -80,7 +80,11 @@ def read_status(out: Path) -> Status:
     """What has become of what was submitted into the folder `out`; raises PosthocError where nothing was."""
     submission = Submission.load(out.absolute())
     if submission is None:
-        raise PosthocError(f"{out} holds no submission; give the folder that posthoc submit -o was given.")
+        what = f"holds no {RECORD}" if out.is_dir() else "is no folder"
+        raise PosthocError(
+            f"{out} {what}, and posthoc submit leaves a {RECORD} in its output (posthoc-runs unless -o names another): "
+            "give the folder of a submission, or submit first."
+        )
     live: dict[str, Queued] | None
     scheduler = scheduler_named(submission.scheduler)
     try:

@@ -299,7 +299,8 @@ def test_what_cannot_be_submitted(tmp_path, monkeypatch):
     assert "choose another -o" in odd.output
     nothing = without_slurm(monkeypatch, "status", tmp_path)
     assert nothing.exit_code == 1
-    assert "holds no submission" in nothing.output
+    assert f"{tmp_path} holds no submission.json, and posthoc submit leaves" in nothing.output
+    assert "gone is no folder, and" in without_slurm(monkeypatch, "status", tmp_path / "gone").output
     (tmp_path / "submission.json").write_text("{")
     assert "is not what posthoc submit wrote" in without_slurm(monkeypatch, "status", tmp_path).output
 
