@@ -17,9 +17,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 
 
-def example(language, folder):
-    """The page's example, with /data in a folder."""
-    (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+def example(language, folder, of=""):
+    """The page's example that names `of`, with /data in a folder."""
+    (text,) = (text for text in re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL) if of in text)
     return text.replace("/data", str(folder))
 
 
@@ -37,12 +37,21 @@ def by_kubernetes(folder):
 
 def by_dask(folder):
     """A scheduler and two workers on this machine."""
-    (folder / "replay.py").write_text(example("python", folder))
+    (folder / "replay.py").write_text(example("python", folder, "dask"))
     subprocess.run([sys.executable, folder / "replay.py"], env=ENVIRONMENT, check=True, timeout=600)
 
 
+def by_ray(folder):
+    """Two workers on this machine."""
+    pytest.importorskip("ray", reason="ray, of 240 MB, is not installed: pip install ray")
+    text = example("python", folder, "ray").replace("ray.init()", "ray.init(num_cpus=2, include_dashboard=False)")
+    (folder / "replay.py").write_text(text)
+    environment = {**ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0"}
+    subprocess.run([sys.executable, folder / "replay.py"], env=environment, check=True, timeout=600)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [by_kubernetes, by_dask])
+@pytest.mark.parametrize("engine", [by_kubernetes, by_dask, by_ray])
 def test_an_engine_replays_the_shards_that_merge_puts_together(tmp_path, engine):
     make_run(tmp_path / "run", 6)
     (tmp_path / "slow.py").rename(tmp_path / "nets.py")
