@@ -59,9 +59,9 @@
   const draw = async (box) => {
     const own = charts[box.id];
     if (box.clientWidth < 480) {
-      own.spec.config.legend.columns = 2;
-      own.spec.config.axis.labelLimit = 0.35 * box.clientWidth;
-      Object.assign(own, own.narrow);
+      if (own.narrow) Object.assign(own, own.narrow);
+      else own.spec.config.axis.labelLimit = 0.35 * box.clientWidth;
+      own.spec.config.legend.columns = 2; // a legend that is wider than its panel takes the panel's room
       wrapTitles(own.spec, (box.clientWidth - 160) / 7);
     }
     const { view } = await vegaEmbed(box, own.spec, { renderer: "svg", actions: false, mode: "vega-lite", logLevel: 1 });
