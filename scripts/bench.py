@@ -6,6 +6,7 @@ scripts/bench.py extract [--cuda]    extraction against bare forward passes and 
 scripts/bench.py tokens [--cuda]     extraction of a language model against its bare forward passes
 scripts/bench.py memory              memory for 8, 64 and 512 documents of tokens
 scripts/bench.py hostile             what small hostile checkpoints cost at two sizes: seconds and MB
+scripts/bench.py growth              how extraction and metrics grow with each of their sizes: processor seconds and MB
 """
 
 import argparse
@@ -28,6 +29,7 @@ import numpy as np
 import scipy.signal
 import torch
 from bench_extract import MODELS, extract_table
+from bench_growth import growth_table
 from bench_hostile import hostile_table
 from numpy.typing import NDArray
 
@@ -204,7 +206,7 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kernels", "extract", "tokens", "memory", "hostile"])
+    parser.add_argument("what", choices=["kernels", "extract", "tokens", "memory", "hostile", "growth"])
     parser.add_argument("--fast", action="store_true", help="kernels, extract: leave out the slow references")
     parser.add_argument("--cuda", action="store_true", help="extract, tokens: on the GPU")
     parser.add_argument("--images", type=int, default=2048, help="extract: images in the probe")
@@ -222,6 +224,8 @@ def main() -> None:
         tokens.memory()
     elif args.what == "hostile":
         hostile_table()
+    elif args.what == "growth":
+        growth_table()
     else:
         print(f"{torch.cuda.get_device_name() if args.cuda else _processor()}, torch {torch.__version__}\n")
         extract_table(args.models.split(","), args.images, args.cuda, args.repeats, args.checkpoints, args.fast)

@@ -76,15 +76,11 @@ def refuse_folder(place: Path, select: str | None = None, placed: Sequence[str] 
     given = parse_places(placed)
     if not place.is_dir():
         return
-    try:
-        children = sorted(child for child in place.iterdir() if not child.name.startswith("."))
-        regular = all(child.is_file() for child in children)
-    except OSError as error:
-        raise PosthocError(f"Cannot read {place}: {error.strerror or error}.") from error
+    children = children_of(place)
     names = [child.name for child in children]
-    if not children:
-        raise PosthocError(f"No checkpoint in {place}: the folder is empty; give the folder of a run.")
-    if regular and all(NO_WEIGHTS.fullmatch(name) and not PERHAPS.fullmatch(name) for name in names):
+    if all(child.is_file() for child in children) and all(
+        NO_WEIGHTS.fullmatch(name) and not PERHAPS.fullmatch(name) for name in names
+    ):
         raise PosthocError(
             f"No checkpoint in {place}: it holds {_some(names)}, and no weights; give the folder of a run."
         )
@@ -93,6 +89,17 @@ def refuse_folder(place: Path, select: str | None = None, placed: Sequence[str] 
     placed_among(place, [child for child in children if not NO_WEIGHTS.fullmatch(child.name)], given)
     if select is not None and not any(matches(name, select) for name in names):
         raise PosthocError(f"No checkpoint matching {select!r} in {place}; there are {_some(names)}.")
+
+
+def children_of(place: Path) -> list[Path]:
+    """What a folder holds, but for hidden files; raises PosthocError where that is nothing, or cannot be read."""
+    try:
+        children = sorted(child for child in place.iterdir() if not child.name.startswith("."))
+    except OSError as error:
+        raise PosthocError(f"Cannot read {place}: {error.strerror or error}.") from error
+    if not children:
+        raise PosthocError(f"No checkpoint in {place}: the folder is empty; give the folder of a run.")
+    return children
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, get_args, get_origin
 from posthoc.errors import PosthocError, UsageError, nearest, plain_number
 from posthoc.recording import MOST_CONTROLS
 from posthoc.replay.controls import UNTRAINED, parse
-from posthoc.replay.meant import refuse_folder, refuse_model
+from posthoc.replay.meant import children_of, refuse_folder, refuse_model
 from posthoc.replay.probes import PROBES, Asked, check_probe
 from posthoc.replay.scores import NONE, SCORES
 from posthoc.replay.signals import DEFAULT_SIGNALS, SIGNALS
@@ -247,8 +247,8 @@ class Request:
         for place in places:
             if not os.path.lexists(place):
                 raise PosthocError(f"No such file or folder: {place}.")
-            if place.is_dir() and not any(place.iterdir()):
-                raise PosthocError(f"No checkpoint in {place}: the folder is empty; give the folder of a run.")
+            if place.is_dir():
+                children_of(place)
         if len(places) == 1:  # of several some may be left out
             refuse_folder(places[0], self.select, self.placed)
         check_probe(self.asked)
