@@ -34,6 +34,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+import torch._dynamo  # some networks need it to be traced; its import makes a folder of its own
 from safetensors.torch import load_file, save_file
 from torch import nn
 
