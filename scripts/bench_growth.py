@@ -19,7 +19,7 @@ from posthoc.writing import write
 
 FACTORS = (1, 2, 4, 8)
 MEASURED = {"checkpoints": 25, "images": 512, "units": 32}
-SEEN = {"checkpoints": 2, "images": 256}
+SEEN = {"checkpoints": 8, "images": 256}
 READ = {"documents": 16, "width": 128}
 DRAWS = 19
 COMMAND = """
@@ -50,7 +50,7 @@ def noise(path: Path, checkpoints: int, images: int, units: int) -> None:
 def measured(folder: Path, checkpoints: int, images: int, units: int) -> list[str]:
     """Measures of activations of noise, beside nulls drawn a few times."""
     noise(folder / "activations.h5", checkpoints, images, units)
-    return ["metrics", str(folder / "activations.h5"), "--nulls", str(DRAWS)]
+    return ["metrics", str(folder / "activations.h5"), "--nulls", str(DRAWS), "--max-nulls", str(DRAWS)]
 
 
 def seen(folder: Path, checkpoints: int, images: int) -> list[str]:
