@@ -82,10 +82,8 @@ def read(folder: Path, documents: int, width: int) -> list[str]:
 
 def cost(words: Sequence[str]) -> tuple[float, float]:
     """Processor seconds and peak MB of a command in a process of its own; of two turns the quicker."""
-    turns, alone = (
-        [],
-        os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
-    )  # threads that wait take time, too
+    turns = []
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # threads that wait take time, too
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-c", COMMAND, *words], capture_output=True, text=True, check=True, env=alone

@@ -39,8 +39,8 @@ def _breakdown(metrics: RunMetrics) -> str:
     if not lasting:
         return ""
     first = min(lasting, key=lambda symptom: symptom.began)  # the worst of those that begin at once
-    at = f"{metrics.summary.unit} {metrics.when[first.began]}"
-    return f"The training breaks down at {at}: from there on there are {str(first.kind).removeprefix('a ')}."
+    at, there = f"{metrics.summary.unit} {metrics.when[first.began]}", "is" if first.kind is Ailment.LOSS else "are"
+    return f"The training breaks down at {at}: from there on there {there} {first.kind}."
 
 
 def _course(metrics: RunMetrics, measured: Measured) -> str:

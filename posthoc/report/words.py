@@ -239,7 +239,8 @@ def sentence_of(text: str) -> str:
 
 def undefined(metrics: RunMetrics) -> list[str]:
     """At which checkpoints no headline measure has a value, and which of them have none throughout."""
-    known, symbols = headlines(metrics), [of.symbol for of in headlines(metrics).values()]
+    known = headlines(metrics)
+    symbols = [of.symbol for of in known.values()]
     there = np.array([np.isfinite(of.value) for of in known.values()], dtype=bool)
     lost = [metrics.when[e] for e in np.flatnonzero(metrics.trained & ~there.any(axis=0))] if known else []
     parts = [f"{listed(symbols)} at {checkpoints_at(metrics.summary.unit, lost)}"] if lost else []

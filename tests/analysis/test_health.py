@@ -13,6 +13,7 @@ from posthoc.analysis.health import Ailment, Symptom, symptoms
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import load_metrics
 from posthoc.report import tables
+from posthoc.report.answers import happened
 from posthoc.report.words import health, in_short
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
@@ -161,6 +162,23 @@ def test_layers_with_the_same_trouble_share_a_line(ill):
         "no recorded channel varies"
     ]
     assert told(*dead)[0].startswith("9 layers dead (block.0, block.1, block.2 and 6 more), first")
+
+
+@pytest.mark.parametrize(
+    ("kind", "checkpoints", "words"),
+    [
+        (
+            Ailment.WEIGHTS,
+            2,
+            ["The training breaks down at epoch 4: from there on there are weights that are not finite."],
+        ),
+        (Ailment.LOSS, 2, ["The training breaks down at epoch 4: from there on there is a loss that is not finite."]),
+        (Ailment.LOSS, 1, []),  # it finds its way
+    ],
+)
+def test_a_training_that_breaks_down_to_its_end_is_called_so(ill, kind, checkpoints, words):
+    run = replace(ill[1], health=(Symptom(kind, 3, checkpoints, None, 7.0, math.nan),))
+    assert [sentence for sentence in happened(run) if "breaks down" in sentence] == words
 
 
 def test_which_checkpoint_is_best_and_which_cannot_be_told_from_it(ill):
