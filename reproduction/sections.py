@@ -427,6 +427,7 @@ def covariance(study: Study) -> dict[str, Any] | None:
             continue
         order, gaussian, channel, white = (m.nulls[null] for null in ("order", "gaussian", "channel", "white"))
         share = (gaussian.mean - channel.mean) / (order.mean - channel.mean)
+        share = share[np.isfinite(share)]  # of the checkpoints in which references were drawn
         shares += share.tolist()
         apart += m.summary.nulls["order"].differs
         checkpoints += m.summary.nulls["order"].epochs

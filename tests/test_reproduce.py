@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from reproduction import sections
+from reproduction.kept import read_kept
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "data" / "reproduction"
@@ -155,9 +156,12 @@ def test_the_figures_in_the_readme_are_those_of_the_kept_files():
     assert f"falls from {controls['as it is']:.2f} to {controls['each class split in ten']:.3f}" in opening
     assert f"of untrained weights it is {controls['untrained weights']:.2f}" in opening
     assert f"pure noise {controls['pure noise']:.2f}" in opening
-    for run in ("resnet18-cifar10/seed-1000", "densenet121-cifar10/seed-42"):
+    for run in ("resnet18-cifar10", "densenet121-cifar10"):
         own, other = (
-            json.loads((KEPT / run / f"{name}.json").read_text())["summary"]["r_integration_metastability"]
+            read_kept(KEPT / run / f"seed-42/{name}.json").summary.correlations["integration_metastability"].r
             for name in ("metrics", "smoothing")
         )
         assert f"from {own:+.2f} to {other:+.2f}" in opening
+    assert "0.0670, and 0.0679 ± 0.0017" in opening
+    last = read_kept(KEPT / "resnet18-cifar10/seed-42/metrics.json").measures["metastability"]
+    assert f"{last.value[-1]:.4f}" == "0.0670"
