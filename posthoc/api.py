@@ -41,8 +41,8 @@ def compute_metrics(
         How series are made and measured; by default the published one on the image axis, or along tokens where the file
         holds those of documents. See `Protocol.named` and `Protocol.fitting`.
     nulls
-        How many times each checkpoint's deciding null is drawn (references at most 39 times); 0: none is, and then nothing
-        says whether a number means anything.
+        How many times each checkpoint's deciding null is drawn (references at most 39 times, in at most ten
+        checkpoints); 0: none is, and then nothing says whether a number means anything.
     seed
         Keys the random numbers of nulls and intervals.
     progress

@@ -117,12 +117,12 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
 
 
 def names_apart(paths: Sequence[Path]) -> list[str]:
-    """Of several paths the parts that not all of them share; of a lone one its last.
+    """Of several paths the parts that not all of them share; of a lone one its last. None begins at the root.
 
-    >>> names_apart([Path("runs/a/metrics"), Path("runs/b/metrics")])
-    ['a', 'b']
+    >>> names_apart([Path("runs/a/metrics"), Path("runs/b/metrics")]), names_apart([Path("/run"), Path("/old/run")])
+    (['a', 'b'], ['run', 'old/run'])
     """
-    parts = [list(path.parts) for path in paths]
+    parts = [list(path.parts[bool(path.anchor) :]) or ["."] for path in paths]
     if len(parts) == 1:
         return [parts[0][-1]]
     for end in (-1, 0):

@@ -199,8 +199,8 @@ class Parts:
                 f"{name}: {_short(recorded)} there, {_short(now)} now" for name, (recorded, now) in differences.items()
             )
             raise PosthocError(
-                f"{self.folder} holds the parts of an extraction that was configured otherwise ({what}); "
-                f"finish it with its own options, or pass --force to start anew."
+                f"{self.folder} holds the parts of an extraction that was configured otherwise ({what}); finish it with its "
+                f"own options, or {'remove that folder' if shards else 'pass --force'} to start anew."
             )
         most = untrained
         if shards and before is not None:
@@ -302,7 +302,7 @@ class Parts:
         self._skip(path).unlink(missing_ok=True)
 
     def _skip(self, path: str) -> Path:
-        return self.folder / f"skipped-{hashlib.sha256(path.encode()).hexdigest()[:16]}.json"
+        return self.folder / f"skipped-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
 
     def skipped(self) -> list[Skipped]:
         """What was skipped, in the order of the names."""

@@ -95,7 +95,18 @@ def correlation(a: ArrayLike, b: ArrayLike) -> float:
     pair = pair[:, np.isfinite(pair).all(axis=0)]
     if pair.shape[1] < 3 or is_constant(pair[0]) or is_constant(pair[1]):
         return math.nan
-    return float(np.corrcoef(pair)[0, 1])
+    return float(np.corrcoef([scaled(row)[0] for row in pair])[0, 1])
+
+
+def scaled(values: FloatArray) -> tuple[FloatArray, int]:
+    """Finite values that spread over about 1, so that no square under- or overflows, and the power of 2 that they are to be
+    multiplied with, which changes no digit.
+
+    >>> scaled(np.array([4.0, 12.0]))
+    (array([0.5, 1.5]), 3)
+    """
+    power = math.frexp(float(values.max() / 2 - values.min() / 2))[1]
+    return np.ldexp(values, -power), power
 
 
 def mean_finite(values: FloatArray) -> float:

@@ -34,6 +34,8 @@ HALVINGS = 16
 """Halves of the images and of the channels in which a function of the user's is measured for its interval."""
 REFERENCE_DRAWS = 39
 """Draws of a null that decides nothing, at the most."""
+REFERENCED = 10
+"""Checkpoints of a run in which nulls that decide nothing are drawn, at the most."""
 
 
 @dataclass
@@ -76,6 +78,17 @@ class Measurement:
                 getattr(self, name).setdefault(key, {}).update(measured)
 
 
+def referenced(checkpoints: int) -> frozenset[int]:
+    """The places of the checkpoints in which nulls that decide nothing are drawn: spread evenly, the first and last among
+    them, for what a number consists of changes little from one to the next.
+
+    >>> sorted(referenced(4)), sorted(referenced(100))
+    ([0, 1, 2, 3], [0, 11, 22, 33, 44, 55, 66, 77, 88, 99])
+    """
+    places = np.linspace(0, checkpoints - 1, min(checkpoints, REFERENCED)).round()
+    return frozenset(places.astype(int).tolist())
+
+
 Steady = dict[tuple[str, int, int], dict[str, Draws]]
 """Draws of the nulls that do not depend on the checkpoint, by null and the number of units and points."""
 
@@ -83,14 +96,15 @@ Steady = dict[tuple[str, int, int], dict[str, Draws]]
 @dataclass(frozen=True)
 class Measuring:
     """How checkpoints are measured. layers: [U], the layer of every unit, None where units are no part of one; draws: of
-    every deciding null (0: none); table: what is measured; source: where the series come from, of that name; labelled:
-    whether samples have labels; steady: what was drawn, and measured of
-    controls, that the next checkpoint can use."""
+    every deciding null (0: none); referenced: the rows in which the others are drawn, too; table: what is measured;
+    source: where the series come from, of that name; labelled: whether samples have labels; steady: what was drawn, and
+    measured of controls, that the next checkpoint can use."""
 
     axis: Axis
     protocol: Protocol
     layers: NDArray[np.int64] | None
     draws: int
+    referenced: frozenset[int]
     seed: int
     source: Source
     table: Mapping[str, Measure]
@@ -188,8 +202,9 @@ class Measuring:
                     by_layer.append([measure.part(of_live.only(of_layer)) for of_layer in members])
         reading = Reading.over(readings) if result.live.ndim == 2 else readings[0]
         result.readings[measure.key], result.values[measure.key] = reading, reading.value
-        if reading.layers is not None:
-            result.by_layer[measure.key] = reading.layers
+        if reading.layers is not None:  # of a layer without a live unit at the end it knows nothing
+            lacking = len(self._members) - len(reading.layers)
+            result.by_layer[measure.key] = np.pad(reading.layers, (0, lacking), constant_values=np.nan)
         elif by_layer and members:
             result.by_layer[measure.key] = np.array([mean_finite(column) for column in np.array(by_layer).T])
 
@@ -232,13 +247,16 @@ class Measuring:
         return half_splits(self._strata(result)[result.live], random)
 
     def _draw(self, result: Measurement, observed: Observed) -> None:
-        """Draw all nulls, the references at most `REFERENCE_DRAWS` times, and compare."""
+        """Draw the checkpoint's nulls, the references at most `REFERENCE_DRAWS` times, and compare."""
         few, epoch = min(self.draws, REFERENCE_DRAWS), observed.epoch
         halves = self._halves(result, epoch) if self.axis.exchangeable else None
         nulls = nulls_of(self.axis.key, self.labelled)
         measured = {null.key: of for null in nulls if (of := null.measures(self.table, self.name))}
         decided = {null: [m for m in of if deciding(m, self.axis) == null] for null, of in measured.items()}
-        nulls = [null for null in nulls if null.key in measured]
+        nulls = [
+            null for null in nulls
+            if null.key in measured and (decided[null.key] or null.steady or epoch in self.referenced)
+        ]  # fmt: skip
         deciders = [null for null in nulls if decided[null.key]]
         references = [null for null in nulls if not decided[null.key] and not null.steady]
         options = (observed, result.live, result.scope)

@@ -39,7 +39,7 @@ class Quantity:
     """What runs are compared by: a value of a run with the ends of its 95 % interval, what pure noise gives, and of a mean
     over checkpoints their sd.
 
-    tested: whether groups are tested for a difference in it.
+    tested: whether groups are tested for a difference in it; best: whether it is what the run is judged by, at its best.
     """
 
     symbol: str
@@ -50,6 +50,7 @@ class Quantity:
     sd: float = math.nan
     digits: int = 4
     tested: bool = True
+    best: bool = False
 
 
 def quantities(run: Run) -> dict[str, Quantity]:
@@ -57,7 +58,9 @@ def quantities(run: Run) -> dict[str, Quantity]:
     score = run.score
     values = {}
     if score is not None:
-        values[f"best_{score.symbol.replace(' ', '_')}"] = Quantity(f"best {score.symbol}", run.best, tested=False)
+        values[f"best_{score.symbol.replace(' ', '_')}"] = Quantity(
+            f"best {score.symbol}", run.best, tested=False, best=True
+        )
     for key, measured in run.measures.items():
         if measured.headline:
             of = measured.summary

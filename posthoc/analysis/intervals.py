@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from posthoc.analysis.arrays import FloatArray, correlation
+from posthoc.analysis.arrays import FloatArray, correlation, is_constant, scaled
 from posthoc.analysis.records import NOWHERE, Interval
 
 LEAST_EPOCHS = 10
@@ -137,10 +137,11 @@ def mean_over_epochs(values: ArrayLike) -> Interval:
     """
     x = np.asarray(values, dtype=np.float64)
     at = np.flatnonzero(np.isfinite(x))
-    if len(at) < LEAST_EPOCHS or not np.ptp(x[at]):
+    if len(at) < LEAST_EPOCHS or is_constant(x[at]):
         return NOWHERE
     phi = _coefficients(max(100, 8 * math.isqrt(len(at))))
-    means, errors, log_likelihood = _autoregression(x[at], at, phi)
+    spread, power = scaled(x[at])
+    means, errors, log_likelihood = _autoregression(spread, at, phi)
     weights = _normalised(log_likelihood - PRIOR * np.log1p(-(phi**2)))
     freedom = len(at) - 1
 
@@ -151,7 +152,7 @@ def mean_over_epochs(values: ArrayLike) -> Interval:
         reach = 1e3 * errors.max()  # the mixture's own bounds are within those of its widest member
         return float(scipy.optimize.brentq(excess, means.min() - reach, means.max() + reach, xtol=1e-12, rtol=1e-9))
 
-    return beyond(1 - UPPER), beyond(UPPER)
+    return math.ldexp(beyond(1 - UPPER), power), math.ldexp(beyond(UPPER), power)
 
 
 def correlation_over_epochs(x: ArrayLike, y: ArrayLike) -> Interval:
@@ -165,13 +166,13 @@ def correlation_over_epochs(x: ArrayLike, y: ArrayLike) -> Interval:
     pair = np.array([x, y], dtype=np.float64)
     at = np.flatnonzero(np.isfinite(pair).all(axis=0))
     pair = pair[:, at]
-    if len(at) < LEAST_EPOCHS or (pair.max(axis=1) == pair.min(axis=1)).any():
+    if len(at) < LEAST_EPOCHS or any(map(is_constant, pair)):
         return NOWHERE
     r = correlation(*pair)
     if abs(r) >= 1 - 1e-12:
         return NOWHERE
     phi = _coefficients(max(60, 4 * math.isqrt(len(at))))
-    weights = np.outer(*(_normalised(_autoregression(row, at, phi)[2]) for row in pair)).ravel()
+    weights = np.outer(*(_normalised(_autoregression(scaled(row)[0], at, phi)[2]) for row in pair)).ravel()
     root = np.sqrt(_effective_number(np.outer(phi, phi).ravel(), at))
 
     def excess(margin: float) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from posthoc import __version__
 from posthoc.analysis.arrays import FloatArray, sd_finite
 from posthoc.analysis.axes import AXES, Axis
-from posthoc.analysis.checkpoint import Measurement, Measuring, draw_until_decided
+from posthoc.analysis.checkpoint import Measurement, Measuring, draw_until_decided, referenced
 from posthoc.analysis.choice import choice
 from posthoc.analysis.controlled import beside, controlled, of_documents
 from posthoc.analysis.documents import SIGN_WORDS, SIGNS
@@ -48,9 +48,9 @@ def compute_metrics(
 ) -> RunMetrics:
     """The measures of one run; few checkpoints' signals are in memory at a time.
 
-    nulls: how many times each null is drawn for each checkpoint (0: not at all; references at most 39 times), with random
-    numbers keyed by `seed`. Where that is too few for a verdict over all checkpoints, the deciding null is drawn up to
-    `max_nulls` times (default: 9,999), in the checkpoints that need it.
+    nulls: how many times each null is drawn for each checkpoint (0: not at all; references at most 39 times, in at most
+    ten checkpoints), with random numbers keyed by `seed`. Where that is too few for a verdict over all checkpoints, the
+    deciding null is drawn up to `max_nulls` times (default: 9,999), in the checkpoints that need it.
     measures: names or symbols of MEASURES, `default` or `all`, and measures of your own (`posthoc.measure`), see `measures.chosen`;
     accuracy, loss and other scores that the file has are always there.
     Raises PosthocError where there are too few images, layers or checkpoints for the protocol, or the signal was not
@@ -72,6 +72,7 @@ def compute_metrics(
             protocol,
             None if name else layers,
             0 if source.points else nulls,
+            referenced(len(activations)),
             seed,
             source,
             table,

@@ -114,6 +114,10 @@ def predict(
     keys = [key for key in runs[0].columns if key not in scores and not looks_ahead(key, runs[0])]
     if measures != "all":
         named = measured_of_all(runs, measures, "--measures")
+        if ahead := [key for key in named if looks_ahead(key, runs[0])]:
+            raise UsageError(
+                f"--measures {ahead[0]}: at a checkpoint it knows of later ones, so that it can predict nothing; leave it out."
+            )
         keys = [key for key in keys if key in named]
     columns = {key: table.of_measure(key) for key in keys if all(key in run.columns for run in runs)}
     baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
@@ -124,6 +128,10 @@ def predict(
     results = []
     for target in targets:
         goal = table.of_target(target)
+        if lacking := [run.name for run, of_run in zip(runs, goal.T, strict=True) if not np.isfinite(of_run).any()]:
+            raise UsageError(
+                f"--predict {target}: of {', '.join(lacking)} it is not known, for want of scores; leave such runs out."
+            )
         for key, result in _compared(table, columns | baselines, target, goal, known, permuted).items():
             if key in columns:
                 lead, together = leads[key]
@@ -165,6 +173,8 @@ class _Table:
                 raise UsageError(
                     f"--predict: {run.name} has no accuracy or other score that could be predicted; leave that run out."
                 )
+        _require_one(runs, "are judged by", [run.score.symbol if run.score else "" for run in runs])
+        _require_one(runs, "count", [run.summary.unit for run in runs])
         common = sorted(set.intersection(*(set(run.when[1:-1]) for run in runs)))
         if len(common) < LEAST_EPOCHS:
             raise UsageError(
@@ -172,7 +182,7 @@ class _Table:
                 f"{LEAST_EPOCHS} are needed."
             )
         rows = [np.array([run.when.index(at) for at in common]) for run in runs]
-        losses = [run.column("loss") if np.isfinite(run.column("loss")).any() else -run.gain for run in runs]
+        losses = _losses(runs)
         before = [np.maximum(of_run - BACK, 0) for of_run in rows]
         pairs = list(zip(losses, rows, before, runs, strict=True))
         slope = np.stack(
@@ -198,6 +208,28 @@ class _Table:
         """A target [E, R]."""
         of = TARGETS[target]
         return np.stack([of(run, rows) for run, rows in zip(self.runs, self.rows, strict=True)], axis=1)
+
+
+def _require_one(runs: Sequence[Run], what: str, names: Sequence[str]) -> None:
+    """Raise where runs differ in what cannot be ranked together."""
+    if other := next((k for k, name in enumerate(names) if name != names[0]), None):
+        raise UsageError(
+            f"--predict ranks runs, and these {what} {names[0]} ({runs[0].name}) and {names[other]} ({runs[other].name}); "
+            "give such as are alike."
+        )
+
+
+def _losses(runs: Sequence[Run]) -> list[FloatArray]:
+    """Every run's loss; where none has one, what its score lacks. Raises UsageError where some have one."""
+    lacking = [run.name for run in runs if not np.isfinite(run.column("loss")).any()]
+    if len(lacking) == len(runs):
+        return [-run.gain for run in runs]
+    if lacking:
+        raise UsageError(
+            f"--predict takes off what the loss says, and {', '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} "
+            "none; leave such runs out."
+        )
+    return [run.column("loss") for run in runs]
 
 
 def _compared(

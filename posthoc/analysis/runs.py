@@ -206,6 +206,12 @@ def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str
         raise PosthocError(
             f"{path}: an epoch has no number, or none that can be counted; mend the column, or map another with --column epoch=NAME."
         )
+    for epoch, others in zip(epochs, map(epochs.tolist().count, epochs.tolist()), strict=True):
+        if not epoch.is_integer() or others > 1:
+            why = "comes twice" if others > 1 else "is no whole number"
+            raise PosthocError(
+                f"{path}: epoch {epoch:g} {why}; give each row a number of its own, or map another column with --column epoch=NAME."
+            )
     return from_columns(name, _about(path), [int(epoch) for epoch in epochs], values)
 
 
@@ -294,20 +300,20 @@ def _lacking(runs: Sequence[Run], key: str) -> str:
     run = next(run for run in runs if not np.isfinite(run.column(key)).any())
     if key not in run.measures:
         return f"Of {run.name} posthoc metrics --measures {key} was not asked for."
-    return f"Of {run.name} it {run.measures[key].aside or 'is undefined at every checkpoint'}."
+    return f"{run.name}: {run.measures[key].aside or 'it is undefined at every checkpoint'}."
 
 
-def in_percent(run: Run) -> bool:
-    """Whether a run's accuracies are in percent, and no shares of 1."""
-    return bool(np.nanmax(run.accuracy, initial=0.0) > 1.5)
+def in_percent(accuracy: FloatArray) -> bool:
+    """Whether accuracies [E] are in percent, and no shares of 1."""
+    return bool(np.nanmax(accuracy, initial=0.0) > 1.5)
 
 
 def in_one_unit(runs: Sequence[Run]) -> list[Run]:
     """The runs with accuracies as shares of 1 where some have them so and others in percent; else as they are."""
-    percent = [in_percent(run) for run in runs]
-    if all(percent) or not any(percent):
+    judged = [run for run in runs if np.isfinite(run.accuracy).any()]
+    if len({in_percent(run.accuracy) for run in judged}) < 2:
         return list(runs)
-    return [_as_share(run) if large else run for run, large in zip(runs, percent, strict=True)]
+    return [_as_share(run) if in_percent(run.accuracy) else run for run in runs]
 
 
 def _as_share(run: Run) -> Run:

@@ -113,7 +113,7 @@ class Verdict:
     """What a run's checkpoints say of a measure against a null.
 
     symbol, words: of the measure, and of the null; differs, wanting, epochs: in how many checkpoints it differs, lacks
-    draws to tell, of how many; draws: the most that any checkpoint has; decides: whether this null is the one that decides;
+    draws to tell, of how many in which the null was drawn; count: how many have a value; draws: the most that any checkpoint has; decides: whether this null is the one that decides;
     value: see `NullWords`; undefined: whether the measure has no value in any checkpoint.
     """
 
@@ -123,6 +123,7 @@ class Verdict:
     differs: int = 0
     wanting: int = 0
     epochs: int = 0
+    count: int = 0
     draws: int = 0
     decides: bool = True
     value: str = ""
@@ -149,6 +150,11 @@ class Verdict:
         """What the measure is compared with, in words."""
         return self.value or f"that of {self.words}"
 
+    @property
+    def _drawn(self) -> str:
+        """Of a null that was drawn in some checkpoints only."""
+        return f"; that null was drawn in {self.epochs} of {self.count}" if self.epochs < self.count else ""
+
     def sentence(self, unit: str = "epoch") -> str:
         """In words, without a full stop."""
         than = self.than
@@ -161,11 +167,11 @@ class Verdict:
                 why = f"it is undefined in every {unit}" if self.undefined else "that null was not drawn"
                 return f"whether {self.symbol} differs from {than} is not known: {why}"
             case Outcome.UNDETERMINED:
-                return f"whether {self.symbol} differs from {than} cannot be told: {few}"
+                return f"whether {self.symbol} differs from {than} cannot be told: {few}{self._drawn}"
             case Outcome.INDISTINGUISHABLE:
                 where = f"in any of {self.epochs} {unit}s" if self.epochs > 1 else f"in the only {unit} that has it"
-                return f"{self.symbol} cannot be distinguished from {than} {where}"
-        text = f"{self.symbol} differs from {than} in {self.differs} of {self.epochs} {unit}s"
+                return f"{self.symbol} cannot be distinguished from {than} {where}{self._drawn}"
+        text = f"{self.symbol} differs from {than} in {self.differs} of {self.epochs} {unit}s{self._drawn}"
         return f"{text}; {few}" if self.wanting else text
 
 
@@ -181,6 +187,7 @@ def verdict(run: "RunMetrics | Run", key: str, null: str = "") -> Verdict:
     if of := measured.summary.nulls.get(null):
         decides = null == measured.decided_by
         result = replace(
-            result, differs=of.differs, wanting=of.wanting, epochs=of.epochs, draws=of.draws, decides=decides
-        )
+            result, differs=of.differs, wanting=of.wanting, epochs=of.epochs, count=measured.summary.count,
+            draws=of.draws, decides=decides,
+        )  # fmt: skip
     return result

@@ -1,5 +1,6 @@
 """posthoc extract: checkpoints -> activations.h5."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -306,10 +307,19 @@ def _follow(place: Path | list[Path], path: Path, options: Mapping[str, Any], **
     from posthoc.replay.run import follow_extraction
 
     plan: Any = None
+    failures: Counter[str] = Counter()
 
     def replan() -> Any:
         nonlocal plan
-        plan = plan_extraction(place, skip_damaged=writing["skip_errors"], before=plan, **options)
+        try:
+            plan = plan_extraction(place, skip_damaged=writing["skip_errors"], before=plan, **options)
+        except UsageError:
+            raise
+        except PosthocError as error:
+            failures[str(error)] += 1
+            if failures[str(error)] == 2:  # the first time a checkpoint may just be written
+                echo(f"waiting: {error}", err=True)
+            raise
         return plan
 
     with progress_on_stderr("replaying") as progress:

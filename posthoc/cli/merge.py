@@ -32,12 +32,19 @@ def command(activations: Path, force: bool) -> None:
             raise PosthocError(f"{activations} holds no parts; run posthoc extract --shard first.")
     from posthoc.parts import merge
 
-    skipped = []
+    skipped, merged = [], False
     for path in paths:
-        left_out = merge(path, force)
         name = "" if path == activations else f"{path.parent.relative_to(activations)}/"
+        try:
+            left_out = merge(path, force)
+        except PosthocError as error:
+            if path == activations:
+                raise
+            skipped.append((f"{name}{path.name}", str(error)))  # the other runs of the folder may be complete
+            continue
+        merged = True
         skipped += [(f"{name}{checkpoint}", reason) for checkpoint, reason in left_out]
         flag_nonfinite(path)
         report_probe(path)
         echo(path)
-    report_skipped(skipped)
+    report_skipped(skipped, done=merged)

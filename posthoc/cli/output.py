@@ -209,8 +209,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def checkpoint_table(checkpoints: Sequence[Any]) -> Table:
     """File, epoch, step and recorded numbers of the checkpoints of a run, in its order."""
-    names = sorted({name for checkpoint in checkpoints for name in checkpoint.header.recorded})
-    rows = [[c.path.name, c.epoch, c.step, *(c.header.recorded.get(name) for name in names)] for c in checkpoints]
+    names = sorted({name for checkpoint in checkpoints for name in checkpoint.recorded})
+    rows = [[c.path.name, c.epoch, c.step, *(c.recorded.get(name) for name in names)] for c in checkpoints]
     columns = [
         column("file"),
         column("epoch"),

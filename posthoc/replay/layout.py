@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,8 +71,10 @@ class Run:
 
     @property
     def left_out(self) -> tuple[tuple[Path, str], ...]:
-        """Checkpoints that are of the run and are not replayed, and why."""
-        return (*self.damaged, *((duplicate.path, str(duplicate)) for duplicate in self.duplicates))
+        """Checkpoints that are of the run and are not replayed, and why: by their names those without weights, too."""
+        forms = {form_of(checkpoint.path) for checkpoint in self.checkpoints}
+        lacking = ((path, why) for path, why in self.apart if "#" in form_of(path) and form_of(path) in forms)
+        return (*self.damaged, *lacking, *((duplicate.path, str(duplicate)) for duplicate in self.duplicates))
 
     @property
     def newest(self) -> tuple[int, int]:
@@ -162,7 +165,7 @@ def _only_run(
     if copies and not sound:
         groups, copies = _apart_from_largest(rest, groups, copies)
     if len(groups) > 1 and not (select and _is_one_run(groups)):
-        raise PosthocError(_several(folder, groups))
+        raise PosthocError(_parts_alone(folder, groups) or _several(folder, groups))
     kept = [item for group in groups for item in group] + [item for item in candidates if item.path in places]
     if sound:
         _require_one_network(kept, places)
@@ -217,6 +220,8 @@ def _single(place: Path, pick: Pick, order: str | None, given: Mapping[str, int]
     """The run of one checkpoint, whatever its name."""
     if reason := irregular(place):
         raise PosthocError(f"{place} is {reason}; give a checkpoint or the folder of a run.")
+    if place.name in ("", ".."):  # the name of a checkpoint's folder says which it is
+        place = place.resolve()
     header = read_header(place, pick)
     placed = placed_among(place.absolute().parent, [place.absolute()], given)
     places = {place: next(iter(placed.values()))} if placed else {}
@@ -324,6 +329,17 @@ def _require_one_network(candidates: Sequence[Candidate], placed: Mapping[Path, 
         raise PosthocError(
             f"{odd}, given a place with --as, holds a network of another shape than the others; take it out of --as."
         )
+
+
+def _parts_alone(place: Path, groups: Sequence[Group]) -> str | None:
+    """What to say where all files are parts of a checkpoint whose index is not there; None where they are not."""
+    names = [item.path.name for group in groups for item in group]
+    if not all(re.search(r"-\d+-of-\d+\.\w+\Z", name) for name in names):
+        return None
+    return (
+        f"{place} holds parts of a checkpoint ({names[0]}, ...) without the index that belongs to them; copy the "
+        "*.index.json there, too."
+    )
 
 
 def _several(place: Path, groups: Sequence[Group]) -> str:

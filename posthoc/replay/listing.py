@@ -74,7 +74,10 @@ def run_folders(given: Sequence[Path]) -> list[tuple[str, Path]]:
     folders = list({folder.resolve(): folder for folder in folders}.values())
     if not folders:
         raise UsageError(f"{', '.join(map(str, given))}: none is a folder; give the folder of each run.")
-    return list(zip(names_apart([folder.absolute() for folder in folders]), folders, strict=True))
+    plain = [
+        folder.resolve() if ".." in folder.parts else folder.absolute() for folder in folders
+    ]  # a name leaves no folder
+    return list(zip(names_apart(plain), folders, strict=True))
 
 
 def checkpoint_folders(folders: Sequence[Path]) -> list[Path]:

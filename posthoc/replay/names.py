@@ -171,6 +171,8 @@ def places(names: Sequence[str], forced: bool = False) -> Places | None:
     shared = sorted(set.intersection(*(set(row) for row in rows)))
     columns = [[row[place] for row in rows] for place in shared]
     columns = [column for column in columns if not any(number.value is None for number in column)]
+    if len(rows) == 1:  # model_160m alone is of 160 million parameters
+        columns = [column for column in columns if not (column[0].word and names[0][column[0].end - 1] in "mM")]
     differing = [column for column in columns if len(rows) == 1 or len({number.value for number in column}) > 1]
     epochs = _only(columns, differing, Counts.EPOCHS)
     steps = _only(columns, differing, Counts.STEPS)
@@ -193,6 +195,12 @@ def why_uncertain(names: Sequence[str]) -> str:
     shared = sorted(set.intersection(*(set(row) for row in rows)))
     differing = [place for place in shared if len({row[place].value for row in rows}) > 1]
     if not differing:
+        texts = [
+            {place: name[row[place].start : row[place].end] for place in shared}
+            for name, row in zip(names, rows, strict=True)
+        ]
+        if any(len({text[place] for text in texts}) > 1 for place in shared):
+            return "the numbers that differ among the names are not whole"
         return "the names have no number that differs"
     if len(differing) > 1:
         return "several numbers differ among the names, and no word says which counts epochs or steps"

@@ -31,6 +31,12 @@ class Checkpoint:
         return (-1 if self.epoch is None else self.epoch, -1 if self.step is None else self.step)
 
     @property
+    def recorded(self) -> dict[str, float]:
+        """The numbers in it: its epoch, too, where that does not order the run, as when others' are not whole."""
+        epoch = self.header.epoch if self.epoch is None else None
+        return ({} if epoch is None else {"epoch": float(epoch)}) | self.header.recorded
+
+    @property
     def when(self) -> str:
         """Epoch, or step where there is none, in words."""
         if self.epoch is None:

@@ -290,7 +290,7 @@ def _frame(plan: Extraction, loaded: Loaded, results: Results) -> store.Frame:
         sha256=loaded.sha256,
         epoch=checkpoint.epoch,
         step=checkpoint.step,
-        recorded=checkpoint.header.recorded,
+        recorded=checkpoint.recorded,
         nonfinite=loaded.nonfinite,
         weights=loaded.weights,
         averaged=loaded.averaged,

@@ -153,6 +153,8 @@ def follow_extraction(
     A checkpoint that cannot be read yet is tried again as long as the run is followed.
     """
     plan = _wait_for_first(replan, stop, quiet)
+    if until_epoch is not None and plan.run.newest[0] < 0:
+        raise UsageError("--until-epoch: the checkpoints say no epoch; leave it out, --quiet ends the watch.")
     with _working(plan, output, force, None) as parts:
         work = Work(parts, progress, stop, force=force)
         newest, since = plan.run.newest, time.monotonic()

@@ -1,5 +1,6 @@
 """Which dictionary in a checkpoint is the network."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Mapping
@@ -141,6 +142,10 @@ class _Finder:
         prefix = "".join(f"{part}." for part in parts)
         weights = self.state_dict(group)
         weights = {name.removeprefix(prefix): leaf for name, leaf in weights.items() if name.startswith(prefix)}
+        if not weights and group is self.tree:  # a prefix within what is replayed without a key
+            with contextlib.suppress(PosthocError):
+                inside = self.main()
+                weights = {name.removeprefix(prefix): leaf for name, leaf in inside.items() if name.startswith(prefix)}
         if not weights:
             raise UsageError(f"--weights-key {key}: {self.path} has no weights there; found {_keys(self.tree)}.")
         return weights

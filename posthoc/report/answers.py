@@ -153,6 +153,8 @@ def ill(metrics: RunMetrics) -> list[str]:
 def which(metrics: RunMetrics) -> list[str]:
     """Which checkpoint is best by the loss of every sample, which others are as good, and whether the end was needed."""
     result, run, when = metrics.choice, metrics.summary, metrics.when
+    if not metrics.trained.any():
+        return ["No checkpoint is trained: there is none to choose."]
     if result is None:
         text = "No loss of single samples is recorded, by which checkpoints could be told apart."
         if metrics.score is None:
@@ -294,7 +296,9 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
             f"Of {_symbols(results)} too little was drawn to tell: run `posthoc metrics` with more --nulls."
         )
     known = [measured.summary.count for measured in headlines(metrics).values()]
-    if known and not any(known):
+    if not metrics.trained.any():
+        sentences.append("There is nothing to read: no checkpoint is trained.")
+    elif known and not any(known):
         sentences.append(f"There is nothing to read: the measures are undefined in every {noun}.")
     elif not kinds:
         sentences.append(

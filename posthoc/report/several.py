@@ -26,7 +26,7 @@ def beyond_seeds(several: Several) -> list[str]:
         groups.setdefault(", ".join(str(row.run.about.get(key)) for key in varied), []).append(row)
     shown = dict.fromkeys(
         key for row in rows for key, quantity in row.quantities.items()
-        if key.startswith("best_") or (key in row.run.measures and row.run.measures[key].headline and math.isfinite(quantity.value))
+        if quantity.best or (key in row.run.measures and row.run.measures[key].headline and math.isfinite(quantity.value))
     )  # fmt: skip
     if not varied:
         ranges = [text for key in shown if (text := _range(rows, key))]

@@ -163,6 +163,8 @@ def _best(metrics: RunMetrics) -> Lines:
         return [(f"best {score.symbol}", f"{value}{better(score)}")]
     if metrics.measures["accuracy"].aside:
         return []
+    if not metrics.trained.any():
+        return [("best accuracy", "none: no checkpoint is trained")]
     return [
         ("best accuracy", "none: no accuracy is recorded in the checkpoints, and none could be measured on the probe")
     ]
@@ -197,7 +199,7 @@ def nulls(metrics: RunMetrics) -> Lines:
 def runs(rows: "Sequence[Row]") -> Table:
     """One row per run: every quantity with its interval and noise, and its state; below, what to know of each."""
     every = {key: quantity for row in rows for key, quantity in row.quantities.items()}
-    best = {key: quantity.symbol for key, quantity in every.items() if key.startswith("best_")}
+    best = {key: quantity.symbol for key, quantity in every.items() if quantity.best}
     columns = [
         column("run"),
         column("model", spare=5),
@@ -207,8 +209,9 @@ def runs(rows: "Sequence[Row]") -> Table:
     ]
     columns += [column("at", "best_epoch", spare=4, of="best")] if best else []
     keys = {key: quantity for key, quantity in every.items() if key not in best}
+    parts = {key: _parts([row.quantities[key] for row in rows if key in row.quantities]) for key in keys}
     for key, quantity in keys.items():
-        columns += _quantity_columns(key, quantity)
+        columns += _quantity_columns(key, quantity, parts[key])
     columns.append(column("state"))
     table = []
     for row in rows:
@@ -216,8 +219,8 @@ def runs(rows: "Sequence[Row]") -> Table:
         cells = [run.name, run.about.get("model"), run.about.get("dataset"), run.summary.epochs]
         cells += [row.quantities[key].value if key in row.quantities else math.nan for key in best]
         cells += [run.summary.best_epoch] if best else []
-        for key, quantity in keys.items():
-            cells += _quantity_cells(row.quantities.get(key), quantity)
+        for key in keys:
+            cells += _quantity_cells(row.quantities.get(key), parts[key])
         table.append([*cells, row.state.name])
     doubts = [f"{row.run.name}: {row.run.summary.doubt}." for row in rows if row.run.summary.doubt]
     states = [f"{row.run.name}: {row.state.name}, for {row.state.reason}." for row in rows]
@@ -257,31 +260,34 @@ PARTS = ("sd", "interval", "noise")
 """What may stand beside a quantity's value."""
 
 
-def _parts(quantity: "Quantity") -> list[str]:
-    """Which of them do."""
-    known = {"sd": math.isfinite(quantity.sd), "interval": quantity.tested, "noise": math.isfinite(quantity.noise)}
+def _parts(of_runs: "Sequence[Quantity]") -> list[str]:
+    """Which of them do, of any of the runs' values of one quantity."""
+    known = {
+        "sd": any(math.isfinite(quantity.sd) for quantity in of_runs),
+        "interval": any(quantity.tested for quantity in of_runs),
+        "noise": any(math.isfinite(quantity.noise) for quantity in of_runs),
+    }
     return [part for part in PARTS if known[part]]
 
 
-def _quantity_columns(key: str, quantity: "Quantity") -> list[Column]:
+def _quantity_columns(key: str, quantity: "Quantity", parts: Sequence[str]) -> list[Column]:
     columns = {
         "sd": column("sd", f"{key}_sd", spare=4, of=quantity.symbol),
         "interval": _interval(key, spare=1, of=quantity.symbol),
         "noise": column("noise", f"{key}_noise", spare=3, of=quantity.symbol),
     }
-    mean = math.isfinite(quantity.sd)
     return [
-        Column(quantity.symbol, (key,), quantity.digits, spare=0 if mean else 2),
-        *(columns[part] for part in _parts(quantity)),
+        Column(quantity.symbol, (key,), quantity.digits, spare=0 if "sd" in parts else 2),
+        *(columns[part] for part in parts),
     ]
 
 
-def _quantity_cells(quantity: "Quantity | None", like: "Quantity") -> list[Any]:
-    """As `like` has them; nothing where a run has no such quantity."""
+def _quantity_cells(quantity: "Quantity | None", parts: Sequence[str]) -> list[Any]:
+    """The value and these parts beside it; nothing where a run has no such quantity."""
     if quantity is None:
-        return [math.nan, *((math.nan, math.nan) if part == "interval" else math.nan for part in _parts(like))]
+        return [math.nan, *((math.nan, math.nan) if part == "interval" else math.nan for part in parts)]
     cells = {"sd": quantity.sd, "interval": (quantity.low, quantity.high), "noise": quantity.noise}
-    return [quantity.value, *(cells[part] for part in _parts(like))]
+    return [quantity.value, *(cells[part] for part in parts)]
 
 
 def _interval(name: str, spare: int = 0, of: str = "") -> Column:
@@ -366,9 +372,10 @@ def prediction(rows: "Sequence[Prediction]", beyond: str | None = None) -> Table
          row.conditional, row.conditional_p, row.conditional_corrected, row.lead, row.together]
         for row in rows
     ]  # fmt: skip
-    first = rows[0]
+    first, most = rows[0], max(row.epochs for row in rows)
+    epochs = f"{'' if all(row.epochs == most for row in rows) else 'up to '}{most} epochs"
     return Table("Prediction", columns, table, [
-        f"Kendall's tau-b across {first.runs} runs of {first.configurations} configurations, mean over {first.epochs} epochs; p by "
+        f"Kendall's tau-b across {first.runs} runs of {first.configurations} configurations, mean over {epochs}; p by "
         "permuting configurations with all their seeds; corrected: as a false discovery rate over all measures and targets.",
         f"Beyond loss: of what is left of both ranks without what the ranks of {known} say, fitted on other configurations.",
         "Leads by: how many checkpoints a measure's steps come before the score's (below 0: after) where they go together most.",

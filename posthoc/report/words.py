@@ -141,7 +141,7 @@ def in_short(metrics: RunMetrics) -> list[str]:
 def compared(rows: "Sequence[Row]", gaps: "Sequence[Difference]") -> str:
     """What a comparison comes to, in a sentence: how good the runs are, and which groups differ."""
     count = counted(len(rows), "run")
-    best = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items() if key.startswith("best_")}
+    best = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items() if quantity.best}
     parts = []
     for key, symbol in best.items():
         values = sorted((row.quantities[key].value, row.run.name) for row in rows if key in row.quantities)
@@ -168,6 +168,8 @@ def chosen(metrics: RunMetrics) -> str:
     others = [when[e] for e in result.alike if e != result.best]
     inside = f"{counted(len(others), 'other checkpoint')} ({run.unit} {_ranges(others)})"
     told = f"{inside} cannot be told from it" if others else "it can be told from all others"
+    if np.isfinite(result.difference).sum() < 2:
+        told = "no other has a loss to compare"
     if len(metrics.checkpoints) == 1:
         return f"{result.by} on the probe is {number(result.loss)} at {run.unit} {when[0]}, the only checkpoint"
     called = metrics.recording.provenance.samples
@@ -274,13 +276,16 @@ def references(metrics: RunMetrics, digits: int = 3) -> list[tuple[str, str]]:
     """Of every null that decides nothing its name, and what the headline measures are under it."""
     lines = []
     for null, words in metrics.nulls.items():
-        values = [
-            f"{measured.symbol} {number(measured.summary.nulls[null].mean, digits)}"
+        beside = [
+            (measured, measured.summary.nulls[null])
             for measured in headlines(metrics).values()
             if null in measured.summary.nulls and measured.decided_by != null and measured.summary.count
         ]
-        if values:
-            lines.append((null, f"{', '.join(values)} with {words.words}"))
+        if beside:
+            values = [f"{measured.symbol} {number(against.mean, digits)}" for measured, against in beside]
+            drawn, of = max((against.epochs, measured.summary.count) for measured, against in beside)
+            where = f" (drawn in {drawn} of {of} {metrics.summary.noun}s)" if drawn < of else ""
+            lines.append((null, f"{', '.join(values)} with {words.words}{where}"))
     return lines
 
 
@@ -296,7 +301,8 @@ def listed(names: Sequence[str]) -> str:
 def settled(metrics: RunMetrics) -> dict[str, str]:
     """When volatility settles in each way, in words: also where there are too few values of it for three in a row."""
     known = {way: int(np.isfinite(metrics.column(key)).sum()) for way, key in WAYS.items()}
-    never = {way: "never" if count >= CONSECUTIVE else "too few checkpoints" for way, count in known.items()}
+    lacking = "checkpoints unevenly spaced" if metrics.summary.uneven else "too few checkpoints"
+    never = {way: "never" if count >= CONSECUTIVE else lacking for way, count in known.items()}
     return {
         way: never[way] if at is None else f"{metrics.summary.unit} {at}"
         for way, at in metrics.summary.convergence.items() if way in WAYS

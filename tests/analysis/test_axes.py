@@ -20,7 +20,9 @@ from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.responses import Change, Control, Reaction, Spread, load_audit
 from posthoc.analysis.scales import default_scales
 from posthoc.analysis.stored import plain
+from posthoc.analysis.verdicts import verdict
 from posthoc.errors import PosthocError, UsageError
+from posthoc.report.words import references
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
 
@@ -268,7 +270,15 @@ def test_draws_grow_only_where_a_verdict_needs_them(tmp_path):
     drawn = grown.null("order", "metastability", "draws")
     assert min(drawn[3:]) >= 39
     assert max(drawn) < 2559
-    assert set(grown.null("label", "metastability", "draws")) == {19}
+    of_references = grown.null("label", "metastability", "draws")
+    assert np.flatnonzero(of_references == 0).tolist() == [3, 8]  # ten of twelve, spread evenly
+    assert set(of_references[of_references > 0]) == {19}
+    assert set(grown.null("white", "metastability", "draws")) == {19}
+    assert verdict(grown, "metastability", "label").sentence().endswith("; that null was drawn in 9 of 11")
+    assert "drawn" not in verdict(grown, "metastability").sentence()
+    texts = dict(references(grown))
+    assert texts["label"].endswith("with permuted labels (drawn in 9 of 11 epochs)")
+    assert texts["white"].endswith("independent in every channel")
     again = compute_metrics(open_activations(path), Protocol.named("default", smooth=1), 19, max_nulls=2559)
     assert plain(again.measures) == plain(grown.measures)
 

@@ -35,6 +35,7 @@ from posthoc.analysis.taxonomy import Evidence, Taxonomy, classify
 from posthoc.analysis.verdicts import Verdict, verdict
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
+from posthoc.report import tables
 from posthoc.report.words import compared
 from posthoc.store import open_activations
 
@@ -461,6 +462,11 @@ def test_columns_of_other_names_and_bad_files(tmp_path):
     (tmp_path / "b.csv").write_text("epoch,Heff,M\n1,high,0.1\n")
     with pytest.raises(PosthocError, match="line 2: Heff is 'high', not a number"):
         load_csv([str(tmp_path / "b.csv")])
+    for epochs, why in (("0.5\n1", "epoch 0.5 is no whole number"), ("3\n3", "epoch 3 comes twice")):
+        rows = [f"{epoch},0.8,0.1" for epoch in epochs.split()]
+        (tmp_path / "b.csv").write_text("\n".join(["epoch,Heff,M", *rows]))
+        with pytest.raises(PosthocError, match=why):
+            load_csv([str(tmp_path / "b.csv")])
     with pytest.raises(PosthocError, match="No such file"):
         load_csv([str(tmp_path / "none.csv")])
     (tmp_path / "empty").mkdir()
@@ -503,6 +509,8 @@ def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
     a, b = in_one_unit([percent, share])
     np.testing.assert_allclose(a.accuracy, b.accuracy)
     assert in_one_unit([percent])[0] is percent
+    unjudged = replace(percent, columns={**percent.columns, "accuracy": np.full(len(percent.when), np.nan)})
+    assert in_one_unit([percent, unjudged])[0] is percent
     twins = [replace(percent, name=name, about={**percent.about, "seed": 0}) for name in "ab"]
     assert same_training(twins) == [("a", "b")]
     assert same_training([percent, share]) == []
@@ -513,6 +521,20 @@ def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
         for run, smooth in zip(twins, (1, 5), strict=True)
     ]
     assert same_training(remeasured) == [("a", "b")]
+
+
+def test_the_columns_do_not_depend_on_the_order_of_the_runs(metrics_files):
+    drawn = load_runs([str(metrics_files)])
+    bare = replace(
+        drawn[0], name="bare", measures={
+            key: replace(measured, nulls={}, summary=replace(measured.summary, nulls={}))
+            for key, measured in drawn[0].measures.items()
+        },
+    )  # fmt: skip
+    tables_of = [tables.runs(tabulate(rows)) for rows in ((bare, drawn[1]), (drawn[1], bare))]
+    names = [[name for column in table.columns for name in column.names] for table in tables_of]
+    assert names[0] == names[1]
+    assert "metastability_noise" in names[0]
 
 
 def test_few_epochs_and_few_draws_are_said(published):

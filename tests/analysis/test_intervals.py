@@ -66,7 +66,24 @@ def test_epochs_without_a_value_keep_their_places():
     assert (low, high) != intervals.mean_over_epochs(gaps[np.isfinite(gaps)])
 
 
-@pytest.mark.parametrize("values", [[1.0] * 20, [1.0, 2.0] * 4, [math.nan] * 30], ids=["constant", "few", "none"])
+@pytest.mark.parametrize("unit", [1e-200, 1e-13, 1e200])
+def test_intervals_of_values_in_any_unit(unit):
+    x, y = autoregressive(0.5, 30, 1, np.random.default_rng(4))[0]
+    bounds = np.array(intervals.mean_over_epochs(1 + x))
+    np.testing.assert_allclose(intervals.mean_over_epochs(unit * (1 + x)), unit * bounds, rtol=1e-6)
+    np.testing.assert_allclose(
+        intervals.correlation_over_epochs(unit * x, y), intervals.correlation_over_epochs(x, y), rtol=1e-6
+    )
+
+
+NEARLY = [0.1] * 9 + [float(np.nextafter(0.1, 1))] + [0.1] * 10
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1.0] * 20, [1.0, 2.0] * 4, [math.nan] * 30, NEARLY],
+    ids=["constant", "few", "none", "constant but for rounding"],
+)
 def test_where_nothing_can_be_said_there_is_no_interval(values):
     assert all(map(math.isnan, intervals.mean_over_epochs(values)))
     assert all(map(math.isnan, intervals.correlation_over_epochs(values, np.arange(len(values)))))

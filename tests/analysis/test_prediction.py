@@ -217,6 +217,30 @@ def test_too_little_is_refused():
         predict([replace(run, about={**run.about, "lr": math.nan}) for run in learning()], ["best"], beyond=["lr"])
 
 
+def test_runs_that_cannot_be_ranked_together_are_refused():
+    runs = learning()
+    first, rest = runs[0], runs[1:]
+    lossless = replace(first, columns={**first.columns, "loss": np.full(EPOCHS, math.nan)})
+    with pytest.raises(UsageError, match=r"takes off what the loss says, and 0-0 has none"):
+        predict([lossless, *rest], ["best"])
+    broken = replace(first, columns={**first.columns, "accuracy": np.r_[first.accuracy[:-1], math.nan]})
+    with pytest.raises(UsageError, match=r"--predict final-accuracy: of 0-0 it is not known"):
+        predict([broken, *rest], ["final-accuracy"])
+    in_steps = replace(first, summary=replace(first.summary, unit="step"))
+    with pytest.raises(UsageError, match=r"these count step \(0-0\) and epoch \(0-1\)"):
+        predict([in_steps, *rest], ["best"])
+    rmse = replace(first.measures["loss"], symbol="val_rmse")
+    measures = {**first.measures, "score_val_rmse": rmse}
+    columns = {**first.columns, "score_val_rmse": first.accuracy}
+    otherwise = replace(
+        first, measures=measures, columns=columns, summary=replace(first.summary, judged_by="score_val_rmse")
+    )
+    with pytest.raises(UsageError, match=r"are judged by val_rmse \(0-0\) and accuracy \(0-1\)"):
+        predict([otherwise, *rest], ["best"])
+    with pytest.raises(UsageError, match=r"--measures stability_index: at a checkpoint it knows of later ones"):
+        predict(runs, ["best"], measures="future,stability_index")
+
+
 def test_a_setting_that_is_a_number_is_taken_off_as_a_measure_of_it_is():
     runs = learning()
     for number, run in enumerate(runs):

@@ -141,6 +141,8 @@ VERDICT = Verdict("H_eff", "order", "another order of the same images", differs=
      "(99 draws: no p below 0.02)", False),
     ({"differs": 13}, Outcome.DIFFERS,
      "H_eff differs from that of another order of the same images in 13 of 25 epochs", True),
+    ({"count": 100}, Outcome.DIFFERS,
+     "H_eff differs from that of another order of the same images in 3 of 25 epochs; that null was drawn in 25 of 100", False),
     ({"epochs": 0}, Outcome.NOT_DRAWN,
      "whether H_eff differs from that of another order of the same images is not known: that null was not drawn", None),
 ])  # fmt: skip

@@ -77,6 +77,18 @@ def test_several_files_are_replayed_as_one_run(folder, probe_file):
     assert "--order name --as init.pt=0" in planned.stdout
 
 
+def test_what_is_named_as_the_run_and_holds_no_weights_is_recorded(folder, probe_file):
+    options = ("--model", "shufflenet_v2_x0_5", "--probe", f"npz:{probe_file}", "--normalize", "none", "--images", 20)
+    done = run("extract", "run", *options, *ORDER)
+    assert done.exit_code == 3, done.output
+    with posthoc.open_activations("activations.h5") as activations:
+        assert len(activations) == 4
+        assert activations.skipped == (
+            ("tudui_12.pt", "a pipe"),
+            ("tudui_13.pt", "a Git LFS pointer, not the file itself"),
+        )
+
+
 def test_a_lone_checkpoint_without_a_place_has_none(folder, probe_file):
     options = ("--model", "shufflenet_v2_x0_5", "--probe", f"npz:{probe_file}", "--normalize", "none", "--images", 20)
     done = run("extract", folder / "init.pt", *options)

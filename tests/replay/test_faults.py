@@ -17,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from contents import assert_same
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import posthoc
 from posthoc.cli import main
@@ -26,6 +26,7 @@ from posthoc.parts import Parts, merge
 from posthoc.replay.planning import plan_extraction
 from posthoc.replay.run import follow_extraction, run_extraction
 from posthoc.shards import Shard
+from posthoc.store import Skipped
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from posthoc.cli import main; main()"]
@@ -307,6 +308,15 @@ def test_several_runs_each_in_shards_then_merged_together(run, probe, tmp_path):
         done = cli(*words, "--shard", shard, "--on-error", "skip")
         assert done.exit_code == 3
         assert "skipped bad: " in done.output
+        if shard == "1/2":  # of what is merged together one may be complete
+            assert (
+                cli("extract", runs[0], *words[4:-1], tmp_path / "out/lr.1/activations.h5", "--shard", "2/2").exit_code
+                == 0
+            )
+            merged = cli("merge", tmp_path / "out")
+            assert merged.exit_code == 3, merged.output
+            assert "skipped lr.2/activations.h5: " in merged.stderr
+            assert merged.stdout.splitlines()[-1] == str(tmp_path / "out/lr.1/activations.h5")
     shutil.copytree(runs[2], tmp_path / "runs" / "worse")
     none = cli("extract", runs[2], tmp_path / "runs" / "worse", *words[4:-1], tmp_path / "none", "--on-error", "skip")
     assert (none.exit_code, none.stderr.count("skipped ")) == (1, 2)
@@ -319,6 +329,15 @@ def test_several_runs_each_in_shards_then_merged_together(run, probe, tmp_path):
     assert "lr.1/activations.h5 is there already" in again.output
     files = cli("extract", *sorted(runs[0].glob("*")), "--probe", probe, "-o", tmp_path / "files.h5")
     assert "5 checkpoints, epoch 0 to epoch 4" in files.stderr  # several files are one run
+
+
+def test_a_name_that_is_no_utf8_is_skipped_as_any_other(tmp_path):
+    parts, name = Parts(tmp_path / "a.h5"), os.fsdecode(b"w\xff 1.pt")
+    parts.folder.mkdir()
+    parts.skip(Skipped(name, "damaged"))
+    assert parts.skipped() == [Skipped(name, "damaged")]
+    parts.unskip(name)
+    assert parts.skipped() == []
 
 
 def test_nothing_left_to_merge(run, probe, tmp_path):
@@ -368,6 +387,23 @@ def test_following_ends_where_nothing_comes(probe, tmp_path):
     assert "No checkpoint in" in done.stderr
     assert cli("extract", tmp_path, "--probe", probe, "--follow", "--shard", "1/2").exit_code == 2
     assert cli("extract", tmp_path, "--probe", probe, "--until-epoch", "2").exit_code == 2
+
+
+def test_following_says_why_it_waits(run_folder, probe, tmp_path):
+    folder = tmp_path / "two"
+    shutil.copytree(run_folder, folder)
+    save_file({"weight": torch.zeros(2)}, folder / "other.safetensors")
+    done = cli("extract", folder, "--probe", probe, "--follow", "--quiet", "3", "-o", tmp_path / "a.h5")
+    assert done.exit_code == 1
+    assert done.stderr.count("waiting: ") == done.stderr.count("holds more than one run") - 1 == 1
+    steps = tmp_path / "steps"
+    steps.mkdir()
+    for k, path in enumerate(sorted(run_folder.glob("*.safetensors"))[:2]):
+        save_file(load_file(path), steps / f"step_{100 * k}.safetensors")  # without the epochs inside
+    shutil.copy(run_folder / "run.json", steps)
+    refused = cli("extract", steps, "--probe", probe, "--follow", "--until-epoch", "2", "-o", tmp_path / "b.h5")
+    assert refused.exit_code == 2
+    assert "the checkpoints say no epoch" in refused.stderr
 
 
 MANY = """

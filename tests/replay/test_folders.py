@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -98,9 +99,24 @@ def test_folders_that_are_runs_stay_several(tmp_path):
         given = [tmp_path / f"{group}{k}" for k in (1, 2)]
         assert are_runs(given)
         assert [folder for _, folder in run_folders(given)] == given
+    around = [tmp_path / "model_v1", tmp_path / "seed1" / ".." / "model_v2"]
+    assert run_folders(around) == [("model_v1", around[0]), ("model_v2", around[1])]
     assert places(tmp_path / "train_1") == [("checkpoint-5", None, 5), ("checkpoint-10", None, 10)]
     with pytest.raises(PosthocError, match=r"there are some in .*model_v1, .*train_1, \.\.\.: give one of these"):
         find_run(tmp_path)
+
+
+def test_parts_without_their_index_are_no_two_runs(tmp_path):
+    save(tmp_path / "model-00001-of-00002.safetensors", weights(1))
+    save(tmp_path / "model-00002-of-00002.safetensors", {"head.weight": torch.zeros(2, 2)})
+    with pytest.raises(PosthocError, match=r"holds parts of a checkpoint .* without the index"):
+        find_run(tmp_path)
+
+
+def test_the_working_folder_as_a_checkpoint_keeps_its_name(tmp_path, monkeypatch):
+    save(tmp_path / "checkpoint-500" / "model.safetensors", weights(1))
+    monkeypatch.chdir(tmp_path / "checkpoint-500")
+    assert places(Path()) == [("checkpoint-500", None, 500)]
 
 
 def test_what_lies_in_a_folder_is_decided_by_content_where_names_do_not_tell(tmp_path):

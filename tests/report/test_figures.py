@@ -278,6 +278,20 @@ def test_figures_of_several_runs(metrics, name, tmp_path):
         assert {"a", "b"} <= set(texts(tmp_path / "a.svg"))
 
 
+def test_accuracies_in_percent_are_not_taken_for_shares(metrics):
+    percent = changed(metrics, accuracy=100 * metrics.column("accuracy"))
+    for shown, run in ((True, metrics), (False, percent)):
+        for name, words in (("stability", "(share"), ("training", "datum.value > 1")):
+            assert (words in json.dumps(FIGURES[name].build(run, None, 500).specification)) == shown
+
+
+def test_runs_without_a_headline_measure_say_so(metrics):
+    bare = {key: dataclasses.replace(measured, headline=False) for key, measured in metrics.measures.items()}
+    runs = [dataclasses.replace(run, measures=bare) for run in several(metrics)]
+    with pytest.raises(PosthocError, match="no headline measure to compare"):
+        FIGURES["comparison"].build(Several(runs), 500)
+
+
 def test_hostile_layer_names_come_out_as_text(metrics, tmp_path):
     names = ['"', "'", "</svg>", HOSTILE]
     renamed = dataclasses.replace(metrics, layers=tuple(names))

@@ -5,6 +5,7 @@ from typing import Any
 
 import altair as alt
 
+from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import layer, vconcat
 from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, names_of, number, wrapped
 from posthoc.report.sources import Several
@@ -16,6 +17,10 @@ KEYS = {"mean over checkpoints": (VALUE, "circle"), "pure noise": (MUTED, "diamo
 def comparison(several: Several, width: int) -> Figure:
     """Mean of every headline measure of every run with its interval, beside pure noise."""
     table, titles = several.rows, several.headlines
+    if not titles:
+        raise PosthocError(
+            "The runs have no headline measure to compare; measure them with posthoc metrics --measures default."
+        )
     names = [wrapped(run.name, 18 if width < NARROW else 40) for run in several.runs]
     panels = []
     for key, measured in titles.items():

@@ -5,6 +5,7 @@ from typing import Any
 import altair as alt
 
 from posthoc.analysis.records import RunMetrics
+from posthoc.analysis.runs import in_percent
 from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, keyed, number, panel, rows_of, time_axis, y_axis
 from posthoc.report.theme import INK, MUTED, SECOND, THIRD, VALUE
@@ -44,7 +45,7 @@ def stability(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
               width, 140, f"volatility of Psi over {metrics.protocol.window} {metrics.summary.noun}s", y=lambda field: y_axis(field).scale(roomy)),
     ]  # fmt: skip
     if score is not None:
-        title = f"{score.symbol} ({'share, ' if score.symbol == 'accuracy' else ''}{metrics.summary.accuracy_source})"
+        title = f"{score.symbol} ({'share, ' if score.symbol == 'accuracy' and not in_percent(score.value) else ''}{metrics.summary.accuracy_source})"
         panels.append(panel(rows, metrics, [line, *vertical], "score", width, 100, f"{title}{better(score)}"))
     signals = [f"{way}: {when}" for way, when in settled(metrics).items()]
     return Figure(

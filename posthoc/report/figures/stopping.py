@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 def stopping(several: Several, width: int) -> Figure:
     """Every stopping rule: training saved against accuracy, or another score, lost."""
-    percent = any(in_percent(run) for run in several.runs)
+    percent = any(in_percent(run.accuracy) for run in several.runs)
     rows: list[Row] = [
         {"rule": score.rule, "kind": score.family, "saved": number(score.saved_share), "epochs": number(score.saved),
          "lost": number(score.lost), "never": number(score.never), "pareto": score.pareto}

@@ -9,6 +9,7 @@ from posthoc.analysis.course import Course, course
 from posthoc.analysis.health import Ailment
 from posthoc.analysis.measures.layers import SETTLED, settled_at
 from posthoc.analysis.records import Measured, RunMetrics
+from posthoc.analysis.runs import in_percent
 from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, number, panel, rows_of, time_axis
@@ -81,7 +82,7 @@ def _panel(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, w
     def y(field: str) -> alt.Y:
         scale = alt.Scale(type="log", domain=domain) if wide else alt.Scale(domain=domain, nice=False, zero=False)
         axis = alt.Axis(tickCount=5, format=".4~g" if wide else "")
-        if key == "accuracy":  # above 1 is room for a label, and no value
+        if key == "accuracy" and not in_percent(measured.value):  # above 1 is room for a label, and no value
             axis.labelExpr = "datum.value > 1 ? '' : datum.label"
         return alt.Y(f"{field}:Q", title=None, scale=scale, axis=axis)
 
