@@ -79,7 +79,7 @@ class Work:
     shards: int = 1
     seconds: float = 0.5
     start_up: float = 3.0
-    measure: float = 1.5
+    measure: float = 0.54
     interrupted: float = 0.0
     spread: tuple[float, ...] = SPREAD
 

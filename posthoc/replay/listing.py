@@ -74,9 +74,8 @@ def run_folders(given: Sequence[Path]) -> list[tuple[str, Path]]:
     folders = list({folder.resolve(): folder for folder in folders}.values())
     if not folders:
         raise UsageError(f"{', '.join(map(str, given))}: none is a folder; give the folder of each run.")
-    plain = [
-        folder.resolve() if ".." in folder.parts else folder.absolute() for folder in folders
-    ]  # a name leaves no folder
+    # A name with .. in it would leave the folder of results.
+    plain = [folder.resolve() if ".." in folder.parts else folder.absolute() for folder in folders]
     return list(zip(names_apart(plain), folders, strict=True))
 
 
