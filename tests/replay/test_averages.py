@@ -272,9 +272,7 @@ def test_what_a_file_lacks_is_said_with_the_option_that_records_it(run, tmp_path
     assert ("not measured", f"barrier: {Aside.NEEDS_BETWEEN}") in tables.summary(metrics)
     assert np.isfinite(metrics.column("weights_norm")).all()
     assert not unasked.measures.keys() & needs.keys()
-    with pytest.raises(
-        UsageError, match=f"--beyond barrier: not measured of all runs; .* mine: {Aside.NEEDS_BETWEEN}"
-    ):
+    with pytest.raises(UsageError, match=f"--beyond barrier: not measured of all runs; .* mine: {Aside.NEEDS_BETWEEN}"):
         measured_of_all([as_run(metrics, "mine")], "barrier", "--beyond")
     with pytest.raises(UsageError, match="--beyond barier: there is no such measure; did you mean barrier"):
         measured_of_all([as_run(metrics, "mine")], "barier", "--beyond")

@@ -172,6 +172,14 @@ def test_names_of_recorded_numbers_hold_no_slash(tmp_path):
     assert find_run(tmp_path).checkpoints[0].header.recorded == {"val.acc": 0.5}
 
 
+def test_names_of_tensors_that_are_no_text_are_compared_all_the_same(tmp_path):
+    for epoch in (1, 2, 2):
+        name = f"epoch_{epoch}.pth" if not (tmp_path / f"epoch_{epoch}.pth").exists() else "best.pth"
+        save(tmp_path, name, {"fc\udcff.weight": torch.full((2, 3), float(epoch))})
+    run = find_run(tmp_path)
+    assert [(copy.name, original.name) for copy, original in run.copies] == [("best.pth", "epoch_2.pth")]
+
+
 def test_copies_of_best_and_last_are_dropped_and_named(tmp_path):
     for epoch in (1, 2, 3):
         save(tmp_path, f"epoch_{epoch}.pth", {"fc.weight": torch.full((2, 3), float(epoch))})

@@ -155,7 +155,7 @@ class Probe:
         digest = hashlib.sha256()
         arrays = dict(self.inputs) | ({} if self.targets is None else {"targets": self.targets})
         for name, array in arrays.items():
-            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode("utf-8", "surrogatepass"))
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 

@@ -149,7 +149,7 @@ def _tell_apart(
                 same.append(row)
                 continue
             if classes:
-                text = f"{key} {len(classes)}".encode()
+                text = f"{key} {len(classes)}".encode("utf-8", "surrogatepass")
                 digest[row, t] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") | 1
             classes.append([row])
 
