@@ -173,9 +173,8 @@ def test_names_of_recorded_numbers_hold_no_slash(tmp_path):
 
 
 def test_names_of_tensors_that_are_no_text_are_compared_all_the_same(tmp_path):
-    for epoch in (1, 2, 2):
-        name = f"epoch_{epoch}.pth" if not (tmp_path / f"epoch_{epoch}.pth").exists() else "best.pth"
-        save(tmp_path, name, {"fc\udcff.weight": torch.full((2, 3), float(epoch))})
+    for name, value in (("epoch_1", 1.0), ("epoch_2", 2.0), ("best", 2.0)):
+        save(tmp_path, f"{name}.pth", {"fc\udcff.weight": torch.full((2, 3), value)})
     run = find_run(tmp_path)
     assert [(copy.name, original.name) for copy, original in run.copies] == [("best.pth", "epoch_2.pth")]
 
