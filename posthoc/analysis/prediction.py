@@ -20,6 +20,7 @@ from posthoc.analysis.runs import Run, measured_of_all
 from posthoc.analysis.stopping import configuration
 from posthoc.analysis.verdicts import corrected
 from posthoc.errors import UsageError
+from posthoc.shown import counted
 from posthoc.streams import stream
 
 PERMUTATIONS = 999
@@ -165,8 +166,8 @@ class _Table:
         configurations = [configuration(run) for run in runs]
         if (count := len(set(configurations))) < LEAST_CONFIGURATIONS:
             raise UsageError(
-                f"--predict compares configurations, runs that differ in more than their seed: these {len(runs)} runs are of "
-                f"{count}, and {LEAST_CONFIGURATIONS} are needed."
+                f"--predict compares configurations, runs that differ in more than their seed, as recorded (extract --set lr=0.1, "
+                f"run.json): these {counted(len(runs), 'run')} are of {count}, and {LEAST_CONFIGURATIONS} are needed."
             )
         for run in runs:
             if not np.isfinite(run.gain).any():

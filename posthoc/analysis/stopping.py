@@ -71,7 +71,7 @@ class Score:
     """A rule over several runs that are judged by one score, of that symbol: means, and 95 % intervals of their differences from `REFERENCE`, paired by run.
 
     Intervals are Student's over the runs, see `intervals.over_runs`; NaN with fewer than three. pareto: whether no other
-    rule that can be followed saves a larger share and loses less. patience_difference: what is lost more than by patience
+    rule that can be followed saves at least as large a share and loses no more; runs: their names, in the order of `stops`. patience_difference: what is lost more than by patience
     that saves as large a share, between two of its lengths in proportion, over configurations; NaN where none saves as much.
     """
 
@@ -88,6 +88,7 @@ class Score:
     pareto: bool
     symbol: str = "accuracy"
     patience_difference: tuple[float, float, float] = (math.nan,) * 3
+    runs: tuple[str, ...] = ()
 
 
 def by_volatility(run: Run, threshold: float, causal: bool = True) -> int | None:
@@ -279,6 +280,7 @@ def compare_rules(runs: Sequence[Run], more: Sequence[Rule] = ()) -> list[Score]
                 pareto=not rule.looks_ahead and not math.isnan(loss) and not beaten,
                 symbol=next(iter(symbols)),
                 patience_difference=patience.difference(stops, share),
+                runs=tuple(run.name for run in runs),
             )
         )
     return sorted(scores, key=lambda score: (-score.saved_share, score.lost))

@@ -122,8 +122,10 @@ def _predicted(
     judged = [run for run in runs if run.score is not None]
     if others := [run.name for run in runs if run.score is None]:
         echo(f"--predict: without an accuracy or other score, and left out: {', '.join(others)}.", err=True)
+    if not judged:
+        raise UsageError("--predict: none of the runs has an accuracy or other score to predict; leave it out.")
     targets = [*TARGETS] if names == "all" else [name.strip() for name in names.split(",")]
-    return predict(judged or runs, targets, seed, beyond.split(",") if beyond else (), measures or "all")
+    return predict(judged, targets, seed, beyond.split(",") if beyond else (), measures or "all")
 
 
 def _scored(runs: "Sequence[Run]", measures: str | None) -> "tuple[dict[str, list[Score]], list[str]]":

@@ -181,7 +181,12 @@ def on_error_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @on_error_option
 @click.option("--follow", is_flag=True, help="Keep watching a growing folder.")
 @click.option("--until-epoch", type=int, help="Follow until this epoch's checkpoint is there.")
-@click.option("--quiet", type=float, default=600.0, help="Follow until so many seconds pass without a new checkpoint.")
+@click.option(
+    "--quiet",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    help="Follow until so many seconds pass without a new checkpoint.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what was found and would be done; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Of --dry-run: as JSON; docs/json.md says what is in it.")

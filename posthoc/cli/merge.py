@@ -29,7 +29,9 @@ def command(activations: Path, force: bool) -> None:
     else:
         paths = sorted(folder.with_suffix("") for folder in activations.rglob("*.h5.parts"))
         if not paths:
-            raise PosthocError(f"{activations} holds no parts; run posthoc extract --shard first.")
+            raise PosthocError(
+                f"{activations} holds no parts to be merged (no folder *.h5.parts); posthoc extract --shard makes them."
+            )
     from posthoc.parts import merge
 
     skipped, merged = [], False

@@ -49,6 +49,10 @@ def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, object], None]
         def line(done: int, total: int, name: object) -> None:
             now = time.monotonic()
             left = ""
+            if str(name).endswith(", kept"):  # which takes no time
+                first.clear()
+                echo(f"{what} {done}/{total} {name}", err=True)
+                return
             if first and first[0][0] < done < total:
                 begun, at = first[0]
                 left = f", about {(now - at) / (done - begun) * (total - done):.0f} s left"

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from posthoc.analysis.compare import MUST_BE_KNOWN, Row, tabulate, words_for
+from posthoc.analysis.compare import Row, tabulate
 from posthoc.analysis.records import Measured, RunMetrics, load_metrics
 from posthoc.analysis.responses import Audit, load_audit
 from posthoc.analysis.runs import Run, as_run, find_metrics, in_one_unit
 from posthoc.analysis.stopping import Score, compare_rules
 from posthoc.errors import PosthocError, UsageError
+from posthoc.report.words import confounded
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,7 @@ class Several:
     @property
     def confounded(self) -> str:
         """A warning where runs differ in what the protocol itself responds to."""
-        differ = [name for name in MUST_BE_KNOWN if len({run.about.get(name) for run in self.runs}) > 1]
-        if not differ:
-            return ""
-        return f"Runs differ in {', '.join(words_for(self.runs, name) for name in differ)}, which by themselves make H_eff differ: read it beside the noise."
+        return confounded(self.runs)
 
 
 def load_sources(places: Sequence[str], audit_file: Path | None = None) -> list[Source]:

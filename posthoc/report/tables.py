@@ -14,6 +14,7 @@ from posthoc.report.words import (
     aside,
     better,
     chosen,
+    confounded,
     headlines,
     health,
     left_out,
@@ -251,9 +252,11 @@ def _alike(runs: "Sequence[Run]") -> list[str]:
         f"{key} of {' and of '.join(of.values())} was measured by different code: the numbers may not be compared."
         for key, of in codes.items() if len(of) > 1
     ]  # fmt: skip
-    return scaled + [
-        f"{a} and {b} say they are of the same model, data set, seed and settings." for a, b in same_training(runs)
-    ]
+    return (
+        list(filter(None, [confounded(runs)]))
+        + scaled
+        + [f"{a} and {b} say they are of the same model, data set, seed and settings." for a, b in same_training(runs)]
+    )
 
 
 PARTS = ("sd", "interval", "noise")
@@ -348,8 +351,8 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
     return Table("Stopping rules", columns, table, [
         f"Patience, budgets and what is saved count checkpoints. {sentence_of(symbol)[:-1]} lost: of the run's best checkpoint less that of the best one kept until the stop, means over runs; "
         "differences with 95 % intervals, paired by run; against patience that saves as much (between two lengths in "
-        "proportion; none where none does) by configuration. *: no other rule that can be followed saves a larger share and "
-        "loses less.",
+        "proportion; none where none does) by configuration. *: no other rule that can be followed saves at least as large a "
+        "share and loses no more, and is better in one of the two.",
         "Rules see what was known at each checkpoint, but for those marked 'whole run known', whose z-scores look ahead.",
         *notes,
     ])  # fmt: skip

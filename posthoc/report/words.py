@@ -18,6 +18,7 @@ from posthoc.shown import counted
 
 if TYPE_CHECKING:
     from posthoc.analysis.compare import Difference, Row
+    from posthoc.analysis.runs import Run
 
 LEVEL = 0.05
 """At which groups of runs are said to differ."""
@@ -156,6 +157,19 @@ def compared(rows: "Sequence[Row]", gaps: "Sequence[Difference]") -> str:
     elif gaps:
         parts.append("in no measure can the groups be distinguished (5 %, corrected)")
     return f"{'; '.join([count, *parts])}."
+
+
+def confounded(runs: "Sequence[Run]") -> str:
+    """A warning where runs differ in what the protocol itself responds to, or in their probe; empty where they do not."""
+    from posthoc.analysis.compare import MUST_BE_KNOWN, words_for
+
+    differ = [name for name in MUST_BE_KNOWN if len({run.about.get(name) for run in runs}) > 1]
+    if differ:
+        names = listed([words_for(runs, name) for name in differ])
+        return f"Runs differ in {names}, which by themselves make H_eff differ: read it beside the noise."
+    if len({run.about.get("probe") for run in runs}) > 1:
+        return "Runs are of different probes: read their values beside the noise, not beside each other."
+    return ""
 
 
 def chosen(metrics: RunMetrics) -> str:

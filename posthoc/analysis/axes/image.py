@@ -121,7 +121,9 @@ class ImageMaterial:
         recorded = self.in_order(self.x, self.labels).recorded()
         units = slice(None) if self.units is None else self.units
         order = recorded.order if self.samples is None else self.samples[recorded.order]
-        recorded = replace(recorded, layers=None if layers is None else layers[units])
+        if layers is not None:  # from 0, also where a layer is alone
+            layers = np.unique(layers[units], return_inverse=True)[1]
+        recorded = replace(recorded, layers=layers)
         if "behaviour" in asked and not self.alone:
             behaviour = {name: values[order] for name, values in source.behaviour(row).items()}
             recorded = replace(recorded, behaviour=behaviour)

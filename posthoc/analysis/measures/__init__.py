@@ -169,7 +169,7 @@ def key_of(name: str, known: Mapping[str, Measure | Measured]) -> str:
 def _refuse_taken(key: str, known: Container[str]) -> None:
     """Raise UsageError where a measure of the user's would have the name of another, or of another column."""
     base, _, end = key.rpartition("_")
-    taken = key in known or key in RESERVED or key.startswith(OF_FILES)
+    taken = key in known or key in RESERVED or key.startswith(OF_FILES) or key in keys_by_symbol(MEASURES)
     if taken or (end in ("low", "high", "sd", "p") and base in known):
         raise UsageError(f"There is something called {key!r} already; give your measure another name.")
 

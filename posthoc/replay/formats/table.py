@@ -203,6 +203,10 @@ def readable(path: Path) -> Iterator[None]:
         if path.is_file() and not format_of(seen := preview(path)) and (what := nothing_known(seen.head)):
             raise StrangerError(path, what) from error
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if isinstance(error, KeyError):  # whose text is a key alone
+            reason = "it holds what torch.save does not write"
+        if path.is_file() and not path.stat().st_size:
+            reason = "it is empty"
         raise PosthocError(f"{path} is damaged or cut short ({reason}); remove it or copy it again.") from error
     except OSError as error:
         raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error

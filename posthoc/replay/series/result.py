@@ -90,6 +90,7 @@ class Result:
                 for f in self.findings
             ],
             "cannot tell": [what.value for what in self.untold],
+            "apart": [{"name": path.name, "reason": reason} for path, reason in self.run.apart],
             "unordered": [series.names[row] for row in self.unordered],
             "statistics": {name: _numbers(values) for name, values in self.overall().items()},
         }  # fmt: skip

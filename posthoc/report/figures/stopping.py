@@ -50,7 +50,7 @@ def stopping(several: Several, width: int) -> Figure:
         "stopping",
         f"Of the {len(useful)} stopping rules that no other beats, {best} {'uses' if best == 1 else 'use'} volatility",
         f"Each point is a rule, its mean over the runs: right is more training saved, down is less {symbol} lost; the line "
-        f"joins those that no other rule beats in both, {len(front)} in all"
+        f"joins those to which no other is equal or better in both, {len(front)} in all"
         + (
             f", of which {others} {'is a reference or never fires' if others == 1 else 'are references or never fire'}."
             if others
