@@ -20,10 +20,10 @@ def beyond_seeds(several: Several) -> list[str]:
     """In what the runs' configurations differ, and which quantities differ more between them than between seeds."""
     rows = several.rows
     keys = dict.fromkeys(key for row in rows for key in row.run.about if key not in NO_CONFIGURATION)
-    varied = [key for key in keys if len({str(row.run.about.get(key)) for row in rows}) > 1]
+    varied = [key for key in keys if len({_recorded(row, key) for row in rows}) > 1]
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(", ".join(str(row.run.about.get(key)) for key in varied), []).append(row)
+        groups.setdefault(", ".join(_recorded(row, key) for key in varied), []).append(row)
     shown = dict.fromkeys(
         key for row in rows for key, quantity in row.quantities.items()
         if quantity.best or (key in row.run.measures and row.run.measures[key].headline and math.isfinite(quantity.value))
@@ -34,7 +34,7 @@ def beyond_seeds(several: Several) -> list[str]:
             f"The {len(rows)} runs are of one configuration, as far as is recorded; between them {'; '.join(ranges)}."
         ]
     differ = [
-        f"{words_for(several.runs, key)} ({', '.join(dict.fromkeys(str(row.run.about.get(key)) for row in rows))})"
+        f"{words_for(several.runs, key)} ({', '.join(dict.fromkeys(_recorded(row, key) for row in rows))})"
         for key in varied
     ]
     sentences = [f"The runs differ in {', '.join(differ)}."]
@@ -82,6 +82,12 @@ def _apart(groups: list[list[Row]], key: str) -> bool:
     return len(known) > 1 and all(
         max(a) < min(b) or max(b) < min(a) for a, b in itertools.combinations(known, 2)
     )  # fmt: skip
+
+
+def _recorded(row: Row, key: str) -> str:
+    """A setting of a run in words."""
+    value = row.run.about.get(key)
+    return "not recorded" if value is None else str(value)
 
 
 def side_by_side(rows: list[Row]) -> dict[str, Any]:
