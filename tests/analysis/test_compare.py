@@ -397,6 +397,7 @@ def test_the_command_on_metrics_files(metrics_files):
     assert np.isfinite(runs[0].column("loss")).all()
     done = cli("compare", metrics_files / "*" / "metrics.json", "--by", "smooth", "--stopping", "--sensitivity")
     assert done.exit_code == 0
+    assert "Runs differ in smooth, which by themselves make H_eff differ" in done.stdout
     for title in ("Runs", "Groups", "Differences", "smooth 1 against 5", "Stopping rules", "Sensitivity"):
         assert title in done.stdout
     content = json.loads(cli("compare", metrics_files, "--by", "smooth", "--json").stdout)
@@ -440,6 +441,9 @@ def test_a_run_without_accuracy_is_left_out_of_the_stopping_rules(tmp_path):
     none = cli("compare", "--from-csv", tmp_path / "b_cifar10.csv", "--stopping")
     assert none.exit_code == 2
     assert "none of the runs has an accuracy" in none.stderr
+    ahead = cli("compare", "--from-csv", tmp_path / "b_cifar10.csv", "--predict", "all")
+    assert ahead.exit_code == 2
+    assert "none of the runs has an accuracy" in ahead.stderr
 
 
 def test_columns_of_other_names_and_bad_files(tmp_path):

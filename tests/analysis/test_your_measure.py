@@ -301,7 +301,7 @@ def test_infinite_and_undefined_numbers_are_no_errors(noise_file, mine):
 
 
 @pytest.mark.parametrize(
-    "name", ["integration", "accuracy", "epoch", "metastability_low", "score_R2", "weights_norm", "rms"]
+    "name", ["integration", "accuracy", "epoch", "metastability_low", "score_R2", "weights_norm", "rms", "M"]
 )
 def test_a_name_that_is_taken_is_refused(name):
     with pytest.raises(UsageError, match=f"There is something called '{name}' already"):

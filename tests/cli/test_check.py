@@ -89,6 +89,7 @@ def test_a_damaged_epoch_is_no_missing_step(run, tmp_path):
 
 def test_json(run):
     (run / "step-200.safetensors").write_bytes((run / "step-900.safetensors").read_bytes())
+    (run / "step-1000.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     result = posthoc(run, "--json")
     assert result.exit_code == 3
     content = json.loads(result.stdout)
@@ -99,6 +100,8 @@ def test_json(run):
     assert equal["severity"] == "error"
     assert len(content["statistics"]["norm"]) == len(content["checkpoints"]) == 10
     assert content["statistics"]["step"][0] is None
+    reason = "a Git LFS pointer, not the file itself"
+    assert content["apart"] == [{"name": "step-1000.safetensors", "reason": reason}]
 
 
 def test_several_series(run, tmp_path):

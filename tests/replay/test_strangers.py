@@ -141,6 +141,10 @@ def test_what_is_cut_short_is_damaged(tmp_path):
         with pytest.raises(PosthocError, match="damaged or cut short") as error:
             read_header(path)
         assert not isinstance(error.value, StrangerError)
+    for content, reason in ((b"", "it is empty"), (b"hello", "it holds what torch.save does not write")):
+        (tmp_path / "plain.pkl").write_bytes(content)
+        with pytest.raises(PosthocError, match=re.escape(f"damaged or cut short ({reason})")):
+            read_header(tmp_path / "plain.pkl")
 
 
 @pytest.mark.parametrize("name", ["net", "net.t7", "net.PTH", "net.Pt", "net.model"])
