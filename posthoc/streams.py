@@ -54,9 +54,8 @@ def keyed(numbers: Sequence[int]) -> np.random.Generator:
 
 def channels(seed: int, layer: str) -> np.random.Generator:
     """From which the recorded channels of a layer are drawn, whatever other layers there are."""
-    return np.random.Generator(
-        np.random.Philox(key=np.array([seed, zlib.crc32(layer.encode("utf-8", "surrogatepass"))], np.uint64))
-    )
+    name = zlib.crc32(layer.encode("utf-8", "surrogatepass"))
+    return np.random.Generator(np.random.Philox(key=np.array([seed, name], np.uint64)))
 
 
 def batch_seed(seed: int, batch: int) -> int:

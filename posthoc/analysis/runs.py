@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -206,9 +207,9 @@ def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str
         raise PosthocError(
             f"{path}: an epoch has no number, or none that can be counted; mend the column, or map another with --column epoch=NAME."
         )
-    for epoch, others in zip(epochs, map(epochs.tolist().count, epochs.tolist()), strict=True):
-        if not epoch.is_integer() or others > 1:
-            why = "comes twice" if others > 1 else "is no whole number"
+    for epoch, count in Counter(epochs.tolist()).items():
+        if count > 1 or not epoch.is_integer():
+            why = "comes twice" if count > 1 else "is no whole number"
             raise PosthocError(
                 f"{path}: epoch {epoch:g} {why}; give each row a number of its own, or map another column with --column epoch=NAME."
             )

@@ -71,8 +71,9 @@ class Score:
     """A rule over several runs that are judged by one score, of that symbol: means, and 95 % intervals of their differences from `REFERENCE`, paired by run.
 
     Intervals are Student's over the runs, see `intervals.over_runs`; NaN with fewer than three. pareto: whether no other
-    rule that can be followed saves at least as large a share and loses no more; runs: their names, in the order of `stops`. patience_difference: what is lost more than by patience
-    that saves as large a share, between two of its lengths in proportion, over configurations; NaN where none saves as much.
+    rule that can be followed saves at least as large a share and loses no more, and is better in one of the two.
+    patience_difference: what is lost more than by patience that saves as large a share, between two of its lengths in
+    proportion, over configurations; NaN where none saves as much. runs: their names, in the order of `stops`.
     """
 
     rule: str

@@ -113,8 +113,8 @@ class Verdict:
     """What a run's checkpoints say of a measure against a null.
 
     symbol, words: of the measure, and of the null; differs, wanting, epochs: in how many checkpoints it differs, lacks
-    draws to tell, of how many in which the null was drawn; count: how many have a value; draws: the most that any checkpoint has; decides: whether this null is the one that decides;
-    value: see `NullWords`; undefined: whether the measure has no value in any checkpoint.
+    draws to tell, of how many in which the null was drawn; count: how many have a value; draws: the most that any
+    checkpoint has; decides: whether this null is the one that decides; value: see `NullWords`; undefined: whether the measure has no value in any checkpoint.
     """
 
     symbol: str

@@ -51,13 +51,11 @@ def progress_on_stderr(what: str) -> Iterator[Callable[[int, int, object], None]
             left = ""
             if str(name).endswith(", kept"):  # which takes no time
                 first.clear()
-                echo(f"{what} {done}/{total} {name}", err=True)
-                return
-            if first and first[0][0] < done < total:
+            elif not first:
+                first.append((done, now))
+            elif first[0][0] < done < total:
                 begun, at = first[0]
                 left = f", about {(now - at) / (done - begun) * (total - done):.0f} s left"
-            if not first:
-                first.append((done, now))
             echo(f"{what} {done}/{total} {name}{left}", err=True)
 
         yield line

@@ -161,8 +161,7 @@ def _digest(item: Saved, pick: Pick, tensors: float, numbers: float) -> bytes:
     result = hashlib.sha256()
     for name in short:
         tensor = values[name]
-        result.update(
-            f"{short[name]} {tensor.dtype} {tensor.shape}\n".encode("utf-8", "surrogatepass")
-        )  # names may be no text
+        about = f"{short[name]} {tensor.dtype} {tensor.shape}\n"
+        result.update(about.encode("utf-8", "surrogatepass"))  # names may be no text
         result.update(tensor.raw.data)
     return result.digest()

@@ -195,11 +195,8 @@ def why_uncertain(names: Sequence[str]) -> str:
     shared = sorted(set.intersection(*(set(row) for row in rows)))
     differing = [place for place in shared if len({row[place].value for row in rows}) > 1]
     if not differing:
-        texts = [
-            {place: name[row[place].start : row[place].end] for place in shared}
-            for name, row in zip(names, rows, strict=True)
-        ]
-        if any(len({text[place] for text in texts}) > 1 for place in shared):
+        pairs = list(zip(names, rows, strict=True))
+        if any(len({name[row[place].start : row[place].end] for name, row in pairs}) > 1 for place in shared):
             return "the numbers that differ among the names are not whole"
         return "the names have no number that differs"
     if len(differing) > 1:

@@ -140,12 +140,10 @@ class _Finder:
                 break
             group, parts = inside[".".join(parts[:taken])], parts[taken:]
         prefix = "".join(f"{part}." for part in parts)
-        weights = self.state_dict(group)
-        weights = {name.removeprefix(prefix): leaf for name, leaf in weights.items() if name.startswith(prefix)}
+        weights = _below(prefix, self.state_dict(group))
         if not weights and group is self.tree:  # a prefix within what is replayed without a key
             with contextlib.suppress(PosthocError):
-                inside = self.main()
-                weights = {name.removeprefix(prefix): leaf for name, leaf in inside.items() if name.startswith(prefix)}
+                weights = _below(prefix, self.main())
         if not weights:
             raise UsageError(f"--weights-key {key}: {self.path} has no weights there; found {_keys(self.tree)}.")
         return weights
@@ -172,6 +170,11 @@ class _Finder:
         for key, weights in groups.items():
             self.budget.produce(len(weights) * len(key))
         return {f"{key}.{name}": leaf for key, weights in groups.items() for name, leaf in weights.items()}
+
+
+def _below(prefix: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Those whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): leaf for name, leaf in weights.items() if name.startswith(prefix)}
 
 
 def _values(weights: Mapping[str, Any]) -> int:

@@ -180,9 +180,11 @@ def chosen(metrics: RunMetrics) -> str:
         return ""
     run, when = metrics.summary, metrics.when
     others = [when[e] for e in result.alike if e != result.best]
-    inside = f"{counted(len(others), 'other checkpoint')} ({run.unit} {_ranges(others)})"
-    told = f"{inside} cannot be told from it" if others else "it can be told from all others"
-    if np.isfinite(result.difference).sum() < 2:
+    if others:
+        told = f"{counted(len(others), 'other checkpoint')} ({run.unit} {_ranges(others)}) cannot be told from it"
+    elif np.isfinite(result.difference).sum() > 1:
+        told = "it can be told from all others"
+    else:
         told = "no other has a loss to compare"
     if len(metrics.checkpoints) == 1:
         return f"{result.by} on the probe is {number(result.loss)} at {run.unit} {when[0]}, the only checkpoint"
