@@ -205,6 +205,8 @@ def _name(factor: Factor, activations: Activations, row: int) -> str:
         null = NULLS[factor.null]
         return named(null.short if factor.null == PURE_NOISE else null.words, activations.recording.provenance.samples)
     epoch, step = int(activations.epochs[row]), int(activations.steps[row])
+    if epoch < 0 and step < 0:
+        return "as it is"
     return f"as it is ({f'epoch {epoch}' if epoch >= 0 else f'step {step}'})"
 
 

@@ -158,7 +158,7 @@ class Comparison:
             One row per run, in the columns of `posthoc compare --csv`.
         """
         from posthoc.analysis.frames import require
-        from posthoc.report.tables import runs
+        from posthoc.report.tables_of_runs import runs
 
         require("pandas")
         import pandas
@@ -172,7 +172,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         from posthoc.report.notebook import as_notebook
-        from posthoc.report.tables import runs
+        from posthoc.report.tables_of_runs import runs
         from posthoc.report.words import compared
 
         return as_notebook([compared(self.rows, self.differences)], runs(self.rows))

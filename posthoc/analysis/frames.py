@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
 def flat(metrics: "RunMetrics") -> dict[str, list[Any]]:
     """Every number of every checkpoint as columns [E]: `integration`, `integration_low`, `integration_order_p`, ..."""
+    columns = _of_checkpoints(metrics)
+    for table, values in by_layer(metrics).items():
+        for layer, column in zip(metrics.layers, rounded(values).T.tolist(), strict=True):
+            name = f"{table}_{layer}"
+            while name in columns:  # as H of a layer that is called `low`
+                name = f"{table}_layer{name.removeprefix(table)}"
+            columns[name] = column
+    return columns
+
+
+def _of_checkpoints(metrics: "RunMetrics") -> dict[str, list[Any]]:
+    """All but what there is of every layer."""
     checkpoints, measures = metrics.checkpoints, metrics.measures
     columns: dict[str, list[Any]] = {
         "epoch": ["" if checkpoint.epoch is None else checkpoint.epoch for checkpoint in checkpoints],
@@ -41,9 +53,6 @@ def flat(metrics: "RunMetrics") -> dict[str, list[Any]]:
     for key, measured in measures.items():
         for null, beside in measured.nulls.items():
             columns |= {f"{key}_{null}_{name}": values.tolist() for name, values in vars(beside).items()}
-    for name, table in by_layer(metrics).items():
-        by_checkpoint = rounded(table).T.tolist()
-        columns |= {f"{name}_{layer}": by_checkpoint[k] for k, layer in enumerate(metrics.layers)}
     return columns
 
 
@@ -85,10 +94,9 @@ def to_xarray(metrics: "RunMetrics") -> "xarray.Dataset":
     import xarray
 
     unit, layered = metrics.summary.unit, by_layer(metrics)
-    names = {f"{name}_{layer}" for name in layered for layer in metrics.layers}
     columns = {
         name: (unit, np.asarray(values))
-        for name, values in flat(metrics).items() if name not in names and name not in ("epoch", "step", "reasons")
+        for name, values in _of_checkpoints(metrics).items() if name not in ("epoch", "step", "reasons")
     }  # fmt: skip
     coordinates = {
         unit: metrics.when,

@@ -113,10 +113,18 @@ def nulls_of(axis: str, labelled: bool = True) -> list[Null]:
 def words_of(
     axis: str, labelled: bool = True, samples: str = "images", others: Iterable[str] = ()
 ) -> dict[str, NullWords]:
-    """What a file says of the nulls of an axis and of `others`, over what is called `samples`."""
+    """What a file says of the nulls of an axis and of `others`, over what is called `samples`.
+
+    >>> words_of("depth")["gaussian"].words, words_of("image")["gaussian"].words
+    ("Gaussian noise with the images' covariance", "Gaussian noise with the channels' covariance")
+    """
+
+    def of_units(words: str) -> str:  # whose series are those of samples on the axis of depth
+        return words.replace("every channel", "each of the images").replace("channels", "images")
+
     return {
         null.key: NullWords(
-            named(null.words, samples),
+            named(of_units(null.words) if axis == "depth" else null.words, samples),
             named(null.short, samples),
             Aside.NEEDS_LABELS if null.needs_labels and not labelled else None,
         )

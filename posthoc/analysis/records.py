@@ -5,7 +5,7 @@ A metrics.json says everything that its readers need: the names of its measures,
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -150,7 +150,7 @@ class Measured:
     listed: bool = True
     decided_by: str = ""
     function_of: str = ""
-    lower_is_better: bool = False
+    lower_is_better: bool | None = None
     looks_ahead: bool | None = None
     aside: Aside | None = None
     code: Code | None = None
@@ -489,4 +489,20 @@ def load_metrics(path: str | PathLike[str]) -> RunMetrics:
     run, _ = read_typed(path, RunMetrics, FORMAT, FORMAT_VERSION, "a metrics file", "posthoc metrics", {1: upgraded})
     if wrong := fault(run):
         raise PosthocError(f"{path} is damaged ({wrong}); write it again with `posthoc metrics`.")
-    return run
+    return _of_early_files(run)
+
+
+def _of_early_files(run: RunMetrics) -> RunMetrics:
+    """The run with what its file does not say of measures, because it was written before that was said."""
+    if all(measured.lower_is_better is not None for measured in run.measures.values()):
+        return run
+    from posthoc.analysis.measures import MEASURES
+
+    lower = {key: key in MEASURES and MEASURES[key].lower_is_better for key in run.measures}
+    return replace(
+        run,
+        measures={
+            key: measured if measured.lower_is_better is not None else replace(measured, lower_is_better=lower[key])
+            for key, measured in run.measures.items()
+        },
+    )

@@ -213,7 +213,10 @@ def _from_csv(path: Path, columns: Mapping[str, str], asked: set[str], name: str
             raise PosthocError(
                 f"{path}: epoch {epoch:g} {why}; give each row a number of its own, or map another column with --column epoch=NAME."
             )
-    return from_columns(name, _about(path), [int(epoch) for epoch in epochs], values)
+    order = np.argsort(epochs)
+    return from_columns(
+        name, _about(path), epochs[order].astype(int).tolist(), {key: column[order] for key, column in values.items()}
+    )
 
 
 def from_columns(name: str, about: dict[str, Any], when: Sequence[int], columns: Mapping[str, FloatArray]) -> Run:
@@ -306,15 +309,29 @@ def _lacking(runs: Sequence[Run], key: str) -> str:
 
 def in_percent(accuracy: FloatArray) -> bool:
     """Whether accuracies [E] are in percent, and no shares of 1."""
-    return bool(np.nanmax(accuracy, initial=0.0) > 1.5)
+    return bool(np.nanmax(accuracy, initial=0.0) > 1 + 1e-6)
 
 
 def in_one_unit(runs: Sequence[Run]) -> list[Run]:
-    """The runs with accuracies as shares of 1 where some have them so and others in percent; else as they are."""
-    judged = [run for run in runs if np.isfinite(run.accuracy).any()]
-    if len({in_percent(run.accuracy) for run in judged}) < 2:
+    """The runs with accuracies as shares of 1 where some have them so and others in percent; else as they are.
+
+    A run that never left one value, as 1 % of a hundred classes, has it in percent where others of its source do: as a
+    share it would be a run that was right from the start.
+    """
+    percent = {run.summary.accuracy_source for run in runs if in_percent(run.accuracy)}
+    scaled = [
+        in_percent(run.accuracy) or (run.summary.accuracy_source in percent and _is_stuck(run.accuracy)) for run in runs
+    ]
+    judged = [of for of, run in zip(scaled, runs, strict=True) if np.isfinite(run.accuracy).any()]
+    if len(set(judged)) < 2:
         return list(runs)
-    return [_as_share(run) if in_percent(run.accuracy) else run for run in runs]
+    return [_as_share(run) if of else run for of, run in zip(scaled, runs, strict=True)]
+
+
+def _is_stuck(accuracy: FloatArray) -> bool:
+    """Whether it has the same value at several checkpoints, and no other."""
+    known = accuracy[np.isfinite(accuracy)]
+    return len(known) > 1 and bool((known == known[0]).all())
 
 
 def _as_share(run: Run) -> Run:

@@ -37,7 +37,7 @@ class Stop:
     index: int
     when: int
     fired: bool
-    saved: int
+    saved: float
     lost: float
     lost_at_stop: float
 
@@ -195,7 +195,7 @@ def random_epoch(run: Run) -> Stop:
         index=middle,
         when=run.when[middle],
         fired=True,
-        saved=round(float(np.mean([stop.saved for stop in stops]))),
+        saved=float(np.mean([stop.saved for stop in stops])),
         lost=float(np.nanmean([stop.lost for stop in stops])),
         lost_at_stop=float(np.nanmean([stop.lost_at_stop for stop in stops])),
     )
@@ -234,6 +234,12 @@ RULES: dict[str, Rule] = {
     )
 }
 """The table of rules. One of your own is one more: `RULES["third"] = Rule("third", "toy", of_run=lambda run: 2)`."""
+
+
+def unjudged(runs: Sequence[Run]) -> list[str]:
+    """A note on the runs that have no score, by which stopping rules are judged, if there are such."""
+    names = [run.name for run in runs if run.score is None]
+    return [f"Without an accuracy or other score, and not judged: {', '.join(names)}."] if names else []
 
 
 def compare_rules(runs: Sequence[Run], more: Sequence[Rule] = ()) -> list[Score]:

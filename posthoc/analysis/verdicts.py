@@ -151,6 +151,11 @@ class Verdict:
         return self.value or f"that of {self.words}"
 
     @property
+    def of_documents(self) -> bool:
+        """Whether the null is of the signs of documents' differences, of which there are as many as documents allow."""
+        return bool(self.value)
+
+    @property
     def _drawn(self) -> str:
         """Of a null that was drawn in some checkpoints only."""
         return f"; that null was drawn in {self.epochs} of {self.count}" if self.epochs < self.count else ""
@@ -158,9 +163,10 @@ class Verdict:
     def sentence(self, unit: str = "epoch") -> str:
         """In words, without a full stop."""
         than = self.than
+        lacking, ways = ("documents", "ways to flip their signs") if self.of_documents else ("draws", "draws")
         few = (
-            f"too few draws{f' in {self.wanting} of {self.epochs} {unit}s' if self.epochs > 1 else ''} "
-            f"({self.draws} draws: no p below {least_p(self.draws):.2g})"
+            f"too few {lacking}{f' in {self.wanting} of {self.epochs} {unit}s' if self.epochs > 1 else ''} "
+            f"({self.draws} {ways}: no p below {least_p(self.draws):.2g})"
         )
         match self.outcome:
             case Outcome.NOT_DRAWN:

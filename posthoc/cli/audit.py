@@ -68,17 +68,17 @@ def command(
 
 def show_audit(result: "Audit") -> None:
     """What follows, the controls as a table, each measure by each change, and what each responds to."""
-    from posthoc.report import tables
+    from posthoc.report import tables_of_audits
 
     for sentence in result.conclusions:
         echo(sentence)
     echo()
-    table = tables.audit(result)
+    table = tables_of_audits.audit(result)
     print_rows(table, how=None)
     for note in table.notes:
         echo(note)
     echo()
-    print_rows(tables.factors(result))
-    for lines in tables.responses(result):
+    print_rows(tables_of_audits.factors(result))
+    for lines in tables_of_audits.responses(result):
         echo()
         notes(lines)

@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from posthoc.cli.exits import PARTLY, echo
-from posthoc.cli.output import json_option, notes, order_options, print_json, print_table, progress_on_stderr
-from posthoc.errors import PosthocError, UsageError
+from posthoc.cli.output import (
+    json_option,
+    notes,
+    order_options,
+    print_json,
+    print_table,
+    progress_on_stderr,
+    report_skipped,
+)
+from posthoc.errors import PosthocError, StoppedError, UsageError
 from posthoc.replay.meant import refuse_folder
 from posthoc.shown import counted, listed
 
@@ -91,19 +99,27 @@ def command(
             (other,), others = _reached([against], part, stack)
             _compare(paths[0], other, as_json, [item for item in (mirror, others) if item], **options)
             return
-        results = []
-        for place in _places(paths):
-            with progress_on_stderr("reading") as progress:
-                shown = progress if sys.stderr.isatty() else None
-                results.append(_located(check_series(place, progress=shown, **options), mirror))
+        places, results, skipped = _places(paths), [], []
+        for place in places:
+            try:
+                with progress_on_stderr("reading") as progress:
+                    shown = progress if sys.stderr.isatty() else None
+                    result = _located(check_series(place, progress=shown, **options), mirror)
+            except PosthocError as error:
+                if len(places) == 1 or isinstance(error, (StoppedError, UsageError)):
+                    raise
+                name, reason = str(place), str(error)
+                skipped.append((mirror.shown(name), mirror.shown(reason)) if mirror else (name, reason))
+                continue
+            if not as_json:
+                if results:
+                    echo()
+                show_check(result)
+            results.append(result)
     if as_json:
         contents = [result.to_dict() for result in results]
-        print_json(contents[0] if len(contents) == 1 else contents)
-    else:
-        for number, result in enumerate(results):
-            if number:
-                echo()
-            show_check(result)
+        print_json(contents[0] if len(places) == 1 else contents)
+    report_skipped(skipped, done=bool(results))
     if not all(result.sound for result in results):
         sys.exit(PARTLY)
 

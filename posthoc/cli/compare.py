@@ -75,7 +75,7 @@ def command(
     from posthoc.analysis.runs import in_one_unit, load_csv, load_runs
     from posthoc.analysis.sensitivity import sensitivity as vary
     from posthoc.analysis.taxonomy import Taxonomy
-    from posthoc.report import tables
+    from posthoc.report import tables_of_runs
     from posthoc.report.words import compared
 
     runs = in_one_unit(load_csv(metrics, mapping) if from_csv else load_runs(metrics))
@@ -101,15 +101,17 @@ def command(
         print_json(content)
         return
     symbols = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items()}
-    printed = [tables.runs(rows)]
-    printed += [tables.groups(groups, symbols), tables.differences(gaps)] if by else []
-    printed += [tables.stopping(of_score, unjudged) for of_score in scores.values()]
-    printed += [tables.sensitivity(cells, runs, names)] if sensitivity else []
-    printed += [tables.prediction(foretold, beyond)] if foretold else []
+    printed = [tables_of_runs.runs(rows)]
+    printed += [tables_of_runs.groups(groups, symbols), tables_of_runs.differences(gaps)] if by else []
+    printed += [tables_of_runs.stopping(of_score, unjudged) for of_score in scores.values()]
+    printed += [tables_of_runs.sensitivity(cells, runs, names)] if sensitivity else []
+    printed += [tables_of_runs.prediction(foretold, beyond)] if foretold else []
     if form is None:
+        if shown_columns:
+            printed[0].selected(shown_columns)  # a name that is not there is said before anything is printed
         echo(compared(rows, gaps))
         if foretold:
-            echo(tables.survives(foretold, beyond))
+            echo(tables_of_runs.survives(foretold, beyond))
         echo()
     print_tables(printed, form, shown_columns)
 
@@ -131,7 +133,7 @@ def _predicted(
 def _scored(runs: "Sequence[Run]", measures: str | None) -> "tuple[dict[str, list[Score]], list[str]]":
     """The stopping rules over the runs of each score, such as accuracy, those by measures too, and a note on the runs that
     have none."""
-    from posthoc.analysis.stopping import compare_rules
+    from posthoc.analysis.stopping import compare_rules, unjudged
     from posthoc.analysis.stopping_by import rules_of
 
     judged: dict[str, list[Run]] = {}
@@ -142,12 +144,10 @@ def _scored(runs: "Sequence[Run]", measures: str | None) -> "tuple[dict[str, lis
         raise UsageError(
             "--stopping: none of the runs has an accuracy or other score, by which stopping rules are judged; leave it out."
         )
-    others = [run.name for run in runs if run.score is None]
-    notes = [f"Without an accuracy or other score, and not judged: {', '.join(others)}."] if others else []
     return {
         symbol: compare_rules(of_score, rules_of(of_score, measures) if measures else ())
         for symbol, of_score in judged.items()
-    }, notes
+    }, unjudged(runs)
 
 
 def _mapping(text: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import click
 
 from posthoc.cli.exits import echo, interruptible
 from posthoc.cli.output import (
+    AMOUNT,
     Holding,
     checkpoint_table,
     flag_nonfinite,
@@ -183,9 +184,8 @@ def on_error_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--until-epoch", type=int, help="Follow until this epoch's checkpoint is there.")
 @click.option(
     "--quiet",
-    type=click.FloatRange(min=0),
-    default=600.0,
-    help="Follow until so many seconds pass without a new checkpoint.",
+    type=AMOUNT,
+    help="Follow until so many seconds pass without a new checkpoint (default: 600).",
 )
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what was found and would be done; write nothing.")
@@ -197,7 +197,7 @@ def command(
     on_error: str,
     follow: bool,
     until_epoch: int | None,
-    quiet: float,
+    quiet: float | None,
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -213,7 +213,9 @@ def command(
     if as_json and not dry_run:
         raise UsageError("--json needs --dry-run: what is extracted is written to a file.")
     share = Shard.parse(shard) if shard else None
-    _refuse_following(checkpoints, follow, sharded=share is not None, until_epoch=until_epoch)
+    if share and dry_run:
+        raise UsageError("--dry-run shows the whole run; leave --shard out.")
+    _refuse_following(checkpoints, follow, sharded=share is not None, until_epoch=until_epoch, quiet=quiet)
     if len(checkpoints) == 1 and not dry_run:
         try_output(output or Path("activations.h5"), force)
     Request(**options).check_places(() if follow else checkpoints)
@@ -226,7 +228,11 @@ def command(
     if len(checkpoints) > 1 and not dry_run:
         for _, _, path in work:
             try_output(path, force or several, make=several)
-    carry_out = partial(_follow, until_epoch=until_epoch, quiet=quiet) if follow else partial(_replay, shard=share)
+    carry_out = (
+        partial(_follow, until_epoch=until_epoch, quiet=600.0 if quiet is None else quiet)
+        if follow
+        else partial(_replay, shard=share)
+    )
     skipped: list[Skipped] = []
     failed = 0
     previews: list[Holding] = []
@@ -257,14 +263,17 @@ def command(
     report_skipped(skipped, done=failed < len(work))
 
 
-def _refuse_following(checkpoints: Sequence[Path], follow: bool, *, sharded: bool, until_epoch: int | None) -> None:
+def _refuse_following(
+    checkpoints: Sequence[Path], follow: bool, *, sharded: bool, until_epoch: int | None, quiet: float | None
+) -> None:
     """Raise UsageError where what is asked for does not go with following a run, or needs it."""
     if follow and sharded:
         raise UsageError(
             "--follow and --shard exclude each other: a shard of a growing run is not known; give one of them."
         )
-    if until_epoch is not None and not follow:
-        raise UsageError("--until-epoch needs --follow.")
+    for name, value in (("--until-epoch", until_epoch), ("--quiet", quiet)):
+        if value is not None and not follow:
+            raise UsageError(f"{name} needs --follow.")
     if follow and len(checkpoints) > 1:
         raise UsageError("--follow watches one folder; give one.")
 

@@ -1,6 +1,7 @@
 """What the commands share: tables and notes on stdout, progress on stderr."""
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -17,6 +18,20 @@ from posthoc.cli.exits import FAILED, PARTLY, echo, write
 from posthoc.errors import StoppedError
 from posthoc.report.printing import FORMS, Column, Table, as_text, cell, column
 from posthoc.shown import counted, shown
+
+
+class _Amount(click.FloatRange):
+    """A number from 0 up: neither infinite nor NaN, which no bound refuses."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no amount; give a number from 0 up.", param, ctx)
+        return number
+
+
+AMOUNT = _Amount(min=0)
+"""The type of options that are seconds, minutes or gigabytes."""
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -69,6 +69,8 @@ def command(
     """One self-contained page about the runs in METRICS: metrics.json files, folders that hold some, or globs."""
     if as_json and not listing:
         raise UsageError("--json needs --list; what a report shows is in metrics.json.")
+    if tensorboard is not None and (figure is not None or output is not None):
+        raise UsageError("--tensorboard writes scalars into its own folder; ask for a page or a figure without it.")
     if tensorboard is None:
         _require_extra()
     if listing:

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from posthoc.cli.exits import echo
 from posthoc.cli.extract import extraction_options, on_error_option
+from posthoc.cli.output import AMOUNT
 from posthoc.cli.status import show_status
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import try_output
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 10.0
 PATIENCE = 30
 """How often in a row the queue may be silent."""
+OWN = ("array", "chdir", "dependency", "job-name", "open-mode", "output", "signal")
+"""Options of sbatch that nobody else may set."""
 
 
 def _pairs(
@@ -29,6 +32,8 @@ def _pairs(
     pairs = [value.removeprefix("--").partition("=") for value in values]
     if not all(name and name.replace("-", "").isalnum() for name, _, _ in pairs):
         raise click.BadParameter("give NAME=VALUE or NAME, such as account=vision")
+    if own := [name for name, _, _ in pairs if name in OWN]:
+        raise click.BadParameter(f"{own[0]} is set by posthoc, which finds and resumes its jobs by it; leave it out")
     return tuple((name, value if equals else True) for name, equals, value in pairs)
 
 
@@ -47,13 +52,15 @@ def _pairs(
     "--metrics", "measuring", default="", metavar="OPTIONS", help="Of posthoc metrics, in one word: '--smooth 15'."
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=16, help="Tasks in a run's array, at the most.")
-@click.option("--minutes-per-task", type=float, default=10.0, help="Fewer tasks where they would take less; 0: all.")
-@click.option("--seconds-per-checkpoint", type=float, help="Default: one is timed; without a GPU here, in the cluster.")
+@click.option("--minutes-per-task", type=AMOUNT, default=10.0, help="Fewer tasks where they would take less; 0: all.")
+@click.option(
+    "--seconds-per-checkpoint", type=AMOUNT, help="Default: one is timed; without a GPU here, in the cluster."
+)
 @click.option("--partition", help="Where arrays run.")
 @click.option("--metrics-partition", help="Where merging and measuring run, which need no GPU (default: the same).")
 @click.option("--gpus-per-node", type=click.IntRange(min=1), help="GPUs of a task.")
 @click.option("--cpus-per-task", type=click.IntRange(min=1), default=4, help="Processors of a task.")
-@click.option("--mem-gb", type=float, help="Memory of a task.")
+@click.option("--mem-gb", type=AMOUNT, help="Memory of a task.")
 @click.option("--timeout-min", type=click.IntRange(min=1), default=60, help="Minutes after which a task is ended.")
 @click.option(
     "--array-parallelism", type=click.IntRange(min=1), default=256, help="Tasks of an array at the same time."
@@ -96,8 +103,7 @@ def command(
     from posthoc.replay.request import PlanOptions, Request
 
     scheduler_named(scheduler)  # which must be known before anything is done
-    if minutes_per_task < 0 or (seconds_per_checkpoint or 0) < 0:
-        raise UsageError("--minutes-per-task and --seconds-per-checkpoint are 0 or more; give such a number.")
+    words = _measuring(measuring)
     replayed = PlanOptions.__annotations__.keys() | {"probe"}
     Request(**{name: options[name] for name in replayed}).check_places(checkpoints, here=False)
     if not dry_run:
@@ -112,7 +118,7 @@ def command(
     work = Work(
         extraction={name: options[name] for name in replayed},
         words=tuple(word for name, parameter in extraction.items() for word in _typed(context, parameter)),
-        measuring=tuple(shlex.split(measuring)),
+        measuring=words,
         skip_errors=on_error == "skip",
         jobs=jobs,
         minutes_per_task=minutes_per_task,
@@ -128,6 +134,25 @@ def command(
     echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *sys.argv[1:]])}")
     if wait:
         sys.exit(0 if _done(submission, output) else 1)
+
+
+def _measuring(text: str) -> tuple[str, ...]:
+    """The words of --metrics; raises UsageError for what `posthoc metrics` does not take, which else is known when all is replayed."""
+    from posthoc.cli.metrics import command as metrics
+
+    try:
+        words = shlex.split(text)
+        options = metrics.make_context("posthoc metrics", ["activations.h5", *words]).params
+    except (ValueError, click.UsageError) as error:
+        why = error.format_message() if isinstance(error, click.UsageError) else str(error)
+        raise UsageError(
+            f"--metrics {text!r} is not what posthoc metrics takes ({why}); give its options in one word, such as '--smooth 15'."
+        ) from error
+    if options["output"] is not None or len(options["activations"]) > 1:
+        raise UsageError(
+            f"--metrics {text!r}: each run's measures go beside its activations; give options alone, and no -o."
+        )
+    return tuple(words)
 
 
 def _done(submission: "Submission", output: Path) -> bool:

@@ -39,12 +39,14 @@ def render(job: Job) -> str:
     if not memory:
         del options["mem"]
     options |= {name: value for name, value in resources.slurm if job.tasks or name in EVERY_JOB}
+    if "no-requeue" in options:
+        del options["requeue"]
     options |= {"job-name": job.name, "output": logs / f"{'%A_%a' if job.tasks else '%j'}_0_log.out"}
     lines = job.command.split("\n")
     if job.tasks:
         options["array"] = f"{_ranges(job.tasks)}%{resources.array_parallelism}"
         # --cpus-per-task is not inherited since Slurm 22.05, and alone would start as many tasks as fit the allocation.
-        task = f"--ntasks=1 --cpus-per-task={resources.cpus_per_task} --export=ALL --open-mode=append"
+        task = f"--ntasks=1 --cpus-per-task={options['cpus-per-task']} --export=ALL --open-mode=append"
         log = shlex.quote(str(logs / "%A_%a_%t_log.out"))
         lines = [f"srun --unbuffered --output {log} {task} {job.command}", *AFTER_REPLAY.split("\n")]
     head = [f"#SBATCH {option}" for option in _options(options, quote=True)]

@@ -17,7 +17,15 @@ from posthoc.replay.checkpoint import MOST_NUMBERS, read_header
 from posthoc.replay.copies import Candidate, Group, Shape, without_copies
 from posthoc.replay.formats.hub import revisions
 from posthoc.replay.formats.table import endings, files_of, folder_of, is_indivisible
-from posthoc.replay.listing import STRANGE, checkpoint_folders, irregular, listed, listed_of, runs_below
+from posthoc.replay.listing import (
+    STRANGE,
+    Below,
+    checkpoint_folders,
+    irregular,
+    listed,
+    listed_of,
+    runs_below,
+)
 from posthoc.replay.meant import matches, parse_places, placed_among
 from posthoc.replay.names import as_glob
 from posthoc.replay.naming import UNUSED, canonical
@@ -121,18 +129,21 @@ def find_run(
             raise PosthocError(f"No such file or folder: {place}.")
         place = revisions(place) or place
         if not place.is_dir() or is_indivisible(place):
+            if select and place.is_file() and not matches(place.name, select):
+                raise UsageError(f"--select {select!r} does not mean {place.name}, the file given; leave it out.")
             return _single(place, pick, order, given)
         listing = listed(place, whole=bool(select or placed))
     else:
         listing = listed_of(place)
     folder = listing.folder
+    below = Below([], 0, True) if listing.paths else runs_below(folder)
+    if not listing.apart and below.only and below.only != place:
+        run = find_run(below.only, select, pick, skip_damaged, order, placed, sound)
+        return replace(run, notes=(f"found in {below.only}, the only folder below that holds checkpoints", *run.notes))
     places = placed_among(folder, listing.paths, given)
     paths = [path for path in listing.paths if select is None or path in places or matches(path.name, select)]
     strangers = [row for row in listing.apart if select is None or matches(row[0].name, select)]
     if not paths:
-        below = runs_below(folder)
-        if len(below) == 1 and below[0] != place and not (strangers or select):
-            return _found_below(below[0], find_run(below[0], None, pick, skip_damaged, order, placed, sound))
         raise PosthocError(_nothing(folder, select, strangers, below))
     candidates, apart, damaged = _read(paths, pick, skip_damaged)
     if not candidates:
@@ -174,14 +185,10 @@ def _only_run(
 
 def _with_those_below(run: Run) -> Run:
     """The run of one checkpoint; where more lie in folders beside it, that is noted."""
-    below = [place for place in runs_below(run.folder) if place not in run.checkpoints[0].path.parents]
+    below = [place for place in runs_below(run.folder).runs if place not in run.checkpoints[0].path.parents]
     below = [place for place in below if not place.is_relative_to(run.checkpoints[0].path)]
     note = f"more checkpoints lie in {below[0]}; give that folder for them" if below else ""
     return replace(run, notes=(*run.notes, note)) if note else run
-
-
-def _found_below(folder: Path, run: Run) -> Run:
-    return replace(run, notes=(f"found in {folder}, the only folder below that holds checkpoints", *run.notes))
 
 
 def _is_all_of(folder: Path, candidates: Sequence[Candidate]) -> bool:
@@ -272,15 +279,16 @@ def _network(shapes: Mapping[str, tuple[int, ...]]) -> Shape:
     return frozenset((short, shapes[name]) for name, short in names.items() if not short.endswith(UNUSED))
 
 
-def _nothing(place: Path, select: str | None, apart: Sequence[tuple[Path, str]], below: Sequence[Path]) -> str:
+def _nothing(place: Path, select: str | None, apart: Sequence[tuple[Path, str]], below: Below) -> str:
     which = f" matching {select!r}" if select else ""
     text = f"No checkpoint{which} in {place} (looked for {', '.join('*' + end for end in endings())})"
     if apart and not select:
         return f"{text}; {apart[0][0].name} is {apart[0][1]}."
-    if not below or select:
-        return f"{text}; give the folder of a run."
-    names = ", ".join(str(child) for child in below[:5])
-    return f"{text}; there are some in {names}{', ...' if len(below) > 5 else ''}: give one of these."
+    more = "" if below.whole else f" (only the first {below.looked:,} folders were looked into)"
+    if not below.runs or select:
+        return f"{text}{more}; give the folder of a run."
+    names = ", ".join(str(child) for child in below.runs[:5])
+    return f"{text}; there are some in {names}{', ...' if len(below.runs) > 5 else ''}{more}: give {'one of these' if len(below.runs) > 1 else 'it'}."
 
 
 def _only_strangers(

@@ -1,11 +1,10 @@
 """What in a folder is a checkpoint, a file or a folder, and where below it there are some."""
 
 import contextlib
-import itertools
 import os
 import re
 import stat
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from posthoc.replay.formats.table import (
 from posthoc.replay.names import counts, places
 from posthoc.replay.order import form_of, stem
 
-FOLDERS_SEARCHED = 200
+FOLDERS_SEARCHED = 2000
 """In so many folders below one a checkpoint is looked for, to tell where there are some."""
 STRANGE = re.compile(
     r"\.(onnx|keras|zip|joblib|gguf|pb|tflite|msgpack|pdparams|index|data-\d{5}-of-\d{5}|h5|hdf5|np[yz])\Z",
@@ -133,7 +132,7 @@ def listed_of(given: Sequence[Path]) -> Listing:
     for path in given:
         if not (path.exists() or path.is_symlink()):
             raise PosthocError(f"{path} does not exist.")
-        if path.is_dir() and path not in checkpoints and (listed(path).paths or runs_below(path)):
+        if path.is_dir() and path not in checkpoints and (listed(path).paths or runs_below(path).runs):
             raise UsageError(
                 f"{path} is a folder that holds checkpoints, and not all that was given are such folders; give folders, each "
                 "that of a run, or the checkpoints of one run."
@@ -209,20 +208,57 @@ def is_nameless_checkpoint(path: Path) -> bool:
     return bool(re.fullmatch(r"(\.[0-9]+[A-Za-z]?)?", path.suffix)) and looks_like_a_checkpoint(path)
 
 
-def runs_below(place: Path) -> list[Path]:
-    """The folders below one that hold checkpoints, none within another; a whole disk is not searched.
+@dataclass(frozen=True)
+class Below:
+    """The folders below one that hold checkpoints, none within another; looked: into how many folders was looked; whole:
+    whether those are all.
 
     Where one of several is called `checkpoints`, it alone: what lies beside it are models that were kept.
     """
+
+    runs: list[Path]
+    looked: int
+    whole: bool
+
+    @property
+    def only(self) -> Path | None:
+        """The run, if there is one alone for certain."""
+        return self.runs[0] if len(self.runs) == 1 and self.whole else None
+
+
+def runs_below(place: Path) -> Below:
+    """Where below a folder there are checkpoints: nearest first, through links to folders that lie in it; a whole disk is not searched."""
     holding: list[Path] = []
-    for above, folders, files in itertools.islice(os.walk(place), FOLDERS_SEARCHED):
-        folder = Path(above)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if folder != place and _holds(folder, [folder / name for name in folders], files):
+    waiting, known, looked = deque([place]), {place.resolve()}, 0
+    while waiting and looked < FOLDERS_SEARCHED:
+        folder, looked = waiting.popleft(), looked + 1
+        folders, files = _inside(folder)
+        if folder != place and _holds(folder, folders, files):
             holding.append(folder)
-            folders[:] = [name for name in folders if name == "checkpoints"]
+            folders = [child for child in folders if child.name == "checkpoints"]
+        for child in folders:
+            if folder == place and child.is_symlink():  # deeper ones may lead anywhere
+                if child.resolve() in known:
+                    continue
+            elif child.is_symlink():
+                continue
+            known.add(child.resolve())
+            waiting.append(child)
     named = [folder for folder in holding if folder.name == "checkpoints"]
-    return named if len(named) == 1 else holding
+    return Below(named if len(named) == 1 else sorted(holding), looked, not waiting)
+
+
+def _inside(folder: Path) -> tuple[list[Path], list[str]]:
+    """The folders and the names of files in a folder but hidden folders, in order; nothing of one that cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            rows = sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError:
+        return [], []
+    return (
+        [folder / name for name, is_folder in rows if is_folder and not name.startswith(".")],
+        [name for name, is_folder in rows if not is_folder],
+    )
 
 
 def _holds(folder: Path, folders: Sequence[Path], files: Iterable[str]) -> bool:

@@ -65,10 +65,10 @@ def placed_among(folder: Path, paths: Sequence[Path], given: Mapping[str, int]) 
 def matches(name: str, select: str) -> bool:
     """Whether a name is one that --select means, where # stands for a number.
 
-    >>> matches("net_12.pth", "net_#.pth"), matches("net_a.pth", "net_#.pth")
-    (True, False)
+    >>> matches("net_12.pth", "net_#.pth"), matches("net_a.pth", "net_#.pth"), matches("r=-1.pth", "r=#.pth")
+    (True, False, True)
     """
-    return bool(re.match(fnmatch.translate(select).replace("\\#", r"(?:\d+|\#)"), name))
+    return bool(re.match(fnmatch.translate(select).replace("\\#", r"(?:-?\d+|\#)"), name))
 
 
 def refuse_folder(place: Path, select: str | None = None, placed: Sequence[str] = ()) -> None:
@@ -85,6 +85,8 @@ def refuse_folder(place: Path, select: str | None = None, placed: Sequence[str] 
             f"No checkpoint in {place}: it holds {_some(names)}, and no weights; give the folder of a run."
         )
     if {"refs", "snapshots"} & set(names):  # of a cache the revisions are meant
+        return
+    if all(child.is_dir() or NO_WEIGHTS.fullmatch(child.name) for child in children):  # the run may be one below
         return
     placed_among(place, [child for child in children if not NO_WEIGHTS.fullmatch(child.name)], given)
     if select is not None and not any(matches(name, select) for name in names):

@@ -148,15 +148,15 @@ def counts(name: str) -> bool:
 def form(name: str, runs: bool = True) -> str:
     """The name with # for each number, which --select takes; numbers that tell `runs` apart stay where another counts.
 
-    >>> form("tudui_29_gpu"), form("seed3_epoch12"), form("client_3")
-    ('tudui_#_gpu', 'seed3_epoch#', 'client_#')
+    >>> form("tudui_29_gpu"), form("seed3_epoch12"), form("client_3"), form("epoch=1-reward=-3.5")
+    ('tudui_#_gpu', 'seed3_epoch#', 'client_#', 'epoch=#-reward=#.#')
     """
     rows = numbers(name) if runs else []
     counting = any(row.counts in (Counts.EPOCHS, Counts.STEPS, Counts.CHECKPOINTS) for row in rows)
     kept = [(row.start, row.end) for row in rows if counting and row.counts is Counts.RUNS]
     pieces, at = [], 0
     for start, end in [*kept, (len(name), len(name))]:
-        pieces += [re.sub(r"[0-9]+", "#", as_glob(name[at:start])), name[start:end]]
+        pieces += [re.sub(r"(?:(?<=[=:])-)?[0-9]+", "#", as_glob(name[at:start])), name[start:end]]
         at = end
     return "".join(pieces)
 

@@ -242,7 +242,7 @@ def _outcomes(
     controls: Sequence[Control],
 ) -> Iterator[Outcome]:
     """Replay the checkpoints and then the controls, unless their parts are there."""
-    parts = work.parts
+    parts, anew = work.parts, work.force and work.shard is not None  # its own, those of other shards stay
 
     def keep(item: Entry | Control, frame: store.Frame) -> None:
         write(parts.path(item), plan.stored, [frame])
@@ -251,7 +251,7 @@ def _outcomes(
     yield from replay(
         plan,
         checkpoints,
-        lambda checkpoint: parts.digest(entries[checkpoint.path], plan.identity),
+        lambda checkpoint: None if anew else parts.digest(entries[checkpoint.path], plan.identity),
         lambda checkpoint, frame: keep(entries[checkpoint.path], frame),
         work.stop,
         parts.folder,
@@ -259,7 +259,7 @@ def _outcomes(
     for control in controls:
         if work.stopped:
             return
-        if parts.digest(control, plan.identity) is not None:
+        if not anew and parts.digest(control, plan.identity) is not None:
             yield Kept(control)
             continue
         try:

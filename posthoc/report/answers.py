@@ -291,16 +291,21 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
         sentences.append(
             f"Do not interpret {_symbols(results)}: {they} cannot be distinguished from {_nulls(results)} {where}."
         )
-    if results := kinds.get("unknown"):
+    unknown = kinds.get("unknown", [])
+    if results := [result for result in unknown if not result.of_documents]:
         sentences.append(
             f"Of {_symbols(results)} too little was drawn to tell: run `posthoc metrics` with more --nulls."
+        )
+    if results := [result for result in unknown if result.of_documents]:
+        sentences.append(
+            f"For {_symbols(results)} there are too few documents to tell: run `posthoc extract` with more --documents."
         )
     known = [measured.summary.count for measured in headlines(metrics).values()]
     if not metrics.trained.any():
         sentences.append("There is nothing to read: no checkpoint is trained.")
     elif known and not any(known):
         sentences.append(f"There is nothing to read: the measures are undefined in every {noun}.")
-    elif not kinds:
+    elif not kinds and matrix(metrics) is None:
         sentences.append(
             "No nulls were drawn: nothing can be said of what is in these numbers. Run `posthoc metrics` with --nulls 99."
         )

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from posthoc import __version__
 from posthoc.analysis.compare import Row
 from posthoc.analysis.records import RunMetrics
+from posthoc.analysis.stopping import unjudged
 from posthoc.errors import PosthocError
-from posthoc.report import tables
+from posthoc.report import tables, tables_of_runs
 from posthoc.report.answers import LEGEND, MARKS, advice, happened, ill, matrix, well, which
 from posthoc.report.figures import Figure, Kind, Of, figures_of
 from posthoc.report.glossary import Glossary
@@ -137,11 +138,10 @@ def _chart(figure: Figure, width: int) -> dict[str, Any]:
 
 
 def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
-    judged = any(run.score for run in several.runs)  # without any score, no rule is
     figures, missing, told = [], [], set[str]()
     for name, kind in figures_of(Of.RUNS).items():
         try:
-            if judged or name != "stopping":
+            if several.judged or name != "stopping":  # without any score, no rule is judged
                 figures.append(_place(kind, partial(kind.build, several), charts, "all", told))
         except PosthocError as error:
             missing.append(f"{name}: {error}")
@@ -150,7 +150,9 @@ def _overview(several: Several, charts: dict[str, Any]) -> dict[str, Any]:
         "missing": missing,
         "first": beyond_seeds(several),
         "table": side_by_side(several.rows),
-        "stopping": as_html(tables.stopping(several.scores)) if several.comparable else None,
+        "stopping": as_html(tables_of_runs.stopping(several.scores, unjudged(several.runs)))
+        if several.comparable
+        else None,
     }
 
 

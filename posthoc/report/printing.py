@@ -19,8 +19,12 @@ LATEX = {
 """Signs that mean something to LaTeX; [ and * would be taken as an argument of the line's end before them."""
 LARGE = 1e8
 """Numbers from here on are shown with a power of ten, as the loss of a training that diverges."""
+SMALL = 1e-12
+"""Numbers above it that would round to 0 are shown with a power of ten, as the loss of a regression; those below are 0."""
 FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 """How a cell begins that a spreadsheet would compute."""
+Lines = list[tuple[str, str]]
+"""Labelled lines."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,8 @@ def as_text(value: Any) -> Any:
         return value
     *first, low, high = value
     if not first:
-        return None if math.isnan(low) else f"{cell(low, 3)}..{cell(high, 3)}"
+        ends = [0.0 if abs(end) < 0.0005 else end for end in (low, high)]  # which has no digits of its own
+        return None if math.isnan(low) else f"{cell(ends[0], 3)}..{cell(ends[1], 3)}"
     if math.isnan(first[0]):
         return None
     value, low, high = (f"{round(number, 3) + 0.0:+.3f}" for number in (first[0], low, high))
@@ -201,14 +206,16 @@ def as_text(value: Any) -> Any:
 def cell(value: Any, digits: int = 4) -> str:
     """One value as text.
 
-    >>> cell(0.25), cell(None), cell(float("nan")), cell(3), cell(0.25, 2), cell(2.0633763e29)
-    ('0.2500', '-', '-', '3', '0.25', '2.063e+29')
+    >>> cell(0.25), cell(None), cell(float("nan")), cell(3), cell(0.25, 2), cell(2.0633763e29), cell(7.512e-6)
+    ('0.2500', '-', '-', '3', '0.25', '2.063e+29', '7.5e-06')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
         if abs(value) >= LARGE:
             return f"{value:.4g}"
+        if SMALL < abs(value) < 0.5 * 10.0**-digits:
+            return f"{value:.2g}"
         return f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.0000
     return str(value)
 

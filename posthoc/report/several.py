@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from posthoc.analysis.compare import Row, words_for
-from posthoc.report import tables
+from posthoc.report import tables_of_runs
 from posthoc.report.printing import as_html
 from posthoc.report.sources import Several
 from posthoc.report.words import number
@@ -30,9 +30,8 @@ def beyond_seeds(several: Several) -> list[str]:
     )  # fmt: skip
     if not varied:
         ranges = [text for key in shown if (text := _range(rows, key))]
-        return [
-            f"The {len(rows)} runs are of one configuration, as far as is recorded; between them {'; '.join(ranges)}."
-        ]
+        between = f"; between them {'; '.join(ranges)}" if ranges else ""
+        return [f"The {len(rows)} runs are of one configuration, as far as is recorded{between}."]
     differ = [
         f"{words_for(several.runs, key)} ({', '.join(dict.fromkeys(_recorded(row, key) for row in rows))})"
         for key in varied
@@ -47,6 +46,8 @@ def beyond_seeds(several: Several) -> list[str]:
     alike: list[str] = []
     for key in shown:
         texts = [f"{name}: {text}" for name, members in groups.items() if (text := _range(members, key, False))]
+        if len(texts) < 2:  # nothing for it to meet
+            continue
         (apart if _apart(list(groups.values()), key) else alike).append(f"{_symbol(rows, key)} ({'; '.join(texts)})")
     if apart:
         sentences.append(f"Their ranges over runs that differ in the seed alone do not meet in {', '.join(apart)}.")
@@ -93,7 +94,7 @@ def _recorded(row: Row, key: str) -> str:
 def side_by_side(rows: list[Row]) -> dict[str, Any]:
     """The table of runs for the page: few runs as columns, each with its numbers below; more as rows. What is said of
     the states of several runs is said once."""
-    table = tables.runs(rows)
+    table = tables_of_runs.runs(rows)
     plain = as_html(table)
     why: dict[str, list[str]] = {}
     for row in rows:

@@ -36,21 +36,24 @@ class Several:
         return tabulate(self.runs)
 
     @cached_property
+    def judged(self) -> list[Run]:
+        """Those that have a score, such as accuracy."""
+        return [run for run in self.runs if run.score]
+
+    @cached_property
     def scores(self) -> list[Score]:
-        """Every stopping rule over the runs; raises UsageError unless all are judged by one score."""
-        return compare_rules(self.runs)
+        """Every stopping rule over the runs that have a score; raises UsageError unless that is one of them all."""
+        return compare_rules(self.judged)
 
     @property
     def comparable(self) -> bool:
-        """Whether all runs are judged by one score, such as accuracy, by which stopping rules can be compared."""
-        return len({run.score.symbol if run.score else "" for run in self.runs} - {""}) == 1 and all(
-            run.score for run in self.runs
-        )
+        """Whether there is one score, such as accuracy, by which stopping rules can be compared."""
+        return len({measured.symbol for measured in self.judges.values()}) == 1
 
     @property
     def judges(self) -> dict[str, Measured]:
         """What the runs are judged by."""
-        return {run.summary.judged_by: run.score for run in self.runs if run.score}
+        return {run.summary.judged_by: run.score for run in self.judged if run.score}
 
     @property
     def headlines(self) -> dict[str, Measured]:

@@ -315,13 +315,13 @@ def listed(names: Sequence[str]) -> str:
 
 
 def settled(metrics: RunMetrics) -> dict[str, str]:
-    """When volatility settles in each way, in words: also where there are too few values of it for three in a row."""
-    known = {way: int(np.isfinite(metrics.column(key)).sum()) for way, key in WAYS.items()}
+    """When volatility settles in each way that was measured, in words: also where there are too few values of it for three in a row."""
+    known = {way: int(np.isfinite(metrics.column(key)).sum()) for way, key in WAYS.items() if key in metrics.measures}
     lacking = "checkpoints unevenly spaced" if metrics.summary.uneven else "too few checkpoints"
     never = {way: "never" if count >= CONSECUTIVE else lacking for way, count in known.items()}
     return {
         way: never[way] if at is None else f"{metrics.summary.unit} {at}"
-        for way, at in metrics.summary.convergence.items() if way in WAYS
+        for way, at in metrics.summary.convergence.items() if way in known
     }  # fmt: skip
 
 
@@ -340,7 +340,7 @@ def over_orders(audit: Audit) -> str:
 def number(value: float | None, digits: int = 4) -> str:
     """A number in a sentence.
 
-    >>> number(0.12345), number(float("nan")), number(-0.00001)
+    >>> number(0.12345), number(float("nan")), number(-1e-17)
     ('0.1235', 'undefined', '0.0000')
     """
     return "undefined" if value is None or value != value else cell(value, digits)

@@ -9,7 +9,7 @@ from posthoc.analysis.altered import Altered
 from posthoc.analysis.measures.snapshot import Estimate, of_checkpoint
 from posthoc.analysis.responses import Reaction, load_audit
 from posthoc.errors import UsageError
-from posthoc.report import tables
+from posthoc.report import tables_of_audits
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
 
@@ -80,7 +80,7 @@ def test_what_it_is_not_made_of_changes_nothing(result):
 
 
 def test_what_makes_no_sense_is_said_and_has_no_cell(result, tmp_path):
-    table = tables.factors(result)
+    table = tables_of_audits.factors(result)
     cells = {row[0]: dict(zip([column.title for column in table.columns], row, strict=True)) for row in table.rows}
     assert cells["churn"]["number of classes"] is None
     assert cells["churn"]["training"] is None

@@ -11,7 +11,7 @@ from noise import make, recording
 import posthoc
 from posthoc.analysis.responses import Reaction, load_audit
 from posthoc.errors import PosthocError, UsageError
-from posthoc.report import tables
+from posthoc.report import tables_of_audits
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
 
@@ -101,7 +101,7 @@ def test_layers_are_left_to_one_and_a_function_that_fails_there_is_undefined(pla
 
 
 def test_each_measure_has_a_row_and_each_change_a_column(planted):
-    table = tables.factors(planted)
+    table = tables_of_audits.factors(planted)
     titles = [column.title for column in table.columns]
     assert titles[0] == "measure"
     assert {"labels", "number of classes", "training", "smoothing", "choice of layers"} < set(titles)

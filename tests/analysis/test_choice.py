@@ -20,7 +20,7 @@ from posthoc.analysis.runs import as_run
 from posthoc.analysis.stopping import RULES
 from posthoc.cli import main
 from posthoc.errors import UsageError
-from posthoc.report import tables
+from posthoc.report import tables, tables_of_runs
 from posthoc.report.figures import FIGURES, Of
 from posthoc.report.page import page
 from posthoc.report.sources import Source
@@ -128,7 +128,7 @@ def test_runs_without_integration_are_compared_by_what_they_have(noise_file, eve
     assert few.quantities["metastability"] == whole.quantities["metastability"]
     assert str(few.state.name) == "indeterminate"
     assert few.state.reason.startswith("it was measured without Hurst exponent H, integration H_eff")
-    table = tables.runs([few, whole])
+    table = tables_of_runs.runs([few, whole])
     place = [column.title for column in table.columns].index("H_eff")
     assert np.isnan(table.rows[0][place])
     rules = {rule.family for rule in RULES.values() if rule.fits(runs)}

@@ -30,12 +30,13 @@ from posthoc.analysis.stopping import (
     chosen_elsewhere,
     compare_rules,
     configuration,
+    random_epoch,
 )
 from posthoc.analysis.taxonomy import Evidence, Taxonomy, classify
 from posthoc.analysis.verdicts import Verdict, verdict
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
-from posthoc.report import tables
+from posthoc.report import tables_of_runs
 from posthoc.report.words import compared
 from posthoc.store import open_activations
 
@@ -255,8 +256,22 @@ def test_patience_and_budgets_by_hand():
     assert (stop.index, stop.when, stop.fired, stop.saved) == (3, 4, True, 2)
     assert stop.lost == pytest.approx(0.1)
     assert stop.lost_at_stop == pytest.approx(0.2)
+    assert random_epoch(each).saved == 2.5
     never = apply(partial(by_patience, patience=2), each)
     assert (never.fired, never.saved, never.lost) == (False, 0, 0)
+
+
+def test_rows_of_a_table_are_taken_by_their_epochs(tmp_path):
+    lines = [f"{epoch},{epoch / 20},{0.5 + 0.1 * np.sin(epoch)},0.1,1" for epoch in range(1, 21)]
+    random = np.random.default_rng(0)
+    for name, rows in {"a": lines, "b": lines[::-1], "c": random.permutation(lines)}.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(["epoch,val_acc,Heff,M,val_loss", *rows]))
+    first, *others = load_csv([str(tmp_path / f"{name}.csv") for name in "abc"])
+    for other in others:
+        assert other.when == first.when == tuple(range(1, 21))
+        assert not other.summary.uneven
+        for key, column in first.columns.items():
+            np.testing.assert_array_equal(column, other.columns[key])
 
 
 def random_runs(count, E=40):
@@ -518,6 +533,10 @@ def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
     twins = [replace(percent, name=name, about={**percent.about, "seed": 0}) for name in "ab"]
     assert same_training(twins) == [("a", "b")]
     assert same_training([percent, share]) == []
+    dead = replace(percent, name="c", columns={**percent.columns, "accuracy": np.ones(len(percent.when))})
+    assert in_one_unit([percent, dead])[0] is percent
+    assert in_one_unit([share, dead, percent])[1].accuracy.max() == 0.01
+    assert in_one_unit([share, dead])[1] is dead
     rates = [replace(run, about={**run.about, "lr": lr}) for run, lr in zip(twins, (0.1, 0.01), strict=True)]
     assert same_training(rates) == []
     remeasured = [
@@ -535,7 +554,7 @@ def test_the_columns_do_not_depend_on_the_order_of_the_runs(metrics_files):
             for key, measured in drawn[0].measures.items()
         },
     )  # fmt: skip
-    tables_of = [tables.runs(tabulate(rows)) for rows in ((bare, drawn[1]), (drawn[1], bare))]
+    tables_of = [tables_of_runs.runs(tabulate(rows)) for rows in ((bare, drawn[1]), (drawn[1], bare))]
     names = [[name for column in table.columns for name in column.names] for table in tables_of]
     assert names[0] == names[1]
     assert "metastability_noise" in names[0]

@@ -14,7 +14,7 @@ from posthoc.analysis.prediction import TARGETS, _permutations, _residuals, _tak
 from posthoc.analysis.runs import from_columns, load_csv
 from posthoc.cli import main
 from posthoc.errors import UsageError
-from posthoc.report import tables
+from posthoc.report import tables_of_runs
 from posthoc.report.printing import as_csv
 
 CONFIGURATIONS, SEEDS, EPOCHS = 16, 3, 12
@@ -282,7 +282,9 @@ def test_the_command_line_takes_off_what_is_named(tmp_path):
 
 def test_the_table_says_what_survives(predicted):
     rows = list(predicted.values())
-    table = tables.prediction(rows)
-    assert tables.survives(rows, None).startswith("Beyond loss and its slope something of what is to come is said by: ")
+    table = tables_of_runs.prediction(rows)
+    assert tables_of_runs.survives(rows, None).startswith(
+        "Beyond loss and its slope something of what is to come is said by: "
+    )
     assert [column.title for column in table.columns][:3] == ["target", "measure", "tau"]
     assert "score so far (baseline)" in as_csv(table)

@@ -11,7 +11,7 @@ from posthoc.analysis.stopping import compare_rules
 from posthoc.analysis.stopping_by import reaching, rules_of, settling
 from posthoc.cli import main
 from posthoc.errors import UsageError
-from posthoc.report import tables
+from posthoc.report import tables_of_runs
 
 EPOCHS = 24
 
@@ -66,7 +66,7 @@ def test_patience_that_saves_as_much_stands_beside():
     assert np.isnan(early.patience_difference[0])  # patience 1 saves less
     middle = scores["budget 20"]
     assert middle.patience_difference[0] >= 0
-    named = [column.title for column in tables.stopping(list(scores.values())).columns]
+    named = [column.title for column in tables_of_runs.stopping(list(scores.values())).columns]
     assert "lost, against patience that saves as much" in named
 
 

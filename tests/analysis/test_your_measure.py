@@ -17,7 +17,7 @@ from posthoc.analysis.measures.user import load
 from posthoc.analysis.runs import as_run
 from posthoc.analysis.scales import published_scales
 from posthoc.errors import UsageError
-from posthoc.report import tables
+from posthoc.report import tables_of_runs
 from posthoc.report.page import page
 from posthoc.report.sources import Source
 from posthoc.store import Frame, Layout
@@ -354,13 +354,13 @@ def test_runs_measured_by_different_code_are_said_to_be(noise_file):
         space = {}
         exec(source, space)
         runs.append(as_run(measured(noise_file, posthoc.measure(space["level"]), draws=0), name))
-    kept = tables.runs(tabulate(runs)).below
+    kept = tables_of_runs.runs(tabulate(runs)).below
     assert not [line for line in kept if "different code" in line]  # their source is not known
     for run, name in zip(runs, ("mean_hurst", "nearness"), strict=True):
         code = posthoc.measure(globals()[name]).code
         run.measures["level"] = run.measures["level"].__class__(**{**vars(run.measures["level"]), "code": code})
     assert "level of a and of b was measured by different code: the numbers may not be compared." in (
-        tables.runs(tabulate(runs)).below
+        tables_of_runs.runs(tabulate(runs)).below
     )
 
 

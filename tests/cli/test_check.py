@@ -115,6 +115,17 @@ def test_several_series(run, tmp_path):
     assert [len(content["checkpoints"]) for content in json.loads(result.stdout)] == [10, 10]
 
 
+def test_one_of_several_that_is_none_loses_nothing_of_the_others(run, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "epoch_1.txt").write_text("none")
+    result = posthoc(run, tmp_path / "notes")
+    assert result.exit_code == 3
+    assert f"series  {run}, 10 checkpoints" in result.stdout
+    assert f"skipped {tmp_path / 'notes'}: No checkpoint in" in result.stderr
+    result = posthoc(run, tmp_path / "notes", "--json")
+    assert (result.exit_code, len(json.loads(result.stdout))) == (3, 1)
+
+
 def test_nothing_there(tmp_path):
     result = posthoc(tmp_path / "absent")
     assert result.exit_code == 1

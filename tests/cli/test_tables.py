@@ -1,6 +1,7 @@
 """Tables fit a terminal and are whole elsewhere, as CSV have unique names, and every command with one prints it as JSON."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import noise
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,6 +19,7 @@ from posthoc.analysis.records import load_metrics
 from posthoc.cli import main
 from posthoc.errors import UsageError
 from posthoc.report import tables
+from posthoc.report.answers import happened
 from posthoc.report.printing import Column, Table, as_csv, as_text, column
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v2"
@@ -45,6 +48,32 @@ def test_the_least_important_columns_go_first(metrics):
     assert {column.names[0] for column in gone} | set(names) == {column.names[0] for column in table.columns}
     least, _ = table.fitting(1)
     assert all(column.spare == 0 for column in least.columns)
+
+
+def test_of_early_files_the_loss_is_best_where_it_is_least(metrics):
+    loss = metrics.measures["loss"]
+    assert loss.lower_is_better
+    assert not metrics.measures["accuracy"].lower_is_better
+    text = " ".join(happened(metrics))
+    assert f"it is least at epoch {metrics.when[int(np.nanargmin(loss.value))]}" in text
+
+
+def test_each_way_in_which_volatility_settles_is_a_measure_of_its_own(tmp_path):
+    path = noise.make(tmp_path / "activations.h5", epochs=8)
+    for name, other in (("volatility", "volatility_causal"), ("volatility_causal", "volatility")):
+        run("metrics", path, "--measures", name, "--nulls", 0, "--force")
+        known = load_metrics(tmp_path / "metrics.json")
+        assert name in known.measures
+        assert other not in known.measures
+        assert "settled" in dict(tables.summary(known))
+
+
+def test_layers_may_be_called_as_columns_are(metrics):
+    named = dataclasses.replace(metrics, layers=("low", "high", "layer_low", *metrics.layers[3:]))
+    columns, hurst = named.flat(), metrics.measures["hurst"]
+    np.testing.assert_array_equal(columns["hurst_low"], hurst.low)
+    np.testing.assert_allclose(columns["hurst_layer_low"], hurst.by_layer[:, 0], atol=1e-5)
+    np.testing.assert_allclose(columns["hurst_layer_layer_low"], hurst.by_layer[:, 2], atol=1e-5)
 
 
 def test_a_terminal_shows_what_fits_and_says_what_does_not():

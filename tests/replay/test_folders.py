@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay import listing
 from posthoc.replay.checkpoint import read_header, read_weights
 from posthoc.replay.formats.table import files_of
 from posthoc.replay.layout import find_run
 from posthoc.replay.listing import are_runs, run_folders
+from posthoc.replay.meant import refuse_folder
 from posthoc.replay.weights import Pick
 
 
@@ -186,6 +188,41 @@ def test_the_only_folder_below_that_holds_checkpoints_is_the_run(tmp_path, below
     assert len(find_run(tmp_path).checkpoints) == 2
     shutil.copytree(tmp_path / below, tmp_path / "again" / "checkpoints")
     with pytest.raises(PosthocError, match="give one of these"):
+        find_run(tmp_path)
+
+
+def test_what_is_selected_and_placed_is_of_the_run_below(tmp_path):
+    folder = tmp_path / BELOW[0]
+    for epoch in (1, 2):
+        save(folder / f"epoch={epoch}.ckpt", {"state_dict": weights(epoch), "epoch": epoch})
+    save(folder / "last.ckpt", {"state_dict": weights(7), "epoch": 3})
+    with pytest.raises(PosthocError, match="more than one run"):
+        find_run(tmp_path)
+    assert [c.epoch for c in find_run(tmp_path, "epoch=#.ckpt").checkpoints] == [1, 2]
+    assert [c.epoch for c in find_run(tmp_path, placed=["last.ckpt=3"]).checkpoints] == [1, 2, 3]
+    with pytest.raises(PosthocError, match="No checkpoint matching 'net_#"):
+        find_run(tmp_path, "net_#.ckpt")
+    for select, placed in (("epoch=#.ckpt", ()), (None, ["last.ckpt=3"])):
+        refuse_folder(tmp_path, select, placed)
+
+
+def test_a_linked_folder_below_is_found_and_no_loop_is_followed(tmp_path):
+    save(tmp_path / "scratch" / "epoch_1.pt", weights(1))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "first").symlink_to(tmp_path / "scratch")
+    (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
+    assert find_run(tmp_path / "runs").folder == tmp_path / "runs" / "first"
+
+
+def test_a_run_is_not_the_only_one_where_not_all_folders_were_looked_into(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "FOLDERS_SEARCHED", 20)
+    save(tmp_path / "b_run" / "epoch_1.pt", weights(1))
+    for k in range(30):
+        (tmp_path / "a_data" / str(k)).mkdir(parents=True)
+    with pytest.raises(PosthocError, match=r"there are some in .*b_run \(only the first 20 .*\): give it"):
+        find_run(tmp_path)
+    shutil.rmtree(tmp_path / "b_run")
+    with pytest.raises(PosthocError, match=r"\(only the first 20 folders were looked into\)"):
         find_run(tmp_path)
 
 

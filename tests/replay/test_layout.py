@@ -40,6 +40,13 @@ def order(folder, **options):
     return [checkpoint.path.name for checkpoint in find_run(folder, **options).checkpoints]
 
 
+def test_the_sign_of_a_number_does_not_split_a_run(tmp_path):
+    names = ["epoch=0-reward=-3.5.ckpt", "epoch=1-reward=-1.25.ckpt", "epoch=2-reward=4.2.ckpt"]
+    series(tmp_path, names)
+    assert places(tmp_path) == [(name, epoch, None) for epoch, name in enumerate(names)]
+    assert order(tmp_path, select="epoch=#-reward=#.#.ckpt") == names
+
+
 @pytest.mark.parametrize(
     "form", ["model_{}.pth", "epoch={}.pt", "ckpt-e{}-v2.safetensors", "{}.pt", "net18_ep{}_b512.pth"]
 )

@@ -27,6 +27,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.report.export import export
 from posthoc.report.figures import FIGURES, Of, figures_of
 from posthoc.report.figures.figure import panel
+from posthoc.report.several import beyond_seeds
 from posthoc.report.sources import Several
 from posthoc.store import open_activations
 
@@ -290,6 +291,20 @@ def test_runs_without_a_headline_measure_say_so(metrics):
     runs = [dataclasses.replace(run, measures=bare) for run in several(metrics)]
     with pytest.raises(PosthocError, match="no headline measure to compare"):
         FIGURES["comparison"].build(Several(runs), 500)
+
+
+def test_of_several_runs_only_what_more_than_one_configuration_has_is_compared(metrics):
+    bare = {key: dataclasses.replace(measured, headline=False) for key, measured in metrics.measures.items()}
+    judged = [dataclasses.replace(run, about={"lr": 0.1}) for run in several(metrics)[:2]]
+    unjudged = [
+        dataclasses.replace(run, name=f"{k}", about={"lr": 0.2}, summary=dataclasses.replace(run.summary, best_epoch=None))
+        for k, run in enumerate(judged)
+    ]
+    text = " ".join(beyond_seeds(Several([*judged, *unjudged])))
+    assert "accuracy" not in text
+    assert " M (lr 0.1: " in text or "M (0.1: " in text
+    nothing = [dataclasses.replace(run, measures=bare) for run in unjudged]
+    assert beyond_seeds(Several(nothing)) == ["The 2 runs are of one configuration, as far as is recorded."]
 
 
 def test_hostile_layer_names_come_out_as_text(metrics, tmp_path):

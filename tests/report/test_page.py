@@ -12,8 +12,10 @@ from click.testing import CliRunner
 from documents import make
 
 from posthoc.analysis.audit import audit
+from posthoc.analysis.documents import SIGN_WORDS
 from posthoc.analysis.health import Ailment, Symptom
 from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.verdicts import verdict
 from posthoc.cli import main
 from posthoc.report.answers import advice, matrix
 from posthoc.report.page import page
@@ -353,6 +355,15 @@ def test_several_runs_and_hostile_names(visit, three):
     assert shown.locator("#all-stopping svg").count() == 1
 
 
+def test_stopping_rules_are_those_of_the_runs_that_have_a_score(run_of):
+    metrics, _ = run_of
+    bare = dataclasses.replace(metrics, summary=dataclasses.replace(metrics.summary, best_epoch=None))
+    text = page([Source(name, "metrics.json", run) for name, run in (("a", metrics), ("b", metrics), ("c", bare))])
+    assert "All stopping rules" in text
+    assert "Without an accuracy or other score, and not judged: c." in text
+    assert "All stopping rules" not in page([Source(name, "metrics.json", bare) for name in "ab"])
+
+
 def test_the_page_answers_in_order_and_defines_its_symbols(visit, one):
     shown = visit(one, 400)
     assert shown.locator("h2").all_inner_texts() == [
@@ -401,6 +412,20 @@ def test_the_advice_goes_by_the_same_verdict_as_the_cell(run_of, differs, wantin
     metrics = dataclasses.replace(run_of[0], measures={"metastability": of_m})
     assert matrix(metrics).rows[0][1][0].kind == kind
     assert advice(metrics, run_of[1])[0].startswith(says)
+
+
+def test_the_advice_names_what_would_help(run_of):
+    metrics, audited = run_of
+    m = metrics.measures["metastability"]
+    null = dataclasses.replace(m.summary.nulls[m.decided_by], differs=0, wanting=1, epochs=4, draws=15)
+    of_m = dataclasses.replace(m, summary=dataclasses.replace(m.summary, nulls={m.decided_by: null}))
+    signs = {**metrics.nulls, m.decided_by: SIGN_WORDS}
+    of_documents = dataclasses.replace(metrics, measures={"metastability": of_m}, nulls=signs)
+    assert "with more --documents" in advice(of_documents, audited)[0]
+    said = verdict(of_documents, "metastability").sentence()
+    assert "too few documents in 1 of 4 epochs (15 ways to flip their signs: no p below 0.12)" in said
+    aside = dataclasses.replace(metrics, measures={"metastability": dataclasses.replace(of_m, headline=False)})
+    assert not any("No nulls were drawn" in sentence for sentence in advice(aside, audited))
 
 
 def test_screen_readers_are_told_what_each_chart_shows(visit, one):

@@ -32,7 +32,7 @@ def check_probe(asked: Asked) -> None:
     if kind is None:
         raise UsageError(f"Unknown data set {asked.spec!r}; give {FORMS}.")
     for name, value in asked.options.items():
-        if value is not None and name not in kind.options:
+        if value not in (None, False) and name not in kind.options:
             raise UsageError(f"--{name.replace('_', '-')} is no option of the probe {asked.kind}; leave it out.")
     kind.check(asked)
 

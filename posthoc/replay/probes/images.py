@@ -475,6 +475,8 @@ def _images(
 
 
 KINDS = {
-    name: Kind(load, check_images, ("image_size", "normalize", *(("resize", "crop") if name == "imagefolder" else ())))
-    for name in ("cifar10", "cifar100", "digits", "imagefolder")
-}
+    name: Kind(load, check_images, ("image_size", "normalize", *more))
+    for name, more in {
+        "cifar10": ("data_root", "download"), "cifar100": ("data_root", "download"), "digits": (), "imagefolder": ("resize", "crop"),
+    }.items()
+}  # fmt: skip

@@ -118,4 +118,4 @@ def check(asked: Asked) -> None:
         Normalization.parse(asked.options["normalize"])
 
 
-KINDS = {"torchvision": Kind(load, check, ("image_size", "normalize", "split"))}
+KINDS = {"torchvision": Kind(load, check, ("image_size", "normalize", "split", "data_root", "download"))}

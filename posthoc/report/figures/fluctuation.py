@@ -43,8 +43,8 @@ def fluctuation(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     return Figure(
         "fluctuation",
         f"The fluctuation function whose slope is H, at one {unit}" if by_dfa else f"The fluctuation function, at one {unit}",
-        "Points are the mean over channels of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
-        "measured holds 95 % of the channels, those of redrawn data 95 % of the draws." + note,
+        f"Points are the mean over {metrics.axis.units} of log F(s), each less its own mean; the dashed lines are least-squares fits, the band of what was "
+        f"measured holds 95 % of the {metrics.axis.units}, those of redrawn data 95 % of the draws." + note,
         "",
         with_epoch(layer(*marks).properties(width=width, height=300), first, list(ats)),
         epochs=ats,

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 def stopping(several: Several, width: int) -> Figure:
     """Every stopping rule: training saved against accuracy, or another score, lost."""
-    percent = any(in_percent(run.accuracy) for run in several.runs)
+    percent = any(in_percent(run.accuracy) for run in several.judged)
     rows: list[Row] = [
         {"rule": score.rule, "kind": score.family, "saved": number(score.saved_share), "epochs": number(score.saved),
          "lost": number(score.lost), "never": number(score.never), "pareto": score.pareto}
@@ -45,7 +45,7 @@ def stopping(several: Several, width: int) -> Figure:
     useful = [row for row in front if row["kind"] != "reference" and row["never"] < 1]
     best = sum(row["kind"] == "volatility" for row in useful)
     others = len(front) - len(useful)
-    few = f", and {len(several.runs)} runs are few." if len(several.runs) < 10 else "."
+    few = f", and {len(several.judged)} runs are few." if len(several.judged) < 10 else "."
     return Figure(
         "stopping",
         f"Of the {len(useful)} stopping rules that no other beats, {best} {'uses' if best == 1 else 'use'} volatility",
