@@ -99,7 +99,9 @@ def command(
             (other,), others = _reached([against], part, stack)
             _compare(paths[0], other, as_json, [item for item in (mirror, others) if item], **options)
             return
-        places, results, skipped = _places(paths), [], []
+        places = _places(paths)
+        results: list[Result] = []
+        skipped: list[tuple[str, str]] = []
         for place in places:
             try:
                 with progress_on_stderr("reading") as progress:

@@ -166,6 +166,21 @@ def test_force_replaces(run_folder, probe_file, here):
     assert np.isfinite(json.loads((here / "a.metrics.json").read_text())["measures"]["hurst"]["value"][1])
 
 
+def test_force_with_a_shard_makes_its_own_parts_anew(run_folder, probe_file, here):
+    words = ("extract", run_folder, "--probe", f"npz:{probe_file}", "-o", "b.h5")
+    for shard in ("1/2", "2/2"):
+        assert run(*words, "--shard", shard).exit_code == 0
+    before = {path.name: path.stat().st_mtime_ns for path in (here / "b.h5.parts").glob("*.h5")}
+    again = run(*words, "--shard", "1/2", "--force")
+    assert again.exit_code == 0
+    assert "kept" not in again.stderr
+    after = {path.name: path.stat().st_mtime_ns for path in (here / "b.h5.parts").glob("*.h5")}
+    changed = {name for name in after if after[name] != before[name]}
+    assert after.keys() == before.keys()
+    assert changed < before.keys()
+    assert "kept" in run(*words, "--shard", "2/2").stderr
+
+
 def test_debug_shows_the_traceback(here):
     done = posthoc("--debug", "metrics", "none.h5", check=False)
     assert "Traceback" in done.stderr

@@ -178,6 +178,15 @@ def test_force_removes_what_is_in_its_own_folders_only(tmp_path, run, queue):
     assert {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()} == kept
 
 
+def test_what_the_user_says_to_slurm_is_what_holds(tmp_path, run):
+    script = said(*run, "-o", tmp_path / "out", "--dry-run", "--slurm", "no-requeue", "--slurm", "cpus-per-task=8").output
+    array = script.partition("srun")
+    assert "#SBATCH --no-requeue" in array[0]
+    assert "#SBATCH --requeue" not in array[0]
+    assert "#SBATCH --cpus-per-task=8" in array[0]
+    assert "--cpus-per-task=8 --export=ALL" in array[2]
+
+
 def test_a_lock_of_submit_that_is_a_link_is_refused(tmp_path, run, queue):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").symlink_to(tmp_path / "new")

@@ -62,7 +62,7 @@ def courses(metrics: RunMetrics) -> dict[str, Measured]:
 
 def course_of(metrics: RunMetrics, measured: Measured) -> Course | None:
     """The course over the trained checkpoints."""
-    return course(np.where(metrics.trained, measured.value, np.nan), measured.lower_is_better)
+    return course(np.where(metrics.trained, measured.value, np.nan), bool(measured.lower_is_better))
 
 
 def _until(metrics: RunMetrics) -> str:
@@ -75,9 +75,10 @@ def _until(metrics: RunMetrics) -> str:
 def _panel(rows: list[Row], metrics: RunMetrics, key: str, measured: Measured, width: int) -> Any:
     values = [row[key] for row in rows if row[key] is not None]
     low, high = min(values), max(values)
-    wide = measured.lower_is_better and low > 0 and high > WIDE * low
-    domain = _domain(low, high, wide, measured.lower_is_better)
-    colour = SECOND if measured.lower_is_better else THIRD
+    lower = bool(measured.lower_is_better)
+    wide = lower and low > 0 and high > WIDE * low
+    domain = _domain(low, high, wide, lower)
+    colour = SECOND if lower else THIRD
 
     def y(field: str) -> alt.Y:
         scale = alt.Scale(type="log", domain=domain) if wide else alt.Scale(domain=domain, nice=False, zero=False)
