@@ -39,7 +39,7 @@ def render(job: Job) -> str:
     if not memory:
         del options["mem"]
     options |= {name: value for name, value in resources.slurm if job.tasks or name in EVERY_JOB}
-    if "no-requeue" in options:
+    if "no-requeue" in options:  # of the two the last would hold
         del options["requeue"]
     options |= {"job-name": job.name, "output": logs / f"{'%A_%a' if job.tasks else '%j'}_0_log.out"}
     lines = job.command.split("\n")

@@ -137,7 +137,7 @@ def find_run(
         listing = listed_of(place)
     folder = listing.folder
     below = Below([], 0, True) if listing.paths else runs_below(folder)
-    if not listing.apart and below.only and below.only != place:
+    if isinstance(place, Path) and below.only and below.only != place and not listing.apart:
         run = find_run(below.only, select, pick, skip_damaged, order, placed, sound)
         return replace(run, notes=(f"found in {below.only}, the only folder below that holds checkpoints", *run.notes))
     places = placed_among(folder, listing.paths, given)
