@@ -118,12 +118,15 @@ def separation(study: Study) -> dict[str, Any]:
             lower.append(split.high < measured.mean)
             rows.append([run.name, spread(measured, sd=False), spread(split), spread(run.control("pure noise"))])
     differences = study.published.get("differences", [])
+    found = {run.name: against for run in study.runs if (against := _null(run, "order", "integration"))}
+    ordered = [run for run in study.runs if run.name in found and found[run.name].differs * 2 > found[run.name].epochs]
     return {
         "shown": bool(rows) and all(lower) and min(ten) > max(hundred),
         "ten": extent(ten),
         "hundred": extent(hundred),
         "rows": rows,
-        "order": _sum(study.runs, "order", "integration"),
+        "order": _sum([run for run in study.runs if run not in ordered], "order", "integration"),
+        "ordered": [_in_order(run) for run in ordered],
         "crossed": _crossed(study.crossed),
         "gap": next((row for row in differences if row["quantity"] == "integration"), None),
         "columns": len(differences),
@@ -461,6 +464,14 @@ def _apart(run: Kept, null: str, measure: str) -> str:
         return "not drawn"
     wanting = f", too few draws in {against.wanting}" if against.wanting else ""
     return f"{against.differs} of {against.epochs}{wanting}"
+
+
+def _in_order(run: Kept) -> str:
+    """A run in most of whose epochs H_eff differs from that of another order, with what it is before training."""
+    p = run.metrics.measures["integration"].nulls["order"].p
+    untrained = [p[e] for e, checkpoint in enumerate(run.metrics.checkpoints) if checkpoint.untrained]
+    before = f"; of untrained weights p is {untrained[0]:.2g}" if untrained else ""
+    return f"{run.name} ({_apart(run, 'order', 'integration')}{before})"
 
 
 def _sum(runs: Sequence[Kept], null: str, measure: str) -> str:

@@ -285,6 +285,8 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
         sentences.append(
             f"Read {_symbols(results)} with care: {_it(results)} differs from its null in some {noun}s only ({counts})."
         )
+    if results := [*kinds.get("mostly", []), *kinds.get("some", [])]:
+        sentences += _before_training(metrics, [result.symbol for result in results])
     if results := kinds.get("none"):
         they = "it" if len(results) == 1 else "they"
         where = f"in any {noun}" if several else f"in the only {noun}"
@@ -314,6 +316,24 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
             "Run `posthoc audit` to see what the measures respond to; its audit.json beside the metrics is shown here."
         )
     return sentences  # fmt: skip
+
+
+def _before_training(metrics: RunMetrics, symbols: Sequence[str]) -> list[str]:
+    """Which of these measures differ from their nulls at the untrained checkpoint, too."""
+    untrained = [e for e, checkpoint in enumerate(metrics.checkpoints) if checkpoint.untrained]
+    found = {
+        measured.symbol: beside.p[untrained[0]]
+        for measured in headlines(metrics).values()
+        if untrained and measured.symbol in symbols and (beside := measured.nulls.get(measured.decided_by))
+    }
+    known = [f"{symbol} (p {p:.2g})" for symbol, p in found.items() if p <= 0.05]
+    if not known:
+        return []
+    differ = "differs from its null" if len(known) == 1 else "differ from their nulls"
+    return [
+        f"Before training {listed(known)} {differ}, too: what makes the difference was not learned, at least in part; "
+        "it may be the probe, such as the order of its samples, which all checkpoints share."
+    ]
 
 
 def _symbols(results: Sequence[Verdict]) -> str:

@@ -179,7 +179,9 @@ def test_force_removes_what_is_in_its_own_folders_only(tmp_path, run, queue):
 
 
 def test_what_the_user_says_to_slurm_is_what_holds(tmp_path, run):
-    script = said(*run, "-o", tmp_path / "out", "--dry-run", "--slurm", "no-requeue", "--slurm", "cpus-per-task=8").output
+    script = said(
+        *run, "-o", tmp_path / "out", "--dry-run", "--slurm", "no-requeue", "--slurm", "cpus-per-task=8"
+    ).output
     array = script.partition("srun")
     assert "#SBATCH --no-requeue" in array[0]
     assert "#SBATCH --requeue" not in array[0]

@@ -297,7 +297,9 @@ def test_of_several_runs_only_what_more_than_one_configuration_has_is_compared(m
     bare = {key: dataclasses.replace(measured, headline=False) for key, measured in metrics.measures.items()}
     judged = [dataclasses.replace(run, about={"lr": 0.1}) for run in several(metrics)[:2]]
     unjudged = [
-        dataclasses.replace(run, name=f"{k}", about={"lr": 0.2}, summary=dataclasses.replace(run.summary, best_epoch=None))
+        dataclasses.replace(
+            run, name=f"{k}", about={"lr": 0.2}, summary=dataclasses.replace(run.summary, best_epoch=None)
+        )
         for k, run in enumerate(judged)
     ]
     text = " ".join(beyond_seeds(Several([*judged, *unjudged])))

@@ -414,6 +414,19 @@ def test_the_advice_goes_by_the_same_verdict_as_the_cell(run_of, differs, wantin
     assert advice(metrics, run_of[1])[0].startswith(says)
 
 
+def test_the_advice_says_what_was_there_before_training(run_of):
+    m = run_of[0].measures["metastability"]
+    assert run_of[0].checkpoints[0].untrained
+    null = dataclasses.replace(m.summary.nulls[m.decided_by], differs=4, wanting=0, epochs=4)
+    for p, said in ((0.04, True), (0.2, False), (np.nan, False)):
+        beside = dataclasses.replace(m.nulls[m.decided_by], p=np.array([p, *m.nulls[m.decided_by].p[1:]]))
+        of_m = dataclasses.replace(
+            m, nulls={m.decided_by: beside}, summary=dataclasses.replace(m.summary, nulls={m.decided_by: null})
+        )
+        sentences = advice(dataclasses.replace(run_of[0], measures={"metastability": of_m}), run_of[1])
+        assert (f"Before training M (p {p}) differs from its null, too: what makes" in " ".join(sentences)) == said
+
+
 def test_the_advice_names_what_would_help(run_of):
     metrics, audited = run_of
     m = metrics.measures["metastability"]
