@@ -10,6 +10,7 @@ from recipes.commands import run, run_alone
 
 import posthoc
 from posthoc.analysis.axes.image import image_series
+from posthoc.report.printing import cell
 
 TOY = "recipes.toy_analysis"
 
@@ -64,7 +65,7 @@ def test_a_toy_measure_is_reported_and_compared_also_where_it_is_not_known(measu
         run(module, "report", folder / "a" / "metrics.json", "-o", folder / "page.html", "--force")
         page = (folder / "page.html").read_text()
         assert re.search('<th scope="col"><button [^>]*>Q<', page)
-        assert f"<td>{value:.4f}" in page
+        assert f"<td>{cell(value)}" in page
         assert '"title": "roughness Q"' in page
         assert ">0 (untrained)<" in page
         assert f"{value:.6g}"[:7] in page
