@@ -498,11 +498,8 @@ def _of_early_files(run: RunMetrics) -> RunMetrics:
         return run
     from posthoc.analysis.measures import MEASURES
 
-    lower = {key: key in MEASURES and MEASURES[key].lower_is_better for key in run.measures}
-    return replace(
-        run,
-        measures={
-            key: measured if measured.lower_is_better is not None else replace(measured, lower_is_better=lower[key])
-            for key, measured in run.measures.items()
-        },
-    )
+    measures = dict(run.measures)
+    for key, measured in run.measures.items():
+        if measured.lower_is_better is None:
+            measures[key] = replace(measured, lower_is_better=key in MEASURES and MEASURES[key].lower_is_better)
+    return replace(run, measures=measures)

@@ -215,7 +215,10 @@ def command(
     share = Shard.parse(shard) if shard else None
     if share and dry_run:
         raise UsageError("--dry-run shows the whole run; leave --shard out.")
-    _refuse_following(checkpoints, follow, sharded=share is not None, until_epoch=until_epoch, quiet=quiet)
+    limits: dict[str, Any] = {
+        name: value for name, value in (("until_epoch", until_epoch), ("quiet", quiet)) if value is not None
+    }
+    _refuse_following(checkpoints, follow, share is not None, limits)
     if len(checkpoints) == 1 and not dry_run:
         try_output(output or Path("activations.h5"), force)
     Request(**options).check_places(() if follow else checkpoints)
@@ -228,11 +231,7 @@ def command(
     if len(checkpoints) > 1 and not dry_run:
         for _, _, path in work:
             try_output(path, force or several, make=several)
-    carry_out = (
-        partial(_follow, until_epoch=until_epoch, quiet=600.0 if quiet is None else quiet)
-        if follow
-        else partial(_replay, shard=share)
-    )
+    carry_out = partial(_follow, **limits) if follow else partial(_replay, shard=share)
     skipped: list[Skipped] = []
     failed = 0
     previews: list[Holding] = []
@@ -263,17 +262,14 @@ def command(
     report_skipped(skipped, done=failed < len(work))
 
 
-def _refuse_following(
-    checkpoints: Sequence[Path], follow: bool, *, sharded: bool, until_epoch: int | None, quiet: float | None
-) -> None:
+def _refuse_following(checkpoints: Sequence[Path], follow: bool, sharded: bool, limits: Mapping[str, float]) -> None:
     """Raise UsageError where what is asked for does not go with following a run, or needs it."""
     if follow and sharded:
         raise UsageError(
             "--follow and --shard exclude each other: a shard of a growing run is not known; give one of them."
         )
-    for name, value in (("--until-epoch", until_epoch), ("--quiet", quiet)):
-        if value is not None and not follow:
-            raise UsageError(f"{name} needs --follow.")
+    if limits and not follow:
+        raise UsageError(f"--{next(iter(limits)).replace('_', '-')} needs --follow.")
     if follow and len(checkpoints) > 1:
         raise UsageError("--follow watches one folder; give one.")
 

@@ -237,10 +237,7 @@ def runs_below(place: Path) -> Below:
             holding.append(folder)
             folders = [child for child in folders if child.name == "checkpoints"]
         for child in folders:
-            if folder == place and child.is_symlink():  # deeper ones may lead anywhere
-                if child.resolve() in known:
-                    continue
-            elif child.is_symlink():
+            if child.is_symlink() and (folder != place or child.resolve() in known):  # deeper ones may lead anywhere
                 continue
             known.add(child.resolve())
             waiting.append(child)
