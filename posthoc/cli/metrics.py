@@ -94,14 +94,15 @@ def command(
     """Integration, metastability and other measures of every checkpoint in ACTIVATIONS, and of the run.
 
     Of several files each is measured by itself and written beside its own; those that cannot be are named at the end.
-    Exits with 3 where a file or a measure that was named could not be measured, with 1 where none could.
+    Exits with 3 where a file or a measure that was named could not be measured, or a column that was named is not there,
+    with 1 where nothing could be measured.
     """
     keep_blas_to_one_thread()
     files = list(dict.fromkeys(activations))
     several = len(files) > 1
     if several and output is not None:
         raise UsageError("-o names one output, and there are several files; each is written beside its own.")
-    contents, skipped, lacking = [], [], False
+    contents, skipped, partly = [], [], False
     for path in files:
         try:
             metrics, unmeasured = _measure(path, output, **asked)
@@ -112,13 +113,17 @@ def command(
                 raise
             skipped.append((str(path), str(error)))
             continue
-        lacking |= bool(unmeasured)
+        partly |= bool(unmeasured)
         if as_json:
             contents.append(metrics.to_dict())
         else:
             if several:
                 echo(f"{path}:")
-            show_metrics(metrics, columns)
+            try:
+                show_metrics(metrics, columns)
+            except UsageError as error:  # a column that is not there, which is known only now: what was measured is written
+                echo(error, err=True)
+                partly = True
             if several:
                 echo()
         for written in _outputs(path, output, asked["csv"]):
@@ -126,7 +131,7 @@ def command(
     if as_json:
         print_json(contents if several else contents[0])
     report_skipped(skipped, done=len(skipped) < len(files))
-    if lacking:
+    if partly:
         sys.exit(PARTLY)
 
 

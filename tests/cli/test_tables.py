@@ -102,6 +102,19 @@ def test_in_a_pipe_all_columns_are_there_or_those_that_are_named():
     assert (wrong.exit_code, "did you mean metastability" in wrong.stderr) == (2, True)
 
 
+def test_a_column_that_is_not_there_stops_no_measuring(tmp_path):
+    files = []
+    for name in ("a", "b"):
+        files.append(tmp_path / name / "activations.h5")
+        files[-1].parent.mkdir()
+        files[-1].write_bytes((FIXTURES / "activations.h5").read_bytes())
+    words = ["metrics", *files, "--nulls", 0, "--measures", "M", "--columns", "metastable"]
+    wrong = CliRunner().invoke(main, list(map(str, words)))
+    assert (wrong.exit_code, wrong.stderr.count("did you mean metastability")) == (3, 2)
+    for file in files:
+        assert "metastability" in load_metrics(file.with_name("metrics.json")).measures
+
+
 def test_names_in_csv_are_unique_and_no_zero_is_below_zero(metrics, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
