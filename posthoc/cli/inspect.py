@@ -10,7 +10,7 @@ import click
 
 from posthoc.cli.audit import show_audit
 from posthoc.cli.exits import echo
-from posthoc.cli.inputs import kind_of
+from posthoc.cli.inputs import NAMES, kind_of
 from posthoc.cli.output import (
     Holding,
     checkpoint_table,
@@ -23,7 +23,7 @@ from posthoc.cli.output import (
     print_rows,
     recorded_title,
 )
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.meant import refuse_folder, refuse_model
 from posthoc.report.printing import Table, column
 from posthoc.shown import counted
@@ -46,35 +46,44 @@ if TYPE_CHECKING:
 @model_options
 @columns_option()
 @json_option
-def command(path: Path, layers: bool, columns: str | None, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def command(context: click.Context, path: Path, columns: str | None, as_json: bool, **options: Any) -> None:
     """Say what PATH holds: a checkpoint folder, a checkpoint, an activations file, a metrics file or an audit."""
     if not os.path.lexists(path):
         raise PosthocError(f"No such file or folder: {path}.")
     kind = kind_of(path)
-    if kind == "hdf5" or path.suffix in (".h5", ".hdf5"):
-        holding = _activations(path)
-    elif kind == "metrics":
-        _metrics(path, columns, as_json)
-        return
-    elif kind == "audit":
-        _audit(path, as_json)
-        return
-    elif kind == "json":
+    if not kind and path.suffix in (".h5", ".hdf5"):
+        kind = "hdf5"
+    if kind == "json":
         raise PosthocError(
             f"{path} is not a metrics file, an audit or a checkpoint, but other JSON; give one of these."
         )
-    else:
-        holding = _checkpoints(path, layers, **options)
+    if kind:
+        _refuse_idle(context, path, {**options, "columns": columns if kind == "audit" else None}, kind)
+    if kind == "metrics":
+        _metrics(path, columns, as_json)
+        return
+    if kind == "audit":
+        _audit(path, as_json)
+        return
+    holding = _activations(path) if kind else _checkpoints(path, **options)
     if as_json:
         print_json(holding.to_dict())
     else:
         holding.show(columns)
 
 
+def _refuse_idle(context: click.Context, path: Path, options: Mapping[str, Any], kind: str) -> None:
+    """Raise UsageError for the first of the options that are given, though such a file has nothing they are of."""
+    for parameter in context.command.params:
+        if options.get(parameter.name or ""):
+            raise UsageError(f"{parameter.opts[0]} does nothing for {NAMES[kind]}, which {path} is; leave it out.")
+
+
 def _checkpoints(
     path: Path,
-    layers: bool,
     *,
+    layers: bool,
     probe: str | None,
     select: str | None,
     order: str | None,
@@ -84,6 +93,8 @@ def _checkpoints(
     model: str | None,
     model_arg: Sequence[str],
 ) -> Holding:
+    if probe and not layers:
+        raise UsageError("--probe needs --layers.")
     refuse_folder(path, select, placed)
     refuse_model(model)
     from posthoc.replay.duplicates import settle_duplicates

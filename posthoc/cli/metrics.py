@@ -121,7 +121,7 @@ def command(
                 echo(f"{path}:")
             try:
                 show_metrics(metrics, columns)
-            except UsageError as error:  # a column that is not there, which is known only now: what was measured is written
+            except UsageError as error:  # of a column, known only now: what was measured is written
                 echo(error, err=True)
                 partly = True
             if several:

@@ -139,6 +139,8 @@ PROBE = ("--probe", "npz:probe.npz")
         (("metrics", "torn.h5"), 1, "damaged or cut short"),
         (("inspect", "probe.npz/x.json"), 1, "No such file"),
         (("inspect", "list.json"), 1, "not a metrics file"),
+        (("inspect", "replayed.h5", "--layers"), 2, "--layers does nothing for an activations file"),
+        (("inspect", "run", "--probe", "cifar10"), 2, "--probe needs --layers"),
         (("frobnicate",), 2, "No such command"),
     ],
 )
