@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 @model_options
 @columns_option()
 @json_option
-@click.pass_context
-def command(context: click.Context, path: Path, columns: str | None, as_json: bool, **options: Any) -> None:
+def command(path: Path, columns: str | None, as_json: bool, **options: Any) -> None:
     """Say what PATH holds: a checkpoint folder, a checkpoint, an activations file, a metrics file or an audit."""
     if not os.path.lexists(path):
         raise PosthocError(f"No such file or folder: {path}.")
@@ -59,7 +58,7 @@ def command(context: click.Context, path: Path, columns: str | None, as_json: bo
             f"{path} is not a metrics file, an audit or a checkpoint, but other JSON; give one of these."
         )
     if kind:
-        _refuse_idle(context, path, {**options, "columns": columns if kind == "audit" else None}, kind)
+        _refuse_idle(path, {**options, "columns": columns if kind == "audit" else None}, kind)
     if kind == "metrics":
         _metrics(path, columns, as_json)
         return
@@ -73,9 +72,9 @@ def command(context: click.Context, path: Path, columns: str | None, as_json: bo
         holding.show(columns)
 
 
-def _refuse_idle(context: click.Context, path: Path, options: Mapping[str, Any], kind: str) -> None:
+def _refuse_idle(path: Path, options: Mapping[str, Any], kind: str) -> None:
     """Raise UsageError for the first of the options that are given, though such a file has nothing they are of."""
-    for parameter in context.command.params:
+    for parameter in click.get_current_context().command.params:
         if options.get(parameter.name or ""):
             raise UsageError(f"{parameter.opts[0]} does nothing for {NAMES[kind]}, which {path} is; leave it out.")
 
