@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import CORRELATIONS, PURE_NOISE, Measured, psi_with
 from posthoc.analysis.runs import Run
+from posthoc.analysis.stopping import configuration
 from posthoc.analysis.taxonomy import Evidence, Name, State, Taxonomy, classify
-from posthoc.analysis.verdicts import corrected, verdict
+from posthoc.analysis.verdicts import FALSE_DISCOVERIES, corrected, verdict
 from posthoc.errors import UsageError
 from posthoc.streams import stream
 
@@ -94,7 +95,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Member:
-    """A quantity of a group: mean, sd and 95 % interval (Student's t) over its runs."""
+    """A quantity of a group: mean, sd and 95 % interval (Student's t) over its trials."""
 
     mean: float
     sd: float
@@ -104,19 +105,20 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Several runs that agree in what they were grouped by."""
+    """Several runs that agree in what they were grouped by; trials: how many count (see `trials`)."""
 
     name: str
     runs: tuple[str, ...]
+    trials: int
     quantities: dict[str, Member]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two groups in one quantity: their difference, its p by permuting runs between them, and the noise's difference.
+    """Two groups in one quantity: their difference, its p by permuting trials between them, and the noise's difference.
 
     corrected: p as a false discovery rate over all quantities and pairs of groups; least: the smallest p that permuting
-    so few runs can give; warning: what the groups differ in that the measures themselves respond to; empty where nothing.
+    so few trials can give; warning: what the groups differ in that the measures themselves respond to; empty where nothing.
     """
 
     quantity: str
@@ -128,6 +130,11 @@ class Difference:
     least: float
     noise: float
     warning: str
+
+    @property
+    def wanting(self) -> bool:
+        """Whether no arrangement of the trials is as far apart, and it is for want of trials that this is not rejected."""
+        return self.p <= self.least * (1 + 1e-9) and self.corrected > FALSE_DISCOVERIES
 
 
 @dataclass(frozen=True)
@@ -223,17 +230,35 @@ def group_names(runs: Sequence[Run], by: Sequence[str]) -> list[str]:
     return [", ".join(str(run.about[field]) for field in by) for run in runs]
 
 
+def trials(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[list[Row]]]:
+    """What counts once in each group: the runs of one configuration together, where a group has several of them.
+
+    Runs that differ in their seed only are no independent trials of what groups differ in. Where each group is of one
+    configuration, each run counts: what is said then is said of these configurations, over seeds.
+    """
+    groups: dict[str, dict[Hashable, list[Row]]] = {}
+    for row, name in zip(rows, names, strict=True):
+        groups.setdefault(name, {}).setdefault(configuration(row.run), []).append(row)
+    if any(len(of) > 1 for of in groups.values()):
+        return {name: list(of.values()) for name, of in groups.items()}
+    return {name: [[row] for members in of.values() for row in members] for name, of in groups.items()}
+
+
 def grouped(rows: Sequence[Row], names: Sequence[str]) -> list[Group]:
-    """Mean, sd and interval over the runs of each group, in the order of appearance."""
+    """Mean, sd and interval over the trials of each group, in the order of appearance."""
     groups = []
-    for name in dict.fromkeys(names):
-        members = [row for row, group in zip(rows, names, strict=True) if group == name]
-        columns = {key: _values(members, key) for key in _keys(rows)}
+    for name, of in trials(rows, names).items():
+        columns = {key: _means(of, key) for key in _keys(rows)}
         summaries = {
             key: Member(mean_finite(values), sd_finite(values), *_student(values)) for key, values in columns.items()
         }
-        groups.append(Group(name, tuple(row.run.name for row in members), summaries))
+        groups.append(Group(name, tuple(row.run.name for members in of for row in members), len(of), summaries))
     return groups
+
+
+def _means(of: Sequence[Sequence[Row]], key: str) -> Any:
+    """A quantity's mean in every trial, over its runs that have it."""
+    return np.array([mean_finite(_values(members, key)) for members in of])
 
 
 def _keys(rows: Sequence[Row]) -> list[str]:
@@ -258,11 +283,11 @@ def differences(rows: Sequence[Row], names: Sequence[str], seed: int = 0) -> lis
     """Every pair of groups in every quantity that is tested: one family of tests."""
     tested = [key for key in _keys(rows) if any(row.quantities[key].tested for row in rows if key in row.quantities)]
     results = []
-    for first, second in itertools.combinations(dict.fromkeys(names), 2):
-        a, b = ([row for row, group in zip(rows, names, strict=True) if group == name] for name in (first, second))
+    for (first, of_first), (second, of_second) in itertools.combinations(trials(rows, names).items(), 2):
+        a, b = ([row for members in of for row in members] for of in (of_first, of_second))
         warning = _confounded(a, b)
         for key in tested:
-            x, y = (values[np.isfinite(values)] for values in (_values(group, key) for group in (a, b)))
+            x, y = (values[np.isfinite(values)] for values in (_means(of, key) for of in (of_first, of_second)))
             noise = [mean_finite(_values(group, key, "noise")) for group in (a, b)]
             results.append(
                 Difference(
@@ -282,7 +307,7 @@ def differences(rows: Sequence[Row], names: Sequence[str], seed: int = 0) -> lis
 
 
 def least_permutation_p(first: int, second: int) -> float:
-    """The smallest p that permuting so many runs between two groups can give; NaN where one is empty.
+    """The smallest p that permuting so many trials between two groups can give; NaN where one is empty.
 
     Groups of equal size have a mirror image with the same difference.
 
@@ -296,9 +321,9 @@ def least_permutation_p(first: int, second: int) -> float:
 
 
 def permutation_p(x: Any, y: Any, seed: int = 0) -> float:
-    """Two-sided p of a difference of means with runs permuted between the groups: all ways where they are few.
+    """Two-sided p of a difference of means with trials permuted between the groups: all ways where they are few.
 
-    NaN where a group is empty. With so few runs that no arrangement is rarer than 1 in 20, p cannot be below 0.05.
+    NaN where a group is empty. With so few that no arrangement is rarer than 1 in 20, p cannot be below 0.05.
 
     >>> round(permutation_p(np.array([1.0, 2, 3]), np.array([7.0, 8, 9])), 3)
     0.1

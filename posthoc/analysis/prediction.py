@@ -3,27 +3,30 @@
 At each epoch runs are ranked by a measure and by a target, and the ranks compared: Kendall's tau-b, as of measures of
 generalisation in Jiang et al. 2020 (arXiv 1912.02178). Conditional: of what is left of both ranks when the ranks of loss
 and of its slope are taken off by least squares, fitted without the configuration whose runs they are taken off. Runs of
-one configuration, which differ in their seed, are no independent trials: configurations are held out, and permuted.
+one configuration, which differ in their seed, are no independent trials: configurations are held out, and permuted; where
+they have different numbers of runs, so that they could not change places, the mean of its runs stands for each.
 """
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from posthoc.analysis.arrays import FloatArray, mean_finite
+from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.course import stands_from
 from posthoc.analysis.runs import Run, measured_of_all
 from posthoc.analysis.stopping import configuration
-from posthoc.analysis.verdicts import corrected
+from posthoc.analysis.verdicts import FALSE_DISCOVERIES, corrected
 from posthoc.errors import UsageError
 from posthoc.shown import counted
 from posthoc.streams import stream
 
 PERMUTATIONS = 999
+"""And more of what is larger than in all of them, until one alone of its family could be rejected."""
 LEAST_CONFIGURATIONS = 6
 """With fewer there are too few ways to permute them."""
 LEAST_EPOCHS = 3
@@ -35,8 +38,6 @@ FORMERLY_AHEAD = (
     "integration_z", "metastability_z", "stability_index", "volatility", "cka_last", "settled", "learned", "weights_cosine",
 )  # fmt: skip
 """Measures that look ahead, of files of a version that did not say which do."""
-LAGS = range(-3, 4)
-"""Checkpoints by which a measure's steps may come before those of the score."""
 
 
 def final(run: Run, rows: NDArray[np.int64]) -> FloatArray:
@@ -75,9 +76,8 @@ class Prediction:
     """What a measure says of a target: the mean over epochs of Kendall's tau-b across runs, raw and conditional, each with
     its p by permuting configurations and the false discovery rate at which that would be rejected.
 
-    baseline: whether it is one of the trivial ones that measures stand beside; epochs: of which the mean is; lead: by how
-    many checkpoints the measure's steps come before the score's where they go together most (below 0: after them), and
-    together: their mean correlation there.
+    baseline: whether it is one of the trivial ones that measures stand beside; epochs: of which the mean is; uneven: whether
+    configurations, having different numbers of runs, are ranked by the means of these; least: the smallest p that there can be.
     """
 
     measure: str
@@ -91,10 +91,20 @@ class Prediction:
     epochs: int
     runs: int
     configurations: int
-    lead: int | None = None
-    together: float = math.nan
+    uneven: bool
+    least: float
     corrected: float = math.nan
     conditional_corrected: float = math.nan
+
+    @property
+    def wanting(self) -> bool:
+        """Whether beyond the loss it is larger than in any other arrangement, and not rejected for want of arrangements."""
+        return self.conditional_p <= self.least and self.conditional_corrected > FALSE_DISCOVERIES
+
+    @property
+    def undecided(self) -> bool:
+        """Whether that is so of either p, so that more permutations may decide."""
+        return self.wanting or (self.p <= self.least and self.corrected > FALSE_DISCOVERIES)
 
 
 def predict(
@@ -124,23 +134,38 @@ def predict(
     baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
     taken_off = dict(table.known_of(name.strip()) for name in beyond)
     known = [table.loss, table.slope, *taken_off.values()]
-    permuted = _permutations(table.configurations, seed)
-    leads = {key: _lead(runs, key) for key in columns}
-    results = []
-    for target in targets:
-        goal = table.of_target(target)
-        if lacking := [run.name for run, of_run in zip(runs, goal.T, strict=True) if not np.isfinite(of_run).any()]:
-            raise UsageError(
-                f"--predict {target}: of {', '.join(lacking)} it is not known, for want of scores; leave such runs out."
-            )
-        for key, result in _compared(table, columns | baselines, target, goal, known, permuted).items():
-            if key in columns:
-                lead, together = leads[key]
-                result = replace(result, symbol=runs[0].measures[key].symbol, lead=lead, together=together)
+    goals = {target: table.of_target(target) for target in targets}
+
+    def tested(target: str, columns: Mapping[str, FloatArray], permutations: int) -> list[Prediction]:
+        permuted = _permutations(table.configurations, seed, permutations)
+        results = []
+        for key, result in _compared(table, columns, target, goals[target], known, permuted).items():
+            if key not in baselines:
+                result = replace(result, symbol=runs[0].measures[key].symbol)
             if key in (LOSS, SLOPE, *taken_off):  # of which nothing is left
                 result = replace(result, conditional=math.nan, conditional_p=math.nan)
             results.append(replace(result, baseline=key in baselines))
-    return _corrected(results)
+        return results
+
+    results = _corrected([row for target in targets for row in tested(target, columns | baselines, PERMUTATIONS)])
+    more = math.ceil(sum(not row.baseline for row in results) / FALSE_DISCOVERIES) - 1
+    undecided = [row for row in results if row.undecided and not row.baseline]
+    if more <= PERMUTATIONS or not undecided:
+        return results
+    again: dict[tuple[str, str], Prediction] = {}
+    for target in targets:
+        some = {row.measure: columns[row.measure] for row in undecided if row.target == target}
+        again |= {(target, row.measure): row for row in tested(target, some, more)}
+    drawn = ((row, again.get((row.target, row.measure))) for row in results)
+    return _corrected([_drawn_on(row, after) if after else row for row, after in drawn])
+
+
+def _drawn_on(before: Prediction, after: Prediction) -> Prediction:
+    """With what more permutations say, of a p that none of those before had reached: only of such may drawing go on."""
+    p, conditional_p = (
+        getattr(after if getattr(before, name) <= before.least else before, name) for name in ("p", "conditional_p")
+    )
+    return replace(after, p=p, conditional_p=conditional_p)
 
 
 def looks_ahead(key: str, run: Run) -> bool:
@@ -151,10 +176,15 @@ def looks_ahead(key: str, run: Run) -> bool:
 
 @dataclass(frozen=True)
 class _Table:
-    """Runs at the epochs that all have, but for the last: each [E, R]; rows: which checkpoints of every run these are."""
+    """Runs at the epochs that all have, but for the last; rows: which checkpoints of every run these are.
+
+    trials: the places of the runs that are ranked as one, [R] of them, by their mean: those of a configuration where not
+    all have as many, else each by itself; configurations: of every trial; loss, slope, gain: [E, R].
+    """
 
     runs: Sequence[Run]
     rows: list[NDArray[np.int64]]
+    trials: list[list[int]]
     configurations: list[Hashable]
     loss: FloatArray
     slope: FloatArray
@@ -163,12 +193,18 @@ class _Table:
     @classmethod
     def of(cls, runs: Sequence[Run]) -> "_Table":
         """Raises UsageError where there is too little to compare."""
-        configurations = [configuration(run) for run in runs]
-        if (count := len(set(configurations))) < LEAST_CONFIGURATIONS:
+        members: dict[Hashable, list[int]] = {}
+        for place, run in enumerate(runs):
+            members.setdefault(configuration(run), []).append(place)
+        if len(members) < LEAST_CONFIGURATIONS:
             raise UsageError(
                 f"--predict compares configurations, runs that differ in more than their seed, as recorded (extract --set lr=0.1, "
-                f"run.json): these {counted(len(runs), 'run')} are of {count}, and {LEAST_CONFIGURATIONS} are needed."
+                f"run.json): these {counted(len(runs), 'run')} are of {len(members)}, and {LEAST_CONFIGURATIONS} are needed."
             )
+        if len(set(map(len, members.values()))) > 1:
+            trials, configurations = list(members.values()), list(members)
+        else:
+            trials, configurations = [[place] for place in range(len(runs))], [configuration(run) for run in runs]
         for run in runs:
             if not np.isfinite(run.gain).any():
                 raise UsageError(
@@ -186,29 +222,36 @@ class _Table:
         losses = _losses(runs)
         before = [np.maximum(of_run - BACK, 0) for of_run in rows]
         pairs = list(zip(losses, rows, before, runs, strict=True))
-        slope = np.stack(
-            [(loss[a] - loss[b]) / (np.array(run.when)[a] - np.array(run.when)[b]) for loss, a, b, run in pairs], axis=1
-        )
-        loss = np.stack([loss[a] for loss, a, _, _ in pairs], axis=1)
-        gain = np.stack([run.gain[a] for run, a in zip(runs, rows, strict=True)], axis=1)
-        return cls(runs, rows, configurations, loss, slope, gain)
+        slopes = [(loss[a] - loss[b]) / (np.array(run.when)[a] - np.array(run.when)[b]) for loss, a, b, run in pairs]
+        of = partial(_of_trials, trials)
+        loss, gain = of([loss[a] for loss, a, _, _ in pairs]), of([run.gain[a] for _, a, _, run in pairs])
+        return cls(runs, rows, trials, configurations, loss, of(slopes), gain)
 
     def of_measure(self, key: str) -> FloatArray:
         """A measure [E, R]."""
-        return np.stack([run.columns[key][rows] for run, rows in zip(self.runs, self.rows, strict=True)], axis=1)
+        return _of_trials(self.trials, [run.columns[key][rows] for run, rows in zip(self.runs, self.rows, strict=True)])
 
     def known_of(self, name: str) -> tuple[str, FloatArray]:
         """What is to be taken off [E, R], and its key: a measure, or a setting that was recorded of every run, as a number."""
         settings = [run.about.get(name) for run in self.runs]
         if all(isinstance(value, int | float) and math.isfinite(value) for value in settings):
-            return name, np.tile(np.array(settings, np.float64), (len(self.loss), 1))
+            return name, _of_trials(self.trials, [np.full(len(self.loss), value, np.float64) for value in settings])
         (key,) = measured_of_all(self.runs, name, "--beyond")
         return key, self.of_measure(key)
 
     def of_target(self, target: str) -> FloatArray:
-        """A target [E, R]."""
-        of = TARGETS[target]
-        return np.stack([of(run, rows) for run, rows in zip(self.runs, self.rows, strict=True)], axis=1)
+        """A target [E, R]; raises UsageError for runs of which it is not known."""
+        of_runs = [TARGETS[target](run, rows) for run, rows in zip(self.runs, self.rows, strict=True)]
+        if lacking := [run.name for run, of in zip(self.runs, of_runs, strict=True) if not np.isfinite(of).any()]:
+            raise UsageError(
+                f"--predict {target}: of {', '.join(lacking)} it is not known, for want of scores; leave such runs out."
+            )
+        return _of_trials(self.trials, of_runs)
+
+
+def _of_trials(trials: Sequence[Sequence[int]], of_runs: Sequence[FloatArray]) -> FloatArray:
+    """What is known of every run [E], of every trial the mean, [E, R]; NaN where it is not known of one of its runs."""
+    return np.stack([np.mean([of_runs[run] for run in trial], axis=0) for trial in trials], axis=1)
 
 
 def _require_one(runs: Sequence[Run], what: str, names: Sequence[str]) -> None:
@@ -243,6 +286,8 @@ def _compared(
         kept = np.isfinite(np.stack([values, goal, *taken_off])).all(axis=(0, 2))
         if kept.any():
             together.setdefault(kept.tobytes(), []).append(key)
+    as_observed = int((permuted == np.arange(permuted.shape[1])).all(axis=1).sum())
+    least = (1 + as_observed) / (1 + len(permuted))
     results = {}
     for mask, keys in together.items():
         kept = np.frombuffer(mask, np.bool_)
@@ -255,7 +300,7 @@ def _compared(
         for k, key in enumerate(keys):
             results[key] = Prediction(
                 key, key, target, False, *raw[k], *conditional[k], int(kept.sum()), len(table.runs),
-                len(set(table.configurations)),
+                len(set(table.configurations)), len(table.trials) < len(table.runs), least,
             )  # fmt: skip
     return {key: results[key] for key in columns if key in results}
 
@@ -322,42 +367,18 @@ def _signs(values: FloatArray) -> FloatArray:
     return np.asarray(signs / np.sqrt(np.maximum(untied, 1)))
 
 
-def _permutations(configurations: Sequence[Hashable], seed: int) -> NDArray[np.int64]:
-    """Orders of the runs [P, R] in which configurations with as many runs each have changed places, with all their runs."""
+def _permutations(configurations: Sequence[Hashable], seed: int, count: int = PERMUTATIONS) -> NDArray[np.int64]:
+    """So many orders of the runs [P, R] in which configurations have changed places with all their runs, of which each has
+    as many."""
     members: dict[Hashable, list[int]] = {}
     for run, name in enumerate(configurations):
         members.setdefault(name, []).append(run)
-    by_size: dict[int, list[list[int]]] = {}
-    for of in members.values():
-        by_size.setdefault(len(of), []).append(of)
+    groups = np.array(list(members.values()))
     random = stream("permuted configurations", seed)
-    orders = np.empty((PERMUTATIONS, len(configurations)), np.int64)
+    orders = np.empty((count, len(configurations)), np.int64)
     for order in orders:
-        for groups in by_size.values():
-            for place, taken in enumerate(random.permutation(len(groups))):
-                order[groups[place]] = groups[taken]
+        order[groups] = groups[random.permutation(len(groups))]
     return orders
-
-
-def _lead(runs: Sequence[Run], key: str) -> tuple[int | None, float]:
-    """By how many checkpoints a measure's steps come before the score's, where they go together most, and their mean correlation there."""
-    together = {}
-    for lag in LAGS:
-        values = []
-        for run in runs:
-            of_measure, of_score = np.diff(run.columns[key]), np.diff(run.gain)
-            a, b = (
-                (of_measure[: len(of_measure) - lag], of_score[lag:])
-                if lag >= 0
-                else (of_measure[-lag:], of_score[:lag])
-            )
-            both = np.isfinite(a) & np.isfinite(b)
-            if both.sum() > LEAST_EPOCHS and np.ptp(a[both]) > 0 and np.ptp(b[both]) > 0:
-                values.append(float(scipy.stats.spearmanr(a[both], b[both]).statistic))
-        together[lag] = mean_finite(np.array(values)) if values else math.nan
-    known = {lag: value for lag, value in together.items() if math.isfinite(value)}
-    lead = max(known, key=lambda lag: abs(known[lag]), default=None)
-    return lead, math.nan if lead is None else known[lead]
 
 
 def _corrected(results: Sequence[Prediction]) -> list[Prediction]:

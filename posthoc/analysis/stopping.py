@@ -68,12 +68,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Score:
-    """A rule over several runs that are judged by one score, of that symbol: means, and 95 % intervals of their differences from `REFERENCE`, paired by run.
+    """A rule over several runs that are judged by one score, of that symbol: means, and its differences from `REFERENCE` with
+    their 95 % intervals, paired by configuration; by run where all are of one.
 
-    Intervals are Student's over the runs, see `intervals.over_runs`; NaN with fewer than three. pareto: whether no other
+    Intervals are Student's, see `intervals.over_runs`; NaN with fewer than three. pareto: whether no other
     rule that can be followed saves at least as large a share and loses no more, and is better in one of the two.
     patience_difference: what is lost more than by patience that saves as large a share, between two of its lengths in
-    proportion, over configurations; NaN where none saves as much. runs: their names, in the order of `stops`.
+    proportion; NaN where none saves as much. runs: their names, in the order of `stops`.
     """
 
     rule: str
@@ -263,9 +264,13 @@ def compare_rules(runs: Sequence[Run], more: Sequence[Rule] = ()) -> list[Score]
     saved = {name: _share(stops, runs) for name, stops in table.items()}
     lost = {name: float(np.mean([stop.lost for stop in stops])) for name, stops in table.items()}
     followed = [(saved[rule.name], lost[rule.name]) for rule in rules if not rule.looks_ahead]
-    reference = table.get(REFERENCE)
-    unknown = [math.nan] * len(runs)
+    reference = table.get(REFERENCE, [])
+    members = _members(runs)
     patience = _Patience.of(runs)
+
+    def beyond(stops: Sequence[Stop], what: Callable[[Stop], float]) -> tuple[float, float, float]:
+        return _paired(members, [what(stop) for stop in stops], [what(stop) for stop in reference])
+
     scores = []
     for rule in rules:
         stops, share, loss = table[rule.name], saved[rule.name], lost[rule.name]
@@ -280,13 +285,11 @@ def compare_rules(runs: Sequence[Run], more: Sequence[Rule] = ()) -> list[Score]
                 saved_share=share,
                 lost=loss,
                 never=float(np.mean([not stop.fired for stop in stops])),
-                saved_difference=paired(
-                    [s.saved for s in stops], [s.saved for s in reference] if reference else unknown
-                ),
-                lost_difference=paired([s.lost for s in stops], [s.lost for s in reference] if reference else unknown),
+                saved_difference=beyond(stops, lambda stop: stop.saved),
+                lost_difference=beyond(stops, lambda stop: stop.lost),
                 pareto=not rule.looks_ahead and not math.isnan(loss) and not beaten,
                 symbol=next(iter(symbols)),
-                patience_difference=patience.difference(stops, share),
+                patience_difference=_paired(members, [stop.lost for stop in stops], patience.lost_at(share)),
                 runs=tuple(run.name for run in runs),
             )
         )
@@ -298,39 +301,52 @@ def _share(stops: Sequence[Stop], runs: Sequence[Run]) -> float:
     return float(np.mean([stop.saved / len(run.when) for stop, run in zip(stops, runs, strict=True)]))
 
 
+def _members(runs: Sequence[Run]) -> list[list[int]]:
+    """The places of the runs of each configuration; of each run where all are of one."""
+    members: dict[Hashable, list[int]] = {}
+    for r, run in enumerate(runs):
+        members.setdefault(configuration(run), []).append(r)
+    return list(members.values()) if len(members) > 1 else [[r] for r in range(len(runs))]
+
+
+def _paired(
+    members: Sequence[Sequence[int]], first: Sequence[float], second: Sequence[float]
+) -> tuple[float, float, float]:
+    """The mean difference between what is known of every run [R], configuration by configuration, and its 95 % interval;
+    NaN where there is nothing to compare with."""
+    if not len(second):
+        return (math.nan,) * 3
+    means = ([float(np.mean([of_run[r] for r in of])) for of in members] for of_run in (first, second))
+    return paired(*means)
+
+
 @dataclass(frozen=True)
 class _Patience:
     """What patience loses in each run, for every length of it, by the share that it saves; without any, nothing.
 
-    shares [K], rising from that of never stopping; lost [K, R]; members: each configuration's runs.
+    shares [K], rising from that of never stopping; lost [K, R].
     """
 
     shares: list[float]
     lost: list[list[float]]
-    members: list[list[int]]
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> "_Patience":
         """Of every length up to the longest in `PATIENCE`, for between lengths that are far apart patience would seem worse."""
-        members: dict[Hashable, list[int]] = {}
-        for r, run in enumerate(runs):
-            members.setdefault(configuration(run), []).append(r)
         lengths = range(1, max(PATIENCE) + 1) if has_loss(runs) else ()
         stops = [[apply(partial(by_patience, patience=k), run) for run in runs] for k in lengths]
         rows = [(_share(of, runs), [stop.lost for stop in of]) for of in stops]
         rows += [(0.0, [0.0] * len(runs))] if rows else []
         rows.sort(key=lambda row: row[0])
-        return cls([share for share, _ in rows], [lost for _, lost in rows], list(members.values()))
+        return cls([share for share, _ in rows], [lost for _, lost in rows])
 
-    def difference(self, stops: Sequence[Stop], share: float) -> tuple[float, float, float]:
-        """What stops that save so large a share lose more, by configuration, and its 95 % interval."""
+    def lost_at(self, share: float) -> list[float]:
+        """What patience that saves so large a share loses in each run [R]; empty where none does."""
         if not self.shares or not self.shares[0] <= share <= self.shares[-1]:
-            return (math.nan,) * 3
+            return []
         above = next(k for k, known in enumerate(self.shares) if known >= share)
         below = max(above - 1, 0)
         width = self.shares[above] - self.shares[below]
         weight = (share - self.shares[below]) / width if width > 0 else 1.0
         patient = (1 - weight) * np.array(self.lost[below]) + weight * np.array(self.lost[above])
-        lost = np.array([stop.lost for stop in stops])
-        means = ([float(values[of].mean()) for of in self.members] for values in (lost, patient))
-        return paired(*means)
+        return [float(loss) for loss in patient]

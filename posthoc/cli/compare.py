@@ -102,7 +102,8 @@ def command(
         return
     symbols = {key: quantity.symbol for row in rows for key, quantity in row.quantities.items()}
     printed = [tables_of_runs.runs(rows)]
-    printed += [tables_of_runs.groups(groups, symbols), tables_of_runs.differences(gaps)] if by else []
+    printed += [tables_of_runs.groups(groups, symbols)] if groups else []
+    printed += [tables_of_runs.differences(gaps)] if gaps else []
     printed += [tables_of_runs.stopping(of_score, unjudged) for of_score in scores.values()]
     printed += [tables_of_runs.sensitivity(cells, runs, names)] if sensitivity else []
     printed += [tables_of_runs.prediction(foretold, beyond)] if foretold else []

@@ -48,12 +48,18 @@ class Several:
     @property
     def comparable(self) -> bool:
         """Whether there is one score, such as accuracy, by which stopping rules can be compared."""
-        return len({measured.symbol for measured in self.judges.values()}) == 1
+        return len(self.judges) == 1
 
     @property
-    def judges(self) -> dict[str, Measured]:
-        """What the runs are judged by."""
-        return {run.summary.judged_by: run.score for run in self.judged if run.score}
+    def judges(self) -> dict[str, str]:
+        """What the runs are judged by: the symbols, such as accuracy, each with a name of its own, for one measure (the loss)
+        may be of another kind in each run."""
+        names: dict[str, str] = {}
+        for run in self.judged:
+            assert run.score is not None
+            key = run.summary.judged_by
+            names.setdefault(run.score.symbol, f"{key}_{len(names)}" if key in names.values() else key)
+        return names
 
     @property
     def headlines(self) -> dict[str, Measured]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from posthoc.analysis.sensitivity import Cell
     from posthoc.analysis.stopping import Score
 
+TRIALS = "A trial is a run; or, where a group has several configurations (runs that differ in more than their seed), the mean of the runs of one."
 MEANS = (
     "Means count every checkpoint once: where these are spaced by doubled steps, each doubling counts alike, and so mostly the "
     "beginning of training; 'last' is the last checkpoint, with its interval over documents."
@@ -121,18 +122,18 @@ def _interval(name: str, spare: int = 0, of: str = "") -> Column:
 
 
 def groups(rows: "Sequence[Group]", symbols: Mapping[str, str]) -> Table:
-    """One row per group: mean, sd and interval of every quantity over its runs."""
-    columns = [column("group"), column("runs")]
+    """One row per group: mean, sd and interval of every quantity over its trials."""
+    columns = [column("group"), column("runs"), column("trials")]
     keys = list(rows[0].quantities) if rows else []
     for key in keys:
         columns += [column(symbols[key], key), column("sd", f"{key}_sd"), _interval(key)]
     table = []
     for group in rows:
-        cells: list[Any] = [group.name, len(group.runs)]
+        cells: list[Any] = [group.name, len(group.runs), group.trials]
         for of in group.quantities.values():
             cells += [of.mean, of.sd, (of.low, of.high)]
         table.append(cells)
-    return Table("Groups: mean over runs", columns, table)
+    return Table("Groups: mean over trials", columns, table, [TRIALS])
 
 
 def differences(rows: "Sequence[Difference]") -> Table:
@@ -145,14 +146,13 @@ def differences(rows: "Sequence[Difference]") -> Table:
         for d in rows
     ]
     notes = [
-        "corrected: p as a false discovery rate over all rows of this table; least p: the smallest that so few runs can give."
+        "corrected: p as a false discovery rate over all rows of this table; least p: the smallest that so few trials can give."
     ]
     if any(row.warning for row in rows):
         notes.append(
-            "Where groups differ in classes, images or smoothing, the protocol alone makes H_eff differ: "
-            "read the difference beside the noise's."
+            "What groups differ in also by itself makes measures differ: read the difference beside the noise's."
         )
-    return Table("Differences between groups: p by permuting runs", columns, table, notes)
+    return Table("Differences between groups: p by permuting trials", columns, table, notes)
 
 
 def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
@@ -173,8 +173,8 @@ def stopping(scores: "Sequence[Score]", notes: Sequence[str] = ()) -> Table:
     table = [[*(getattr(score, name) for name in names), "*" if score.pareto else ""] for score in scores]
     return Table("Stopping rules", columns, table, [
         f"Patience, budgets and what is saved count checkpoints. {sentence_of(symbol)[:-1]} lost: of the run's best checkpoint less that of the best one kept until the stop, means over runs; "
-        "differences with 95 % intervals, paired by run; against patience that saves as much (between two lengths in "
-        "proportion; none where none does) by configuration. *: no other rule that can be followed saves at least as large a "
+        "differences with 95 % intervals, paired by configuration (by run where there is but one), also against patience that saves as much (between two lengths in "
+        "proportion; none where none does). *: no other rule that can be followed saves at least as large a "
         "share and loses no more, and is better in one of the two.",
         "Rules see what was known at each checkpoint, but for those marked 'whole run known', whose z-scores look ahead.",
         *notes,
@@ -191,30 +191,35 @@ def prediction(rows: "Sequence[Prediction]", beyond: str | None = None) -> Table
     columns = [
         column("target"), column("measure"), column("tau"), column("p"), column("corrected", "p_corrected"),
         column("tau beyond loss", "tau_conditional"), column("p", "conditional_p"),
-        column("corrected", "conditional_p_corrected"), column("leads by", "lead"), column("together"),
+        column("corrected", "conditional_p_corrected"),
     ]  # fmt: skip
     table = [
         [row.target, f"{row.symbol} (baseline)" if row.baseline else row.symbol, row.tau, row.p, row.corrected,
-         row.conditional, row.conditional_p, row.conditional_corrected, row.lead, row.together]
+         row.conditional, row.conditional_p, row.conditional_corrected]
         for row in rows
     ]  # fmt: skip
     first, most = rows[0], max(row.epochs for row in rows)
     epochs = f"{'' if all(row.epochs == most for row in rows) else 'up to '}{most} epochs"
+    across = (
+        f"the means of {first.configurations} configurations over their runs, of which they have different numbers"
+        if first.uneven
+        else f"{first.runs} runs of {first.configurations} configurations"
+    )
     return Table("Prediction", columns, table, [
-        f"Kendall's tau-b across {first.runs} runs of {first.configurations} configurations, mean over {epochs}; p by "
-        "permuting configurations with all their seeds; corrected: as a false discovery rate over all measures and targets.",
+        f"Kendall's tau-b across {across}, mean over {epochs}; p by permuting configurations with all their seeds; "
+        "corrected: as a false discovery rate over all measures and targets.",
         f"Beyond loss: of what is left of both ranks without what the ranks of {known} say, fitted on other configurations.",
-        "Leads by: how many checkpoints a measure's steps come before the score's (below 0: after) where they go together most.",
     ])  # fmt: skip
 
 
 def survives(rows: "Sequence[Prediction]", beyond: str | None) -> str:
     """Which measures say what loss, its slope and what else was taken off do not."""
     kept = [f"{row.symbol} of {row.target}" for row in rows if not row.baseline and row.conditional_corrected <= 0.05]
+    wanting = [f"{row.symbol} of {row.target}" for row in rows if not row.baseline and row.wanting]
     known = f"loss, its slope and {', '.join(map(str.strip, beyond.split(',')))}" if beyond else "loss and its slope"
-    return (
-        f"Beyond {known} something of what is to come is said by: {', '.join(kept) or 'no measure'} (5 %, corrected)."
-    )
+    few = f"; too few configurations to tell whether by {', '.join(wanting)}" if wanting else ""
+    none = "nothing that can be told" if wanting else "no measure"
+    return f"Beyond {known} something of what is to come is said by: {', '.join(kept) or none} (5 %, corrected){few}."
 
 
 def sensitivity(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Sequence[str]) -> Table:

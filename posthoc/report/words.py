@@ -148,12 +148,16 @@ def compared(rows: "Sequence[Row]", gaps: "Sequence[Difference]") -> str:
         values = sorted((row.quantities[key].value, row.run.name) for row in rows if key in row.quantities)
         ends = [values[0], values[-1]] if len(values) > 1 else values
         parts.append(f"{symbol} {' to '.join(f'{number(value)} ({name})' for value, name in ends)}")
-    differing = [f"{gap.quantity} ({gap.first} and {gap.second})" for gap in gaps if gap.corrected <= LEVEL]
-    if differing:
-        parts.append(f"groups differ in {', '.join(differing)}")
-    elif gaps and not any(gap.least <= LEVEL for gap in gaps):
+    differing, wanting = (
+        ", ".join(f"{gap.quantity} ({gap.first} and {gap.second})" for gap in some)
+        for some in ([gap for gap in gaps if gap.corrected <= LEVEL], [gap for gap in gaps if gap.wanting])
+    )
+    if gaps and not any(gap.least <= LEVEL for gap in gaps):
         least = min((gap.least for gap in gaps if not math.isnan(gap.least)), default=1.0)
         parts.append(f"no difference between groups can show with so few runs in each (p is {least:.2g} at the least)")
+    elif differing or wanting:
+        parts += [f"groups differ in {differing}"] if differing else []
+        parts += [f"too few runs to tell whether they differ in {wanting}"] if wanting else []
     elif gaps:
         parts.append("in no measure can the groups be distinguished (5 %, corrected)")
     return f"{'; '.join([count, *parts])}."
@@ -161,12 +165,14 @@ def compared(rows: "Sequence[Row]", gaps: "Sequence[Difference]") -> str:
 
 def confounded(runs: "Sequence[Run]") -> str:
     """A warning where runs differ in what the protocol itself responds to, or in their probe; empty where they do not."""
-    from posthoc.analysis.compare import MUST_BE_KNOWN, words_for
+    from posthoc.analysis.compare import MUST_BE_KNOWN, RESPONDS_TO, words_for
 
-    differ = [name for name in MUST_BE_KNOWN if len({run.about.get(name) for run in runs}) > 1]
+    values = {name: {run.about.get(name) for run in runs} for name in RESPONDS_TO}
+    differ = [name for name, of in values.items() if len(of if name in MUST_BE_KNOWN else of - {None}) > 1]
     if differ:
         names = listed([words_for(runs, name) for name in differ])
-        return f"Runs differ in {names}, which by themselves make H_eff differ: read it beside the noise."
+        makes = "by itself makes" if len(differ) == 1 else "by themselves make"
+        return f"Runs differ in {names}, which {makes} measures differ: read them beside the noise."
     if len({run.about.get("probe") for run in runs}) > 1:
         return "Runs are of different probes: read their values beside the noise, not beside each other."
     return ""

@@ -37,7 +37,7 @@ from posthoc.analysis.verdicts import Verdict, verdict
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.report import tables_of_runs
-from posthoc.report.words import compared
+from posthoc.report.words import compared, confounded
 from posthoc.store import open_activations
 
 FILES = {
@@ -361,6 +361,88 @@ def test_permutations_by_hand():
     assert permutation_p(random.standard_normal(12) + 9, random.standard_normal(12)) < 0.001
 
 
+def seeded(name, integration, m=0.1, **about):
+    """A run of that mean integration."""
+    values = np.array([integration - 0.01, integration, integration + 0.01])
+    return run(name, accuracy=[1, 2, 3], h_eff=values, m=[m, m + 0.1, m], classes=10, images=64, smooth=5, **about)
+
+
+def test_seeds_of_one_configuration_count_once_where_a_group_has_several():
+    kinds = [("a", 1, (0.1, 0.3)), ("a", 2, (0.2,)), ("b", 1, (0.4, 0.6)), ("b", 2, (0.8, 0.9))]
+    runs = [
+        seeded(f"{group}{lr}{seed}", value, dataset=group, lr=lr, seed=seed)
+        for group, lr, values in kinds for seed, value in enumerate(values)
+    ]  # fmt: skip
+    rows, names = tabulate(runs), group_names(runs, ["dataset"])
+    first, second = grouped(rows, names)
+    assert (first.runs, first.trials, second.trials) == (("a10", "a11", "a20"), 2, 2)
+    assert first.quantities["integration"].mean == pytest.approx(0.2)
+    assert second.quantities["integration"].mean == pytest.approx((0.5 + 0.85) / 2)
+    gap = next(gap for gap in differences(rows, names) if gap.quantity == "integration")
+    assert gap.difference == pytest.approx(0.2 - 0.675)
+    assert gap.p == gap.least == pytest.approx(2 / 6)
+    of_one = [row for row in rows if row.run.about["lr"] == 1]
+    assert [group.trials for group in grouped(of_one, group_names([row.run for row in of_one], ["dataset"]))] == [2, 2]
+
+
+def test_size_and_coverage_with_seeds_of_several_configurations():
+    """Two groups of one population: three configurations of three seeds each, which are alike."""
+    random, p, covered = np.random.default_rng(1), [], []
+    made = [seeded(f"{k}", 0.5, dataset="ab"[k // 9], lr=k // 3, seed=k % 3) for k in range(18)]
+    rows, names = tabulate(made), group_names(made, ["dataset"])
+    for _ in range(200):
+        values = random.standard_normal(6).repeat(3) + 0.2 * random.standard_normal(18)
+        drawn = [
+            replace(row, quantities={"integration": replace(row.quantities["integration"], value=value)})
+            for row, value in zip(rows, values, strict=True)
+        ]
+        p.append(differences(drawn, names)[0].p)
+        of = grouped(drawn, names)[0].quantities["integration"]
+        covered.append(of.low <= 0 <= of.high)
+    assert (np.array(p) <= 0.1).mean() <= 0.16
+    assert 0.9 <= np.mean(covered) <= 0.99
+
+
+def test_too_few_runs_is_no_proof_that_groups_are_alike():
+    runs = [
+        seeded(f"{k}", 0.2 + 0.6 * (k > 3) + k / 1000, m=0.1 + (k * 5 % 8) / 100, dataset="ab"[k > 3], seed=k)
+        for k in range(8)
+    ]
+    rows = tabulate(runs)
+    gaps = differences(rows, group_names(runs, ["dataset"]))
+    far = next(gap for gap in gaps if gap.quantity == "integration")
+    assert (far.p, far.wanting) == (pytest.approx(far.least), True)
+    assert far.corrected > 0.05
+    assert compared(rows, gaps).endswith("; too few runs to tell whether they differ in integration (a and b).")
+    decided = [replace(gap, corrected=0.01) if gap is far else gap for gap in gaps]
+    assert compared(rows, decided).endswith("; groups differ in integration (a and b).")
+
+
+def test_rules_are_set_against_patience_by_configuration():
+    losses = [[9, 5, 4, *[6] * 12], [9, 8, 3, *[6] * 12]]
+    runs = [
+        run(f"{lr}{seed}", accuracy=np.r_[np.arange(9 + lr), [3] * (6 - lr)], loss=losses[seed % 2], h_eff=[0.5] * 15, m=[0.1] * 15, lr=lr, seed=seed)
+        for lr in range(3) for seed in range(1 + lr)
+    ]  # fmt: skip
+    scores = {score.rule: score for score in compare_rules(runs)}
+    stops, reference = scores["budget 10"].stops, scores["patience 10"].stops
+    differ = np.array([a.lost - b.lost for a, b in zip(stops, reference, strict=True)])
+    means = [differ[[0]].mean(), differ[[1, 2]].mean(), differ[[3, 4, 5]].mean()]
+    assert scores["budget 10"].lost_difference[0] == pytest.approx(np.mean(means))
+    assert np.mean(means) != pytest.approx(differ.mean())
+    alike = {score.rule: score for score in compare_rules(runs[3:])}
+    assert np.isfinite(alike["budget 10"].lost_difference).all()  # of one configuration: by run
+
+
+def test_what_runs_of_several_protocols_differ_in_is_named():
+    runs = [seeded("a", 0.5, scales="published", axis="image"), seeded("b", 0.5, scales="default", axis="epoch")]
+    assert (
+        confounded(runs)
+        == "Runs differ in axis and scales, which by themselves make measures differ: read them beside the noise."
+    )
+    assert confounded([runs[0], seeded("c", 0.4)]) == ""
+
+
 def test_groups_that_the_protocol_itself_tells_apart_carry_a_warning():
     few = [run(f"f{k}", accuracy=[1, 2, 3], h_eff=[0.9, 0.91, 0.9 + k / 50], m=[1, 2, 1], classes=10) for k in range(3)]
     many = [
@@ -412,7 +494,7 @@ def test_the_command_on_metrics_files(metrics_files):
     assert np.isfinite(runs[0].column("loss")).all()
     done = cli("compare", metrics_files / "*" / "metrics.json", "--by", "smooth", "--stopping", "--sensitivity")
     assert done.exit_code == 0
-    assert "Runs differ in smooth, which by themselves make H_eff differ" in done.stdout
+    assert "Runs differ in smooth, which by itself makes measures differ" in done.stdout
     for title in ("Runs", "Groups", "Differences", "smooth 1 against 5", "Stopping rules", "Sensitivity"):
         assert title in done.stdout
     content = json.loads(cli("compare", metrics_files, "--by", "smooth", "--json").stdout)

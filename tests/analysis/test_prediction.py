@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from posthoc.analysis.prediction import TARGETS, _permutations, _residuals, _taking_off, _tested, predict
+from posthoc.analysis.prediction import PERMUTATIONS, TARGETS, _permutations, _residuals, _taking_off, _tested, predict
 from posthoc.analysis.runs import from_columns, load_csv
 from posthoc.cli import main
 from posthoc.errors import UsageError
@@ -148,14 +148,50 @@ def test_what_is_left_is_fitted_without_the_configuration_that_it_is_of():
 
 
 def test_configurations_change_places_with_all_their_seeds():
-    configurations = ["a", "a", "b", "b", "c", "d", "d"]
-    for order in _permutations(configurations, 0)[:50]:
-        assert sorted(order) == list(range(7))
-        assert order[4] == 4  # alone of its size
+    configurations = ["a", "a", "b", "b", "c", "d", "d", "c"]
+    orders = _permutations(configurations, 0)
+    for order in orders[:50]:
+        assert sorted(order) == list(range(8))
         of = [configurations[run] for run in order]
-        assert of[0] == of[1]
-        assert of[2] == of[3]
-        assert of[5] == of[6]
+        assert [of[0], of[2], of[4], of[5]] == [of[1], of[3], of[7], of[6]]
+    np.testing.assert_array_equal(_permutations(configurations, 0, 2000)[:999], orders)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 3, 4, 5, 6), (3, 3, 3, 2, 2, 2), (3, 3, 3, 3, 3, 3)])
+def test_configurations_with_different_numbers_of_runs_are_ranked_by_their_means(sizes):
+    runs = [run for run in learning(configurations=6, seeds=6) if run.about["seed"] < sizes[run.about["recipe"]]]
+    for run in runs:
+        run.about["lr"] = 0.1 * run.about["recipe"]
+    row, by_rate = (
+        next(row for row in predict(runs, ["final-accuracy"], beyond=beyond) if row.measure == "future")
+        for beyond in ((), ["lr"])
+    )
+    assert (row.runs, row.configurations, row.uneven) == (sum(sizes), 6, len(set(sizes)) > 1)
+    assert row.least < 0.01  # all 720 orders of the configurations are there
+    assert row.conditional > 0.5
+    assert row.conditional_p < 0.05
+    assert by_rate.conditional != row.conditional
+    note = tables_of_runs.prediction([row]).below[0]
+    assert ("the means of 6 configurations" in note) == row.uneven
+
+
+def test_of_many_measures_permutations_are_as_many_as_one_of_them_needs():
+    runs, random = learning(configurations=8, seeds=2), np.random.default_rng(5)
+    for run in runs:
+        for k in range(60):
+            run.columns[f"noise{k}"] = random.standard_normal(EPOCHS)
+            run.measures[f"noise{k}"] = replace(run.measures["metastability"], symbol=f"noise{k}")
+        run.measures["future"] = replace(run.measures["future"], symbol="future")
+    rows = [row for row in predict(runs, ["final-accuracy"]) if not row.baseline]
+    assert len(rows) > 50
+    (future,) = [row for row in rows if row.measure == "future"]
+    assert future.conditional_p < 1 / (PERMUTATIONS + 1)
+    assert future.conditional_corrected <= 0.05
+    assert "said by: future of final-accuracy (5 %, corrected)." in tables_of_runs.survives(rows, None)
+    few = [replace(row, conditional_p=0.002, least=0.002, conditional_corrected=0.1) for row in rows if row is future]
+    assert tables_of_runs.survives(few, None).endswith(
+        "said by: nothing that can be told (5 %, corrected); too few configurations to tell whether by future of final-accuracy."
+    )
 
 
 def test_p_of_measures_that_say_nothing_is_uniform():
@@ -190,16 +226,6 @@ def test_checkpoints_without_a_score_are_passed_over():
     np.testing.assert_allclose(TARGETS["remaining"](run, rows), [np.nan, 1, 0.5, np.nan, 0, 0, np.nan])
     assert TARGETS["plateau"](replace(run, columns={"accuracy": gain[:5]}), rows).tolist() == [4] * 7
     assert np.isnan(TARGETS["plateau"](replace(run, columns={"accuracy": np.full(7, np.nan)}), rows)).all()
-
-
-def test_a_lead_is_told_with_its_sign():
-    runs = learning(3)
-    for run in runs:
-        steps = np.diff(run.columns["accuracy"], append=run.columns["accuracy"][-1])
-        run.columns["integration"] = np.concatenate([steps[2:], [0, 0]]).cumsum()  # the steps that come later
-    (row,) = [row for row in predict(runs, ["remaining"]) if row.measure == "integration"]
-    assert row.lead in (2, 3)
-    assert row.together > 0.8
 
 
 def test_too_little_is_refused():

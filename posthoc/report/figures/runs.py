@@ -27,20 +27,23 @@ COLUMNS = 3
 def runs(several: Several, width: int) -> Figure:
     """Every headline measure, and accuracy or another score, of every run over its epochs, as small multiples."""
     judges = several.judges
-    shown = several.headlines | judges
-    titles = {key: measured.title for key, measured in shown.items()}
-    rows: list[dict[str, Any]] = [
-        {"run": run.name, "place": place, "at": at}
-        | {key: number(float(run.column(key)[e])) for key in titles}
-        | {f"{key}_noise": number(run.noise(key)) for key in titles}
-        for place, run in enumerate(several.runs) for e, at in enumerate(run.when)
-    ]  # fmt: skip
+    titles = {key: measured.title for key, measured in several.headlines.items()}
+    titles |= {judges[run.score.symbol]: run.score.title for run in reversed(several.judged) if run.score}
+    rows: list[dict[str, Any]] = []
+    for place, run in enumerate(several.runs):
+        values = {key: run.column(key) for key in several.headlines} | dict.fromkeys(judges.values(), run.column(""))
+        if run.score:
+            values[judges[run.score.symbol]] = run.column(run.summary.judged_by)
+        noise = {f"{key}_noise": number(run.noise(key)) for key in titles}
+        for e, at in enumerate(run.when):
+            of_epoch = {key: number(float(column[e])) for key, column in values.items()}
+            rows.append({"run": run.name, "place": place, "at": at} | of_epoch | noise)
     columns = 1 if width < NARROW else min(COLUMNS, len(several.runs))
     unit = " or ".join(dict.fromkeys(run.summary.unit for run in several.runs))
     each = (width - 50 * (columns - 1)) // columns
     names = [wrapped(run.name, each // 7) for run in several.runs]
     panels = [
-        _multiples(rows, key, unit, each, columns, THIRD if key in judges else VALUE, names).properties(title=title)
+        _multiples(rows, key, unit, each, columns, THIRD if key in judges.values() else VALUE, names).properties(title=title)
         for key, title in titles.items() if any(row[key] is not None for row in rows)
     ]  # fmt: skip
     return Figure(
