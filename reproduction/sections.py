@@ -213,7 +213,7 @@ def _settled(epochs: int, run: Kept | None = None) -> dict[str, dict[str, Settle
     phi = (
         [autocorrelation(run.metrics.column(key)[run.metrics.trained]) for key in FIELD_MEASURES] if run else [0.0, 0.0]
     )
-    return settling(epochs, THRESHOLD, Protocol().window, Protocol().w_h, (phi[0], phi[1]))
+    return settling(range(epochs), THRESHOLD, Protocol().window, Protocol().w_h, (phi[0], phi[1]))
 
 
 def _stopping(content: dict[str, Any]) -> dict[str, Any]:

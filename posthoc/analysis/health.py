@@ -13,6 +13,9 @@ from posthoc.typed import Range
 
 SPIKE = 2.0
 """Times the median loss of the checkpoints before."""
+APART = 10.0
+"""Of a loss that may be below 0, such as a log likelihood of densities: how many times as far from that median as those before
+are from each other, and as far as the median is from 0."""
 BEFORE = 5
 """How many checkpoints before one its loss is compared with, and `LEAST` at the least."""
 LEAST = 3
@@ -105,7 +108,7 @@ def _beside_before(
     usual_values: list[float] = []
     for e in rows:
         usual = _usual(kind, usual_values)
-        if _is_ill(kind, float(values[e]), usual, float(times[e])):
+        if _is_ill(kind, float(values[e]), usual, float(times[e]), usual_values):
             ill.append((int(e), usual))
             continue  # what is ill is no measure of what comes
         usual_values.append(float(values[e]))
@@ -121,8 +124,10 @@ def _usual(kind: Ailment, before: Sequence[float]) -> float:
     return max(before) if len(before) >= LEAST_LAYERS else np.nan
 
 
-def _is_ill(kind: Ailment, value: float, usual: float, times: float) -> bool:
+def _is_ill(kind: Ailment, value: float, usual: float, times: float, before: Sequence[float]) -> bool:
     """Whether a value is beyond what was usual; never where nothing was."""
     if kind is Ailment.COLLAPSED:
         return value <= times * usual
+    if kind is Ailment.SPIKE and min(before, default=1) <= 0:
+        return value - usual >= max(abs(usual), APART * float(np.ptp(before[-BEFORE:])))
     return usual > 0 and value >= times * usual

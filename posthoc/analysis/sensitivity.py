@@ -20,7 +20,7 @@ W_H = (0.3, 0.5, 0.7)
 
 @dataclass(frozen=True)
 class Cell:
-    """One choice of constants: mean integration and r(Psi, accuracy) of every run, and the gap between two groups'
+    """One choice of constants: mean integration and r(Psi, accuracy), or another score, of every run, and the gap between two groups'
     integration: mean of the first less that of the second, NaN unless there are two groups."""
 
     h_opt: float
@@ -55,7 +55,7 @@ def _cell(runs: Sequence[Run], groups: Sequence[str], h_opt: float, sigma_h: flo
         ]
         gap = mean_finite(of_groups[0]) - mean_finite(of_groups[1])
     correlations = [
-        correlation(stability_index(column, run.column("metastability"), w_h), run.accuracy)
+        correlation(stability_index(column, run.column("metastability"), w_h), run.column(run.summary.judged_by))
         for column, run in zip(columns, runs, strict=True)
     ]
     return Cell(h_opt, sigma_h, w_h, tuple(means), tuple(correlations), gap)

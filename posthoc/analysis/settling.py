@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,17 +25,17 @@ STEEPNESS = 0.1
 
 
 def settling(
-    epochs: int, threshold: float, window: int, w_h: float, autocorrelations: tuple[float, float], seed: int = 0
+    at: Sequence[int], threshold: float, window: int, w_h: float, autocorrelations: tuple[float, float], seed: int = 0
 ) -> dict[str, dict[str, Settles]]:
     """The rule on 1,000 pairs of series of each kind, `retrospective` and `causal`; kind -> way -> Settles.
 
-    Of as many epochs, the same threshold, window and weight as the run's, the two series of a pair being independent;
+    at: the places of a run's epochs in which H_eff and M are known, rising. Of these epochs, the same threshold, window and weight as the run's, the two series of a pair being independent;
     autocorrelations: of the run's H_eff and M at lag one. share: of the series, in which it fires within these epochs;
-    median: index of the epoch by which it has fired in half of those, None where it never does.
+    median: place of the epoch by which it has fired in half of those, None where it never does.
     """
     return {
         kind: {
-            way: _of_kind(kind, way, epochs, threshold, window, w_h, _rounded(kind, autocorrelations), seed)
+            way: _of_kind(kind, way, tuple(at), threshold, window, w_h, _rounded(kind, autocorrelations), seed)
             for way in WAYS
         }
         for kind in KINDS
@@ -52,15 +52,21 @@ def _rounded(kind: str, autocorrelations: tuple[float, float]) -> tuple[float, f
 
 @functools.lru_cache(maxsize=256)
 def _of_kind(
-    kind: str, way: str, epochs: int, threshold: float, window: int, w_h: float, phi: tuple[float, float], seed: int
+    kind: str,
+    way: str,
+    at: tuple[int, ...],
+    threshold: float,
+    window: int,
+    w_h: float,
+    phi: tuple[float, float],
+    seed: int,
 ) -> Settles:
-    causal = way == "causal"
-    index = np.concatenate(
-        [
-            _first_settled(volatility(_psi(pairs, w_h, causal), window), threshold)
-            for pairs in _series(kind, epochs, phi, seed)
-        ]
-    )
+    settled = []
+    for pairs in _series(kind, len(at), phi, seed):
+        psi = np.full((pairs.shape[1], at[-1] + 1), np.nan)
+        psi[:, at] = _psi(pairs, w_h, way == "causal")
+        settled.append(_first_settled(volatility(psi, window), threshold))
+    index = np.concatenate(settled)
     fired = index[index >= 0]
     return Settles(len(fired) / len(index), int(np.ceil(np.median(fired))) if len(fired) else None)
 

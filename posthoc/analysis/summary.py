@@ -88,7 +88,7 @@ def summarise(
         },
         uneven=uneven,
         settling={}
-        if uneven or len(when) < CAUSAL_EPOCHS or "volatility" not in columns
+        if uneven or "volatility" not in columns
         else _settling(column("integration"), column("metastability"), when, protocol, seed),
         draws=draws,
         seed=seed,
@@ -100,14 +100,18 @@ def summarise(
 def _settling(
     integration: FloatArray, metastability: FloatArray, when: Sequence[int], protocol: Protocol, seed: int
 ) -> dict[str, dict[str, Settles]]:
-    """kind of series -> way -> in which share of series volatility settles, and by when in half of those."""
+    """kind of series -> way -> in which share of series volatility settles, and by when in half of those; empty where it
+    cannot in any."""
+    at = np.flatnonzero(np.isfinite(integration) & np.isfinite(metastability)).tolist()
+    if len(at) < CAUSAL_EPOCHS:
+        return {}
     phi = autocorrelation(integration), autocorrelation(metastability)
     return {
         kind: {
             way: replace(result, median=None if result.median is None else when[result.median])
             for way, result in ways.items()
         }
-        for kind, ways in settling(len(when), protocol.threshold, protocol.window, protocol.w_h, phi, seed).items()
+        for kind, ways in settling(at, protocol.threshold, protocol.window, protocol.w_h, phi, seed).items()
     }
 
 

@@ -224,9 +224,10 @@ def survives(rows: "Sequence[Prediction]", beyond: str | None) -> str:
 
 def sensitivity(cells: "Sequence[Cell]", runs: "Sequence[Run]", names: Sequence[str]) -> Table:
     """One row per choice of the inherited constants."""
+    scores = {run.score.symbol for run in runs if run.score} - {"accuracy"}
     columns = [column("H_opt"), column("sigma_H"), column("w_H"),
                *(column(f"H_eff {run.name}", f"H_eff {run.name}") for run in runs),
-               column("r(Psi,acc) below 0", "stability_index_accuracy_below_0"),
+               column(f"r(Psi,{'score' if scores else 'acc'}) below 0", "stability_index_accuracy_below_0"),
                column("of", "stability_index_accuracy_known"), column("gap")]  # fmt: skip
     table = []
     for choice in cells:

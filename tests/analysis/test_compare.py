@@ -241,6 +241,9 @@ def test_the_published_claim_of_sensitivity(published):
     np.testing.assert_allclose(same.integration, [each.measures["integration"].summary.mean for each in runs])
     expected = [each.summary.correlations["stability_index_accuracy"].r for each in runs]
     np.testing.assert_allclose(same.stability_index_accuracy, expected)
+    by_loss = [replace(each, summary=replace(each.summary, judged_by="loss")) for each in runs]
+    by_loss = sensitivity(by_loss)[0].stability_index_accuracy
+    assert (np.multiply(by_loss, cells[0].stability_index_accuracy) < 0).sum() == 7  # of eight; the other is near 0
 
 
 def test_patience_and_budgets_by_hand():

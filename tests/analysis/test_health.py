@@ -63,6 +63,16 @@ def test_each_planted_fault_is_named_where_it_begins():
         assert listed(known) == [expected], plant
 
 
+def test_a_loss_below_0_has_spikes_too():
+    known = well()
+    known["loss"] = np.array([-3, -5, -5.1, -5.2, -5.3, 40.0, -5.3, -5.4])
+    assert listed(known) == [(Ailment.SPIKE, None, 5, 1)]
+    known["loss"][5] = -4.1  # a fifth above, and those before are as far apart
+    assert listed(known) == []
+    known["loss"] = np.random.default_rng(0).standard_normal(8) / 100
+    assert listed(known) == []
+
+
 def test_a_layer_that_is_used_for_the_first_time_as_the_loss_falls_does_not_explode():
     known = well()
     known["size"][:3], known["size"][3:] = 0.2, 2.7

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from noise import recording
 
 from posthoc.analysis.measures import MEASURES
+from posthoc.analysis.measures.behaviour import lower_is_better
 from posthoc.analysis.measures.outputs import (
     calibrated_errors,
     calibration_error,
@@ -182,6 +183,43 @@ def test_a_calibrated_network_is_not_called_otherwise(tmp_path):
         assert (measured.low[0] == 0) == honest
         assert (measured.nulls["calibrated"].p[0] > 0.05) == honest
     assert MEASURES["calibration_error"].lower_is_better
+
+
+def test_which_scores_fall_is_told_by_their_names():
+    falling = [
+        "rmsle",
+        "smape",
+        "ppl",
+        "bits_per_byte",
+        "valRMSE",
+        "EPE",
+        "minADE",
+        "FVD",
+        "edit_dist",
+        "huber",
+        "logLoss",
+        "top1Error",
+        "WER",
+        "KL",
+    ]
+    rising = [
+        "R2",
+        "mIoU",
+        "auc",
+        "grade",
+        "F1",
+        "ELBO",
+        "psnr",
+        "accuracy",
+        "mAP",
+        "log_likelihood",
+        "Dice",
+        "order",
+        "edit_similarity",
+        "hamming_score",
+    ]
+    assert [name for name in falling if not lower_is_better(name)] == []
+    assert [name for name in rising if lower_is_better(name)] == []
 
 
 def test_the_interval_of_a_small_calibration_error_covers_it():

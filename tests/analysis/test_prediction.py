@@ -10,7 +10,16 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from posthoc.analysis.prediction import PERMUTATIONS, TARGETS, _permutations, _residuals, _taking_off, _tested, predict
+from posthoc.analysis.prediction import (
+    PERMUTATIONS,
+    TARGETS,
+    _of_trials,
+    _permutations,
+    _residuals,
+    _taking_off,
+    _tested,
+    predict,
+)
 from posthoc.analysis.runs import from_columns, load_csv
 from posthoc.cli import main
 from posthoc.errors import UsageError
@@ -194,22 +203,27 @@ def test_of_many_measures_permutations_are_as_many_as_one_of_them_needs():
     )
 
 
-def test_p_of_measures_that_say_nothing_is_uniform():
+@pytest.mark.parametrize("sizes", [(2,) * 10, (1, 1, 1, 1, 6, 6, 6, 6, 2, 2)])
+def test_p_of_measures_that_say_nothing_is_uniform(sizes):
     """Of 60 families of runs whose measure is a random walk of each configuration, with a loss that says part of the target."""
-    configurations = [k // 2 for k in range(20)]
+    of = np.repeat(np.arange(10), sizes)
+    even = len(set(sizes)) == 1
+    trials = [[run] for run in range(len(of))] if even else [np.flatnonzero(of == k) for k in range(10)]
+    configurations = of.tolist() if even else [*range(10)]
     raw, conditional = [], []
     for family in range(60):
         random = np.random.default_rng([7, family])
 
         def shared(random=random):
-            return random.standard_normal((6, 10)).cumsum(axis=0).repeat(2, axis=1) + 0.2 * random.standard_normal(
-                (6, 20)
+            walks = random.standard_normal((6, 10)).cumsum(axis=0)
+            return _of_trials(
+                trials, [*(walks[:, of] + (0.2 if even else 1.5) * random.standard_normal((6, len(of)))).T]
             )
 
         measure, loss, slope = shared(), shared(), shared()
         target = loss + shared()
         x, y, *known = (stats.rankdata(values, axis=1) for values in (measure, target, loss, slope))
-        permuted = _permutations(configurations, family)[:199]
+        permuted = _permutations(configurations, family, 199)
         raw.append(_tested(x[None], y, permuted)[0][1])
         known = np.stack(known, axis=2)
         off = _taking_off(known, configurations)

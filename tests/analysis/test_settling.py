@@ -40,16 +40,24 @@ def test_many_series_at_once_are_treated_as_each_by_itself(kind, causal):
 
 
 def test_what_never_converges_settles_all_the_same():
-    table = settling(58, 0.35, 3, 0.5, (0.8, 0.8))
+    table = settling(range(58), 0.35, 3, 0.5, (0.8, 0.8))
     assert table["divergent"]["causal"].share == 1
     assert table["divergent"]["causal"].median == 8
     assert table["walk"]["causal"].share > 0.98
     assert table["autoregressive"]["causal"].share > 0.95
     assert 0.7 < table["white"]["causal"].share < 0.92
-    strict = settling(58, 0.1, 3, 0.5, (0.8, 0.8))
+    strict = settling(range(58), 0.1, 3, 0.5, (0.8, 0.8))
     assert strict["white"]["causal"].share < 0.1
-    assert settling(58, 0.35, 3, 0.5, (0.8, 0.8)) == table
-    assert settling(6, 0.35, 3, 0.5, (math.nan, 0.8))["white"]["causal"].median is None
+    assert settling(range(58), 0.35, 3, 0.5, (0.8, 0.8)) == table
+    assert settling(range(6), 0.35, 3, 0.5, (math.nan, 0.8))["white"]["causal"].median is None
+
+
+def test_epochs_without_a_value_are_no_chance_to_settle():
+    whole, late = (settling(at, 0.35, 3, 0.5, (0, 0))["white"]["causal"] for at in (range(26), range(19, 45)))
+    assert late == Settles(whole.share, whole.median + 19)
+    torn = settling([e for e in range(26) if e % 3], 0.35, 3, 0.5, (0, 0))
+    assert torn["white"]["causal"] == Settles(0, None)  # no window is whole
+    assert settling([*range(20), *range(40, 60)], 0.35, 3, 0.5, (0, 0))["divergent"]["retrospective"].share == 1
 
 
 def test_autocorrelation_at_lag_one():
@@ -68,7 +76,7 @@ def test_a_run_stands_beside_what_does_not_converge(tmp_path):
     path = make(tmp_path / "a.h5", epochs=24)
     with open_activations(path) as activations:
         summary = compute_metrics(activations, Protocol.named("default", threshold=0.4)).summary
-    expected = settling(23, 0.4, 3, 0.5, (0.0, 0.0))["white"]["causal"]
+    expected = settling(range(23), 0.4, 3, 0.5, (0.0, 0.0))["white"]["causal"]
     assert summary.settling["white"]["causal"] == Settles(expected.share, expected.median + 1)
     assert summary.uneven == ""
     text = sentence(summary)

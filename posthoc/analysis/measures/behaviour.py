@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 LOWER = re.compile(
-    r"(?:^|[^a-z])(?:n?r?mse|mae|mape|nll|ce|bce|fid|kid|wer|cer|eer|lpips|brier|ece|kld?)(?:[^a-z]|$)"
-    r"|loss|error|perplexity|distance|divergence|deviation|entropy|regret"
+    r"(?:^|[^a-z])(?:n?r?ms[el]e?|mae|s?mape|nll|b?ce|ppl|bp[bcd]|bits|nats|crps|ece|kld?|[fk]id|fvd|h?[wcte]er|lpips|brier|epe"
+    r"|[af]de|(?:pa)?mpjpe|hinge|huber|chamfer|dist)(?:[^a-z]|$)"
+    r"|loss|error|perplexity|distance|distortion|divergence|deviation|entropy|regret"
 )
 """What a score is called that falls as the network gets better; of every other, higher is better."""
 
@@ -24,10 +25,10 @@ LOWER = re.compile(
 def lower_is_better(name: str) -> bool:
     """Whether a score falls as the network gets better, by its name.
 
-    >>> lower_is_better("R2"), lower_is_better("val_MSE"), lower_is_better("reconstruction error")
-    (False, True, True)
+    >>> lower_is_better("R2"), lower_is_better("val_MSE"), lower_is_better("valRMSE"), lower_is_better("bits_per_byte")
+    (False, True, True, True)
     """
-    return bool(LOWER.search(name.lower()))
+    return bool(LOWER.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
 
 
 def recorded(activations: "Activations", name: str, replayed: FloatArray) -> tuple[FloatArray, str]:
