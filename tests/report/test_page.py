@@ -15,11 +15,13 @@ from posthoc.analysis.audit import audit
 from posthoc.analysis.documents import SIGN_WORDS
 from posthoc.analysis.health import Ailment, Symptom
 from posthoc.analysis.metrics import compute_metrics
+from posthoc.analysis.records import psi_with
 from posthoc.analysis.verdicts import verdict
 from posthoc.cli import main
 from posthoc.report.answers import advice, matrix
+from posthoc.report.figures import FIGURES
 from posthoc.report.page import page
-from posthoc.report.sources import Source
+from posthoc.report.sources import Several, Source, as_runs
 from posthoc.shown import shown as as_shown
 from posthoc.store import open_activations
 
@@ -362,6 +364,19 @@ def test_stopping_rules_are_those_of_the_runs_that_have_a_score(run_of):
     assert "All stopping rules" in text
     assert "Without an accuracy or other score, and not judged: c." in text
     assert "All stopping rules" not in page([Source(name, "metrics.json", bare) for name in "ab"])
+    losses = []
+    for name in ("cross-entropy", "mean squared error"):
+        related = metrics.summary.correlations
+        related = related | {psi_with(name): related["stability_index_accuracy"]}
+        summary = dataclasses.replace(metrics.summary, judged_by="loss", correlations=related)
+        named = dataclasses.replace(metrics.measures["loss"], symbol=name, title=name)
+        losses.append(dataclasses.replace(metrics, summary=summary, measures=metrics.measures | {"loss": named}))
+    of_two = [Source(name, "metrics.json", run) for name, run in zip("ab", losses, strict=True)]
+    text = page(of_two)
+    assert "All stopping rules" not in text
+    specification = FIGURES["runs"].build(Several(as_runs(of_two)), 500).specification
+    titles = [panel["title"] for panel in specification["vconcat"]]
+    assert titles[-2:] == ["cross-entropy", "mean squared error"]
 
 
 def test_the_page_answers_in_order_and_defines_its_symbols(visit, one):

@@ -28,7 +28,7 @@ def runs(several: Several, width: int) -> Figure:
     """Every headline measure, and accuracy or another score, of every run over its epochs, as small multiples."""
     judges = several.judges
     titles = {key: measured.title for key, measured in several.headlines.items()}
-    titles |= {judges[run.score.symbol]: run.score.title for run in reversed(several.judged) if run.score}
+    titles |= {judges[run.score.symbol]: run.score.title for run in several.judged if run.score}
     rows: list[dict[str, Any]] = []
     for place, run in enumerate(several.runs):
         values = {key: run.column(key) for key in several.headlines} | dict.fromkeys(judges.values(), run.column(""))
