@@ -60,8 +60,9 @@ def read_header(path: Path, pick: Pick = MAIN) -> Header:
     Raises NoWeightsError where there are none, PosthocError where it is damaged or `pick` is not in it.
     """
     with readable(path):
-        content, weights = _opened(Source(path), pick)
-        return _header(content, weights, pick)
+        source = Source(path)
+        content, weights = _opened(source, pick)
+        return _header(source, content, weights, pick)
 
 
 def read_weights(path: Path, pick: Pick = MAIN, only: Collection[str] | None = None) -> dict[str, "Tensor"]:
@@ -92,9 +93,10 @@ def read_checkpoint(
     from posthoc.replay.loading import load
 
     with readable(path):
-        content, weights = _opened(source or Source(path), pick)
+        source = source or Source(path)
+        content, weights = _opened(source, pick)
         wanted = {name: leaf for name, leaf in weights.items() if only is None or name in only}
-        return _header(content, weights, pick), load(content, wanted, into, pin)
+        return _header(source, content, weights, pick), load(content, wanted, into, pin)
 
 
 def _opened(source: Source, pick: Pick) -> tuple[Content, dict[str, Any]]:
@@ -102,7 +104,7 @@ def _opened(source: Source, pick: Pick) -> tuple[Content, dict[str, Any]]:
     return content, find_weights(content.tree, pick, source.path, source.budget)
 
 
-def _header(content: Content, weights: Mapping[str, Any], pick: Pick) -> Header:
+def _header(source: Source, content: Content, weights: Mapping[str, Any], pick: Pick) -> Header:
     numbers = _numbers(content, weights)
     # A negative epoch is what some trainers leave in a finished run's last checkpoint.
     epoch = _take(numbers, EPOCH_KEYS)
@@ -121,7 +123,7 @@ def _header(content: Content, weights: Mapping[str, Any], pick: Pick) -> Header:
         None if module is None else module.name,
         len(numbers) - len(kept),
         _named(content.tree),
-        average_beside(content.tree) if pick == MAIN else None,
+        average_beside(content.tree, source.path, source.budget) if pick == MAIN else None,
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.budget import Budget
 from posthoc.replay.dtypes import FLOATING
 from posthoc.replay.modules import is_module, mapping, module_tensors
+from posthoc.replay.names import WORD
 from posthoc.replay.pickles import Global, Record
 from posthoc.replay.strangers import NoWeightsError
 from posthoc.replay.tensors import Stored, Unread, leaf
@@ -23,6 +25,12 @@ EMA = (
     "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema", "model_ema_state_dict",
 )  # fmt: skip
 """Keys of exponential moving averages of the weights: another network than the one that trained."""
+BESIDE_AVERAGE = "current_model_state"
+"""Under this key are those that trained where Lightning's WeightAveraging put the average under `state_dict`."""
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers of normalisation: how their names end."""
+OTHERS = frozenset({"optim", "optimizer", "optimiser", "opt", "scheduler", "sched", "scaler", "rng", "random", "args"})
+"""Words in the keys, and in the names of files, of what is no network beside one."""
 GETATTR = (Global("builtins", "getattr"), Global("__builtin__", "getattr"))
 
 
@@ -54,10 +62,18 @@ def find_weights(tree: Any, pick: Pick, path: Path, budget: Budget) -> dict[str,
     return weights
 
 
-def average_beside(tree: Any) -> str | None:
+def average_beside(tree: Any, path: Path, budget: Budget) -> str | None:
     """The key of a moving average of the weights in what was saved."""
-    items = mapping(tree)
-    return next((key for key in EMA if _is_group(items.get(key))), None)
+    return _Finder(tree, path, budget).average()[0]
+
+
+def is_network(name: str) -> bool:
+    """Whether a key or file is not by its name an optimiser's or the like.
+
+    >>> is_network("encoder"), is_network("optimizer_states"), is_network("random_states_0.pkl")
+    (True, False, False)
+    """
+    return OTHERS.isdisjoint(word.lower() for word in WORD.findall(name))
 
 
 class _Finder:
@@ -71,14 +87,42 @@ class _Finder:
             return self.at(pick.key)
         if not pick.ema:
             return self.main()
-        items = mapping(self.tree)
-        averages = (self.state_dict(items.get(key)) for key in EMA)
-        if weights := next((weights for weights in averages if weights), None):
+        if weights := self.average()[1]:
             return weights
+        items = mapping(self.tree)
         if any(key in items and items[key] is None for key in EMA):  # moved to the place of the weights at the end
             return self.main()
         what = "no moving average of the weights"
+        if any("shadow_params" in mapping(items.get(key)) for key in EMA):
+            what += " but a list without names that cannot be paired with the parameters"
         raise NoWeightsError(f"{self.path} holds {what}; found {_keys(self.tree)}.", what)
+
+    def average(self) -> tuple[str | None, dict[str, Any]]:
+        """The moving average of the weights and its key; None and nothing where there is none."""
+        items = mapping(self.tree)
+        for key in ("state_dict",) if {"state_dict", BESIDE_AVERAGE} <= items.keys() else EMA:
+            weights = self.state_dict(items.get(key)) or self.nameless(mapping(items.get(key)).get("shadow_params"))
+            if weights and all(name.startswith(("ema_model.", "online_model.")) or "." not in name for name in weights):
+                weights = _below("ema_model.", weights) or weights  # ema_pytorch keeps both networks there
+            if weights:
+                return key, weights
+        return None, {}
+
+    def nameless(self, averages: Any) -> dict[str, Any]:
+        """torch_ema's list of the parameters that train, in their order, by their names; nothing where the shapes differ.
+
+        What is in no list, statistics of normalisation, is that of the network, as where torch_ema puts them there.
+        """
+        if not isinstance(averages, list):
+            return {}
+        with contextlib.suppress(PosthocError):
+            weights = self.main()
+            names = [name for name in weights if not name.endswith(STATISTICS)]
+            self.budget.operate(len(averages))
+            tensors = [tensor for item in averages if (tensor := leaf(item)) is not None]
+            if [tuple(tensor.shape) for tensor in tensors] == [tuple(weights[name].shape) for name in names]:
+                return weights | dict(zip(names, tensors, strict=True))
+        return {}
 
     def main(self) -> dict[str, Any]:
         """Those that trained: of a whole module, under a usual key, the dictionary itself, or the only ones."""
@@ -88,13 +132,16 @@ class _Finder:
         groups = {key: value for key, value in mapping(tree).items() if isinstance(key, str) and _is_group(value)}
         inner = {key: self.state_dict(value) for key, value in groups.items()}
         inner = {key: weights for key, weights in inner.items() if weights}
-        wrapped = [key for key in WRAPPERS if key in inner]
+        if BESIDE_AVERAGE in inner and "state_dict" in inner:
+            return inner[BESIDE_AVERAGE]
+        # Accelerate numbers all but the first: model, model_1
+        wrapped = [key for key in inner if re.sub(r"_[0-9]+\Z", "", key) in WRAPPERS]
         if len(wrapped) > 1:
-            raise PosthocError(f"{path} holds several networks; choose with --weights-key {' or '.join(wrapped)}.")
+            raise PosthocError(f"{path} holds several networks; choose with --weights-key {_listed(wrapped, ' or ')}.")
         if wrapped:
             return inner[wrapped[0]]
         top = self.state_dict(tree, nested=False)
-        others = [key for key in inner if key not in EMA]
+        others = [key for key in inner if key not in EMA and is_network(key)]
         loose, inside = _values(top), sum(_values(inner[key]) for key in others)
         if loose and loose > 10 * inside:
             return top
@@ -106,7 +153,7 @@ class _Finder:
             raise PosthocError(f"{path} holds several networks; choose with --weights-key {_listed(others, ' or ')}.")
         if others:
             return inner[others[0]]
-        if inner:
+        if any(key in EMA for key in inner):
             raise PosthocError(f"{path} holds only a moving average of the weights; pass --ema to replay it.")
         raise NoWeightsError(f"{path} {self.without()}.")
 

@@ -318,6 +318,9 @@ def test_which_weights_of_several(tmp_path):
         "alone.pt": {"state_dict": {"backbone": first.state_dict()}},
         "twice.pt": {"net": first.state_dict(), "module": second.state_dict()},
         "one.pt": {"backbone": first.state_dict(), "optimizer": torch.optim.Adam(first.parameters()).state_dict()},
+        "flat.pt": {**first.state_dict(), "optimizer": {
+            f"state.{name}.{moment}": tensor for name, tensor in second.state_dict().items() for moment in ("exp_avg", "exp_avg_sq")
+        }},
         "student.pt": {f"{who}.{name}": tensor for who, net in (("teacher", first), ("student", second))
                        for name, tensor in net.state_dict().items()},
     }.items():  # fmt: skip
@@ -332,7 +335,7 @@ def test_which_weights_of_several(tmp_path):
         read_header(tmp_path / "two.pt")
     assert_loads(tmp_path / "two.pt", second, Pick("critic"))
     assert_loads(tmp_path / "nested.pt", first, Pick("trainer.model"))
-    for name in ("one.pt", "loose.pt", "parts.pt", "alone.pt"):
+    for name in ("one.pt", "loose.pt", "parts.pt", "alone.pt", "flat.pt"):
         assert_loads(tmp_path / name, first)
     with pytest.raises(PosthocError, match="both by themselves and under encoder"):
         read_header(tmp_path / "both.pt")

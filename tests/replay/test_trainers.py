@@ -145,6 +145,49 @@ def test_the_steps_of_litgpt_are_those_of_the_optimizer(tmp_path):
     assert run.checkpoints[0].header.recorded == {"iter_num": 8000}
 
 
+def test_an_average_in_the_place_of_the_weights(tmp_path):
+    """As Lightning's WeightAveraging does."""
+    saved = {
+        "state_dict": weights(9),
+        "current_model_state": weights(1),
+        "averaging_state": {"n_averaged": torch.tensor(3)},
+    }
+    torch.save(saved, tmp_path / "epoch=1.ckpt")
+    assert_same(tmp_path / "epoch=1.ckpt", weights(1))
+    assert_same(tmp_path / "epoch=1.ckpt", weights(9), Pick(ema=True))
+    assert read_header(tmp_path / "epoch=1.ckpt").average == "state_dict"
+
+
+def test_an_average_beside_the_network_that_trains(tmp_path):
+    """As ema_pytorch keeps them."""
+    both = {
+        f"{key}.{name}": tensor
+        for key, k in (("online_model", 1), ("ema_model", 9))
+        for name, tensor in weights(k).items()
+    }
+    ema = {**both, "initted": torch.tensor(True), "step": torch.tensor(5)}
+    torch.save({"step": 1000, "model": weights(1), "opt": {}, "ema": ema}, tmp_path / "model-1.pt")
+    assert_same(tmp_path / "model-1.pt", weights(1))
+    assert_same(tmp_path / "model-1.pt", weights(9), Pick(ema=True))
+    assert read_header(tmp_path / "model-1.pt").average == "ema"
+
+
+@pytest.mark.parametrize("buffer", ["norm.running_mean", "sigmas"])
+def test_an_average_without_names(tmp_path, buffer):
+    """As torch_ema lists the parameters; which of the others is none is known of normalisation alone."""
+    model = {**weights(1), buffer: torch.ones(4)}
+    ema = {"decay": 0.99, "num_updates": 4, "shadow_params": list(weights(9).values())}
+    torch.save({"model": model, "step": 7, "ema": ema}, tmp_path / "checkpoint_7.pth")
+    assert_same(tmp_path / "checkpoint_7.pth", model)
+    if buffer == "sigmas":
+        assert read_header(tmp_path / "checkpoint_7.pth").average is None
+        with pytest.raises(PosthocError, match=r"no moving average .* but a list without names"):
+            read_header(tmp_path / "checkpoint_7.pth", Pick(ema=True))
+    else:
+        assert read_header(tmp_path / "checkpoint_7.pth").average == "ema"
+        assert_same(tmp_path / "checkpoint_7.pth", {**weights(9), buffer: torch.ones(4)}, Pick(ema=True))
+
+
 class Detector(nn.Module):
     """Pickled whole, as ultralytics does."""
 

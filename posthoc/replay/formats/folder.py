@@ -17,11 +17,11 @@ from posthoc.replay.formats.table import (
     open_content,
     preview,
 )
-from posthoc.replay.names import WORD, form
+from posthoc.replay.names import form
 from posthoc.replay.source import Source
 from posthoc.replay.strangers import NoWeightsError
 from posthoc.replay.tensors import Memory, Stored
-from posthoc.replay.weights import MAIN, find_weights
+from posthoc.replay.weights import MAIN, find_weights, is_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +37,8 @@ USUAL = re.compile(
     r"(model|net|network|weights|state_dict|model_state|model_state_dict|checkpoint|ckpt|consolidated(\.00)?)\.[a-z]+"
 )
 """What a script of one's own calls the file of the model, where that lies beside others."""
-OTHERS = frozenset({"optim", "optimizer", "optimiser", "opt", "scheduler", "sched", "scaler", "rng", "random", "args"})
-"""Words in the names of files beside it."""
+ACCELERATE = frozenset({"optimizer.bin", "random_states_0.pkl"})
+"""What Accelerate writes beside it; further networks, if it was given several, are numbered there."""
 
 
 def model_files(names: frozenset[str]) -> list[str]:
@@ -50,7 +50,7 @@ def model_files(names: frozenset[str]) -> list[str]:
     if known := next((name for name in INSIDE if name in names), None):
         return [known]
     files = sorted(name for name in names if is_named_like_a_checkpoint(Path(name)) and not name.startswith("."))
-    files = [name for name in files if OTHERS.isdisjoint(word.lower() for word in WORD.findall(name))]
+    files = [name for name in files if is_network(name)]
     usual = [name for name in files if USUAL.fullmatch(name.lower())]
     return usual if len(usual) == 1 else files
 

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from posthoc.errors import PosthocError, UsageError, error_line
-from posthoc.replay.formats.folder import INSIDE, OTHERS, model_files
+from posthoc.replay.formats.folder import INSIDE, model_files
 from posthoc.replay.formats.safetensors import MAX_HEADER
 from posthoc.replay.formats.table import is_named_like_a_checkpoint, open_content, readable
-from posthoc.replay.names import WORD
 from posthoc.replay.series.share import Share
 from posthoc.replay.source import Source
 from posthoc.replay.tensors import Stored
+from posthoc.replay.weights import is_network
 
 WEIGHTS, INDEX = ".safetensors", ".index.json"
 BESIDE = ("trainer_state.json", "run.json")
@@ -283,7 +283,7 @@ def _find_below(place: _Reached, path: str, local: Path, depth: int, seen: "iter
     others = (
         () if set(INSIDE) & set(chosen) else (name for name in names if not name.startswith(".") and not _is_file(name))
     )
-    pickles = [name for name in others if is_named_like_a_checkpoint(Path(name)) and _may_be_a_model(name)]
+    pickles = [name for name in others if is_named_like_a_checkpoint(Path(name)) and is_network(name)]
     for name, full in folders.items() if depth else ():
         pickles += _find_below(place, full, _local(local, place, [name]), depth - 1, seen)
     return sorted(pickles)
@@ -295,13 +295,8 @@ def _chosen(names: frozenset[str]) -> list[str]:
     safe -= {name for name in safe if name.endswith(".bin.index.json")}
     if not safe:
         return []
-    model = model_files(safe) if safe & set(INSIDE) else [name for name in safe if _may_be_a_model(name)]
+    model = model_files(safe) if safe & set(INSIDE) else [name for name in safe if is_network(name)]
     return sorted([*model, *(name for name in BESIDE if name in names)])
-
-
-def _may_be_a_model(name: str) -> bool:
-    """Whether a file is not by its name an optimizer's state or the like."""
-    return OTHERS.isdisjoint(word.lower() for word in WORD.findall(name))
 
 
 def _add_shards(place: _Reached, folder: str, index: Path) -> None:
