@@ -145,11 +145,11 @@ def find_run(
     strangers = [row for row in listing.apart if select is None or matches(row[0].name, select)]
     if not paths:
         raise PosthocError(_nothing(folder, select, strangers, below))
+    if isinstance(place, Path) and _is_all_of(place, paths):
+        return _single(place, pick, order, given)
     candidates, apart, damaged = _read(paths, pick, skip_damaged)
     if not candidates:
         raise PosthocError(_only_strangers(folder, apart, damaged))
-    if isinstance(place, Path) and _is_all_of(place, candidates):
-        return _single(place, pick, order, given)
     kept, copies = _only_run(folder, candidates, places, sound, select, pick, skip_damaged, order)
     ordered = in_order({item.path: item.header for item in kept}, order, places, ties=not sound)
     reasons = ((path, error.what) for path, error in apart)
@@ -191,9 +191,12 @@ def _with_those_below(run: Run) -> Run:
     return replace(run, notes=(*run.notes, note)) if note else run
 
 
-def _is_all_of(folder: Path, candidates: Sequence[Candidate]) -> bool:
-    """Whether all that was found in a folder are the files of one checkpoint, which the folder is."""
-    return bool(checkpoint_folders([folder])) and {item.path for item in candidates} <= set(files_of(folder))
+def _is_all_of(folder: Path, paths: Sequence[Path]) -> bool:
+    """Whether all that holds weights in a folder are the files of one checkpoint, which the folder is."""
+    if not checkpoint_folders([folder]):
+        return False
+    files = set(files_of(folder))
+    return not any(_read([path], MAIN, skip_damaged=True)[0] for path in paths if path not in files)
 
 
 def _run(

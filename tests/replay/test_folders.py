@@ -137,6 +137,7 @@ def test_what_lies_in_a_folder_is_decided_by_content_where_names_do_not_tell(tmp
     for k in (1, 2):
         assert same(tmp_path / "gan" / f"epoch_{k}", weights(k), Pick("actor"))
         assert same(tmp_path / "gan" / f"epoch_{k}", weights(k + 10), Pick("critic"))
+        assert places(tmp_path / "gan" / f"epoch_{k}", pick=Pick("critic")) == [(f"epoch_{k}", k, None)]
     with pytest.raises(UsageError, match="lie in one folder, these in 2"):
         find_run([tmp_path / "gan" / f"epoch_{k}" / "actor.pt" for k in (1, 2)])
 

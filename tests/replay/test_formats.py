@@ -217,6 +217,13 @@ def test_accelerate(tmp_path):
     assert [(c.path.name, c.epoch) for c in run.checkpoints] == [("epoch_9", 9), ("epoch_10", 10)]
     assert_loads(tmp_path / "epoch_9", prepared)
     assert find_run(tmp_path / "epoch_9").checkpoints[0].path == tmp_path / "epoch_9"
+    second, third = accelerator.prepare(Small(), Small())
+    accelerator.save_state(tmp_path / "several" / "checkpoint_0")
+    with pytest.raises(PosthocError, match="several networks; choose with --weights-key model or model_1 or model_2"):
+        find_run(tmp_path / "several")
+    for key, network in (("model", prepared), ("model_1", second), ("model_2", third)):
+        assert_loads(tmp_path / "several" / "checkpoint_0", network, Pick(key))
+    assert find_run(tmp_path / "several" / "checkpoint_0", pick=Pick("model_2")).checkpoints[0].epoch == 0
 
 
 SAVE_DISTRIBUTED = """

@@ -46,9 +46,13 @@ def model_files(names: frozenset[str]) -> list[str]:
 
     >>> model_files(frozenset({"model.pt", "optim.pt", "train.pt"})), model_files(frozenset({"actor.pt", "critic.pt"}))
     (['model.pt'], ['actor.pt', 'critic.pt'])
+    >>> model_files(frozenset({"model.safetensors", "model_1.safetensors", "optimizer.bin"}))
+    ['model.safetensors', 'model_1.safetensors']
     """
     if known := next((name for name in INSIDE if name in names), None):
-        return [known]
+        stem, _, ending = known.partition(".")
+        further = re.compile(rf"{stem}_[0-9]+\.{re.escape(ending)}")
+        return [known, *sorted(filter(further.fullmatch, () if ACCELERATE.isdisjoint(names) else names))]
     files = sorted(name for name in names if is_named_like_a_checkpoint(Path(name)) and not name.startswith("."))
     files = [name for name in files if is_network(name)]
     usual = [name for name in files if USUAL.fullmatch(name.lower())]
@@ -58,7 +62,7 @@ def model_files(names: frozenset[str]) -> list[str]:
 def _matches(seen: Preview) -> bool:
     """Whether there is a file of the model, and not a series of them, whose names differ by their numbers."""
     files = model_files(seen.names) if seen.is_folder else []
-    return 0 < len(files) == len({form(name) for name in files})
+    return bool(files) and (files[0] in INSIDE or len(files) == len({form(name) for name in files}))
 
 
 def _open(source: Source, folder: Path) -> Content:
