@@ -11,6 +11,7 @@ from pathlib import Path
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import KINDS, names_apart
+from posthoc.replay.formats.folder import model_files
 from posthoc.replay.formats.hub import beside_series, revisions
 from posthoc.replay.formats.table import (
     folder_formats,
@@ -18,8 +19,9 @@ from posthoc.replay.formats.table import (
     is_named_like_a_checkpoint,
     looks_like_a_checkpoint,
     parts_of,
+    preview,
 )
-from posthoc.replay.names import counts, places
+from posthoc.replay.names import counts, is_count, is_of_a_run, place_of, places
 from posthoc.replay.order import form_of, stem
 
 FOLDERS_SEARCHED = 2000
@@ -82,7 +84,8 @@ def checkpoint_folders(folders: Sequence[Path]) -> list[Path]:
     """Those of the folders that are one checkpoint each.
 
     A folder is one if its files are parts of one; if they are such as trainers write into the folder of a checkpoint,
-    without others in folders in it; or if its name counts epochs or steps and one file in it can be the model's.
+    without others in folders in it; or if its name is the count of epochs or steps, no file in it says another, and one
+    can be the model's.
     """
     known, loose = set(), defaultdict(list)
     for folder in folders:
@@ -92,13 +95,20 @@ def checkpoint_folders(folders: Sequence[Path]) -> list[Path]:
         elif formats and any((folder / name).exists() for form in formats for name in form.inside):
             if not _holds_numbered(folder):
                 known.add(folder)
-        elif formats:
-            loose[folder.absolute().parent, form_of(folder)].append(folder)
+        elif formats and not _is_run(folder):
+            loose[_parent(folder), form_of(folder)].append(folder)
     for alike in loose.values():
         counted = places([stem(folder.absolute()) for folder in alike])
         if counted and (counted.sure or len(alike) > 1):
             known.update(alike)
     return [folder for folder in folders if folder in known]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the name of a folder is no checkpoint's, as resnet_ep200, or those of the files in it say which each is."""
+    name, inside = folder.absolute().name, [stem(Path(file)) for file in model_files(preview(folder).names)]
+    others = [value for value in map(place_of, inside) if value and value.isdisjoint(place_of(name))]
+    return not is_count(name) or bool(others) or any(map(is_of_a_run, inside))
 
 
 def _holds_numbered(folder: Path) -> bool:
@@ -120,9 +130,9 @@ def listed(place: Path, whole: bool = False) -> Listing:
 def listed_of(given: Sequence[Path]) -> Listing:
     """The checkpoints that were given one by one, as files in one folder, or as the model's file of a folder each."""
     owners = [_owner(path) for path in given]
-    if len({path.absolute().parent for path in given}) > 1 and all(owners):
+    if len(set(map(_parent, given))) > 1 and all(owners):
         given = [owner for owner in owners if owner]
-    folders = {path.absolute().parent for path in given}
+    folders = set(map(_parent, given))
     if len(folders) != 1:
         raise UsageError(
             f"The files of one run lie in one folder, these in {len(folders)} ({given[0]}, ..., {given[-1]}); give the "
@@ -139,6 +149,11 @@ def listed_of(given: Sequence[Path]) -> Listing:
             )
     folder = given[0].parent
     return _sorted_out(folder, sorted({folder / path.name for path in given}))
+
+
+def _parent(path: Path) -> Path:
+    """The folder in which a file or folder lies, however that is spelled; a link lies where it is, not where it leads."""
+    return path.absolute().parent.resolve()
 
 
 def _owner(path: Path) -> Path | None:

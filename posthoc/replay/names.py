@@ -43,6 +43,9 @@ LIMITS = frozenset({
 FILLERS = frozenset({"number", "num", "no", "nr", "end"})
 """What may stand between the word and its number: epoch_no_5."""
 
+KEPT = frozenset({"best", "last", "latest", "final"})
+"""What is called so is one of the checkpoints of a run."""
+
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+")
 NUMBER = re.compile(
     r"(?:(?<=[=:])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?:[kKmM](?![A-Za-z]))?"
@@ -143,6 +146,30 @@ def counts(name: str) -> bool:
     (True, False, False)
     """
     return any(number.counts in (Counts.EPOCHS, Counts.STEPS, Counts.CHECKPOINTS) for number in numbers(name))
+
+
+def is_count(name: str) -> bool:
+    """Whether a name begins with a number or a word for what it counts, as a checkpoint's and not as a run's.
+
+    >>> is_count("step1000-unsharded"), is_count("20"), is_count("resnet_ep200"), is_count("seed_2")
+    (True, True, False, False)
+    """
+    first = next(iter(numbers(name)), None)
+    words = [word.lower() for word in WORD.findall(name[: first.start])] if first else []
+    return first is not None and all(
+        word in ("global", *EPOCHS, *STEPS, *CHECKPOINTS, *FILLERS) or word.endswith(LONG) for word in words
+    )
+
+
+def is_of_a_run(name: str) -> bool:
+    """Whether a name says which of a run's checkpoints it is of, without a number: best, last."""
+    return not KEPT.isdisjoint(word.lower() for word in WORD.findall(name))
+
+
+def place_of(name: str) -> frozenset[int]:
+    """The numbers of epochs and steps that a name says by itself."""
+    found = places([name])
+    return frozenset(found.positions[0]) if found else frozenset()
 
 
 def form(name: str, runs: bool = True) -> str:

@@ -11,7 +11,7 @@ from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import Header
 from posthoc.replay.formats.table import endings
 from posthoc.replay.meant import LARGEST
-from posthoc.replay.names import Column, Places, form, places, why_uncertain
+from posthoc.replay.names import Column, Places, form, is_count, is_of_a_run, places, why_uncertain
 
 ORDERS = ("name", "inside")
 
@@ -198,7 +198,8 @@ def _of_folder(path: Path) -> Places | None:
     folder = path.absolute().parent.name
     step = re.fullmatch(r"checkpoint-([0-9]+)", folder)  # as Transformers' Trainer and those that follow it
     named = Places(None, (int(step[1]),)) if step else places([folder])
-    return replace(named, where="in the name of its folder") if named and named.sure else None
+    known = named and named.sure and is_count(folder) and not is_of_a_run(stem(path))
+    return replace(named, where="in the name of its folder") if named and known else None
 
 
 def _disagreement(paths: list[Path], inside: Places, named: Places | None) -> tuple[str, ...]:

@@ -108,6 +108,37 @@ def test_folders_that_are_runs_stay_several(tmp_path):
         find_run(tmp_path)
 
 
+def test_numbers_in_the_name_of_a_run_are_no_epoch(tmp_path):
+    for name, place in (("resnet_epochs200/epoch_10.pt", (10, None)), ("vit_200ep/epoch=3-step=40.pt", (3, 40))):
+        save(tmp_path / name, weights(1))
+        assert places((tmp_path / name).parent) == [(Path(name).name, *place)]
+    save(tmp_path / "resnet_epochs200" / "last.pt", weights(2))
+    with pytest.raises(PosthocError, match=r"2 groups \(epoch_10\.pt.*last\.pt"):
+        find_run(tmp_path / "resnet_epochs200")
+    for k in (100, 200):
+        for name in (f"resnet_ep{k}/best", f"resnet_ep{k}/last", f"ep{k}/best", f"ep{k}/last", f"vit_ep{k}/net"):
+            save(tmp_path / f"{name}.pt", weights(k))
+        save(tmp_path / "one" / f"epoch_{k}" / f"epoch_{k}.pt", weights(k))
+    for group in ("resnet_ep", "ep", "vit_ep"):
+        assert are_runs([tmp_path / f"{group}{k}" for k in (100, 200)])
+    assert places(tmp_path / "vit_ep100") == [("net.pt", None, None)]
+    assert places(tmp_path / "one") == [("epoch_100", 100, None), ("epoch_200", 200, None)]
+
+
+def test_one_folder_spelled_in_several_ways(tmp_path):
+    for k in (0, 1):
+        save(tmp_path / "run" / f"epoch_{k}.pt", weights(k))
+        save(tmp_path / "each" / f"epoch_{k}" / "model.pt", weights(k))
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    around, each = tmp_path / "run" / ".." / "run", tmp_path / "each"
+    for folder in (around, tmp_path / "link"):
+        given = [tmp_path / "run" / "epoch_0.pt", folder / "epoch_1.pt", folder / "epoch_0.pt"]
+        assert places(given) == [("epoch_0.pt", 0, None), ("epoch_1.pt", 1, None)]
+    for name in ("", "model.pt"):
+        given = [each / "epoch_0" / name, each / ".." / "each" / "epoch_1" / name]
+        assert places(given) == [("epoch_0", 0, None), ("epoch_1", 1, None)]
+
+
 def test_parts_without_their_index_are_no_two_runs(tmp_path):
     save(tmp_path / "model-00001-of-00002.safetensors", weights(1))
     save(tmp_path / "model-00002-of-00002.safetensors", {"head.weight": torch.zeros(2, 2)})
