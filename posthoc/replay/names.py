@@ -335,7 +335,7 @@ def _kind(texts: list[list[str]], k: int, name: str, spans: list[tuple[int, int]
     # 7b, or part of a digest; the second download of a file; a part of several
     if beside[1].isalpha() or beside == ("(", ")") or re.match(r"[-_ ]?of[-_ ]?[0-9]", name[end:]):
         return Counts.UNKNOWN, word
-    if word == "batch":
+    if word in ("batch", "ba"):
         return Counts.BATCHES, word
     glued = beside[0].isalpha()
     if k and not words and name[spans[k - 1][0] - 1 : spans[k - 1][0]].isalpha() and texts[k - 1]:

@@ -188,6 +188,36 @@ def test_an_average_without_names(tmp_path, buffer):
         assert_same(tmp_path / "checkpoint_7.pth", {**weights(9), buffer: torch.ones(4)}, Pick(ema=True))
 
 
+def test_the_batches_of_composer_are_steps_beside_an_epoch(tmp_path):
+    for batch in (1000, 2000):
+        saved = {"state": {"model": weights(batch), "optimizers": {"Adam": {"state": {}}}}, "rng": []}
+        torch.save(saved, tmp_path / f"ep0-ba{batch}-rank0.pt")
+    assert places(tmp_path) == [("ep0-ba1000-rank0.pt", 0, 1000), ("ep0-ba2000-rank0.pt", 0, 2000)]
+    assert_same(tmp_path / "ep0-ba2000-rank0.pt", weights(2000))
+
+
+def test_the_updates_of_fairseq_are_steps(tmp_path):
+    """At the end of an epoch it writes the number of the next."""
+    for name, updates, epoch, iterations in (
+        ("checkpoint_1_500.pt", 500, 1, 500), ("checkpoint1.pt", 1000, 2, 0),
+        ("checkpoint_2_1500.pt", 1500, 2, 500), ("checkpoint2.pt", 2000, 3, 0), ("checkpoint_last.pt", 2000, 3, 0),
+    ):  # fmt: skip
+        history = [{"num_updates": 3}, {"num_updates": updates, "lr_scheduler_state": {}}]
+        iterator = {"epoch": epoch, "iterations_in_epoch": iterations}
+        saved = {"model": weights(updates), "optimizer_history": history, "extra_state": {"train_iterator": iterator}}
+        torch.save(saved, tmp_path / name)
+    within = [("checkpoint_1_500.pt", 1, 500), ("checkpoint_2_1500.pt", 2, 1500)]
+    assert places(tmp_path, select="checkpoint_#_#.pt") == within
+    with pytest.raises(PosthocError, match=r"take them all with --select '\*'"):
+        find_run(tmp_path)
+    assert places(tmp_path, select="*") == [
+        within[0],
+        ("checkpoint1.pt", 1, 1000),
+        within[1],
+        ("checkpoint2.pt", 2, 2000),
+    ]
+
+
 class Detector(nn.Module):
     """Pickled whole, as ultralytics does."""
 

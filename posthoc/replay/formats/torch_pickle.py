@@ -104,7 +104,20 @@ def open_torch(source: Source, path: Path, parse_content: Parse, start: int = 0,
     """
     with source.part(path, start, end) as part:
         tree = parse_content(part.file, part.size, Maker(source.budget, parse))
-    return Content(tree, {**mapping(mapping(tree).get("meta")), **mapping(tree)}, reader(source, path, start, end))
+    items = mapping(tree)
+    recorded = {**mapping(items.get("meta")), **_of_fairseq(items), **items}
+    return Content(tree, recorded, reader(source, path, start, end))
+
+
+def _of_fairseq(items: Mapping[Any, Any]) -> dict[str, Any]:
+    """Updates and epoch, which fairseq keeps further inside; at the end of an epoch it says the number of the next."""
+    history = items.get("optimizer_history")
+    if not (isinstance(history, list) and history):
+        return {}
+    iterator = mapping(mapping(items.get("extra_state")).get("train_iterator"))
+    epoch, ended = iterator.get("epoch"), iterator.get("iterations_in_epoch") == 0
+    epochs = {"epoch": epoch - ended} if isinstance(epoch, int) else {}
+    return {"num_updates": mapping(history[-1]).get("num_updates"), **epochs}
 
 
 def _write(weights: Mapping[str, "Tensor"], path: Path) -> None:
