@@ -197,12 +197,15 @@ def test_weights_that_are_split_are_refused_with_the_command_that_merges_them(tm
 def test_a_trainer_that_left_its_weights_to_deepspeed(tmp_path):
     folder = tmp_path / "checkpoint-500"
     save(folder / "global_step500" / "mp_rank_00_model_states.pt", {"module": weights(1), "global_steps": 500})
-    (folder / "trainer_state.json").write_text(json.dumps({"epoch": 1.0, "global_step": 500}))
+    log = [{"step": 500, "eval_loss": 0.5}]
+    (folder / "trainer_state.json").write_text(json.dumps({"epoch": 1.0, "global_step": 500, "log_history": log}))
     (folder / "latest").write_text("global_step500")
     save(tmp_path / "checkpoint-600" / "model.safetensors", weights(2))
     save(tmp_path / "checkpoint-600" / "global_step600" / "mp_rank_00_model_states.pt", {"module": weights(2)})
     assert places(tmp_path) == [("checkpoint-500", None, 500), ("checkpoint-600", None, 600)]
     assert same(folder, weights(1))
+    header = read_header(folder)
+    assert (header.epoch, header.step, header.recorded["eval_loss"]) == (1, 500, 0.5)
 
 
 BELOW = ["lightning_logs/version_0/checkpoints", "mlruns/0/0123abcd/artifacts/checkpoints", "out/checkpoints"]

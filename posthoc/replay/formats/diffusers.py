@@ -1,11 +1,10 @@
 """Folders of Diffusers, one for each part of a pipeline (`unet/diffusion_pytorch_model.safetensors`): the network that denoises."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posthoc.replay.formats.folder import together, trainer_state
+from posthoc.replay.formats.folder import together
 from posthoc.replay.formats.table import Content, Format, Preview, files_of, folder_formats, open_content
 from posthoc.replay.source import Source
 from posthoc.replay.weights import MAIN, find_weights
@@ -45,11 +44,9 @@ def _networks(folder: Path) -> dict[str, Path]:
 def _open(source: Source, folder: Path) -> Content:
     contents = {key: open_content(source, place) for key, place in _networks(folder).items()}
     if list(contents) == ["model"]:
-        content = contents["model"]
-    else:
-        tree = {key: find_weights(part.tree, MAIN, folder, source.budget) for key, part in contents.items()}
-        content = together(contents, tree)
-    return replace(content, recorded={**content.recorded, **trainer_state(source, folder)})
+        return contents["model"]
+    tree = {key: find_weights(part.tree, MAIN, folder, source.budget) for key, part in contents.items()}
+    return together(contents, tree)
 
 
 def _files(source: Source, folder: Path) -> list[Path]:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from posthoc.replay.dtypes import DType
 from posthoc.replay.formats import torch_pickle, torch_zip
-from posthoc.replay.formats.folder import trainer_state
 from posthoc.replay.formats.table import Content, Format
 from posthoc.replay.modules import mapping
 from posthoc.replay.pickles import Bounded, Record, unpickle
@@ -56,7 +55,7 @@ def _open(source: Source, folder: Path) -> Content:
         for deferred, memory in wanted.values():
             deferred.fill(memory)
 
-    return Content(tree, {**tree, **trainer_state(source, folder)}, read)
+    return Content(tree, tree, read)
 
 
 def _metadata(source: Source, folder: Path) -> Mapping[str, Any]:

@@ -3,11 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posthoc.errors import PosthocError
 from posthoc.replay.formats.table import (
     Content,
     Format,
@@ -67,8 +65,7 @@ def _matches(seen: Preview) -> bool:
 
 def _open(source: Source, folder: Path) -> Content:
     files = model_files(preview(folder).names)
-    content = open_content(source, folder / files[0]) if len(files) == 1 else _several(source, folder, files)
-    return replace(content, recorded={**content.recorded, **trainer_state(source, folder)})
+    return open_content(source, folder / files[0]) if len(files) == 1 else _several(source, folder, files)
 
 
 def _several(source: Source, folder: Path, files: list[str]) -> Content:
@@ -107,26 +104,6 @@ def _origin(tensor: Any) -> Any:
 
 def _files(source: Source, folder: Path) -> list[Path]:
     return [file for name in model_files(preview(folder).names) for file in files_of(folder / name, source)]
-
-
-def trainer_state(source: Source, folder: Path) -> dict[str, Any]:
-    """Step, epoch and last evaluation that Transformers' Trainer wrote beside the weights; the step is in the name."""
-    recorded: dict[str, Any] = {}
-    step = re.fullmatch(r".*\D(\d{1,18})", folder.name)
-    if folder.name.startswith("checkpoint-") and step:
-        recorded["global_step"] = int(step[1])
-    path = folder / "trainer_state.json"
-    if not path.is_file():
-        return recorded
-    state = source.read_json(path)
-    try:
-        recorded |= {key: state[key] for key in ("epoch", "global_step") if key in state}
-        for row in state.get("log_history", []):
-            if row.get("step") == state.get("global_step"):
-                recorded |= {key: value for key, value in row.items() if key.startswith("eval_") or key == "loss"}
-    except (TypeError, AttributeError) as error:
-        raise PosthocError(f"{path} is not what Transformers' Trainer writes ({error}); mend or remove it.") from error
-    return recorded
 
 
 def _write(weights: Mapping[str, "Tensor"], folder: Path) -> None:

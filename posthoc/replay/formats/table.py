@@ -2,11 +2,12 @@
 
 import io
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +158,31 @@ def format_to_read(seen: Preview) -> Format:
 
 def open_content(source: Source, path: Path) -> Content:
     """Open a checkpoint, in whatever format; raises as `Format.open` does."""
-    return format_to_read(preview(path, source)).open(source, path)
+    seen = preview(path, source)
+    content = format_to_read(seen).open(source, path)
+    if not seen.is_folder:
+        return content
+    return replace(content, recorded={**content.recorded, **_trainer_state(source, path)})
+
+
+def _trainer_state(source: Source, folder: Path) -> dict[str, Any]:
+    """Step, epoch and last evaluation that Transformers' Trainer wrote beside the weights; the step is in the name."""
+    recorded: dict[str, Any] = {}
+    step = re.fullmatch(r".*\D(\d{1,18})", folder.name)
+    if folder.name.startswith("checkpoint-") and step:
+        recorded["global_step"] = int(step[1])
+    path = folder / "trainer_state.json"
+    if not path.is_file():
+        return recorded
+    state = source.read_json(path)
+    try:
+        recorded |= {key: state[key] for key in ("epoch", "global_step") if key in state}
+        for row in state.get("log_history", []):
+            if row.get("step") == state.get("global_step"):
+                recorded |= {key: value for key, value in row.items() if key.startswith("eval_") or key == "loss"}
+    except (TypeError, AttributeError) as error:
+        raise PosthocError(f"{path} is not what Transformers' Trainer writes ({error}); mend or remove it.") from error
+    return recorded
 
 
 def files_of(path: Path, source: Source | None = None) -> list[Path]:
