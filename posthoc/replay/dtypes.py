@@ -43,7 +43,8 @@ class DType:
         # Looked up by a name of the table below: another attribute of torch may import half of it.
         dtype = getattr(torch, self.name, None)
         if not isinstance(dtype, torch.dtype):
-            raise UnsupportedError(f"it has tensors of type {self.name}, which torch {torch.__version__} does not know")
+            what = f"it has tensors of type {self.name}, which torch {torch.__version__} does not know"
+            raise UnsupportedError(what, "install a newer torch")
         return dtype
 
     def values(self, raw: NDArray[np.uint8]) -> NDArray[Any]:

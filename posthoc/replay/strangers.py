@@ -74,7 +74,13 @@ class StrangerError(NoWeightsError):
 
 
 class UnsupportedError(ValueError):
-    """What the file holds is not damaged and is not read here; the message says what it is."""
+    """What the file holds is not damaged and is not read here; the message says what it is, remedy what to do."""
+
+    def __init__(
+        self, what: str, remedy: str = "save the weights again, with today's torch.save or as safetensors"
+    ) -> None:
+        super().__init__(what)
+        self.remedy = remedy
 
 
 def stranger(path: Path, head: bytes, tail: bytes) -> str | None:

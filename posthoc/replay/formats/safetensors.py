@@ -54,7 +54,8 @@ def _open(source: Source, path: Path) -> Content:
 def _block(entry: Any, header: int) -> Block:
     start, end = entry["data_offsets"]
     if entry["dtype"] not in TYPES:
-        raise UnsupportedError(f"it has tensors of type {str(entry['dtype'])[:20]!r}")
+        what = f"it has tensors of type {str(entry['dtype'])[:20]!r}"
+        raise UnsupportedError(what, "save them as another type, such as float32 or bfloat16")
     return Block(TYPES[entry["dtype"]], tuple(entry["shape"]), header + start, header + end)
 
 

@@ -8,7 +8,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posthoc.replay.formats import torch_zip
 from posthoc.replay.formats.table import Content, Format, Preview
@@ -37,19 +37,10 @@ def _open(source: Source, path: Path) -> Content:
         if len(members) < len(archive.infolist()):
             raise UnsupportedError("its archive has an entry of one name twice")
         start = torch_zip.start_of(file, members[POLICY])
-        recorded = _recorded(source, file, members[DATA])
+        data = source.budget.json(torch_zip.read_entry(file, members[DATA], MOST_DATA))
     policy = open_torch(source, path, torch_zip.parse, start, start + members[POLICY].file_size)
-    return Content(policy.tree, recorded, policy.read)
-
-
-def _recorded(source: Source, file: io.BufferedIOBase, member: zipfile.ZipInfo) -> dict[str, Any]:
-    start = torch_zip.start_of(file, member)
-    if member.file_size > MOST_DATA:
-        raise UnsupportedError("its data is larger than 256 MiB")
-    file.seek(start)
-    data = source.budget.json(file.read(member.file_size))
     steps = data.get("num_timesteps") if isinstance(data, dict) else None
-    return {} if steps is None else {"step": steps}
+    return Content(policy.tree, {"step": steps}, policy.read)
 
 
 def _write(weights: Mapping[str, "Tensor"], path: Path) -> None:

@@ -221,9 +221,7 @@ def readable(path: Path) -> Iterator[None]:
     except PosthocError:
         raise
     except UnsupportedError as error:
-        raise PosthocError(
-            f"{path} is not read: {error}; save the weights again, with today's torch.save or as safetensors."
-        ) from error
+        raise PosthocError(f"{path} is not read: {error}; {error.remedy}.") from error
     except DAMAGE as error:
         if path.is_file() and not format_of(seen := preview(path)) and (what := nothing_known(seen.head)):
             raise StrangerError(path, what) from error

@@ -5,7 +5,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from posthoc.replay.dtypes import DType
@@ -50,7 +50,7 @@ def parse(file: io.BufferedIOBase, size: int, maker: Maker) -> Any:
     # Readers differ in which of two they take, and torch's takes capitals for small letters.
     if len(members) < len(archive.infolist()) or len(roots) > 1 or _in_two_spellings(members, root):
         raise UnsupportedError("its archive has an entry of one name twice")
-    if f"{root}byteorder" in members and _bytes(file, members[f"{root}byteorder"]) != b"little":
+    if f"{root}byteorder" in members and read_entry(file, members[f"{root}byteorder"]) != b"little":
         raise UnsupportedError("it was written by a big-endian machine")
 
     def place(name: str, dtype: DType, count: int) -> Storage:
@@ -60,7 +60,7 @@ def parse(file: io.BufferedIOBase, size: int, maker: Maker) -> Any:
             raise EOFError("a storage is shorter than said")
         return storage
 
-    content = _bytes(file, members[f"{root}data.pkl"])
+    content = read_entry(file, members[f"{root}data.pkl"])
     stream = Bounded(io.BytesIO(content), len(content))
     return unpickle(stream, maker.construct, Storages(maker, place), maker.budget)
 
@@ -85,10 +85,11 @@ def start_of(file: io.BufferedIOBase, entry: zipfile.ZipInfo) -> int:
     return start
 
 
-def _bytes(file: io.BufferedIOBase, entry: zipfile.ZipInfo) -> bytes:
+def read_entry(file: io.BufferedIOBase, entry: zipfile.ZipInfo, most: int = MAX_PICKLE) -> bytes:
+    """The bytes of a stored entry, of which there are at most so many."""
     start = start_of(file, entry)
-    if entry.file_size > MAX_PICKLE:
-        raise UnsupportedError("its pickle is larger than 1 GiB")
+    if entry.file_size > most:
+        raise UnsupportedError(f"its {PurePosixPath(entry.filename).name[:20]} is larger than {most >> 20} MiB")
     file.seek(start)
     return file.read(entry.file_size)
 
