@@ -84,8 +84,8 @@ def checkpoint_folders(folders: Sequence[Path]) -> list[Path]:
     """Those of the folders that are one checkpoint each.
 
     A folder is one if its files are parts of one; if they are such as trainers write into the folder of a checkpoint,
-    without others in folders in it; or if its name is the count of epochs or steps, no file in it says another, and one
-    can be the model's.
+    without others in folders in it; or if its name is the count of epochs or steps, as that of others alike beside it may
+    be at its end, no file in it says another, and one can be the model's.
     """
     known, loose = set(), defaultdict(list)
     for folder in folders:
@@ -95,20 +95,20 @@ def checkpoint_folders(folders: Sequence[Path]) -> list[Path]:
         elif formats and any((folder / name).exists() for form in formats for name in form.inside):
             if not _holds_numbered(folder):
                 known.add(folder)
-        elif formats and not _is_run(folder):
+        elif formats and not _holds_counted(folder):
             loose[_parent(folder), form_of(folder)].append(folder)
     for alike in loose.values():
         counted = places([stem(folder.absolute()) for folder in alike])
-        if counted and (counted.sure or len(alike) > 1):
+        if counted and (len(alike) > 1 or (counted.sure and is_count(alike[0].absolute().name))):
             known.update(alike)
     return [folder for folder in folders if folder in known]
 
 
-def _is_run(folder: Path) -> bool:
-    """Whether the name of a folder is no checkpoint's, as resnet_ep200, or those of the files in it say which each is."""
+def _holds_counted(folder: Path) -> bool:
+    """Whether the names of the models' files in a folder say which each is, and not all the same as the folder's."""
     name, inside = folder.absolute().name, [stem(Path(file)) for file in model_files(preview(folder).names)]
     others = [value for value in map(place_of, inside) if value and value.isdisjoint(place_of(name))]
-    return not is_count(name) or bool(others) or any(map(is_of_a_run, inside))
+    return bool(others) or any(map(is_of_a_run, inside))
 
 
 def _holds_numbered(folder: Path) -> bool:

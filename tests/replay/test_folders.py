@@ -119,10 +119,14 @@ def test_numbers_in_the_name_of_a_run_are_no_epoch(tmp_path):
         for name in (f"resnet_ep{k}/best", f"resnet_ep{k}/last", f"ep{k}/best", f"ep{k}/last", f"vit_ep{k}/net"):
             save(tmp_path / f"{name}.pt", weights(k))
         save(tmp_path / "one" / f"epoch_{k}" / f"epoch_{k}.pt", weights(k))
-    for group in ("resnet_ep", "ep", "vit_ep"):
+        for name in ("vit_epoch_", "run-step-"):
+            save(tmp_path / name / f"{name}{k}" / "net.pt", weights(k))
+    for group in ("resnet_ep", "ep"):
         assert are_runs([tmp_path / f"{group}{k}" for k in (100, 200)])
     assert places(tmp_path / "vit_ep100") == [("net.pt", None, None)]
     assert places(tmp_path / "one") == [("epoch_100", 100, None), ("epoch_200", 200, None)]
+    assert places(tmp_path / "vit_epoch_") == [("vit_epoch_100", 100, None), ("vit_epoch_200", 200, None)]
+    assert places(tmp_path / "run-step-") == [("run-step-100", None, 100), ("run-step-200", None, 200)]
 
 
 def test_one_folder_spelled_in_several_ways(tmp_path):
