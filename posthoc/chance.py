@@ -59,6 +59,16 @@ def better_than_chance(accuracy: float, labels: NDArray[np.int64], level: float 
     return right > 0 and bool(so_many(right, len(labels), largest_share(labels)) < level)
 
 
+def can_tell(labels: NDArray[np.int64]) -> bool:
+    """Whether accuracy on these samples can be better than chance at all: with one class, or few samples of several, even
+    every answer right is not.
+
+    >>> can_tell(np.zeros(80, np.int64)), can_tell(np.arange(3)), can_tell(np.arange(4))
+    (False, False, True)
+    """
+    return better_than_chance(1.0, labels)
+
+
 class Replayed(Protocol):
     """What is needed of activations: see posthoc.store.Activations."""
 
@@ -116,7 +126,8 @@ def doubt(run: Replayed) -> str | None:
     below the accuracy that it recorded of itself. Of a last checkpoint whose scores are no numbers, or which is no better
     than chance and whose weights are not finite, or which an earlier one was far above, that is said.
     accuracy: on the probe, [E]; epochs, steps: -1 where unknown.
-    Nothing is said of a run without accuracy or with nothing but untrained weights.
+    Nothing is said of a run without accuracy or with nothing but untrained weights, and being no better than chance is held
+    against none where no accuracy could be.
     """
     accuracy, epochs, steps, labels = run.accuracy, run.epochs, run.steps, run.labels
     trained = np.flatnonzero(steps != 0)
@@ -144,8 +155,9 @@ def doubt(run: Replayed) -> str | None:
         if accuracy[last] < accuracy[best] - GAP:
             before = f"{accuracy[best]:.2f} at {_place(epochs[best], steps[best])}"
             return f"{where}, after {before}: the training broke down in between"
-        reason = f"{where}: {what} are probably not {scaled} as in training ({options}), or nothing was learned"
-        return "; ".join([reason, *_evidence(run, int(last))])
+        if can_tell(labels):
+            reason = f"{where}: {what} are probably not {scaled} as in training ({options}), or nothing was learned"
+            return "; ".join([reason, *_evidence(run, int(last))])
     if evidence := _evidence(run, int(last)):
         return f"{where}: {what} are probably not {scaled} as in training ({options}): {'; '.join(evidence)}"
     name, value = _recorded(run.recorded, int(last))

@@ -86,6 +86,9 @@ def test_better_than_chance_is_the_exact_binomial_test(labels):
         (run([0.4, 0.5], train_acc=[0.6, 0.99], best_acc=[0.9, 0.9]), None),
         (run([0.4, 0.85], val_acc=[0.6, 0.92]), None),
         (run([0.4, 0.5], val_acc=[math.nan, math.nan]), None),
+        (run([1.0, 1.0], labels=np.zeros(80, int)), None),  # of one class nothing is better than chance
+        (run([0.9, 1.0], labels=np.repeat([0, 1], [76, 4])), None),
+        (run([1.0, 1.0], labels=np.arange(3)), None),
     ],
 )
 def test_what_is_said(made, says):

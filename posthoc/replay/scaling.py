@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from posthoc.chance import LEVEL, better_than_chance, largest_share, so_many
+from posthoc.chance import LEVEL, better_than_chance, can_tell, largest_share, so_many
 from posthoc.errors import PosthocError
 from posthoc.recording import Misfit, Scaling
 from posthoc.replay.forward import call, guarded, own_randomness, seed_batch
@@ -114,6 +114,8 @@ def _judged(answers: Answers, few: NDArray[np.int64]) -> Scaling | None:
     at_chance = not better_than_chance(float(usual.mean()), labels[few])
     fits = bool(norms) and misfit is None
     if probe.alternatives is None or usual.mean() + GAIN > 1 or (fits and not at_chance):
+        return nothing
+    if not can_tell(labels[few]):  # none of the many tries could count
         return nothing
     tries = probe.alternatives(at_chance)
     share = largest_share(labels[few]) if at_chance else 0.0
