@@ -39,7 +39,7 @@ SUBJECTS = {
     "Reading results": ("analysis.records", "analysis.responses", "analysis.frames", "cli.inspect"),
     "Making pictures": ("report", "cli.report"),
     "On a cluster": ("cluster", "cli.submit"),
-    "Arguments, series and fields from Python": ("errors",
+    "Arguments, series and fields from Python": ("api", "errors",
         "analysis.arrays", "analysis.axes", "analysis.dfa", "analysis.fluctuation", "analysis.fractional", "analysis.hurst",
         "analysis.kuramoto", "analysis.similarity",
     ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.responses import Audit
-from posthoc.errors import require_count, require_kind
+from posthoc.errors import UsageError, require_count, require_kind
 from posthoc.store import Activations, open_activations
 
 if TYPE_CHECKING:
@@ -238,6 +238,8 @@ def _places(name: str, given: Place | Sequence[Place]) -> list[Place]:
     places = [given] if isinstance(given, str | PathLike) else list(given)
     for place in places:
         require_kind(name, place, (str, PathLike), "a path, or several")
+    if not places:
+        raise UsageError(f"{name} is empty; give a path, or several.")
     return places
 
 
@@ -247,6 +249,8 @@ def _require_fitting(protocol: object, measures: object) -> None:
 
     if protocol is not None:
         require_kind("protocol", protocol, Protocol, "a posthoc.Protocol, such as Protocol.named('default')")
+        assert isinstance(protocol, Protocol)
+        protocol.require_sound()
     require_kind("measures", measures, Iterable, "names of measures, 'default', 'all', or measures of yours")
     if not isinstance(measures, str) and isinstance(measures, Iterable):
         for measure in measures:

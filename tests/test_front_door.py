@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -13,12 +14,14 @@ import pytest
 from numpydoc.docscrape import NumpyDocString
 
 import posthoc
+from posthoc.analysis.measures.measure import Series
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.runs import as_run, measured_of_all
 from posthoc.errors import UsageError
 from posthoc.replay.request import PlanOptions, Request
 
 FIXTURES = Path(__file__).parent / "fixtures" / "v2"
+SERIES = Series(np.ones((2, 20)), None)
 SCRIPT = """
 import posthoc
 
@@ -123,6 +126,25 @@ def test_a_file_is_measured_by_its_path_as_by_itself():
         (lambda: posthoc.Protocol.named(smooth="3"), "smooth is '3'; give a whole number."),
         (lambda: posthoc.Protocol.named(calibrate=1), "calibrate is 1; give True or False."),
         (lambda: posthoc.Protocol.named(smoth=3), r"A protocol has no setting 'smoth'; did you mean smooth\?"),
+        (lambda: posthoc.Protocol.named(axis="depth", smooth=5), "on the depth axis nothing is smoothed"),
+        (lambda: posthoc.Protocol.named(span=20), "span is 20, and only the epoch axis has windows"),
+        (lambda: posthoc.Protocol.named(estimator="reml"), "smoothed series are not; give --smooth 1"),
+        (lambda: posthoc.Protocol.named(estimator="rs"), "estimator is 'rs'; give dfa, whittle, reml."),
+        (lambda: posthoc.compute_metrics("a.h5", posthoc.Protocol(axis="q")), "axis is 'q'; give image, depth"),
+        (lambda: posthoc.compute_metrics("a.h5", posthoc.Protocol(window=0)), "window 2 or more"),
+        (lambda: posthoc.compute_metrics("a.h5", posthoc.Protocol(scales="q")), "scales is 'q'; give published"),
+        (lambda: posthoc.audit("a.h5", posthoc.Protocol(axis="token")), "on the token axis nothing is smoothed"),
+        (lambda: posthoc.measure(np.mean, limits=3), "limits is 3; give the lowest and the highest value"),
+        (lambda: posthoc.measure(np.mean, limits=(1, 0)), r"limits is \(1, 0\); give the lowest"),
+        (lambda: posthoc.measure(np.mean, margin="q"), "margin is 'q'; give a number above 0"),
+        (lambda: posthoc.measure(np.mean, digits=-1), "digits is -1; give a whole number from 0 up"),
+        (lambda: posthoc.measure(np.mean, digits=2.5), "digits is 2.5; give a whole number"),
+        (
+            lambda: posthoc.measure(lambda x: 10**400, name="big").of_series(SERIES),
+            "big gives a whole number that is too",
+        ),
+        (lambda: posthoc.measure(lambda x: np.array(None), name="o").of_series(SERIES), "o gives an array of object;"),
+        (lambda: posthoc.check([]), "checkpoints is empty; give a path"),
         (lambda: posthoc.check(3), "checkpoints is 3; give a path"),
         (lambda: posthoc.load_metrics(3), "3 is no path"),
         (lambda: posthoc.open_activations(None), "None is no path"),
@@ -140,6 +162,13 @@ def test_what_is_of_a_wrong_type_is_said_in_a_sentence(call, sentence, tmp_path,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=sentence):
         call()
+
+
+def test_a_file_whose_protocol_would_be_refused_today_is_read(tmp_path):
+    content = json.loads((FIXTURES / "metrics.json").read_text())
+    content["protocol"] |= {"axis": "depth", "smooth": 9, "span": 3}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    assert posthoc.load_metrics(tmp_path / "metrics.json").protocol.smooth == 9
 
 
 def test_an_attribute_that_is_not_there_raises_with_the_nearest(metrics):

@@ -15,6 +15,8 @@ from posthoc.errors import UsageError, nearest
 SPECTRAL = ("effective-rank", "participation-ratio")
 """What may play the part of a signal on the epoch axis: one number per layer and checkpoint."""
 ESTIMATORS = ("dfa", "whittle", "reml")
+SCALES = ("published", "default")
+FLUCTUATIONS = ("published", "peng")
 KINDS: dict[type, tuple[type, str]] = {
     bool: (bool, "True or False"), int: (Integral, "a whole number"), float: (Real, "a number"), str: (str, "a text"),
 }  # fmt: skip
@@ -66,13 +68,10 @@ class Protocol:
         if name not in names:
             raise UsageError(f"No protocol {name!r} for the {axis} axis; give {' or '.join(names)}.")
         start = cls() if name == "published" else cls(name="default", smooth=1, scales="default", fluctuation="peng")
-        estimator = changes.get("estimator") or "dfa"
-        if estimator not in ESTIMATORS or (estimator != "dfa" and changes.get("calibrate")):
-            raise UsageError(f"Estimator {estimator!r}; give {', '.join(ESTIMATORS)}, of which dfa can be calibrated.")
-        if axis != "image" and estimator == "dfa":
+        if axis != "image" and (changes.get("estimator") or "dfa") == "dfa":
             start = replace(start, calibrate=True)
         protocol = replace(start, **{key: value for key, value in changes.items() if value is not None})
-        protocol._require_sound()
+        protocol.require_sound()
         return protocol
 
     @classmethod
@@ -88,7 +87,32 @@ class Protocol:
         signal = changes.get("signal") or (of_tokens or [SIGNAL] if axis == "token" else ["mean"])[0]
         return cls.named(name, **changes | {"axis": axis, "signal": signal})
 
-    def _require_sound(self) -> None:
+    def require_sound(self) -> None:
+        """Raise UsageError for settings that cannot be, or do nothing on the axis: files keep them, and runs are judged by
+        them. Not asked of what a file holds, which an earlier version may have written."""
+        from posthoc.analysis.axes import AXES
+
+        _require_kinds(vars(self), optional=("span",))
+        allowed = {"axis": AXES, "scales": SCALES, "fluctuation": FLUCTUATIONS, "estimator": ESTIMATORS}
+        for name, known in allowed.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; give {', '.join(known)}.")
+        likelihood = self.estimator != "dfa"
+        if likelihood and self.calibrate:
+            raise UsageError(f"calibrate debiases DFA, not {self.estimator}; leave it out, or give the estimator dfa.")
+        if self.smooth < 1:
+            raise UsageError(f"smooth is {self.smooth}; give a width of 1 or more.")
+        if self.smooth > 1 and self.axis != "image":
+            raise UsageError(
+                f"smooth is {self.smooth}, and on the {self.axis} axis nothing is smoothed; leave it out, or give 1."
+            )
+        if self.smooth > 1 and likelihood:
+            raise UsageError(
+                f"The estimator {self.estimator} takes series for fractional noise, which smoothed series are not; "
+                "give --smooth 1."
+            )
+        if self.span is not None and self.axis != "epoch":
+            raise UsageError(f"span is {self.span}, and only the epoch axis has windows of checkpoints; leave it out.")
         if not all(map(math.isfinite, (self.h_opt, self.sigma_h, self.threshold))) or self.sigma_h <= 0:
             raise UsageError("h_opt, sigma_h and threshold must be finite, sigma_h above 0.")
         if not 0 <= self.w_h <= 1 or self.window < 2:
@@ -107,12 +131,15 @@ class Protocol:
         return published_scales(T) if self.scales == "published" else default_scales(T)
 
 
-def _require_kinds(settings: Mapping[str, Any]) -> None:
-    """Raise UsageError for what is no setting of a protocol, or of another type than that has."""
-    defaults = {field.name: field.default for field in fields(Protocol) if field.name != "name"}
+def _require_kinds(settings: Mapping[str, Any], optional: Sequence[str] | None = None) -> None:
+    """Raise UsageError for what is no setting of a protocol, or of another type than that has; optional: those that may be
+    None (default: all)."""
+    defaults = {field.name: field.default for field in fields(Protocol)}
     for name, value in settings.items():
         if name not in defaults:
             raise UsageError(f"A protocol has no setting {name!r}; {nearest(name, defaults)}")
         kind, words = KINDS[type(defaults[name]) if defaults[name] is not None else int]
-        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+        if value is None and (optional is None or name in optional):
+            continue
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise UsageError(f"{name} is {value!r}; give {words}.")

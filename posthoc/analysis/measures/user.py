@@ -13,9 +13,10 @@ import random
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -25,7 +26,7 @@ from posthoc.analysis.arrays import mean_finite
 from posthoc.analysis.measures.measure import Measure, Reading, Series
 from posthoc.analysis.origins import Code
 from posthoc.analysis.records import NOWHERE, Interval
-from posthoc.errors import PosthocError, UsageError, error_line
+from posthoc.errors import PosthocError, UsageError, error_line, require_count
 from posthoc.shown import with_article
 from posthoc.usercode import UserCode
 
@@ -119,8 +120,7 @@ class Call:
         except (TypeError, ValueError):
             values = np.asarray(None)
         if values.dtype.kind not in "fiub":
-            kind = "complex numbers" if values.dtype.kind == "c" else with_article(type(result).__name__)
-            raise UsageError(f"{self.name} gives {kind}; give {wanted}.")
+            raise UsageError(f"{self.name} gives {_kind_of(result, values)}; give {wanted}.")
         values = values.astype(np.float64)
         L = None if layers is None or "layers" not in self.parameters else int(layers[-1]) + 1
         if values.shape not in ((), *([] if L is None else [(L,)])):
@@ -144,6 +144,15 @@ class Call:
                 "every half of the signals; fewer --nulls are fewer calls.",
                 stacklevel=2,
             )
+
+
+def _kind_of(result: object, values: Any) -> str:
+    """What a function gave that is no number, in words; values: the same as an array."""
+    if values.dtype.kind == "c":
+        return "complex numbers"
+    if isinstance(result, int):
+        return "a whole number that is too large for floating point"
+    return f"an array of {values.dtype.name}" if isinstance(result, np.ndarray) else with_article(type(result).__name__)
 
 
 def _locked(values: Any) -> Any:
@@ -234,6 +243,7 @@ def measure(
     name = name or getattr(function, "__name__", type(function).__name__)
     if not name.isidentifier():
         raise UsageError(f"A measure cannot be called {name!r}; give the function a name of letters, digits and _.")
+    _require_settings(limits, margin, digits)
     parameters = _parameters(function, name)
     asks = tuple(what for what in ASKED if what in parameters.values())
     of_samples = set(parameters.values()) != {"weights"}  # else no sample, channel or layer changes it
@@ -245,6 +255,20 @@ def measure(
         of_series=Call(function, name, parameters, file), limits=limits, margin=margin, digits=digits, asks=asks,
         under=(*nulls, "split") if "labels" in asks else nulls, nulls=of_samples, layers=of_samples, code=Code("", name, _digest(function)),
     )  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _require_settings(limits: object, margin: Any, digits: object) -> None:
+    """Raise UsageError for what is no interval, no margin or no number of decimal places."""
+    ends = list(limits) if isinstance(limits, Sequence) else []
+    if len(ends) != 2 or not all(map(_is_number, ends)) or ends[0] >= ends[1]:
+        raise UsageError(f"limits is {repr(limits)[:80]}; give the lowest and the highest value, such as (0, 1).")
+    if not _is_number(margin) or margin <= 0:
+        raise UsageError(f"margin is {repr(margin)[:80]}; give a number above 0.")
+    require_count("digits", digits)
 
 
 def _parameters(function: Function, name: str) -> dict[str, str]:
