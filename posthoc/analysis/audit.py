@@ -29,7 +29,7 @@ from posthoc.analysis.responses import Audit, Change, Control, Effect, Reaction,
 from posthoc.analysis.verdicts import two_sided_p
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
-from posthoc.recording import named
+from posthoc.recording import named, with_more
 from posthoc.store import Activations
 
 NOISES = ("white", "gaussian")
@@ -118,7 +118,12 @@ def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> N
     T, points = axis.length(activations, protocol), named(axis.points, samples)
     if len(protocol.scales_for(T // 2)) < 2:
         raise PosthocError(
-            f"{activations.path}: {T} {points} are too few for an audit, which also measures half of them; {axis.remedy}."
+            f"{activations.path}: {T} {points} are too few for an audit, which also measures half of them and needs "
+            f"{2 * protocol.least}; {with_more(axis.remedy, samples)}."
+        )
+    if protocol.smooth > T // 2:
+        raise UsageError(
+            f"smooth is {protocol.smooth}, and an audit also measures half of the {T} {points}; give a width from 1 to {T // 2}."
         )
     if axis.intervals and not enough(len(activations.labels)):
         raise PosthocError(
@@ -216,6 +221,11 @@ def _complete(control: Control, keys: Iterable[str]) -> Control:
     return replace(control, measures={key: control.measures.get(key, nothing) for key in keys})
 
 
+def _forgiving(measure: Measure, series: Series) -> Reading:
+    """A reading; of the user's functions NaN where they fail at what a control leaves them."""
+    return measure.read(series) if measure.code is None else Reading(measure.part(series))
+
+
 @dataclass(frozen=True)
 class _Material:
     """Material to measure. epoch: what its draws are keyed by."""
@@ -254,10 +264,12 @@ class _Material:
         """Of the user's functions those of the live units; NaN where they fail at what is left of these."""
         if measure.code is None:
             return measure.read(self.series)
+        if not measure.nulls:
+            return _forgiving(measure, self.series)
         live = np.asarray(self.live if self.live.ndim == 1 else self.live.all(axis=0))
         if self.series.values.ndim == 3:
             return measure.read(self.series.only(live))
-        return Reading(measure.part(self.series.only(live)))
+        return _forgiving(measure, self.series.only(live))
 
     def read(self) -> dict[str, Draws]:
         """The measures of it as it is."""
@@ -278,7 +290,7 @@ class _Material:
         measures = [m for m in self.measures if not m.under or null in m.under or null not in NOISES]
         behind = None if self.recorded is None else self.recorded.only(live)
         options = ([self.material], live, self.series.scope, of.count, of.seed, self.epoch, {null: measures})
-        drawn = draws([NULLS[null]], *options, recorded=behind)[null]
+        drawn = draws([NULLS[null]], *options, recorded=behind, read=_forgiving)[null]
         return {measure.key: drawn.get(measure.key, Draws(np.full(of.count, np.nan))) for measure in self.measures}
 
 
@@ -377,7 +389,9 @@ def _response(
         spread = Spread.of(ordered.finished(key, drawn.values)).sd
     else:
         spread = Spread.of(first.finished(key, first.by_document(key))).sd
-    p = two_sided_p(float(of.values[0]), unrounded(float(of.values[0]), drawn.values))
+    p = np.nan
+    if deciding(measure, axis):
+        p = two_sided_p(float(of.values[0]), unrounded(float(of.values[0]), drawn.values))
     return Response(measure.symbol, first.value(key), spread, told(effects), margin, p)
 
 

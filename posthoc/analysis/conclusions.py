@@ -10,6 +10,7 @@ from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.nulls import NULLS
 from posthoc.analysis.records import PURE_NOISE
 from posthoc.analysis.responses import SHUFFLED, SPLIT, UNTRAINED, Change, Control, Effect, Reaction, Response, signed
+from posthoc.analysis.verdicts import least_p
 
 GAUSSIAN, NOISE = NULLS["gaussian"].words, NULLS[PURE_NOISE].short
 REFERENCES = {
@@ -93,15 +94,19 @@ def _of_order(controls: Sequence[Control], key: str, response: Response) -> str:
         if control.changes == Change.ORDER
         else "the same tokens in another order of time"
     )
+    few = LEVEL < response.order_p <= least_p(order.count)
     how = "differs from" if response.order_p <= LEVEL else "cannot be distinguished from"
     function = (
         MEASURES[key].of_measure if key in MEASURES else None
     )  # whose values may agree where those that it is of do not
     of = f" of {MEASURES[function.of].symbol}" if function else ""
-    return (
-        f"{title} {how} that of {what} ({response.value:.4f}, and {order.mean:.4f} with sd "
-        f"{order.sd:.4f}; p = {response.order_p:.2g}{of})."
-    )
+    numbers = f"({response.value:.4f}, and {order.mean:.4f} with sd {order.sd:.4f}; p = {response.order_p:.2g}{of})"
+    if few:
+        return (
+            f"Whether {title} differs from that of {what} cannot be told {numbers}: of {order.count} draws no p is below "
+            f"{least_p(order.count):.2g}."
+        )
+    return f"{title} {how} that of {what} {numbers}."
 
 
 def _of_text(controls: Sequence[Control], key: str, response: Response, effect: Effect) -> str:

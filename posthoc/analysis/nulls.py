@@ -58,7 +58,11 @@ class Null:
         drawn = self.redraws[material.axis](material, random, live)
         if not isinstance(drawn, image.InOrder):
             return drawn, recorded
-        return drawn.series(), None if recorded is None else recorded.drawn(drawn.recorded())
+        if recorded is None:
+            return drawn.series(), None
+        behind, within = drawn.recorded(), drawn.labels is material.labels
+        places = np.argsort(material.by_class[0])[behind.order]
+        return drawn.series(), recorded.drawn(behind, places, apart=within)
 
     def measures(self, table: Mapping[str, Measure], series: str = "") -> list[Measure]:
         """Those of a table and of some series that are drawn under it."""
@@ -275,11 +279,12 @@ def draws(
     first: int = 0,
     halves: FloatArray | None = None,
     recorded: Recorded | None = None,
+    read: Callable[[Measure, Series], Reading] = Measure.read,
 ) -> dict[str, dict[str, Draws]]:
     """What each null's `measures` are of `count` draws of it: null -> measure -> draws.
 
     materials: of documents some at a time, else one; live: [U] or [D, U], the units to draw for; first: how many draws there are already, of which these are the next; halves:
-    [K, live units], 1 for the units of the first half; recorded: of the live units, where measures ask for it. The draws of all nulls are spread over the threads together.
+    [K, live units], 1 for the units of the first half; recorded: of the live units, where measures ask for it; read: how a measure is read. The draws of all nulls are spread over the threads together.
     """
     from posthoc.analysis.kernels import in_threads
 
@@ -296,7 +301,9 @@ def draws(
     drawn = {null: {measure.key: unfilled(measure) for measure in of_null} for null, of_null in measures.items()}
     tasks = [(null, draw) for null in nulls for draw in range(count)]
     randoms = [stream(f"null {null.key}", seed, epoch, first + draw) for null, draw in tasks]
-    read: list[dict[str, list[Reading]]] = [{measure.key: [] for measure in measures[null.key]} for null, _ in tasks]
+    readings: list[dict[str, list[Reading]]] = [
+        {measure.key: [] for measure in measures[null.key]} for null, _ in tasks
+    ]
     begun = 0
     for material in materials if live.any() and tasks else ():
         of_part = live[begun : begun + len(material.series())] if D else live
@@ -304,18 +311,18 @@ def draws(
 
         def work(begin: int, end: int, material: Material = material, of_part: NDArray[np.bool_] = of_part) -> None:
             for (null, draw), random, of_task in zip(
-                tasks[begin:end], randoms[begin:end], read[begin:end], strict=True
+                tasks[begin:end], randoms[begin:end], readings[begin:end], strict=True
             ):
                 values, of_draw = null.draw(material, random, of_part, recorded)
                 series = Series(values, scope, halves if draw < HALVED else None, of_draw)
                 for document in series.documents:
                     for measure in measures[null.key]:
                         of = document if measure.code is None else replace(document, halves=None)  # halved otherwise
-                        of_task[measure.key].append(_light(measure.read(of)))
+                        of_task[measure.key].append(_light(read(measure, of)))
 
         in_threads(work, len(tasks))
-    for (null, draw), of_task in zip(tasks, read, strict=True):
-        for key, readings in of_task.items():
-            if readings:
-                drawn[null.key][key].put(draw, readings)
+    for (null, draw), of_task in zip(tasks, readings, strict=True):
+        for key, of_draw in of_task.items():
+            if of_draw:
+                drawn[null.key][key].put(draw, of_draw)
     return drawn

@@ -1,5 +1,6 @@
 """The audit of measures that are asked for, the user's among them: what was planted is caught."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 from noise import make, recording
 
 import posthoc
+from posthoc.analysis.axes import AXES
+from posthoc.analysis.conclusions import conclusions
 from posthoc.analysis.responses import Reaction, load_audit
 from posthoc.errors import PosthocError, UsageError
 from posthoc.report import tables_of_audits
@@ -132,6 +135,83 @@ def test_another_preparation_of_the_probe_is_a_factor(tmp_path):
     small = make(tmp_path / "c.h5", layers=1, channels=8, images=400, epochs=1)
     with open_activations(small) as beside, pytest.raises(PosthocError, match="has not the channels of"):
         audited(path, posthoc.measure(level), other=beside)
+
+
+def moved(signals, previous):
+    return np.nan if previous is None else np.abs(signals - previous).mean()
+
+
+def of_the_right(signals, behaviour):
+    return signals[:, behaviour["correct"] > 0].mean()
+
+
+def norm(weights):
+    return float(np.sum(weights["norm"]))
+
+
+def together(signals):
+    """Of two channels that are of two layers."""
+    return np.corrcoef(signals[0], signals[8])[0, 1]
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    """Four checkpoints of two layers that hardly move, the first of step 0, with what the network said of each sample."""
+    path, random, names, N = tmp_path_factory.mktemp("slow") / "a.h5", np.random.default_rng(0), ["a", "b"], 200
+    base = {name: random.standard_normal((8, N)) for name in names}
+    known = recording(names, images=N, classes=4)
+    known = dataclasses.replace(known, identity=dataclasses.replace(known.identity, behaviour=("correct",)))
+    frames = []
+    for e in range(4):
+        signals = {name: (x + 0.1 * random.standard_normal((8, N))).astype("f4") for name, x in base.items()}
+        behaviour = {"correct": signals["a"][0] > 0.5}
+        frames.append(Frame(f"{e}.pt", "0", e, 10 * e, 1.0, 0.3, {}, {"mean": signals}, behaviour=behaviour))
+    write(path, Layout(known, np.arange(N), np.arange(N) % 4, {name: np.arange(8) for name in names}), frames)
+    return path
+
+
+def test_what_belongs_to_a_sample_goes_where_a_null_puts_it(slow):
+    mine = [*map(posthoc.measure, (moved, of_the_right))]
+    with open_activations(slow) as activations:
+        run = posthoc.compute_metrics(activations, nulls=39, max_nulls=39, measures=mine)
+    for key, null in (("moved", "order"), ("moved", "label"), ("of_the_right", "label")):
+        of = run.measures[key].nulls[null]
+        np.testing.assert_allclose(of.mean, run.measures[key].value, rtol=1e-12)
+        assert set(of.p[np.isfinite(of.p)]) == {1}
+    assert run.measures["of_the_right"].nulls["order"].p.max() == 0.05  # signals beside the answers to other images
+    result = audited(slow, *mine)
+    for key in ("moved", "of_the_right"):
+        assert not {"labels", "number of classes"} & set(result.measures[key].which(Reaction.RESPONDS))
+    assert not any("cannot be compared" in sentence for sentence in result.conclusions)
+
+
+def test_a_function_that_fails_at_what_a_control_leaves_it_is_undefined_there(slow):
+    result = audited(slow, *map(posthoc.measure, (of_the_right, together)))
+    assert {*result.measures["together"].which(Reaction.UNDEFINED)} == {
+        "number and choice of channels",
+        "choice of layers",
+    }
+    assert np.isfinite(result.measures["together"].value)
+    untrained = next(control for control in result.controls if control.name == "untrained weights")
+    with open_activations(slow) as activations:
+        first, right = activations.read("mean", 0), activations.behaviour("correct", 0)
+    assert untrained.measures["of_the_right"].mean == pytest.approx(first[:, right > 0].mean(), rel=1e-5)
+
+
+def test_too_few_draws_are_no_proof_that_the_order_is_nothing(slow):
+    def beginning(series):
+        return np.abs(series[:, :20]).mean() + (series[0, 0] < series[0, 1:3].min()) + 5 * series[0, 0] ** 2
+
+    with open_activations(slow) as activations:
+        result = posthoc.audit(activations, draws=10, measures=[posthoc.measure(beginning)])
+    p = result.measures["beginning"].order_p
+    told = next(sentence for sentence in result.conclusions if "another order" in sentence)
+    few = "cannot be told" in told and told.endswith("of 10 draws no p is below 0.18.")
+    assert few == (0.05 < p <= 2 / 11)
+    sure = dataclasses.replace(result.measures["beginning"], order_p=2 / 11)
+    assert "cannot be told" in conclusions(result.controls, "beginning", sure, {}, AXES["image"])[0]
+    unsure = dataclasses.replace(sure, order_p=0.5)
+    assert "cannot be distinguished" in conclusions(result.controls, "beginning", unsure, {}, AXES["image"])[0]
 
 
 def test_measures_that_no_audit_is_of_are_named(tmp_path):

@@ -64,9 +64,18 @@ class Recorded:
             previous=None if self.previous is None else self.previous[:, samples],
         )
 
-    def drawn(self, other: "Recorded") -> "Recorded":
-        """With the signals and labels of a draw; all else stays."""
-        return replace(self, signals=other.signals, labels=other.labels)
+    def drawn(self, other: "Recorded", places: NDArray[np.int64], apart: bool = False) -> "Recorded":
+        """With the signals and labels of a draw, and what else belongs to samples, which goes where they do, from `places`
+        [T]; apart: but for behaviour, which stays and so is that of another sample."""
+        of = np.arange(len(places)) if apart else places
+        return replace(
+            self,
+            signals=other.signals,
+            labels=other.labels,
+            order=self.order[places],
+            behaviour={name: values[of] for name, values in self.behaviour.items()},
+            previous=None if self.previous is None else self.previous[:, places],
+        )
 
 
 @dataclass(frozen=True)

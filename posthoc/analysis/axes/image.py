@@ -75,7 +75,8 @@ def _by_class(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64
 @dataclass(frozen=True)
 class InOrder:
     """Signals x [U, N] of samples with these labels [N], which the series takes in an order [N] in which the classes begin
-    at `starts` [K + 1]; centred: where it is known, `x` less its classes' means and what is rounding alone in each unit."""
+    at `starts` [K + 1]; centred: where it is known, `x` less its classes' means and what is rounding alone in each unit;
+    samples: which sample each of `x` is, where they are in another order than the material's (None: they are not)."""
 
     x: NDArray[np.floating]
     labels: NDArray[np.int64]
@@ -83,6 +84,7 @@ class InOrder:
     starts: NDArray[np.int64]
     smooth: int
     centred: tuple[FloatArray, FloatArray] | None = None
+    samples: NDArray[np.int64] | None = None
 
     def series(self) -> FloatArray:
         """The channels over the images in that order, less their class's mean and smoothed [U, N]."""
@@ -92,13 +94,14 @@ class InOrder:
 
     def recorded(self) -> Recorded:
         """The signals and labels in that order."""
-        return Recorded(self.x[:, self.order], self.labels[self.order], self.order)
+        order = self.order if self.samples is None else self.samples[self.order]
+        return Recorded(self.x[:, self.order], self.labels[self.order], order)
 
 
 @dataclass(frozen=True)
 class ImageMaterial:
-    """Signals x [U, N] over labelled images. units, samples: which of the file's they are (None: all); alone: whether the
-    file has nothing else of the network that they are of."""
+    """Signals x [U, N] over labelled images. units, samples: which of the file's they are (None: all); row: which checkpoint
+    of the file they are of, where that is not the one audited; alone: whether the file has nothing else of that network."""
 
     axis: ClassVar[str] = "image"
     x: NDArray[np.floating]
@@ -106,6 +109,7 @@ class ImageMaterial:
     smooth: int
     units: NDArray[np.int64] | None = None
     samples: NDArray[np.int64] | None = None
+    row: int | None = None
     alone: bool = False
 
     def series(self) -> FloatArray:
@@ -118,6 +122,7 @@ class ImageMaterial:
         """What lies behind the series of the checkpoint in a row of the file, as far as it is asked for; None if nothing is."""
         if not asked:
             return None
+        row = row if self.row is None else self.row
         recorded = self.in_order(self.x, self.labels).recorded()
         units = slice(None) if self.units is None else self.units
         order = recorded.order if self.samples is None else self.samples[recorded.order]
@@ -219,7 +224,7 @@ def channels_reordered(material: ImageMaterial, random: np.random.Generator, liv
     order, starts = material.by_class
     x: NDArray[np.floating] = np.take(material.live(live), order, axis=1)  # which takes a third of the time of indexing
     kernel.shuffle_within(x, starts, random.random(x.shape))
-    return InOrder(x, material.labels[order], np.arange(len(order)), starts, material.smooth)
+    return InOrder(x, material.labels[order], np.arange(len(order)), starts, material.smooth, samples=order)
 
 
 def gaussian(material: ImageMaterial, random: np.random.Generator, live: NDArray[np.bool_]) -> InOrder:
@@ -282,7 +287,7 @@ def _of_untrained(subject: Subject, material: ImageMaterial) -> list[Factor]:
     seeds = len(activations.untrained_seeds)
 
     def untrained() -> Iterator[ImageMaterial]:
-        yield from (replace(material, x=activations.read(signal, row), alone=True) for row in rows)
+        yield from (replace(material, x=activations.read(signal, row), row=row) for row in rows)
         yield from (replace(material, x=activations.read_untrained(signal, k), alone=True) for k in range(seeds))
 
     if not rows and not seeds:

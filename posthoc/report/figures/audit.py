@@ -4,6 +4,7 @@ import altair as alt
 
 from posthoc.analysis.conclusions import LEVEL
 from posthoc.analysis.responses import Audit, Reaction
+from posthoc.analysis.verdicts import least_p
 from posthoc.recording import named as called
 from posthoc.report.figures.composed import layer, vconcat
 from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, names_of, number, wrapped
@@ -52,7 +53,7 @@ def audit(result: Audit, width: int) -> Figure:
         verdicts={
             response.symbol: f"{response.symbol} cannot be distinguished from that of {result.called} in another order."
             for response in result.measures.values()
-            if response.order_p > LEVEL and not result.intervals
+            if response.order_p > max(LEVEL, least_p(result.draws)) and not result.intervals
         },
     )
 
