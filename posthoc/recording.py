@@ -242,6 +242,15 @@ def named(text: str, samples: str) -> str:
     return text.replace("images", samples)
 
 
+def with_more(remedy: str, samples: str) -> str:
+    """What to do where images are too few, of samples that are called otherwise: only those of documents have another option.
+
+    >>> with_more("extract with more --images", "documents"), with_more("extract with more --images", "rows")
+    ('extract with more --documents', 'extract with more --images')
+    """
+    return remedy.replace("--images", "--documents") if samples == "documents" else remedy
+
+
 def image_words(mean: list[float], std: list[float], size: int, channels: int | None) -> str:
     """How images are prepared, in words.
 

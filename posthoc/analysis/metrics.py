@@ -23,14 +23,13 @@ from posthoc.analysis.nulls import NOTHING, description, words_of
 from posthoc.analysis.origins import AxisWords, Checkpoint, Input, Unit, trained
 from posthoc.analysis.protocol import SPECTRAL, Protocol
 from posthoc.analysis.records import NOWHERE, Aside, Measured, RunMetrics
-from posthoc.analysis.scales import LEAST_POINTS, LEAST_PUBLISHED
 from posthoc.analysis.snapshots import Row, of_checkpoint, of_checkpoints
 from posthoc.analysis.stored import Curve, Fluctuation
 from posthoc.analysis.summary import against_nulls, overall, summarise
 from posthoc.chance import OF_LABELS, doubt
-from posthoc.errors import PosthocError
+from posthoc.errors import PosthocError, UsageError
 from posthoc.files import sha256
-from posthoc.recording import named
+from posthoc.recording import named, with_more
 from posthoc.store import Activations
 
 MOST_DRAWS = 9999
@@ -56,6 +55,10 @@ def compute_metrics(
     Raises PosthocError where there are too few images, layers or checkpoints for the protocol, or the signal was not
     recorded.
     """
+    if max_nulls is not None and max_nulls < nulls:
+        raise UsageError(
+            f"nulls is {nulls} and max_nulls, which they are drawn at the most, {max_nulls}; give as many or more."
+        )
     protocol = protocol or Protocol.fitting(activations.signals)
     axis = AXES[protocol.axis]
     asked = Asked.of(measures, activations)
@@ -135,10 +138,10 @@ def _refuse_unfit(activations: Activations, protocol: Protocol, axis: Axis) -> N
     T, words = axis.length(activations, protocol), _words(activations, axis)
     if len(protocol.scales_for(T)) >= 2:
         return
-    least = LEAST_PUBLISHED if protocol.scales == "published" else LEAST_POINTS
+    samples = activations.recording.provenance.samples
     raise PosthocError(
         f"{activations.path}: {T} {words.points} are too few for the {axis.key} axis with the {protocol.name} protocol, "
-        f"which needs {least}; {axis.remedy}."
+        f"which needs {protocol.least}; {with_more(axis.remedy, samples)}."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from posthoc.analysis.scales import LEAST_POINTS, default_scales, published_scales
+from posthoc.analysis.scales import LEAST_POINTS, LEAST_PUBLISHED, default_scales, published_scales
 from posthoc.errors import UsageError, nearest
 
 SPECTRAL = ("effective-rank", "participation-ratio")
@@ -125,6 +125,11 @@ class Protocol:
             )
         if self.span is not None and self.span < LEAST_POINTS:
             raise UsageError(f"span is {self.span}; an exponent needs at least {LEAST_POINTS} points in time.")
+
+    @property
+    def least(self) -> int:
+        """How many points in time it needs for an exponent."""
+        return LEAST_PUBLISHED if self.scales == "published" else LEAST_POINTS
 
     def scales_for(self, T: int) -> NDArray[np.int64]:
         """The scales for series of T points; none where they are too short."""

@@ -78,8 +78,8 @@ class Metrics(click.Command):
 @click.option("--threshold", type=float, default=0.35, help="Volatility below which training counts as settled.")
 @click.option("--nulls", type=click.IntRange(min=0), default=99, help="Draws of the deciding null for each checkpoint, "
               "and of the others up to 39; 0: none.")  # fmt: skip
-@click.option("--max-nulls", type=click.IntRange(min=1), default=9999, help="Draws of the deciding null at the most, in "
-              "checkpoints where fewer are too few for a verdict.")  # fmt: skip
+@click.option("--max-nulls", type=click.IntRange(min=1), help="Draws of the deciding null at the most, in "
+              "checkpoints where fewer are too few for a verdict (default: 9999).")  # fmt: skip
 @click.option("--measures", default="default", metavar="NAMES", help="What is measured: default, all, or names or "
               "symbols with commas between, see below. Accuracy, loss and other scores are always there.")  # fmt: skip
 @click.option("--measure", "functions", multiple=True, metavar="FILE.py:FUNCTION", help="Measure this function of the signals, too; "
@@ -141,7 +141,7 @@ def _outputs(activations: Path, output: Path | None, csv: bool) -> list[Path]:
 
 
 def _measure(
-    activations: Path, output: Path | None, *, csv: bool, protocol: str | None, nulls: int, max_nulls: int, measures: str,
+    activations: Path, output: Path | None, *, csv: bool, protocol: str | None, nulls: int, max_nulls: int | None, measures: str,
     functions: tuple[str, ...], seed: int, force: bool, **changes: Any,
 ) -> "tuple[RunMetrics, list[str]]":  # fmt: skip
     """What one file measures to, which is written, and which measures that were named it has not what they take for.

@@ -312,3 +312,26 @@ def test_what_has_the_same_samples_is_compared_in_the_same_orders(tmp_path):
         assert abs(rounded.effect) < 1e-3
         assert rounded.outcome is Reaction.INDIFFERENT
     assert ordered[0]["integration"].sd > usual.measures["integration"].margin / 3  # orders alone do more than rounding
+
+
+def test_what_is_too_little_for_an_audit_is_said_with_how_much_is_enough(tmp_path):
+    path = make(tmp_path / "a.h5", images=143, channels=2, epochs=2)
+    with open_activations(path) as file:
+        with pytest.raises(PosthocError, match=r"143 images are too few .* and needs 144; extract with more --images"):
+            posthoc.audit(file)
+        with pytest.raises(
+            UsageError, match=r"smooth is 72, and an audit .* half of the 143 images; give a width from 1 to 71"
+        ):
+            posthoc.audit(file, Protocol.named("default", smooth=72))
+
+
+def test_a_file_without_tokens_has_no_token_axis(tmp_path):
+    path = make(tmp_path / "a.h5", channels=2, epochs=2)
+    for signal in ("token", "mean"):
+        with pytest.raises(PosthocError, match=f"no signal {signal} of the tokens of documents is there"):
+            posthoc.compute_metrics(path, Protocol.named(axis="token", signal=signal))
+
+
+def test_fewer_draws_at_the_most_than_there_are_to_begin_with_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="nulls is 9 and max_nulls, which they are drawn at the most, 5; give"):
+        posthoc.compute_metrics(make(tmp_path / "a.h5", epochs=2), nulls=9, max_nulls=5)

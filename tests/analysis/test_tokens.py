@@ -416,6 +416,8 @@ def test_contexts_that_are_too_short_are_refused(tmp_path):
     path = make(tmp_path / "a.h5", 2, 80, steps=(1,), controls=())
     with open_activations(path) as activations, pytest.raises(PosthocError, match="16 tokens are too few"):
         compute_metrics(activations)
+    with open_activations(path) as activations, pytest.raises(PosthocError, match=r"2 documents .*more --documents"):
+        compute_metrics(activations, Protocol.named("default", axis="image", signal="token"))
 
 
 def test_without_controls_there_are_no_differences(tmp_path):

@@ -189,8 +189,10 @@ def test_where_no_unit_is_live_there_is_no_number(tmp_path):
         Frame(f"{e}", f"{e}", e + 1, None, 0.5, 0.5, {}, {"mean": {"a": x}}, behaviour={}) for e, x in enumerate(values)
     ]
     write(tmp_path / "a.h5", layout, frames)
-    run = measured(tmp_path / "a.h5", posthoc.measure(lambda series: series[0].max(), name="peak"), draws=3)
+    peak = posthoc.measure(lambda series: series[0].max(), name="peak")
+    run = measured(tmp_path / "a.h5", peak, posthoc.measure(lambda weights: len(weights), name="known"), draws=3)
     assert np.isfinite(run.column("peak")).tolist() == [True, False]
+    assert run.column("known").tolist() == [0, 0]  # of weights alone, which no unit changes
     assert np.isnan(run.measures["peak"].low[1])
 
 

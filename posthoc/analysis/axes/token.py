@@ -16,6 +16,7 @@ from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import PURE_NOISE, Aside
 from posthoc.analysis.responses import SHUFFLED, UNTRAINED, Change
 from posthoc.analysis.scales import START
+from posthoc.errors import PosthocError
 from posthoc.streams import stream
 
 if TYPE_CHECKING:
@@ -98,8 +99,13 @@ def by_document(x: Values, start: int = START) -> Values:
 def _length(activations: "Activations", protocol: Protocol) -> int:
     if protocol.signal == SUMMED and activations.tokens is not None:
         return max(0, int(activations.tokens.shape[1]) - START)
-    shape = activations.blocks[f"signals/{protocol.signal}/{activations.layers[0]}"].shape
-    return max(0, shape[3] - START) if len(shape) == 4 else 0
+    block = activations.blocks.get(f"signals/{protocol.signal}/{activations.layers[0]}")
+    if block is None or len(block.shape) != 4:
+        raise PosthocError(
+            f"{activations.path}: no signal {protocol.signal} of the tokens of documents is there, which the token axis is "
+            "over; give another axis, or extract documents with --signals token."
+        )
+    return max(0, int(block.shape[3]) - START)
 
 
 def _sources(activations: "Activations", protocol: Protocol, start: int = START) -> Mapping[str, Source]:
