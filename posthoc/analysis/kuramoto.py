@@ -26,8 +26,8 @@ class Kuramoto:
     """Result of `kuramoto`.
 
     order_parameter: R(t) [T] (less what was trimmed); metastability: its standard deviation (ddof 0), 0 where R varies
-    by rounding alone, as that of a single unit, which is 1 throughout; synchrony: its mean; n_live: how many units were
-    neither constant nor non-finite.
+    by rounding alone; synchrony: its mean; both NaN with fewer than two live units, of which a single one has R 1 by
+    definition; n_live: how many units were neither constant nor non-finite.
     """
 
     order_parameter: FloatArray
@@ -92,13 +92,15 @@ def _order_parameter(sums: FloatArray, units: int, trim: float = 0.0) -> Kuramot
     if not units:
         return Kuramoto(np.full(sums[0, kept].shape, np.nan), np.nan, np.nan, 0)
     R = np.sqrt(sums[0, kept] ** 2 + sums[1, kept] ** 2) / units
+    if units < 2:
+        return Kuramoto(R, np.nan, np.nan, units)
     return Kuramoto(R, 0.0 if np.ptp(R) <= ROUNDING else float(R.std()), float(R.mean()), units)
 
 
 def metastability_in_halves(x: ArrayLike, halves: FloatArray) -> tuple[float, FloatArray]:
     """Metastability of the units of x [U, T], and that of each half of them less that of the other [K].
 
-    halves: [K, U], 1 for the units of a half. NaN where a half has none, or a unit no phase.
+    halves: [K, U], 1 for the units of a half. NaN where a half has fewer than two, or a unit no phase.
     """
     blocks = _Blocks(x)
     U, T = blocks.x.shape
@@ -116,8 +118,8 @@ def metastability_in_halves(x: ArrayLike, halves: FloatArray) -> tuple[float, Fl
         return value, np.full(len(halves), np.nan)
     units, spread = halves.sum(axis=1), np.empty((2, len(halves)))
     kernel.spread_of_halves(sums, of_halves, spread)
-    with np.errstate(invalid="ignore"):
-        first, second = spread / np.array([units, U - units])
+    of_each = np.array([units, U - units])
+    first, second = spread / np.where(of_each < 2, np.nan, of_each)
     return value, np.asarray(first - second)
 
 

@@ -114,7 +114,8 @@ class Verdict:
 
     symbol, words: of the measure, and of the null; differs, wanting, epochs: in how many checkpoints it differs, lacks
     draws to tell, of how many in which the null was drawn; count: how many have a value; draws: the most that any
-    checkpoint has; decides: whether this null is the one that decides; value: see `NullWords`; undefined: whether the measure has no value in any checkpoint.
+    checkpoint has; decides: whether this null is the one that decides; value: see `NullWords`; undefined: whether the measure has no value
+    in any trained checkpoint; untrained: whether it has one in others.
     """
 
     symbol: str
@@ -128,6 +129,7 @@ class Verdict:
     decides: bool = True
     value: str = ""
     undefined: bool = False
+    untrained: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -160,6 +162,14 @@ class Verdict:
         """Of a null that was drawn in some checkpoints only."""
         return f"; that null was drawn in {self.epochs} of {self.count}" if self.epochs < self.count else ""
 
+    def _why_not_drawn(self, unit: str) -> str:
+        """Why the null was drawn in no trained checkpoint."""
+        if self.undefined:
+            return "only untrained checkpoints have it" if self.untrained else f"it is undefined in every {unit}"
+        if self.of_documents:
+            return "signs are flipped of two documents or more, with differences other than 0"
+        return "that null was not drawn"
+
     def sentence(self, unit: str = "epoch") -> str:
         """In words, without a full stop."""
         than = self.than
@@ -170,8 +180,7 @@ class Verdict:
         )
         match self.outcome:
             case Outcome.NOT_DRAWN:
-                why = f"it is undefined in every {unit}" if self.undefined else "that null was not drawn"
-                return f"whether {self.symbol} differs from {than} is not known: {why}"
+                return f"whether {self.symbol} differs from {than} is not known: {self._why_not_drawn(unit)}"
             case Outcome.UNDETERMINED:
                 return f"whether {self.symbol} differs from {than} cannot be told: {few}{self._drawn}"
             case Outcome.INDISTINGUISHABLE:
@@ -188,7 +197,7 @@ def verdict(run: "RunMetrics | Run", key: str, null: str = "") -> Verdict:
     known = run.nulls.get(null)
     result = Verdict(
         measured.symbol, null, known.words if known else null, value=known.value if known else "",
-        undefined=not measured.summary.count,
+        undefined=not measured.summary.count, untrained=bool(np.isfinite(measured.value).any()),
     )  # fmt: skip
     if of := measured.summary.nulls.get(null):
         decides = null == measured.decided_by

@@ -95,7 +95,8 @@ def at_last(metrics: RunMetrics) -> Lines:
         value, low, high = (number(of[-1], measured.digits) for of in (measured.value, measured.low, measured.high))
         known = math.isfinite(measured.low[-1]) and math.isfinite(measured.high[-1])
         parts = [f"{value} ({low} to {high})" if known else value]
-        if beside := measured.nulls.get(measured.decided_by):
+        beside = measured.nulls.get(measured.decided_by)
+        if beside and math.isfinite(beside.p[-1]):
             null = (
                 "" if metrics.nulls[measured.decided_by].value else f"{measured.decided_by} {number(beside.mean[-1])}, "
             )

@@ -124,7 +124,8 @@ def in_short(metrics: RunMetrics) -> list[str]:
     run = metrics.summary
     best = f"{metrics.score.symbol} {number(metrics.best)} " if metrics.score else ""
     if len(metrics.checkpoints) == 1:
-        first = [f"{best}at {run.unit} {metrics.when[0]}, the only checkpoint"]
+        where = f"{run.unit} {metrics.when[0]}"
+        first = [f"{best}at {where}, the only checkpoint" if best else f"the only checkpoint is {where}"]
     else:
         first = [f"{best}at best, at {run.unit} {run.best_epoch}"] if best else []
     troubles = health(metrics)
@@ -262,14 +263,25 @@ def sentence_of(text: str) -> str:
 
 
 def undefined(metrics: RunMetrics) -> list[str]:
-    """At which checkpoints no headline measure has a value, and which of them have none throughout."""
+    """At which checkpoints no headline measure has a value, which of them have none throughout, and why M has none where
+    that is not of the exponents."""
     known = headlines(metrics)
     symbols = [of.symbol for of in known.values()]
     there = np.array([np.isfinite(of.value) for of in known.values()], dtype=bool)
     lost = [metrics.when[e] for e in np.flatnonzero(metrics.trained & ~there.any(axis=0))] if known else []
     parts = [f"{listed(symbols)} at {checkpoints_at(metrics.summary.unit, lost)}"] if lost else []
     never = [of.symbol for of in known.values() if not of.summary.count]
-    return parts if never in ([], symbols) else [*parts, f"{listed(never)} throughout"]
+    parts += [] if never in ([], symbols) else [f"{listed(never)} throughout"]
+    return parts + ([f"M needs two {metrics.axis.units} that vary"] if _single_units(metrics) else [])
+
+
+def _single_units(metrics: RunMetrics) -> bool:
+    """Whether M is undefined at a trained checkpoint for want of a second live unit; without any it is said why there is none."""
+    measured, U = metrics.measures.get("metastability"), len(metrics.units)
+    if measured is None or not U:
+        return False
+    live = np.array([U - checkpoint.dead for checkpoint in metrics.checkpoints])
+    return bool((metrics.trained & np.isnan(measured.value) & (live == 1)).any())
 
 
 def caution(metrics: RunMetrics, key: str) -> str:

@@ -31,7 +31,9 @@ from posthoc.analysis.metrics import compute_metrics, whole
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import load_metrics
 from posthoc.analysis.scales import published_scales
+from posthoc.analysis.verdicts import verdict
 from posthoc.errors import PosthocError, UsageError
+from posthoc.report.words import in_short
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
 
@@ -161,6 +163,15 @@ def test_a_lone_untrained_checkpoint_has_measures_and_nulls(tmp_path):
     metrics = compute_metrics(open_activations(make(tmp_path / "a.h5", epochs=1)), nulls=39)
     assert metrics.null("order", "hurst", "draws")[0] == 39
     assert metrics.measures["hurst"].summary.nulls["order"].epochs == 0
+    assert in_short(metrics)[0] == "The only checkpoint is epoch 0; nothing went wrong that the checkpoints show."
+    assert "only untrained checkpoints have it" in verdict(metrics, "metastability").sentence()
+
+
+def test_a_single_channel_has_no_metastability(tmp_path):
+    path = make(tmp_path / "a.h5", layers=1, channels=1, epochs=3)
+    metrics = compute_metrics(open_activations(path), nulls=3, max_nulls=3, measures="metastability,synchrony")
+    assert np.isnan([metrics.column("metastability"), metrics.column("synchrony")]).all()
+    assert "M needs two channels that vary" in in_short(metrics)[-1]
 
 
 def test_the_saved_file_reads_back(activations_file, tmp_path):

@@ -420,6 +420,15 @@ def test_contexts_that_are_too_short_are_refused(tmp_path):
         compute_metrics(activations, Protocol.named("default", axis="image", signal="token"))
 
 
+def test_of_a_single_document_no_p_is_shown_that_is_none(tmp_path):
+    path = make(tmp_path / "a.h5", 1, 160, steps=(1, 2), controls=("shuffle",))
+    with open_activations(path) as activations:
+        run = compute_metrics(activations, nulls=3, max_nulls=3, measures=["metastability"])
+    lines = dict(tables.summary(run))
+    assert "nan" not in lines["dM"]
+    assert "differences other than 0" in lines["null: signs"]
+
+
 def test_without_controls_there_are_no_differences(tmp_path):
     path = make(tmp_path / "a.h5", 3, 160, steps=(1, 2), controls=(), sizes=False)
     with open_activations(path) as activations:

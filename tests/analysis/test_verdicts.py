@@ -175,3 +175,9 @@ def test_of_a_measure_without_a_value_it_is_not_said_that_nothing_was_drawn():
     result = Verdict("H", "order", "another order", undefined=True)
     assert result.sentence("epoch").endswith("is not known: it is undefined in every epoch")
     assert dataclasses.replace(result, undefined=False).sentence().endswith("is not known: that null was not drawn")
+    alone = Verdict("dM", "signs", "signs at random", value="0")
+    assert alone.sentence().endswith(
+        "is not known: signs are flipped of two documents or more, with differences other than 0"
+    )
+    lone = Verdict("M", "order", "another order", undefined=True, untrained=True)
+    assert lone.sentence().endswith("is not known: only untrained checkpoints have it")

@@ -27,6 +27,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.report.export import export
 from posthoc.report.figures import FIGURES, Of, figures_of
 from posthoc.report.figures.figure import panel
+from posthoc.report.figures.stopping import _title as stopping_title
 from posthoc.report.several import beyond_seeds
 from posthoc.report.sources import Several
 from posthoc.store import open_activations
@@ -394,3 +395,20 @@ def test_scalars_need_nothing_of_the_figures(saved, tmp_path):
         1,
         "posthoc: Figures need the extra report: pip install 'posthoc[report]'.\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("rules", "title"),
+    [
+        ([("volatility", 0.5), ("patience", 0)], "Of the 2 stopping rules that no other beats, 1 uses volatility"),
+        (
+            [("volatility", 1), ("patience", 0)],
+            "No other rule beats 1 stopping rule; those of volatility never fire here",
+        ),
+        ([("volatility", 1), ("reference", 0)], "No stopping rule that fires does better than the references"),
+    ],
+)
+def test_the_title_of_the_stopping_rules(rules, title):
+    rows = [{"kind": kind, "never": never} for kind, never in rules]
+    useful = [row for row in rows if row["kind"] != "reference" and row["never"] < 1]
+    assert stopping_title(rows, useful) == title

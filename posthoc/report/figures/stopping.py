@@ -11,6 +11,7 @@ from posthoc.report.figures.composed import layer
 from posthoc.report.figures.figure import Figure, Kind, Of, data, number
 from posthoc.report.sources import Several
 from posthoc.report.theme import HALO, INK, MUTED, OTHER, SECOND, THIRD, VALUE
+from posthoc.shown import counted
 
 COLOURS = {
     "volatility": SECOND, "volatility, whole run known": OTHER, "patience": VALUE, "fixed budget": THIRD, "reference": MUTED,
@@ -43,12 +44,11 @@ def stopping(several: Several, width: int) -> Figure:
         *_labels(front, max((row["lost"] for row in rows), default=0) or 1, x, y, width),
     ).properties(width=width, height=HEIGHT)
     useful = [row for row in front if row["kind"] != "reference" and row["never"] < 1]
-    best = sum(row["kind"] == "volatility" for row in useful)
     others = len(front) - len(useful)
     few = f", and {len(several.judged)} runs are few." if len(several.judged) < 10 else "."
     return Figure(
         "stopping",
-        f"Of the {len(useful)} stopping rules that no other beats, {best} {'uses' if best == 1 else 'use'} volatility",
+        _title(rows, useful),
         f"Each point is a rule, its mean over the runs: right is more training saved, down is less {symbol} lost; the line "
         f"joins those to which no other is equal or better in both, {len(front)} in all"
         + (
@@ -59,6 +59,18 @@ def stopping(several: Several, width: int) -> Figure:
         f"Rules marked 'whole run known' look into the future; a fixed threshold that does well here was found here{few}",
         picture,
         widest=760,
+    )
+
+
+def _title(rows: list[Row], useful: list[Row]) -> str:
+    """What the figure says; useful: the rules that fire and that no other beats, references apart."""
+    if not useful:
+        return "No stopping rule that fires does better than the references"
+    if not any(row["kind"].startswith("volatility") and row["never"] < 1 for row in rows):
+        return f"No other rule beats {counted(len(useful), 'stopping rule')}; those of volatility never fire here"
+    best = sum(row["kind"] == "volatility" for row in useful)
+    return (
+        f"Of the {len(useful)} stopping rules that no other beats, {best} {'uses' if best == 1 else 'use'} volatility"
     )
 
 
