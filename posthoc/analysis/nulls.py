@@ -60,6 +60,7 @@ class Null:
             return drawn, recorded
         if recorded is None:
             return drawn.series(), None
+        assert isinstance(material, image.ImageMaterial)  # the only ones in an order of samples
         behind, within = drawn.recorded(), drawn.labels is material.labels
         places = np.argsort(material.by_class[0])[behind.order]
         return drawn.series(), recorded.drawn(behind, places, apart=within)

@@ -308,6 +308,7 @@ def _of_settings(subject: Subject, material: ImageMaterial, samples: str) -> lis
         changed = replace(material, smooth=width)
         return Factor(f"smoothing {width} instead of {smooth}", Change.SMOOTHING, lambda: [changed], paired=True)
 
+    widths = SMOOTHINGS if subject.protocol.estimator == "dfa" else ()  # likelihoods are of series that nobody smoothed
     first, rest = map(material.of_samples, by_class_halved(material.labels))
 
     def halves_of_channels() -> Iterator[ImageMaterial]:
@@ -322,7 +323,7 @@ def _of_settings(subject: Subject, material: ImageMaterial, samples: str) -> lis
             yield material.of_samples(np.flatnonzero(halved))
 
     return [
-        *(smoothed(width) for width in SMOOTHINGS if width != smooth),
+        *(smoothed(width) for width in widths if width != smooth),
         Factor(first_half, Change.IMAGES, lambda: [first]),
         Factor(f"the other half of the {samples}", Change.PROBE, lambda: [rest], beside=first_half),
         Factor(HALVES, None, halves_of_samples),
