@@ -58,7 +58,7 @@ def p_values(axis: Material, nulls: tuple[str, ...], count: int, seed: int) -> l
     result = []
     for null in nulls:
         live = np.ones(len(axis.series()), np.bool_)
-        drawn = [NULLS[null].redraw(axis, stream(f"null {null}", seed, 0, draw), live) for draw in range(count)]
+        drawn = [NULLS[null].draw(axis, stream(f"null {null}", seed, 0, draw), live)[0] for draw in range(count)]
         table = np.concatenate([axis.series(), *drawn])  # all at once: a series' exponent and phases are its own
         U, T = live.size, table.shape[1]
         alpha = dfa(table, default_scales(T)).alpha.reshape(count + 1, U).mean(axis=1)

@@ -265,9 +265,8 @@ class Measuring:
         recorded = observed.recorded
         behind = None if recorded is None else recorded.only(result.live)
         drawn = self._steady([null for null in nulls if null.steady], options, few, measured, behind)
-        of_deciders, of_references = _only(measured, deciders), _only(measured, references)
-        drawn |= draws(deciders, *options, self.draws, self.seed, epoch, of_deciders, halves=halves, recorded=behind)
-        drawn |= draws(references, *options, few, self.seed, epoch, of_references, recorded=behind)
+        drawn |= draws(deciders, *options, self.draws, self.seed, epoch, measured, halves=halves, recorded=behind)
+        drawn |= draws(references, *options, few, self.seed, epoch, measured, recorded=behind)
         for null in nulls:
             of_null = drawn[null.key]
             for measure in decided[null.key]:
@@ -449,11 +448,6 @@ def draw_until_decided(
             measuring, results = measured[place]
             for count in measuring.draw_again(results[e], e, keys, most):
                 yield e, count
-
-
-def _only(measured: Mapping[str, Sequence[Measure]], nulls: Sequence[Null]) -> dict[str, Sequence[Measure]]:
-    """What is measured of the draws of these nulls."""
-    return {null.key: measured[null.key] for null in nulls}
 
 
 def _of_too_few_points(series: Series) -> Measurement:

@@ -43,10 +43,6 @@ class Null:
     steady: bool = False
     needs_labels: bool = False
 
-    def redraw(self, material: Material, random: np.random.Generator, live: NDArray[np.bool_]) -> NDArray[np.floating]:
-        """The series of the `live` units [U], or [D, U], of a checkpoint's material, drawn anew."""
-        return self.draw(material, random, live)[0]
-
     def draw(
         self,
         material: Material,
@@ -54,7 +50,8 @@ class Null:
         live: NDArray[np.bool_],
         recorded: Recorded | None = None,
     ) -> tuple[NDArray[np.floating], Recorded | None]:
-        """As `redraw`, and what lies behind the series then, where that is asked for."""
+        """The series of the `live` units [U], or [D, U], of a checkpoint's material, drawn anew, and what lies behind them then,
+        where that is asked for."""
         drawn = self.redraws[material.axis](material, random, live)
         if not isinstance(drawn, image.InOrder):
             return drawn, recorded
@@ -299,7 +296,7 @@ def draws(
             np.full((count, D), np.nan) if D else None,
         )
 
-    drawn = {null: {measure.key: unfilled(measure) for measure in of_null} for null, of_null in measures.items()}
+    drawn = {null.key: {measure.key: unfilled(measure) for measure in measures[null.key]} for null in nulls}
     tasks = [(null, draw) for null in nulls for draw in range(count)]
     randoms = [stream(f"null {null.key}", seed, epoch, first + draw) for null, draw in tasks]
     readings: list[dict[str, list[Reading]]] = [

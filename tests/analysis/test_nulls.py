@@ -40,7 +40,7 @@ def everything(axis):
 
 def redraw(axis, null, live=None, draw=0, seed=0, epoch=0):
     random = stream(f"null {null}", seed, epoch, draw)
-    return NULLS[null].redraw(axis, random, everything(axis) if live is None else live)
+    return NULLS[null].draw(axis, random, everything(axis) if live is None else live)[0]
 
 
 def drawn(axis, null, count, seed=0, epoch=0, live=None, keys=None, **options):

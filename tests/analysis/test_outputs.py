@@ -21,9 +21,11 @@ from posthoc.analysis.measures.outputs import (
     with_interval,
 )
 from posthoc.analysis.measures.snapshot import jackknifed, over_samples
+from posthoc.analysis.measures.user import measure
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Aside, load_metrics
+from posthoc.errors import UsageError
 from posthoc.report import tables
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
@@ -128,6 +130,10 @@ def test_what_lacks_data_says_which(tmp_path):
     logits = random.standard_normal((2, N, K))
     with open_activations(written(tmp_path / "unlabelled.h5", logits)) as activations:
         run = compute_metrics(activations, measures=KEYS)
+        with pytest.raises(
+            UsageError, match=r"of_classes asks for labels, and the samples of .*unlabelled\.h5 have none"
+        ):
+            compute_metrics(activations, measures=[measure(lambda labels: 1.0, name="of_classes")])
     assert {key for key in KEYS if run.measures[key].aside is None} == {"churn", "kl_previous"}
     assert run.measures["margin"].aside is Aside.NEEDS_LABELS
     without = written(

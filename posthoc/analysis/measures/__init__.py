@@ -128,7 +128,7 @@ def chosen(
     wanted: one text with commas between, or several, and measures of your own, see `Asked.of`; unasked: what `default` does not stand
     for; activations: the file, whose own scores and means of weights are among them. A measure of checkpoints that is
     named is listed in their table. Raises UsageError, with the nearest names, where one is unknown, and where one of your
-    own has the name of another.
+    own has the name of another, or asks for labels that there are not.
 
     >>> list(chosen("volatility"))
     ['hurst', 'integration', 'metastability', 'stability_index', 'volatility']
@@ -147,6 +147,10 @@ def chosen(
     others: dict[str, Measure] = {}
     for measure in asked.others:
         _refuse_taken(measure.key, {*known, *others})
+        if activations is not None and "labels" in measure.asks and not activations.labelled:
+            raise UsageError(
+                f"{measure.key} asks for labels, and the samples of {activations.path} have none; leave that measure out."
+            )
         others[measure.key] = measure
     return table | others
 
