@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpydoc.docscrape import NumpyDocString
 import posthoc
 from posthoc.analysis.measures.measure import Series
 from posthoc.analysis.protocol import Protocol
+from posthoc.analysis.responses import load_audit
 from posthoc.analysis.runs import as_run, measured_of_all
 from posthoc.errors import UsageError
 from posthoc.replay.request import PlanOptions, Request
@@ -229,6 +231,9 @@ def test_what_a_notebook_shows_of_runs(metrics):
     assert repr(both).startswith("<Comparison: 2 runs; best accuracy 0.9034")
     assert "&lt;b&gt;" in both._repr_html_()
     assert "<b>" not in both._repr_html_()
+    audited = load_audit(FIXTURES / "audit.json")
+    assert repr(audited) == "<Audit: H_eff, M of 13 controls, 200 images>"
+    assert f"<p>{escape(audited.conclusions[0])}</p>" in audited._repr_html_()
     table = both.to_pandas()
     assert list(table.index) == ["a", "<b>"]
     assert table.loc["a", "integration_low"] < table.loc["a", "integration"]

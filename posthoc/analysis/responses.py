@@ -14,7 +14,7 @@ from posthoc.analysis.records import Aside
 from posthoc.analysis.stored import plain
 from posthoc.errors import PosthocError
 from posthoc.files import write_json
-from posthoc.shown import shown
+from posthoc.shown import counted, shown
 from posthoc.typed import Shape, read_typed
 
 FORMAT = "posthoc-audit"
@@ -158,7 +158,7 @@ class Response:
         return effects
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """All controls of a run, for each measure what it responds to, and what follows, in sentences.
 
@@ -195,6 +195,16 @@ class Audit:
             Where; a file that is there is replaced.
         """
         write_json(path, self.to_dict())
+
+    def __repr__(self) -> str:
+        symbols = ", ".join(response.symbol for response in self.measures.values())
+        return f"<Audit: {symbols} of {counted(len(self.controls), 'control')}, {self.samples} {self.called}>"
+
+    def _repr_html_(self) -> str:
+        from posthoc.report.notebook import as_notebook
+        from posthoc.report.tables_of_audits import factors
+
+        return as_notebook(self.conclusions, factors(self))
 
 
 def load_audit(path: str | PathLike[str]) -> Audit:
