@@ -79,7 +79,18 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
             content = json.loads((folder / name).read_text())
         else:
             content = pruned(load_metrics(folder / name))
-        _save(kept / name, json.dumps(content, indent=1))
+        # where the file of images lay is nothing of the run, and tells one data set from itself
+        _save(kept / name, json.dumps(content, indent=1).replace(data, without_folder(data)))
+
+
+def without_folder(data: str) -> str:
+    """A data set's name without the folder of its file.
+
+    >>> without_folder("npz:runs/cifar10.npz"), without_folder("cifar10")
+    ('npz:cifar10.npz', 'cifar10')
+    """
+    kind, colon, place = data.partition(":")
+    return f"{kind}{colon}{Path(place).name}"
 
 
 LEAST_POINTS = 20
