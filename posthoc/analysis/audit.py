@@ -264,12 +264,8 @@ class _Material:
         """Of the user's functions those of the live units; NaN where they fail at what is left of these."""
         if measure.code is None:
             return measure.read(self.series)
-        if not measure.nulls:
-            return _forgiving(measure, self.series)
-        live = np.asarray(self.live if self.live.ndim == 1 else self.live.all(axis=0))
-        if self.series.values.ndim == 3:
-            return measure.read(self.series.only(live))
-        return _forgiving(measure, self.series.only(live))
+        series = self.series.only(measure.given(self.live))
+        return measure.read(series) if series.values.ndim == 3 else _forgiving(measure, series)
 
     def read(self) -> dict[str, Draws]:
         """The measures of it as it is."""

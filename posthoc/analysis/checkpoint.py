@@ -189,10 +189,8 @@ class Measuring:
                 result.reasons["mean exponent beyond the calibration"] = 1
 
     def _read_users(self, result: Measurement, measure: Measure, observed: Observed) -> None:
-        """A function of the user's, of the units that have an exponent: who wrote it need not think of others. One that no
-        unit changes is of all."""
-        live = np.asarray(result.live if result.live.ndim == 1 else result.live.all(axis=0))
-        live = live if measure.nulls else np.ones_like(live)
+        """A function of the user's, of the units that have an exponent: who wrote it need not think of others."""
+        live = measure.given(result.live)
         members = [of_layer[live] for of_layer in self._members]
         readings, by_layer = [], []
         for _, series in observed.pairs():

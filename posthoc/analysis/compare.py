@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import CORRELATIONS, PURE_NOISE, Measured, psi_with
 from posthoc.analysis.runs import Run
-from posthoc.analysis.stopping import configuration
+from posthoc.analysis.stopping import by_configuration
 from posthoc.analysis.taxonomy import Evidence, Name, State, Taxonomy, classify
 from posthoc.analysis.verdicts import FALSE_DISCOVERIES, corrected, verdict
 from posthoc.errors import UsageError
@@ -236,12 +236,13 @@ def trials(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[list[Row
     Runs that differ in their seed only are no independent trials of what groups differ in. Where each group is of one
     configuration, each run counts: what is said then is said of these configurations, over seeds.
     """
-    groups: dict[str, dict[Hashable, list[Row]]] = {}
+    groups: dict[str, list[Row]] = {}
     for row, name in zip(rows, names, strict=True):
-        groups.setdefault(name, {}).setdefault(configuration(row.run), []).append(row)
-    if any(len(of) > 1 for of in groups.values()):
-        return {name: list(of.values()) for name, of in groups.items()}
-    return {name: [[row] for members in of.values() for row in members] for name, of in groups.items()}
+        groups.setdefault(name, []).append(row)
+    members = {name: by_configuration([row.run for row in of]) for name, of in groups.items()}
+    if all(len(of) == 1 for of in members.values()):
+        return {name: [[row] for row in of] for name, of in groups.items()}
+    return {name: [[groups[name][place] for place in places] for places in of] for name, of in members.items()}
 
 
 def grouped(rows: Sequence[Row], names: Sequence[str]) -> list[Group]:

@@ -59,8 +59,7 @@ class Null:
             return drawn.series(), None
         assert isinstance(material, image.ImageMaterial)  # the only ones in an order of samples
         behind, within = drawn.recorded(), drawn.labels is material.labels
-        places = np.argsort(material.by_class[0])[behind.order]
-        return drawn.series(), recorded.drawn(behind, places, apart=within)
+        return drawn.series(), recorded.drawn(behind, material.place_by_class[behind.order], apart=within)
 
     def measures(self, table: Mapping[str, Measure], series: str = "") -> list[Measure]:
         """Those of a table and of some series that are drawn under it."""

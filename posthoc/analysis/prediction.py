@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.course import stands_from
 from posthoc.analysis.runs import Run, measured_of_all
-from posthoc.analysis.stopping import configuration
+from posthoc.analysis.stopping import by_configuration, configuration
 from posthoc.analysis.verdicts import FALSE_DISCOVERIES, corrected
 from posthoc.errors import UsageError
 from posthoc.shown import counted
@@ -193,18 +193,15 @@ class _Table:
     @classmethod
     def of(cls, runs: Sequence[Run]) -> "_Table":
         """Raises UsageError where there is too little to compare."""
-        members: dict[Hashable, list[int]] = {}
-        for place, run in enumerate(runs):
-            members.setdefault(configuration(run), []).append(place)
+        members = by_configuration(runs)
         if len(members) < LEAST_CONFIGURATIONS:
             raise UsageError(
                 f"--predict compares configurations, runs that differ in more than their seed, as recorded (extract --set lr=0.1, "
                 f"run.json): these {counted(len(runs), 'run')} are of {len(members)}, and {LEAST_CONFIGURATIONS} are needed."
             )
-        if len(set(map(len, members.values()))) > 1:
-            trials, configurations = list(members.values()), list(members)
-        else:
-            trials, configurations = [[place] for place in range(len(runs))], [configuration(run) for run in runs]
+        uneven = len(set(map(len, members))) > 1
+        trials = members if uneven else [[place] for place in range(len(runs))]
+        configurations = [configuration(runs[trial[0]]) for trial in trials]
         for run in runs:
             if not np.isfinite(run.gain).any():
                 raise UsageError(

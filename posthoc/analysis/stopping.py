@@ -159,6 +159,14 @@ def configuration(run: Run) -> Hashable:
     return tuple(sorted((key, repr(value)) for key, value in about.items())) or run.name
 
 
+def by_configuration(runs: Sequence[Run]) -> list[list[int]]:
+    """The places of the runs of each configuration, in the order of appearance."""
+    members: dict[Hashable, list[int]] = {}
+    for place, run in enumerate(runs):
+        members.setdefault(configuration(run), []).append(place)
+    return list(members.values())
+
+
 def chosen_elsewhere(runs: Sequence[Run]) -> list[Stop]:
     """The volatility rule with, for each run, the threshold that does best on the runs of other configurations."""
     return best_elsewhere([partial(by_volatility, threshold=threshold) for threshold in THRESHOLDS], runs)
@@ -303,10 +311,8 @@ def _share(stops: Sequence[Stop], runs: Sequence[Run]) -> float:
 
 def _members(runs: Sequence[Run]) -> list[list[int]]:
     """The places of the runs of each configuration; of each run where all are of one."""
-    members: dict[Hashable, list[int]] = {}
-    for r, run in enumerate(runs):
-        members.setdefault(configuration(run), []).append(r)
-    return list(members.values()) if len(members) > 1 else [[r] for r in range(len(runs))]
+    members = by_configuration(runs)
+    return members if len(members) > 1 else [[r] for r in range(len(runs))]
 
 
 def _paired(

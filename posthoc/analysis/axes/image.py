@@ -166,6 +166,11 @@ class ImageMaterial:
         return _by_class(self.labels)
 
     @cached_property
+    def place_by_class(self) -> NDArray[np.int64]:
+        """Where each image stands among those sorted by class [N]."""
+        return np.argsort(self.by_class[0])
+
+    @cached_property
     def _centred(self) -> tuple[FloatArray, FloatArray]:
         from posthoc.analysis.kernels import series as kernel
 

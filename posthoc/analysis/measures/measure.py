@@ -217,6 +217,12 @@ class Measure:
         halves = [self.part(series.only(half > 0)) - self.part(series.only(half == 0)) for half in series.halves]
         return replace(reading, halves=np.array(halves))
 
+    def given(self, live: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The units [U] that a function of the user's is given: the `live` ones [U], of documents [D, U] those that live in all;
+        all where no unit changes it."""
+        alive = np.asarray(live if live.ndim == 1 else live.all(axis=0))
+        return alive if self.nulls else np.ones_like(alive)
+
     def part(self, series: Series) -> float:
         """What it is of a part of the series; of the user's functions NaN where they fail at so small a one."""
         try:
