@@ -3,7 +3,8 @@
 Always with the weights of the run's first checkpoint, so that every shard of a run comes to the same answers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,6 @@ from posthoc.replay.marks import assembled, sources
 from posthoc.replay.network import Network, first, head_of, laid_out, lay_out, length, network, reduce
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
-from posthoc.replay.recognition import first_convolution
 from posthoc.replay.scores import NONE, name_of
 from posthoc.shown import listed, with_article
 
@@ -33,6 +33,9 @@ FORESIGHT = 1e-3
 """Of the scores' standard deviation: by how much those of a token may change with the tokens after it."""
 ROUNDING = 1e-6
 """Of the largest value: what differs by less is the same in single precision, however little a signal varies."""
+BUSY = 7
+"""Values through the convolutions of bottlenecks, for each of their weights, from which on channels last is the faster
+(docs/performance.md has the networks that were measured)."""
 _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
 
@@ -163,9 +166,10 @@ class Passes:
 
 def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
     any_format = wishes.memory_format == "auto"
-    wanted = _usual_format(passes.net.module, plan) if any_format else wishes.memory_format
-    base = "contiguous" if any_format else wanted
-    start = passes.run(base)
+    base = "contiguous" if any_format else wishes.memory_format
+    with _convolutions(passes.net.module) as convolutions:
+        start = passes.run(base)
+    wanted = _usual_format(convolutions, plan, length(passes.net.x)) if any_format else base
     scored = _scored(passes, plan, start.output, wishes)
     behaviour = _behaviour(passes, plan, start.output, scored)
     head = _find_head(passes, base, scored) if plan.features else None
@@ -271,10 +275,37 @@ def _is_linear(part: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim == 2
 
 
-def _usual_format(module: nn.Module, plan: "Extraction") -> str:
-    """Channels last for convolutions wherever it is the faster: everywhere but in full single precision on CUDA."""
-    helps = plan.device.type != "cuda" or plan.identity.tf32 or plan.identity.dtype != "float32"
-    return "channels_last" if helps and first_convolution(module) else "contiguous"
+@contextmanager
+def _convolutions(module: nn.Module) -> Iterator[list[tuple[nn.Conv2d, int]]]:
+    """Each use of a convolution while it is open, with how many values went in and came out."""
+    uses: list[tuple[nn.Conv2d, int]] = []
+
+    def use(layer: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        if isinstance(layer, nn.Conv2d):
+            uses.append((layer, sum(tensor.numel() for _, tensor in tensors_in((given, output)))))
+
+    handles = [part.register_forward_hook(use) for part in module.modules() if isinstance(part, nn.Conv2d)]
+    try:
+        yield uses
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _usual_format(uses: list[tuple[nn.Conv2d, int]], plan: "Extraction", samples: int) -> str:
+    """Channels last for convolutions wherever it is the faster: not in full single precision on CUDA, and not on a CPU
+    where bottlenecks have much to multiply few values by, for weights are laid out anew for every batch.
+
+    uses: those of one pass over so many samples.
+    """
+    if plan.device.type == "cuda":
+        return "channels_last" if uses and (plan.identity.tf32 or plan.identity.dtype != "float32") else "contiguous"
+    values = sum(values for _, values in uses) * plan.batch_size / samples
+    weights = sum(layer.weight.numel() for layer, _ in uses)
+    pointwise = sum(layer.weight.numel() for layer, _ in uses if max(layer.kernel_size) == 1)
+    by_channel = any(1 < layer.groups == layer.in_channels for layer, _ in uses)
+    bottlenecks = not by_channel and pointwise > weights / 4
+    return "contiguous" if not uses or (bottlenecks and values < BUSY * weights) else "channels_last"
 
 
 def _agreeing(passes: Passes, base: str, wanted: str, first: Values) -> tuple[str, str | None]:

@@ -206,6 +206,34 @@ def test_the_two_memory_formats_agree(tmp_path, name):
             assert np.abs(a - b).max() <= 1e-4 * a.std()
 
 
+@pytest.mark.parametrize(
+    "layers, batch, expected",
+    [
+        # 3,072 + 1,024 values an image go through 3,072 weights, then 512 + 256 through 131,072: 18 a weight at 512 images
+        ("nn.Conv2d(3, 64, 4, 8), nn.AdaptiveAvgPool2d(1), nn.Conv2d(64, 2048, 1)", 512, "channels_last"),
+        ("nn.Conv2d(3, 64, 4, 8), nn.AdaptiveAvgPool2d(1), nn.Conv2d(64, 2048, 1)", 64, "contiguous"),
+        ("nn.Conv2d(3, 64, 4, 8), nn.AdaptiveAvgPool2d(2), nn.Conv2d(64, 512, 2)", 64, "channels_last"),
+        (
+            "nn.Conv2d(3, 64, 4, 8), nn.AdaptiveAvgPool2d(1), nn.Conv2d(64, 2048, 1), nn.Conv2d(2048, 2048, 1, groups=2048)",
+            64,
+            "channels_last",
+        ),
+        ("nn.Flatten(), nn.Linear(3072, 64)", 64, "contiguous"),
+    ],
+    ids=["few weights", "bottleneck", "spatial", "depthwise", "no convolution"],
+)
+def test_bottlenecks_with_few_values_for_each_weight_run_contiguous(tmp_path, layers, batch, expected):
+    written(tmp_path, f"""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential({layers})
+    def forward(self, x):
+        return self.body(x).flatten(1)[:, :10]
+""")  # fmt: skip
+    assert planned(tmp_path, batch_size=batch).identity.memory_format == expected
+
+
 def test_a_network_that_reads_memory_as_it_lies_gets_it_contiguous(tmp_path):
     """It works with channels last, and gives something else."""
     written(tmp_path, """
