@@ -15,7 +15,7 @@ from posthoc.shown import counted
 if TYPE_CHECKING:
     from posthoc.cluster.status import RunStatus, Status
 
-STATES = ("failed", "unknown", "running", "waiting")
+STATES = ("failed", "not submitted", "unknown", "running", "waiting")
 SHOWN_STATES = ("running", "waiting", "failed")
 SHOWN = 50
 """Tasks that are listed, the failed first."""
@@ -27,7 +27,7 @@ SHOWN = 50
 def command(output: Path, as_json: bool) -> None:
     """Say of the submission into the folder OUTPUT what is done, running and failed, with reason and log of each.
 
-    Exits with 1 if something failed.
+    Exits with 1 if something failed or was not submitted, with 3 if all is done but what was left out or skipped.
     """
     from posthoc.cluster.status import read_status
 
@@ -36,7 +36,7 @@ def command(output: Path, as_json: bool) -> None:
         print_json(status.to_dict())
     else:
         show_status(status)
-    sys.exit(1 if status.failed else 0)
+    sys.exit(status.code)
 
 
 def show_status(status: "Status") -> None:
@@ -65,6 +65,8 @@ def show_status(status: "Status") -> None:
         if len(tasks) > SHOWN:
             echo(f"and {len(tasks) - SHOWN} more")
     for run in status.runs:
+        if run.left_out:
+            echo(f"left out {run.name}: {run.left_out}")
         for name, reason in run.skipped:
             echo(f"skipped {run.name}/{name}: {reason}")
 
@@ -77,5 +79,5 @@ def _row(run: "RunStatus") -> list[object]:
         replayed,
         len(run.skipped),
         *(states[state] for state in SHOWN_STATES),
-        "yes" if run.measured else "no",
+        "left out" if run.left_out else "yes" if run.measured else "no",
     ]

@@ -76,7 +76,9 @@ def _pairs(
     help="Any other option of sbatch, for the arrays; account and such for all jobs.",
 )
 @click.option("--scheduler", default="slurm", metavar="NAME", help="What runs the jobs.")
-@click.option("--wait", is_flag=True, help="Return when all is done; 1 if something failed.")
+@click.option(
+    "--wait", is_flag=True, help="Return when all is done; 1 if something failed, 3 if something was skipped."
+)
 @click.option("--force", is_flag=True, help="Remove what is there and start anew.")
 @click.option(
     "--dry-run", is_flag=True, help="Print what would be done and the batch scripts; write and submit nothing."
@@ -131,9 +133,10 @@ def command(
         return
     echo()
     echo(f"posthoc status {shlex.quote(str(output))}")
-    echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *sys.argv[1:]])}")
+    again = [word for word in sys.argv[1:] if word != "--force"]
+    echo(f"what is missing is submitted again by: {shlex.join(['posthoc', *again])}")
     if wait:
-        sys.exit(0 if _done(submission, output) else 1)
+        sys.exit(_ended(submission, output))
 
 
 def _measuring(text: str) -> tuple[str, ...]:
@@ -155,14 +158,14 @@ def _measuring(text: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _done(submission: "Submission", output: Path) -> bool:
-    """Whether all is well when the last job has ended; says what has become of them."""
+def _ended(submission: "Submission", output: Path) -> int:
+    """The exit code when the last job has ended; says what has become of them."""
     from posthoc.cluster.status import read_status
 
     _wait_for(submission)
     status = read_status(output)
     show_status(status)
-    return status.done
+    return status.code if status.done else 1
 
 
 def _wait_for(submission: "Submission") -> None:

@@ -1,6 +1,7 @@
 """Slurm: its batch scripts, and its commands."""
 
 import functools
+import math
 import os
 import re
 import shlex
@@ -29,15 +30,12 @@ exit $code"""
 def render(job: Job) -> str:
     """The script of an array, whose tasks run under srun, which hands signals on, or of a job of analysis."""
     resources, logs = job.resources, job.folder / "logs"
-    memory = resources.mem_gb or 0
-    options = {
-        "partition": job.partition, "time": resources.timeout_min, "nodes": 1, "ntasks": 1,
-        "cpus-per-task": resources.cpus_per_task, "chdir": Path.cwd(), "open-mode": "append", "requeue": True,
-        "mem": f"{int(memory)}GB" if memory == int(memory) else f"{int(1024 * memory)}MB",
-        "signal": f"USR1@{job.notice}", "gpus-per-node": resources.gpus_per_node if job.tasks else None,
+    options = _amounts(resources) | {
+        "partition": job.partition, "nodes": 1, "chdir": Path.cwd(), "open-mode": "append", "requeue": True,
+        "signal": f"USR1@{job.notice}",
     }  # fmt: skip
-    if not memory:
-        del options["mem"]
+    if not job.tasks:
+        del options["gpus-per-node"]
     options |= {name: value for name, value in resources.slurm if job.tasks or name in EVERY_JOB}
     if "no-requeue" in options:  # of the two the last would hold
         del options["requeue"]
@@ -88,9 +86,7 @@ def cancel(job: str) -> None:
 
 def attend(command: Sequence[str], resources: Resources) -> "subprocess.CompletedProcess[str]":
     """Run a command as a task is run, after the setup, and wait for it."""
-    options = {"ntasks": 1, "partition": resources.partition, "gpus-per-node": resources.gpus_per_node}
-    options |= {"cpus-per-task": resources.cpus_per_task, "mem": f"{resources.mem_gb}G" if resources.mem_gb else None}
-    options |= {"time": resources.timeout_min, **dict(resources.slurm)}
+    options = _amounts(resources) | {"partition": resources.partition, **dict(resources.slurm)}
     shell = "\n".join([*resources.setup, f"exec {shlex.join(command)}"])
     words = ["srun", "--job-name=posthoc-timing", *_options(options), "bash", "-c", shell]
     environment = {**_outside(), "SLURM_CPUS_PER_TASK": str(resources.cpus_per_task)}
@@ -101,6 +97,16 @@ def largest() -> int:
     """The largest number that a task of an array may have."""
     setting = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.MULTILINE)
     return max(2, int(setting[1])) - 1 if setting else 1000
+
+
+def _amounts(resources: Resources) -> dict[str, object]:
+    """What a task is given, as options of sbatch and srun, which take whole numbers of memory only."""
+    memory = resources.mem_gb or 0
+    whole = f"{int(memory)}G" if memory == int(memory) else f"{math.ceil(1024 * memory)}M"
+    return {
+        "time": resources.timeout_min, "ntasks": 1, "cpus-per-task": resources.cpus_per_task,
+        "mem": whole if memory else None, "gpus-per-node": resources.gpus_per_node,
+    }  # fmt: skip
 
 
 def _run(*words: str) -> str:

@@ -23,7 +23,7 @@ TELLING = ("posthoc: (?!stopped)", "CANCELLED|[Oo]ut [Oo]f [Mm]emory|oom|Killed"
 
 @dataclass(frozen=True)
 class Task:
-    """A task that has not done all it had to; state: waiting, running, failed or unknown."""
+    """A task that has not done all it had to; state: waiting, running, failed, unknown, or not submitted, which has no id."""
 
     run: str
     id: str
@@ -35,7 +35,10 @@ class Task:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run: how many checkpoints it has and of how many there are parts, which were skipped and why, and its tasks."""
+    """A run: how many checkpoints it has and of how many there are parts, which were skipped and why, and its tasks.
+
+    left_out: why none of it is replayed, where such runs are skipped.
+    """
 
     name: str
     count: int
@@ -43,6 +46,7 @@ class RunStatus:
     skipped: tuple[Skipped, ...]
     measured: bool
     tasks: tuple[Task, ...]
+    left_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,20 @@ class Status:
 
     @property
     def done(self) -> bool:
-        """Whether every run is measured, and compared if there are several."""
-        return all(run.measured for run in self.runs) and self.comparison is None
+        """Whether every run is measured, or left out, and compared if there are several."""
+        return all(run.measured or run.left_out for run in self.runs) and self.comparison is None
 
     @property
     def failed(self) -> bool:
-        """Whether a task ended before its work was done."""
-        return any(task.state == "failed" for task in self.tasks)
+        """Whether a task ended before its work was done, or was not submitted: nothing comes of it by waiting."""
+        return any(task.state in ("failed", "not submitted") for task in self.tasks)
+
+    @property
+    def code(self) -> int:
+        """The exit code: 1 where something failed, 3 where all is done but what was skipped or left out, as asked."""
+        if self.failed:
+            return 1
+        return 3 if self.done and any(run.left_out or run.skipped for run in self.runs) else 0
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `posthoc status --json`."""
@@ -91,10 +102,11 @@ def read_status(out: Path) -> Status:
         live = scheduler.queue(submission.out)
     except PosthocError:
         live = None
+    runs = tuple(_run_status(submission, target, live) for target in submission.targets)
     comparison = None
-    if submission.compare and not (submission.out / "comparison.txt").exists():
+    if len(runs) > 1 and any(not run.left_out for run in runs) and not (submission.out / "comparison.txt").exists():
         comparison = _task(submission, None, submission.compare, "compare", live)
-    return Status(tuple(_run_status(submission, target, live) for target in submission.targets), comparison)
+    return Status(runs, comparison)
 
 
 def _run_status(submission: Submission, target: Target, live: dict[str, Queued] | None) -> RunStatus:
@@ -102,15 +114,20 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
     parts = Parts(home / "activations.h5")
     measured = (home / "metrics.json").exists()
     tasks = []
-    if parts.output.exists():
-        count, (replayed, skipped) = target.count, contents(parts.output)
+    count, replayed, skipped = target.count, 0, tuple(parts.skipped())
+    if target.left_out:
+        pass
+    elif parts.output.exists():
+        try:
+            replayed, skipped = contents(parts.output)
+        except PosthocError as error:
+            tasks.append(Task(target.title, "", "read", "failed", str(error), parts.output))
     else:
         progress = parts.progress()
-        count, replayed, skipped = target.count, progress.replayed, tuple(parts.skipped())
-        if target.left_out:
-            skipped += (Skipped("all checkpoints", target.left_out),)
+        replayed = progress.replayed
         places = [*range(count), *(control.place for control in progress.controls)]
         missing = {k for k in progress.missing if k < count} | {*range(len(progress.checkpoints), count)}
+        missing = set() if measured else missing  # who has the measures may throw the activations away
         for array in reversed(target.arrays):  # what was submitted last is answerable for what is missing
             of_shard: dict[int, set[int]] = {}
             for k in missing:
@@ -121,14 +138,20 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
                     what = f"replay {shard}/{array.count}, {total - len(share)} of {total} done"
                     tasks.append(_task(submission, target, array.task(shard), what, live))
                 missing -= share
-    if not measured and target.finish:
+        if missing:
+            tasks.append(_task(submission, target, None, f"replay, 0 of {len(missing)} done", live))
+    if not measured and not target.left_out:
         tasks.append(_task(submission, target, target.finish, "measure", live))
-    return RunStatus(target.title, count, replayed, skipped, measured, tuple(tasks))
+    return RunStatus(target.title, count, replayed, skipped, measured, tuple(tasks), target.left_out)
 
 
-def _task(submission: Submission, target: Target | None, id: str, what: str, live: dict[str, Queued] | None) -> Task:
-    log = submission.log(target, id)
+def _task(
+    submission: Submission, target: Target | None, id: str | None, what: str, live: dict[str, Queued] | None
+) -> Task:
     name = target.title if target else "all"
+    if id is None:
+        return Task(name, "", what, "not submitted", "the same posthoc submit again", submission.out / RECORD)
+    log = submission.log(target, id)
     if live is None:
         return Task(name, id, what, "unknown", "the queue cannot be asked here", log)
     if id in live:

@@ -1,6 +1,7 @@
 """Submitting what is missing: of each run the shards without parts, and the jobs that wait for them."""
 
 import contextlib
+import copy
 import functools
 import json
 import math
@@ -27,6 +28,11 @@ from posthoc.shown import counted
 from posthoc.store import open_activations
 
 TIMING = "import json, sys; from posthoc.replay.run import time_checkpoint; print(time_checkpoint(**json.loads(sys.argv[1])))"
+PARTS = "activations.h5.parts"
+RESULTS = ("activations.h5", "metrics.json", PARTS)
+"""What a run leaves in its folder."""
+ASIDE = ".before-"
+"""How the names of results begin that others are about to replace."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +129,18 @@ def _submit(
         raise UsageError(f"{out} has other runs of other options; give all of them with --force, or another -o.")
     planned = [submitter.plan(target, force) for target in targets]  # and timed, all of them before anything is done
     submitter.refresh()
-    if force:
-        submitter.start_anew(targets)
-    submitted = [submitter.submit_run(target, plan) for target, plan in zip(targets, planned, strict=True) if plan]
-    pending = submission.compare in submitter.live or (out / "comparison.txt").exists()
-    if len(submission.targets) > 1 and (any(submitted) or not pending):
-        submitter.submit_comparison()
+    try:
+        with submitter.anew(targets) if force else contextlib.nullcontext():
+            submitted = [
+                submitter.submit_run(target, plan) for target, plan in zip(targets, planned, strict=True) if plan
+            ]
+        pending = submission.compare in submitter.live or (out / "comparison.txt").exists()
+        if len(submission.targets) > 1 and (any(submitted) or not pending):
+            submitter.submit_comparison()
+    except PosthocError as error:
+        if force and _accepted(targets):
+            raise PosthocError(f"{error} What was submitted before that stays so: go on without --force.") from error
+        raise
     return submission
 
 
@@ -189,23 +201,36 @@ class _Submitter:
         self.submission.targets.append(Target(name, str(folder)))
         return self.submission.targets[-1]
 
-    def start_anew(self, targets: Sequence[Target]) -> None:
-        """Remove what was made of these runs; refused while their jobs are in the queue."""
+    @contextlib.contextmanager
+    def anew(self, targets: Sequence[Target]) -> Iterator[None]:
+        """What was made of these runs is put aside meanwhile, and removed once a job is submitted; without one it is put back.
+
+        Refused while their jobs are in the queue.
+        """
         if alive := {task.split("_")[0] for task in self.live} & self.submission.jobs():
             jobs = " ".join(sorted(alive))
             raise PosthocError(f"Jobs of {self.submission.out} are in the queue; cancel them first: {jobs}")
         if self.dry_run:
+            yield
             return
+        before = copy.deepcopy(self.submission)
         self.submission.words, self.submission.measuring = list(self.work.words), list(self.work.measuring)
+        homes = [self.submission.home(target) for target in targets]
         for target in targets:
-            home = self.submission.home(target)
-            Parts(home / "activations.h5").remove()
-            if home.is_dir():
-                with open_folder(home.resolve(), shared=True) as folder:  # OUT itself may be a link that the user made
-                    for name in ("activations.h5", "metrics.json"):
-                        remove(folder, home, name)
             target.arrays, target.finish = [], None
-        self.submission.save()
+        try:
+            for home in homes:
+                _put_aside(home)
+            self.submission.save()
+            yield
+        finally:
+            if _accepted(targets):
+                for home in homes:
+                    _remove_aside(home, *RESULTS)
+            else:
+                for home in homes:
+                    _put_back(home)
+                before.save()
 
     def plan(self, target: Target, anew: bool) -> "_Planned | None":
         """What a run has to do; None where that is done, or where it cannot be planned and such runs are skipped."""
@@ -374,6 +399,47 @@ class _Submitter:
         if job is not None and job in self.live and not self.dry_run:
             self.scheduler.cancel(job)
             self.live.discard(job)
+
+
+def _accepted(targets: Sequence[Target]) -> bool:
+    """Whether the scheduler has taken a job of any of these runs."""
+    return any(target.arrays or target.finish for target in targets)
+
+
+def _put_aside(home: Path) -> None:
+    """Give a run's results names that begin with ASIDE; parts that another process works on are refused."""
+    parts = Parts(home / "activations.h5")
+    with parts.held() if os.path.lexists(parts.folder) else contextlib.nullcontext():
+        for name in RESULTS:
+            if os.path.lexists(home / name):
+                _remove_aside(home, name)  # what a call left that was killed once its jobs were submitted
+                _rename(home, name, ASIDE + name)
+
+
+def _put_back(home: Path) -> None:
+    """Give a run's results their names again."""
+    for name in RESULTS:
+        if os.path.lexists(home / (ASIDE + name)) and not os.path.lexists(home / name):
+            _rename(home, ASIDE + name, name)
+
+
+def _remove_aside(home: Path, *names: str) -> None:
+    """Remove results that were put aside."""
+    for name in names:
+        path = home / (ASIDE + name)
+        if name == PARTS:
+            Parts(path.with_suffix("")).remove()
+        elif os.path.lexists(path):
+            with open_folder(home.resolve(), shared=True) as folder:
+                remove(folder, home, path.name)
+
+
+def _rename(home: Path, before: str, after: str) -> None:
+    with open_folder(home.resolve(), shared=True) as folder:  # OUT itself may be a link that the user made
+        try:
+            os.rename(before, after, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError as error:
+            raise PosthocError(f"Cannot rename {home / before}: {error.strerror or error}.") from error
 
 
 def _has_control(text: str) -> bool:

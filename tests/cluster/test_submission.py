@@ -211,3 +211,114 @@ def test_no_line_of_a_name_reaches_a_batch_script(tmp_path, run, where, monkeypa
     assert done.exit_code == 2
     assert "has a line's end or another control character, which no batch script may hold" in done.stderr
     assert done.stdout == ""
+
+
+def sbatch(tmp_path, *answers):
+    """What sbatch does, call after call; the last for all further ones."""
+    path = tmp_path / "bin" / "sbatch"
+    (tmp_path / "calls").write_text("0")
+    lines = [f"n=$(cat {tmp_path}/calls); echo $((n + 1)) > {tmp_path}/calls; case $n in"]
+    lines += [f"{n if n < len(answers) - 1 else '*'}) {does};;" for n, does in enumerate(answers)]
+    path.write_text("\n".join(["#!/bin/sh", *lines, "esac", ""]))
+
+
+REFUSED = "echo 'sbatch: error: invalid partition specified: gpuu' >&2; exit 1"
+
+
+def results(out):
+    """The files of a run's results, put aside or not, and of its parts."""
+    files = [path for path in out.rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in files
+        if "activations" in str(path) or path.name.endswith("metrics.json")
+    }
+
+
+def test_force_keeps_what_is_there_until_the_scheduler_has_taken_a_job(tmp_path, run, queue):
+    out = tmp_path / "out"
+    assert said(*run, "-o", out).exit_code == 0
+    words = [word for word in run[2:] if word not in ("--jobs", "1")]
+    assert said("extract", run[1], *words, "-o", out / "activations.h5", "--shard", "1/2").exit_code == 0
+    (out / "metrics.json").write_text("{}")
+    (out / "activations.h5").write_text("hours of work")
+    before, record = results(out), (out / "submission.json").read_text()
+    assert {"activations.h5", "metrics.json", "activations.h5.parts/epoch0-step-1.h5"} <= before.keys()
+    sbatch(tmp_path, REFUSED)
+    done = said(*run, "-o", out, "--force", "--metrics", "--smooth 3")
+    assert done.exit_code == 1
+    assert "invalid partition specified: gpuu. The same command goes on from here once that is mended." in done.stderr
+    assert results(out) == before
+    assert (out / "submission.json").read_text() == record
+    sbatch(tmp_path, "echo 99", REFUSED)
+    done = said(*run, "-o", out, "--force")
+    assert done.exit_code == 1
+    assert "What was submitted before that stays so: go on without --force." in done.stderr
+    assert results(out) == {}
+    sbatch(tmp_path, "echo 100")
+    assert said(*run, "-o", out).exit_code == 0
+
+
+def test_what_goes_on_has_no_force(tmp_path, run, queue, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["posthoc", *run, "-o", str(out), "--force"])
+    last = said(*run, "-o", out, "--force").stdout.splitlines()[-1]
+    assert last == f"what is missing is submitted again by: posthoc {' '.join([*run, '-o', str(out)])}"
+
+
+def test_work_without_a_job_is_not_submitted(tmp_path, run, queue):
+    """The scheduler took the array and refused the job that waits for it."""
+    out = tmp_path / "out"
+    sbatch(tmp_path, "echo 99", REFUSED)
+    assert said(*run, "-o", out).exit_code == 1
+    (out / "logs" / "99_1_0_log.out").write_text("posthoc: cut short\n")
+    done = said("status", out)
+    assert done.exit_code == 1
+    assert "0 of 1 run measured, 0 of 2 checkpoints replayed; tasks: 1 failed, 1 not submitted" in done.stdout
+    words = [word for word in run[2:] if word not in ("--jobs", "1")]
+    for shard in ("1/2", "2/2"):
+        assert said("extract", run[1], *words, "-o", out / "activations.h5", "--shard", shard).exit_code == 0
+    done = said("status", out, "--json")
+    assert done.exit_code == 1
+    status = json.loads(done.stdout)
+    assert (status["done"], status["failed"]) == (False, True)
+    (task,) = status["runs"][0]["tasks"]
+    assert (task["id"], task["what"], task["state"]) == ("", "measure", "not submitted")
+
+
+def test_a_run_left_out_is_settled_and_a_damaged_file_hides_no_other(tmp_path, run, queue):
+    out = tmp_path / "out"
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "epoch-0.safetensors").write_bytes(b"torn")
+    done = said(run[0], run[1], bad, *run[2:], "-o", out, "--on-error", "skip")
+    assert done.exit_code == 0, done.stderr
+    words = [word for word in run[2:] if word not in ("--jobs", "1")]
+    assert said("extract", run[1], *words, "-o", out / "run" / "activations.h5", "--force").exit_code == 0
+    (out / "run" / "metrics.json").write_text("{}")
+    (out / "comparison.txt").write_text("one run")
+    done = said("status", out)
+    assert done.exit_code == 3
+    assert "1 of 2 runs measured, 2 of 2 checkpoints replayed; tasks: none left" in done.stdout
+    assert "left out bad: " in done.stdout
+    status = json.loads(said("status", out, "--json").stdout)
+    assert (status["done"], status["failed"]) == (True, False)
+    assert [bool(one["left_out"]) for one in status["runs"]] == [False, True]
+    whole = (out / "run" / "activations.h5").read_bytes()
+    (out / "run" / "activations.h5").write_bytes(whole[:3000])
+    done = said("status", out)
+    assert done.exit_code == 1
+    assert "is damaged or cut short" in done.stdout
+    assert "left out bad: " in done.stdout
+
+
+@pytest.mark.parametrize(("asked", "given"), [("16", "16G"), ("1.5", "1536M"), ("0.3", "308M")])
+def test_a_checkpoint_is_timed_with_the_memory_of_a_task(tmp_path, run, queue, asked, given):
+    (tmp_path / "bin" / "srun").write_text(f'#!/bin/sh\necho "$*" > {tmp_path}/srun\necho 1.5\n')
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    out = tmp_path / "out"
+    words = [word for word in run if word not in ("--jobs", "1")]
+    assert said(*words, "-o", out, "--gpus-per-node", "1", "--mem-gb", asked).exit_code == 0
+    timed = (tmp_path / "srun").read_text()
+    assert f" --mem={given} " in timed
+    assert f"#SBATCH --mem={given}\n" in (out / "extract.sh").read_text()
