@@ -200,13 +200,18 @@ class Comparison:
 def compare(model: nn.Module, shapes: Shapes) -> Comparison:
     """Hold a model against the shapes of a reading, whose names are canonical.
 
-    Of parameters that a model has twice (an output layer tied to an embedding) a checkpoint may hold one.
+    Of parameters that a model has twice (an output layer tied to an embedding) a checkpoint may hold any one.
     """
     tensors = {name: t for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
-    once = {id(tensor): name for name, tensor in reversed(tensors.items())}
     rows = [_compare(tensors, shapes)]
-    if len(once) < len(tensors) and not rows[0].fits:
-        rows.append(_compare({name: tensors[name] for name in reversed(once.values())}, shapes))
+    alike: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        alike.setdefault(id(tensor), []).append(name)
+    if len(alike) < len(tensors) and not rows[0].fits:
+        short = canonical(tensors)
+        held = [next((name for name in names if short[name] in shapes), names[0]) for names in alike.values()]
+        for names in ([names[0] for names in alike.values()], held, [names[-1] for names in alike.values()]):
+            rows.append(_compare({name: tensors[name] for name in names}, shapes))
     return max(rows, key=lambda row: row.nearness)
 
 

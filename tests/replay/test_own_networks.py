@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -127,9 +128,42 @@ def test_of_a_tied_pair_a_file_may_hold_one(tmp_path):
         model = resolve_model(Header(None, None, held), f"{path}:Net")
         assert model.module.head.weight is model.module.body["a"].weight
         assert name_tensors(model.module, held) == {name: name for name in held}
+    other = {name: shape for name, shape in shapes.items() if name != "body.a.weight"} | {"head.weight": (4, 4)}
+    model = resolve_model(Header(None, None, other), f"{path}:Net")
+    assert name_tensors(model.module, other) == {name: name for name in other}
     del shapes["body.a.weight"]
     with pytest.raises(PosthocError, match=r"missing: a\.weight; 3 of its 4 tensors agree"):
         resolve_model(Header(None, None, shapes), f"{path}:Net")
+
+
+@pytest.mark.parametrize("held", ["embed", "head"])
+def test_which_of_a_tied_pair_was_saved_does_not_matter(tmp_path, held):
+    """safetensors' `save_model` keeps the name that comes first in the alphabet."""
+    body = (
+        "self.head = nn.Linear(4, 9, bias=False); self.embed = nn.Embedding(9, 4); self.head.weight = self.embed.weight"
+    )
+    path = written(tmp_path, "nets.py", body, "self.head(self.embed(x))")
+    torch.manual_seed(0)
+    weights = {f"{held}.weight": torch.randn(9, 4)}
+    names = {}
+    exec(path.read_text(), names)
+    network = names["Net"]()
+    network.load_state_dict(weights, strict=False)
+    for epoch in range(2):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        save_file(weights, tmp_path / "run" / f"epoch-{epoch}.safetensors")
+    ids = torch.arange(60).reshape(20, 3) % 9
+    np.savez(tmp_path / "ids.npz", x=ids.numpy())
+    output = posthoc.extract(
+        tmp_path / "run",
+        f"npz:{tmp_path}/ids.npz",
+        tmp_path / "a.h5",
+        model=f"{path}:Net",
+        layers=["head"],
+        channels=None,
+    )
+    with posthoc.open_activations(output) as file:
+        np.testing.assert_allclose(file.read("mean", 0), network(ids).mean(1).T.detach().numpy(), atol=1e-6)
 
 
 PARTS = """

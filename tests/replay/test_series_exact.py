@@ -1,5 +1,7 @@
 """What equal bytes, counts and headers show of a series of checkpoints."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -262,6 +264,19 @@ def test_labels_inside_against_those_in_the_names(tmp_path):
     assert finding.checkpoints in ((0, 1, 2), (3, 4, 5, 6, 7))
     shifted = only(check(write(tmp_path / "b", states, range(1, 9), inside=range(8))), Kind.LABELS)
     assert (shifted.severity, shifted.evidence["shift"]) == (Severity.NOTE, 1)
+
+
+@pytest.mark.parametrize(("wrong", "concerned"), [({}, None), ({15: 18}, (4,))], ids=["right", "one wrong"])
+def test_a_trainers_bare_numbers_are_steps_where_those_agree(tmp_path, wrong, concerned):
+    """`checkpoint-3`, saved after an epoch of three steps; the Trainer writes both down."""
+    for epoch, state in enumerate(walk(8), 1):
+        folder = tmp_path / f"checkpoint-{3 * epoch}"
+        folder.mkdir()
+        save_file(state, folder / "model.safetensors")
+        said = {"epoch": float(epoch), "global_step": wrong.get(3 * epoch, 3 * epoch)}
+        (folder / "trainer_state.json").write_text(json.dumps(said))
+    findings = [finding for finding in check(tmp_path).findings if finding.kind is Kind.LABELS]
+    assert [finding.checkpoints for finding in findings] == ([concerned] if concerned else [])
 
 
 def test_steps_missing_from_a_grid(tmp_path):

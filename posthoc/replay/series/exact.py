@@ -202,13 +202,9 @@ def labels(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
         return
     for unit, values in named.units.items():
         inside = [getattr(checkpoint.header, unit) for checkpoint in checkpoints]
-        if (
-            not named.sure
-            and unit == "epoch"
-            and None in inside
-            and all(c.header.step is not None for c in checkpoints)
-        ):
-            inside = [checkpoint.header.step for checkpoint in checkpoints]
+        steps = [checkpoint.header.step for checkpoint in checkpoints]
+        if not named.sure and unit == "epoch" and None not in steps and _agree(values, inside) < _agree(values, steps):
+            inside = steps  # a Trainer's checkpoint-500 is of step 500
         shifts = {
             row: value - recorded
             for row, (value, recorded) in enumerate(zip(values, inside, strict=True))
@@ -227,6 +223,10 @@ def labels(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
         severity = Severity.NOTE if constant else Severity.WARNING
         yield Finding(Kind.LABELS, severity, wrong, (), {**evidence, "constant": float(constant)})
         return
+
+
+def _agree(values: Sequence[int], recorded: Sequence[int | None]) -> int:
+    return sum(value == other for value, other in zip(values, recorded, strict=True))
 
 
 def tensor_sets(series: Statistics) -> Iterator[Finding]:
