@@ -59,6 +59,13 @@ class Tokens(nn.Module):
     def forward(self, ids):
         return self.head(self.seen(self.embed(ids)).mean(1))
 
+class OneHot(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.seen = nn.Linear(27, 8); self.head = nn.Linear(8, 5)
+    def forward(self, ids):
+        return self.head(self.seen(nn.functional.one_hot(ids, 27).float()).mean(1))
+
 class UNet(nn.Module):
     def __init__(self):
         super().__init__()
@@ -171,6 +178,8 @@ CASES = {
     ),
     "table": ("Mlp", {"x": RANDOM.normal(size=(N, 7)), "y": RANDOM.normal(size=(N, 2))}, "as they are", lambda x: x, ()),
     "whole numbers": ("Mlp", {"x": RANDOM.integers(0, 9, (N, 7))}, "in single precision", lambda x: x.astype("f4"), ()),
+    "whole numbers without an embedding": ("OneHot", {"x": RANDOM.integers(0, 27, (N, 9)).astype("i4"), "y": np.arange(N) % 5},
+                                           "as they are", lambda x: x.astype("i8"), (1,)),
     "tokens": ("Tokens", {"input_ids": RANDOM.integers(0, 50, (N, 9)).astype("u2"), "labels": np.arange(N) % 5}, "as they are",
                lambda x: x.astype("i8"), (1,)),
 }  # fmt: skip

@@ -94,6 +94,7 @@ def readings(array: Array, scale: Normalization | None) -> list[Reading]:
 def fitted(probe: Probe, model: "Model", scale: Normalization | None = None) -> Probe:
     """The probe as this network takes it; raises PosthocError that says what it takes."""
     failure: PosthocError | None = None
+    whole: Probe | None = None
     for given, remarks in named(probe, model):
         alone = len(given.inputs) == 1
         ways = [readings(array, scale if alone or is_picture(array) else None) for array in given.inputs.values()]
@@ -106,9 +107,14 @@ def fitted(probe: Probe, model: "Model", scale: Normalization | None = None) -> 
             except PosthocError as error:
                 failure = failure or error
                 continue
+            read = replace(given, prepare=partial(_read, by_name), anatomy=anatomy)
+            fed = _told(read, by_name, remarks, scale)
             if all(reading.whole for reading in chosen) and not _looks_up(anatomy):
-                continue  # runs where nothing is computed, but multiplies whole numbers by weights
-            return _told(replace(given, prepare=partial(_read, by_name), anatomy=anatomy), by_name, remarks, scale)
+                whole = whole or fed  # runs where nothing is computed, but may multiply whole numbers by weights
+                continue
+            return fed
+    if whole:
+        return whole
     assert failure is not None
     raise failure
 
