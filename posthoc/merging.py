@@ -47,8 +47,8 @@ class Merger:
         self.signals = joined([self.signals, blocks]) if self.untrained else blocks
         self.untrained.append((number, part.path))
 
-    def write(self, path: Path, skipped: Sequence[Skipped] = ()) -> None:
-        """Write the file; skipped: checkpoints that have no part."""
+    def write(self, path: Path, skipped: Sequence[Skipped] = (), folder: str = "") -> None:
+        """Write the file; skipped: checkpoints that have no part; folder: of the run, where that is known."""
         layout, blocks = self.layout, self.blocks
         assert layout is not None
         if "weights/norm" not in blocks:  # some parts are of a version that kept none
@@ -63,6 +63,8 @@ class Merger:
             if self.untrained:
                 self._write_untrained(file, layout, blocks)
             _write_provenances(file, self.provenances)
+            if folder:
+                file.attrs["folder"] = folder
             if skipped:
                 for name, column in zip(Skipped._fields, zip(*skipped, strict=True), strict=True):
                     texts = list(map(to_bytes, column))

@@ -24,6 +24,7 @@ from posthoc.merging import Merger
 from posthoc.recording import MOST_CONTROLS, Identity, Recording
 from posthoc.shards import Shard
 from posthoc.shown import counted, listed
+from posthoc.stamps import Stamp, State, state
 from posthoc.store import Skipped
 from posthoc.typed import MisfitError, Range, typed
 
@@ -47,6 +48,11 @@ class Entry:
     def part(self) -> str:
         """File name of its part."""
         return f"epoch{self.epoch}-step{self.step}.h5"
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Its place in training."""
+        return self.epoch, self.step
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,22 @@ class Control:
 
 
 @dataclass(frozen=True)
+class Made:
+    """From what a part was made: SHA-256 of the checkpoint, and of what else went into its means of weights (None: it does
+    not matter), and the files that were read."""
+
+    sha256: str
+    averaged: str | None
+    files: tuple[Stamp, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What belongs in the folder; former: the names of parts of checkpoints that are no longer of the run.
 
-    untrained: how many untrained networks there have to be; most: as many as any shard was asked for.
+    untrained: how many untrained networks there have to be; most: as many as any shard was asked for; folder: the run's,
+    empty where an earlier version wrote this; gone: checkpoints that have parts and no longer lie there; came: the names of
+    parts of those that came when some had gone, each of which may be one of these under another name.
     """
 
     recording: Recording
@@ -85,11 +103,21 @@ class Manifest:
     former: tuple[str, ...] = ()
     untrained: Annotated[int, Range(0, MOST_CONTROLS)] = 0
     most: Annotated[int, Range(0, MOST_CONTROLS)] = 0
+    folder: str = ""
+    gone: tuple[Entry, ...] = ()
+    came: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[Entry, ...]:
+        """The checkpoints that are there and those that are gone, in the run's order."""
+        if not self.gone:
+            return self.checkpoints
+        return tuple(sorted((*self.checkpoints, *self.gone), key=lambda entry: entry.position))
 
     @property
     def parts(self) -> set[str]:
         """The names of all parts that are, or were, planned here."""
-        planned = {entry.part for entry in self.checkpoints} | {control.part for control in controls_of(self.most)}
+        planned = {entry.part for entry in self.all} | {control.part for control in controls_of(self.most)}
         return planned | set(filter(PART.fullmatch, self.former))
 
     @property
@@ -181,16 +209,18 @@ class Parts:
     def start(
         self,
         recording: Recording,
+        folder: Path,
         entries: Sequence[Entry],
         damaged: Sequence[str] = (),
         shards: int | None = None,
         untrained: int = 0,
     ) -> None:
-        """Write down what belongs here; refuses parts of another identity.
+        """Write down what belongs here, of the run in `folder`; refuses parts of another identity.
 
-        What was skipped before and is neither of the run nor `damaged` any more is forgotten. Shards have to agree on
-        the checkpoints: of those that a shard does not see, no part may be missing. They need not on how many untrained
-        networks there are: no more have to be there than all were asked for.
+        A checkpoint that was replayed and no longer lies there stays. What was skipped before and is neither of the run
+        nor `damaged` any more is forgotten. Shards have to agree on the checkpoints: of those that a shard does not see,
+        no part may be missing. They need not on how many untrained networks there are: no more have to be there than all
+        were asked for.
         """
         before = self._plan()
         differences = before.recording.identity.differences(recording.identity) if before else {}
@@ -203,30 +233,56 @@ class Parts:
                 f"own options, or {'remove that folder' if shards else 'pass --force'} to start anew."
             )
         most = untrained
-        if shards and before is not None:
-            entries = self._agreed(before.checkpoints, entries)
-            if before.shards:
-                untrained, most = min(before.untrained, untrained), max(before.most, untrained)
-        plan = Manifest(recording, tuple(entries), shards, untrained=untrained, most=most)
-        plan = replace(plan, former=tuple(sorted(before.parts - plan.parts)) if before else ())
-        known = {*damaged, *(entry.path for entry in entries), *(control.path for control in controls_of(most))}
+        if shards and before is not None and before.shards:
+            untrained, most = min(before.untrained, untrained), max(before.most, untrained)
+        home = os.path.realpath(folder)
+        plan = Manifest(recording, tuple(entries), shards, untrained=untrained, most=most, folder=home)
+        if before is not None:
+            plan = self._going_on(before, plan)
+        known = {*damaged, *(entry.path for entry in plan.all), *(control.path for control in controls_of(most))}
         for skip in self.skipped():
             if skip.path not in known:
                 self.unskip(skip.path)
         if plan != before:
-            with replacing(self.folder / PLAN) as temporary:
-                temporary.write_text(json.dumps(asdict(plan)))
+            self._write_down(plan)
 
-    def _agreed(self, before: Sequence[Entry], entries: Sequence[Entry]) -> Sequence[Entry]:
-        """The checkpoints of a shard with those that other shards have done, in the run's order."""
-        seen = {entry.part for entry in entries}
-        unseen = [entry for entry in before if entry.part not in seen]
-        if undone := [entry.path for entry in unseen if not self.settled(entry)]:
+    def _write_down(self, plan: Manifest) -> None:
+        with replacing(self.folder / PLAN) as temporary:
+            temporary.write_text(json.dumps(asdict(plan)))
+
+    def _going_on(self, before: Manifest, plan: Manifest) -> Manifest:
+        """A plan with what stays of the one before."""
+        here = {entry.part for entry in plan.checkpoints}
+        unseen = [entry for entry in before.all if entry.part not in here]
+        looked_at = set(before.gone)  # once is enough, for a folder that is followed is looked at every other second
+        gone = [e for e in unseen if (self.path(e).exists() if e in looked_at else self._stays(e, plan))]
+        undone = [e.path for e in unseen if e not in gone and not self._skip(e.path).exists()]
+        if plan.shards and undone:
             raise PosthocError(
                 f"{self.folder} is of other checkpoints than this shard has, {listed(undone)} too; give all shards the same, "
                 f"or remove that folder to start anew."
             )
-        return sorted([*entries, *unseen], key=lambda entry: (entry.epoch, entry.step)) if unseen else entries
+        if gone and before.folder not in ("", plan.folder):
+            raise PosthocError(
+                f"{self.folder} holds parts of {before.folder} ({listed([entry.path for entry in gone])}), which are not in "
+                f"{plan.folder}; choose another -o, or remove that folder to start anew."
+            )
+        came = {*before.came, *(here - {entry.part for entry in before.all})} if gone else set()
+        plan = replace(plan, gone=tuple(gone), came=tuple(sorted(came)))
+        return replace(plan, former=tuple(sorted(before.parts - plan.parts)))
+
+    def _stays(self, entry: Entry, plan: Manifest) -> bool:
+        """Whether a checkpoint that is not planned any more has a part that can no longer be made.
+
+        One that still lies there is left out by intent, unless a shard has done what another does not see; a file that
+        was overwritten with a later checkpoint is none of those.
+        """
+        made = self.made(entry, plan.recording.identity)
+        if made is None:
+            return False
+        now = state(Path(plan.folder), entry.path, made.files, made.sha256)
+        overwritten = now is State.CHANGED and entry.path in {each.path for each in plan.checkpoints}
+        return plan.shards is not None or now is State.GONE or overwritten
 
     def _plan(self) -> Manifest | None:
         """What was written down; None where nothing was, or it is spoilt."""
@@ -240,14 +296,39 @@ class Parts:
         """Where the part of a checkpoint, or of an untrained network, is, or will be."""
         return self.folder / entry.part
 
-    def settled(self, entry: Entry | Control) -> bool:
-        """Whether a checkpoint has a part, or was skipped; parts are not looked into."""
-        return self.path(entry).exists() or self._skip(entry.path).exists()
+    def stands(self, item: Entry | Control, folder: Path) -> bool:
+        """Whether there is a part, as those here have to be, of a checkpoint of the run in `folder` as that is now, or was
+        when it was last there; of an untrained network, whether there is one."""
+        plan = self._plan()
+        made = self.made(item, plan.recording.identity) if plan else None
+        if made is None or isinstance(item, Control):
+            return made is not None
+        return state(folder, item.path, made.files, made.sha256) is not State.CHANGED
 
     def entries(self) -> list[Entry]:
-        """The checkpoints that belong here; none before a task has begun."""
+        """The checkpoints that belong here, those too that are gone; none before a task has begun."""
         plan = self._plan()
-        return list(plan.checkpoints) if plan else []
+        return list(plan.all) if plan else []
+
+    def gone(self) -> frozenset[Entry]:
+        """Those that have parts, and no longer lie in the run's folder."""
+        plan = self._plan()
+        return frozenset(plan.gone if plan else ())
+
+    def supersede(self, entry: Entry) -> None:
+        """Leave out what is gone of later in training than a checkpoint that was replayed again, for it had changed: that is
+        of the training before."""
+        plan = self._plan()
+        if plan is None or not (later := [each for each in plan.gone if each.position > entry.position]):
+            return
+        gone = tuple(each for each in plan.gone if each not in later)
+        former = (*plan.former, *(each.part for each in later))
+        self._write_down(replace(plan, gone=gone, former=former))
+        warnings.warn(
+            f"{entry.path} has other weights than when it was replayed before: {listed([each.path for each in later])}, "
+            f"replayed then and gone since, are left out.",
+            stacklevel=2,
+        )
 
     def kept(self, force: bool = False) -> str:
         """How much an interrupted extraction has, and what goes on with it, in words; empty where there is nothing."""
@@ -276,11 +357,13 @@ class Parts:
         ]
         return Progress(plan.checkpoints, plan.controls, replayed, frozenset(missing))
 
-    def digest(self, entry: Entry | Control, identity: Identity) -> str | None:
-        """SHA-256 of the checkpoint that a part was made from, and after it of what else went into its means of weights; None
-        where there is none of this identity."""
+    def made(self, entry: Entry | Control, identity: Identity) -> Made | None:
+        """From what the part of a checkpoint, or of an untrained network, was made; None where there is none of this
+        identity."""
         with self._opened(entry, identity) as part:
-            return None if part is None else part.checkpoint_sha256[0] + part.averaged_sha256[0]
+            if part is None:
+                return None
+            return Made(part.checkpoint_sha256[0], part.averaged_sha256[0], part.files)
 
     @contextlib.contextmanager
     def _opened(self, entry: Entry | Control, identity: Identity) -> Iterator[store.Activations | None]:
@@ -314,52 +397,79 @@ class Parts:
                     skipped.append(skip)
         return sorted(skipped, key=lambda skip: (len(skip.path), skip.path))  # step-9 before step-10
 
-    def merge(self) -> list[Skipped]:
+    def merge(self, looked: bool = False) -> list[Skipped]:
         """Put the parts together as the activations file and take their folder away; what was skipped, and why.
 
-        Raises PosthocError that names the missing checkpoints, and the shards that have them to do.
+        Raises PosthocError that names the checkpoints that are missing, or have changed since they were replayed, unless
+        these were `looked` at just now, and the shards that have them to do.
         """
         plan = self._plan()
         if plan is None:
             raise PosthocError(f"{self.folder} holds no parts of an extraction; run posthoc extract first.")
         merger = Merger()
         missing: list[Entry | Control] = []
+        changed: list[Entry | Control] = []
         skipped = {skip.path: skip for skip in self.skipped()}
-        items: tuple[Entry | Control, ...] = (*plan.checkpoints, *controls_of(plan.most))
-        for item in items:
+        gone, spoilt = self._unnamed(plan), []
+        items: list[Entry | Control] = [item for item in plan.all if item in gone or item not in plan.gone]
+        for item in (*items, *controls_of(plan.most)):
             with self._opened(item, plan.recording.identity) as part:
                 if part is None:
-                    if item.path not in skipped and (isinstance(item, Entry) or item.number < plan.untrained):
+                    if item in gone:
+                        spoilt.append(item.path)
+                    elif item.path not in skipped and (isinstance(item, Entry) or item.number < plan.untrained):
                         missing.append(item)
                     continue
                 skipped.pop(item.path, None)
+                if not looked and item in plan.checkpoints and _has_changed(plan, item, part):
+                    changed.append(item)
                 if isinstance(item, Control):
                     merger.add_untrained(item.number, part)
                 else:
                     merger.add(part)
         if missing:
             raise PosthocError(self._lacking(plan, missing))
+        if changed:
+            raise PosthocError(
+                f"{listed([item.path for item in changed])} in {plan.folder} changed after the parts in {self.folder} were "
+                f"made of them; {_advice(plan, changed)}, then merge."
+            )
         if not merger.parts:
             reason = min(skip.reason for skip in skipped.values())
             raise PosthocError(
                 f"None of the {counted(len(plan.checkpoints), 'checkpoint')} could be replayed: {reason}"
             )
-        merger.write(self.output, list(skipped.values()))
+        merger.write(self.output, list(skipped.values()), folder_text(plan.folder))
         self.clear()
         self._leave()
+        if kept := [entry.path for entry in plan.gone if entry in gone and entry.path not in spoilt]:
+            warnings.warn(
+                f"{self.output} holds {counted(len(kept), 'checkpoint')} replayed before and gone since from "
+                f"{plan.folder}: {listed(kept)}.",
+                stacklevel=2,
+            )
+        if spoilt:
+            warnings.warn(
+                f"{self.output} lacks {listed(spoilt)}: the parts were damaged, and the checkpoints are gone.",
+                stacklevel=2,
+            )
         return list(skipped.values())
+
+    def _unnamed(self, plan: Manifest) -> set[Entry | Control]:
+        """The checkpoints that are gone, without those that are there under another name."""
+        if not plan.gone or not plan.came:
+            return set(plan.gone)
+        identity = plan.recording.identity
+        came = [self.made(entry, identity) for entry in plan.checkpoints if entry.part in plan.came]
+        digests = {made.sha256 for made in came if made}
+        return {entry for entry in plan.gone if not ((made := self.made(entry, identity)) and made.sha256 in digests)}
 
     def _lacking(self, plan: Manifest, missing: Sequence[Entry | Control]) -> str:
         """What is missing, and how it is made."""
-        advice = "run extract again"
-        if plan.shards:
-            places = [item.place if isinstance(item, Control) else plan.checkpoints.index(item) for item in missing]
-            shards = sorted({Shard.of(place, plan.shards).index for place in places})
-            advice = f"run --shard {' and '.join(f'{shard}/{plan.shards}' for shard in shards)}"
         controls = f" and {counted(plan.untrained, 'untrained network')}" if plan.untrained else ""
         return (
             f"{self.folder} lacks {len(missing)} of {counted(len(plan.checkpoints), 'checkpoint')}{controls} "
-            f"({listed([item.path for item in missing])}); {advice}, then merge."
+            f"({listed([item.path for item in missing])}); {_advice(plan, missing)}, then merge."
         )
 
     def clear(self) -> None:
@@ -399,6 +509,26 @@ def merge(output: Path, force: bool = False) -> list[Skipped]:
         raise PosthocError(f"{parts.folder} does not exist; run posthoc extract --shard first.")
     with parts.held():
         return parts.merge()
+
+
+def folder_text(folder: str) -> str:
+    """The path of a folder as an activations file has it: what is no UTF-8 in it spelled out."""
+    return folder.encode("utf-8", "backslashreplace").decode()
+
+
+def _advice(plan: Manifest, items: Sequence[Entry | Control]) -> str:
+    """How the parts of some checkpoints are made."""
+    if not plan.shards:
+        return "run extract again"
+    places = [item.place if isinstance(item, Control) else plan.checkpoints.index(item) for item in items]
+    shards = sorted({Shard.of(place, plan.shards).index for place in places})
+    return f"run --shard {' and '.join(f'{shard}/{plan.shards}' for shard in shards)}"
+
+
+def _has_changed(plan: Manifest, entry: Entry | Control, part: store.Activations) -> bool:
+    """Whether a checkpoint is another than that from which its part was made, as far as that can be seen from here."""
+    folder = Path(plan.folder)
+    return bool(plan.folder) and (state(folder, entry.path, part.files, part.checkpoint_sha256[0]) is State.CHANGED)
 
 
 def _short(value: Any) -> str:

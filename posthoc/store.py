@@ -3,7 +3,8 @@
 Both wings know this format (version 2) and nothing else of each other. Dimensions: checkpoint E, unit (the C recorded
 channels of a layer), sample N of the probe, and time T where a signal keeps it:
 
-    /                   attributes: format, format_version, created_by, created, recording (JSON), complete
+    /                   attributes: format, format_version, created_by, created, recording (JSON), complete, folder (of the
+                        run, where that is known)
     /epoch /step [E]    -1: unknown            /sample/index /sample/label [N]: no label where there is none
     /checkpoint/path /checkpoint/sha256 [E]    /probe/loss /probe/accuracy [E]    /recorded/<name> [E]
     /score/<name> [E]                          other scores than accuracy: R2, mIoU, those of the user's function
@@ -22,6 +23,7 @@ channels of a layer), sample N of the probe, and time T where a signal keeps it:
     /average/<k>/behaviour/<name> [E, N]       loss and correct of the mean of the weights of a checkpoint and the k - 1
                                                before it, where `identity.averaged` has any k; NaN where there are fewer
     /checkpoint/averaged [E]                   digest of what those means are made of beside the checkpoint
+    /checkpoint/files [1]                      of a part: the files that were read, their sizes and times (JSON)
     /skipped/path /skipped/reason [S]          checkpoints that could not be replayed, where any were skipped
     /null/<control>/signals/<signal>/<layer>, /null/<control>/behaviour/<name>: as without, of other inputs
                                                (tokens shuffled, say), where `identity.controls` has any
@@ -51,6 +53,7 @@ from posthoc.recording import Provenance, Recording
 from posthoc.sketches import width_of
 from posthoc.soundness import SoundFile, UnsoundError, refusing, row_of
 from posthoc.spool import Spooled
+from posthoc.stamps import Stamp, from_text
 
 FORMAT = "posthoc-activations"
 FORMAT_VERSION = 2
@@ -128,7 +131,7 @@ class Frame:
     signals: signal -> layer -> float32 [C, N], or [C, N, T]; nonfinite: of its weights; behaviour, head: what `STORED`
     has under these names, without the dimension of the checkpoints; scores: other than accuracy; nulls: by control, what
     other inputs gave; averages: by number of checkpoints, the behaviour of the mean of so many; averaged: digest of what those are
-    made of beside this one; weights: of the layout's `weights` norm [T] and sketch
+    made of beside this one; files: which were read; weights: of the layout's `weights` norm [T] and sketch
     [M], or neither, and where they were asked for stable_rank and hill_alpha [T].
     """
 
@@ -148,6 +151,7 @@ class Frame:
     averages: Mapping[int, Mapping[str, Array]] = field(default_factory=dict)
     averaged: str = ""
     weights: Mapping[str, Array] = field(default_factory=dict)
+    files: tuple[Stamp, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +186,8 @@ class Activations:
     int64 [E], how many weights, and values of the signals, are NaN or infinite; skipped: path and reason of the
     checkpoints that could not be replayed; untrained_seeds: int64 [K], of the controls that `read_untrained` reads, none
     in most files; nulls: the controls of other inputs, which `read_null` reads; averaged: of how many checkpoints there are means, which
-    `behaviour_of_average` reads, and averaged_sha256 what they are made of; text_bytes: int64 [N] of rows of tokens, see
+    `behaviour_of_average` reads, and averaged_sha256 what they are made of; folder: of the run, empty where nothing says it;
+    files: of a part, which were read; text_bytes: int64 [N] of rows of tokens, see
     `Layout`, or None; weights: the tensors that `weight` tells of, and how many numbers each holds; provenances: one for each
     checkpoint; blocks: the arrays by checkpoint, by their place in the file.
     """
@@ -205,6 +210,7 @@ class Activations:
         self.recording = file.recording()
         identity = self.recording.identity
         self.created = file.attribute("created", str) or "unknown"
+        self.folder = file.attribute("folder", str) or ""
         self.probe_sha256 = identity.probe.sha256
         self.layers = tuple(layer.name for layer in identity.layers)
         self.signals = identity.signals
@@ -219,6 +225,7 @@ class Activations:
         self.channels = {layer: file.numbers(_first(file, places.unit, layer), "i", None, 0) for layer in self.layers}
         self.checkpoints = file.texts("checkpoint/path", E)
         self.checkpoint_sha256 = file.texts("checkpoint/sha256", E)
+        self.files = from_text(file.texts("checkpoint/files", 1)[0]) if file.has("checkpoint/files") else ()
         self.loss = file.numbers("probe/loss", "f", E)
         self.accuracy = file.numbers("probe/accuracy", "f", E)
         self.scores, self.recorded = (

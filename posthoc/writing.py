@@ -25,6 +25,7 @@ from posthoc.errors import PosthocError
 from posthoc.files import replacing
 from posthoc.precision import survey
 from posthoc.spool import Spooled, at_most, pieces
+from posthoc.stamps import to_text
 from posthoc.store import (
     FORMAT,
     FORMAT_VERSION,
@@ -96,6 +97,11 @@ def write(path: Path, layout: Layout, frames: Sequence[Frame]) -> None:
                 if place.startswith("signals/"):
                     nonfinite[row][place.split("/", 2)[2]] += surveyed[place].nonfinite
         fill(file, frames, nonfinite)
+        if any(frame.files for frame in frames):  # a part: what is put together of parts outlives its checkpoints
+            texts = [to_text(frame.files) for frame in frames]
+            describe(
+                file.create_dataset("checkpoint/files", data=texts, dtype=h5py.string_dtype()), "files that were read"
+            )
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def parts(tmp_path):
     (tmp_path / "home" / "thesis.tex").write_text("precious")
     parts = Parts(tmp_path / "out" / "a.h5")
     with parts.held():
-        parts.start(PLAN.recording, ENTRIES, shards=1)
+        parts.start(PLAN.recording, parts.output.parent / "run", ENTRIES, shards=1)
         for e, entry in enumerate(ENTRIES):
             write(parts.path(entry), PLAN, [frame(e)])
     return parts
@@ -153,16 +153,18 @@ def test_a_spoilt_plan_is_none(parts, spoil):
 
 def test_shards_agree_on_the_checkpoints(parts):
     with parts.held(shared=True):
-        parts.start(PLAN.recording, ENTRIES[:2], shards=1)  # the third is done: it stays
+        parts.start(PLAN.recording, parts.output.parent / "run", ENTRIES[:2], shards=1)  # the third is done: it stays
         assert parts.entries() == ENTRIES
         parts.path(ENTRIES[2]).unlink()
         with pytest.raises(PosthocError, match=r"is of other checkpoints than this shard has, 2\.pt too"):
-            parts.start(PLAN.recording, ENTRIES[:2], shards=1)
+            parts.start(PLAN.recording, parts.output.parent / "run", ENTRIES[:2], shards=1)
 
 
-def test_parts_of_checkpoints_that_are_gone_are_removed_with_the_rest(parts):
+def test_parts_of_checkpoints_that_are_left_out_are_removed_with_the_rest(parts):
+    (parts.output.parent / "run").mkdir()
+    (parts.output.parent / "run" / "0.pt").write_text("it is there, and is not planned")
     with parts.held():
-        parts.start(PLAN.recording, ENTRIES[1:])
+        parts.start(PLAN.recording, parts.output.parent / "run", ENTRIES[1:])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert merge(parts.output) == []

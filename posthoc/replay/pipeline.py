@@ -1,6 +1,7 @@
 """The loop that replays: the next checkpoint is read while this one runs and the last one's part is written."""
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from posthoc import store
 from posthoc.errors import PosthocError, error_line
-from posthoc.parts import Control
+from posthoc.parts import Control, Made
 from posthoc.replay.averaging import OF_AVERAGES, Averages, Opened
 from posthoc.replay.checkpoint import Header, read_checkpoint
 from posthoc.replay.formats.table import digest
@@ -28,13 +29,15 @@ from posthoc.replay.sketching import sketched
 from posthoc.replay.source import Source
 from posthoc.replay.spectra import spectral
 from posthoc.replay.transfer import is_lost
+from posthoc.stamps import Stamp
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """A checkpoint, or an untrained network, that was replayed."""
+    """A checkpoint, or an untrained network, that was replayed; files: which were read."""
 
     item: Checkpoint | Control
+    files: tuple[Stamp, ...] = ()
 
     def __str__(self) -> str:
         return _name(self.item)
@@ -42,9 +45,10 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Kept:
-    """One whose part was there already."""
+    """One whose part was there already; files: the checkpoint's as they are now."""
 
     item: Checkpoint | Control
+    files: tuple[Stamp, ...] = ()
 
     def __str__(self) -> str:
         return f"{_name(self.item)}, kept"
@@ -83,6 +87,7 @@ class Loaded:
     weights: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
     averaged: str = ""
     count: int = 1
+    files: tuple[Stamp, ...] = ()
 
     @property
     def words(self) -> str:
@@ -93,16 +98,17 @@ class Loaded:
 def replay(
     plan: Extraction,
     checkpoints: Iterable[Checkpoint],
-    known: Callable[[Checkpoint], str | None],
+    known: Callable[[Checkpoint], Made | None],
     write: Callable[[Checkpoint, store.Frame], None],
     stop: threading.Event | None = None,
     scratch: Path | None = None,
+    kept: Callable[[], str] = str,
 ) -> Iterator[Outcome]:
     """Replay the checkpoints and write each one's frame; yields what became of each.
 
-    A checkpoint whose digest `known` returns is left alone. Reading and writing go on in a thread each; what is
+    A checkpoint from which what `known` returns was made is left alone, and so is one that has gone since. Reading and writing go on in a thread each; what is
     written is the same as without them. A frame has been written when its checkpoint is yielded. Once `stop` is
-    set no other checkpoint is begun. scratch: see `Network`.
+    set no other checkpoint is begun. scratch: see `Network`; kept: what goes on, in words, where a GPU takes no more work.
     """
     source = itertools.takewhile(lambda _: not (stop and stop.is_set()), checkpoints)
     reading = Reading(plan, source, known)
@@ -114,7 +120,7 @@ def replay(
         return item
 
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer, ExitStack() as stack:
-        written: list[tuple[Checkpoint, Future[None]]] = []
+        written: list[tuple[Replayed, Future[None]]] = []
         net: Network | None = None
         running: Loaded | None = None
         frame: store.Frame | PosthocError | None = None
@@ -134,11 +140,12 @@ def replay(
                     yield from _finished(written)
                     if isinstance(frame, PosthocError):
                         if is_lost(plan.device):
-                            raise _lost(running.words, str(frame)) from frame
+                            raise _lost(running.words, str(frame), kept()) from frame
                         reading.averages.failed.add(running.checkpoint.path)
                         yield Failed(running.checkpoint, frame)
                     else:
-                        written.append((running.checkpoint, writer.submit(write, running.checkpoint, frame)))
+                        replayed = Replayed(running.checkpoint, frame.files)
+                        written.append((replayed, writer.submit(write, running.checkpoint, frame)))
                     frame = None
                 if not item or not net or (stop and stop.is_set() and item.count == 1):
                     break
@@ -152,28 +159,29 @@ def replay(
             except RuntimeError as error:  # of CUDA, which says late, and to whoever asks it next, that it failed
                 if not is_lost(plan.device):
                     raise
-                raise _lost(running.words if running else str(plan.run.folder), error_line(error)) from error
+                at = running.words if running else str(plan.run.folder)
+                raise _lost(at, error_line(error), kept()) from error
         yield from _finished(written)
 
 
-def _lost(where: str, reason: str) -> PosthocError:
+def _lost(where: str, reason: str, kept: str) -> PosthocError:
     """A GPU that takes no more work from this process; what else it was given would be said to fail, too."""
-    return PosthocError(f"The GPU failed at {where} ({reason}); the same command goes on from there.")
+    return PosthocError(f"The GPU failed at {where} ({reason}){kept or '; run the same command again'}.")
 
 
-def _finished(written: list[tuple[Checkpoint, Future[None]]]) -> Iterator[Replayed]:
+def _finished(written: list[tuple[Replayed, Future[None]]]) -> Iterator[Replayed]:
     """Those whose frames are being written, once they are."""
     while written:
-        checkpoint, writing = written.pop()
+        replayed, writing = written.pop()
         writing.result()
-        yield Replayed(checkpoint)
+        yield replayed
 
 
 class Reading:
     """Reads checkpoints one after another, and after each makes the means that end with it."""
 
     def __init__(
-        self, plan: Extraction, checkpoints: Iterator[Checkpoint], known: Callable[[Checkpoint], str | None]
+        self, plan: Extraction, checkpoints: Iterator[Checkpoint], known: Callable[[Checkpoint], Made | None]
     ) -> None:
         self.plan, self.checkpoints, self.known = plan, checkpoints, known
         self.names: dict[int, Names] = {}  # by the identity of the shapes, which the checkpoints of a run share
@@ -197,15 +205,19 @@ class Reading:
         return item
 
     def load(self, checkpoint: Checkpoint, into: Mapping[str, Tensor]) -> Loaded | Kept:
-        """A checkpoint's own weights, unless its digest is known; raises PosthocError where it is not as planned."""
+        """A checkpoint's own weights, unless what is known was made from it; raises PosthocError where it is not as planned."""
         plan, averages = self.plan, self.averages
+        folder = plan.run.folder
         source = Source(checkpoint.path, hashing=True)  # the same files for the digest and for the tensors, or an error
         averaged, before = averages.sha256(checkpoint), self.known(checkpoint)
-        if before is not None:
-            opened = Opened(source, digest(checkpoint.path, source))
-            if opened.sha256 + averaged == before:
+        if before is not None and not os.path.lexists(checkpoint.path):
+            return Kept(checkpoint, before.files)
+        if before is not None and before.averaged in (None, averaged):
+            same = source.is_untouched(folder, before.files)
+            opened = Opened(source, before.sha256 if same else digest(checkpoint.path, source))
+            if opened.sha256 == before.sha256:
                 averages.keep(checkpoint, opened)
-                return Kept(checkpoint)
+                return Kept(checkpoint, source.stamped(folder))
         tensors = self.tensors(checkpoint, source, {} if averages else into)
         opened = Opened(source, digest(checkpoint.path, source))  # of what was read, and of what was left of the files
         source.require_unchanged()
@@ -217,7 +229,8 @@ class Reading:
         nonfinite = sum(_nonfinite(tensor) for name, tensor in tensors.items() if name not in finite)
         if averages and plan.device.type == "cpu":  # a network may write to what it is given
             tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-        return Loaded(checkpoint, opened.sha256, tensors, nonfinite, weights, averaged)
+        files = source.stamped(folder)
+        return Loaded(checkpoint, opened.sha256, tensors, nonfinite, weights, averaged, files=files)
 
     def tensors(self, checkpoint: Checkpoint, source: Source, into: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's tensors by the model's names; raises PosthocError where it is not as planned."""
@@ -294,6 +307,7 @@ def _frame(plan: Extraction, loaded: Loaded, results: Results) -> store.Frame:
         nonfinite=loaded.nonfinite,
         weights=loaded.weights,
         averaged=loaded.averaged,
+        files=loaded.files,
         averages=dict.fromkeys(plan.identity.averaged, nothing),
         **vars(results),
     )

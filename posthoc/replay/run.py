@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError, as_path, require_kind
 from posthoc.files import refuse_existing
-from posthoc.parts import Control, Entry, Parts, controls_of
+from posthoc.parts import Control, Entry, Made, Parts, controls_of
 from posthoc.replay.controls import UNTRAINED
 from posthoc.replay.duplicates import DuplicatesError
 from posthoc.replay.order import Checkpoint
@@ -23,6 +24,7 @@ from posthoc.replay.request import PlanOptions
 from posthoc.replay.scaling import try_scaling
 from posthoc.replay.untrained import replay_untrained
 from posthoc.shards import Shard
+from posthoc.stamps import Stamp, are_untouched
 from posthoc.store import Skipped
 from posthoc.writing import write
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, Outcome], None]
 """Called after each checkpoint and untrained network with done, total and what became of it, which `str` puts in words."""
 POLL_SECONDS = 2.0
+Finished = dict[str, tuple[Stamp, ...]]
+"""Of parts that are made, by name, the files that were read."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,10 @@ def run_extraction(
     StoppedError raised.
     """
     with _working(plan, output, force, shard) as parts:
-        skipped = _replay_into(Work(parts, progress, stop, shard, force), plan, skip_errors, set())
+        skipped = _replay_into(Work(parts, progress, stop, shard, force), plan, skip_errors)
         if shard:
             return Result(parts.folder, tuple(skipped))
-        return Result(output, tuple(parts.merge()))
+        return Result(output, tuple(parts.merge(looked=True)))
 
 
 def follow_extraction(
@@ -152,20 +156,21 @@ def follow_extraction(
 
     A checkpoint that cannot be read yet is tried again as long as the run is followed.
     """
-    plan = _wait_for_first(replan, stop, quiet)
+    pause = partial(_pause, stop, partial(Parts(output).kept, force))
+    plan = _wait_for_first(replan, pause, quiet)
     if until_epoch is not None and plan.run.newest[0] < 0:
         raise UsageError("--until-epoch: the checkpoints say no epoch; leave it out, --quiet ends the watch.")
     with _working(plan, output, force, None) as parts:
         work = Work(parts, progress, stop, force=force)
         newest, since = plan.run.newest, time.monotonic()
-        finished: set[str] = set()
+        finished: Finished = {}
         while True:
             if time.monotonic() - since > quiet or (until_epoch is not None and plan.run.newest[0] >= until_epoch):
                 # What cannot be read now never will be.
-                _replay_into(work, replan(), skip_errors, set())
-                return Result(output, tuple(parts.merge()))
+                _replay_into(work, replan(), skip_errors)
+                return Result(output, tuple(parts.merge(looked=True)))
             _replay_into(work, plan, True, finished)
-            _pause(stop, POLL_SECONDS)
+            pause()
             plan = _grown(plan, replan)
             if plan.run.newest != newest:
                 newest, since = plan.run.newest, time.monotonic()
@@ -197,19 +202,20 @@ def _working(plan: Extraction, output: Path, force: bool, shard: Shard | None) -
         yield parts
 
 
-def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: set[str]) -> list[Skipped]:
-    """Make the parts that are missing, but for those `finished` (by name), to which new ones are added; what was skipped."""
-    parts, entries = work.parts, entries_of(plan)
+def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: Finished | None = None) -> list[Skipped]:
+    """Make the parts that are missing, but for those `finished`, to which new ones are added; what was skipped."""
+    parts, entries, folder = work.parts, entries_of(plan), plan.run.folder
+    finished = {} if finished is None else finished
     skipped = [Skipped(_relative(plan, path), reason) for path, reason in plan.run.left_out]
     shards = work.shard.count if work.shard else None
     damaged = [skip.path for skip in skipped]
-    parts.start(plan.stored.recording, list(entries.values()), damaged, shards, plan.untrained)
+    parts.start(plan.stored.recording, folder, list(entries.values()), damaged, shards, plan.untrained)
     for skip in skipped:
         parts.skip(skip)
     checkpoints = [
         checkpoint
         for place, checkpoint in enumerate(plan.run.checkpoints)
-        if work.has(place) and entries[checkpoint.path].part not in finished
+        if work.has(place) and not are_untouched(folder, finished.get(entries[checkpoint.path].part, ()))
     ]
     if checkpoints and checkpoints[-1] is plan.run.checkpoints[-1] and not work.stopped:  # it is that which is tried
         plan = plan.told(scaling=try_scaling(plan))
@@ -226,7 +232,7 @@ def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: set[
             parts.path(item).unlink(missing_ok=True)  # of the file as it once was
             parts.skip(skipped[-1])
         else:
-            finished.add(item.part)
+            finished[item.part] = outcome.files
         if work.progress:
             work.progress(done, total, outcome)
     if work.stopped and done < total:
@@ -243,23 +249,33 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     """Replay the checkpoints and then the controls, unless their parts are there."""
     parts, anew = work.parts, work.force and work.shard is not None  # its own, those of other shards stay
+    bereft = _bereft(parts, max(plan.identity.averaged, default=1))
+
+    def known(checkpoint: Checkpoint) -> Made | None:
+        entry = entries[checkpoint.path]
+        made = None if anew else parts.made(entry, plan.identity)
+        return replace(made, averaged=None) if made and entry in bereft else made
 
     def keep(item: Entry | Control, frame: store.Frame) -> None:
+        before = parts.made(item, plan.identity)
         write(parts.path(item), plan.stored, [frame])
         parts.unskip(item.path)
+        if isinstance(item, Entry) and before and before.sha256 != frame.sha256:
+            parts.supersede(item)
 
     yield from replay(
         plan,
         checkpoints,
-        lambda checkpoint: None if anew else parts.digest(entries[checkpoint.path], plan.identity),
+        known,
         lambda checkpoint, frame: keep(entries[checkpoint.path], frame),
         work.stop,
         parts.folder,
+        partial(parts.kept, work.force),
     )
     for control in controls:
         if work.stopped:
             return
-        if not anew and parts.digest(control, plan.identity) is not None:
+        if not anew and parts.made(control, plan.identity) is not None:
             yield Kept(control)
             continue
         try:
@@ -269,6 +285,12 @@ def _outcomes(
         else:
             keep(control, frame)
             yield Replayed(control)
+
+
+def _bereft(parts: Parts, most: int) -> frozenset[Entry]:
+    """The checkpoints whose means of up to so many cannot be made again, for some before them are gone."""
+    gone, order = parts.gone(), parts.entries()
+    return frozenset(entry for k, entry in enumerate(order) if not gone.isdisjoint(order[max(k - most + 1, 0) : k]))
 
 
 def entries_of(plan: Extraction) -> dict[Path, Entry]:
@@ -283,7 +305,7 @@ def _relative(plan: Extraction, path: Path) -> str:
     return path.relative_to(plan.run.folder).as_posix()
 
 
-def _wait_for_first(replan: Callable[[], Extraction], stop: threading.Event | None, quiet: float) -> Extraction:
+def _wait_for_first(replan: Callable[[], Extraction], pause: Callable[[], None], quiet: float) -> Extraction:
     start = time.monotonic()
     while True:
         try:
@@ -293,7 +315,7 @@ def _wait_for_first(replan: Callable[[], Extraction], stop: threading.Event | No
         except PosthocError:  # nothing there yet, or the first checkpoint is still being written
             if time.monotonic() - start > quiet:
                 raise
-        _pause(stop, POLL_SECONDS)
+        pause()
 
 
 def _grown(plan: Extraction, replan: Callable[[], Extraction]) -> Extraction:
@@ -307,8 +329,8 @@ def _grown(plan: Extraction, replan: Callable[[], Extraction]) -> Extraction:
     return replace(plan, run=now.run) if now.identity == plan.identity else now
 
 
-def _pause(stop: threading.Event | None, seconds: float) -> None:
+def _pause(stop: threading.Event | None, kept: Callable[[], str]) -> None:
     if stop is None:
-        time.sleep(seconds)
-    elif stop.wait(seconds):
-        raise StoppedError("stopped between two checkpoints; the same command goes on.")
+        time.sleep(POLL_SECONDS)
+    elif stop.wait(POLL_SECONDS):
+        raise StoppedError(f"stopped{kept()}.")

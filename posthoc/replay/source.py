@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from posthoc.errors import PosthocError
 from posthoc.files import open_regular
 from posthoc.replay.budget import Budget
+from posthoc.stamps import Stamp, are_untouched, joined, stamp
 
-Stamp = tuple[int, int, int, int, int]
+Seen = tuple[int, int, int, int, int]
 AT_ONCE = 2**18
 """Bytes that are hashed while a processor's cache holds them."""
 
@@ -77,7 +78,8 @@ class Source:
         """hashing: whether files are hashed while their tensors are read, so that `digest` need not read them again."""
         self.path, self.hashing = path, hashing
         self.budget = Budget(path)
-        self.stamps: dict[Path, Stamp] = {}
+        self.seen: dict[Path, Seen] = {}
+        self.files: tuple[Path, ...] = ()
         self.hashed: dict[Path, Hashed] = {}
 
     @contextmanager
@@ -128,23 +130,37 @@ class Source:
         for path in files:
             with self.open(path) as file:
                 digests.append(self.hashed.setdefault(path, Hashed()).digest(file))
-        if list(files) == [self.path]:
-            return digests[0]
-        lines = "".join(f"{digest}  {path.name}\n" for digest, path in zip(digests, files, strict=True))
-        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+        self.files = tuple(files)
+        return joined(self.path, files, digests)
+
+    def stamped(self, folder: Path) -> tuple[Stamp, ...]:
+        """The files that `digest` read, of a run in `folder`, as they were then."""
+        return tuple(stamp(folder, path, *self.seen[path][2:4]) for path in self.files)
+
+    def is_untouched(self, folder: Path, stamps: Sequence[Stamp]) -> bool:
+        """Whether the files have the sizes and times that they had when they were read before; what is opened later is these."""
+        if not are_untouched(folder, stamps):
+            return False
+        self.files = tuple(folder / each.path for each in stamps)
+        try:
+            for path in self.files:
+                self.size(path)
+        except OSError:  # gone meanwhile
+            return False
+        return self.stamped(folder) == tuple(stamps)
 
     def require_unchanged(self) -> None:
         """Raise PosthocError where a file is no longer what was read."""
-        for path in self.stamps:
+        for path in self.seen:
             try:
                 self.size(path)
             except OSError as error:
                 raise PosthocError(f"Cannot read {path}: {error.strerror or error}.") from error
 
     def _meet(self, path: Path, status: os.stat_result) -> None:
-        stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if path not in self.stamps:
-            self.stamps[path] = stamp
+        seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if path not in self.seen:
+            self.seen[path] = seen
             self.budget.grow(status.st_size)
-        elif self.stamps[path] != stamp:
+        elif self.seen[path] != seen:
             raise PosthocError(f"{path} changed while it was being read; run again when it is complete.")
