@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from posthoc.errors import UsageError
+from posthoc.shown import counted
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,8 @@ class Shard:
         """
         try:
             if text == "auto":
-                first, step = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", 0)) for name in ("MIN", "STEP"))
-                count = int(os.environ["SLURM_ARRAY_TASK_COUNT"])
-                index = (int(os.environ["SLURM_ARRAY_TASK_ID"]) - first) // (step or 1) + 1
-            else:
-                index, count = map(int, text.split("/"))
+                return cls._of_slurm()
+            index, count = map(int, text.split("/"))
         except KeyError:
             raise UsageError("--shard auto works in a Slurm job array only; give i/n.") from None
         except ValueError:
@@ -34,6 +32,21 @@ class Shard:
         if not 1 <= index <= count:
             raise UsageError(f"--shard {text}: give i/n with i from 1 to n, such as 1/8, or auto.")
         return cls(index, count)
+
+    @classmethod
+    def _of_slurm(cls) -> "Shard":
+        """That of the task of a job array that this is; raises KeyError outside of one."""
+        task, count = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "COUNT"))
+        first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", 0))
+        step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", 0)) or 1
+        last = int(os.environ.get("SLURM_ARRAY_TASK_MAX", first + (count - 1) * step))
+        # Of an array with gaps no task is given a share: others would have the same, or one that is not there.
+        if last != first + (count - 1) * step or not first <= task <= last:
+            raise UsageError(
+                f"--shard auto counts the tasks of a Slurm array without gaps, and this one, of {counted(count, 'task')} from "
+                f"{first} up, has task {max(last, task)}; give i/n, or submit an array such as 1-{count}."
+            )
+        return cls((task - first) // step + 1, count)
 
     @classmethod
     def of(cls, place: int, count: int) -> "Shard":

@@ -266,6 +266,21 @@ def test_shards_that_are_none(text):
         Shard.parse("auto")
 
 
+@pytest.mark.parametrize("last", [{"MAX": "5"}, {}])
+def test_an_array_with_gaps_gives_no_shards(monkeypatch, last):
+    for name, value in {"ID": "5", "MIN": "2", "STEP": "1", "COUNT": "2", **last}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    says = r"--shard auto counts the tasks of a Slurm array without gaps, and this one, of 2 tasks from 2 up, has task 5; give i/n"
+    with pytest.raises(UsageError, match=says):
+        Shard.parse("auto")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    if last:
+        with pytest.raises(UsageError, match=says):
+            Shard.parse("auto")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "3")
+    assert Shard.parse("auto") == Shard(1, 2)
+
+
 def test_shards_of_another_configuration_are_refused(run, probe, tmp_path):
     run_extraction(plan_extraction(run, probe), tmp_path / "a.h5", shard=Shard(1, 2))
     with pytest.raises(PosthocError, match="seed: 0 there, 1 now"):
