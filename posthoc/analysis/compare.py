@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 NOT_COMPARED = ("name", "window", "threshold")
 """Of the protocol: what only volatility and its settling depend on, by which runs are not compared."""
-RESPONDS_TO = ("classes", "images", *(item.name for item in fields(Protocol) if item.name not in NOT_COMPARED))
+RESPONDS_TO = (
+    "classes",
+    "images",
+    "layers",
+    "channels",
+    *(item.name for item in fields(Protocol) if item.name not in NOT_COMPARED),
+)
 """What the measures themselves respond to, whatever the network."""
 MUST_BE_KNOWN = ("classes", "images", "smooth")
 STATED_BY = ("hurst", "integration", "metastability", "integration_z", "metastability_z", "stability_index")
@@ -213,6 +219,7 @@ def _state(run: Run, taxonomy: Taxonomy | None) -> State:
         noun=run.summary.noun,
         hurst=verdict(run, "hurst"),
         metastability=verdict(run, "metastability"),
+        noise=run.noise("integration"),
     )
     return classify(evidence, taxonomy)
 

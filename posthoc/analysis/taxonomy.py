@@ -7,7 +7,7 @@ and gives a name only where the data carry it; else the state is indeterminate, 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 
@@ -72,7 +72,8 @@ class Evidence:
 
     fields: of integration and metastability; accuracy: of the stability index and accuracy, or another score that is
     better the higher it is, by its symbol, score, None where the run has none; epochs: how many have an
-    integration; total: of how many; noun: what they are called; hurst, metastability: their verdicts against their deciding nulls.
+    integration; total: of how many; noun: what they are called; hurst, metastability: their verdicts against their deciding nulls;
+    noise: the mean integration of pure noise through the same protocol.
     """
 
     integration: float
@@ -87,6 +88,7 @@ class Evidence:
     score: str | None = "accuracy"
     noun: str = "epoch"
     total: int = 0
+    noise: float = math.nan
 
     @property
     def share(self) -> str:
@@ -99,7 +101,7 @@ def classify(evidence: Evidence, taxonomy: Taxonomy | None = None) -> State:
 
     The rules are tried in order: H_eff below `rigid`, below `partial`, r(Hz, Mz) < 0 with r(Psi, accuracy) > 0, H_eff at
     or above `high`, else transitional. `taxonomy-2` asks for 10 epochs, an interval of H_eff without a threshold in it,
-    and an H that differs from its deciding null; where the correlations matter (from `partial` on) also for an M that
+    an H that differs from its deciding null, and a name that pure noise would not have; where the correlations matter (from `partial` on) also for an M that
     differs from its own, and for intervals of theirs that say whether both have these signs.
 
     >>> print(classify(Evidence(0.057, 0.864, -0.760), Taxonomy("taxonomy-1")).name)
@@ -156,6 +158,12 @@ def _doubts(evidence: Evidence, taxonomy: Taxonomy) -> Iterator[str]:
     if evidence.integration >= taxonomy.partial:
         yield from _not_different(evidence.metastability, evidence.noun)
         yield from _doubts_of_signs(evidence)
+    name = _by_thresholds(evidence, taxonomy)
+    of_noise = _by_thresholds(replace(evidence, integration=evidence.noise), taxonomy)
+    if (
+        math.isfinite(evidence.noise) and name is of_noise is not Name.CONVERGENT
+    ):  # by correlations, which noise does not have
+        yield f"pure noise through this protocol would have the same name, with an H_eff of {evidence.noise:.3f}"
 
 
 def _not_different(verdict: Verdict, noun: str) -> Iterator[str]:

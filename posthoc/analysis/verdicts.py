@@ -148,6 +148,11 @@ class Verdict:
         return self.differs * 2 > self.epochs
 
     @property
+    def of_one_order(self) -> bool:
+        """Whether it may be the one order that all checkpoints see their samples in that differs from others."""
+        return self.null == "order" and bool(self.mostly)
+
+    @property
     def than(self) -> str:
         """What the measure is compared with, in words."""
         return self.value or f"that of {self.words}"
@@ -187,6 +192,8 @@ class Verdict:
                 where = f"in any of {self.epochs} {unit}s" if self.epochs > 1 else f"in the only {unit} that has it"
                 return f"{self.symbol} cannot be distinguished from {than} {where}{self._drawn}"
         text = f"{self.symbol} differs from {than} in {self.differs} of {self.epochs} {unit}s{self._drawn}"
+        if self.of_one_order and self.epochs > 1:
+            text += ", which all see one order: it may be that order"
         return f"{text}; {few}" if self.wanting else text
 
 

@@ -277,9 +277,16 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
             result = verdict(metrics, key)
             kinds.setdefault(_kind(result), []).append(result)
     sentences = []
-    if results := kinds.get("mostly"):
+    mostly = kinds.get("mostly", [])
+    if traces := [result for result in mostly if result.of_one_order]:
+        where = f"in most {noun}s" if several else f"in the only {noun}"
+        sentences.append(
+            f"Do not interpret {_symbols(traces)} yet: {_it(traces)} differs from {_nulls(traces)} {where}, and all checkpoints see "
+            f"one order, so that this may be a trace of that order: put the samples into an order at random, and extract again."
+        )
+    if courses := [result for result in mostly if not result.of_one_order]:
         course, where = ("The course of ", f"in most {noun}s") if several else ("", f"in the only {noun}")
-        sentences.append(f"{course}{_symbols(results)} can be read: {_it(results)} differs from its null {where}.")
+        sentences.append(f"{course}{_symbols(courses)} can be read: {_it(courses)} differs from its null {where}.")
     if results := kinds.get("some"):
         counts = listed([f"{result.symbol} in {result.differs} of {result.epochs}" for result in results])
         sentences.append(

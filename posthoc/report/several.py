@@ -9,9 +9,14 @@ from posthoc.report import tables_of_runs
 from posthoc.report.printing import as_html
 from posthoc.report.sources import Several
 from posthoc.report.words import number
+from posthoc.shown import listed
 
 NO_CONFIGURATION = ("seed", "samples", "accuracy_source")
 """Of what is recorded of runs: by what they do not count as of another configuration."""
+LONG = 80
+"""Signs, up to which the values of a setting are told."""
+MOST_WAYS = 1000
+"""Of choosing settings that tell configurations apart, that are tried for each number of them."""
 ACROSS = 6
 """So many runs stand as columns of their table; of more, each is a row."""
 
@@ -21,9 +26,9 @@ def beyond_seeds(several: Several) -> list[str]:
     rows = several.rows
     keys = dict.fromkeys(key for row in rows for key in row.run.about if key not in NO_CONFIGURATION)
     varied = [key for key in keys if len({_recorded(row, key) for row in rows}) > 1]
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(", ".join(_recorded(row, key) for key in varied), []).append(row)
+        groups.setdefault(tuple(_recorded(row, key) for key in varied), []).append(row)
     shown = dict.fromkeys(
         key for row in rows for key, quantity in row.quantities.items()
         if quantity.best or (key in row.run.measures and row.run.measures[key].headline and math.isfinite(quantity.value))
@@ -32,31 +37,53 @@ def beyond_seeds(several: Several) -> list[str]:
         ranges = [text for key in shown if (text := _range(rows, key))]
         between = f"; between them {'; '.join(ranges)}" if ranges else ""
         return [f"The {len(rows)} runs are of one configuration, as far as is recorded{between}."]
-    differ = [
-        f"{words_for(several.runs, key)} ({', '.join(dict.fromkeys(_recorded(row, key) for row in rows))})"
-        for key in varied
-    ]
-    sentences = [f"The runs differ in {', '.join(differ)}."]
-    if all(len(members) == 1 for members in groups.values()):
+    differ = [_differing(several, key, [_recorded(row, key) for row in rows]) for key in varied]
+    sentences = [f"The runs differ in {listed(differ)}."]
+    names = _named([*groups])
+    repeated = {name: members for name, members in zip(names, groups.values(), strict=True) if len(members) > 1}
+    if not repeated:
         return [
             *sentences,
             "Each configuration has one run: what they make different cannot be told from what seeds alone do. Add seeds.",
         ]
+    if single := [name for name in names if name not in repeated]:
+        has = "has one run, and is" if len(single) == 1 else "have one run each, and are"
+        sentences.append(f"{listed(single)} {has} not compared here: add seeds.")
     apart: list[str] = []
     alike: list[str] = []
     for key in shown:
-        texts = [f"{name}: {text}" for name, members in groups.items() if (text := _range(members, key, False))]
+        texts = [f"{name}: {text}" for name, members in repeated.items() if (text := _range(members, key, False))]
         if len(texts) < 2:  # nothing for it to meet
             continue
-        (apart if _apart(list(groups.values()), key) else alike).append(f"{_symbol(rows, key)} ({'; '.join(texts)})")
+        (apart if _apart([*repeated.values()], key) else alike).append(f"{_symbol(rows, key)} ({'; '.join(texts)})")
     if apart:
         sentences.append(f"Their ranges over runs that differ in the seed alone do not meet in {', '.join(apart)}.")
     if alike:
         sentences.append(
             f"{'They meet' if apart else 'Ranges over runs that differ in the seed alone meet'} in {', '.join(alike)}."
         )
-    sentences.append("Ranges of so few runs are no test; `posthoc compare --by` gives one.")
+    if apart or alike:
+        sentences.append("Ranges of so few runs are no test; `posthoc compare --by` gives one.")
     return sentences
+
+
+def _differing(several: Several, key: str, values: list[str]) -> str:
+    """What a setting is called, with its values where they are short."""
+    texts = ", ".join(dict.fromkeys(values))
+    return f"{words_for(several.runs, key)} ({texts if len(texts) <= LONG else f'{len(set(values))} kinds'})"
+
+
+def _named(configurations: list[tuple[str, ...]]) -> list[str]:
+    """Names of configurations, values of the settings in which they differ: by as few of these as tell all apart, the shortest."""
+    places = range(len(configurations[0]))
+    for count in range(1, len(places) + 1):
+        ways = [
+            [", ".join(values[k] for k in chosen) for values in configurations]
+            for chosen in itertools.islice(itertools.combinations(places, count), MOST_WAYS)
+        ]
+        if apart := [way for way in ways if len(set(way)) == len(configurations)]:
+            return min(apart, key=lambda way: sum(map(len, way)))
+    return [", ".join(values) for values in configurations]
 
 
 def _symbol(rows: list[Row], key: str) -> str:

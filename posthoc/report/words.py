@@ -1,5 +1,6 @@
 """What is said of a run: its verdicts and cautions, in sentences, from what its file holds."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from posthoc.analysis.runs import Run
 
 LEVEL = 0.05
+DROPPED = 0.05
+"""Of all units: measures may jump where more of them fall away or come back from one checkpoint to the next."""
 """At which groups of runs are said to differ."""
 MOST_LAYERS = 3
 """So many layers that have the same trouble are named, and one more rather than `1 more`."""
@@ -135,6 +138,8 @@ def in_short(metrics: RunMetrics) -> list[str]:
     findings = [text for key, of in headlines(metrics).items() if of.summary.count and (text := finding(metrics, key))]
     if parts := undefined(metrics):
         findings.append(f"Undefined: {'; '.join(parts)}.")
+    if text := dropped_out(metrics):
+        findings.append(sentence_of(text))
     if findings:
         sentences.append(" ".join(findings))
     return [sentence_of(run.doubt), *sentences] if run.doubt else sentences
@@ -170,13 +175,14 @@ def confounded(runs: "Sequence[Run]") -> str:
 
     values = {name: {run.about.get(name) for run in runs} for name in RESPONDS_TO}
     differ = [name for name, of in values.items() if len(of if name in MUST_BE_KNOWN else of - {None}) > 1]
+    sentences = []
     if differ:
         names = listed([words_for(runs, name) for name in differ])
         makes = "by itself makes" if len(differ) == 1 else "by themselves make"
-        return f"Runs differ in {names}, which {makes} measures differ: read them beside the noise."
+        sentences.append(f"Runs differ in {names}, which {makes} measures differ: read them beside the noise.")
     if len({run.about.get("probe") for run in runs}) > 1:
-        return "Runs are of different probes: read their values beside the noise, not beside each other."
-    return ""
+        sentences.append("Runs are of different probes: read their values beside the noise, not beside each other.")
+    return " ".join(sentences)
 
 
 def chosen(metrics: RunMetrics) -> str:
@@ -208,7 +214,8 @@ def chosen(metrics: RunMetrics) -> str:
         )
     if result.count < 2:
         return text
-    return f"{text}; last {result.count}: {number(result.last)} +- {number(result.last_sd)}"
+    known = "" if np.isfinite(result.difference).sum() == metrics.trained.sum() else " that have one"
+    return f"{text}; last {result.count}{known}: {number(result.last)} +- {number(result.last_sd)}"
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -275,6 +282,21 @@ def undefined(metrics: RunMetrics) -> list[str]:
     return parts + ([f"M needs two {metrics.axis.units} that vary"] if _single_units(metrics) else [])
 
 
+def dropped_out(metrics: RunMetrics) -> str:
+    """Between which neighbours so many units dropped out, or came back, that measures may jump for that alone; else empty."""
+    U, trained = len(metrics.units), np.flatnonzero(metrics.trained)
+    dead = np.array([checkpoint.dead for checkpoint in metrics.checkpoints])
+    jumps = [b for a, b in itertools.pairwise(trained) if abs(int(dead[b]) - int(dead[a])) > DROPPED * U]
+    if not jumps:
+        return ""
+    at = checkpoints_at(metrics.summary.unit, [metrics.when[e] for e in jumps])
+    least, most = int(dead[trained].min()), int(dead[trained].max())
+    return (
+        f"measures of all {metrics.axis.units} may jump at {at}, where many of these fall away or come back: "
+        f"from {U - most} to {U - least} of {U} are measured"
+    )
+
+
 def _single_units(metrics: RunMetrics) -> bool:
     """Whether M is undefined at a trained checkpoint for want of a second live unit; without any it is said why there is none."""
     measured, U = metrics.measures.get("metastability"), len(metrics.units)
@@ -285,11 +307,11 @@ def _single_units(metrics: RunMetrics) -> bool:
 
 
 def caution(metrics: RunMetrics, key: str) -> str:
-    """The finding where it is not that the measure differs in every checkpoint; else empty."""
+    """The finding where it is not that the measure differs in every checkpoint, and not by their one order; else empty."""
     if key not in metrics.measures:
         return ""
     result = verdict(metrics, key)
-    everywhere = result.outcome is Outcome.DIFFERS and result.differs == result.epochs
+    everywhere = result.outcome is Outcome.DIFFERS and result.differs == result.epochs and not result.of_one_order
     return "" if everywhere else finding(metrics, key)
 
 

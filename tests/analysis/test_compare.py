@@ -141,6 +141,10 @@ CERTAIN = Evidence(
     # What rests on H_eff alone asks nothing of M or of the correlations.
     ({"integration": 0.1, "integration_interval": (0.05, 0.15), "metastability": differs("M", 0), "fields_interval": (-1, 1)},
      "rigidly synchronised", "below 0.2"),
+    # What pure noise gives as well is no name.
+    ({"integration": 0.1, "integration_interval": (0.05, 0.15), "noise": 0.03}, "indeterminate", "pure noise through this protocol would"),
+    ({"integration": 0.1, "integration_interval": (0.05, 0.15), "noise": 0.3}, "rigidly synchronised", "below 0.2"),
+    ({"noise": 0.7}, "stable convergent", "r(Hz, Mz) = -0.400 is below 0"),
 ])  # fmt: skip
 def test_a_name_needs_data_that_carry_it(changes, name, reason):
     state = classify(replace(CERTAIN, **changes))

@@ -30,6 +30,7 @@ from posthoc.report.figures.figure import panel
 from posthoc.report.figures.stopping import _title as stopping_title
 from posthoc.report.several import beyond_seeds
 from posthoc.report.sources import Several
+from posthoc.report.words import dropped_out, in_short
 from posthoc.store import open_activations
 
 EVERY = [name for name, kind in figures_of(Of.RUN).items() if kind.fits is None]
@@ -119,7 +120,7 @@ def test_the_path_of_the_weights(metrics, tmp_path):
     metrics = dataclasses.replace(metrics, skipped={"epoch-9.pt": "it holds the weights of epoch-1.pt"})
     figure = export(lambda width: FIGURES["weights"].build(metrics, None, width), tmp_path / "a.svg", 400)
     path = metrics.weights["all weights"]
-    assert f"end {path.start[-1]:.3g} from where they began, after a way of {np.nansum(path.step):.3g}" in figure.title
+    assert f"end {path.start[-1]:.3g} from those of epoch 0, after a way of {np.nansum(path.step):.3g}" in figure.title
     assert figure.caution == "epoch-9.pt was left out: it holds the weights of epoch-1.pt."
     said = texts(tmp_path / "a.svg")
     assert {"distance from the start", "cosine of successive steps", "stage2.0"} <= set(said)
@@ -250,7 +251,7 @@ def test_a_notebook_gets_the_same_chart(metrics, tmp_path):
     metrics.save(tmp_path / "metrics.json")
     chart = load_metrics(tmp_path / "metrics.json").chart("trajectory")
     spec = chart.to_dict()
-    assert spec["title"]["text"].startswith("From epoch 1 to 4 H_eff falls from 0.9")
+    assert spec["title"]["text"].startswith("From epoch 1 to 4 H_eff stays within its intervals (0.9")
     assert metrics.chart("similarity", epoch=2).to_dict()["params"][-1]["value"] == 2
     with pytest.raises(UsageError, match="there are training, measures, stability"):
         metrics.chart("nonsense")
@@ -400,7 +401,14 @@ def test_scalars_need_nothing_of_the_figures(saved, tmp_path):
 @pytest.mark.parametrize(
     ("rules", "title"),
     [
-        ([("volatility", 0.5), ("patience", 0)], "Of the 2 stopping rules that no other beats, 1 uses volatility"),
+        (
+            [("volatility", 0.5), ("patience", 0)],
+            "No rule of volatility loses less than patience that saves as much, as far as these runs can tell",
+        ),
+        (
+            [("volatility", 0.5, True), ("volatility", 0, True), ("volatility", 0), ("patience", 0, True)],
+            "2 rules of volatility lose less than patience that saves as much, as far as these runs can tell",
+        ),
         (
             [("volatility", 1), ("patience", 0)],
             "No other rule beats 1 stopping rule; those of volatility never fire here",
@@ -409,6 +417,37 @@ def test_scalars_need_nothing_of_the_figures(saved, tmp_path):
     ],
 )
 def test_the_title_of_the_stopping_rules(rules, title):
-    rows = [{"kind": kind, "never": never} for kind, never in rules]
+    rows = [{"kind": kind, "never": never, "better": bool(better)} for kind, never, *better in rules]
     useful = [row for row in rows if row["kind"] != "reference" and row["never"] < 1]
     assert stopping_title(rows, useful) == title
+
+
+def test_configurations_are_named_by_what_tells_them_apart_and_lone_runs_are_not_compared(metrics):
+    """A long setting that every configuration has otherwise does not stand in their names."""
+    first, second = several(metrics)[:2]
+    scalings = [f"mean 0.{k}914, 0.4822, 0.4465, std 0.2023, 0.1994, 0.201, 32 x 32, colour" for k in range(3)]
+    runs = [
+        dataclasses.replace(run, name=f"{k}{run.name}", about={"scaling": scalings[k], "recipe": recipe, "lr": 0.1})
+        for k, recipe in enumerate(["a", "b", "c"])
+        for run in ([first, second] if recipe != "c" else [first])
+    ]
+    text = " ".join(beyond_seeds(Several(runs)))
+    assert text.startswith(
+        "The runs differ in scaling (3 kinds), recipe (a, b, c). c has one run, and is not compared here: add seeds."
+    )
+    assert " H_eff (a: " in text
+    assert "; b: " in text
+    assert "c: " not in text
+
+
+def test_channels_that_fall_away_are_said_with_what_they_may_do(metrics):
+    assert dropped_out(metrics) == ""
+    U = len(metrics.units)
+    fewer = [
+        dataclasses.replace(checkpoint, dead=U // 4 if e >= 3 else 0)
+        for e, checkpoint in enumerate(metrics.checkpoints)
+    ]
+    changed = dataclasses.replace(metrics, checkpoints=tuple(fewer))
+    text = "measures of all channels may jump at epoch 3, where many of these fall away or come back: "
+    assert dropped_out(changed) == f"{text}from {U - U // 4} to {U} of {U} are measured"
+    assert text[1:] in " ".join(in_short(changed))

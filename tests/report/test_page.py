@@ -414,7 +414,12 @@ def test_the_page_answers_in_order_and_defines_its_symbols(visit, one):
 @pytest.mark.parametrize(
     ("differs", "wanting", "kind", "says"),
     [
-        (3, 0, "mostly", "The course of M can be read: it differs from its null in most epochs."),
+        (
+            3,
+            0,
+            "mostly",
+            "Do not interpret M yet: it differs from that of another order of the same images in most epochs, and all",
+        ),
         (2, 2, "some", "Read M with care: it differs from its null in some epochs only (M in 2 of 4)."),
         (0, 1, "unknown", "Of M too little was drawn to tell"),
         (0, 0, "none", "Do not interpret M: it cannot be distinguished from that of another order of the same"),

@@ -29,7 +29,7 @@ def stopping(several: Several, width: int) -> Figure:
     percent = any(in_percent(run.accuracy) for run in several.judged)
     rows: list[Row] = [
         {"rule": score.rule, "kind": score.family, "saved": number(score.saved_share), "epochs": number(score.saved),
-         "lost": number(score.lost), "never": number(score.never), "pareto": score.pareto}
+         "lost": number(score.lost), "never": number(score.never), "pareto": score.pareto, "better": score.patience_difference[2] < 0}
         for score in several.scores if math.isfinite(score.lost)
     ]  # fmt: skip
     front = sorted((row for row in rows if row["pareto"]), key=lambda row: (row["saved"], row["lost"]))
@@ -68,10 +68,10 @@ def _title(rows: list[Row], useful: list[Row]) -> str:
         return "No stopping rule that fires does better than the references"
     if not any(row["kind"].startswith("volatility") and row["never"] < 1 for row in rows):
         return f"No other rule beats {counted(len(useful), 'stopping rule')}; those of volatility never fire here"
-    best = sum(row["kind"] == "volatility" for row in useful)
-    return (
-        f"Of the {len(useful)} stopping rules that no other beats, {best} {'uses' if best == 1 else 'use'} volatility"
-    )
+    better = sum(row["kind"] == "volatility" and row["better"] for row in rows)
+    rules = f"{counted(better, 'rule')} of volatility" if better else "No rule of volatility"
+    loses = "loses" if better < 2 else "lose"
+    return f"{rules} {loses} less than patience that saves as much, as far as these runs can tell"
 
 
 def _points(rows: list[Row], x: alt.X, y: alt.Y) -> Any:

@@ -49,7 +49,7 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     )
     return Figure(
         "trajectory",
-        _title(metrics.summary.unit, trained),
+        _title(metrics, trained),
         "One point per checkpoint, from dark to light and along the arrows; the shaded bands are those in which the taxonomy puts a run's mean "
         f"H_eff ({'undefined' if math.isnan(mean) else f'here {mean:.3f}'}), stable convergent being a run above 0.6 with "
         f"{_signs(metrics)}{where}",
@@ -59,18 +59,19 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     )  # fmt: skip
 
 
-def _title(unit: str, trained: list[Row]) -> str:
+def _title(metrics: RunMetrics, trained: list[Row]) -> str:
+    """Where the path begins and ends; a measure rises or falls where its intervals at both ends do not meet."""
     if len(trained) < 2:
         return "Integration and metastability of the run in one plane"
-    first, last = trained[0], trained[-1]
+    when = list(metrics.when)
+    first, last = (when.index(row["at"]) for row in (trained[0], trained[-1]))
     ways = []
     for symbol, key in (("H_eff", "integration"), ("M", "metastability")):
-        ends = [f"{row[key]:.3f}" for row in (first, last)]
-        way = "falls" if last[key] < first[key] else "rises"
-        ways.append(
-            f"{symbol} {way} from {ends[0]} to {ends[1]}" if ends[0] != ends[1] else f"{symbol} is {ends[0]} at both"
-        )
-    return f"From {unit} {first['at']} to {last['at']} {ways[0]} and {ways[1]}"
+        of = metrics.measures[key]
+        ends = " to ".join(f"{of.value[e]:.3f}" for e in (first, last))
+        way = "falls from" if of.high[last] < of.low[first] else "rises from" if of.low[last] > of.high[first] else ""
+        ways.append(f"{symbol} {way} {ends}" if way else f"{symbol} stays within its intervals ({ends})")
+    return f"From {metrics.summary.unit} {trained[0]['at']} to {trained[-1]['at']} {ways[0]} and {ways[1]}"
 
 
 def _within(box: Row, x: list[float], y: list[float]) -> Row:

@@ -79,7 +79,8 @@ def _title(metrics: RunMetrics, start: FloatArray, step: FloatArray) -> str:
     way = float(np.nansum(step))
     if not way > 0:
         return "The weights do not move"
-    return f"The weights end {start[-1]:.3g} from where they began, after a way of {way:.3g}"
+    first = f"{metrics.summary.unit} {metrics.when[finite[0]]}"
+    return f"The weights end {start[-1]:.3g} from those of {first}, after a way of {way:.3g}"
 
 
 def _spaced(metrics: RunMetrics) -> list[str]:
