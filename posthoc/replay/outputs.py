@@ -90,12 +90,19 @@ def scored_part(output: Any, scored: Scored, samples: int, model: str) -> Any:
     return part.float()
 
 
-def find_scored(output: Any, samples: int, truth: Truth, score: str | None = None, asked: str | None = None) -> Scored:
+def find_scored(
+    output: Any,
+    samples: int,
+    truth: Truth,
+    score: str | None = None,
+    asked: str | None = None,
+    wish: str | None = None,
+) -> Scored:
     """Which tensor of an output of so many samples is scored, and how.
 
-    score: a key of `SCORES`; else the first that takes the targets and finds an output. Of the outputs that which was
-    asked for by `--model-output` (a name, a position, both joined by dots, or none); else the one called `logits` or
-    `out`; else the only one of the shape that the score wants. Of classes an output of another width is never scored
+    score: a key of `SCORES`, wish: who asked for it, in words (default: the option); else the first that takes the targets
+    and finds an output. Of the outputs that which was asked for by `--model-output` (a name, a position, both joined by
+    dots, or none); else the one called `logits` or `out`; else the only one of the shape that the score wants. Of classes an output of another width is never scored
     unasked: it may be features, a reconstruction, or the classes of another data set.
 
     Raises UsageError where what was asked for is not there, or cannot be scored so.
@@ -103,7 +110,9 @@ def find_scored(output: Any, samples: int, truth: Truth, score: str | None = Non
     if NONE in (asked, score):
         return Scored(None, None, "asked for none")
     if score and not SCORES[score].takes(truth):
-        raise UsageError(f"--score {score} needs {SCORES[score].needs}; the probe has {_targets(truth)}.")
+        raise UsageError(
+            f"{wish or f'--score {score}'} needs {SCORES[score].needs}; the probe {_has(SCORES[score], truth)}."
+        )
     every: dict[int, tuple[Path, Tensor]] = {}
     for path, tensor in tensors_in(output):
         every.setdefault(id(tensor), (path, tensor))
@@ -172,6 +181,13 @@ def _hint(parts: Sequence[tuple[Path, Tensor]], samples: int, truth: Truth) -> s
     return "; an output has the shape of the inputs: --score reconstruction compares them" if alike else ""
 
 
+def _has(score: Score, truth: Truth) -> str:
+    """What a probe has of what a score looks at."""
+    if score.of_inputs and truth.targets is None:
+        return f"gives {'whole' if truth.ids else 'real'} numbers, {_sides(truth.sample)} for each sample"
+    return f"has {_targets(truth)}"
+
+
 def _targets(truth: Truth) -> str:
     if truth.targets is None:
         return "no targets"
@@ -179,7 +195,9 @@ def _targets(truth: Truth) -> str:
 
 
 def _wanted(score: Score, truth: Truth) -> str:
-    return score.wanted.format(classes=truth.classes, shape=_sides(truth.shape), sample=_sides(truth.sample))
+    return score.wanted.format(
+        classes=truth.classes or truth.ids, shape=_sides(truth.shape), sample=_sides(truth.sample)
+    )
 
 
 def _columns(tensor: Tensor) -> int | None:

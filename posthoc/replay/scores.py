@@ -29,12 +29,14 @@ Reduced = dict[str, "Tensor"]
 
 @dataclass(frozen=True)
 class Truth:
-    """What outputs are scored by: the targets [N, ...], how many classes they are of, the shape of one sample as the
-    network sees it."""
+    """What outputs are scored by: the targets [N, ...], how many classes they are of (or tokens the network knows, 0 where
+    that is not known), the shape of one sample as the network sees it, and of whole numbers how many ids they are at the
+    least, 0 of others."""
 
     targets: NDArray[Any] | None
     classes: int
     sample: tuple[int, ...] = ()
+    ids: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -229,11 +231,11 @@ def _fits_numbers(shape: tuple[int, ...], truth: Truth) -> bool:
 
 
 def _fits_tokens(shape: tuple[int, ...], truth: Truth) -> bool:
-    return shape == (*truth.sample, truth.classes)
+    return shape == (*truth.sample, truth.classes) if truth.classes else _may_be_of_tokens(shape, truth)
 
 
 def _may_be_of_tokens(shape: tuple[int, ...], truth: Truth) -> bool:
-    return len(shape) == 2 and shape[0] == truth.sample[0] and shape[1] >= truth.classes
+    return len(shape) == 2 and shape[0] == truth.sample[0] and shape[1] >= max(truth.classes, truth.ids)
 
 
 SCORES = {
@@ -284,8 +286,8 @@ SCORES = {
     ),
     "tokens": Score(
         words="next-token loss, entropy and prediction", loss="next-token cross-entropy", unit="nat",
-        needs="rows of tokens",
-        takes=lambda truth: truth.kind == "" and len(truth.sample) == 1 and truth.classes > 0,
+        needs="rows of tokens (whole numbers) and no targets",
+        takes=lambda truth: truth.kind == "" and len(truth.sample) == 1 and truth.ids > 0,
         fits=_fits_tokens,
         allowed=_may_be_of_tokens,
         wanted="scores of {classes} tokens at each of {sample} places",

@@ -194,10 +194,12 @@ def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
 def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> Scored:
     """Which output is scored, and how."""
     samples, score = length(passes.net.x), wishes.score or plan.probe.score
-    truth = plan.probe.truth(tuple(next(iter(passes.net.x.values())).shape[1:]))
+    sample = tuple(next(iter(passes.net.x.values())).shape[1:])
+    truth = plan.probe.truth(sample, _ids(plan) if score == "tokens" else 0)
     if score is None or isinstance(score, str):
-        scored = find_scored(output, samples, truth, score, wishes.output)
-        if scored.score == "tokens" and _sees_later(passes, output, scored):
+        wish = None if wishes.score else f'The score "{score}" of {plan.probe.name}'
+        scored = find_scored(output, samples, truth, score, wishes.output, wish)
+        if scored.score == "tokens" and _sees_later(passes, output, scored, truth.classes or truth.ids):
             reason = "what the network says of a token depends on the tokens after it, as in masked models"
             return Scored(None, None, f"{reason}: it predicts none")
         return scored
@@ -207,11 +209,17 @@ def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> 
     return Scored(path, None, score=name_of(score))
 
 
-def _sees_later(passes: Passes, output: Any, scored: Scored) -> bool:
-    """Whether scores in the first half of a row of tokens are others where those in the second half are."""
+def _ids(plan: "Extraction") -> int:
+    """One more than the largest of the whole numbers that the network is given first; 0 where they are none."""
+    given = (next(iter(batch.values())) for batch in plan.probe.batches(torch.device("cpu"), plan.batch_size))
+    return max(0 if ids.is_floating_point() or ids.dtype == torch.bool else int(ids.max()) + 1 for ids in given)
+
+
+def _sees_later(passes: Passes, output: Any, scored: Scored, count: int) -> bool:
+    """Whether scores in the first half of a row of tokens, of so many, are others where those in the second half are."""
     net, before = passes.net, passes.net.x
     name, ids = next(iter(before.items()))
-    half, count = ids.shape[1] // 2, passes.plan.probe.classes or 1
+    half = ids.shape[1] // 2
     changed = torch.cat([ids[:, :half], (ids[:, half:] + 1) % count], 1)
     net.x = before | {name: changed}
     try:

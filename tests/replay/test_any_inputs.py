@@ -503,6 +503,25 @@ def test_a_function_that_makes_no_probe(text, message, nets, tmp_path):
         plan_extraction(run, f"{tmp_path / 'probe.py'}:make", model=model)
 
 
+@pytest.mark.parametrize(
+    ("name", "inputs", "targets", "has"),
+    [
+        ("Tokens", np.zeros((9, 6), np.int64), np.arange(9) % 5, "has targets of int64 9"),
+        ("Gru", np.zeros((9, 20, 4)), None, "gives real numbers, 20 x 4 for each sample"),
+        ("Mlp", np.zeros((9, 7)), None, "gives real numbers, 7 for each sample"),
+    ],
+)
+def test_what_a_probe_has_that_is_not_rows_of_tokens_is_said_with_who_asked(name, inputs, targets, has, nets):
+    _, run, model = nets(name)
+    for probe, asked, who in (
+        (posthoc.Probe(inputs, targets, score="tokens", name="mine"), None, 'The score "tokens" of mine'),
+        (posthoc.Probe(inputs, targets), "tokens", "--score tokens"),
+    ):
+        with pytest.raises(UsageError) as error:
+            plan_extraction(run, probe, model=model, score=asked)
+        assert str(error.value) == f"{who} needs rows of tokens (whole numbers) and no targets; the probe {has}."
+
+
 def test_a_score_names_the_same_for_every_batch(nets, tmp_path):
     _, run, model = nets("Mlp")
     probe = posthoc.Probe(np.zeros((9, 7), np.float32), score=lambda out, y: {f"of {len(out)}": out.sum(1)})

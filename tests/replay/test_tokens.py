@@ -13,6 +13,7 @@ from contents import assert_same
 from networks import GPT2, T5
 from torch.nn import functional as F
 
+import posthoc
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.scales import default_scales
 from posthoc.cli import main
@@ -131,6 +132,20 @@ def test_losses_signals_and_controls_are_those_of_the_librarys_own_loop(tmp_path
             np.testing.assert_array_equal(prediction[:, 1:], logits.argmax(-1)[:, :-1])
             assert np.isnan(entropy[:, 0]).all()
             assert (prediction[:, 0] == -1).all()
+
+
+def test_rows_of_ones_own_are_scored_as_tokens_whatever_the_vocabulary(tmp_path):
+    run = series(tmp_path, "GPT2LMHeadModel", 2)
+    ids = np.random.default_rng(1).integers(0, V // 2, (9, T))
+    for inputs in ({"input_ids": ids}, {"input_ids": ids, "attention_mask": np.ones_like(ids)}):
+        path = extract(run, posthoc.Probe(inputs, score="tokens"), tmp_path / "a.h5", force=True)
+        with open_activations(path) as file:
+            for row in range(2):
+                expected = losses(network("GPT2LMHeadModel", row), ids)
+                np.testing.assert_allclose(file.behaviour("token_loss", row)[:, 1:], expected, atol=1e-5)
+    masked = series(tmp_path / "masked", "BertForMaskedLM", 1)
+    plan = plan_extraction(masked, posthoc.Probe({"input_ids": ids}), score="tokens")
+    assert "depends on the tokens after it" in dict(plan.notes)["score"]
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

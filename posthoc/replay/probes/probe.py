@@ -137,9 +137,9 @@ class Probe:
         classes = self.targets is not None and self.targets.ndim == 1 and np.issubdtype(self.targets.dtype, np.integer)
         return self.targets.astype(np.int64) if classes and self.targets is not None else None
 
-    def truth(self, sample: tuple[int, ...]) -> Truth:
-        """What outputs are scored by, where the network sees samples of that shape."""
-        return Truth(self.targets, self.classes or classes_of(self.targets), sample)
+    def truth(self, sample: tuple[int, ...], ids: int = 0) -> Truth:
+        """What outputs are scored by, where the network sees samples of that shape, of so many ids."""
+        return Truth(self.targets, self.classes or classes_of(self.targets), sample, ids)
 
     def score_of(self, name: str | None) -> Score | None:
         """The score of that name; the user's function where it is none of `SCORES`, nothing for None."""
