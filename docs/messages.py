@@ -27,7 +27,7 @@ SUBJECTS = {
         "replay.request", "replay.plan", "replay.layers", "replay.forward", "replay.network", "replay.outputs", "replay.pipeline",
         "replay.run", "replay.trial", "replay.controls", "replay.cost", "cli.extract",
     ),
-    "Going on, and joining parts": ("parts", "shards", "stamps", "cli.merge"),
+    "Going on, and joining parts": ("parts", "shards", "stamps", "homes", "cli.merge"),
     "Checking a series": ("replay.series", "cli.check"),
     "Measuring": ("analysis.metrics", "analysis.protocol", "cli.metrics"),
     "A measure of your own": ("analysis.measures",),

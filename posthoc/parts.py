@@ -315,6 +315,17 @@ class Parts:
         plan = self._plan()
         return frozenset(plan.gone if plan else ())
 
+    def run_folder(self) -> str:
+        """The folder of the run's checkpoints, as an activations file has it; empty where nothing says it."""
+        plan = self._plan()
+        return folder_text(plan.folder) if plan else ""
+
+    def digests(self) -> dict[str, str]:
+        """Those of the checkpoints that have parts, by their paths."""
+        plan = self._plan()
+        made = {entry.path: self.made(entry, plan.recording.identity) for entry in plan.all} if plan else {}
+        return {path: each.sha256 for path, each in made.items() if each}
+
     def supersede(self, entry: Entry) -> None:
         """Leave out what is gone of later in training than a checkpoint that was replayed again, for it had changed: that is
         of the training before."""

@@ -488,6 +488,17 @@ def contents(path: Path) -> tuple[int, tuple[Skipped, ...]]:
         return len(file.texts("checkpoint/path")), _skipped_in(file)
 
 
+def origin(path: Path) -> tuple[str, dict[str, str]]:
+    """The folder of the run that an activations file is of, empty where it does not say, and the digests of its checkpoints by
+    their paths; raises as `contents` does."""
+    with open_regular(path) as raw, refusing(path), _open(path, raw) as opened:
+        file = SoundFile(opened, raw)
+        _version(path, file)
+        paths = file.texts("checkpoint/path")
+        digests = file.texts("checkpoint/sha256", len(paths))
+        return file.attribute("folder", str) or "", dict(zip(paths, digests, strict=True))
+
+
 def _skipped_in(file: SoundFile) -> tuple[Skipped, ...]:
     columns = [file.texts(f"skipped/{name}") for name in Skipped._fields if file.names("skipped")]
     return tuple(map(Skipped._make, zip(*columns, strict=True)))

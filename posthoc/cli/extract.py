@@ -227,7 +227,7 @@ def command(
     from posthoc.store import Skipped
 
     several, skip = are_runs(checkpoints), on_error == "skip"
-    work = _work(checkpoints, output, several)
+    work = _work(checkpoints, output, several, force)
     if len(checkpoints) > 1 and not dry_run:
         for _, _, path in work:
             try_output(path, force or several, make=several)
@@ -274,13 +274,16 @@ def _refuse_following(checkpoints: Sequence[Path], follow: bool, sharded: bool, 
         raise UsageError("--follow watches one folder; give one.")
 
 
-def _work(checkpoints: Sequence[Path], output: Path | None, several: bool) -> list[tuple[str, Path | list[Path], Path]]:
+def _work(
+    checkpoints: Sequence[Path], output: Path | None, several: bool, force: bool
+) -> list[tuple[str, Path | list[Path], Path]]:
     """Each run's name, where its checkpoints are, and the file to write; one run has no name."""
+    from posthoc.homes import homes
     from posthoc.replay.listing import run_folders
 
     if several:
-        home = output or Path("posthoc-runs")
-        return [(name, folder, home / name / "activations.h5") for name, folder in run_folders(checkpoints)]
+        out = output or Path("posthoc-runs")
+        return [(home.name, home.folder, home.path) for home in homes(run_folders(checkpoints), out, force)]
     place = checkpoints[0] if len(checkpoints) == 1 else list(checkpoints)
     return [("", place, output or Path("activations.h5"))]
 

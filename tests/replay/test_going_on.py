@@ -276,3 +276,33 @@ def test_every_stop_says_what_is_kept_and_what_goes_on(place):
     process.send_signal(signal.SIGTERM)
     assert process.communicate()[1].endswith("posthoc: stopped.\n")
     assert process.returncode == 143
+
+
+def test_several_runs_find_what_is_theirs_and_nothing_else(place):
+    for seed, folder in enumerate(("s1/a", "s1/b", "s2/a", "s2/b")):
+        train(folder, range(2), seed=seed)
+    extract("s1/a", "s1/b", "-o", "out")
+    made = {path: path.read_bytes() for path in sorted(Path("out").rglob("*.h5"))}
+    assert list(map(str, made)) == ["out/a/activations.h5", "out/b/activations.h5"]
+    refused = cli("extract", "s2/a", "s2/b", *OPTIONS, "-o", "out")
+    says = f"posthoc: out/a/activations.h5 is of {place}/s1/a, not of s2/a; choose another -o, or pass --force to replace it.\n"
+    assert (refused.exit_code, refused.stderr) == (1, says)
+    done = extract("s1/a", "s1/b", "s2/a", "-o", "out")
+    assert done.stderr.count("is there already") == 2
+    assert {path: path.read_bytes() for path in made} == made
+    assert sorted(map(str, Path("out").rglob("*.h5"))) == [*map(str, made), "out/s2/a/activations.h5"]
+    with posthoc.open_activations("out/s2/a/activations.h5") as file:
+        assert file.folder == f"{place}/s2/a"
+    # An unfinished one is another's, too; a run that was moved, or that an earlier version wrote, keeps what is its.
+    extract("s2/a", "s2/b", "-o", "half", "--shard", "1/2")
+    refused = cli("extract", "s1/a", "s1/b", *OPTIONS, "-o", "half")
+    assert f"half/a/activations.h5.parts is of {place}/s2/a, not of s1/a; choose another -o" in refused.stderr
+    Path("s1").rename("moved")
+    with h5py.File("out/b/activations.h5", "r+") as file:
+        del file.attrs["folder"]
+    assert extract("moved/a", "moved/b", "-o", "out").stderr.count("is there already") == 2
+    shutil.copytree("s2", "elsewhere")
+    assert cli("extract", "elsewhere/a", "elsewhere/b", *OPTIONS, "-o", "out").exit_code == 1
+    extract("s2/a", "s2/b", "-o", "out", "--force")
+    with posthoc.open_activations("out/b/activations.h5") as file:
+        assert file.folder == f"{place}/s2/b"
