@@ -421,7 +421,7 @@ class Parts:
         missing: list[Entry | Control] = []
         changed: list[Entry | Control] = []
         skipped = {skip.path: skip for skip in self.skipped()}
-        gone, spoilt = self._unnamed(plan), []
+        gone, spoilt, went = self._unnamed(plan), [], []
         items: list[Entry | Control] = [item for item in plan.all if item in gone or item not in plan.gone]
         for item in (*items, *controls_of(plan.most)):
             with self._opened(item, plan.recording.identity) as part:
@@ -432,8 +432,11 @@ class Parts:
                         missing.append(item)
                     continue
                 skipped.pop(item.path, None)
-                if not looked and item in plan.checkpoints and _has_changed(plan, item, part):
+                now = _state(plan, item, part) if item in plan.checkpoints and not looked else State.SAME
+                if now is State.CHANGED:
                     changed.append(item)
+                if item in gone or now is State.GONE:
+                    went.append(item.path)
                 if isinstance(item, Control):
                     merger.add_untrained(item.number, part)
                 else:
@@ -453,10 +456,10 @@ class Parts:
         merger.write(self.output, list(skipped.values()), folder_text(plan.folder))
         self.clear()
         self._leave()
-        if kept := [entry.path for entry in plan.gone if entry in gone and entry.path not in spoilt]:
+        if went:
             warnings.warn(
-                f"{self.output} holds {counted(len(kept), 'checkpoint')} replayed before and gone since from "
-                f"{plan.folder}: {listed(kept)}.",
+                f"{self.output} holds {counted(len(went), 'checkpoint')} replayed before and gone since from "
+                f"{plan.folder}: {listed(went)}.",
                 stacklevel=2,
             )
         if spoilt:
@@ -536,10 +539,12 @@ def _advice(plan: Manifest, items: Sequence[Entry | Control]) -> str:
     return f"run --shard {' and '.join(f'{shard}/{plan.shards}' for shard in shards)}"
 
 
-def _has_changed(plan: Manifest, entry: Entry | Control, part: store.Activations) -> bool:
-    """Whether a checkpoint is another than that from which its part was made, as far as that can be seen from here."""
+def _state(plan: Manifest, entry: Entry | Control, part: store.Activations) -> State:
+    """What has become of the checkpoint of a part, as far as that can be seen from here."""
     folder = Path(plan.folder)
-    return bool(plan.folder) and (state(folder, entry.path, part.files, part.checkpoint_sha256[0]) is State.CHANGED)
+    if not plan.folder or not folder.is_dir():
+        return State.SAME
+    return state(folder, entry.path, part.files, part.checkpoint_sha256[0])
 
 
 def _short(value: Any) -> str:

@@ -162,7 +162,8 @@ def test_shards_agree_on_the_checkpoints(parts):
 
 def test_parts_of_checkpoints_that_are_left_out_are_removed_with_the_rest(parts):
     (parts.output.parent / "run").mkdir()
-    (parts.output.parent / "run" / "0.pt").write_text("it is there, and is not planned")
+    for entry in ENTRIES:
+        (parts.output.parent / "run" / entry.path).touch()
     with parts.held():
         parts.start(PLAN.recording, parts.output.parent / "run", ENTRIES[1:])
     with warnings.catch_warnings():

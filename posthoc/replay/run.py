@@ -1,10 +1,12 @@
 """Checkpoints -> activations.h5: plan, replay, merge; in shards, beside a training run, and after any interruption."""
 
+import contextlib
+import os
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Unpack
 from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError, as_path, require_kind
 from posthoc.files import refuse_existing
-from posthoc.parts import Control, Entry, Made, Parts, controls_of
+from posthoc.parts import Control, Entry, Made, Parts, controls_of, folder_text
 from posthoc.replay.controls import UNTRAINED
 from posthoc.replay.duplicates import DuplicatesError
 from posthoc.replay.order import Checkpoint
@@ -24,6 +26,7 @@ from posthoc.replay.request import PlanOptions
 from posthoc.replay.scaling import try_scaling
 from posthoc.replay.untrained import replay_untrained
 from posthoc.shards import Shard
+from posthoc.shown import counted, listed
 from posthoc.stamps import Stamp, are_untouched
 from posthoc.store import Skipped
 from posthoc.writing import write
@@ -189,7 +192,7 @@ def time_checkpoint(checkpoints: str, probe: str, **options: Unpack[PlanOptions]
         return (time.monotonic() - start) * (1 + len(plan.identity.averaged))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _working(plan: Extraction, output: Path, force: bool, shard: Shard | None) -> Iterator[Parts]:
     refuse_existing(output, force)
     if output.resolve() in [checkpoint.path.resolve() for checkpoint in plan.run.checkpoints]:
@@ -197,9 +200,24 @@ def _working(plan: Extraction, output: Path, force: bool, shard: Shard | None) -
     parts = Parts(output)
     with parts.held(shared=shard is not None):
         refuse_existing(output, force)  # another process may have finished it meanwhile
+        _say_what_goes(plan, output)
         if force and not shard:
             parts.clear()
         yield parts
+
+
+def _say_what_goes(plan: Extraction, output: Path) -> None:
+    """Warn where the file that is replaced holds checkpoints of the run that can no longer be replayed."""
+    folder = plan.run.folder
+    with contextlib.suppress(PosthocError):
+        of, paths = store.origin(output)
+        gone = [path for path in paths if not os.path.lexists(folder / path)]
+        if gone and of == folder_text(os.path.realpath(folder)):
+            warnings.warn(
+                f"{output} holds {counted(len(gone), 'checkpoint')} gone since from {folder} ({listed(gone)}), which will not be "
+                f"in the file that replaces it; move it away to keep them.",
+                stacklevel=2,
+            )
 
 
 def _replay_into(work: Work, plan: Extraction, skip_errors: bool, finished: Finished | None = None) -> list[Skipped]:

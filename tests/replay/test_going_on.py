@@ -21,7 +21,8 @@ import posthoc
 from posthoc.cli import main
 from posthoc.parts import Parts
 from posthoc.replay.planning import plan_extraction
-from posthoc.replay.run import entries_of
+from posthoc.replay.run import entries_of, run_extraction
+from posthoc.shards import Shard
 from posthoc.stamps import Stamp, from_text
 
 NET = """
@@ -127,6 +128,32 @@ def test_what_was_replayed_and_then_deleted_stays(place, sharded):
     train("whole", range(4))
     extract("whole", "-o", "whole.h5")
     assert_same("a.h5", "whole.h5")
+
+
+def test_a_file_that_is_replaced_and_holds_what_is_gone_is_named(place):
+    train("run", range(3))
+    extract("run", "-o", "a.h5")
+    assert "gone since" not in extract("run", "-o", "a.h5", "--force").stderr
+    delete("run", 0)
+    refused = cli("extract", "run", *OPTIONS, "-o", "a.h5")
+    assert (refused.exit_code, epochs("a.h5")) == (1, [0, 1, 2])
+    done = extract("run", "-o", "a.h5", "--force")
+    says = "warning: a.h5 holds 1 checkpoint gone since from run (epoch-000.safetensors), which will not be in the file that"
+    assert done.stderr.count(says) == 1
+    assert epochs("a.h5") == [1, 2]
+
+
+def test_a_checkpoint_that_is_deleted_after_it_was_found_keeps_its_part(place):
+    train("run", range(3))
+    extract("run", "-o", "a.h5", "--shard", "1/1")
+    plan = plan_extraction(Path("run"), "npz:p.npz", model="nets.py", normalize="none")
+    delete("run", 1)
+    assert (
+        run_extraction(plan, Path("b.h5"), skip_errors=True, shard=Shard(1, 1)).skipped[0].path.startswith("epoch-001")
+    )
+    assert run_extraction(plan, Path("a.h5"), skip_errors=True, shard=Shard(1, 1)).skipped == ()
+    assert "a.h5 holds 1 checkpoint replayed before and gone since" in cli("merge", "a.h5").stderr
+    assert epochs("a.h5") == [0, 1, 2]
 
 
 def test_what_is_left_out_by_intent_does_not_stay(place):
