@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.replay.token_scores import next_token, summed_up
@@ -23,6 +22,7 @@ NO_CLASS = -1
 """The prediction of a network that says nothing."""
 IGNORED = 255
 """The class of pixels that are none, in masks of fewer classes; so is every negative one."""
+LOGITS = "the targets are all 0 or 1, so the outputs are taken as logits; --score regression compares them as numbers"
 Reduced = dict[str, "Tensor"]
 """Of the samples of a batch, [B, ...]: all that is needed of their outputs."""
 
@@ -72,7 +72,8 @@ class Score:
 
     words: what it is; loss, unit: name and unit of the mean loss; needs: the targets that it can do with, in words; takes:
     whether these are such, and unasked: whether it is tried for them by itself. fits: whether an output, of one sample of
-    that shape, is scored unasked, and allowed: if it is asked for; wanted: such an output in words.
+    that shape, is scored unasked, and allowed: if it is asked for; wanted: such an output in words; assumes: what is
+    assumed where it was not asked for, in words.
 
     reduce: outputs and targets of a batch to what is needed of them; of the inputs where `of_inputs`, which then are the
     targets. finish: that of all samples, and all targets, to the scores.
@@ -90,6 +91,7 @@ class Score:
     unasked: Callable[[Truth], bool] = lambda truth: False
     allowed: Callable[[tuple[int, ...], Truth], bool] | None = None
     of_inputs: bool = False
+    assumes: str | None = None
 
     def may(self, shape: tuple[int, ...], truth: Truth) -> bool:
         """Whether an output of that shape can be scored if it is asked for."""
@@ -139,6 +141,24 @@ def of_two(reduced: Reduced, labels: "Tensor") -> Scores:
 
 
 def _by_place(scores: "Tensor", masks: "Tensor") -> Reduced:
+def _by_label(scores: "Tensor", labels: "Tensor") -> Reduced:
+    """Of each sample: mean of the binary cross-entropy, share of the right labels."""
+    import torch
+    from torch.nn import functional as F
+
+    scores = scores.reshape(labels.shape)
+    loss = F.binary_cross_entropy_with_logits(scores, labels.float(), reduction="none").flatten(1).double().mean(1)
+    right = ((scores > 0) == (labels > 0)).flatten(1).double().mean(1)
+    return {"loss": loss, "right": torch.where(loss.isnan(), math.nan, right)}
+
+
+def of_labels(reduced: Reduced, labels: "Tensor") -> Scores:
+    """Mean binary cross-entropy of all labels, and the share of them that are right: 1 less the Hamming loss."""
+    loss, right = reduced["loss"], reduced["right"]
+    samples = {"loss": loss.float(), "score": right.float()}
+    return Scores(loss.mean().item(), values={"label_accuracy": right.mean().item()}, samples=samples)
+
+
     """Of each sample: sum of the cross-entropy, places, right ones, and of each class the intersection and union."""
     import torch
     from torch.nn import functional as F
@@ -216,9 +236,14 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(length for length in shape if length != 1)
 
 
-def _is_binary(truth: Truth) -> bool:
-    targets = truth.targets
-    return targets is not None and _without_ones(truth.shape) == () and bool(np.isin(targets, (0, 1)).all())
+def is_binary(targets: NDArray[Any] | None) -> bool:
+    """Whether all are 0 or 1, of whatever type: BCEWithLogitsLoss takes real numbers alone.
+
+    >>> import numpy as np
+    >>> is_binary(np.array([0.0, 1.0])), is_binary(np.array([0.5])), is_binary(None)
+    (True, False, False)
+    """
+    return targets is not None and bool(((targets == 0) | (targets == 1)).all())
 
 
 def _fits_places(shape: tuple[int, ...], truth: Truth) -> bool:
@@ -252,10 +277,10 @@ SCORES = {
     "binary": Score(
         words="binary cross-entropy and accuracy", loss="binary cross-entropy", unit="nat",
         needs="0 or 1 for each sample",
-        takes=_is_binary,
-        unasked=lambda truth: truth.kind == "i",
+        takes=lambda truth: _without_ones(truth.shape) == () and is_binary(truth.targets),
+        unasked=lambda truth: True,
         fits=lambda shape, truth: shape in ((), (1,)),
-        wanted="one score for each sample",
+        wanted="one score for each sample", assumes=LOGITS,
         reduce=_all, finish=of_two,
     ),
     "segmentation": Score(
@@ -275,6 +300,15 @@ SCORES = {
         fits=_fits_numbers,
         wanted="the shape of the targets, {shape}",
         reduce=_squared, finish=of_numbers,
+    "multilabel": Score(
+        words="binary cross-entropy and the share of right labels", loss="binary cross-entropy", unit="nat",
+        needs="several numbers for each sample, each 0 or 1",
+        takes=lambda truth: _without_ones(truth.shape) != () and is_binary(truth.targets),
+        unasked=lambda truth: True,
+        fits=_fits_numbers,
+        wanted="the shape of the targets, {shape}", assumes=LOGITS,
+        reduce=_by_label, finish=of_labels,
+    ),
     ),
     "reconstruction": Score(
         words="mean squared difference from the inputs", loss="reconstruction error", unit=None,

@@ -187,6 +187,7 @@ def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
     if scored.reason:
         remarks.append(("score", f"none: {scored.reason}"))
     if head:
+    remarks += _assumed(scored, start.output, plan, wishes)
         behaviour = (*behaviour, "features")
     return Trial(chosen, scored, tuple(remarks), behaviour, head, tensors)
 
@@ -212,6 +213,19 @@ def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> 
 def _ids(plan: "Extraction") -> int:
     """One more than the largest of the whole numbers that the network is given first; 0 where they are none."""
     given = (next(iter(batch.values())) for batch in plan.probe.batches(torch.device("cpu"), plan.batch_size))
+def _assumed(scored: Scored, output: Any, plan: "Extraction", wishes: Wishes) -> list[tuple[str, str]]:
+    """What is assumed of the outputs, and whether they look otherwise."""
+    score = plan.probe.score_of(scored.score)
+    if score is None or score.assumes is None or scored.path is None:
+        return []
+    remarks = [] if wishes.score or plan.probe.score else [("score", score.assumes)]
+    part = part_of(output, scored.path)
+    if part is not None and bool(((part > 0) & (part < 1)).all()):
+        text = "the outputs of the first samples lie between 0 and 1; if they went through a sigmoid, give the network without it"
+        remarks.append(("note", f"{text}, for they are taken as logits"))
+    return remarks
+
+
     return max(0 if ids.is_floating_point() or ids.dtype == torch.bool else int(ids.max()) + 1 for ids in given)
 
 

@@ -348,6 +348,70 @@ def test_a_vae_that_samples_is_the_loop_that_seeds_each_batch_whole_and_in_shard
         posthoc.open_activations(tmp_path / "whole.h5") as file,
         posthoc.open_activations(tmp_path / "parts.h5") as other,
     ):
+ZEROS_AND_ONES = np.random.default_rng(5)
+VECTORS, MAPS = ZEROS_AND_ONES.normal(size=(N, 7)).astype("f4"), ZEROS_AND_ONES.normal(size=(N, 1, 6, 6)).astype("f4")
+BINARY = {
+    "real numbers": ("One", VECTORS, (N,), "f4"),
+    "real numbers in a column": ("One", VECTORS, (N, 1), "f8"),
+    "several real labels": ("Mlp", VECTORS, (N, 2), "f4"),
+    "several whole labels": ("Mlp", VECTORS, (N, 2), "i8"),
+    "a real mask": ("Filter", MAPS, (N, 1, 6, 6), "f4"),
+    "a real mask without channels": ("Filter", MAPS, (N, 6, 6), "f4"),
+}
+
+
+@pytest.mark.parametrize("case", BINARY)
+def test_zeros_and_ones_are_labels_whatever_their_type(case, nets, tmp_path):
+    """For BCEWithLogitsLoss takes real ones alone."""
+    name, x, shape, kind = BINARY[case]
+    y = ZEROS_AND_ONES.integers(0, 2, shape)
+    np.savez(tmp_path / "a.npz", x=x, y=y.astype(kind))
+    modules, run, model = nets(name)
+    probe = f"npz:{tmp_path / 'a.npz'}"
+    notes = plan_extraction(run, probe, model=model).notes
+    assert "the outputs are taken as logits; --score regression" in dict(notes)["score"]
+    path = posthoc.extract(run, probe, tmp_path / "a.h5", model=model, layers=["seen"])
+    other = posthoc.extract(run, probe, tmp_path / "b.h5", model=model, layers=["seen"], score="regression")
+    with posthoc.open_activations(path) as file, posthoc.open_activations(other) as asked:
+        one = y.size == N
+        assert file.recording.identity.output.score == ("binary" if one else "multilabel")
+        assert file.recording.provenance.loss == "binary cross-entropy"
+        assert file.labelled == one
+        if one:
+            np.testing.assert_array_equal(file.labels, y.ravel())
+        for e, module in enumerate(modules):
+            given = replayed(module, "seen", torch.from_numpy(x))[0].reshape(shape)
+            truth = torch.from_numpy(y).float()
+            each = F.binary_cross_entropy_with_logits(given, truth, reduction="none").flatten(1 if y.ndim > 1 else 0)
+            right = ((given > 0) == (truth > 0)).double()
+            assert file.loss[e] == pytest.approx(each.mean().item(), rel=1e-5)
+            assert (file.accuracy if one else file.scores["label_accuracy"])[e] == pytest.approx(right.mean().item())
+            np.testing.assert_allclose(file.behaviour("loss", e), each.reshape(N, -1).mean(1), rtol=1e-4)
+            if not one:
+                np.testing.assert_allclose(file.behaviour("score", e), right.reshape(N, -1).mean(1), rtol=1e-5)
+            assert asked.scores["R2"][e] == pytest.approx(r2(given, truth).item(), rel=1e-4)
+            assert asked.loss[e] == pytest.approx(((given - truth) ** 2).mean().item(), rel=1e-5)
+
+
+def test_outputs_that_look_like_probabilities_are_said_to_be_taken_as_logits(nets, tmp_path):
+    np.savez(tmp_path / "a.npz", x=VECTORS, y=np.arange(N) % 2)
+    probe = f"npz:{tmp_path / 'a.npz'}"
+    for name, told in (("Sigmoid", True), ("One", False)):
+        _, run, model = nets(name)
+        notes = [text for _, text in plan_extraction(run, probe, model=model).notes]
+        assert any("if they went through a sigmoid, give the network without it" in text for text in notes) == told
+
+
+def test_real_targets_of_other_values_stay_numbers(nets, tmp_path):
+    y = ZEROS_AND_ONES.integers(0, 2, N).astype("f4")
+    y[3] = 0.5
+    np.savez(tmp_path / "a.npz", x=VECTORS, y=y)
+    _, run, model = nets("One")
+    plan = plan_extraction(run, f"npz:{tmp_path / 'a.npz'}", model=model)
+    assert plan.identity.output.score == "regression"
+    assert plan.identity.probe.classes is None
+
+
         for e, module in enumerate(modules):
             errors, means, decoded = [], [], []
             for number, batch in enumerate(x.split(size)):

@@ -13,6 +13,7 @@ SCORED = {
     "classes": (torch.eye(4, 3), torch.tensor([0, 1, 2, 1])),
     "binary": (torch.tensor([[2.0], [-1.0], [3.0], [-2.0]]), torch.tensor([1, 0, 1, 1])),
     "segmentation": (torch.randn(4, 3, 2, 2), torch.randint(0, 3, (4, 2, 2))),
+    "multilabel": (torch.randn(4, 3), torch.randint(0, 2, (4, 3)).float()),
     "regression": (torch.randn(4, 2), torch.randn(4, 2)),
 }
 

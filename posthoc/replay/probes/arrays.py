@@ -18,6 +18,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.probes.archives import INPUTS, Samples, read_samples
 from posthoc.replay.probes.images import SCALES, Normalization, first_rows, images_of, normalization, prepared
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Prepare, Probe
+from posthoc.replay.scores import is_binary
 from posthoc.shown import counted
 
 if TYPE_CHECKING:
@@ -314,6 +315,8 @@ def targets_in_words(probe: Probe) -> str:
         return "no targets"
     if probe.labels is not None:
         return f"labels of {counted(probe.truth(()).classes, 'class')}"
-    if probe.targets.dtype.kind == "f":
-        return f"targets of {' x '.join(map(str, probe.targets.shape[1:])) or 'one number'}"
+    binary = is_binary(probe.targets)
+    if probe.targets.dtype.kind == "f" or (binary and probe.targets.ndim == 2):
+        sides = " x ".join(map(str, probe.targets.shape[1:])) or "one number"
+        return f"targets of {sides}, each 0 or 1" if binary else f"targets of {sides}"
     return f"masks of {counted(probe.truth(()).classes, 'class')}"

@@ -133,9 +133,11 @@ class Probe:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """The targets, where they are classes."""
-        classes = self.targets is not None and self.targets.ndim == 1 and np.issubdtype(self.targets.dtype, np.integer)
-        return self.targets.astype(np.int64) if classes and self.targets is not None else None
+        """The targets, where they are classes: one whole number for each sample, or 0 or 1 of any type."""
+        targets = self.targets
+        if targets is None or (targets.ndim > 1 if targets.dtype.kind != "f" else targets[0].size > 1):
+            return None
+        return targets.reshape(-1).astype(np.int64) if targets.dtype.kind != "f" or is_binary(targets) else None
 
     def truth(self, sample: tuple[int, ...], ids: int = 0) -> Truth:
         """What outputs are scored by, where the network sees samples of that shape, of so many ids."""
@@ -222,7 +224,7 @@ def as_targets(probe: str, values: Any) -> NDArray[Any]:
 
 def classes_of(targets: NDArray[Any] | None) -> int:
     """How many classes targets are of, 0 where they are none."""
-    if targets is None or targets.dtype.kind == "f":
+    if targets is None or (targets.dtype.kind == "f" and not is_binary(targets)):
         return 0
     masked = targets.ndim > 1 and targets.max() == IGNORED
     return int(np.max(targets, where=(targets != IGNORED) | (not masked), initial=-1)) + 1
