@@ -21,6 +21,9 @@ TELLING = 64
 """A tensor of fewer numbers may come back to what it was by chance."""
 HALF = 13
 """The lowest bits of a single-precision number that half precision does not have."""
+STILL = 32 * 2.0**-23
+"""A tensor that moves by no more than that, in its own size, does not train: rounding moves a bias before a normalisation, and
+brings it back. The least that was seen of weights that train is some thousand times as much, over a series."""
 TOTALS = {"step": ("max_steps", "total_steps", "max_iters", "train_iters"), "epoch": ("max_epochs", "num_epochs", "num_train_epochs")}  # fmt: skip
 """Under which names a checkpoint records how long the training was to be."""
 
@@ -86,7 +89,7 @@ def equal_tensors(series: Statistics) -> Iterator[Finding]:
         column = digest[:, t]
         for rows in _classes([value if value else -1 - row for row, value in enumerate(column.tolist())]):
             returned = len(consecutive(rows)) > 1 and not _constant(series, t, rows[0])
-            if returned or (len(rows) == 2 and _paused(column, rows)):
+            if (returned or (len(rows) == 2 and _paused(column, rows))) and not _stands_still(series, t, rows):
                 shared[rows].append(t)
     for rows, columns in shared.items():
         if any(set(rows) <= other for other in whole):
@@ -107,6 +110,38 @@ def _constant(series: Statistics, t: int, row: int) -> bool:
     """Whether a tensor is all one number, as biases and gains are before training."""
     values = series.sample[t][row]
     return bool(np.all(values == values[0])) if values.size else True
+
+
+def _stands_still(series: Statistics, t: int, rows: Sequence[int]) -> bool:
+    """Whether a tensor differs from its equal values only in the last digits, at half of the checkpoints between or more.
+
+    Of checkpoints one behind the other those beside them are taken.
+    """
+    between = [row for row in range(rows[0], rows[-1]) if row not in rows] or [rows[0] - 1, rows[-1] + 1]
+    sample = series.sample[t].astype(np.float64)
+    here = sample[rows[0]]
+    moved = np.sqrt(np.mean((sample[between] - here) ** 2, axis=1))
+    coarsest = np.array([max(STILL, _spacing(series, t, row)) for row in between])
+    limits = np.where(coarsest > _spacing(series, t, rows[0]), coarsest, STILL)
+    return bool(2 * np.sum(moved <= limits * np.sqrt(np.mean(here**2))) >= len(between))
+
+
+def trains(series: Statistics, t: int, rows: Sequence[int]) -> bool:
+    """Whether a tensor moves beyond its last digits over some checkpoints, those aside that are not of the usual precision."""
+    spacings = [_spacing(series, t, row) for row in rows]
+    usual = max(spacings, key=spacings.count)
+    sample = series.sample[t][[row for row, of in zip(rows, spacings, strict=True) if of == usual]].astype(np.float64)
+    moved = np.mean((sample - sample[0]) ** 2, axis=1)
+    return bool(np.max(moved) > STILL**2 * np.max(np.mean(sample**2, axis=1)))
+
+
+def _spacing(series: Statistics, t: int, row: int) -> float:
+    """How far apart the numbers are, in their own size, that a tensor can have, whether stored so or rounded to that before."""
+    about = series.described[row].get(series.tensors[t])
+    name, unused = about.dtype.name if about else "", int(series.rounded[row, t])
+    if name == "bfloat16" or (name == "float32" and unused >= 16):
+        return 2.0**-7
+    return 2.0**-10 if name == "float16" or (name == "float32" and unused >= HALF) else 2.0**-23
 
 
 def _paused(column: NDArray[np.uint64], rows: Sequence[int]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.weights import MOST_GROUPS, group_of
-from posthoc.replay.series.exact import broken, masks, weights_of
+from posthoc.replay.series.exact import broken, masks, trains, weights_of
 from posthoc.replay.series.reading import Statistics
 
 RUNNING = ("running_mean", "running_var")
@@ -70,12 +70,12 @@ def compare(series: Statistics, without: Collection[int] = ()) -> Geometry:
     numbers: dict[str, int] = defaultdict(int)
     crowded = len({group_of(series.tensors[t]) for t in columns}) > MOST_GROUPS
     for t in columns if rows else ():
+        if not trains(series, t, rows):
+            continue
         name, sample = series.tensors[t], series.sample[t][list(rows)].astype(np.float64)
         step = np.diff(sample, axis=0)
         moved = np.mean(step**2, axis=1) if len(step) else np.ones(1)
         typical = np.median(moved) or np.mean(moved)
-        if not typical:
-            continue
         centred = sample - sample[0]
         products = centred @ centred.T * (series.sizes[t] / len(sample[0]) / typical)
         total += products

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from posthoc.replay.fitting import FEWEST
 from posthoc.replay.series.attribution import attributed
 from posthoc.replay.series.averages import exchanged, moves_on, nearness, order_without_averages, usual_nearness
-from posthoc.replay.series.geometry import LARGE, Distances, Geometry, compare, detours, excess, scale
+from posthoc.replay.series.geometry import LARGE, RUNNING, Distances, Geometry, compare, detours, excess, scale
 from posthoc.replay.series.reading import Statistics
 from posthoc.replay.series.records import Finding, Kind, Severity
 
@@ -35,7 +35,9 @@ counts no more."""
 DOUBT = 0.2
 """A training was begun anew, or was not, if its norms are nearer by that in the logarithm to the first or to the last."""
 ROUNDING = 4.0
-"""A step of so many roundings and less is explained by these, where a checkpoint was rounded."""
+"""A step of so many roundings and less is explained by these."""
+SINGLE = (2.0**-24, 0.0)
+"""The largest errors of rounding, relative and absolute, of checkpoints that were not rounded to less than single precision."""
 
 
 class Placing(NamedTuple):
@@ -99,31 +101,59 @@ def _unexplained(series: Statistics, findings: Sequence[Finding]) -> list[Findin
                     evidence = {**known.evidence, "layers": float(len(both))}
                     result[result.index(known)] = replace(known, tensors=both, evidence=evidence)
                 continue
-        result.append(finding)
+        result.append(_named(series, finding))
     return result
 
 
-def _roundings(series: Statistics, findings: Sequence[Finding]) -> dict[int, float]:
-    """The largest relative error of rounding, of the rows that were rounded."""
-    units = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+def _roundings(series: Statistics, findings: Sequence[Finding]) -> dict[int, tuple[float, float]]:
+    """The largest errors of rounding, relative and absolute, of the rows that were rounded."""
+    units = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0)}
     result = {}
     for finding in findings:
         for row in finding.checkpoints:
             if finding.kind is Kind.PRECISION:
                 result[row] = units["bfloat16" if finding.evidence["bits"] <= 16 else "float16"]
             elif finding.kind is Kind.TYPES and finding.tensors[0] in series.described[row]:
-                result[row] = units.get(series.described[row][finding.tensors[0]].dtype.name, 0.0)
+                result[row] = units.get(series.described[row][finding.tensors[0]].dtype.name, SINGLE)
     return result
 
 
-def _is_rounding(series: Statistics, finding: Finding, rounded: Mapping[int, float]) -> bool:
-    """Whether a checkpoint is no further from the one before than its rounding makes it."""
+def _is_rounding(series: Statistics, finding: Finding, rounded: Mapping[int, tuple[float, float]]) -> bool:
+    """Whether a checkpoint lies on the way, but for tensors that are no further from the one before than rounding makes them."""
     row = finding.checkpoints[0]
-    if row not in rounded or row == 0:
+    if row == 0:
         return False
-    columns = [t for t, name in enumerate(series.tensors) if not finding.tensors or name in finding.tensors]
-    step, size = (math.sqrt(np.nansum(values[row, columns])) for values in (series.step, series.squares))
-    return step < ROUNDING * rounded[row] * size
+    names = finding.tensors or [name for name in series.tensors if not name.endswith(RUNNING)]
+    columns = [t for t, name in enumerate(series.tensors) if name in names and np.isfinite(series.step[row, t])]
+    relative, absolute = rounded.get(row, SINGLE)
+    errors = relative**2 * series.squares[row] + absolute**2 * series.sizes
+    if np.sum(series.step[row, columns]) < ROUNDING**2 * np.sum(errors[columns]):
+        return True
+    moved = [t for t in columns if series.step[row, t] >= ROUNDING**2 * errors[t]]
+    return row in rounded and len(moved) < len(columns) and _over_of(series, moved, row) <= LEAST
+
+
+def _over_of(series: Statistics, columns: Sequence[int], row: int) -> float:
+    """How far the detour that some tensors make at a checkpoint exceeds that of its neighbours, in the logarithm."""
+    typical = np.nanmedian(series.step[1:, columns], axis=0)
+    known = [t for t, of in zip(columns, typical, strict=True) if of > 0]
+    if not known or row + 1 >= len(series.step):
+        return 0.0
+    weights = series.sizes[known] / typical[typical > 0]
+    step, stride = (np.sqrt(np.nansum(values[:, known] * weights, axis=1)) for values in (series.step, series.stride))
+    way = step[1:-1] + step[2:]
+    logs = np.log(np.where(way > 0, way, 1.0) / np.where(way > 0, np.maximum(stride[2:], 1e-12 * way), 1.0))
+    return float(excess(logs)[row - 1])
+
+
+def _named(series: Statistics, finding: Finding) -> Finding:
+    """With those alone of a layer's tensors that are detours themselves, where there are such."""
+    if finding.kind is not Kind.PARTLY_MISPLACED or "over" not in finding.evidence:
+        return finding
+    odd = tuple(
+        t for t in finding.tensors if _over_of(series, [series.tensors.index(t)], finding.checkpoints[0]) > LEAST
+    )
+    return replace(finding, tensors=odd or finding.tensors)
 
 
 def _in_series(finding: Finding, geometry: Geometry, left_out: set[int]) -> Finding:
