@@ -90,8 +90,8 @@ class Score:
     finish: Callable[[Reduced, "Tensor"], Scores]
     unasked: Callable[[Truth], bool] = lambda truth: False
     allowed: Callable[[tuple[int, ...], Truth], bool] | None = None
-    of_inputs: bool = False
     assumes: str | None = None
+    of_inputs: bool = False
 
     def may(self, shape: tuple[int, ...], truth: Truth) -> bool:
         """Whether an output of that shape can be scored if it is asked for."""
@@ -140,7 +140,6 @@ def of_two(reduced: Reduced, labels: "Tensor") -> Scores:
     return Scores(loss.double().mean().item(), accuracy, samples=samples | {"logits": scores.half()[:, None]})
 
 
-def _by_place(scores: "Tensor", masks: "Tensor") -> Reduced:
 def _by_label(scores: "Tensor", labels: "Tensor") -> Reduced:
     """Of each sample: mean of the binary cross-entropy, share of the right labels."""
     import torch
@@ -159,6 +158,7 @@ def of_labels(reduced: Reduced, labels: "Tensor") -> Scores:
     return Scores(loss.mean().item(), values={"label_accuracy": right.mean().item()}, samples=samples)
 
 
+def _by_place(scores: "Tensor", masks: "Tensor") -> Reduced:
     """Of each sample: sum of the cross-entropy, places, right ones, and of each class the intersection and union."""
     import torch
     from torch.nn import functional as F
@@ -292,14 +292,6 @@ SCORES = {
         wanted="scores of {classes} classes at each of {shape} places",
         reduce=_by_place, finish=of_places,
     ),
-    "regression": Score(
-        words="mean squared error and R2", loss="mean squared error", unit=None,
-        needs="numbers",
-        takes=lambda truth: truth.kind != "",
-        unasked=lambda truth: truth.kind == "f",
-        fits=_fits_numbers,
-        wanted="the shape of the targets, {shape}",
-        reduce=_squared, finish=of_numbers,
     "multilabel": Score(
         words="binary cross-entropy and the share of right labels", loss="binary cross-entropy", unit="nat",
         needs="several numbers for each sample, each 0 or 1",
@@ -309,6 +301,14 @@ SCORES = {
         wanted="the shape of the targets, {shape}", assumes=LOGITS,
         reduce=_by_label, finish=of_labels,
     ),
+    "regression": Score(
+        words="mean squared error and R2", loss="mean squared error", unit=None,
+        needs="numbers",
+        takes=lambda truth: truth.kind != "",
+        unasked=lambda truth: truth.kind == "f",
+        fits=_fits_numbers,
+        wanted="the shape of the targets, {shape}",
+        reduce=_squared, finish=of_numbers,
     ),
     "reconstruction": Score(
         words="mean squared difference from the inputs", loss="reconstruction error", unit=None,

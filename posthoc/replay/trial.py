@@ -186,8 +186,8 @@ def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
         passes.run(chosen, dtype=plan.identity.dtype)
     if scored.reason:
         remarks.append(("score", f"none: {scored.reason}"))
-    if head:
     remarks += _assumed(scored, start.output, plan, wishes)
+    if head:
         behaviour = (*behaviour, "features")
     return Trial(chosen, scored, tuple(remarks), behaviour, head, tensors)
 
@@ -210,9 +210,6 @@ def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> 
     return Scored(path, None, score=name_of(score))
 
 
-def _ids(plan: "Extraction") -> int:
-    """One more than the largest of the whole numbers that the network is given first; 0 where they are none."""
-    given = (next(iter(batch.values())) for batch in plan.probe.batches(torch.device("cpu"), plan.batch_size))
 def _assumed(scored: Scored, output: Any, plan: "Extraction", wishes: Wishes) -> list[tuple[str, str]]:
     """What is assumed of the outputs, and whether they look otherwise."""
     score = plan.probe.score_of(scored.score)
@@ -226,6 +223,9 @@ def _assumed(scored: Scored, output: Any, plan: "Extraction", wishes: Wishes) ->
     return remarks
 
 
+def _ids(plan: "Extraction") -> int:
+    """One more than the largest of the whole numbers that the network is given first; 0 where they are none."""
+    given = (next(iter(batch.values())) for batch in plan.probe.batches(torch.device("cpu"), plan.batch_size))
     return max(0 if ids.is_floating_point() or ids.dtype == torch.bool else int(ids.max()) + 1 for ids in given)
 
 

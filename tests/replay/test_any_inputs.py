@@ -52,6 +52,24 @@ class Mlp(nn.Module):
     def forward(self, x):
         return self.head(self.seen(x).relu())
 
+class One(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.seen = nn.Linear(7, 9); self.head = nn.Linear(9, 1)
+    def forward(self, x):
+        return self.head(self.seen(x).relu())
+
+class Sigmoid(One):
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+class Filter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.seen = nn.Conv2d(1, 4, 3, padding=1); self.head = nn.Conv2d(4, 1, 1)
+    def forward(self, x):
+        return self.head(self.seen(x).relu())
+
 class Tokens(nn.Module):
     def __init__(self):
         super().__init__()
@@ -330,24 +348,6 @@ def test_reconstruction_is_scored_where_it_is_asked_for(nets, tmp_path):
         plan_extraction(run, probe, model=model, score="classes")
 
 
-def test_a_vae_that_samples_is_the_loop_that_seeds_each_batch_whole_and_in_shards(nets, tmp_path):
-    x = torch.from_numpy(RANDOM.random((N, 8, 8), "f4"))
-    np.save(tmp_path / "x.npy", x.numpy())
-    modules, run, model = nets("Vae")
-    probe, seed, size = f"npy:{tmp_path / 'x.npy'}", 5, 10
-    options = {"model": model, "layers": ["seen", "decoder"], "score": "reconstruction", "seed": seed, "channels": None}
-    options["batch_size"] = size
-    plan = plan_extraction(run, probe, **options)
-    assert "randn_like (line" in (drawn := dict(plan.notes)["random numbers"])
-    assert drawn.endswith("set anew for every batch, so that a rerun gives the same")
-    run_extraction(plan, tmp_path / "whole.h5")
-    for k in (2, 1):
-        run_extraction(plan_extraction(run, probe, **options), tmp_path / "parts.h5", shard=Shard(k, 2))
-    merge(tmp_path / "parts.h5")
-    with (
-        posthoc.open_activations(tmp_path / "whole.h5") as file,
-        posthoc.open_activations(tmp_path / "parts.h5") as other,
-    ):
 ZEROS_AND_ONES = np.random.default_rng(5)
 VECTORS, MAPS = ZEROS_AND_ONES.normal(size=(N, 7)).astype("f4"), ZEROS_AND_ONES.normal(size=(N, 1, 6, 6)).astype("f4")
 BINARY = {
@@ -412,6 +412,24 @@ def test_real_targets_of_other_values_stay_numbers(nets, tmp_path):
     assert plan.identity.probe.classes is None
 
 
+def test_a_vae_that_samples_is_the_loop_that_seeds_each_batch_whole_and_in_shards(nets, tmp_path):
+    x = torch.from_numpy(RANDOM.random((N, 8, 8), "f4"))
+    np.save(tmp_path / "x.npy", x.numpy())
+    modules, run, model = nets("Vae")
+    probe, seed, size = f"npy:{tmp_path / 'x.npy'}", 5, 10
+    options = {"model": model, "layers": ["seen", "decoder"], "score": "reconstruction", "seed": seed, "channels": None}
+    options["batch_size"] = size
+    plan = plan_extraction(run, probe, **options)
+    assert "randn_like (line" in (drawn := dict(plan.notes)["random numbers"])
+    assert drawn.endswith("set anew for every batch, so that a rerun gives the same")
+    run_extraction(plan, tmp_path / "whole.h5")
+    for k in (2, 1):
+        run_extraction(plan_extraction(run, probe, **options), tmp_path / "parts.h5", shard=Shard(k, 2))
+    merge(tmp_path / "parts.h5")
+    with (
+        posthoc.open_activations(tmp_path / "whole.h5") as file,
+        posthoc.open_activations(tmp_path / "parts.h5") as other,
+    ):
         for e, module in enumerate(modules):
             errors, means, decoded = [], [], []
             for number, batch in enumerate(x.split(size)):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError
 from posthoc.recording import UNKNOWN
-from posthoc.replay.scores import IGNORED, SCORES, Judge, Score, Truth, of_user
+from posthoc.replay.scores import IGNORED, SCORES, Judge, Score, Truth, is_binary, of_user
 from posthoc.replay.signals import DEFAULT_SIGNALS
 
 if TYPE_CHECKING:
