@@ -22,13 +22,15 @@ class Scored:
     """Where in the output the scores are: attributes, keys and positions from the outside in; () is the output itself.
 
     path: None where nothing is scored, and then `reason` says why. columns: how many scores a sample has, where it has a
-    row of them. score: by which they are scored, a key of `SCORES` or the name of the user's function.
+    row of them. score: by which they are scored, a key of `SCORES` or the name of the user's function. classes_last: of scores
+    at each place, whether the classes are on the last axis, not on the one after the batch.
     """
 
     path: Path | None
     columns: int | None = None
     reason: str | None = None
     score: str | None = None
+    classes_last: bool = False
 
     @property
     def name(self) -> str | None:
@@ -87,7 +89,7 @@ def scored_part(output: Any, scored: Scored, samples: int, model: str) -> Any:
         raise PosthocError(
             f"{model} took another path than it was planned with: its output {scored.name} is not there; name another with --model-output."
         )
-    return part.float()
+    return (part.movedim(-1, 1) if scored.classes_last else part).float()
 
 
 def find_scored(

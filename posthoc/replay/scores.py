@@ -246,9 +246,23 @@ def is_binary(targets: NDArray[Any] | None) -> bool:
     return targets is not None and bool(((targets == 0) | (targets == 1)).all())
 
 
+def class_axes(shape: tuple[int, ...], truth: Truth) -> list[int]:
+    """On which axes, first (0) or last (-1), the classes may be of scores of that shape at each place of a target.
+
+    >>> import numpy as np
+    >>> tags = Truth(np.zeros((9, 4), int), 3)
+    >>> class_axes((3, 4), tags), class_axes((4, 3), tags), class_axes((4, 4), tags), class_axes((5, 5), tags)
+    ([0], [-1], [0, -1], [])
+    """
+    sides = {0: (shape[1:], shape[0]), -1: (shape[:-1], shape[-1])} if shape else {}
+    axes = [
+        axis for axis, (places, K) in sides.items() if places == truth.shape and truth.classes <= (2 if K == 1 else K)
+    ]
+    return axes[:1] if set(shape) == {1} else axes
+
+
 def _fits_places(shape: tuple[int, ...], truth: Truth) -> bool:
-    K = shape[0] if shape else 0
-    return shape[1:] == truth.shape and truth.classes <= (2 if K == 1 else K)
+    return bool(class_axes(shape, truth))
 
 
 def _fits_numbers(shape: tuple[int, ...], truth: Truth) -> bool:

@@ -21,6 +21,7 @@ from posthoc.replay.marks import assembled, sources
 from posthoc.replay.network import Network, first, head_of, laid_out, lay_out, length, network, reduce
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
+from posthoc.replay.places import placed
 from posthoc.replay.scores import NONE, name_of
 from posthoc.shown import listed, with_article
 
@@ -200,6 +201,8 @@ def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> 
     if score is None or isinstance(score, str):
         wish = None if wishes.score else f'The score "{score}" of {plan.probe.name}'
         scored = find_scored(output, samples, truth, score, wishes.output, wish)
+        if scored.score == "segmentation":
+            return placed(passes, output, scored, truth, score is not None)
         if scored.score == "tokens" and _sees_later(passes, output, scored, truth.classes or truth.ids):
             reason = "what the network says of a token depends on the tokens after it, as in masked models"
             return Scored(None, None, f"{reason}: it predicts none")

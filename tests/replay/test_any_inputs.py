@@ -84,6 +84,39 @@ class OneHot(nn.Module):
     def forward(self, ids):
         return self.head(self.seen(nn.functional.one_hot(ids, 27).float()).mean(1))
 
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 8); self.seen = nn.GRU(8, 8, batch_first=True); self.head = nn.Linear(8, 5)
+    def forward(self, ids):
+        return self.head(self.seen(self.embed(ids))[0])
+
+class TaggerFirst(Tagger):
+    def forward(self, ids):
+        return super().forward(ids).transpose(1, 2)
+
+class Fixed(Tagger):
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(5, 8))
+    def forward(self, ids):
+        return self.head(self.seen(self.embed(ids) + self.place)[0])
+
+class FixedFirst(Fixed):
+    def forward(self, ids):
+        return super().forward(ids).transpose(1, 2)
+
+class FixedScaled(Fixed):
+    def forward(self, ids):
+        return 2 * super().forward(ids)
+
+class FixedConv(Fixed):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv1d(8, 5, 1)
+    def forward(self, ids):
+        return self.head(self.seen(self.embed(ids) + self.place)[0].transpose(1, 2))
+
 class UNet(nn.Module):
     def __init__(self):
         super().__init__()
@@ -313,7 +346,8 @@ def test_a_forward_pass_that_takes_one_dictionary(nets, tmp_path):
     with posthoc.open_activations(path) as file:
         for e, module in enumerate(modules):
             given, kept = replayed(module, "seen", batch)
-            np.testing.assert_allclose(file.read("mean", e), kept.mean(1).T, rtol=1e-5, atol=1e-7)
+            real = np.stack([row[places].mean(0) for row, places in zip(kept.numpy(), mask, strict=True)])
+            np.testing.assert_allclose(file.read("mean", e), real.T, rtol=1e-5, atol=1e-6)
             np.testing.assert_array_equal(file.behaviour("logits", e), given["logits"].half())
 
 
@@ -346,6 +380,60 @@ def test_reconstruction_is_scored_where_it_is_asked_for(nets, tmp_path):
             assert file.loss[e] == pytest.approx(((given - torch.from_numpy(x)) ** 2).mean().item(), rel=1e-5)
     with pytest.raises(UsageError, match="--score classes needs a whole number for each sample"):
         plan_extraction(run, probe, model=model, score="classes")
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "last"),
+    [
+        ("Tagger", 9, True),
+        ("TaggerFirst", 9, False),
+        ("Tagger", 5, True),
+        ("TaggerFirst", 5, False),
+        ("Fixed", 5, True),
+        ("FixedFirst", 5, False),
+        ("FixedConv", 5, False),
+    ],
+)
+def test_classes_of_tokens_are_on_the_axis_that_is_none_of_places(name, length, last, nets, tmp_path):
+    """Also where there are as many of one as of the other, and where the network takes no shorter rows."""
+    random = np.random.default_rng(length)
+    ids, tags = random.integers(0, 50, (N, length)), random.integers(0, 5, (N, length))
+    tags[:, -1] = -100
+    tags[0, 0] = 4
+    np.savez(tmp_path / "a.npz", input_ids=ids, labels=tags)
+    modules, run, model = nets(name)
+    path = posthoc.extract(run, f"npz:{tmp_path / 'a.npz'}", tmp_path / "a.h5", model=model, layers=["seen"])
+    with posthoc.open_activations(path) as file:
+        assert file.recording.identity.output.score == "segmentation"
+        for e, module in enumerate(modules):
+            given = replayed(module, "seen", torch.from_numpy(ids))[0]
+            given = given.transpose(1, 2) if last else given
+            y = torch.from_numpy(tags)
+            assert file.loss[e] == pytest.approx(F.cross_entropy(given, y).item(), rel=1e-5)
+            right = (given.argmax(1) == y)[y >= 0].double().mean().item()
+            assert file.scores["pixel_accuracy"][e] == pytest.approx(right)
+
+
+def test_scores_of_tokens_whose_axes_nothing_shows_are_left_out_and_said(nets, tmp_path):
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "a.npz", input_ids=random.integers(0, 50, (N, 5)), labels=random.integers(0, 5, (N, 5)))
+    _, run, model = nets("FixedScaled")
+    notes = dict(plan_extraction(run, f"npz:{tmp_path / 'a.npz'}", model=model).notes)
+    assert notes["score"] == (
+        "none: the output of 8 x 5 x 5 may have its 5 classes first or last, and neither shorter samples nor the last layer "
+        "show which; give samples of another length than 5"
+    )
+
+
+def test_tokens_as_their_own_targets_are_no_tags(nets, tmp_path):
+    """As causal models of Transformers take them, which move them by one themselves."""
+    ids = np.random.default_rng(0).integers(0, 5, (N, 9))
+    labels = np.where(np.arange(9) < 7, ids, -100)
+    np.savez(tmp_path / "a.npz", input_ids=ids, labels=labels)
+    _, run, model = nets("Tagger")
+    probe = f"npz:{tmp_path / 'a.npz'}"
+    assert "--score tokens scores what it says" in dict(plan_extraction(run, probe, model=model).notes)["score"]
+    assert plan_extraction(run, probe, model=model, score="segmentation").identity.output.score == "segmentation"
 
 
 ZEROS_AND_ONES = np.random.default_rng(5)
