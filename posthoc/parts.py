@@ -296,14 +296,18 @@ class Parts:
         """Where the part of a checkpoint, or of an untrained network, is, or will be."""
         return self.folder / entry.part
 
-    def stands(self, item: Entry | Control, folder: Path) -> bool:
-        """Whether there is a part, as those here have to be, of a checkpoint of the run in `folder` as that is now, or was
+    def standing(self, items: Sequence[Entry | Control], folder: Path) -> list[bool]:
+        """Whether there is a part, as those here have to be, of each checkpoint of the run in `folder` as that is now, or was
         when it was last there; of an untrained network, whether there is one."""
         plan = self._plan()
-        made = self.made(item, plan.recording.identity) if plan else None
-        if made is None or isinstance(item, Control):
-            return made is not None
-        return state(folder, item.path, made.files, made.sha256) is not State.CHANGED
+
+        def stands(item: Entry | Control) -> bool:
+            made = self.made(item, plan.recording.identity) if plan else None
+            if made is None or isinstance(item, Control):
+                return made is not None
+            return state(folder, item.path, made.files, made.sha256) is not State.CHANGED
+
+        return [stands(item) for item in items]
 
     def entries(self) -> list[Entry]:
         """The checkpoints that belong here, those too that are gone; none before a task has begun."""

@@ -53,4 +53,4 @@ def test_fields_are_words_and_constants_their_values(messages):
     texts = {message.text: message.exit_code for message in messages.messages()}
     assert texts["‹path› exists already; pass --force to replace it."] == 1
     assert texts["estimator is ‹estimator›; give dfa, whittle, reml."] == 2
-    assert texts["stopped between two checkpoints; the same command goes on."] == 143
+    assert texts["stopped‹kept›."] == 143

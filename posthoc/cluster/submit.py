@@ -22,7 +22,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
 from posthoc.folders import open_folder, open_lock, refuse_link, remove
 from posthoc.locks import hold
-from posthoc.parts import Entry, Parts, controls_of
+from posthoc.parts import Control, Entry, Parts, controls_of
 from posthoc.shards import Shard
 from posthoc.shown import counted
 from posthoc.store import open_activations
@@ -139,7 +139,9 @@ def _submit(
             submitter.submit_comparison()
     except PosthocError as error:
         if force and _accepted(targets):
-            raise PosthocError(f"{error} What was submitted before that stays so: go on without --force.") from error
+            raise PosthocError(
+                f"{error} What was submitted before stays so; to go on, run the same command without --force."
+            ) from error
         raise
     return submission
 
@@ -266,9 +268,12 @@ class _Submitter:
                     f"pass --force to start anew, or choose another -o."
                 )
             return _Planned(entries, [], None, [])
-        missing = [k for k, entry in enumerate(entries) if anew or not parts.path(entry).exists()]
         untrained = controls_of(plan.untrained)
-        controls = [control.place for control in untrained if anew or not parts.path(control).exists()]
+        items: list[Entry | Control] = [*entries, *untrained]
+        places = [*range(len(entries)), *(control.place for control in untrained)]
+        standing = [False] * len(items) if anew else parts.standing(items, plan.run.folder)
+        lacking = [place for place, stands in zip(places, standing, strict=True) if not stands]
+        missing, controls = ([place for place in lacking if (place >= 0) is there] for there in (True, False))
         processors = "GPU" if self.resources.gpus else f"{self.resources.cpus_per_task} processors"
         samples = f"{len(plan.probe)} {plan.probe.samples} ({plan.probe.shapes})"
         if plan.identity.controls:
@@ -439,7 +444,9 @@ def _rename(home: Path, before: str, after: str) -> None:
         try:
             os.rename(before, after, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:
-            raise PosthocError(f"Cannot rename {home / before}: {error.strerror or error}.") from error
+            raise PosthocError(
+                f"Cannot rename {home / before}: {error.strerror or error}; move it away, or choose another -o."
+            ) from error
 
 
 def _has_control(text: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from posthoc.cli import main
 from posthoc.cluster.submission import Submission
@@ -253,7 +253,7 @@ def test_force_keeps_what_is_there_until_the_scheduler_has_taken_a_job(tmp_path,
     sbatch(tmp_path, "echo 99", REFUSED)
     done = said(*run, "-o", out, "--force")
     assert done.exit_code == 1
-    assert "What was submitted before that stays so: go on without --force." in done.stderr
+    assert "What was submitted before stays so; to go on, run the same command without --force." in done.stderr
     assert results(out) == {}
     sbatch(tmp_path, "echo 100")
     assert said(*run, "-o", out).exit_code == 0
@@ -322,3 +322,15 @@ def test_a_checkpoint_is_timed_with_the_memory_of_a_task(tmp_path, run, queue, a
     timed = (tmp_path / "srun").read_text()
     assert f" --mem={given} " in timed
     assert f"#SBATCH --mem={given}\n" in (out / "extract.sh").read_text()
+
+
+def test_what_was_trained_anew_is_submitted_again(tmp_path, run, queue):
+    out = tmp_path / "out"
+    assert said(*run, "-o", out).exit_code == 0
+    words = [word for word in run[2:] if word not in ("--jobs", "1")]
+    for shard in ("1/2", "2/2"):
+        assert said("extract", run[1], *words, "-o", out / "activations.h5", "--shard", shard).exit_code == 0
+    assert "2 of them replayed; tasks to submit: 0" in said(*run, "-o", out).stdout
+    path = tmp_path / "run" / "epoch-1.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+    assert "1 of them replayed; tasks to submit: 1" in said(*run, "-o", out).stdout
