@@ -14,7 +14,7 @@ from posthoc.replay.checkpoint import read_arrays
 from posthoc.replay.copies import equal_weights, smallest
 from posthoc.replay.fitting import FEWEST, beside, best_fit, consecutive
 from posthoc.replay.layout import Duplicate, Run
-from posthoc.replay.order import Checkpoint
+from posthoc.replay.order import Checkpoint, may_be_equal
 from posthoc.replay.request import OnDuplicate
 from posthoc.replay.weights import Pick
 from posthoc.shown import listed
@@ -30,7 +30,7 @@ class DuplicatesError(PosthocError):
 def settle_duplicates(run: Run, pick: Pick, on_duplicate: str) -> Run:
     """The run without those of its checkpoints that hold the weights of another step, or with a note that it has some.
 
-    The first two may be equal, as after a warm-up from a rate of zero, and so may those of a training that diverged: NaN is
+    The first two may be equal, as after a first step at a rate of zero, and so may those of a training that diverged: NaN is
     like NaN, whatever step it is of. What cannot be read is no duplicate: its replay will say why. Raises DuplicatesError where `on_duplicate` is fail.
     """
     notes, dropped = [], []
@@ -41,7 +41,7 @@ def settle_duplicates(run: Run, pick: Pick, on_duplicate: str) -> Run:
         if _holds_nan(same[0], pick):
             held = listed([checkpoint.path.name for checkpoint in same])
             notes.append(f"{held} hold the same weights with NaN in them, as after a training diverged; all are kept")
-        elif rows == [0, 1]:
+        elif rows == [0, 1] and may_be_equal(same[0], same[1]):
             notes.append(f"{names} hold the same weights, as after a warm-up from a rate of zero; both are kept")
         elif on_duplicate == OnDuplicate.KEEP:
             notes.append(f"{names} hold the same weights and are kept; posthoc check says whose they are")
@@ -69,7 +69,7 @@ def _dropped(checkpoints: Sequence[Checkpoint], rows: Sequence[int], pick: Pick)
     spans = consecutive(rows)
     fitting = _fitting(checkpoints, spans, pick) if len(spans) > 1 and len(checkpoints) >= FEWEST else None
     span = spans[fitting or 0]
-    kept = span if span == [0, 1] else span[:1]
+    kept = span if span == [0, 1] and may_be_equal(*checkpoints[:2]) else span[:1]
     return [
         Duplicate(checkpoints[row].path, checkpoints[kept[0]].path, fitting is not None, checkpoints[row].position)
         for row in rows

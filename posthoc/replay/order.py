@@ -44,6 +44,14 @@ class Checkpoint:
         return f"epoch {self.epoch}"
 
 
+def may_be_equal(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether two checkpoints may well hold the same weights, as after a warm-up from a rate of zero: no more than a step is
+    between them, or what is before the training is the first of them."""
+    if first.step is None or second.step is None:
+        return first.epoch == 0
+    return first.step == 0 or second.step - first.step == 1
+
+
 @dataclass(frozen=True)
 class Order:
     """Checkpoints in training order; by: what the order goes by, in words; notes: what a user should know of it."""

@@ -14,7 +14,7 @@ from posthoc.replay.layout import find_run
 from posthoc.replay.series.grid import recognise
 from posthoc.replay.series.records import Kind, Severity
 from posthoc.replay.series.result import check_series
-from posthoc.replay.series.words import verdict
+from posthoc.replay.series.words import sentence, verdict
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000]
 
@@ -164,6 +164,48 @@ def test_a_first_step_that_changes_nothing_is_a_note(tmp_path):
     result = check(write(tmp_path / "run", states, STEPS))
     assert only(result, Kind.EQUAL).severity is Severity.NOTE
     assert result.sound
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "severity"),
+    [
+        ("epoch_{}.pt", 1, Severity.WARNING), ("epoch_{}.pt", 0, Severity.NOTE), ("step_{}.pt", 1, Severity.NOTE),
+        ("step_{}00.pt", 1, Severity.WARNING), ("step_{}00.pt", 0, Severity.NOTE),
+    ],
+)  # fmt: skip
+def test_two_equal_ones_at_the_start_are_a_note_where_a_single_step_is_between(tmp_path, name, first, severity):
+    """After an epoch of training they are a copy."""
+    states = walk(8)
+    for k, state in enumerate([states[0], *states]):
+        torch.save(state, tmp_path / name.format(first + k))
+    result = check(tmp_path)
+    assert only(result, Kind.EQUAL).severity is severity
+    assert result.sound == (severity is Severity.NOTE)
+
+
+def test_parameters_that_stand_still_while_statistics_move_are_named(tmp_path):
+    """A rate of zero, at which a normalisation goes on to count; an early copy with statistics of its own is one, too."""
+    states = walk(14)
+    for state in states[9:]:
+        state |= {name: value for name, value in states[9].items() if "running" not in name}
+    for state in states:
+        state["1.running_mean"] = torch.randn(48)
+    result = check(write(tmp_path / "still", states, range(14)))
+    finding = only(result, Kind.EQUAL)
+    assert (finding.severity, finding.checkpoints) == (Severity.WARNING, (9, 10, 11, 12, 13))
+    assert kinds(result) == [Kind.EQUAL]
+    said = "the same parameters one after the other, only running statistics differ: nothing was learned"
+    assert sentence(finding, result) == said
+    states = [state | {"1.running_mean": torch.randn(48)} for state in walk(14)]
+    states[13] = states[12] | {"1.running_mean": torch.randn(48)}
+    result = check(write(tmp_path / "end", states, range(14)))
+    assert (only(result, Kind.EQUAL).severity, result.sound) == (Severity.NOTE, True)
+    assert sentence(only(result, Kind.EQUAL), result).endswith("nothing was learned, as at a rate of zero")
+    states = [state | {"1.running_mean": torch.randn(48)} for state in walk(14)]
+    states[3] = states[10] | {"1.running_mean": torch.randn(48)}
+    result = check(write(tmp_path / "copy", states, range(14)))
+    assert (only(result, Kind.EQUAL).checkpoints, kinds(result)) == ((3, 10), [Kind.EQUAL])
+    assert "only running statistics differ: they are of 10, not of 3" in sentence(only(result, Kind.EQUAL), result)
 
 
 def test_a_part_of_the_final_weights(tmp_path):

@@ -16,6 +16,7 @@ from posthoc.replay.series.averages import from_average
 from posthoc.replay.series.geometry import detours, distances_of
 from posthoc.replay.series.records import Kind, Severity, Untold
 from posthoc.replay.series.result import check_series
+from posthoc.replay.series.words import untold
 
 SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
 
@@ -201,7 +202,7 @@ def test_another_fault_explains_a_jump_of_the_norm(rates, trained, tmp_path):
 
 
 def before_normalisation(
-    folder, change=lambda states: None, rate=lambda epoch: 0.05 * (1 + np.cos(np.pi * epoch / 24))
+    folder, change=lambda states: None, rate=lambda epoch: 0.05 * (1 + np.cos(np.pi * epoch / 25))
 ):
     """A network with a bias that a normalisation takes out again, which only rounding moves; by epochs, changed before written."""
     threads = torch.get_num_threads()
@@ -273,3 +274,10 @@ def test_of_a_layer_out_of_place_the_tensor_is_named_that_is(tmp_path):
 
     (finding,) = before_normalisation(tmp_path / "run", moved).findings
     assert (finding.kind, finding.checkpoints, finding.tensors) == (Kind.PARTLY_MISPLACED, (9,), ("3.weight",))
+
+
+def test_a_series_that_runs_backwards_is_said_to_be_open(tmp_path):
+    result = before_normalisation(tmp_path / "run", lambda states: states.reverse())
+    assert result.findings == ()
+    assert Untold.DIRECTION in result.untold
+    assert untold(Untold.DIRECTION, result) == "in which direction the series runs, for nothing is recorded inside"

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from posthoc.replay.fitting import consecutive
 from posthoc.replay.names import places
-from posthoc.replay.order import Checkpoint, stem
+from posthoc.replay.order import Checkpoint, may_be_equal, stem
 from posthoc.replay.series.grid import recognise
 from posthoc.replay.series.reading import Described, Statistics
 from posthoc.replay.series.records import Finding, Kind, Severity
 
 T = TypeVar("T")
+RUNNING = ("running_mean", "running_var")
+"""Statistics of the last batches, which are no weights."""
 TELLING = 64
 """A tensor of fewer numbers may come back to what it was by chance."""
 HALF = 13
@@ -54,6 +56,13 @@ def weights_of(series: Statistics) -> NDArray[np.bool_]:
     ], bool)  # fmt: skip
 
 
+def parameters_of(series: Statistics) -> NDArray[np.bool_]:
+    """Which tensors [T] are trained; all weights, where nothing but statistics is there."""
+    weights = weights_of(series)
+    trained = weights & ~np.asarray([name.endswith(RUNNING) for name in series.tensors], bool)
+    return trained if trained.any() else weights
+
+
 def masks(series: Statistics) -> NDArray[np.bool_]:
     """Which tensors [T] hold infinity, but no NaN, in every checkpoint and never change, as the masks of attention.
 
@@ -69,21 +78,27 @@ def broken(series: Statistics) -> NDArray[np.bool_]:
 
 
 def equal_checkpoints(series: Statistics) -> Iterator[Finding]:
-    """Checkpoints of different steps with the same weights; of the first two, as after a warm-up from nothing, a note.
+    """Checkpoints of different steps with the same weights; of the first two, if no more than a step is between, a note.
 
-    Those that are not finite are left out: training does not change what has become NaN.
+    Those that are not finite are left out: training does not change what has become NaN. evidence: "statistics", where all
+    but running means and variances are equal; of two in a row that is a note, for a rate falls to zero at the end of many
+    trainings, and is no copy.
     """
-    for rows in _classes(_digests(series)):
+    whole = _classes(_digests(series))
+    trained = [rows for rows in _classes(_digests(series, parameters_of(series))) if rows not in whole]
+    for rows in [*whole, *trained]:
         together = list(rows) == list(range(rows[0], rows[-1] + 1))
-        start = together and rows == (0, 1)
-        severity = Severity.NOTE if start else Severity.WARNING if together else Severity.ERROR
-        yield Finding(Kind.EQUAL, severity, rows, (), {"between": float(rows[-1] - rows[0] + 1 - len(rows))})
+        still = together and len(rows) == 2 and rows not in whole
+        still = still or (rows == (0, 1) and may_be_equal(*series.checkpoints[:2]))
+        severity = Severity.NOTE if still else Severity.WARNING if together else Severity.ERROR
+        evidence = {"between": float(rows[-1] - rows[0] + 1 - len(rows))}
+        yield Finding(Kind.EQUAL, severity, rows, (), evidence | ({} if rows in whole else {"statistics": 1.0}))
 
 
 def equal_tensors(series: Statistics) -> Iterator[Finding]:
     """Tensors that are what they were at another step, though they changed in between, as those of another's shard are."""
     digest, weights = np.where(broken(series)[:, None], np.uint64(0), series.digest), weights_of(series)
-    whole = {frozenset(rows) for rows in _classes(_digests(series))}
+    whole = {frozenset(rows) for of in (weights, parameters_of(series)) for rows in _classes(_digests(series, of))}
     shared: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for t in map(int, np.flatnonzero(weights & (series.sizes >= TELLING))):
         column = digest[:, t]
@@ -100,10 +115,11 @@ def equal_tensors(series: Statistics) -> Iterator[Finding]:
         yield Finding(Kind.PARTLY_EQUAL, severity, rows, names, {"tensors": len(columns), "share": numbers})
 
 
-def _digests(series: Statistics) -> list[object]:
-    """Of all weights of each checkpoint; of those that are not finite a number of its own."""
+def _digests(series: Statistics, columns: NDArray[np.bool_] | None = None) -> list[object]:
+    """Of all weights of each checkpoint, or some; of those that are not finite a number of its own."""
     ill = broken(series)
-    return [row if ill[row] else of.tobytes() for row, of in enumerate(series.digest[:, weights_of(series)])]
+    digest = series.digest[:, weights_of(series) if columns is None else columns]
+    return [row if ill[row] else of.tobytes() for row, of in enumerate(digest)]
 
 
 def _constant(series: Statistics, t: int, row: int) -> bool:

@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthoc.analysis.weights import MOST_GROUPS, group_of
-from posthoc.replay.series.exact import broken, masks, trains, weights_of
+from posthoc.replay.series.exact import RUNNING, broken, masks, trains, weights_of
 from posthoc.replay.series.reading import Statistics
 
-RUNNING = ("running_mean", "running_var")
-"""Statistics of the last batches, which are no weights."""
 BLOWN_UP = 3.0
 """Norms of so many times the median before are of a training that diverges, if what is not finite follows."""
 LARGE = 256

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from posthoc.replay.fitting import FEWEST
 from posthoc.replay.series.attribution import attributed
 from posthoc.replay.series.averages import exchanged, moves_on, nearness, order_without_averages, usual_nearness
-from posthoc.replay.series.geometry import LARGE, RUNNING, Distances, Geometry, compare, detours, excess, scale
+from posthoc.replay.series.exact import RUNNING
+from posthoc.replay.series.geometry import LARGE, Distances, Geometry, compare, detours, excess, scale
 from posthoc.replay.series.reading import Statistics
 from posthoc.replay.series.records import Finding, Kind, Severity
 

@@ -63,5 +63,6 @@ class Untold(Enum):
     ORDER = "order"
     AVERAGES = "averages"
     LABELS = "labels"
+    DIRECTION = "direction"
     FEW = "few"
     REST = "rest"

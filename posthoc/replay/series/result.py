@@ -56,7 +56,7 @@ class Result:
         few = len(checkpoints) < FEWEST
         cases = {
             Untold.FEW: few, Untold.ENDS: not few, Untold.ORDER: bool(self.unordered), Untold.AVERAGES: not few,
-            Untold.LABELS: silent, Untold.REST: not self.series.share.is_whole,
+            Untold.LABELS: silent, Untold.DIRECTION: silent and not few, Untold.REST: not self.series.share.is_whole,
         }  # fmt: skip
         return tuple(what for what, holds in cases.items() if holds)
 

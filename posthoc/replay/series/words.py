@@ -57,11 +57,17 @@ def _damaged(finding: Finding, result: Result) -> str:
 
 
 def _equal(finding: Finding, result: Result) -> str:
+    statistics = "statistics" in finding.evidence
+    same = "the same parameters" if statistics else "the same weights"
+    but = ", only running statistics differ" if statistics else ""
+    if finding.severity is Severity.NOTE and statistics:
+        return f"{same} one after the other{but}: nothing was learned, as at a rate of zero"
     if finding.severity is Severity.NOTE:
-        return "the same weights: the first step changed nothing, as in a warm-up from a rate of zero"
+        return f"{same}{but}: the first step changed nothing, as in a warm-up from a rate of zero"
     if finding.severity is Severity.WARNING:
-        return "the same weights one after the other: a copy, or nothing was learned"
-    return f"the same weights at different steps, and others in between: {_at_fault(finding, result)}"
+        why = "nothing was learned" if statistics else "a copy, or nothing was learned"
+        return f"{same} one after the other{but}: {why}"
+    return f"{same} at different steps, and others in between{but}: {_at_fault(finding, result)}"
 
 
 def _partly_equal(finding: Finding, result: Result) -> str:
@@ -218,6 +224,7 @@ def read_part(result: Result) -> str:
 _UNTOLD: dict[Untold, str] = {
     Untold.FEW: f"whether checkpoints are in their places: fewer than {FEWEST} can be compared",
     Untold.ENDS: "whether the first and the last are in their places, which have nothing on one side",
+    Untold.DIRECTION: "in which direction the series runs, for nothing is recorded inside",
     Untold.AVERAGES: "whether weights are averages over less than the time between two checkpoints",
     Untold.LABELS: "whether all labels are shifted, for nothing is recorded inside",
 }
