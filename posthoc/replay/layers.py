@@ -213,8 +213,9 @@ def _sides(points: Sequence[HookPoint]) -> dict[str, list[HookPoint]]:
     """The blocks of each part of the network, by its name; all of them under no name where it has no such parts.
 
     Blocks are the outermost modules with parameters, but for those that only shift and scale each channel: recorded beside
-    the layer before them they would say the same twice. Where these are fewer than four, the one with most modules in it is
-    opened, and with it those that are parts of the network as it is: an encoder and a decoder, two towers.
+    the layer before them they would say the same twice. Where these are fewer than four, or one behind however many tables of
+    embeddings, the one with most modules in it is opened, and with it those that are parts of the network as it is: an
+    encoder and a decoder, two towers.
     """
     trunk = [point for point in points if point.parameters] or list(points)
     while True:
@@ -222,13 +223,19 @@ def _sides(points: Sequence[HookPoint]) -> dict[str, list[HookPoint]]:
         blocks = [point for point in trunk if not any(parent in names for parent in _parents(point.name))]
         inside = {block.name: [point for point in trunk if block.name in _parents(point.name)] for block in blocks}
         widest = max(inside.values(), key=len)
-        if len(blocks) >= 4 or len(widest) < 2:
+        if (len(blocks) >= 4 and not _one_behind_tables(blocks)) or len(widest) < 2:
             return {"": [block for block in blocks if not _only_scales(block)] or blocks}
         least = max(block.parameters for block in blocks) / 100
         parts = [block.name for block in blocks if block.parameters >= least and _layers_in(inside[block.name]) > 1]
         if len(parts) > 1:
             return {name: [block for side in _sides(inside[name]).values() for block in side] for name in parts}
         trunk = widest
+
+
+def _one_behind_tables(blocks: Sequence[HookPoint]) -> bool:
+    """Whether all but one are tables of embeddings, as of the columns of a table, or normalisations beside these."""
+    layers = [block for block in blocks if not block.kind.startswith("Embedding")]
+    return len(layers) < len(blocks) and sum(not _only_scales(block) for block in layers) == 1
 
 
 def _only_scales(point: HookPoint) -> bool:

@@ -231,6 +231,30 @@ PARTED = {
 }  # fmt: skip
 
 
+class Columns(nn.Module):
+    """A network of the columns of a table, of which some are categories."""
+
+    def __init__(self, tables):
+        super().__init__()
+        self.tables, self.norm = nn.ModuleList(nn.Embedding(10, 4) for _ in range(tables)), nn.BatchNorm1d(5)
+        self.net = nn.Sequential(
+            nn.Linear(4 * tables + 5, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1)
+        )
+
+    def forward(self, numbers, categories):
+        columns = [table(categories[:, k]) for k, table in enumerate(self.tables)]
+        return self.net(torch.cat([self.norm(numbers), *columns], 1))
+
+
+@pytest.mark.parametrize("tables", [1, 2, 3, 8])
+def test_however_many_tables_of_embeddings_the_layers_behind_them_are_the_default(tables):
+    def columns(samples, grown=False):
+        return {"numbers": torch.rand(samples, 5), "categories": torch.zeros(samples, tables, dtype=torch.int64)}
+
+    chosen, _ = choose(dissect(Columns(tables).eval(), columns).points, ["default"], "mine")
+    assert [point.name for point in chosen] == ["net.0", "net.2", "net.4"]
+
+
 @pytest.mark.parametrize("name", PARTED)
 def test_the_default_is_of_each_part_of_a_network(name):
     make, expected, why = PARTED[name]
