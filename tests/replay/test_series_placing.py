@@ -16,7 +16,7 @@ from posthoc.replay.series.averages import from_average
 from posthoc.replay.series.geometry import detours, distances_of
 from posthoc.replay.series.records import Kind, Severity, Untold
 from posthoc.replay.series.result import check_series
-from posthoc.replay.series.words import untold
+from posthoc.replay.series.words import sentence, untold
 
 SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
 
@@ -120,6 +120,26 @@ def test_the_copy_is_told_from_the_original(rates, trained, tmp_path):
     series.states[18] = series.states[2]
     (finding,) = [f for f in rates.check(series, tmp_path).findings if f.kind is Kind.EQUAL]
     assert finding.checkpoints == (18, 2)
+
+
+def test_a_block_that_is_repeated_is_one_finding(rates, trained, tmp_path):
+    """As where a training goes on from an earlier checkpoint; what lies where it should is not blamed, nor what follows."""
+    series, states = rates.healthy(trained), trained.run.states
+    series.inside, series.states = None, [*states[:9], *states[5:17]]
+    result = rates.check(series, tmp_path)
+    (finding,) = result.findings
+    assert (finding.kind, finding.checkpoints) == (Kind.EQUAL, (9, 10, 11, 12, 5, 6, 7, 8))
+    assert finding.evidence["at fault"] == finding.evidence["block"] == 4
+    repeat = "108 to 144 repeat 60 to 96: the same weights, as where a training goes on from an earlier checkpoint"
+    assert sentence(finding, result) == repeat
+    series = rates.healthy(trained)
+    series.inside, series.states[3:6] = None, states[12:15]
+    result = rates.check(series, tmp_path)
+    (finding,) = result.findings
+    assert (finding.kind, finding.checkpoints) == (Kind.EQUAL, (3, 4, 5, 12, 13, 14))
+    assert sentence(finding, result).startswith(
+        "the same weights, in the same order: they are of 144 to 168, not of 36 to 60 (with them there the way"
+    )
 
 
 @pytest.mark.slow

@@ -82,17 +82,35 @@ def equal_checkpoints(series: Statistics) -> Iterator[Finding]:
 
     Those that are not finite are left out: training does not change what has become NaN. evidence: "statistics", where all
     but running means and variances are equal; of two in a row that is a note, for a rate falls to zero at the end of many
-    trainings, and is no copy.
+    trainings, and is no copy. "block", how many in a row are repeated later on in the same order: the rows are these, then
+    those of each repetition.
     """
     whole = _classes(_digests(series))
     trained = [rows for rows in _classes(_digests(series, parameters_of(series))) if rows not in whole]
-    for rows in [*whole, *trained]:
+    for block in [*_blocks(whole), *_blocks(trained)]:
+        if len(block) > 1:
+            rows = tuple(row for repetition in zip(*block, strict=True) for row in repetition)
+            evidence = {"block": float(len(block))} | ({} if block[0] in whole else {"statistics": 1.0})
+            yield Finding(Kind.EQUAL, Severity.ERROR, rows, (), evidence)
+            continue
+        (rows,) = block
         together = list(rows) == list(range(rows[0], rows[-1] + 1))
         still = together and len(rows) == 2 and rows not in whole
         still = still or (rows == (0, 1) and may_be_equal(*series.checkpoints[:2]))
         severity = Severity.NOTE if still else Severity.WARNING if together else Severity.ERROR
         evidence = {"between": float(rows[-1] - rows[0] + 1 - len(rows))}
         yield Finding(Kind.EQUAL, severity, rows, (), evidence | ({} if rows in whole else {"statistics": 1.0}))
+
+
+def _blocks(classes: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Sets of equal rows, those together that are each one row behind the set before."""
+    blocks: list[list[tuple[int, ...]]] = []
+    for rows in sorted(classes):
+        if blocks and tuple(row - 1 for row in rows) == blocks[-1][-1]:
+            blocks[-1].append(rows)
+        else:
+            blocks.append([rows])
+    return blocks
 
 
 def equal_tensors(series: Statistics) -> Iterator[Finding]:

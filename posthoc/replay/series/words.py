@@ -67,7 +67,21 @@ def _equal(finding: Finding, result: Result) -> str:
     if finding.severity is Severity.WARNING:
         why = "nothing was learned" if statistics else "a copy, or nothing was learned"
         return f"{same} one after the other{but}: {why}"
+    if "block" in finding.evidence:
+        return _repeated(finding, result, f"{same}{but}")
     return f"{same} at different steps, and others in between{but}: {_at_fault(finding, result)}"
+
+
+def _repeated(finding: Finding, result: Result, same: str) -> str:
+    """Which checkpoints in a row are others once more."""
+    e = finding.evidence
+    size, labels = int(e["block"]), [result.label(row) for row in finding.checkpoints]
+    spans = [f"{labels[k]} to {labels[k + size - 1]}" for k in range(0, len(labels), size)]
+    wrong, right = listed(spans[:-1]), spans[-1]
+    if finding.checkpoints[0] > finding.checkpoints[-1]:
+        return f"{wrong} repeat {right}: {same}, as where a training goes on from an earlier checkpoint"
+    longer = f"with them there the way through the rest is {e['longer']:.2g} steps longer"
+    return f"{same}, in the same order: they are of {right}, not of {wrong} ({longer})"
 
 
 def _partly_equal(finding: Finding, result: Result) -> str:
