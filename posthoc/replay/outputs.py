@@ -132,6 +132,8 @@ def _unasked(parts: list[tuple[Path, Tensor]], samples: int, truth: Truth, name:
     rows = [(path, tensor) for path, tensor in parts if _has_rows(tensor, samples)]
     named = [(path, tensor) for path, tensor in rows if path and path[-1] in NAMES]
     fitting = [(path, tensor) for path, tensor in named or rows if score.fits(tuple(tensor.shape[1:]), truth)]
+    likelier = ([row for row in fitting if meant(tuple(row[1].shape[1:]), truth)] for meant in score.rather)
+    fitting = next((rows for rows in likelier if rows), fitting)
     if len(fitting) == 1:
         path, tensor = fitting[0]
         return Scored(path, _columns(tensor), score=name)

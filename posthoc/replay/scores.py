@@ -72,8 +72,8 @@ class Score:
 
     words: what it is; loss, unit: name and unit of the mean loss; needs: the targets that it can do with, in words; takes:
     whether these are such, and unasked: whether it is tried for them by itself. fits: whether an output, of one sample of
-    that shape, is scored unasked, and allowed: if it is asked for; wanted: such an output in words; assumes: what is
-    assumed where it was not asked for, in words.
+    that shape, is scored unasked, and allowed: if it is asked for; wanted: such an output in words; rather: which of
+    several that fit are meant, the likeliest first; assumes: what is assumed where it was not asked for, in words.
 
     reduce: outputs and targets of a batch to what is needed of them; of the inputs where `of_inputs`, which then are the
     targets. finish: that of all samples, and all targets, to the scores.
@@ -90,6 +90,7 @@ class Score:
     finish: Callable[[Reduced, "Tensor"], Scores]
     unasked: Callable[[Truth], bool] = lambda truth: False
     allowed: Callable[[tuple[int, ...], Truth], bool] | None = None
+    rather: tuple[Callable[[tuple[int, ...], Truth], bool], ...] = ()
     assumes: str | None = None
     of_inputs: bool = False
 
@@ -265,6 +266,14 @@ def _fits_places(shape: tuple[int, ...], truth: Truth) -> bool:
     return bool(class_axes(shape, truth))
 
 
+def _has_classes_first(shape: tuple[int, ...], truth: Truth) -> bool:
+    return class_axes(shape, truth) == [0]
+
+
+def _has_as_many_classes(shape: tuple[int, ...], truth: Truth) -> bool:
+    return truth.classes in [shape[axis] for axis in class_axes(shape, truth)]
+
+
 def _fits_numbers(shape: tuple[int, ...], truth: Truth) -> bool:
     return _without_ones(shape) == _without_ones(truth.shape)
 
@@ -302,7 +311,7 @@ SCORES = {
         needs="a mask of classes (whole numbers) for each sample",
         takes=lambda truth: truth.kind == "i" and len(truth.shape) > 0,
         unasked=lambda truth: True,
-        fits=_fits_places,
+        fits=_fits_places, rather=(_has_classes_first, _has_as_many_classes),
         wanted="scores of {classes} classes at each of {shape} places",
         reduce=_by_place, finish=of_places,
     ),

@@ -95,6 +95,16 @@ class TaggerFirst(Tagger):
     def forward(self, ids):
         return super().forward(ids).transpose(1, 2)
 
+class TaggerBeside(Tagger):
+    def forward(self, ids):
+        seen = self.seen(self.embed(ids))[0]
+        return seen, self.head(seen)
+
+class TaggerFirstBeside(Tagger):
+    def forward(self, ids):
+        seen = self.seen(self.embed(ids))[0]
+        return seen, self.head(seen).transpose(1, 2)
+
 class Fixed(Tagger):
     def __init__(self):
         super().__init__()
@@ -389,13 +399,17 @@ def test_reconstruction_is_scored_where_it_is_asked_for(nets, tmp_path):
         ("TaggerFirst", 9, False),
         ("Tagger", 5, True),
         ("TaggerFirst", 5, False),
+        ("TaggerBeside", 9, True),
+        ("TaggerBeside", 5, True),
+        ("TaggerFirstBeside", 9, False),
+        ("TaggerFirstBeside", 5, False),
         ("Fixed", 5, True),
         ("FixedFirst", 5, False),
         ("FixedConv", 5, False),
     ],
 )
 def test_classes_of_tokens_are_on_the_axis_that_is_none_of_places(name, length, last, nets, tmp_path):
-    """Also where there are as many of one as of the other, and where the network takes no shorter rows."""
+    """Also where there are as many of one as of the other, beside features, and where the network takes no shorter rows."""
     random = np.random.default_rng(length)
     ids, tags = random.integers(0, 50, (N, length)), random.integers(0, 5, (N, length))
     tags[:, -1] = -100
@@ -407,6 +421,7 @@ def test_classes_of_tokens_are_on_the_axis_that_is_none_of_places(name, length, 
         assert file.recording.identity.output.score == "segmentation"
         for e, module in enumerate(modules):
             given = replayed(module, "seen", torch.from_numpy(ids))[0]
+            given = given[1] if isinstance(given, tuple) else given
             given = given.transpose(1, 2) if last else given
             y = torch.from_numpy(tags)
             assert file.loss[e] == pytest.approx(F.cross_entropy(given, y).item(), rel=1e-5)
