@@ -122,6 +122,29 @@ def test_the_copy_is_told_from_the_original(rates, trained, tmp_path):
     assert finding.checkpoints == (18, 2)
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_a_series_in_the_order_of_its_names_as_texts(tmp_path, back):
+    """1, 10, 11, 2: one finding, and no averages; a copy is named beside it, and which of the two it is."""
+    texts = sorted(range(24), key=lambda k: str(k + 1))
+    order = sorted(range(24), key=lambda k: texts[k]) if back else texts
+
+    def renumber(states):
+        states[20] = states[4]
+        states[:] = [states[k] for k in order]
+
+    result = before_normalisation(tmp_path / "run", renumber)
+    assert [finding.kind for finding in result.findings if finding.severity > Severity.NOTE] == [Kind.ORDER, Kind.EQUAL]
+    misordered, equal = result.findings
+    held = {row: int(misordered.evidence[f"of {k}"]) for k, row in enumerate(misordered.checkpoints)}
+    assert held == {row: order[row] for row in range(24) if order[row] != row}
+    assert equal.checkpoints == (order.index(20), order.index(4))
+    if not back:
+        assert sentence(misordered, result) == (
+            "these lie in the order of their names as texts (1, 10, 11, 2), not in that of the training: 2 holds what was "
+            "trained as 10, 3 holds what was trained as 11, 4 holds what was trained as 12 and 20 more"
+        )
+
+
 def test_a_block_that_is_repeated_is_one_finding(rates, trained, tmp_path):
     """As where a training goes on from an earlier checkpoint; what lies where it should is not blamed, nor what follows."""
     series, states = rates.healthy(trained), trained.run.states

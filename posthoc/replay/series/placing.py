@@ -13,6 +13,7 @@ from posthoc.replay.series.attribution import attributed
 from posthoc.replay.series.averages import exchanged, moves_on, nearness, order_without_averages, usual_nearness
 from posthoc.replay.series.exact import RUNNING
 from posthoc.replay.series.geometry import LARGE, Distances, Geometry, compare, detours, excess, scale
+from posthoc.replay.series.ordering import order_of_texts, reordered
 from posthoc.replay.series.reading import Statistics
 from posthoc.replay.series.records import Finding, Kind, Severity
 
@@ -50,17 +51,20 @@ class Placing(NamedTuple):
 
 def placing_findings(series: Statistics, whole: Geometry, exact: Sequence[Finding]) -> Placing:
     """What `exact` found, with what the distances say of it, and what they say beyond that; whole: of all checkpoints."""
-    settled = [attributed(finding, whole) for finding in exact]
+    misordered = order_of_texts(whole, series.checkpoints) if len(whole.rows) >= FEWEST else None
+    order = misordered[1] if misordered else range(len(series.checkpoints))
+    whole = reordered(whole, order)
+    settled = [*([misordered[0]] if misordered else []), *(attributed(finding, whole) for finding in exact)]
     wrong = _at_fault(settled)
-    geometry = compare(series, wrong) if wrong else whole
+    geometry = reordered(compare(series, wrong), order) if wrong else whole
     if len(geometry.rows) < FEWEST:
         return Placing(settled)
     findings: list[Finding] = []
     unordered: list[int] = []
     for training in _trainings(geometry, findings):
         for part in _set_back(geometry, training, findings):
-            order = order_without_averages(geometry, _exchanged(geometry, part, findings), findings)
-            left = _detours(geometry, order, findings)
+            raw = order_without_averages(geometry, _exchanged(geometry, part, findings), findings)
+            left = _detours(geometry, raw, findings)
             _parts_of_networks(geometry, left, findings)
             unordered += _unordered(geometry, left)
     findings = settled + [_in_series(finding, geometry, wrong) for finding in findings]

@@ -18,6 +18,7 @@ class Kind(Enum):
 
     EQUAL = "equal weights"
     PARTLY_EQUAL = "partly equal weights"
+    ORDER = "order"
     SWAPPED = "swapped"
     MISPLACED = "out of place"
     PARTLY_MISPLACED = "partly out of place"

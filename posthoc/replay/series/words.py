@@ -156,6 +156,16 @@ def _not_finite(finding: Finding, result: Result) -> str:
     return f"{' and '.join(parts)} in {listed(finding.tensors)}"
 
 
+def _order(finding: Finding, result: Result) -> str:
+    held = [
+        f"{result.label(row)} holds what was trained as {result.label(int(finding.evidence[f'of {k}']))}"
+        for k, row in enumerate(finding.checkpoints)
+    ]
+    return (
+        f"these lie in the order of their names as texts (1, 10, 11, 2), not in that of the training: {listed(held, 3)}"
+    )
+
+
 def _swapped(finding: Finding, result: Result) -> str:
     return "each has the other's weights: the way through all is shorter where the two change places"
 
@@ -259,6 +269,7 @@ _WORDS: dict[Kind, Callable[[Finding, Result], str]] = {
     Kind.PRECISION: _rounded,
     Kind.NOT_FINITE: _not_finite,
     Kind.ZERO: lambda finding, result: f"all zero, and not before: {listed(finding.tensors)}",
+    Kind.ORDER: _order,
     Kind.SWAPPED: _swapped,
     Kind.UNRELATED: _unrelated,
     Kind.SPLICE: _splice,
