@@ -25,7 +25,7 @@ SUBJECTS = {
     "The probe": ("replay.probes",),
     "Replaying": (
         "replay.request", "replay.plan", "replay.layers", "replay.forward", "replay.network", "replay.outputs", "replay.pipeline",
-        "replay.run", "replay.trial", "replay.controls", "replay.cost", "cli.extract",
+        "replay.run", "replay.trial", "replay.dependence", "replay.controls", "replay.cost", "cli.extract",
     ),
     "Going on, and joining parts": ("parts", "shards", "stamps", "homes", "cli.merge"),
     "Checking a series": ("replay.series", "cli.check"),

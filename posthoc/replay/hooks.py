@@ -340,6 +340,8 @@ class Recorder:
         axes = [axis for axis in range(1, len(point.shape) + 1) if axis != point.channel_axis]
 
         def reduce(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not self.signals:  # of a batch that is of another form
+                return
             # At once: the next module may overwrite its input in place.
             tensor = first_tensor(output)
             if tensor is None:

@@ -3,10 +3,11 @@
 Always with the weights of the run's first checkpoint, so that every shard of a run comes to the same answers.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
+from posthoc.replay.dependence import AGREEMENT, Values, alike, furthest, mixing, predicts_none
 from posthoc.replay.forward import DrawsHeard, error_line, guarded, own_randomness, random_state, seed_batch
 from posthoc.replay.hooks import first_tensor
 from posthoc.replay.loading import require_types
@@ -22,21 +24,19 @@ from posthoc.replay.network import Network, first, head_of, laid_out, lay_out, l
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
 from posthoc.replay.places import placed
+from posthoc.replay.probes.probe import Batch
 from posthoc.replay.scores import NONE, name_of
 from posthoc.shown import listed, with_article
 
 if TYPE_CHECKING:
     from posthoc.replay.plan import Extraction
 
-AGREEMENT = 1e-4
-"""By how much of a signal's standard deviation the two memory formats may differ."""
-FORESIGHT = 1e-3
-"""Of the scores' standard deviation: by how much those of a token may change with the tokens after it."""
-ROUNDING = 1e-6
-"""Of the largest value: what differs by less is the same in single precision, however little a signal varies."""
+ALIKE, NOISE = 1e-3, 0.1
+"""Parameters whose values differ by no more count as all alike, and what is added to them is of that standard deviation."""
 BUSY = 7
 """Values through the convolutions of bottlenecks, for each of their weights, from which on channels last is the faster
 (docs/performance.md has the networks that were measured)."""
+ALL = slice(0, None)
 _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
 
@@ -53,15 +53,6 @@ class Trial:
     behaviour: tuple[str, ...] = ()
     head: str | None = None
     head_tensors: tuple[str, ...] = ()
-
-
-class Values(NamedTuple):
-    """What one pass gave: the model's output as it is; every floating tensor of signals and output, by what it is; and
-    the libraries whose random numbers were drawn."""
-
-    output: Any
-    tensors: dict[str, Tensor]
-    drawn: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -114,6 +105,21 @@ class Passes:
         self.weights = assembled(names, theirs)
         require_types(net.module, {name: tensor.dtype for name, tensor in self.weights.items()}, checkpoint.path)
 
+    def stirred(self) -> "Passes":
+        """With noise added to parameters whose values are all alike: such as begin as zeros keep a layer from having a say."""
+        other = copy.copy(self)
+        other.weights = dict(self.weights)
+        generator = torch.Generator().manual_seed(0)
+        for name, _ in self.net.module.named_parameters(remove_duplicate=False):
+            tensor = self.weights.get(name)
+            if tensor is None or not tensor.is_floating_point() or not tensor.numel():
+                continue
+            values = tensor.float()
+            if not values.max() - values.min() > ALIKE:  # nor where they are no numbers
+                noise = NOISE * torch.randn(values.shape, generator=generator)
+                other.weights[name] = (values.nan_to_num(0, 0, 0) + noise.to(values)).to(tensor.dtype)
+        return other
+
     def fresh(self) -> None:
         """Weights and state as at the start of a checkpoint."""
         # Copies: a forward pass may write to its weights, too.
@@ -125,27 +131,20 @@ class Passes:
         now = self.net.module.state_dict(keep_vars=True)
         names = [name for name, _ in self.net.module.named_parameters() if name in self.weights]
         return [
-            name for name in names if not bool(_alike(now[name].cpu(), self.weights[name].to(now[name].dtype)).all())
+            name for name in names if not bool(alike(now[name].cpu(), self.weights[name].to(now[name].dtype)).all())
         ]
 
-    def run(
-        self, layout: str, seed: int = 0, samples: int | None = None, dtype: str = "float32", fresh: bool = True
-    ) -> Values:
+    def run(self, layout: str, seed: int = 0, part: slice = ALL, dtype: str = "float32", fresh: bool = True) -> Values:
         """One pass, from the state at the start of a checkpoint or from where the last one left it.
 
-        The tensors are copies: a network may hand out what it goes on writing to.
+        The tensors are copies: a network may hand out what it goes on writing to. part: which of the samples.
         """
         if fresh:
             self.fresh()
-        batch = laid_out(first(self.net.x, samples), layout)
+        batch = laid_out(first(self.net.x, part.stop, part.start), layout)
         lay_out(self.net.module, batch)
         device = self.plan.device
-        with (
-            guarded(self.plan.model.name, self.net.module, batch, str(self.checkpoint.path)),
-            self.plan.model.at_work(),
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, dtype == "bfloat16"),
-        ):
+        with self._guarded(batch), torch.autocast(device.type, torch.bfloat16, dtype == "bfloat16"):
             seed_batch(self.plan.identity.seed + seed, 0)
             before = random_state(device)
             output, signals = self.net.forward(batch)
@@ -164,6 +163,28 @@ class Passes:
                 tensors[f"output {path}"] = tensor.clone()
         return Values(output, tensors, drawn)
 
+    def outputs(self, batch: Batch) -> list[Tensor]:
+        """What the model gives for a batch of any form, whose first axis need not be that of the samples."""
+        self.fresh()
+        signals, self.net.recorder.signals = self.net.recorder.signals, {}
+        try:
+            with self._guarded(batch):
+                seed_batch(self.plan.identity.seed, 0)
+                output = self.net.call({name: tensor.clone() for name, tensor in batch.items()})
+                return [tensor.clone() for _, tensor in tensors_in(output) if is_dense(tensor)]
+        finally:
+            self.net.recorder.signals = signals
+
+    @contextmanager
+    def _guarded(self, batch: Batch) -> Iterator[None]:
+        where = str(self.checkpoint.path)
+        with (
+            guarded(self.plan.model.name, self.net.module, batch, where),
+            self.plan.model.at_work(),
+            torch.inference_mode(),
+        ):
+            yield
+
 
 def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
     any_format = wishes.memory_format == "auto"
@@ -178,7 +199,7 @@ def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
     remarks = _modes(passes.net.module)
     again = passes.run(base, seed=1, fresh=False)
     unsteady = bool(start.drawn) or not _equal(start, again)
-    remarks += _unsteady(passes, base, start) if unsteady else _mixing(passes, base, start)
+    remarks += _unsteady(passes, base, start) if unsteady else mixing(passes, base, start)
     chosen = base
     if wanted != base:
         chosen, reason = _agreeing(passes, base, wanted, start)
@@ -203,9 +224,8 @@ def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> 
         scored = find_scored(output, samples, truth, score, wishes.output, wish)
         if scored.score == "segmentation":
             return placed(passes, output, scored, truth, score is not None)
-        if scored.score == "tokens" and _sees_later(passes, output, scored, truth.classes or truth.ids):
-            reason = "what the network says of a token depends on the tokens after it, as in masked models"
-            return Scored(None, None, f"{reason}: it predicts none")
+        if scored.score == "tokens" and (reason := predicts_none(passes, output, scored, truth.classes or truth.ids)):
+            return Scored(None, None, reason)
         return scored
     if wishes.output == NONE:
         return Scored(None, None, "asked for none")
@@ -230,21 +250,6 @@ def _ids(plan: "Extraction") -> int:
     """One more than the largest of the whole numbers that the network is given first; 0 where they are none."""
     given = (next(iter(batch.values())) for batch in plan.probe.batches(torch.device("cpu"), plan.batch_size))
     return max(0 if ids.is_floating_point() or ids.dtype == torch.bool else int(ids.max()) + 1 for ids in given)
-
-
-def _sees_later(passes: Passes, output: Any, scored: Scored, count: int) -> bool:
-    """Whether scores in the first half of a row of tokens, of so many, are others where those in the second half are."""
-    net, before = passes.net, passes.net.x
-    name, ids = next(iter(before.items()))
-    half = ids.shape[1] // 2
-    changed = torch.cat([ids[:, :half], (ids[:, half:] + 1) % count], 1)
-    net.x = before | {name: changed}
-    try:
-        other = passes.run("contiguous").output
-    finally:
-        net.x = before
-    pair = [scored_part(given, scored, length(before), passes.plan.model.name)[:, :half] for given in (output, other)]
-    return bool((pair[0] - pair[1]).abs().max() > FORESIGHT * pair[0].std())
 
 
 def _behaviour(passes: Passes, plan: "Extraction", output: Any, scored: Scored) -> tuple[str, ...]:
@@ -284,8 +289,12 @@ def _find_head(passes: Passes, layout: str, scored: Scored) -> str:
     finally:
         for handle in handles:
             handle.remove()
+    if scores is not None and scores.ndim != 2:
+        raise UsageError(
+            f"--features: {passes.plan.model.name} gives scores at many places of each of the {passes.plan.probe.samples}, and what the last layer is given is kept of one alone; leave --features out."
+        )
     for name, (given, gave) in reversed(calls.items()):
-        if scores is not None and gave.shape == scores.shape and bool(_alike(gave, scores).all()):
+        if scores is not None and gave.shape == scores.shape and bool(alike(gave, scores).all()):
             part: Any = module.get_submodule(name)
             product = F.linear(given.float(), part.weight.float(), getattr(part, "bias", None))
             if torch.allclose(product, scores.float(), 1e-3, 1e-4 * float(scores.abs().max()), equal_nan=True):
@@ -340,7 +349,7 @@ def _agreeing(passes: Passes, base: str, wanted: str, first: Values) -> tuple[st
         other = passes.run(wanted)
     except PosthocError as error:
         return base, f"{base}, for the network fails with {title} ({error_line(error.__cause__ or error)})"
-    distance, where = _distance(first, other)
+    distance, where = furthest(first, other)
     if distance <= AGREEMENT:
         return wanted, None
     return base, f"{base}, for with {title} the {where} differs by {distance:.1g} of its standard deviation"
@@ -372,10 +381,12 @@ def _unsteady(passes: Passes, layout: str, first: Values) -> list[tuple[str, str
         remarks.append((
             "random numbers", f"drawn by {listed(calls)}; set anew for every batch, so that a rerun gives the same"
         ))  # fmt: skip
+    if steady and not first.drawn:
+        remarks += mixing(passes, layout, first)
     if steady and not _equal(first, carried):
         remarks.append(("state", f"kept from batch to batch ({listed(kept)}); put back before each checkpoint"))
     if not steady:
-        distance, where = _distance(first, repeated)
+        distance, where = furthest(first, repeated)
         remarks.append((
             "not repeatable",
             f"two passes over the same {passes.plan.probe.samples} differ by {distance:.1g} of a standard deviation ({where}), with the same "
@@ -384,47 +395,8 @@ def _unsteady(passes: Passes, layout: str, first: Values) -> list[tuple[str, str
     return remarks
 
 
-def _mixing(passes: Passes, layout: str, first: Values) -> list[tuple[str, str]]:
-    """Whether a sample's numbers depend on the others of its batch."""
-    half = length(passes.net.x) // 2
-    if not half:
-        return []
-    try:
-        alone = passes.run(layout, samples=half)
-    except PosthocError:  # a smaller batch than any of the run's, which need not work
-        return []
-    rows = {name: tensor[:half] for name, tensor in first.tensors.items() if not name.startswith("output")}
-    distance, where = _distance(Values(None, rows, ()), alone)
-    if distance <= 100 * AGREEMENT:
-        return []
-    return [("batches", f"what a sample gives depends on the others in its batch ({where}); keep --batch-size")]
-
-
 def _equal(values: Values, other: Values) -> bool:
     return values.tensors.keys() == other.tensors.keys() and all(
-        a.shape == other.tensors[name].shape and bool((_alike(a, other.tensors[name])).all())
+        a.shape == other.tensors[name].shape and bool((alike(a, other.tensors[name])).all())
         for name, a in values.tensors.items()
     )
-
-
-def _alike(a: Tensor, b: Tensor) -> Tensor:
-    return (a == b) | ((a != a) & (b != b))
-
-
-def _distance(values: Values, other: Values) -> tuple[float, str]:
-    """The largest difference of a tensor of `values`, in standard deviations of that tensor, and which it is."""
-    worst = (0.0, "nothing")
-    for name, a in values.tensors.items():
-        b = other.tensors.get(name)
-        if b is None or a.shape != b.shape:
-            return float("inf"), name
-        a, b = a.double(), b.double()
-        finite = a[a.isfinite()]
-        if not len(finite):
-            scale = 1.0
-        else:
-            scale = max(finite.std(correction=0).item(), finite.abs().max().item() * ROUNDING / AGREEMENT)
-        difference = torch.where(_alike(a, b), 0.0, (a - b).abs()).nan_to_num(nan=torch.inf)
-        if difference.numel() and (largest := difference.max().item()) > 0:
-            worst = max(worst, (largest / scale if scale else float("inf"), name))
-    return worst
