@@ -72,11 +72,15 @@ class HookPoint:
 
 @dataclass(frozen=True)
 class Entered:
-    """A module that a forward pass came to, and the shape of the first tensor it was given, None where it was none."""
+    """A module that a forward pass came to, and the shape of the first tensor it was given, None where it was none.
+
+    of_batch: whether that is an input of the network, as it is or otherwise arranged.
+    """
 
     name: str
     module: nn.Module
     shape: tuple[int, ...] | None
+    of_batch: bool = False
 
     @property
     def weighs(self) -> bool:
@@ -113,12 +117,13 @@ class CannotRunError(Exception):
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What one small forward pass shows of a model: its hook points in the order they finish, its output's shape, and
-    the first of its layers that multiplies by weights."""
+    """What one small forward pass shows of a model: its hook points in the order they finish, its output's shape, the
+    first of its layers that multiplies by weights, and the table of embeddings in which its inputs are looked up."""
 
     points: tuple[HookPoint, ...]
     output: tuple[int, ...]
     first: Entered | None = None
+    table: nn.Embedding | None = None
 
     @property
     def outputs(self) -> int | None:
@@ -136,9 +141,9 @@ def dissect(model: nn.Module, example: Callable[[int, bool], Batch]) -> Anatomy:
     """
     outputs, output, entered = _outputs(model, partial(example, 2, False))
     try:
-        second = _outputs(model, partial(example, 3, True))[0]
+        second, _, again = _outputs(model, partial(example, 3, True))
     except CannotRunError:  # a fixed input size: only the batch grows
-        second = _outputs(model, partial(example, 3, False))[0]
+        second, _, again = _outputs(model, partial(example, 3, False))
     last_with = {(id(seen.output), seen.version): name for name, seen in outputs.items()}
     points = []
     for name, seen in outputs.items():
@@ -161,7 +166,28 @@ def dissect(model: nn.Module, example: Callable[[int, bool], Batch]) -> Anatomy:
                 same_as=None if outermost == name else outermost,
             )
         )
-    return Anatomy(tuple(points), tuple(output.shape), next((layer for layer in entered if layer.weighs), None))
+    first = next((layer for layer in entered if layer.weighs), None)
+    return Anatomy(tuple(points), tuple(output.shape), first, _table(entered, again))
+
+
+def _table(entered: Sequence[Entered], again: Sequence[Entered]) -> nn.Embedding | None:
+    """The embeddings in which the network looks its inputs up: those that are given one of them, else the first whose
+    input grows with the batch, which positions need not, else the only ones there are.
+
+    entered, again: by batches of 2 and of 3.
+    """
+    tables = [layer for layer in entered if isinstance(layer.module, nn.Embedding)]
+    shapes = {layer.name: layer.shape or () for layer in again}
+
+    def grows(layer: Entered) -> bool:
+        return (2, 3) in zip(layer.shape or (), shapes.get(layer.name, ()), strict=False)
+
+    chosen = (
+        [layer for layer in tables if layer.of_batch]
+        or [layer for layer in tables if grows(layer)]
+        or (tables if len({id(layer.module) for layer in tables}) == 1 else [])
+    )
+    return chosen[0].module if chosen else None  # type: ignore[return-value]
 
 
 def _channel_axis(shape: tuple[int, ...], grown: tuple[int, ...]) -> int:
@@ -255,13 +281,16 @@ def _pass(
     """small: raise _TooLargeError before the layer with which the pass exceeds `WORK` or `HELD`."""
     seen: dict[str, _Seen] = {}
     entered: list[Entered] = []
+    given: list[Tensor] = []
     work = held = 0
 
     def enter(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any) -> None:
             nonlocal work
             tensor = first_tensor(inputs)
-            entered.append(Entered(name, module, None if tensor is None else tuple(tensor.shape)))
+            shape = None if tensor is None else tuple(tensor.shape)
+            of_batch = tensor is not None and any(tensor is each or tensor._base is each for each in given)
+            entered.append(Entered(name, module, shape, of_batch))
             work += entered[-1].work
             if small and (work > WORK or held > HELD):
                 raise _TooLargeError
@@ -284,7 +313,9 @@ def _pass(
     try:
         # Without inference mode, which keeps no version by which an in-place ReLU is told from what it overwrites.
         with torch.no_grad(), torch.device(device):
-            whole = call(model, {name: tensor.to(device, copy=True) for name, tensor in example().items()})
+            batch = {name: tensor.to(device, copy=True) for name, tensor in example().items()}
+            given += batch.values()
+            whole = call(model, batch)
         output = first_tensor(whole)
         if output is None:  # in an object, or deeper
             output = next((tensor for _, tensor in tensors_in(whole)), None)

@@ -264,6 +264,99 @@ def test_a_network_like_nanogpt_is_given_the_tokens_that_follow(tmp_path):
         np.testing.assert_allclose(file.behaviour("token_loss", 0)[:, 1:], expected, atol=1e-5)
 
 
+KARPATHY = """
+import torch
+from torch import nn
+
+class Video(nn.Module):
+    \"\"\"As gpt.py of ng-video-lecture: scores of all places without targets, flat with them.\"\"\"
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.place, self.head = nn.Embedding(64, 16), nn.Embedding(32, 16), nn.Linear(16, 64)
+        self.mix = nn.GRU(16, 16, batch_first=True)
+
+    def forward(self, idx, targets=None):
+        logits = self.scores(idx)
+        if targets is None:
+            return logits, None
+        logits = logits.view(-1, 64)
+        return logits, nn.functional.cross_entropy(logits, targets.view(-1))
+
+    def scores(self, idx):
+        place = self.place(torch.arange(idx.shape[1], device=idx.device))
+        return self.head(self.mix(place + self.embed(idx))[0])
+
+class Strict(Video):
+    \"\"\"Scores of all places where there are targets, of which each must be a token.\"\"\"
+
+    def forward(self, x, targets=None):
+        logits = self.scores(x)
+        if targets is None:
+            return logits[:, -1:], None
+        return logits, nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+class Needed(Strict):
+    def forward(self, idx, targets):
+        return super().forward(idx, targets)
+
+class Shifted(Video):
+    \"\"\"Of ids that are no view of those given, and places for each row.\"\"\"
+
+    def forward(self, x):
+        place = self.place(torch.arange(x.shape[1], device=x.device).view(1, -1))
+        return self.head(self.mix(place + self.embed(x.clone()))[0])
+"""
+
+
+@pytest.mark.parametrize("name", ["Video", "Strict", "Needed", "Shifted"])
+def test_the_embeddings_and_the_form_are_found_by_running_whatever_comes_first(tmp_path, name):
+    series(tmp_path, count=0)
+    (tmp_path / "video.py").write_text(KARPATHY)
+    names = {}
+    exec(compile(KARPATHY, "video.py", "exec"), names)
+    torch.manual_seed(3)
+    model = names[name]()
+    torch.save({"model": model.state_dict(), "iter_num": 10}, tmp_path / "ckpt.pt")
+    asked = {"context": T, "layers": ("mix",), "model": f"{tmp_path / 'video.py'}:{name}", "channels": None}
+    np.save(tmp_path / "ids.npy", np.r_[63, np.load(tmp_path / "ids.npy")])  # the last that it knows: places go to 31
+    path = extract(tmp_path / "ckpt.pt", probe(tmp_path), tmp_path / "a.h5", **asked)
+    with open_activations(path) as file, torch.no_grad():
+        ids = torch.from_numpy(file.tokens.astype("i8"))
+        logits = model.scores(ids)
+        expected = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+        np.testing.assert_allclose(file.behaviour("token_loss", 0)[:, 1:], expected, atol=1e-5)
+    np.save(tmp_path / "ids.npy", np.full(300, 64))
+    with pytest.raises(PosthocError, match="has a token of id 64, beyond the 64 that"):
+        plan_extraction(tmp_path / "ckpt.pt", probe(tmp_path), trial=False, **asked)
+
+
+def test_ids_of_another_type_than_they_are_read_as_are_cautioned_about(tmp_path):
+    run = series(tmp_path, count=1)
+    ids = np.random.default_rng(0).integers(1, V, 301)
+    for kind, read, wider in (("u4", "uint16", "uint32"), ("i8", "uint32", "uint64"), ("i8", "uint16", "uint32")):
+        ids.astype(kind).tofile(tmp_path / "ids.bin")
+        for context in (T, T - 1):
+            asked = {"context": context, "documents": 7, "token_dtype": None if read == "uint16" else read}
+            notes = dict(plan_extraction(run, f"tokens:{tmp_path / 'ids.bin'}", trial=False, **asked).notes)
+            assert "every second id of" in notes["caution"]
+            assert (
+                f"is 0, as where ids of {wider} are read as {read}; if they are, pass --token-dtype {wider}"
+                in notes["caution"]
+            )
+        asked["token_dtype"] = {"u4": "uint32", "i8": "int64"}[kind]
+        assert "caution" not in dict(plan_extraction(run, f"tokens:{tmp_path / 'ids.bin'}", trial=False, **asked).notes)
+    ids.astype("u2").tofile(tmp_path / "ids.bin")
+    assert "caution" not in dict(plan_extraction(run, f"tokens:{tmp_path / 'ids.bin'}", trial=False, context=T).notes)
+
+
+def test_of_scores_of_every_token_there_is_no_single_vector_to_keep(tmp_path):
+    with pytest.raises(
+        UsageError, match="--features: GPT2LMHeadModel gives scores at many places of each of the documents"
+    ):
+        plan_extraction(series(tmp_path, count=1), probe(tmp_path), context=T, features=True)
+
+
 def tokenizer(folder, text):
     """A tokenizer of the words of a text, in a folder."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular, sha256
 from posthoc.replay.probes.archives import read_head
-from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
+from posthoc.replay.probes.probe import Asked, Batch, Kind, Prepare, Probe
 from posthoc.shown import counted
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ MOST_BYTES = 2**28
 MOST_TOKENIZER_BYTES = 2**28
 PIECE = 2**20
 """Characters that are made into tokens at a time, up to the end of a line."""
+FEW, MANY, STRETCH = 4, 16, 64
+"""Ids of another type show in this: at every other place one of a few values, at those between so many times as many, of
+so many places that are read or more."""
 DTYPES = ("uint16", "uint32", "int32", "int64", "uint8", "int16", "uint64")
 SUFFIXES = (".txt", ".md", ".jsonl")
 """Of the files of a folder that are text."""
@@ -136,7 +139,22 @@ def load_tokens(asked: Asked, model: "Model") -> Probe:
                 ids[row] = values
         except (OSError, ValueError) as error:
             raise PosthocError(f"{path} is damaged or cut short ({error}); make it anew.") from error
-    return _probe(asked, model, Rows(ids, index, {"tokenizer": None}, f"ids as they are, rows of {T}"))
+    probe = _probe(asked, model, Rows(ids, index, {"tokenizer": None}, f"ids as they are, rows of {T}"))
+    if path.suffix == ".bin" and dtype.itemsize < 8 and (few := _every_second(ids, index * T)):
+        wider = f"uint{16 * dtype.itemsize}"
+        text = f"every second id of {path} is {few}, as where ids of {wider} are read as {dtype.name}; if they are, pass --token-dtype {wider}"
+        probe = replace(probe, notes=[*probe.notes, ("caution", text)])
+    return probe
+
+
+def _every_second(ids: Ids, starts: NDArray[np.int64]) -> str | None:
+    """The few ids at every other place of a file, in words, if there are so few beside those between; starts: where in it
+    the rows begin."""
+    places = (starts[:, None] + np.arange(ids.shape[1])) % 2
+    values = sorted((np.unique(ids[places == parity]) for parity in (0, 1)), key=len)
+    if ids.size < STRETCH or len(values[1]) < MANY * len(values[0]) or len(values[0]) > FEW:
+        return None
+    return " or ".join(map(str, values[0]))
 
 
 def _layout(file: BinaryIO, path: Path, dtype: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
@@ -342,7 +360,7 @@ def _probe(asked: Asked, model: "Model", rows: Rows) -> Probe:
     least, most = int(rows.ids.min()), int(rows.ids.max())
     if least < 0:
         raise PosthocError(f"{asked.place} holds {least}, which is no id of a token; give rows without padding.")
-    name, prepare = _given(model.module)
+    name, forms = _given(model.module)
     probe = Probe(
         {name: rows.ids},
         score="tokens",
@@ -350,8 +368,6 @@ def _probe(asked: Asked, model: "Model", rows: Rows) -> Probe:
         index=rows.index,
         classes=most + 1,
         axes={name: ("token",)},
-        prepare=prepare,
-        example=_Example(T, name, prepare),
         digest=hashlib.sha256(f"{N} {T}\n".encode() + rows.ids.astype("<u4").tobytes()).hexdigest(),
         samples="documents",
         preparation={"context": T, **rows.preparation},
@@ -360,10 +376,9 @@ def _probe(asked: Asked, model: "Model", rows: Rows) -> Probe:
         notes=[("probe", f"{asked.spec}, {counted(N, 'document')} of {T} tokens, {rows.words}")],
         few=2,
     )
-    anatomy = _anatomy(model, probe, T)
-    ids, first = None, anatomy.first
-    if first is not None and type(first.module).__name__ == "Embedding":
-        ids = int(first.module.num_embeddings)  # type: ignore[arg-type]
+    probe, anatomy = _fed(model, probe, name, forms)
+    table = anatomy.table
+    ids = int(table.num_embeddings) if table is not None and type(table).__name__ == "Embedding" else None
     if ids is not None and most >= ids:
         raise PosthocError(
             f"{asked.place} has a token of id {most}, beyond the {ids} that {model.name} knows; was it made with another "
@@ -392,16 +407,39 @@ class _Example:
         return dict(self.prepare({self.name: rows}))
 
 
-def _given(module: Any) -> tuple[str, Any]:
-    """What a network calls the ids, and what else it is given beside them."""
+def _fed(model: "Model", probe: Probe, name: str, forms: Sequence[Prepare]) -> tuple[Probe, "Anatomy"]:
+    """The probe, given in the first form for which the network has scores at every place, else in the last that it takes;
+    and what a pass shows."""
+    T = probe.inputs[name].shape[1]
+    taken: tuple[Probe, Anatomy] | None = None
+    failure: PosthocError | None = None
+    for prepare in forms:
+        given = replace(probe, prepare=prepare, example=_Example(T, name, prepare))
+        try:
+            taken = given, _anatomy(model, given, T)
+        except PosthocError as error:
+            failure = error
+            continue
+        if taken[1].output[1:-1] == (T,):
+            break
+    if taken is None:
+        assert failure is not None
+        raise failure
+    return taken
+
+
+def _given(module: Any) -> tuple[str, tuple[Prepare, ...]]:
+    """What a network calls the ids, and what else it may be given beside them, in the order in which that is tried."""
     from posthoc.replay.forward import arguments_of
 
     config = getattr(module, "config", None)
     if getattr(config, "is_encoder_decoder", False):
-        return "input_ids", _with_decoder
-    if arguments_of(module).names[:2] == ("idx", "targets"):
-        return "idx", _with_targets
-    return "input_ids", _alone
+        return "input_ids", (_with_decoder,)
+    arguments = arguments_of(module)
+    if arguments.names[1:2] == ("targets",) and arguments.places > 1:
+        name = "idx" if arguments.names[0] == "idx" else "input_ids"
+        return name, (_with_targets,) if "targets" in arguments.needed else (_alone, _with_targets)
+    return "input_ids", (_alone,)
 
 
 def _alone(batch: Batch) -> Batch:
@@ -414,11 +452,12 @@ def _with_decoder(batch: Batch) -> Batch:
 
 
 def _with_targets(batch: Batch) -> Batch:
-    """nanoGPT gives the scores of all positions only where it is told the tokens that follow; -1: none."""
+    """nanoGPT gives the scores of all positions only where it is told the tokens that follow, of which it makes a loss that
+    nothing is done with; after the last one it is told that one again, for what stands for none is known to it alone."""
     import torch
 
-    ids = batch["idx"]
-    return {**batch, "targets": torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -1)], 1)}
+    ids = next(iter(batch.values()))
+    return {**batch, "targets": torch.cat([ids[:, 1:], ids[:, -1:]], 1)}
 
 
 def _anatomy(model: "Model", probe: Probe, T: int) -> "Anatomy":
