@@ -22,7 +22,7 @@ SUBJECTS = {
         "replay.models", "replay.recognition", "replay.configs", "replay.transformers", "replay.diffusers", "replay.adapters",
         "replay.usercode", "replay.untrained", "usercode",
     ),
-    "The probe": ("replay.probes",),
+    "The probe": ("replay.probes", "replay.padding"),
     "Replaying": (
         "replay.request", "replay.plan", "replay.layers", "replay.forward", "replay.network", "replay.outputs", "replay.pipeline",
         "replay.run", "replay.trial", "replay.dependence", "replay.controls", "replay.cost", "cli.extract",

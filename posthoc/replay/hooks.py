@@ -343,11 +343,15 @@ class Recorder:
         channels: dict[str, Tensor],
         signals: Sequence[str],
         head: str | None = None,
+        places: Mapping[str, tuple[str, int]] | None = None,
     ) -> None:
-        """head: the module whose input is kept as `features`, float32 [B, D]."""
+        """head: the module whose input is kept as `features`, float32 [B, D]; places: see `Padding`, whose masks `real` has
+        for the batch that comes next."""
         self.points = points
         self.channels = channels
         self.head = head
+        self.places = places or {}
+        self.real: Mapping[str, Tensor] = {}
         self.features: Tensor | None = None
         self.signals: dict[str, dict[str, Tensor]] = {signal: {} for signal in signals}
 
@@ -379,9 +383,22 @@ class Recorder:
                 raise TypeError(f"{point.name} gave no tensor")
             kept = tensor.movedim(point.batch_axis, 0)
             kept = kept.index_select(point.channel_axis, self.channels[point.name]).float()
-            reduced = LayerOutput(kept, point.channel_axis, axes)
+            reduced = LayerOutput(kept, point.channel_axis, axes, self._real(point.name, kept))
             with torch.autocast(kept.device.type, enabled=False):  # signals are sums, in single precision
                 for signal, layers in self.signals.items():
                     layers[point.name] = SIGNALS[signal].reduce(reduced)
 
         return reduce
+
+    def _real(self, layer: str, output: Tensor) -> Tensor | None:
+        """Which places of a layer's output are no padding, of as many axes; None where that cannot be told, or all are."""
+        if layer not in self.places:
+            return None
+        name, axis = self.places[layer]
+        real, length = self.real[name], output.shape[axis]
+        if length > real.shape[1]:
+            raise TypeError(f"{layer} gave {length} places, of which {name} has {real.shape[1]}")
+        # Fewer: cut to the longest sample of the batch, as pad_packed_sequence has it.
+        return real[:, :length].reshape(
+            [len(real) if k == 0 else length if k == axis else 1 for k in range(output.ndim)]
+        )

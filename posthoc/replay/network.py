@@ -76,6 +76,9 @@ class Network:
         self.scratch = scratch if plan.probe.tokens is not None else None
         self.x = probe_batch(plan, samples)
         self.targets = targets_of(plan, self.x, samples)
+        padding = plan.padding
+        self.real = {name: torch.from_numpy(mask[:samples]).to(plan.device) for name, mask in padding.masks.items()}
+        self.of_inputs = padding.inputs
         module = plan.model.module.requires_grad_(False)
         self.module = module._apply(
             lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
@@ -84,9 +87,11 @@ class Network:
         self.call = caller(self.module, self.x.keys())
         self.state = State(self.module)
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
-        self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head)
+        self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head, padding.places)
         self.columns = [(signal, point.name) for signal in plan.identity.signals for point in plan.points]
-        self.step: Callable[[Batch, Scored], Pass] = torch.compile(self._step) if plan.identity.compile else self._step
+        self.step: Callable[[Batch, Batch, Scored], Pass] = (
+            torch.compile(self._step) if plan.identity.compile else self._step
+        )
         self.outputs: dict[str, Judged] = {}
         self.spool = Spool()
         self.underway: list[tuple[Tensor, Event | None]] = []
@@ -94,9 +99,9 @@ class Network:
         self.transfer = transfer_to(plan.device)
         self.staged = self.current = Upload({}, {})
 
-    def forward(self, batch: Batch) -> tuple[Any, Tensor]:
-        """What the model gives, and the signals [B, columns]."""
-        signals = self.recorder.signals
+    def forward(self, batch: Batch, real: Batch) -> tuple[Any, Tensor]:
+        """What the model gives, and the signals [B, columns]; real: which places are no padding, see `Padding.masks`."""
+        self.recorder.real, signals = real, self.recorder.signals
         for layers in signals.values():
             layers.clear()
         # Copies, for it may write to them; the next checkpoint is given the same samples.
@@ -108,8 +113,8 @@ class Network:
                 )
         return output, torch.cat([signals[signal][layer].flatten(1) for signal, layer in self.columns], dim=1)
 
-    def _step(self, batch: Batch, scored: Scored) -> Pass:
-        output, signals = self.forward(batch)
+    def _step(self, batch: Batch, real: Batch, scored: Scored) -> Pass:
+        output, signals = self.forward(batch, real)
         return Pass(signals, scored_part(output, scored, length(batch), self.plan.model.name), self.recorder.features)
 
     def stage(self, tensors: dict[str, Tensor]) -> None:
@@ -163,12 +168,14 @@ class Network:
             torch.autocast(self.plan.device.type, torch.bfloat16, half),
         ):
             for name, number, batch in self._batches(given):
+                rows = slice(number * self.plan.batch_size, number * self.plan.batch_size + length(batch))
+                real = first(self.real, rows.stop, rows.start)
                 try:
                     with guarded(self.plan.model.name, self.module, batch, where):
                         seed_batch(seed, number)
-                        signals, output, features = self.step(batch, self.plan.scored)
-                    rows = slice(number * self.plan.batch_size, number * self.plan.batch_size + length(batch))
-                    reduced = reduce(self.plan.score, output, batch, self.targets[rows], where)
+                        signals, output, features = self.step(batch, real, self.plan.scored)
+                    of_inputs = real[self.of_inputs] if self.of_inputs else None
+                    reduced = reduce(self.plan.score, output, batch, self.targets[rows], where, of_inputs)
                     self._keep(self.outputs[name], rows, reduced, features)
                 except PosthocError as error:
                     self.failure = error
@@ -285,14 +292,18 @@ def targets_of(plan: "Extraction", batch: Batch, samples: int | None = None) -> 
     return torch.from_numpy(np.ascontiguousarray(single)).to(plan.device)
 
 
-def reduce(score: Score | None, output: Any, batch: Batch, targets: Tensor, where: str) -> Reduced:
-    """What a score needs of the output for a batch; raises PosthocError where the user's fails."""
+def reduce(
+    score: Score | None, output: Any, batch: Batch, targets: Tensor, where: str, real: Tensor | None = None
+) -> Reduced:
+    """What a score needs of the output for a batch; raises PosthocError where the user's fails. real: which places of the
+    first input are no padding, where some are."""
     if score is None:
         return {}
     truth = next(iter(batch.values())) if score.of_inputs else targets
+    masked = (real,) if real is not None and score.of_inputs and truth.shape[:2] == real.shape else ()
     with torch.autocast(truth.device.type, enabled=False):
         try:
-            return score.reduce(output, truth)
+            return score.reduce(output, truth, *masked)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

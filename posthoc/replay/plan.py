@@ -1,5 +1,6 @@
 """What an extraction will do: run, model, probe, hook points and shapes, all resolved before anything is computed."""
 
+import hashlib
 import socket
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from posthoc.replay.layers import choose
 from posthoc.replay.layout import Run
 from posthoc.replay.models import Model, resolve_model
 from posthoc.replay.outputs import Scored
+from posthoc.replay.padding import Padding, padding_of
 from posthoc.replay.probes import Probe, load_probe
 from posthoc.replay.probes.fitting import traced
 from posthoc.replay.request import (
@@ -83,6 +85,11 @@ class Extraction:
         return self.probe.score_of(self.scored.score)
 
     @property
+    def padding(self) -> Padding:
+        """What of the probe's padding is left out of what."""
+        return padding_of(self.probe, self.points)
+
+    @property
     def scored(self) -> Scored:
         """Which output is scored."""
         return self.trial.scored if self.trial else Scored(None)
@@ -105,6 +112,7 @@ class Extraction:
             ("model", f"{self.model.title}, {_outputs(identity.output, self.score)}"),
             *(probe.notes or [("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes})")]),
             ("layers", f"{layers}; {self.stored.recording.provenance.layers}"),
+            *self.padding.notes(scored=self.score is not None and self.score.of_inputs),
             *self._about_length(),
             *self._about_calls(),
             ("signals", ", ".join(identity.signals)),
@@ -296,7 +304,7 @@ def _provenance(
         layers=layers,
         signals={name: SIGNALS[name].meaning for name in request.recorded},
         samples=probe.samples,
-        preparation=probe.words,
+        preparation="; ".join([probe.words, *(f"without padding ({name})" for name in probe.masks)]),
         recipe=about.get("recipe"),
         training_seed=about.get("seed"),
         dataset=about.get("dataset"),
@@ -323,15 +331,23 @@ def _recorded(probe: Probe) -> RecordedProbe:
         samples=len(probe),
         classes=None if counts is None else int(counts.size),
         largest_class=None if counts is None else int(counts.max()),
-        preparation=dict(probe.preparation),
+        preparation={**probe.preparation, **_recorded_padding(probe)},
         code=probe.code,
         axes={name: tuple(axes) for name, axes in probe.axes.items()},
     )
 
 
+def _recorded_padding(probe: Probe) -> dict[str, Any]:
+    """Digests of what says which places are padding; nothing where none are, as before there was any word of it."""
+    masks = {
+        name: hashlib.sha256(np.packbits(mask, axis=1).tobytes()).hexdigest() for name, mask in probe.masks.items()
+    }
+    return {"padding": masks} if masks else {}
+
+
 def _refuse_without_tokens(request: Request, probe: Probe) -> None:
-    """Raise UsageError where signals or controls are asked for that rows of tokens alone have."""
-    if probe.tokens is not None:
+    """Raise UsageError where signals or controls are asked for that rows of tokens alone have, which are not padded."""
+    if probe.tokens is not None and not probe.masks:
         check_controls(request.inputs, T := probe.tokens.shape[1])
         summed = [
             name for name in request.recorded if SIGNALS[name].dimensions[2:] in (("scale",), ("lag",), ("other",))
@@ -343,7 +359,8 @@ def _refuse_without_tokens(request: Request, probe: Probe) -> None:
         return
     of_tokens = [f"--signals {name}" for name in request.recorded if SIGNALS[name].of_tokens]
     for what in (*of_tokens, *(f"--controls {name}" for name in request.inputs)):
-        raise UsageError(f"{what} needs rows of tokens; give text:FILE or tokens:FILE as the probe.")
+        whole = f" without padding, which {' and '.join(probe.masks)} has" if probe.masks else ""
+        raise UsageError(f"{what} needs rows of tokens{whole}; give text:FILE or tokens:FILE as the probe.")
 
 
 def _outputs(output: Output, score: Score | None) -> str:

@@ -98,7 +98,11 @@ class Answers:
 def _taken(probe: Probe, rows: NDArray[np.int64]) -> Probe:
     targets = None if probe.targets is None else probe.targets[rows]
     return replace(
-        probe, inputs={name: array[rows] for name, array in probe.inputs.items()}, targets=targets, index=None
+        probe,
+        inputs={name: array[rows] for name, array in probe.inputs.items()},
+        mask={name: array[rows] for name, array in probe.masks.items()},
+        targets=targets,
+        index=None,
     )
 
 

@@ -76,7 +76,8 @@ class Score:
     several that fit are meant, the likeliest first; assumes: what is assumed where it was not asked for, in words.
 
     reduce: outputs and targets of a batch to what is needed of them; of the inputs where `of_inputs`, which then are the
-    targets. finish: that of all samples, and all targets, to the scores.
+    targets, and are followed, where some of their places are padding, by which are not [B, T]. finish: that of all samples,
+    and all targets, to the scores.
     """
 
     words: str
@@ -86,7 +87,7 @@ class Score:
     takes: Callable[[Truth], bool]
     fits: Callable[[tuple[int, ...], Truth], bool]
     wanted: str
-    reduce: Callable[["Tensor", "Tensor"], Reduced]
+    reduce: Callable[..., Reduced]
     finish: Callable[[Reduced, "Tensor"], Scores]
     unasked: Callable[[Truth], bool] = lambda truth: False
     allowed: Callable[[tuple[int, ...], Truth], bool] | None = None
@@ -222,6 +223,13 @@ def of_numbers(reduced: Reduced, targets: "Tensor") -> Scores:
     return Scores(error.mean().item(), values={"R2": R2}, samples={"loss": error.float()})
 
 
+def _rebuilt(outputs: "Tensor", inputs: "Tensor", real: "Tensor | None" = None) -> Reduced:
+    if real is None:
+        return _squared(outputs, inputs)
+    squares = (outputs.reshape(inputs.shape).double() - inputs.double()).square().reshape(*real.shape, -1).mean(2)
+    return {"error": squares.where(real, 0).sum(1) / real.sum(1)}
+
+
 def of_inputs(reduced: Reduced, targets: "Tensor") -> Scores:
     """Mean squared difference between what the network gives and what it was given."""
     return Scores(reduced["error"].mean().item(), samples={"loss": reduced["error"].float()})
@@ -339,7 +347,7 @@ SCORES = {
         takes=lambda truth: True,
         fits=lambda shape, truth: shape == truth.sample,
         wanted="the shape of the inputs, {sample}",
-        reduce=_squared, finish=of_inputs, of_inputs=True,
+        reduce=_rebuilt, finish=of_inputs, of_inputs=True,
     ),
     "tokens": Score(
         words="next-token loss, entropy and prediction", loss="next-token cross-entropy", unit="nat",

@@ -3,6 +3,7 @@
 A signal is one entry in `SIGNALS`. Torch is not imported here, for the names and their meanings are wanted without it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -16,12 +17,13 @@ class LayerOutput:
     """What a layer gave for a batch, as signals reduce it.
 
     values: float32, the batch first, the recorded channels alone on axis `channel_axis`; axes: all others, which is
-    nothing for a vector.
+    nothing for a vector; real: where some places are padding, which are not, of as many axes.
     """
 
     values: "Tensor"
     channel_axis: int
     axes: list[int]
+    real: "Tensor | None" = None
     _mean: "Tensor | None" = None
     _series: "Tensor | None" = None
 
@@ -29,8 +31,18 @@ class LayerOutput:
     def mean(self) -> "Tensor":
         """Over `axes`, which stay with length 1; computed once for all signals."""
         if self._mean is None:
-            self._mean = self.values.mean(dim=self.axes, keepdim=True) if self.axes else self.values
+            self._mean = self.average(self.values)
         return self._mean
+
+    def average(self, values: "Tensor") -> "Tensor":
+        """The mean of what has these axes over `axes`, which stay with length 1; padding is no part of it."""
+        if not self.axes:
+            return values
+        if self.real is None:
+            return values.mean(dim=self.axes, keepdim=True)
+        alike = math.prod(values.shape[axis] for axis in self.axes) // math.prod(self.real.shape[1:])
+        count = self.real.sum(dim=self.axes, keepdim=True) * alike
+        return values.where(self.real, 0).sum(dim=self.axes, keepdim=True) / count
 
     @property
     def series(self) -> "Tensor":
@@ -62,7 +74,7 @@ def _mean(output: LayerOutput) -> "Tensor":
 def _var(output: LayerOutput) -> "Tensor":
     """In two passes: as exact as torch.var, and several times as fast."""
     squares = (output.values - output.mean).square_()
-    return (squares.mean(dim=output.axes) if output.axes else squares).flatten(1)
+    return output.average(squares).flatten(1)
 
 
 def _of_documents(meaning: str, function: str, dimension: str) -> Signal:

@@ -3,6 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
+from posthoc.replay.padding import followed
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -14,11 +16,14 @@ LOWEST = -1e4
 """Below the largest score: what stands for minus infinity."""
 
 
-def next_token(scores: "Tensor", ids: "Tensor") -> "Reduced":
+def next_token(scores: "Tensor", ids: "Tensor", real: "Tensor | None" = None) -> "Reduced":
     """Of each token what was said of it given those before it; scores [B, T, V], ids [B, T].
 
     loss: -log p(token); entropy: of p, in nat; prediction: the likeliest; at the first token, of which nothing is said, and
     where scores are no numbers, NaN and -1. right: [B], the share of all but the first that were predicted, NaN with such.
+
+    real: [B, T], where some tokens are padding, which are not. Those alone that follow another are scored; then `scored`
+    says which [B, T], and right is how many were predicted.
     """
     import torch
 
@@ -27,7 +32,17 @@ def next_token(scores: "Tensor", ids: "Tensor") -> "Reduced":
     prediction = torch.full(ids.shape, -1, dtype=torch.int32, device=ids.device)
     (_compiled if _compiles(ids) else _by_torch)(scores, ids, loss, entropy, prediction)
     prediction = torch.where(entropy.isnan(), -1, prediction)  # of scores that are no numbers nothing is the likeliest
-    right = torch.where(prediction < 0, math.nan, (prediction == ids).double())[:, 1:].mean(1)
+    hits = torch.where(prediction < 0, math.nan, (prediction == ids).double())
+    if real is not None:
+        scored = followed(real)
+        return {
+            "token_loss": loss.where(scored, math.nan),
+            "token_entropy": entropy.where(scored, math.nan),
+            "token_prediction": prediction.where(scored, -1),
+            "right": hits.where(scored, 0).sum(1),
+            "scored": scored,
+        }
+    right = hits[:, 1:].mean(1)
     return {"token_loss": loss, "token_entropy": entropy, "token_prediction": prediction, "right": right}
 
 
@@ -85,8 +100,15 @@ def _by_torch(scores: "Tensor", ids: "Tensor", loss: "Tensor", entropy: "Tensor"
 
 
 def summed_up(reduced: "Reduced") -> tuple[float, float, dict[str, "Tensor"]]:
-    """Means over the tokens but the first of each document: of the loss, and of whether they were predicted; and what is
-    kept of each document."""
+    """Means over the tokens but the first of each document, and without padding: of the loss, and of whether they were
+    predicted; and what is kept of each document."""
+    if "scored" in reduced:
+        counts = reduced["scored"].sum(1)
+        sums = reduced["token_loss"].double().where(reduced["scored"], 0).sum(1)
+        total = counts.sum()
+        samples = {"loss": (sums / counts).float()}
+        samples |= {name: column for name, column in reduced.items() if name not in ("right", "scored")}
+        return (sums.sum() / total).item(), (reduced["right"].sum() / total).item(), samples
     each = reduced["token_loss"][:, 1:].double().mean(1)
     samples = {"loss": each.float(), **{name: column for name, column in reduced.items() if name != "right"}}
     return each.mean().item(), reduced["right"].mean().item(), samples

@@ -23,6 +23,7 @@ from posthoc.replay.marks import assembled, sources
 from posthoc.replay.network import Network, first, head_of, laid_out, lay_out, length, network, reduce
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
+from posthoc.replay.padding import require_targets
 from posthoc.replay.places import placed
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.scores import NONE, name_of
@@ -147,7 +148,7 @@ class Passes:
         with self._guarded(batch), torch.autocast(device.type, torch.bfloat16, dtype == "bfloat16"):
             seed_batch(self.plan.identity.seed + seed, 0)
             before = random_state(device)
-            output, signals = self.net.forward(batch)
+            output, signals = self.net.forward(batch, first(self.net.real, part.stop, part.start))
             drawn = tuple(name for name, state in random_state(device).items() if state != before[name])
             if not any(True for _ in tensors_in(output)):
                 raise PosthocError(
@@ -226,6 +227,8 @@ def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> 
             return placed(passes, output, scored, truth, score is not None)
         if scored.score == "tokens" and (reason := predicts_none(passes, output, scored, truth.classes or truth.ids)):
             return Scored(None, None, reason)
+        if scored.score == "tokens":
+            require_targets(plan.probe, plan.padding)
         return scored
     if wishes.output == NONE:
         return Scored(None, None, "asked for none")
@@ -259,7 +262,7 @@ def _behaviour(passes: Passes, plan: "Extraction", output: Any, scored: Scored) 
         return ()
     where = str(passes.checkpoint.path)
     part = scored_part(output, scored, length(net.x), plan.model.name)
-    reduced = reduce(score, part, net.x, net.targets, where)
+    reduced = reduce(score, part, net.x, net.targets, where, net.real[net.of_inputs] if net.of_inputs else None)
     with guarded(plan.model.name, net.module, net.x, where):
         return tuple(score.finish(reduced, net.targets).samples)
 

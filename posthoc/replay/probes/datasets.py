@@ -178,7 +178,7 @@ def _numbers(table: Table, name: str, column: "pa.ChunkedArray") -> Array:
         if least != most:
             raise PosthocError(
                 f"{table.name}: the rows of column {name} hold {least} to {most} values; bring them to one length first "
-                f"(padding='max_length' of a tokenizer)."
+                f"(padding='max_length' of a tokenizer, which gives the attention_mask by which padding is left out, too)."
             )
         shape.append(most)
         values = values.flatten()

@@ -118,6 +118,7 @@ def _first(probe: Probe, asked: Asked) -> Probe:
     return replace(
         probe,
         inputs={name: array[:count] for name, array in probe.inputs.items()},
+        mask={name: array[:count] for name, array in probe.masks.items()},
         targets=None if probe.targets is None else probe.targets[:count],
         index=None if probe.index is None else probe.index[:count],
     )

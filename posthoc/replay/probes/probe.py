@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError
 from posthoc.recording import UNKNOWN
+from posthoc.replay.padding import is_mask, masks_in
 from posthoc.replay.scores import IGNORED, SCORES, Judge, Score, Truth, is_binary, of_user
 from posthoc.replay.signals import DEFAULT_SIGNALS
 
@@ -64,8 +65,12 @@ class Probe:
 
     inputs: by the names of the network's arguments, arrays (or tensors, or lists) of any type whose first axis is the
     sample; one alone needs no name. targets: what is right, by sample: whole numbers are classes, of `classes` in all, or
-    masks of them; real numbers are to be met. index: int64 [N], positions in the data set; axes: names of each input's
-    axes after the first.
+    masks of them; numbers of any type that are all 0 or 1 are such, too, or several labels; other real numbers are to be
+    met. index: int64 [N], positions in the data set; axes: names of each input's axes after the first.
+
+    mask: which places of the samples hold something, [N, T] of ones, and zeros where they are padding, which means and
+    losses leave out; several by name, none by {}. Unless given, what an input says that is called `attention_mask`, or
+    the opposite of one that is called `key_padding_mask`, see `padding.NAMES`.
 
     score: one of `SCORES`, or a function of what the network gives and the targets, see `Judge` (default: that of
     `SCORES` which takes the targets). prepare: what the network sees of a batch, on its device (default: as it is, in
@@ -102,12 +107,14 @@ class Probe:
     batch_size: int = 256
     few: int = 8
     alternatives: Callable[[bool], Sequence[tuple[str, Prepare]]] | None = None
+    mask: Mapping[str, NDArray[Any]] | None = None
 
     def __post_init__(self) -> None:
         given = self.inputs if isinstance(self.inputs, Mapping) else {"input": self.inputs}
         object.__setattr__(self, "inputs", {name: _array(self.name, name, values) for name, values in given.items()})
         if self.targets is not None:
             object.__setattr__(self, "targets", as_targets(self.name, self.targets))
+        object.__setattr__(self, "mask", self._masks())
         if isinstance(self.score, str) and self.score not in SCORES:
             raise PosthocError(
                 f"{self.name}: there is no score {self.score!r}; give {', '.join(SCORES)} or a function."
@@ -115,11 +122,33 @@ class Probe:
         lengths = {name: len(array) for name, array in self.inputs.items()}
         if self.targets is not None:
             lengths["targets"] = len(self.targets)
+        lengths |= {f"mask {name}": len(mask) for name, mask in self.masks.items()}
         if len(set(lengths.values())) != 1 or not all(lengths.values()):
             rows = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "no inputs"
             raise PosthocError(
                 f"{self.name}: a probe has as many samples in all its arrays, and one at least ({rows}); make them equally long."
             )
+
+    def _masks(self) -> Mapping[str, NDArray[np.bool_]]:
+        """What the mask says; raises PosthocError where it is none."""
+        if self.mask is None:
+            return masks_in(self.inputs)
+        given = self.mask if isinstance(self.mask, Mapping) else {"mask": self.mask}
+        masks = {}
+        for name, values in given.items():
+            array = _array(self.name, f"the mask {name}", values)
+            if not is_mask(array):
+                raise PosthocError(
+                    f"{self.name}: the mask {name} is {array.dtype} {array.shape}; give ones, and zeros where places are "
+                    f"padding, a row for each sample."
+                )
+            masks[name] = array != 0
+        return {name: mask for name, mask in masks.items() if not mask.all()}
+
+    @property
+    def masks(self) -> Mapping[str, NDArray[np.bool_]]:
+        """By name, [N, T], false where a place is padding; nothing where none is."""
+        return self.mask or {}
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
