@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from posthoc.replay.probes import Probe
 
     ProbeLike = str | Probe | tuple[Any, ...] | Mapping[str, Any] | Dataset[Any] | DataLoader[Any]
-    """A probe by its name, or handed over as it is."""
+    """A probe by its name, or handed over as it is; of data sets any that has a length and items."""
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "ipu", "maia", "meta", "privateuseone")
 """What torch calls the kinds of devices it knows."""

@@ -88,7 +88,7 @@ def extract(
     checkpoints
         The folder of a run, one checkpoint, or several of one folder.
     probe
-        As `--probe` names one, or a `posthoc.Probe`, (inputs, targets), a torch Dataset or a DataLoader.
+        As `--probe` names one, or a `posthoc.Probe`, (inputs, targets), a data set or a DataLoader.
     output
         The activations file to write.
     force

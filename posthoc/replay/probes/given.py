@@ -1,10 +1,11 @@
 """Probes that are handed over: objects from Python, and what a function in a file of the user's returns.
 
-A `Probe`, (inputs, targets), inputs by name, a torch Dataset or a DataLoader, whose first samples are taken in its own
-order and put together as its loader would.
+A `Probe`, (inputs, targets), inputs by name, a data set (torch's, or what has a length and items) or a DataLoader, whose
+first samples are taken in its own order and put together as its loader would.
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.probes.archives import TARGETS
@@ -48,9 +50,18 @@ def load(asked: Asked, model: "Model") -> Probe:
 
 
 def _is_function(made: Any) -> bool:
+    return callable(made) and not isinstance(made, Probe) and not _is_data(made)
+
+
+def _is_data(value: Any) -> bool:
+    """Whether it is a loader, or a data set: torch's, or of others such as Hugging Face's, with a length and items."""
     from torch.utils.data import DataLoader, Dataset
 
-    return callable(made) and not isinstance(made, (Probe, Dataset, DataLoader))
+    if isinstance(value, (Dataset, DataLoader)):
+        return True
+    if isinstance(value, (type, tuple, list, str, bytes)) or hasattr(value, "keys") or _is_array(value):
+        return False
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__")
 
 
 def _at_work(user: "ModelCode", function: Any) -> Any:
@@ -96,19 +107,24 @@ def _named(prepare: Callable[[Batch], Any], names: Sequence[str], batch: Batch) 
 
 def probe_of(value: Any, asked: Asked, name: str) -> Probe:
     """The first samples of what was handed over; raises PosthocError for what is no probe."""
-    from torch.utils.data import DataLoader, Dataset
-
     if isinstance(value, Probe):
         probe = replace(value, name=name) if value.name == "probe" else value
         return _first(probe, asked)
-    if isinstance(value, (Dataset, DataLoader)):
-        value = _collated(value, asked)
-    inputs, targets = _parted(value)
+    is_data = _is_data(value)
+    inputs, targets = _parted(_collated(value, asked) if is_data else value)
     if not inputs:
+        without = ", whose samples hold no array of numbers" if is_data else ""
         raise PosthocError(
-            f"{name} gives {with_article(type(value).__name__)}; give a posthoc.Probe, (inputs, targets), a Dataset or a DataLoader."
+            f"{name} gives {with_article(_kind(value))}{without}; give a posthoc.Probe, (inputs, targets), a data set or a "
+            f"DataLoader."
         )
     return _first(Probe(inputs, targets, name=name), asked)
+
+
+def _kind(value: Any) -> str:
+    """The type of a value, with its module where that is not Python's own."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _first(probe: Probe, asked: Asked) -> Probe:
@@ -125,16 +141,19 @@ def _first(probe: Probe, asked: Asked) -> Probe:
 
 
 def _collated(data: Any, asked: Asked) -> Any:
-    """The first samples of a data set, put together."""
-    from torch.utils.data import DataLoader, IterableDataset, default_collate
+    """The first samples of a data set, put together: in pieces, and where these differ in shape, for each is padded to its
+    longest sample, all at once."""
+    from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
     loader = data if isinstance(data, DataLoader) else None
-    dataset: Any = loader.dataset if loader else data
-    collate = loader.collate_fn if loader else default_collate
+    dataset: Any = data if loader is None else loader.dataset
+    collate = default_collate if loader is None else loader.collate_fn
+    if collate is default_collate and not isinstance(dataset, Dataset):
+        collate = _of_columns
     count = asked.samples or DEFAULT_IMAGES
     pieces: Iterator[Any]
     if isinstance(dataset, IterableDataset):
-        pieces = iter(loader) if loader else (collate([item]) for item in dataset)
+        pieces = (collate([item]) for item in dataset) if loader is None else iter(loader)
     else:
         with contextlib.suppress(TypeError):  # without a length
             count = len(first_rows(len(dataset), asked.samples, asked.spec, "samples"))
@@ -146,10 +165,60 @@ def _collated(data: Any, asked: Asked) -> Any:
         kept.append(piece)
         have += _rows(piece)
         if have >= count:
-            return _first_of(_joined(kept), count)
+            break
     if not kept:
         raise PosthocError("The data set holds nothing; give one with samples.")
-    return _joined(kept)
+    count = min(count, have)
+    try:
+        return _first_of(_joined(kept), count)
+    except ValueError as error:  # of other shapes
+        if isinstance(dataset, IterableDataset):
+            samples = list(itertools.islice(dataset, count if loader is None or loader.batch_size else 0))
+        else:
+            samples = [dataset[k] for k in range(count)]
+        if len(samples) < count:
+            raise PosthocError(
+                f"The batches of the data set differ in shape ({error}), and it cannot be gone through again to pad them "
+                f"alike; pad every sample to one length."
+            ) from error
+        return _first_of(collate(samples), count)
+
+
+def _of_columns(samples: Sequence[Any]) -> Any:
+    """Samples put together; of those that are dictionaries, as rows of a table, the columns that hold numbers."""
+    from torch import Tensor
+    from torch.utils.data import default_collate
+
+    if not isinstance(samples[0], Mapping):
+        return default_collate(list(samples))
+    columns = {}
+    for name in samples[0]:
+        values = [sample[name] for sample in samples]
+        if not all(isinstance(value, Tensor) for value in values):
+            values = [_as_array(value) for value in values]
+            numbers = [value.dtype.kind in "biuf" for value in values]
+            if not any(numbers):
+                continue
+            if not all(numbers):
+                raise PosthocError(
+                    f"The column {name} of the data set lacks numbers in some of its rows; fill them, or leave those rows out."
+                )
+        if len(shapes := sorted({tuple(value.shape) for value in values})) > 1:
+            raise PosthocError(
+                f"The rows of the column {name} of the data set differ in shape ({shapes[0]} to {shapes[-1]}); pad them to "
+                f"one length (padding='max_length' of a tokenizer, which gives their attention_mask, too), or give a "
+                f"DataLoader whose collate_fn does."
+            )
+        columns[name] = default_collate(values)
+    return columns
+
+
+def _as_array(value: Any) -> NDArray[Any]:
+    """What a value holds; objects where that is no array, such as rows of different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.asarray(None)
 
 
 def _first_of(value: Any, count: int) -> Any:
