@@ -145,6 +145,31 @@ def test_a_series_in_the_order_of_its_names_as_texts(tmp_path, back):
         )
 
 
+def test_a_series_in_any_order_but_that_of_its_training(tmp_path):
+    order = np.random.default_rng(0).permutation(24).tolist()
+
+    def shuffle(states):
+        states[:] = [states[k] for k in order]
+
+    (finding,) = before_normalisation(tmp_path / "run", shuffle).findings
+    assert finding.kind is Kind.ORDER
+    steps = [
+        order[row] - order[int(finding.evidence[f"after {k}"])] for k, row in enumerate(finding.checkpoints)
+    ]  # of the training, from that after which one is said to belong
+    assert len(steps) >= 20
+    assert set(steps) in ({1}, {-1})
+
+
+def test_many_averages_are_no_wrong_order(rates, trained, tmp_path):
+    series = rates.healthy(trained)
+    series.inside = None
+    for row in (4, 7, 9, 12, 15, 18):
+        series.states[row] = trained.run.averages[row]
+    kinds = {finding.kind for finding in rates.check(series, tmp_path).findings}
+    assert Kind.AVERAGE in kinds
+    assert Kind.ORDER not in kinds
+
+
 def test_a_block_that_is_repeated_is_one_finding(rates, trained, tmp_path):
     """As where a training goes on from an earlier checkpoint; what lies where it should is not blamed, nor what follows."""
     series, states = rates.healthy(trained), trained.run.states

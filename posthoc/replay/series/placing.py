@@ -13,7 +13,7 @@ from posthoc.replay.series.attribution import attributed
 from posthoc.replay.series.averages import exchanged, moves_on, nearness, order_without_averages, usual_nearness
 from posthoc.replay.series.exact import RUNNING
 from posthoc.replay.series.geometry import LARGE, Distances, Geometry, compare, detours, excess, scale
-from posthoc.replay.series.ordering import order_of_texts, reordered
+from posthoc.replay.series.ordering import order_of_texts, order_of_ways, reordered
 from posthoc.replay.series.reading import Statistics
 from posthoc.replay.series.records import Finding, Kind, Severity
 
@@ -36,6 +36,8 @@ BETWEEN_SEEDS, MOST_APART = 0.02, 20.0
 counts no more."""
 DOUBT = 0.2
 """A training was begun anew, or was not, if its norms are nearer by that in the logarithm to the first or to the last."""
+MANY, FEW = 4, 1
+"""From so many checkpoints out of their order on another order of all is looked for, which is right if so few are left in it."""
 ROUNDING = 4.0
 """A step of so many roundings and less is explained by these."""
 SINGLE = (2.0**-24, 0.0)
@@ -59,6 +61,19 @@ def placing_findings(series: Statistics, whole: Geometry, exact: Sequence[Findin
     geometry = reordered(compare(series, wrong), order) if wrong else whole
     if len(geometry.rows) < FEWEST:
         return Placing(settled)
+    findings, unordered = _placed(geometry)
+    if misordered is None and sum(map(_is_of_order, findings)) >= MANY and (other := order_of_ways(geometry)):
+        again = reordered(geometry, other[1])
+        placed, open_order = _placed(again)
+        if sum(map(_is_of_order, placed)) <= FEW:
+            settled = [other[0], *map(_without_attribution, settled)]
+            geometry, findings, unordered = again, placed, open_order
+    findings = settled + [_in_series(finding, geometry, wrong) for finding in findings]
+    return Placing(_unexplained(series, findings), tuple(sorted({geometry.rows[place] for place in unordered})))
+
+
+def _placed(geometry: Geometry) -> tuple[list[Finding], list[int]]:
+    """Findings by places, and places that could as well be exchanged."""
     findings: list[Finding] = []
     unordered: list[int] = []
     for training in _trainings(geometry, findings):
@@ -67,8 +82,18 @@ def placing_findings(series: Statistics, whole: Geometry, exact: Sequence[Findin
             left = _detours(geometry, raw, findings)
             _parts_of_networks(geometry, left, findings)
             unordered += _unordered(geometry, left)
-    findings = settled + [_in_series(finding, geometry, wrong) for finding in findings]
-    return Placing(_unexplained(series, findings), tuple(sorted({geometry.rows[place] for place in unordered})))
+    return findings, unordered
+
+
+def _is_of_order(finding: Finding) -> bool:
+    """Whether a wrong order of the whole series would explain it."""
+    kinds = (Kind.SWAPPED, Kind.MISPLACED, Kind.AVERAGE, Kind.RESTART)
+    return finding.kind in kinds and not finding.evidence.get("anew")
+
+
+def _without_attribution(finding: Finding) -> Finding:
+    """Which of equal weights is at fault was judged in the order that is wrong."""
+    return replace(finding, evidence={**finding.evidence, "clear": 0.0}) if "clear" in finding.evidence else finding
 
 
 def _unordered(geometry: Geometry, order: Sequence[int]) -> list[int]:

@@ -157,6 +157,10 @@ def _not_finite(finding: Finding, result: Result) -> str:
 
 
 def _order(finding: Finding, result: Result) -> str:
+    if "after 0" in finding.evidence:
+        pairs = [(row, int(finding.evidence[f"after {k}"])) for k, row in enumerate(finding.checkpoints)]
+        places = [f"{result.label(row)} belongs after {result.label(before)}" for row, before in pairs]
+        return f"the order of the names is not that of the training, or of the training backwards: {listed(places, 3)}"
     held = [
         f"{result.label(row)} holds what was trained as {result.label(int(finding.evidence[f'of {k}']))}"
         for k, row in enumerate(finding.checkpoints)
