@@ -281,7 +281,9 @@ class Parts:
         if made is None:
             return False
         now = state(Path(plan.folder), entry.path, made.files, made.sha256)
-        overwritten = now is State.CHANGED and entry.path in {each.path for each in plan.checkpoints}
+        overwritten = now is State.CHANGED and any(
+            each.path == entry.path and each.position > entry.position for each in plan.checkpoints
+        )
         return plan.shards is not None or now is State.GONE or overwritten
 
     def _plan(self) -> Manifest | None:

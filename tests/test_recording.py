@@ -48,7 +48,7 @@ def parts(tmp_path):
     """Parts of two of three checkpoints."""
     parts = Parts(tmp_path / "a.h5")
     with parts.held():
-        parts.start(RECORDING, ENTRIES)
+        parts.start(RECORDING, parts.output.parent / "run", ENTRIES)
         for entry in ENTRIES[:2]:
             write(parts.path(entry), layout(RECORDING), [frame(entry.path, entry.epoch)])
     return parts
@@ -99,8 +99,9 @@ def test_version_1_is_read():
 def test_parts_of_another_provenance_are_used_and_it_is_recorded(parts, name, value, words):
     now = changed(**{name: value})
     with parts.held():
-        parts.start(now, ENTRIES)
-        assert [parts.digest(entry, now.identity) for entry in ENTRIES] == ["0", "0", None]
+        parts.start(now, parts.output.parent / "run", ENTRIES)
+        made = [parts.made(entry, now.identity) for entry in ENTRIES]
+        assert [each and each.sha256 for each in made] == ["0", "0", None]
         write(parts.path(ENTRIES[2]), layout(now), [frame("2.pt", 2)])
         assert parts.merge() == []
     with open_activations(parts.output) as file:
@@ -128,9 +129,9 @@ def test_parts_of_another_provenance_are_used_and_it_is_recorded(parts, name, va
 def test_parts_of_another_identity_are_refused_by_name(parts, name, value, says):
     now = changed(**{name: value})
     with parts.held():
-        assert [parts.digest(entry, now.identity) for entry in ENTRIES] == [None] * 3
+        assert [parts.made(entry, now.identity) for entry in ENTRIES] == [None] * 3
         with pytest.raises(PosthocError) as error:
-            parts.start(now, ENTRIES)
+            parts.start(now, parts.output.parent / "run", ENTRIES)
     assert str(error.value) == (
         f"{parts.folder} holds the parts of an extraction that was configured otherwise ({says}); "
         f"finish it with its own options, or pass --force to start anew."
@@ -142,7 +143,7 @@ def test_shards_may_differ_in_how_many_untrained_networks_they_make(tmp_path, co
     parts = Parts(tmp_path / "a.h5")
     for shard, count in enumerate(counts):
         with parts.held(shared=True):
-            parts.start(RECORDING, ENTRIES, shards=2, untrained=count)
+            parts.start(RECORDING, parts.output.parent / "run", ENTRIES, shards=2, untrained=count)
             for entry in ENTRIES[shard::2]:
                 write(parts.path(entry), layout(RECORDING), [frame(entry.path, entry.epoch)])
             for control in map(Control, range(count)):
@@ -157,7 +158,7 @@ def test_shards_may_differ_in_how_many_untrained_networks_they_make(tmp_path, co
 
 def test_a_part_that_was_asked_of_all_shards_has_to_be_there(parts):
     with parts.held(shared=True):
-        parts.start(RECORDING, ENTRIES, shards=1, untrained=1)
+        parts.start(RECORDING, parts.output.parent / "run", ENTRIES, shards=1, untrained=1)
         with pytest.raises(PosthocError, match="untrained network 1"):
             parts.merge()
 
@@ -165,7 +166,7 @@ def test_a_part_that_was_asked_of_all_shards_has_to_be_there(parts):
 def test_a_continued_run_with_fewer_untrained_networks_has_fewer(parts):
     for count in (2, 1):
         with parts.held():
-            parts.start(RECORDING, ENTRIES[:2], untrained=count)
+            parts.start(RECORDING, parts.output.parent / "run", ENTRIES[:2], untrained=count)
             for control in map(Control, range(count)):
                 write(parts.path(control), layout(RECORDING), [frame(control.path, None)])
     with parts.held():
@@ -177,7 +178,11 @@ def test_a_continued_run_with_fewer_untrained_networks_has_fewer(parts):
 
 def test_provenances_that_are_none_are_refused(parts):
     with parts.held():
-        parts.start(replace(RECORDING, provenance=Provenance("none", "noise", host="b")), ENTRIES[:2])
+        parts.start(
+            replace(RECORDING, provenance=Provenance("none", "noise", host="b")),
+            parts.output.parent / "run",
+            ENTRIES[:2],
+        )
         write(parts.path(ENTRIES[1]), layout(changed(provenance__host="b")), [frame("1.pt", 1)])
         parts.merge()
     with h5py.File(parts.output, "r+") as file:
