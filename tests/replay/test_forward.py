@@ -207,9 +207,9 @@ def test_the_two_memory_formats_agree(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "layers, batch, expected",
+    ("layers", "batch", "expected"),
     [
-        # 3,072 + 1,024 values an image go through 3,072 weights, then 512 + 256 through 131,072: 18 a weight at 512 images
+        # 3,072 + 1,024 values an image go through 3,072 weights, and 64 + 2,048 through 131,072: 24 a weight at 512 images
         ("nn.Conv2d(3, 64, 4, 8), nn.AdaptiveAvgPool2d(1), nn.Conv2d(64, 2048, 1)", 512, "channels_last"),
         ("nn.Conv2d(3, 64, 4, 8), nn.AdaptiveAvgPool2d(1), nn.Conv2d(64, 2048, 1)", 64, "contiguous"),
         ("nn.Conv2d(3, 64, 4, 8), nn.AdaptiveAvgPool2d(2), nn.Conv2d(64, 512, 2)", 64, "channels_last"),
