@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.files import refuse_existing, replacing
-from posthoc.parts import Entry, Parts, merge
+from posthoc.manifest import Entry
+from posthoc.parts import Parts, merge
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
 

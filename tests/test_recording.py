@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from posthoc.cli import main
 from posthoc.errors import PosthocError
-from posthoc.parts import Control, Entry, Parts
+from posthoc.manifest import Control, Entry
+from posthoc.parts import Parts
 from posthoc.recording import Provenance, Recording, from_version_1
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.typed import MisfitError

@@ -22,7 +22,8 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.files import replacing
 from posthoc.folders import open_folder, open_lock, refuse_link, remove
 from posthoc.locks import hold
-from posthoc.parts import Control, Entry, Parts, controls_of
+from posthoc.manifest import Control, Entry, controls_of
+from posthoc.parts import Parts
 from posthoc.shards import Shard
 from posthoc.shown import counted
 from posthoc.store import open_activations

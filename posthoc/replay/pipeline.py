@@ -16,7 +16,7 @@ from torch import Tensor
 
 from posthoc import store
 from posthoc.errors import PosthocError, error_line
-from posthoc.parts import Control, Made
+from posthoc.manifest import Control, Made
 from posthoc.replay.averaging import OF_AVERAGES, Averages, Opened
 from posthoc.replay.checkpoint import Header, read_checkpoint
 from posthoc.replay.formats.table import digest

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Unpack
 from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError, as_path, require_kind
 from posthoc.files import refuse_existing
-from posthoc.parts import Control, Entry, Made, Parts, controls_of, folder_text
+from posthoc.manifest import Control, Entry, Made, controls_of
+from posthoc.parts import Parts, folder_text
 from posthoc.replay.controls import UNTRAINED
 from posthoc.replay.duplicates import DuplicatesError
 from posthoc.replay.order import Checkpoint

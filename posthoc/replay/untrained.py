@@ -13,7 +13,7 @@ from torch import nn
 
 from posthoc import store
 from posthoc.errors import PosthocError, UsageError
-from posthoc.parts import Control
+from posthoc.manifest import Control
 from posthoc.recording import seed_of_control
 from posthoc.replay.forward import call, guarded, own_randomness, weights_digest
 from posthoc.replay.lazy import lazy_layers
