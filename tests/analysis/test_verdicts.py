@@ -140,7 +140,8 @@ VERDICT = Verdict("H_eff", "order", "another order of the same images", differs=
      "H_eff differs from that of another order of the same images in 3 of 25 epochs; too few draws in 1 of 25 epochs "
      "(99 draws: no p below 0.02)", False),
     ({"differs": 13}, Outcome.DIFFERS,
-     "H_eff differs from that of another order of the same images in 13 of 25 epochs", True),
+     "H_eff differs from that of another order of the same images in 13 of 25 epochs, which all see one order: it may be that "
+     "order", True),
     ({"count": 100}, Outcome.DIFFERS,
      "H_eff differs from that of another order of the same images in 3 of 25 epochs; that null was drawn in 25 of 100", False),
     ({"epochs": 0}, Outcome.NOT_DRAWN,

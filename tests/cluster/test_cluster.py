@@ -262,7 +262,7 @@ def test_a_dry_run_needs_no_slurm_and_writes_nothing(tmp_path, monkeypatch):
     assert "12 checkpoints, about 6e+02 s each; tasks to submit: 3" in said.output
     array, finish = re.split(r"^--- .*\n", said.output, flags=re.MULTILINE)[1:]
     for line in ("#SBATCH --array=1-3%256", "#SBATCH --gpus-per-node=1", "#SBATCH --account=vision", "module load cuda",
-                 "#SBATCH --mem=16GB", "#SBATCH --signal=USR1@1230"):  # fmt: skip
+                 "#SBATCH --mem=16G", "#SBATCH --signal=USR1@1230"):  # fmt: skip
         assert line in array.splitlines()
     assert '--device cuda --shard "$((SLURM_ARRAY_TASK_ID))/3"' in array
     assert "#SBATCH --exclusive\n" in array
