@@ -153,7 +153,11 @@ def test_where_outputs_go_and_that_json_is_what_the_file_holds(tmp_path, monkeyp
     refused = CliRunner().invoke(main, ["metrics", "activations.h5"])
     assert refused.stderr == "posthoc: metrics.json exists already; pass --force to replace it.\n"
     said = run("metrics", "other.h5", "--nulls", "0", "--measures", "metastability", "--force").stdout.splitlines()
-    assert said[:2] == ["Accuracy 0.9034 at best, at epoch 10; nothing went wrong that the checkpoints show.", ""]
+    assert said[:3] == [
+        "Accuracy 0.9034 at best, at epoch 10; nothing went wrong that the checkpoints show.",
+        "Measures of all channels may jump at epoch 2, where many of these fall away or come back: from 12 to 16 of 16 are measured.",
+        "",
+    ]
 
 
 def test_a_run_of_one_checkpoint_says_so_and_all_measures_say_where_they_are(tmp_path, monkeypatch):

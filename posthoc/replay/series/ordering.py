@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.series.averages import length
@@ -13,6 +14,9 @@ from posthoc.replay.series.records import Finding, Kind, Severity
 
 SHORTER = 0.25
 """By so much in its logarithm the way through all is shorter in the order in which a series was trained."""
+LONGEST, ALSO_SHORTER = 4.0, 0.05
+"""And by so much where no step counts for more than so many of the median step: of names as texts 0.14 or more, of other series at
+most 0.01."""
 MUCH_SHORTER = 1.0
 """By so much if it may be any order: with six averages among raw weights the shortest way is up to 0.66 shorter, of a series in a
 random order at least 1.35 (nine kinds of runs)."""
@@ -23,19 +27,24 @@ def order_of_texts(geometry: Geometry, checkpoints: Sequence[Checkpoint]) -> tup
 
     evidence: "of k" is whose weights the k-th of the finding's checkpoints holds, as a row.
     """
-    here = length(geometry.distances, range(len(geometry.rows)))
     places = {row: place for place, row in enumerate(geometry.rows)}
-    best: tuple[float, list[int]] = (math.inf, [])
-    for order in _orders(checkpoints):
-        way = length(geometry.distances, [places[row] for row in order if row in places])
-        best = min(best, (way, order))
-    way, order = best
-    if not here > 0 or way >= here * math.exp(-SHORTER):
+    named = _steps(geometry.distances, range(len(geometry.rows)))
+    shorter, order = 0.0, list[int]()
+    for other in _orders(checkpoints):
+        steps = _steps(geometry.distances, [places[row] for row in other if row in places])
+        longest = LONGEST * float(np.median(steps))  # else one checkpoint far from all would have its place at an end
+        saved, also = (
+            math.log(max(float(named.clip(max=most).sum()), 1e-30) / max(float(steps.clip(max=most).sum()), 1e-30))
+            for most in (math.inf, longest)
+        )
+        if saved > shorter and also > ALSO_SHORTER:
+            shorter, order = saved, other
+    if shorter <= SHORTER:
         return None
     wrong = {row: place for place, row in enumerate(order) if row != place}
     rows = tuple(sorted(wrong))
     of = {f"of {k}": float(wrong[row]) for k, row in enumerate(rows)}
-    evidence = {"shorter": math.log(here / max(way, 1e-30)), **of}
+    evidence = {"shorter": shorter, **of}
     return Finding(Kind.ORDER, Severity.ERROR, rows, (), evidence), order
 
 
@@ -55,6 +64,12 @@ def order_of_ways(geometry: Geometry) -> tuple[Finding, list[int]] | None:
     after = {f"after {k}": float(before[row]) for k, row in enumerate(rows)}
     evidence = {"shorter": math.log(here / max(way, 1e-30)), **after}
     return Finding(Kind.ORDER, Severity.ERROR, rows, (), evidence), order
+
+
+def _steps(distances: Distances, order: Sequence[int]) -> NDArray[np.float64]:
+    """Distances between neighbours in an order."""
+    order = list(order)
+    return np.asarray(distances[order[:-1], order[1:]])
 
 
 def _shortest(distances: Distances) -> list[int]:
