@@ -189,7 +189,8 @@ def test_many_runs_are_replayed_measured_and_compared(slurm, tmp_path):
     assert "timing a checkpoint in the cluster" in said.stdout
     assert len(re.findall(r"tasks to submit: 1\n", said.stdout)) == 2  # of ten minutes each
     assert "c: left out" in said.stdout
-    assert said.returncode == 1  # c is not measured
+    assert said.returncode == 3  # c is left out, as asked
+    assert "\nleft out c: " in said.stdout
     assert "skipped b/epoch-002.safetensors: " in said.stdout
     shown = {
         line.split()[0]: line.split()[1:4]
