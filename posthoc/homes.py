@@ -2,13 +2,12 @@
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from posthoc.errors import PosthocError
-from posthoc.parts import Parts, folder_text
+from posthoc.parts import Parts, run_text
 from posthoc.replay.formats.table import digest
 from posthoc.store import origin as origin_of
 
@@ -37,7 +36,7 @@ class _Origin:
 
         The folder decides; of one that was moved, or that nothing tells, the last of its checkpoints that lies there.
         """
-        if self.folder == _text(folder):
+        if self.folder == run_text(folder):
             return None
         for path, before in reversed(self.digests().items()):
             if (folder / path).exists():
@@ -62,7 +61,7 @@ def homes(folders: Sequence[tuple[str, Path]], out: Path, force: bool = False) -
         for path in (out / name / FILE, *_possible(folder, out)):
             if path not in origins:
                 origins[path] = _origin(path)
-            if (origin := origins[path]) and origin.folder == _text(folder):
+            if (origin := origins[path]) and origin.folder == run_text(folder):
                 known.setdefault(folder, path)
     result = []
     for name, folder in folders:
@@ -95,7 +94,3 @@ def _origin(path: Path) -> _Origin | None:
         return _Origin(path, folder, lambda: digests)
     except PosthocError:  # whoever reads it is told so
         return _Origin(path)
-
-
-def _text(folder: Path) -> str:
-    return folder_text(os.path.realpath(folder))

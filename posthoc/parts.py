@@ -430,6 +430,11 @@ def folder_text(folder: str) -> str:
     return folder.encode("utf-8", "backslashreplace").decode()
 
 
+def run_text(folder: Path) -> str:
+    """The same of a run's folder, wherever links lead to it."""
+    return folder_text(os.path.realpath(folder))
+
+
 def _advice(plan: Manifest, items: Sequence[Entry | Control]) -> str:
     """How the parts of some checkpoints are made."""
     if not plan.shards:

@@ -116,8 +116,8 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
     tasks = []
     count, replayed, skipped = target.count, 0, tuple(parts.skipped())
     if target.left_out:
-        pass
-    elif parts.output.exists():
+        return RunStatus(target.title, count, replayed, skipped, measured, (), target.left_out)
+    if parts.output.exists():
         try:
             replayed, skipped = contents(parts.output)
         except PosthocError as error:
@@ -140,9 +140,9 @@ def _run_status(submission: Submission, target: Target, live: dict[str, Queued] 
                 missing -= share
         if missing:
             tasks.append(_task(submission, target, None, f"replay, 0 of {len(missing)} done", live))
-    if not measured and not target.left_out:
+    if not measured:
         tasks.append(_task(submission, target, target.finish, "measure", live))
-    return RunStatus(target.title, count, replayed, skipped, measured, tuple(tasks), target.left_out)
+    return RunStatus(target.title, count, replayed, skipped, measured, tuple(tasks))
 
 
 def _task(

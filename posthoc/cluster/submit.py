@@ -29,7 +29,7 @@ from posthoc.shown import counted
 from posthoc.store import open_activations
 
 TIMING = "import json, sys; from posthoc.replay.run import time_checkpoint; print(time_checkpoint(**json.loads(sys.argv[1])))"
-PARTS = "activations.h5.parts"
+PARTS = Parts(Path("activations.h5")).folder.name
 RESULTS = ("activations.h5", "metrics.json", PARTS)
 """What a run leaves in its folder."""
 ASIDE = ".before-"

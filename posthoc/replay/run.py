@@ -16,7 +16,7 @@ from posthoc import store
 from posthoc.errors import PosthocError, StoppedError, UsageError, as_path, require_kind
 from posthoc.files import refuse_existing
 from posthoc.manifest import Control, Entry, Made, controls_of
-from posthoc.parts import Parts, folder_text
+from posthoc.parts import Parts, run_text
 from posthoc.replay.controls import UNTRAINED
 from posthoc.replay.duplicates import DuplicatesError
 from posthoc.replay.order import Checkpoint
@@ -213,7 +213,7 @@ def _say_what_goes(plan: Extraction, output: Path) -> None:
     with contextlib.suppress(PosthocError):
         of, paths = store.origin(output)
         gone = [path for path in paths if not os.path.lexists(folder / path)]
-        if gone and of == folder_text(os.path.realpath(folder)):
+        if gone and of == run_text(folder):
             warnings.warn(
                 f"{output} holds {counted(len(gone), 'checkpoint')} gone since from {folder} ({listed(gone)}), which will not be "
                 f"in the file that replaces it; move it away to keep them.",
