@@ -160,9 +160,8 @@ def _doubts(evidence: Evidence, taxonomy: Taxonomy) -> Iterator[str]:
         yield from _doubts_of_signs(evidence)
     name = _by_thresholds(evidence, taxonomy)
     of_noise = _by_thresholds(replace(evidence, integration=evidence.noise), taxonomy)
-    if (
-        math.isfinite(evidence.noise) and name is of_noise is not Name.CONVERGENT
-    ):  # by correlations, which noise does not have
+    by_level = name is not Name.CONVERGENT  # which is of correlations that noise does not have
+    if by_level and name is of_noise and math.isfinite(evidence.noise):
         yield f"pure noise through this protocol would have the same name, with an H_eff of {evidence.noise:.3f}"
 
 

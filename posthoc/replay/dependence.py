@@ -69,7 +69,7 @@ def _influence(passes: "Passes", output: Any, scored: Scored, count: int) -> Inf
     T = ids.shape[1]
     changes = torch.zeros(T, dtype=torch.bool, device=ids.device)
     changes[T // 2 :: 2] = changes[-1] = True
-    with _instead(passes.net, x | {name: torch.where(changes, (ids + 1) % count, ids)}):
+    with instead(passes.net, x | {name: torch.where(changes, (ids + 1) % count, ids)}):
         other = passes.run("contiguous").output
     scores, others = (scored_part(given, scored, length(x), model) for given in (output, other))
     between = ~changes
@@ -131,7 +131,7 @@ def _parts(passes: "Passes", layout: str, values: Values, x: Batch) -> Iterator[
     have a say, and the last, in which those before it may."""
     half = length(x) // 2
     if length(x) > length(passes.net.x):
-        with _instead(passes.net, x):
+        with instead(passes.net, x):
             both = passes.run(layout)
         yield both, slice(half, None), values
         return
@@ -140,7 +140,7 @@ def _parts(passes: "Passes", layout: str, values: Values, x: Batch) -> Iterator[
 
 
 @contextlib.contextmanager
-def _instead(net: Network, x: Batch) -> Iterator[None]:
+def instead(net: Network, x: Batch) -> Iterator[None]:
     """Other samples in place of the network's while it is open."""
     before, net.x = net.x, x
     try:

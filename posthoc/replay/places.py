@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from posthoc.errors import PosthocError
+from posthoc.replay.dependence import instead
 from posthoc.replay.hooks import first_tensor
 from posthoc.replay.outputs import Scored, part_of
 from posthoc.replay.scores import Truth, class_axes
@@ -42,20 +43,19 @@ def placed(passes: "Passes", output: Any, scored: Scored, truth: Truth, asked: b
 
 def _by_shorter(passes: "Passes", scored: Scored, part: Tensor) -> Iterator[int]:
     """The axis, first (0) or last (-1), that stays where the samples are shorter by one."""
-    net, before, length = passes.net, passes.net.x, part.shape[1]
-    for axis in range(1, max(x.ndim for x in before.values())):
-        long = {name for name, x in before.items() if x.ndim > axis and x.shape[axis] == length}
+    net, length = passes.net, part.shape[1]
+    for axis in range(1, max(x.ndim for x in net.x.values())):
+        long = {name for name, x in net.x.items() if x.ndim > axis and x.shape[axis] == length}
         if not long:
             continue
-        net.x = {name: x.narrow(axis, 0, length - 1) if name in long else x for name, x in before.items()}
+        shorter = {name: x.narrow(axis, 0, length - 1) if name in long else x for name, x in net.x.items()}
         try:
-            shorter = part_of(passes.run("contiguous").output, scored.path or ())
+            with instead(net, shorter):
+                scores = part_of(passes.run("contiguous").output, scored.path or ())
         except PosthocError:  # a network of one size
             continue
-        finally:
-            net.x = before
-        if shorter is not None and shorter.ndim == part.ndim:
-            same = [axis for axis in (0, -1) if shorter.shape[1:][axis] == length]
+        if scores is not None and scores.ndim == part.ndim:
+            same = [axis for axis in (0, -1) if scores.shape[1:][axis] == length]
             yield from same if len(same) == 1 else ()
 
 
