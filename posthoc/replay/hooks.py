@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from posthoc.errors import message_of
 from posthoc.replay.forward import State, arguments_of, call, own_randomness, seed_batch
@@ -312,7 +313,7 @@ def _pass(
     handles += [part.register_forward_pre_hook(enter(name)) for name, part in model.named_modules()]
     try:
         # Without inference mode, which keeps no version by which an in-place ReLU is told from what it overwrites.
-        with torch.no_grad(), torch.device(device):
+        with hooked(handles), torch.no_grad(), torch.device(device):
             batch = {name: tensor.to(device, copy=True) for name, tensor in example().items()}
             given += batch.values()
             whole = call(model, batch)
@@ -325,10 +326,17 @@ def _pass(
         raise
     except BaseException as error:  # whatever the user's code raises
         raise CannotRunError(error, entered) from error
+    return seen, output, entered
+
+
+@contextmanager
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Take hooks away when done."""
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return seen, output, entered
 
 
 class Recorder:
@@ -361,11 +369,8 @@ class Recorder:
         handles = [modules[point.name].register_forward_hook(self._hook(point)) for point in self.points]
         if self.head:
             handles.append(modules[self.head].register_forward_pre_hook(self._keep_features))
-        try:
+        with hooked(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _keep_features(self, module: nn.Module, inputs: Any) -> None:
         tensor = first_tensor(inputs)

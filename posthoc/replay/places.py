@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from posthoc.errors import PosthocError
 from posthoc.replay.dependence import instead
-from posthoc.replay.hooks import first_tensor
+from posthoc.replay.hooks import first_tensor, hooked
 from posthoc.replay.outputs import Scored, part_of
 from posthoc.replay.scores import Truth, class_axes
 
@@ -70,12 +70,8 @@ def _by_last_layer(passes: "Passes", scored: Scored, part: Tensor) -> Iterator[i
             gave[module] = tensor.clone()
 
     weighing = [module for module in passes.net.module.modules() if isinstance(getattr(module, "weight", None), Tensor)]
-    handles = [module.register_forward_hook(remember) for module in weighing]
-    try:
+    with hooked([module.register_forward_hook(remember) for module in weighing]):
         scores = part_of(passes.run("contiguous").output, scored.path or ())
-    finally:
-        for handle in handles:
-            handle.remove()
     for module, tensor in gave.items():
         weight: Any = module.weight
         if weight.ndim < 2 or scores is None:

@@ -15,7 +15,7 @@ from posthoc.chance import LEVEL, better_than_chance, can_tell, largest_share, s
 from posthoc.errors import PosthocError
 from posthoc.recording import Misfit, Scaling
 from posthoc.replay.forward import call, guarded, own_randomness, seed_batch
-from posthoc.replay.hooks import first_tensor
+from posthoc.replay.hooks import first_tensor, hooked
 from posthoc.replay.network import Network, length, network, probe_batch, reduce, split, targets_of
 from posthoc.replay.outputs import scored_part
 from posthoc.replay.probes.probe import Prepare, Probe
@@ -211,12 +211,10 @@ def _first_norm(module: nn.Module, norms: list[Norm]) -> Iterator[None]:
         return hook
 
     layers = [(name, part) for name, part in module.named_modules() if isinstance(part, _BatchNorm)]
-    handles = [part.register_forward_pre_hook(listen(name)) for name, part in layers]
     try:
-        yield
+        with hooked([part.register_forward_pre_hook(listen(name)) for name, part in layers]):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         if norms and not _is_trained(norms[0].layer):
             norms.clear()
 

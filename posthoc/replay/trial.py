@@ -17,7 +17,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.dependence import AGREEMENT, Values, alike, furthest, mixing, predicts_none
 from posthoc.replay.forward import DrawsHeard, error_line, guarded, own_randomness, random_state, seed_batch
-from posthoc.replay.hooks import first_tensor
+from posthoc.replay.hooks import first_tensor, hooked
 from posthoc.replay.loading import require_types
 from posthoc.replay.marks import assembled, sources
 from posthoc.replay.network import Network, first, head_of, laid_out, lay_out, length, network, reduce
@@ -286,12 +286,8 @@ def _find_head(passes: Passes, layout: str, scored: Scored) -> str:
 
     module = passes.net.module
     layers = [(name, part) for name, part in module.named_modules() if name and _is_linear(part)]
-    handles = [part.register_forward_hook(remember(name)) for name, part in layers]
-    try:
+    with hooked([part.register_forward_hook(remember(name)) for name, part in layers]):
         scores = part_of(passes.run(layout).output, scored.path)
-    finally:
-        for handle in handles:
-            handle.remove()
     if scores is not None and scores.ndim != 2:
         raise UsageError(
             f"--features: {passes.plan.model.name} gives scores at many places of each of the {passes.plan.probe.samples}, and what the last layer is given is kept of one alone; leave --features out."
@@ -321,12 +317,8 @@ def _convolutions(module: nn.Module) -> Iterator[list[tuple[nn.Conv2d, int]]]:
         if isinstance(layer, nn.Conv2d):
             uses.append((layer, sum(tensor.numel() for _, tensor in tensors_in((given, output)))))
 
-    handles = [part.register_forward_hook(use) for part in module.modules() if isinstance(part, nn.Conv2d)]
-    try:
+    with hooked([part.register_forward_hook(use) for part in module.modules() if isinstance(part, nn.Conv2d)]):
         yield uses
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _usual_format(uses: list[tuple[nn.Conv2d, int]], plan: "Extraction", samples: int) -> str:
