@@ -151,6 +151,10 @@ def compare(
     for field in fields:
         require_kind("by", field, str, "names of fields, such as 'dataset'")
     if isinstance(runs, Mapping):
+        if not runs:
+            raise UsageError(
+                "There are no runs to compare; give what compute_metrics returned, by the names of the runs."
+            )
         for metrics in runs.values():
             require_kind("A run", metrics, RunMetrics, "what compute_metrics or load_metrics returned")
         loaded = [as_run(metrics, name) for name, metrics in runs.items()]

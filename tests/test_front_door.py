@@ -122,6 +122,7 @@ def test_a_file_is_measured_by_its_path_as_by_itself():
         (lambda: posthoc.compute_metrics("a.h5", measures=3), "measures is 3; give names of measures"),
         (lambda: posthoc.compute_metrics(3), "activations is 3; give the path"),
         (lambda: posthoc.audit("a.h5", draws="many"), "draws is 'many'; give a whole number"),
+        (lambda: posthoc.compare({}), "There are no runs to compare; give what compute_metrics returned"),
         (lambda: posthoc.compare({"a": 3}), "A run is 3; give what compute_metrics"),
         (lambda: posthoc.compare("a.json", by=[1]), "by is 1; give names of fields"),
         (lambda: posthoc.compare([1]), "runs is 1; give a path"),

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.names import DIGITS
 
 LARGEST = 2**63 - 1
 """Of epochs and steps."""
@@ -68,7 +69,7 @@ def matches(name: str, select: str) -> bool:
     >>> matches("net_12.pth", "net_#.pth"), matches("net_a.pth", "net_#.pth"), matches("r=-1.pth", "r=#.pth")
     (True, False, True)
     """
-    return bool(re.match(fnmatch.translate(select).replace("\\#", r"(?:-?\d+|\#)"), name))
+    return bool(re.match(fnmatch.translate(select).replace("\\#", rf"(?:-?{DIGITS}|\#)"), name))
 
 
 def refuse_folder(place: Path, select: str | None = None, placed: Sequence[str] = ()) -> None:

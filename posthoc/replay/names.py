@@ -50,6 +50,8 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+")
 NUMBER = re.compile(
     r"(?:(?<=[=:])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?:[kKmM](?![A-Za-z]))?"
 )
+DIGITS = r"[0-9]+(?:\.[0-9]+(?=[kKmM](?![A-Za-z])))?"
+"""What # stands for in a form: 1.5 of 1.5k is one number."""
 UNSIGNED_POWER = re.compile(r"([0-9]+)[eE][0-9]+")
 YEAR, MONTH, DAY = "(?:19|20)[0-9]{2}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])"
 DATE = re.compile(
@@ -64,7 +66,7 @@ CLOCK = re.compile(r"1[0-9]{9}|1[0-9]{12}")
 class Number:
     """A number in a name: where it stands, its value (None where it is not whole), what it counts and by which word.
 
-    place: how many runs of digits stand before it, by which the numbers of names of one form are matched.
+    place: how many numbers, signs aside, stand before it, by which the numbers of names of one form are matched.
     """
 
     start: int
@@ -134,7 +136,7 @@ def numbers(name: str, dates: bool = True) -> list[Number]:
             counts = Counts.UNKNOWN
         if counts is Counts.CHECKPOINTS and text[-1] in "kKmM":
             counts = Counts.STEPS
-        place = len(re.findall(r"[0-9]+", name[:start]))
+        place = len(re.findall(DIGITS, name[:start]))
         rows.append(Number(start, end, place, _value(text), counts, word))
     return rows
 
@@ -177,13 +179,15 @@ def form(name: str, runs: bool = True) -> str:
 
     >>> form("tudui_29_gpu"), form("seed3_epoch12"), form("client_3"), form("epoch=1-reward=-3.5")
     ('tudui_#_gpu', 'seed3_epoch#', 'client_#', 'epoch=#-reward=#.#')
+    >>> form("step_0.5k_seed2"), form("step_1k_seed2")
+    ('step_#k_seed2', 'step_#k_seed2')
     """
     rows = numbers(name) if runs else []
     counting = any(row.counts in (Counts.EPOCHS, Counts.STEPS, Counts.CHECKPOINTS) for row in rows)
     kept = [(row.start, row.end) for row in rows if counting and row.counts is Counts.RUNS]
     pieces, at = [], 0
     for start, end in [*kept, (len(name), len(name))]:
-        pieces += [re.sub(r"(?:(?<=[=:])-)?[0-9]+", "#", as_glob(name[at:start])), name[start:end]]
+        pieces += [re.sub(rf"(?:(?<=[=:])-)?{DIGITS}", "#", as_glob(name[at:start])), name[start:end]]
         at = end
     return "".join(pieces)
 

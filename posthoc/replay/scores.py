@@ -203,7 +203,7 @@ def of_places(reduced: Reduced, masks: "Tensor") -> Scores:
     overlap = (reduced["intersection"].sum(0).double()[present] / union[present]).mean().item()
     values = {
         "mIoU": math.nan if right.isnan().any() else overlap,
-        "pixel_accuracy": (right.sum() / places.sum()).item(),
+        "pixel_accuracy" if masks.ndim > 2 else "tag_accuracy": (right.sum() / places.sum()).item(),
     }
     samples = {"loss": (reduced["loss"] / places).float(), "score": (right / places).float()}
     return Scores((reduced["loss"].sum() / places.sum()).item(), values=values, samples=samples)
@@ -315,7 +315,7 @@ SCORES = {
         reduce=_all, finish=of_two,
     ),
     "segmentation": Score(
-        words="cross-entropy, mean intersection over union and pixel accuracy", loss="cross-entropy", unit="nat",
+        words="cross-entropy, mean intersection over union and the share of places that are right", loss="cross-entropy", unit="nat",
         needs="a mask of classes (whole numbers) for each sample",
         takes=lambda truth: truth.kind == "i" and len(truth.shape) > 0,
         unasked=lambda truth: True,

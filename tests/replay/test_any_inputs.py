@@ -426,7 +426,7 @@ def test_classes_of_tokens_are_on_the_axis_that_is_none_of_places(name, length, 
             y = torch.from_numpy(tags)
             assert file.loss[e] == pytest.approx(F.cross_entropy(given, y).item(), rel=1e-5)
             right = (given.argmax(1) == y)[y >= 0].double().mean().item()
-            assert file.scores["pixel_accuracy"][e] == pytest.approx(right)
+            assert file.scores["tag_accuracy"][e] == pytest.approx(right)
 
 
 def test_scores_of_tokens_whose_axes_nothing_shows_are_left_out_and_said(nets, tmp_path):
@@ -677,6 +677,7 @@ def test_what_a_function_of_the_users_makes(form, nets, tmp_path):
         ("import sys; sys.exit(0)", r"probe\.py cannot be imported \(it ends the program"),
         ("import numpy\ndef make(): return numpy.array(['a']), None", r"input is <U1 \(1,\); give numbers"),
         ("import numpy\ndef make(): return numpy.zeros((3, 7)), numpy.zeros(2)", r"as many samples in all its arrays"),
+        ("def make(): return [[1, 2], [3]], None", r"the rows of input differ in shape; pad them to one length"),
         ("import numpy, posthoc\ndef make(): return posthoc.Probe(numpy.zeros((9, 7)), score=lambda o, t: o)",
          r"the score <lambda> fails \(ValueError: <lambda> is of shape \(8, 2\), not one number"),
     ],

@@ -226,8 +226,10 @@ def _array(probe: str, name: str, values: Any) -> NDArray[Any]:
         values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
     try:
         array = np.asarray(values)
-    except ValueError as error:  # rows of different lengths
-        raise PosthocError(f"{probe}: {name} is no array ({error}); give numbers, one row for each sample.") from error
+    except ValueError as error:
+        raise PosthocError(
+            f"{probe}: the rows of {name} differ in shape; pad them to one length, and say by `mask` what is padding."
+        ) from error
     if array.dtype.kind not in "biuf" or not array.ndim:
         raise PosthocError(f"{probe}: {name} is {array.dtype} {array.shape}; give numbers, one row for each sample.")
     if not array.size:
