@@ -188,32 +188,33 @@ def convergence(study: Study) -> dict[str, Any]:
         early += bool(causal) and causal < plateau
         cost = 100 * (top - max(e["accuracy"] for e in epochs if e["epoch"] <= causal)) if causal else None
         retrospective = summary.convergence["retrospective"] or "never"
-        alike = _settled(max(2, len(epochs)), run)["autoregressive"]["causal"]
+        alike = _settled([epoch["epoch"] for epoch in epochs], run)["autoregressive"]["causal"]
         rows.append([
             run.name, retrospective, causal or "never", f"{alike.share:.0%}, {alike.median or 'never'}", plateau,
             summary.best_epoch, number(cost, 1),
         ])  # fmt: skip
-    shortest = _settled(SETTLED[0])
+    shortest = _settled(range(1, SETTLED[0] + 1))
     return {
         "rules": rules, "rows": rows, "early": early, "last": last, "plateau": f"{100 * PLATEAU:.0f}",
         "settled": [
             [f"{epochs} epochs", *(f"{kinds[kind]['causal'].share:.0%}, {kinds[kind]['causal'].median}" for kind in NOT_CONVERGING)]
             for epochs in SETTLED
-            for kinds in [_settled(epochs)]
+            for kinds in [_settled(range(1, epochs + 1))]
         ],
         "settled_header": ["", *NOT_CONVERGING.values()],
         "settled_epochs": SETTLED[0],
+        "white": f"{shortest['white']['causal'].share:.0%}",
         "rise": f"{shortest['divergent']['causal'].share:.0%}",
         "walk": f"{shortest['walk']['causal'].share:.0%}",
     }  # fmt: skip
 
 
-def _settled(epochs: int, run: Kept | None = None) -> dict[str, dict[str, Settles]]:
+def _settled(epochs: Sequence[int], run: Kept | None = None) -> dict[str, dict[str, Settles]]:
     """When the rule with the published threshold fires on series that do not converge, as autocorrelated as a run's."""
     phi = (
         [autocorrelation(run.metrics.column(key)[run.metrics.trained]) for key in FIELD_MEASURES] if run else [0.0, 0.0]
     )
-    return settling(range(epochs), THRESHOLD, Protocol().window, Protocol().w_h, (phi[0], phi[1]))
+    return settling(epochs, THRESHOLD, Protocol().window, Protocol().w_h, (phi[0], phi[1]))
 
 
 def _stopping(content: dict[str, Any]) -> dict[str, Any]:
@@ -227,6 +228,7 @@ def _stopping(content: dict[str, Any]) -> dict[str, Any]:
             interval(score["saved"], score["saved_difference"][1:], 1, 1),
             interval(times(unit, score["lost"]), [times(unit, end) for end in score["lost_difference"][1:]], 1, 1),
             f"{round(score['never'] * count)} of {count}",
+            _beside(score, unit) or "-",
         ]
         for rule in RULES
         if (score := scores.get(rule))
@@ -239,7 +241,25 @@ def _stopping(content: dict[str, Any]) -> dict[str, Any]:
         for patience in ("patience 1", "patience 3", "patience 5")
         if patience in scores and _beats(scores[rule], scores[patience])
     ]
-    return {"count": count, "rows": rows, "better": "; ".join(better) or "none does"}
+    by_threshold = scores.get(f"volatility < {THRESHOLD}")
+    beside = _beside(by_threshold, unit) if by_threshold else ""
+    return {
+        "count": count,
+        "rows": rows,
+        "better": "; ".join(better) or "none does",
+        "beside": {"text": beside, "alike": _alike(by_threshold)} if by_threshold and beside else None,
+    }
+
+
+def _beside(score: dict[str, Any], unit: int) -> str:
+    """The accuracy lost, in points, less that of patience which saves as much; empty where no patience does."""
+    lost, *ends = (times(unit, value) for value in score["patience_difference"])
+    return "" if lost is None else interval(lost, ends, 1, 1)
+
+
+def _alike(score: dict[str, Any]) -> bool:
+    _, low, high = score["patience_difference"]
+    return low is not None and low <= 0 <= high
 
 
 def _saved_and_lost(score: dict[str, Any], unit: int) -> str:
@@ -261,10 +281,10 @@ def signs(study: Study) -> dict[str, Any]:
     sides: list[tuple[float, float, float]] = []
     sure, alike = 0, 0
     for run in study.runs:
-        r, (low, high) = correlation(run.metrics, FIELDS), over_epochs(run.metrics, FIELDS)
-        if low is not None and high is not None and (low > 0 or high < 0):
+        r, sign = correlation(run.metrics, FIELDS), _sure_sign(run.metrics)
+        if sign and run.recipe in in_print:
             sure += 1
-            alike += (r or 0) * in_print.get(run.recipe, math.nan) > 0
+            alike += sign * in_print[run.recipe] > 0
         pairs = [(e["hurst"], e["metastability"]) for e in run.trained() if e["hurst"] is not None]
         raw = statistics.correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else None
         h = mean(run.metrics, "hurst")
@@ -277,7 +297,7 @@ def signs(study: Study) -> dict[str, Any]:
     smoothed = [(run.name, run.metrics, run.axes["smoothing"]) for run in study.runs if "smoothing" in run.axes]
     exact = [(name, of) for name, of in study.covariance.items() if of.trained.sum() >= LEAST_EPOCHS]
     ends = [over_epochs(metrics, FIELDS) for _, metrics in exact]
-    both = [(correlation(first, FIELDS), correlation(second, FIELDS)) for _, first, second in smoothed]
+    both = [(_sure_sign(first), _sure_sign(second)) for _, first, second in smoothed]
     return {
         "rows": rows,
         "sure": sure,
@@ -300,7 +320,8 @@ def signs(study: Study) -> dict[str, Any]:
             for name in ROWS
             if len(runs := _seeds(study, name)) > 1
         ],
-        "flips": sum(a is not None and b is not None and a * b < 0 for a, b in both),
+        "flips": sum(a * b < 0 for a, b in both),
+        "stays": sum(a * b > 0 for a, b in both),
         "tried": len(both),
         "smoothed": [
             [name, metrics.protocol.smooth, number(mean(metrics, "hurst")), with_interval(metrics, FIELDS)]
@@ -309,6 +330,12 @@ def signs(study: Study) -> dict[str, Any]:
         ],
         "published": _published_signs(study.published) if study.published else None,
     }
+
+
+def _sure_sign(metrics: RunMetrics) -> int:
+    """1 or -1, the sign of r(Hz, Mz), where its interval leaves 0 out; else 0."""
+    low, high = over_epochs(metrics, FIELDS)
+    return 0 if low is None or high is None or low <= 0 <= high else 1 if low > 0 else -1
 
 
 def _fields(metrics: RunMetrics) -> float:
@@ -450,7 +477,8 @@ def covariance(study: Study) -> dict[str, Any] | None:
 def limits(study: Study) -> dict[str, Any]:
     """How few runs there are."""
     seeds = [len(runs) for recipe in ROWS if (runs := _seeds(study, recipe))]
-    return {"architectures": len(seeds), "seeds": max(seeds, default=0)}
+    models = {recipe.partition("-")[0] for recipe in ROWS if _seeds(study, recipe)}
+    return {"architectures": len(models), "seeds": max(seeds, default=0)}
 
 
 def _null(run: Kept, null: str, measure: str) -> Against | None:

@@ -229,7 +229,7 @@ def settle(replicates: int) -> None:
     print("|---|---|---|---|---|---|---|")
     for epochs in (25, 58):
         for threshold in (0.2, 0.35):
-            for kind, ways in settling(range(epochs), threshold, 3, 0.5, (0.8, 0.8)).items():
+            for kind, ways in settling(range(1, epochs + 1), threshold, 3, 0.5, (0.8, 0.8)).items():
                 cells = [
                     f"{ways[way].share:.3f} | {'' if ways[way].median is None else ways[way].median}"
                     for way in ("causal", "retrospective")

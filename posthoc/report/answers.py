@@ -215,7 +215,7 @@ def _end(metrics: RunMetrics) -> str:
 @dataclass(frozen=True)
 class Cell:
     """A measure beside a null. kind: whether it differs `mostly`, in `some` checkpoints or in `none`, or this is
-    `unknown`; text: in how many of how many; sentence: the same in words; decides: whether the null is the one that does."""
+    `unknown`; text: in how many of how many, from those that differ to those beyond all draws, too; sentence: the same in words; decides: whether the null is the one that does."""
 
     kind: str
     text: str
@@ -258,7 +258,8 @@ def matrix(metrics: RunMetrics) -> Matrix | None:
 
 
 def _cell(result: Verdict, noun: str) -> Cell:
-    text = f"{result.differs}/{result.epochs}" if result.epochs else ""
+    most = f" to {result.differs + result.wanting}" if result.wanting else ""
+    text = f"{result.differs}{most}/{result.epochs}" if result.epochs else ""
     return Cell(_kind(result), text, sentence_of(result.sentence(noun)), result.decides)
 
 
