@@ -29,7 +29,7 @@ from posthoc.replay.listing import (
 from posthoc.replay.meant import matches, parse_places, placed_among
 from posthoc.replay.names import as_glob
 from posthoc.replay.naming import UNUSED, canonical
-from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order
+from posthoc.replay.order import ORDERS, Checkpoint, Order, form_of, in_order, say_their_places
 from posthoc.replay.strangers import NoWeightsError
 from posthoc.replay.weights import MAIN, Pick
 from posthoc.shown import counted, with_article
@@ -325,10 +325,10 @@ def _apart_from_largest(
 
 
 def _is_one_run(groups: Sequence[Group]) -> bool:
-    """Whether files named in several ways may be one run: of one network, and all say their epoch or step."""
+    """Whether files named in several ways may be one run: of one network, and all say their epoch or step, inside or by name."""
     items = [item for group in groups for item in group]
-    placed = any(all(item.place[unit] is not None for item in items) for unit in (0, 1))
-    return placed and len({item.network for item in items}) == 1
+    inside = any(all(item.place[unit] is not None for item in items) for unit in (0, 1))
+    return len({item.network for item in items}) == 1 and (inside or say_their_places([item.path for item in items]))
 
 
 def _require_one_network(candidates: Sequence[Candidate], placed: Mapping[Path, int]) -> None:
@@ -355,17 +355,24 @@ def _parts_alone(place: Path, groups: Sequence[Group]) -> str | None:
 
 def _several(place: Path, groups: Sequence[Group]) -> str:
     lines = []
+    forms = Counter(form_of(group[0].path) for group in groups)
     for group in sorted(groups, key=len, reverse=True)[:LISTED]:
-        path, shapes = group[0].path, group[0].header.shapes
-        name = path.name if len(group) == 1 else f"{form_of(path)} ({len(group)} files)"
+        shapes, name = group[0].header.shapes, form_of(group[0].path)
+        if len(group) == 1:
+            name = group[0].path.name
+        else:
+            some = f"{group[0].path.name} to {group[-1].path.name}, " if forms[name] > 1 else ""
+            name += f" ({some}{len(group)} files)"
         lines.append(
             f"{name}: {counted(len(shapes), 'tensor')}, {counted(sum(map(math.prod, shapes.values())), 'value')}"
         )
     more = ["..."] if len(groups) > LISTED else []
     listed = f"fall into {len(groups)} groups ({'; '.join(lines + more)})"
     networks = len({group[0].network for group in groups})
-    what = "networks of different shape" if networks > 1 else "checkpoints named alike"
+    what = f"networks of different shape ({_difference(groups)})" if networks > 1 else "checkpoints named alike"
     advice = [_choice(groups) or "move the others elsewhere"]
+    if networks > 1 and (key := _common_key(groups)):
+        advice.insert(0, f"if the network is what they share, pass --weights-key {key}")
     if networks == 1:
         if _is_one_run(groups):
             advice.append("take them all with --select '*'")
@@ -374,6 +381,32 @@ def _several(place: Path, groups: Sequence[Group]) -> str:
         elif odd := next((group[0].path.name for group in groups if len(group) == 1), None):
             advice.append(f"give a file its place in the run with --as, such as --as {shlex.quote(odd)}=EPOCH")
     return f"{place} holds more than one run: {what} {listed}; {', or '.join(advice)}."
+
+
+def _difference(groups: Sequence[Group]) -> str:
+    """By which tensor two networks differ, one that both have if there is one, and in which files."""
+    first = groups[0][0]
+    other = next(group[0] for group in groups if group[0].network != first.network)
+    here, there = dict(first.network), dict(other.network)
+    name = min(
+        (name for name in here.keys() | there.keys() if here.get(name) != there.get(name)),
+        key=lambda name: (name not in here or name not in there, name),
+    )
+    shapes = [
+        f"{' x '.join(map(str, shapes[name])) or 'a number' if name in shapes else 'not there'} in {item.path.name}"
+        for shapes, item in ((here, first), (there, other))
+    ]
+    full = next(full for item in (first, other) for full in item.header.shapes if full.endswith(name))
+    return f"{full} is {', '.join(shapes)}"
+
+
+def _common_key(groups: Sequence[Group]) -> str | None:
+    """Where in the checkpoints all that their networks share lies, and nothing else."""
+    networks = [group[0].network for group in groups]
+    shared = frozenset.intersection(*networks)
+    keys = {name.partition(".")[0] for name, _ in shared}
+    apart = {name.partition(".")[0] for network in networks for name, _ in network - shared}
+    return keys.pop() if len(keys) == 1 and keys.isdisjoint(apart) and all("." in name for name, _ in shared) else None
 
 
 def _choice(groups: Sequence[Group]) -> str | None:

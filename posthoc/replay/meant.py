@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from posthoc.errors import PosthocError, UsageError
-from posthoc.replay.names import DIGITS
+from posthoc.replay.names import DIGITS, form
 
 LARGEST = 2**63 - 1
 """Of epochs and steps."""
@@ -64,12 +64,16 @@ def placed_among(folder: Path, paths: Sequence[Path], given: Mapping[str, int]) 
 
 
 def matches(name: str, select: str) -> bool:
-    """Whether a name is one that --select means, where # stands for a number.
+    """Whether a name is one that --select means, where # stands for a number, as in the form of a name.
 
     >>> matches("net_12.pth", "net_#.pth"), matches("net_a.pth", "net_#.pth"), matches("r=-1.pth", "r=#.pth")
     (True, False, True)
+    >>> matches("epoch=3-loss=0.34.pt", "epoch=#-loss=#.pt"), matches("epoch=3-loss=0.34.pt", "epoch=#-loss=#.#.pt")
+    (True, True)
     """
-    return bool(re.match(fnmatch.translate(select).replace("\\#", rf"(?:-?{DIGITS}|\#)"), name))
+    return any(
+        re.match(fnmatch.translate(select).replace("\\#", rf"(?:-?{DIGITS}|\#)"), text) for text in (name, form(name))
+    )
 
 
 def refuse_folder(place: Path, select: str | None = None, placed: Sequence[str] = ()) -> None:

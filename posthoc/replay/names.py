@@ -1,8 +1,9 @@
 """The numbers in checkpoints' names: which of them count epochs or steps, and which count something else."""
 
+import bisect
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -51,7 +52,9 @@ NUMBER = re.compile(
     r"(?:(?<=[=:])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?:[kKmM](?![A-Za-z]))?"
 )
 DIGITS = r"[0-9]+(?:\.[0-9]+(?=[kKmM](?![A-Za-z])))?"
-"""What # stands for in a form: 1.5 of 1.5k is one number."""
+"""What # stands for in a form, of what is no measure: 1.5 of 1.5k is one number."""
+NO_NUMBER = re.compile(r"(?<![A-Za-z])-?(?:nan|inf)(?![A-Za-z])", re.IGNORECASE)
+"""What stands after a measure's name in place of a number."""
 UNSIGNED_POWER = re.compile(r"([0-9]+)[eE][0-9]+")
 YEAR, MONTH, DAY = "(?:19|20)[0-9]{2}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])"
 DATE = re.compile(
@@ -66,7 +69,7 @@ CLOCK = re.compile(r"1[0-9]{9}|1[0-9]{12}")
 class Number:
     """A number in a name: where it stands, its value (None where it is not whole), what it counts and by which word.
 
-    place: how many numbers, signs aside, stand before it, by which the numbers of names of one form are matched.
+    place: how many # stand before it in the form of the name, by which the numbers of names of one form are matched.
     """
 
     start: int
@@ -120,6 +123,13 @@ def numbers(name: str, dates: bool = True) -> list[Number]:
     >>> [(number.value, number.counts.value) for number in numbers("net18_ep05_500k-iters_2024-01-31_val_acc=0.91")]
     [(18, 'checkpoint'), (5, 'epoch'), (500000, 'step'), (None, 'measure')]
     """
+    rows = _rows(name, dates)
+    starts = [start for start, _ in _marks(name, rows)]
+    return [replace(row, place=bisect.bisect_right(starts, row.start) - 1) for row in rows]
+
+
+def _rows(name: str, dates: bool) -> list[Number]:
+    """The numbers in a name, whose places are not known yet."""
     spans = _spans(name, _dates(name) if dates else [])
     texts = [
         [match[0].lower() for match in WORD.finditer(name, start, end)]
@@ -136,9 +146,24 @@ def numbers(name: str, dates: bool = True) -> list[Number]:
             counts = Counts.UNKNOWN
         if counts is Counts.CHECKPOINTS and text[-1] in "kKmM":
             counts = Counts.STEPS
-        place = len(re.findall(DIGITS, name[:start]))
-        rows.append(Number(start, end, place, _value(text), counts, word))
+        rows.append(Number(start, end, 0, _value(text), counts, word))
     return rows
+
+
+def _marks(name: str, rows: Sequence[Number]) -> list[tuple[int, int]]:
+    """Where # stands in the form of a name: for every number, with its sign; a measure's is one however it is written."""
+    measures = [(row.start, row.end) for row in rows if row.counts is Counts.MEASURES]
+    for match in NO_NUMBER.finditer(name):
+        words = [word.lower() for word in WORD.findall(name[: match.start()])]
+        if words and words[-1] in MEASURES:
+            measures.append(match.span())
+    signed = [
+        (start - (name[start - 1 : start] == "-" and name[start - 2 : start - 1] in ("_", "=", ":")), end)
+        for start, end in measures
+    ]
+    others = [match.span() for match in re.finditer(rf"(?:(?<=[=:])-)?{DIGITS}", name)]
+    apart = [(start, end) for start, end in others if not any(a < end and start < b for a, b in signed)]
+    return sorted([*signed, *apart])
 
 
 def counts(name: str) -> bool:
@@ -178,18 +203,21 @@ def form(name: str, runs: bool = True) -> str:
     """The name with # for each number, which --select takes; numbers that tell `runs` apart stay where another counts.
 
     >>> form("tudui_29_gpu"), form("seed3_epoch12"), form("client_3"), form("epoch=1-reward=-3.5")
-    ('tudui_#_gpu', 'seed3_epoch#', 'client_#', 'epoch=#-reward=#.#')
+    ('tudui_#_gpu', 'seed3_epoch#', 'client_#', 'epoch=#-reward=#')
     >>> form("step_0.5k_seed2"), form("step_1k_seed2")
     ('step_#k_seed2', 'step_#k_seed2')
+    >>> form("epoch=3-loss=0.34"), form("epoch=12-loss=nan"), form("epoch=40-loss=9.5e-05")
+    ('epoch=#-loss=#', 'epoch=#-loss=#', 'epoch=#-loss=#')
     """
-    rows = numbers(name) if runs else []
-    counting = any(row.counts in (Counts.EPOCHS, Counts.STEPS, Counts.CHECKPOINTS) for row in rows)
+    rows = _rows(name, True)
+    counting = runs and any(row.counts in (Counts.EPOCHS, Counts.STEPS, Counts.CHECKPOINTS) for row in rows)
     kept = [(row.start, row.end) for row in rows if counting and row.counts is Counts.RUNS]
     pieces, at = [], 0
-    for start, end in [*kept, (len(name), len(name))]:
-        pieces += [re.sub(rf"(?:(?<=[=:])-)?{DIGITS}", "#", as_glob(name[at:start])), name[start:end]]
-        at = end
-    return "".join(pieces)
+    for start, end in _marks(name, rows):
+        if not any(a <= start < b for a, b in kept):
+            pieces += [as_glob(name[at:start]), "#"]
+            at = end
+    return "".join([*pieces, as_glob(name[at:])])
 
 
 def places(names: Sequence[str], forced: bool = False) -> Places | None:

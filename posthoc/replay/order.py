@@ -196,9 +196,24 @@ def _inside(paths: list[Path], headers: Mapping[Path, Header]) -> Places | None:
 
 
 def _named(paths: list[Path], forced: bool) -> Places | None:
-    if len({form_of(path, runs=False) for path in paths}) > 1:
+    """What the names say, which are of one form; of several, if each of them says it by a word, and no two the same."""
+    names = [stem(path) for path in paths]
+    if len({form_of(path, runs=False) for path in paths}) == 1:
+        return places(names, forced)
+    alone = [found for found in (places([name]) for name in names) if found and found.sure]
+    if len(alone) < len(names) or len({tuple(found.units) for found in alone}) > 1:
         return None
-    return places([stem(path) for path in paths], forced)
+    epochs, steps = (
+        tuple(column[0] for found in alone if (column := found.units.get(unit))) for unit in ("epoch", "step")
+    )
+    together = Places(epochs or None, steps or None)
+    return together if together.differ else None
+
+
+def say_their_places(paths: Sequence[Path]) -> bool:
+    """Whether the names of checkpoints say which is which, whatever else they say."""
+    named = _named(list(paths), forced=False)
+    return named is not None and named.sure and named.differ
 
 
 def _of_folder(path: Path) -> Places | None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.layout import find_run
+from posthoc.replay.weights import Pick
 
 TENSORS = {"fc.weight": torch.zeros(2, 3)}
 OTHER = {"fc.weight": torch.ones(2, 3)}
@@ -110,9 +111,47 @@ def test_two_runs_by_name_are_listed_and_one_can_be_chosen(tmp_path):
 def test_two_architectures_are_refused(tmp_path):
     save(tmp_path, "1.pt")
     save(tmp_path, "2.pt", {"fc.weight": torch.zeros(4, 3)})
-    with pytest.raises(PosthocError, match=r"networks of different shape .*--select 1\.pt"):
+    with pytest.raises(
+        PosthocError, match=r"different shape \(fc\.weight is 2 x 3 in 1\.pt, 4 x 3 in 2\.pt\) .*--select 1\.pt"
+    ):
         find_run(tmp_path)
     assert order(tmp_path, select="1.pt") == ["1.pt"]
+
+
+def test_a_head_that_was_replaced_is_said_with_the_files(tmp_path):
+    for epoch in range(6):
+        weights = {"a": torch.full((2, 3), float(epoch)), "o": torch.full((3 if epoch < 3 else 7, 2), float(epoch))}
+        save(tmp_path, f"epoch_{epoch}.pt", weights)
+    both = r"o is 3 x 2 in epoch_0\.pt, 7 x 2 in epoch_3\.pt\) fall into 2 groups \(epoch_#\.pt \(epoch_0\.pt to epoch_2\.pt, 3 files\)"
+    with pytest.raises(PosthocError, match=both):
+        find_run(tmp_path)
+
+
+def test_what_grows_beside_the_network_is_left_out_by_a_key_that_is_named(tmp_path):
+    for epoch in (1, 2, 3):
+        weights = {"net.fc": torch.full((2, 3), float(epoch)), "loss.bank": torch.zeros(10 * epoch, 2)}
+        save(tmp_path, f"epoch_{epoch}.pt", weights)
+    with pytest.raises(PosthocError, match=r"if the network is what they share, pass --weights-key net, or"):
+        find_run(tmp_path)
+    assert [c.epoch for c in find_run(tmp_path, pick=Pick("net")).checkpoints] == [1, 2, 3]
+
+
+def test_a_measure_that_is_written_in_several_ways_is_one_form(tmp_path):
+    names = ["epoch=3-loss=0.34.pt", "epoch=12-loss=nan.pt", "epoch=40-loss=9.5e-05.pt", "epoch=41-loss=-1.pt"]
+    series(tmp_path, names)
+    assert places(tmp_path) == [(name, epoch, None) for name, epoch in zip(names, (3, 12, 40, 41), strict=True)]
+    assert order(tmp_path, select="epoch=#-loss=#.pt") == names
+
+
+def test_names_of_several_forms_that_say_their_epochs_are_one_run_where_they_are_chosen(tmp_path):
+    names = ["epoch_1_a3f9c.pt", "epoch_2_77b1x.pt", "epoch_10_zz.pt"]
+    series(tmp_path, names)
+    with pytest.raises(PosthocError, match=r"take them all with --select '\*'"):
+        find_run(tmp_path)
+    assert order(tmp_path, select="*") == names
+    save(tmp_path, "epoch_10_other.pt", {"fc.weight": torch.full((2, 3), 5.0)})
+    with pytest.raises(PosthocError, match="more than one run"):
+        find_run(tmp_path, select="*")
 
 
 def test_ties_are_refused_with_what_helps(tmp_path):
