@@ -117,8 +117,25 @@ def of_classes(reduced: Reduced, labels: "Tensor") -> Scores:
     loss = F.cross_entropy(scores, labels, reduction="none")
     accuracy, samples = _answered(loss, scores.argmax(1), labels)
     if scores.shape[1] <= MOST_LOGITS:
-        samples["logits"] = scores.half()
+        samples["logits"] = kept_in_half(scores)
     return Scores(F.cross_entropy(scores, labels).item(), accuracy, samples=samples)
+
+
+def kept_in_half(scores: "Tensor") -> "Tensor":
+    """Scores [N, K] in half precision; a sample's that would overflow less the highest of them, which says the same of
+    several classes, and what is out of reach yet as the largest number that there is.
+
+    >>> import torch
+    >>> kept_in_half(torch.tensor([[1.0, 2.0], [1e5, 1e5 - 8], [1e6, 0.0]])).tolist()
+    [[1.0, 2.0], [0.0, -8.0], [0.0, -65504.0]]
+    """
+    import torch
+
+    half, finite, highest = scores.half(), scores.isfinite(), scores.amax(1, keepdim=True)
+    over = (half.isinf() & finite).any(1, keepdim=True) & highest.isfinite()
+    lowered = scores - highest if scores.shape[1] > 1 else scores
+    most = torch.finfo(torch.float16).max
+    return torch.where(over & finite, lowered.clamp(-most, most).half(), half)
 
 
 def _answered(loss: "Tensor", prediction: "Tensor", labels: "Tensor") -> tuple[float, Reduced]:
@@ -139,7 +156,7 @@ def of_two(reduced: Reduced, labels: "Tensor") -> Scores:
     scores, labels = (values.reshape(len(labels)) for values in (reduced["scores"], labels))
     loss = F.binary_cross_entropy_with_logits(scores, labels.float(), reduction="none")
     accuracy, samples = _answered(loss, (scores > 0).long(), labels)
-    return Scores(loss.double().mean().item(), accuracy, samples=samples | {"logits": scores.half()[:, None]})
+    return Scores(loss.double().mean().item(), accuracy, samples=samples | {"logits": kept_in_half(scores[:, None])})
 
 
 def _by_label(scores: "Tensor", labels: "Tensor") -> Reduced:

@@ -35,7 +35,8 @@ def margins(logits: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
     rows = np.arange(len(labels))
     others = logits.copy()
     others[rows, labels] = -np.inf
-    return np.asarray(logits[rows, labels] - others.max(axis=1))
+    with np.errstate(invalid="ignore"):  # two infinite scores, whose difference is no number
+        return np.asarray(logits[rows, labels] - others.max(axis=1))
 
 
 def error_norms(log_probabilities: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
