@@ -92,6 +92,19 @@ def test_a_run_stands_beside_what_does_not_converge(tmp_path):
     ([None, 200, 300, 400], [1, 2, 3, 9], "6 epochs"),
     ([1, 9], [None] * 2, None),
     ([None] * 5, [None] * 5, None),
+    # Pythia's: mostly even, after powers of two
+    ([*(2 ** np.arange(10)), *range(1000, 144000, 1000)], [None] * 153, "from 1 to 4 are 3 steps, two gaps that are together below the median one, 1000"),
+    ([1, 2, 3, *range(1000, 6000, 1000)], [None] * 8, "from 1 to 3 are 2 steps"),
+    ([256, 512, *range(1000, 9000, 1000)], [None] * 10, "from 256 to 1000 are 744 steps"),
+    ([150, 600, *range(1000, 9000, 1000)], [None] * 10, "from 150 to 1000 are 850 steps"),
+    ([*range(500, 5001, 500), 5400, 5410, 5420], [None] * 13, "from 5400 to 5420 are 20 steps"),
+    ([None] * 8, [1, 10, 20, 30, 31, 32, 40, 50], "from 30 to 32 are 2 epochs"),
+    # OLMo's, evenly saved, one of them missing; a first, a last or a lone one off the grid
+    ([*range(1000, 9000, 1000), *range(10000, 15000, 1000)], [None] * 13, None),
+    ([1, *range(500, 5001, 500)], [None] * 11, None),
+    ([512, *range(1000, 9000, 1000)], [None] * 9, None),
+    ([*range(100, 1001, 100), 1001], [None] * 11, None),
+    ([1000, 2000, 2340, *range(3000, 9000, 1000)], [None] * 9, None),
 ])  # fmt: skip
 def test_uneven_checkpoints(steps, epochs, gap):
     reason = unevenness(steps, epochs)
@@ -117,6 +130,24 @@ def test_uneven_checkpoints_have_no_volatility_and_no_epoch_axis(tmp_path):
     assert metrics.summary.convergence == {"retrospective": None, "causal": None}
     assert "1024 steps" in metrics.summary.uneven
     assert metrics.summary.settling == {}
+
+
+def test_evenly_saved_after_powers_of_two_is_no_series_in_time(tmp_path):
+    random = np.random.default_rng(0)
+    steps = [1, 2, 4, 8, 16, 32, 64, 128, *range(250, 5500, 250)]
+    frames = [
+        Frame(f"{s}.pt", "0", None, s, 1.0, 0.01 * k, {}, {"mean": {"a": random.standard_normal((6, 96), "f4")}})
+        for k, s in enumerate(steps)
+    ]
+    plan = Layout(recording(["a"], images=96), np.arange(96), np.arange(96) % 4, {"a": np.arange(6)})
+    write(tmp_path / "a.h5", plan, frames)
+    with open_activations(tmp_path / "a.h5") as activations:
+        with pytest.raises(PosthocError, match="from 1 to 4 are 3 steps, two gaps that are together below the median"):
+            compute_metrics(activations, Protocol.named("default", axis="epoch"))
+        metrics = compute_metrics(activations, Protocol.named("default"))
+    assert np.isnan(metrics.column("volatility")).all()
+    assert metrics.summary.convergence == {"retrospective": None, "causal": None}
+    assert "from 1 to 4 are 3 steps" in metrics.summary.uneven
     run = as_run(metrics, "a")
     assert by_volatility(run, 9.0) is by_volatility(run, 9.0, causal=False) is None
 

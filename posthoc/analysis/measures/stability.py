@@ -91,25 +91,32 @@ def volatility(psi: ArrayLike, window: int = 3) -> FloatArray:
 def unevenness(steps: Sequence[int | None], epochs: Sequence[int | None]) -> str:
     """Why checkpoints are no series in time, in words; empty where they are one.
 
-    They are not where the largest gap is above twice the median one: volatility would be taken over spans of different
-    lengths. Steps decide where all are known, else epochs; where neither are, nothing is.
+    They are not where the largest gap is above twice the median one, or two gaps in a row are together below it: volatility
+    would be taken over spans of different lengths. A short gap by itself is none, as that before a run's last checkpoint.
+    Steps decide where all are known, else epochs; where neither are, nothing is.
 
     >>> unevenness([None] * 4, [1, 2, 3, 5])
     ''
     >>> unevenness([1, 2, 4, 8, 16], [None] * 5)
     'checkpoints are unevenly spaced: the largest gap, 8 steps, is above twice the median one, 3'
+    >>> unevenness([1, 2, 4, 500, 1000, 1500, 2000, 2050], [None] * 8)
+    'checkpoints are unevenly spaced: from 1 to 4 are 3 steps, two gaps that are together below the median one, 496'
     """
     for unit, when in (("step", steps), ("epoch", epochs)):
         known = [at for at in when if at is not None]
         if len(known) == len(when) > 2:
-            gaps = np.diff(np.array(known, dtype=float))
-            largest, median = float(gaps.max()), float(np.median(gaps))
-            if largest <= 2 * median:
-                return ""
-            return (
-                f"checkpoints are unevenly spaced: the largest gap, {largest:g} {unit}s, is above twice the median one, "
-                f"{median:g}"
-            )
+            at = np.array(known, dtype=float)
+            gaps, pairs = np.diff(at), at[2:] - at[:-2]
+            largest, median, least = float(gaps.max()), float(np.median(gaps)), int(pairs.argmin())
+            uneven = "checkpoints are unevenly spaced: "
+            if largest > 2 * median:
+                return f"{uneven}the largest gap, {largest:g} {unit}s, is above twice the median one, {median:g}"
+            if pairs[least] < median:
+                return (
+                    f"{uneven}from {known[least]} to {known[least + 2]} are {pairs[least]:g} {unit}s, two gaps that are "
+                    f"together below the median one, {median:g}"
+                )
+            return ""
     return ""
 
 
