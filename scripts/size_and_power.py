@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Size and power of every test that is printed, each under the null that it states: the tables of docs/statistics.md.
 
-size_and_power.py p|images|time|families|groups|audit|settling|documents [--replicates R]: one table; seeds are fixed, so that it comes
+size_and_power.py p|images|time|families|groups|audit|settling|documents|prediction [--replicates R]: one table; seeds are fixed, so that it comes
 out the same.
 """
 
@@ -23,7 +23,9 @@ from posthoc.analysis.effects import respond
 from posthoc.analysis.kuramoto import hilbert
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.nulls import NULLS
+from posthoc.analysis.prediction import predict
 from posthoc.analysis.responses import Change, Control, Reaction, Spread
+from posthoc.analysis.runs import from_columns
 from posthoc.analysis.scales import default_scales
 from posthoc.analysis.settling import KINDS, settling
 from posthoc.analysis.verdicts import corrected, rejected, two_sided_p, worth_drawing
@@ -284,9 +286,55 @@ def documents(replicates: int) -> None:
             )
 
 
+PREDICTION_TABLE = (12, 20, 8)
+"""Configurations of one run each, epochs, measures."""
+
+
+def predictions(replicates: int) -> None:
+    """p of measures of runs that foretell nothing: whatever they are of, it is known or past."""
+    C, E, M = PREDICTION_TABLE
+    print("| measure | target | p <= 0.05 | beyond loss p <= 0.05 |\n|---|---|---|---|")
+    cases = [
+        ("a random walk of the run's own", "final-accuracy"), ("1 from the plateau on", "plateau"),
+        ("the accuracy, measured again", "remaining"), ("what the loss is of, measured otherwise", "final-accuracy"),
+    ]  # fmt: skip
+    for case, (name, target) in enumerate(cases):
+        random, raw, beyond = np.random.default_rng([11, case]), [], []
+        for _ in range(max(1, replicates // 100)):
+            runs = []
+            for k in range(C):
+                at, quality = np.arange(E), random.standard_normal()
+                noise = random.standard_normal((M, E))
+                loss = 2 * np.exp(-at / 10) + 0.05 * random.standard_normal(E)
+                accuracy = 0.5 + 0.01 * at + 0.05 * random.standard_normal(E)
+                measures = noise.cumsum(axis=1)
+                if target == "plateau":
+                    ends = int(random.integers(5, E - 3))
+                    accuracy = 0.1 + 0.8 * np.minimum(at, ends) / ends
+                    measures = (at > ends) + 1e-3 * noise
+                elif target == "remaining":
+                    measures = accuracy + 0.02 * noise
+                elif case == 3:
+                    loss = quality + 0.05 * random.standard_normal(E)
+                    accuracy[-1] = -quality + 0.7 * random.standard_normal()
+                    measures = quality + 0.7 * random.standard_normal((M, 1)) + 0.05 * noise
+                columns = {"accuracy": accuracy, "loss": loss, "integration": 0 * loss, "metastability": 0 * loss}
+                run = from_columns(f"{k}", {"model": f"{k}", "seed": 0}, at.tolist(), columns)
+                run.columns.update({f"m{m}": values for m, values in enumerate(measures)})
+                run.measures.update({f"m{m}": run.measures["integration"] for m in range(M)})
+                runs.append(run)
+            rows = [
+                row for row in predict(runs, [target], measures=",".join(f"m{m}" for m in range(M))) if not row.baseline
+            ]
+            raw += [row.p for row in rows]
+            beyond += [row.conditional_p for row in rows]
+        sizes = " | ".join(f"{(np.array(p) <= 0.05).mean():.3f}" for p in (raw, beyond))
+        print(f"| {name} | {target} | {sizes} |", flush=True)
+
+
 TABLES = {
     "p": p, "images": images, "time": time, "families": families, "groups": groups, "audit": audits, "settling": settle,
-    "documents": documents,
+    "documents": documents, "prediction": predictions,
 }  # fmt: skip
 
 

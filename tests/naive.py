@@ -6,6 +6,13 @@ from fractions import Fraction
 
 import numpy as np
 import scipy.signal
+import scipy.stats
+
+
+def mean_tau(x, y, kept):
+    """Kendall's tau-b of the kept of x and y, row by row, and the mean of those that there are."""
+    taus = [scipy.stats.kendalltau(a[k], b[k]).statistic for a, b, k in zip(x, y, kept, strict=True) if k.sum() > 1]
+    return np.nanmean(taus)
 
 
 def profile(x):

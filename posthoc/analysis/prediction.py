@@ -2,11 +2,14 @@
 
 At each epoch runs are ranked by a measure and by a target, and the ranks compared: Kendall's tau-b, as of measures of
 generalisation in Jiang et al. 2020 (arXiv 1912.02178). Conditional: of what is left of both ranks when the ranks of loss
-and of its slope are taken off by least squares, fitted without the configuration whose runs they are taken off. Runs of
+and of its slope are taken off by least squares, fitted without the configuration whose runs they are taken off; of what is
+still to come the rank of the score, too, which it is counted from. When something happens is asked, at each epoch, of the
+runs to which it has not happened yet. Runs of
 one configuration, which differ in their seed, are no independent trials: configurations are held out, and permuted; where
 they have different numbers of runs, so that they could not change places, the mean of its runs stands for each.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.course import stands_from
+from posthoc.analysis.kernels.ranks import mean_taus
 from posthoc.analysis.runs import Run, measured_of_all
 from posthoc.analysis.stopping import by_configuration, configuration
 from posthoc.analysis.verdicts import FALSE_DISCOVERIES, corrected
@@ -31,7 +35,7 @@ LEAST_CONFIGURATIONS = 6
 """With fewer there are too few ways to permute them."""
 LEAST_EPOCHS = 3
 """Epochs that all runs have."""
-LOSS, SLOPE = "loss", "slope of the loss"
+LOSS, SLOPE, SCORE = "loss", "slope of the loss", "score so far"
 BACK = 2
 """Checkpoints over which a slope is taken."""
 FORMERLY_AHEAD = (
@@ -52,6 +56,13 @@ def remaining(run: Run, rows: NDArray[np.int64]) -> FloatArray:
     return np.where(np.isfinite(run.gain), largest - run.gain, np.nan)[rows]
 
 
+def best_later(run: Run, rows: NDArray[np.int64]) -> FloatArray:
+    """The best score of later checkpoints, which is what is still to come and that of the checkpoint together."""
+    later = np.append(np.where(np.isfinite(run.gain), run.gain, -np.inf)[1:], -np.inf)
+    largest = np.maximum.accumulate(later[::-1])[::-1]
+    return np.where(np.isfinite(largest), largest, np.nan)[rows]
+
+
 def best(run: Run, rows: NDArray[np.int64]) -> FloatArray:
     """When the score is best."""
     return np.full(len(rows), float(run.when[int(np.nanargmax(run.gain))]))
@@ -69,6 +80,8 @@ TARGETS: dict[str, Callable[[Run, NDArray[np.int64]], FloatArray]] = {
     "final-accuracy": final, "remaining": remaining, "best": best, "plateau": plateau,
 }  # fmt: skip
 """What may be predicted, of a run at some of its checkpoints [E]; of a run without accuracy its other score."""
+EVENTS = (best, plateau)
+"""Targets that say when something happens, and nothing where that is past."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +144,19 @@ def predict(
             )
         keys = [key for key in keys if key in named]
     columns = {key: table.of_measure(key) for key in keys if all(key in run.columns for run in runs)}
-    baselines = {LOSS: table.loss, SLOPE: table.slope, "score so far": table.gain}
+    baselines = {LOSS: table.loss, SLOPE: table.slope, SCORE: table.gain}
     taken_off = dict(table.known_of(name.strip()) for name in beyond)
-    known = [table.loss, table.slope, *taken_off.values()]
     goals = {target: table.of_target(target) for target in targets}
 
     def tested(target: str, columns: Mapping[str, FloatArray], permutations: int) -> list[Prediction]:
         permuted = _permutations(table.configurations, seed, permutations)
         results = []
-        for key, result in _compared(table, columns, target, goals[target], known, permuted).items():
+        known = {key: baselines[key] for key in (LOSS, SLOPE, *([SCORE] if TARGETS[target] is remaining else []))}
+        known |= taken_off
+        for key, result in _compared(table, columns, target, goals[target], [*known.values()], permuted).items():
             if key not in baselines:
                 result = replace(result, symbol=runs[0].measures[key].symbol)
-            if key in (LOSS, SLOPE, *taken_off):  # of which nothing is left
+            if key in known:  # of which nothing is left
                 result = replace(result, conditional=math.nan, conditional_p=math.nan)
             results.append(replace(result, baseline=key in baselines))
         return results
@@ -178,11 +192,12 @@ def looks_ahead(key: str, run: Run) -> bool:
 class _Table:
     """Runs at the epochs that all have, but for the last; rows: which checkpoints of every run these are.
 
-    trials: the places of the runs that are ranked as one, [R] of them, by their mean: those of a configuration where not
-    all have as many, else each by itself; configurations: of every trial; loss, slope, gain: [E, R].
+    at: the epochs; trials: the places of the runs that are ranked as one, [R] of them, by their mean: those of a
+    configuration where not all have as many, else each by itself; configurations: of every trial; loss, slope, gain: [E, R].
     """
 
     runs: Sequence[Run]
+    at: list[int]
     rows: list[NDArray[np.int64]]
     trials: list[list[int]]
     configurations: list[Hashable]
@@ -222,7 +237,7 @@ class _Table:
         slopes = [(loss[a] - loss[b]) / (np.array(run.when)[a] - np.array(run.when)[b]) for loss, a, b, run in pairs]
         of = partial(_of_trials, trials)
         loss, gain = of([loss[a] for loss, a, _, _ in pairs]), of([run.gain[a] for _, a, _, run in pairs])
-        return cls(runs, rows, trials, configurations, loss, of(slopes), gain)
+        return cls(runs, common, rows, trials, configurations, loss, of(slopes), gain)
 
     def of_measure(self, key: str) -> FloatArray:
         """A measure [E, R]."""
@@ -236,14 +251,30 @@ class _Table:
         (key,) = measured_of_all(self.runs, name, "--beyond")
         return key, self.of_measure(key)
 
-    def of_target(self, target: str) -> FloatArray:
-        """A target [E, R]; raises UsageError for runs of which it is not known."""
+    def of_target(self, target: str) -> "_Goal":
+        """Raises UsageError for runs of which it is not known."""
         of_runs = [TARGETS[target](run, rows) for run, rows in zip(self.runs, self.rows, strict=True)]
         if lacking := [run.name for run, of in zip(self.runs, of_runs, strict=True) if not np.isfinite(of).any()]:
             raise UsageError(
                 f"--predict {target}: of {', '.join(lacking)} it is not known, for want of scores; leave such runs out."
             )
-        return _of_trials(self.trials, of_runs)
+        open_ = [of > self.at if TARGETS[target] in EVENTS else np.ones(len(of), np.bool_) for of in of_runs]
+        to_come = np.stack([np.all([open_[run] for run in trial], axis=0) for trial in self.trials], axis=1)
+        goal = _of_trials(self.trials, of_runs)
+        if TARGETS[target] is not remaining:
+            return _Goal(goal, goal, to_come)
+        later = [best_later(run, rows) for run, rows in zip(self.runs, self.rows, strict=True)]
+        return _Goal(goal, _of_trials(self.trials, later), to_come)
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """A target [E, R]; what stands for it where the score is taken off, which is not counted from it; and of which trials it
+    is still to come."""
+
+    values: FloatArray
+    beyond: FloatArray
+    to_come: NDArray[np.bool_]
 
 
 def _of_trials(trials: Sequence[Sequence[int]], of_runs: Sequence[FloatArray]) -> FloatArray:
@@ -274,29 +305,31 @@ def _losses(runs: Sequence[Run]) -> list[FloatArray]:
 
 
 def _compared(
-    table: _Table, columns: Mapping[str, FloatArray], target: str, goal: FloatArray, taken_off: Sequence[FloatArray],
+    table: _Table, columns: Mapping[str, FloatArray], target: str, goal: _Goal, taken_off: Sequence[FloatArray],
     permuted: NDArray[np.int64],
 ) -> dict[str, Prediction]:  # fmt: skip
     """Measures [E, R] and one target, each over the epochs at which all runs have both and what is `taken_off`."""
     together: dict[bytes, list[str]] = {}
     for key, values in columns.items():
-        kept = np.isfinite(np.stack([values, goal, *taken_off])).all(axis=(0, 2))
-        if kept.any():
-            together.setdefault(kept.tobytes(), []).append(key)
+        known = np.isfinite(np.stack([values, goal.values, goal.beyond, *taken_off])).all(axis=(0, 2))
+        known &= goal.to_come.sum(axis=1) > 1
+        if known.any():
+            together.setdefault(known.tobytes(), []).append(key)
     as_observed = int((permuted == np.arange(permuted.shape[1])).all(axis=1).sum())
     least = (1 + as_observed) / (1 + len(permuted))
     results = {}
     for mask, keys in together.items():
-        kept = np.frombuffer(mask, np.bool_)
-        ranks = [scipy.stats.rankdata(values[kept], axis=1) for values in (goal, *taken_off)]
-        known = np.stack(ranks[1:], axis=2)
-        measured = np.stack([scipy.stats.rankdata(columns[key][kept], axis=1) for key in keys])
-        raw = _tested(measured, ranks[0], permuted)
-        taking_off = _taking_off(known, table.configurations)
-        conditional = _tested(measured, _residuals(ranks[0], known), permuted, taking_off)
+        rows = np.frombuffer(mask, np.bool_)
+        to_come = goal.to_come[rows]
+        ranks = [scipy.stats.rankdata(values[rows], axis=1) for values in (goal.values, goal.beyond, *taken_off)]
+        design = np.stack(ranks[2:], axis=2)
+        measured = np.stack([scipy.stats.rankdata(columns[key][rows], axis=1) for key in keys])
+        raw = _tested(measured, ranks[0], to_come, permuted)
+        taking_off = _taking_off(design, table.configurations, to_come)
+        conditional = _tested(_residuals(measured, design), ranks[1], to_come, permuted, taking_off)
         for k, key in enumerate(keys):
             results[key] = Prediction(
-                key, key, target, False, *raw[k], *conditional[k], int(kept.sum()), len(table.runs),
+                key, key, target, False, *raw[k], *conditional[k], int(rows.sum()), len(table.runs),
                 len(set(table.configurations)), len(table.trials) < len(table.runs), least,
             )  # fmt: skip
     return {key: results[key] for key in columns if key in results}
@@ -307,33 +340,36 @@ def _design(known: FloatArray) -> FloatArray:
     return np.concatenate([np.ones((*known.shape[:2], 1)), known], axis=2)
 
 
-def _taking_off(known: FloatArray, configurations: Sequence[Hashable]) -> FloatArray:
-    """The matrices [E, R, R] that take off what `known` [E, R, K] says, fitted without the configuration taken off from."""
+def _taking_off(known: FloatArray, configurations: Sequence[Hashable], kept: NDArray[np.bool_]) -> FloatArray:
+    """The matrices [E, R, R] that take off what `known` [E, R, K] says among the runs `kept` [E, R], fitted without the
+    configuration taken off from; nothing is left where there are too few others to fit by."""
     names = list(dict.fromkeys(configurations))
     of = np.array([names.index(name) for name in configurations])
     design = _design(known)
-    result = np.tile(np.eye(len(of)), (len(known), 1, 1))
-    for held_out in range(len(names)):
-        others, its = of != held_out, of == held_out
-        result[:, np.ix_(its, others)[0], np.ix_(its, others)[1]] -= design[:, its] @ np.linalg.pinv(design[:, others])
+    result = np.zeros((len(known), len(of), len(of)))
+    for e, held_out in itertools.product(range(len(known)), range(len(names))):
+        others, its = (np.flatnonzero(kept[e] & which) for which in (of != held_out, of == held_out))
+        if len(others) > design.shape[2]:
+            result[e, its, its] = 1
+            result[e][np.ix_(its, others)] -= design[e, its] @ np.linalg.pinv(design[e, others])
     return result
 
 
 def _residuals(values: FloatArray, known: FloatArray) -> FloatArray:
-    """Of values [E, R] by least squares on what is known [E, R, K], fitted on all."""
+    """Of values [..., E, R] by least squares on what is known [E, R, K], fitted on all."""
     design = _design(known)
     return np.asarray(values - (design @ (np.linalg.pinv(design) @ values[..., None]))[..., 0])
 
 
 def _tested(
-    x: FloatArray, y: FloatArray, permuted: NDArray[np.int64], taking_off: FloatArray | None = None
-) -> list[tuple[float, float]]:
-    """For each of several x [M, E, R] its mean tau-b with y [E, R] over the epochs, and the two-sided p of that among the
-    runs of y permuted [P, R].
+    x: FloatArray, y: FloatArray, kept: NDArray[np.bool_], permuted: NDArray[np.int64], taking_off: FloatArray | None = None
+) -> list[tuple[float, float]]:  # fmt: skip
+    """For each of several x [M, E, R] its mean tau-b with y [E, R] over the epochs, at each among the runs `kept` [E, R], and
+    the two-sided p of that among the runs of x permuted [P, R].
 
-    taking_off: [E, R, R], what takes off of both what else is known; y then are residuals, and what is known is taken off
-    anew of each permutation of them, without which p would be too small (Freedman & Lane 1983).
-    An epoch at which either is tied throughout is left out; NaN where all are.
+    taking_off: [E, R, R], what takes off of both what else is known; x then are residuals, and what is known is taken off
+    anew of each permutation of them, without which p would be too small (Freedman & Lane 1983). Which runs are kept
+    may go by y, so that x is what changes places.
     """
 
     def left(values: FloatArray) -> FloatArray:
@@ -341,27 +377,12 @@ def _tested(
             return values
         return np.asarray((taking_off @ values[..., None])[..., 0].round(9))  # ties but for rounding are ties
 
-    first, second = (_signs(left(values)) for values in (x, y))
-    epochs = (first.any(axis=2) & second.any(axis=1)).sum(axis=1)
-    flat = first.reshape(len(first), -1).T
-
-    def taus(values: FloatArray) -> FloatArray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(_signs(left(values)).reshape(-1) @ flat / epochs)
-
-    value = taus(y)
-    drawn = np.array([taus(y[:, order]) for order in permuted])
+    target = left(y)
+    value = mean_taus(left(x), target, kept)
+    drawn = np.array([mean_taus(left(x[:, :, order]), target, kept) for order in permuted])
     beyond = (np.abs(drawn) >= np.abs(value) - 1e-9).sum(axis=0)
-    p = np.where(epochs > 0, (1 + beyond) / (1 + len(drawn)), np.nan)
+    p = np.where(np.isfinite(value), (1 + beyond) / (1 + len(drawn)), np.nan)
     return list(zip(value.tolist(), p.tolist(), strict=True))
-
-
-def _signs(values: FloatArray) -> FloatArray:
-    """Of each pair of runs which value [..., R] is larger [..., pairs], over the root of how many pairs are not tied."""
-    first, second = np.triu_indices(values.shape[-1], 1)
-    signs = np.sign(values[..., first] - values[..., second])
-    untied = np.abs(signs).sum(axis=-1, keepdims=True)
-    return np.asarray(signs / np.sqrt(np.maximum(untied, 1)))
 
 
 def _permutations(configurations: Sequence[Hashable], seed: int, count: int = PERMUTATIONS) -> NDArray[np.int64]:

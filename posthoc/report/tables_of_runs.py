@@ -208,7 +208,9 @@ def prediction(rows: "Sequence[Prediction]", beyond: str | None = None) -> Table
     return Table("Prediction", columns, table, [
         f"Kendall's tau-b across {across}, mean over {epochs}; p by permuting configurations with all their seeds; "
         "corrected: as a false discovery rate over all measures and targets.",
-        f"Beyond loss: of what is left of both ranks without what the ranks of {known} say, fitted on other configurations.",
+        f"Beyond loss: of what is left of both ranks without what the ranks of {known} say, fitted on other configurations; "
+        "for remaining without the score's, too.",
+        "best and plateau: at each epoch among the runs to which it has not happened yet.",
     ])  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 
+import naive
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -135,13 +136,11 @@ def test_the_mean_over_epochs_is_of_scipys_tau():
     random = np.random.default_rng(0)
     x, y = random.integers(0, 5, (2, 4, 20)).astype(float)
     permuted = np.array([random.permutation(20) for _ in range(99)])
-    ((tau, p),) = _tested(x[None], y, permuted)
-
-    def plain(of_y):
-        return np.mean([stats.kendalltau(a, b).statistic for a, b in zip(x, of_y, strict=True)])
-
-    assert tau == pytest.approx(plain(y), abs=1e-12)
-    beyond = sum(abs(plain(y[:, order])) >= abs(tau) - 1e-9 for order in permuted)
+    kept = random.random((4, 20)) < 0.7
+    kept[2, 1:] = False  # of one run no tau
+    ((tau, p),) = _tested(x[None], y, kept, permuted)
+    assert tau == pytest.approx(naive.mean_tau(x, y, kept), abs=1e-12)
+    beyond = sum(abs(naive.mean_tau(x[:, order], y, kept)) >= abs(tau) - 1e-9 for order in permuted)
     assert p == (1 + beyond) / 100
 
 
@@ -150,10 +149,17 @@ def test_what_is_left_is_fitted_without_the_configuration_that_it_is_of():
     known = random.standard_normal((1, 9, 2))
     ranks = (known @ [1.0, 2.0]) + 3
     ranks[0, :3] += 100  # one configuration, which none of the others' fits may see
-    left = (_taking_off(known, ["a"] * 3 + ["b"] * 3 + ["c"] * 3) @ ranks[..., None])[..., 0]
-    np.testing.assert_allclose(left[0, :3], 100, atol=1e-6)
     without = np.linalg.lstsq(np.column_stack([np.ones(6), known[0, 3:]]), ranks[0, 3:], rcond=None)[0]
     np.testing.assert_allclose(without, [3, 1, 2], atol=1e-9)
+    configurations, every = ["a"] * 3 + ["b"] * 3 + ["c"] * 3, np.ones((1, 9), bool)
+    left = (_taking_off(known, configurations, every) @ ranks[..., None])[..., 0]
+    np.testing.assert_allclose(left[0, :3], 100, atol=1e-6)
+    every[0, 3] = False  # nor what is kept out
+    ranks[0, 3] -= 50
+    left = (_taking_off(known, configurations, every) @ ranks[..., None])[..., 0]
+    np.testing.assert_allclose(left[0, :4], [100, 100, 100, 0], atol=1e-6)
+    every[0, 5:] = False  # by one other run nothing can be fitted
+    assert not (_taking_off(known, configurations, every) @ ranks[..., None]).any()
 
 
 def test_configurations_change_places_with_all_their_seeds():
@@ -223,14 +229,48 @@ def test_p_of_measures_that_say_nothing_is_uniform(sizes):
         measure, loss, slope = shared(), shared(), shared()
         target = loss + shared()
         x, y, *known = (stats.rankdata(values, axis=1) for values in (measure, target, loss, slope))
-        permuted = _permutations(configurations, family, 199)
-        raw.append(_tested(x[None], y, permuted)[0][1])
+        permuted, every = _permutations(configurations, family, 199), np.ones(y.shape, bool)
+        raw.append(_tested(x[None], y, every, permuted)[0][1])
         known = np.stack(known, axis=2)
-        off = _taking_off(known, configurations)
-        conditional.append(_tested(x[None], _residuals(y, known), permuted, off)[0][1])
+        off = _taking_off(known, configurations, every)
+        conditional.append(_tested(_residuals(x[None], known), y, every, permuted, off)[0][1])
     for p in (raw, conditional):
         assert stats.kstest(p, "uniform").pvalue > 0.01
         assert (np.array(p) <= 0.05).mean() <= 0.15
+
+
+def test_what_only_says_that_it_is_past_foretells_nothing():
+    """Runs that rise until a time that nothing foretells, and a measure that is 1 from then on, of 20 families."""
+    p = []
+    for family in range(20):
+        random, runs = np.random.default_rng([3, family]), []
+        for k in range(12):
+            ends = int(random.integers(5, 17))
+            accuracy = np.minimum(np.arange(20), ends) / ends * 0.8 + 0.1 + 1e-9 * np.arange(20)
+            past = (np.arange(20) > ends) + 1e-3 * random.standard_normal(20)
+            loss = 2 * np.exp(-np.arange(20) / 10) + 0.05 * random.standard_normal(20)
+            columns = {"accuracy": accuracy, "loss": loss, "integration": past, "metastability": past}
+            runs.append(from_columns(f"{k}", {"model": f"{k}", "seed": 0}, [*range(20)], columns))
+        (row,) = [row for row in predict(runs, ["plateau"], measures="integration") if not row.baseline]
+        p += [row.p, row.conditional_p]
+    assert (np.array(p) <= 0.05).mean() <= 0.15
+
+
+def test_another_reading_of_the_score_says_nothing_of_what_is_to_come_from_it():
+    """Runs of one course, and measures of the accuracy itself and of it as it is measured, with noise, of 25 families."""
+    p = []
+    for family in range(25):
+        random, runs = np.random.default_rng([5, family]), []
+        for k in range(12):
+            accuracy = 0.5 + 0.01 * np.arange(20) + 0.05 * random.standard_normal(20)
+            loss = 2 * np.exp(-np.arange(20) / 10) + 0.05 * random.standard_normal(20)
+            mirror = accuracy + 0.02 * random.standard_normal(20)
+            columns = {"accuracy": accuracy, "loss": loss, "integration": mirror, "metastability": mirror}
+            runs.append(from_columns(f"{k}", {"model": f"{k}", "seed": 0}, [*range(20)], columns))
+        rows = {row.measure: row for row in predict(runs, ["remaining"], measures="integration")}
+        assert math.isnan(rows["score so far"].conditional)
+        p.append(rows["integration"].conditional_p)
+    assert (np.array(p) <= 0.05).mean() <= 0.15
 
 
 def test_checkpoints_without_a_score_are_passed_over():
