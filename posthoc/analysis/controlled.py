@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posthoc.analysis.arrays import FloatArray, in_blocks, mean_finite
 from posthoc.analysis.axes import Axis
@@ -23,10 +24,12 @@ Rows = list[tuple[float, float, float]]
 def of_documents(table: Mapping[str, Measure], activations: Activations, axis: Axis, seed: int) -> dict[str, Measured]:
     """The measures of documents in a table that the file has what it takes for, with their intervals over documents."""
     rows: dict[str, list[FloatArray | None]] = {}
+    broken = []
     tokens = activations.tokens
     blocks = in_blocks(len(activations.labels), 1 if tokens is None else tokens.shape[1])
     for e in range(len(activations)):
         parts = [Documents(activations, e, None if tokens is None else tokens[some], some) for some in blocks]
+        broken.append(np.concatenate([part.broken for part in parts]))
         for key, measure in table.items():
             if measure.of_documents:
                 given_by = [row for part in parts if (row := measure.of_documents(part)) is not None]
@@ -37,10 +40,17 @@ def of_documents(table: Mapping[str, Measure], activations: Activations, axis: A
         if len(given) < len(of_measure):
             continue
         values = np.stack(given)
-        low, high = over_documents(values, seed).T
-        value = np.array([mean_finite(row) for row in values])
+        value = np.array([_mean(row, without) for row, without in zip(values, broken, strict=True)])
+        low, high = np.where(np.isfinite(value), over_documents(values, seed).T, np.nan)
         measures[key] = Measured(**description(table[key], axis), value=value, low=low, high=high)
     return measures
+
+
+def _mean(values: FloatArray, broken: NDArray[np.bool_]) -> float:
+    """Mean over documents [D] of those that have a value; NaN where one has none because the network failed with it."""
+    counted = values[~np.isnan(values) | broken]
+    with np.errstate(invalid="ignore"):
+        return float(counted.mean()) if len(counted) else np.nan
 
 
 def controlled(

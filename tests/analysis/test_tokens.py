@@ -153,7 +153,30 @@ def test_behaviour_of_tokens(ordered, metrics):
         measured = metrics.measures[key]
         assert (measured.low < measured.value).all()
         assert (measured.value < measured.high).all()
-    assert np.isnan(in_context(loss[:, :70])).all()
+    assert np.isnan(in_context(loss[:, :70], ~np.isnan(loss[:, :70]))).all()
+
+
+def test_losses_that_are_not_finite_make_no_checkpoint_better(tmp_path):
+    """At step 2 NaN everywhere, at 3 from position 100 on, at 4 in two documents, at 5 infinite from position 100 to 199."""
+    everything, some = np.s_[:, :], np.s_[:2, 100:]
+    broken = {2: (everything, np.nan), 3: (np.s_[:, 100:], np.nan), 4: (some, np.nan), 5: (np.s_[1:, 100:200], np.inf)}
+    with open_activations(make(tmp_path / "a.h5", D, T, steps=(1, 2, 3, 4, 5), broken=broken)) as activations:
+        run = compute_metrics(activations, nulls=0)
+        loss = activations.behaviour("token_loss")
+    nan, inf = math.nan, math.inf
+    for key in ("token_loss", "bits_per_byte", "loss_at_128"):
+        measured = run.measures[key]
+        np.testing.assert_array_equal(measured.value[1:], [nan, nan, nan, inf], key)
+        assert np.isfinite([measured.value[0], measured.low[0], measured.high[0]]).all()
+        assert np.isnan([measured.low[1:], measured.high[1:]]).all()
+    assert run.column("loss_at_16")[[0, 2, 3, 4]] == pytest.approx(loss[[0, 2, 3, 4], :, 16:32].mean(axis=(1, 2)))
+    assert np.isnan(run.column("copy")[1:]).all()
+    assert np.isnan(run.column("in_context")[1:4]).all()
+    assert np.isfinite(run.column("in_context")[4])  # it is of other positions
+    assert np.isnan(run.column("token_accuracy")[1:4]).all()
+    assert np.isfinite(run.column("token_accuracy")[4])  # of an infinite loss another token is the likeliest
+    run.save(tmp_path / "m.json")
+    assert not np.isfinite(load_metrics(tmp_path / "m.json").column("bits_per_byte")[1:]).any()
 
 
 def test_what_is_measured_is_in_all_outputs(ordered, tmp_path):

@@ -1,6 +1,7 @@
 """Places that are padding are no part of means, variances and losses: as a loop over samples of their own length has them."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import posthoc
+from posthoc.analysis.axes import AXES
+from posthoc.analysis.controlled import of_documents
+from posthoc.analysis.measures import MEASURES, Documents
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import Parts
 from posthoc.replay.hooks import HookPoint, Recorder
@@ -190,6 +194,31 @@ def test_the_loss_of_tokens_is_the_mean_over_those_that_are_real(left, tmp_path)
         assert file.recording.identity.behaviour == ("loss", "token_loss", "token_entropy", "token_prediction")
     plan = plan_extraction(tmp_path / "run", probe, model=options["model"], layers=["seen"])
     assert dict(plan.notes)["padding"].endswith("left out of the means and variances and of the loss")
+
+
+def test_padding_is_told_from_tokens_with_which_the_network_failed(tmp_path):
+    """At the second checkpoint nothing is known behind token 7, at the third token 9 cannot be."""
+    module, options = made("Causal", tmp_path)
+    state = module.state_dict()
+    without = {name: tensor.clone() for name, tensor in state.items()}
+    without["embed.weight"][7] = math.nan
+    torch.save(without, tmp_path / "run" / "epoch_2.pt")
+    state["head.bias"][9] = -math.inf
+    torch.save(state, tmp_path / "run" / "epoch_3.pt")
+    probe = posthoc.Probe({"input_ids": IDS, "attention_mask": REAL * 1}, score="tokens", classes=30)
+    scored = np.pad(REAL[:, 1:] & REAL[:, :-1], ((0, 0), (1, 0)))
+    failed = scored & (np.cumsum(IDS == 7, axis=1) - (IDS == 7) > 0)
+    never = scored & (IDS == 9)
+    assert 0 < failed.any(axis=1).sum() < N > never.any(axis=1).sum() > 0
+    with extracted(tmp_path, probe, options, layers=["seen"]) as file:
+        of = [Documents(file, e, file.tokens, slice(None)) for e in range(3)]
+        each = [row[kept].mean() for row, kept in zip(of[0].loss, scored, strict=True)]
+        measures = of_documents(MEASURES, file, AXES["token"], 0)
+        for documents, broken in zip(of, (np.zeros(N, bool), failed.any(axis=1), never.any(axis=1)), strict=True):
+            whole = ~np.isnan(documents.behaviour("loss"))  # of others nothing tells padding from what failed
+            np.testing.assert_array_equal(documents.scored[whole], scored[whole])
+            np.testing.assert_array_equal(documents.broken, broken)
+    np.testing.assert_allclose(measures["token_loss"].value, [np.mean(each), math.nan, math.inf])
 
 
 def test_scores_of_padding_that_are_no_numbers_are_no_part_of_the_loss():

@@ -36,16 +36,34 @@ class Documents:
             return None
         return np.asarray(self.behaviour(LOSS), dtype=np.float64)
 
+    @functools.cached_property
+    def scored(self) -> NDArray[np.bool_]:
+        """Which tokens [D, T] are scored: not the first and no padding, whose loss is NaN. So is that of tokens with which the
+        network failed: the loss of the document then is NaN, too, and padding in it is not told from them."""
+        assert self.loss is not None
+        file, scored = self.activations, ~np.isnan(self.loss)
+        if "padding" not in file.recording.identity.probe.preparation:
+            scored[:, 1:] = True
+        elif "loss" in file.behaviours:
+            scored[np.isnan(self.behaviour("loss")), 1:] = True
+        return scored
+
+    @functools.cached_property
+    def broken(self) -> NDArray[np.bool_]:
+        """Whether the loss of a scored token of each document is not finite, [D]."""
+        if self.loss is None:
+            return np.zeros(len(self.activations.labels[self.samples]), np.bool_)
+        return np.asarray((self.scored & ~np.isfinite(self.loss)).any(axis=1))
+
     def behaviour(self, name: str) -> NDArray[Any]:
         """What the network said of each token, [D, T]."""
         return self.activations.behaviour(name, self.row, self.samples)
 
 
-def means(values: FloatArray, chosen: NDArray[np.bool_] | None = None) -> FloatArray:
-    """Mean of each row of values [D, T] over the finite ones that are `chosen`; NaN where there are none."""
-    kept = np.isfinite(values) if chosen is None else np.isfinite(values) & chosen
+def means(values: FloatArray, chosen: NDArray[np.bool_]) -> FloatArray:
+    """Mean of each row of values [D, T] over those that are `chosen`; NaN where there are none, or one is NaN."""
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(kept, values, 0).sum(axis=1, dtype=np.float64) / kept.sum(axis=1))
+        return np.asarray(np.where(chosen, values, 0).sum(axis=1, dtype=np.float64) / chosen.sum(axis=1))
 
 
 def repeated_bigrams(tokens: NDArray[Any]) -> NDArray[np.bool_]:
@@ -63,17 +81,24 @@ def repeated_bigrams(tokens: NDArray[Any]) -> NDArray[np.bool_]:
     return result
 
 
-def in_context(loss: FloatArray) -> FloatArray:
-    """Loss around position 50 less that around position 900, or as late as the rows [D, T] go; NaN where they are too short."""
+def in_context(loss: FloatArray, scored: NDArray[np.bool_]) -> FloatArray:
+    """Loss around position 50 less that around position 900, or as late as the rows [D, T] go, of the tokens that are scored;
+    NaN where they are too short."""
     T = loss.shape[1]
     late = min(LATE, T - 1 - AROUND)
     if late - AROUND <= EARLY + AROUND:
         return np.full(len(loss), np.nan)
-    return means(loss[:, EARLY - AROUND : EARLY + AROUND + 1]) - means(loss[:, late - AROUND : late + AROUND + 1])
+    early, end = (slice(middle - AROUND, middle + AROUND + 1) for middle in (EARLY, late))
+    return _difference(means(loss[:, early], scored[:, early]), means(loss[:, end], scored[:, end]))
+
+
+def _difference(a: FloatArray, b: FloatArray) -> FloatArray:
+    with np.errstate(invalid="ignore"):  # of two that are infinite
+        return a - b
 
 
 def _token_loss(documents: Documents) -> FloatArray | None:
-    return None if documents.loss is None else means(documents.loss)
+    return None if documents.loss is None else means(documents.loss, documents.scored)
 
 
 def _bits_per_byte(documents: Documents) -> FloatArray | None:
@@ -81,19 +106,20 @@ def _bits_per_byte(documents: Documents) -> FloatArray | None:
     if documents.loss is None or documents.activations.text_bytes is None:
         return None
     sizes = documents.activations.text_bytes[documents.samples]
-    return np.asarray(np.nansum(documents.loss, axis=1) / np.log(2) / np.where(sizes > 0, sizes, np.nan))
+    total = np.where(documents.scored, documents.loss, 0).sum(axis=1)
+    return np.asarray(total / np.log(2) / np.where(sizes > 0, sizes, np.nan))
 
 
 def _in_context(documents: Documents) -> FloatArray | None:
-    return None if documents.loss is None else in_context(documents.loss)
+    return None if documents.loss is None else in_context(documents.loss, documents.scored)
 
 
 def _copy(documents: Documents) -> FloatArray | None:
     loss, tokens = documents.loss, documents.tokens
     if loss is None or tokens is None:
         return None
-    repeated = repeated_bigrams(tokens)
-    return means(loss, ~repeated) - means(loss, repeated)
+    repeated, scored = repeated_bigrams(tokens), documents.scored
+    return _difference(means(loss, scored & ~repeated), means(loss, scored & repeated))
 
 
 def _token_accuracy(documents: Documents) -> FloatArray | None:
@@ -101,13 +127,14 @@ def _token_accuracy(documents: Documents) -> FloatArray | None:
     if tokens is None or "token_prediction" not in documents.activations.behaviours:
         return None
     predicted = documents.behaviour("token_prediction")
-    return means(np.where(predicted >= 0, predicted == tokens, np.nan))
+    scored = predicted >= 0 if documents.loss is None else documents.scored
+    return means(np.where(predicted >= 0, predicted == tokens, np.nan), scored)
 
 
 def _at(position: int, documents: Documents) -> FloatArray | None:
     """Mean loss from a position up to twice as far."""
-    loss = documents.loss
-    return None if loss is None or loss.shape[1] <= position else means(loss[:, position : 2 * position])
+    loss, here = documents.loss, slice(position, 2 * position)
+    return None if loss is None or loss.shape[1] <= position else means(loss[:, here], documents.scored[:, here])
 
 
 MEASURES = (
