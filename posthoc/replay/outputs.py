@@ -146,6 +146,9 @@ def _unasked(parts: list[tuple[Path, Tensor]], samples: int, truth: Truth, name:
     else:
         reason = f"no output has {_wanted(score, truth)} ({shown})"
         reason += f"; --model-output {names} scores one all the same" * bool(allowed)
+        alike = any(SCORES["regression"].fits(tuple(tensor.shape[1:]), truth) for _, tensor in rows)
+        if alike and truth.kind == "i" and not score.of_inputs:
+            reason += "; an output has the shape of the targets: --score regression compares them as numbers"
     return Scored(None, None, reason)
 
 

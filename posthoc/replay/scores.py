@@ -177,6 +177,11 @@ def of_labels(reduced: Reduced, labels: "Tensor") -> Scores:
     return Scores(loss.mean().item(), values={"label_accuracy": right.mean().item()}, samples=samples)
 
 
+def has_class(masks: Any, classes: int) -> Any:
+    """Where a mask is of a class, for a network of so many: neither of `IGNORED` nor below 0."""
+    return (masks >= 0) & ((masks != IGNORED) | (classes > IGNORED))
+
+
 def _by_place(scores: "Tensor", masks: "Tensor") -> Reduced:
     """Of each sample: sum of the cross-entropy, places, right ones, and of each class the intersection and union."""
     import torch
@@ -186,7 +191,7 @@ def _by_place(scores: "Tensor", masks: "Tensor") -> Reduced:
         scores = torch.cat([torch.zeros_like(scores), scores], 1)
     K = scores.shape[1]
     masks = masks.long()
-    kept = (masks >= 0) & ((masks != IGNORED) | (K > IGNORED))
+    kept = has_class(masks, K)
     masks = torch.where(kept, masks, 0)
     loss = F.cross_entropy(scores, masks, reduction="none")
     prediction = scores.argmax(1)

@@ -25,8 +25,8 @@ from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
 from posthoc.replay.padding import require_targets
 from posthoc.replay.places import placed
-from posthoc.replay.probes.probe import Batch
-from posthoc.replay.scores import NONE, name_of
+from posthoc.replay.probes.probe import Batch, require_classes
+from posthoc.replay.scores import IGNORED, NONE, has_class, name_of
 from posthoc.shown import listed, with_article
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
     if scored.reason:
         remarks.append(("score", f"none: {scored.reason}"))
     remarks += _assumed(scored, start.output, plan, wishes)
+    remarks += _left_out(scored, start.output, plan)
     if head:
         behaviour = (*behaviour, "features")
     return Trial(chosen, scored, tuple(remarks), behaviour, head, tensors)
@@ -220,6 +221,8 @@ def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> 
     samples, score = length(passes.net.x), wishes.score or plan.probe.score
     sample = tuple(next(iter(passes.net.x.values())).shape[1:])
     truth = plan.probe.truth(sample, _ids(plan) if score == "tokens" else 0)
+    if score in (None, "classes", "segmentation") and wishes.output != NONE:
+        require_classes(plan.probe)
     if score is None or isinstance(score, str):
         wish = None if wishes.score else f'The score "{score}" of {plan.probe.name}'
         scored = find_scored(output, samples, truth, score, wishes.output, wish)
@@ -247,6 +250,16 @@ def _assumed(scored: Scored, output: Any, plan: "Extraction", wishes: Wishes) ->
         text = "the outputs of the first samples lie between 0 and 1; if they went through a sigmoid, give the network without it"
         remarks.append(("note", f"{text}, for they are taken as logits"))
     return remarks
+
+
+def _left_out(scored: Scored, output: Any, plan: "Extraction") -> list[tuple[str, str]]:
+    """Which share of the places of masks is of no class, and not scored."""
+    part = part_of(output, scored.path) if scored.path is not None and scored.score == "segmentation" else None
+    if part is None or plan.probe.targets is None:
+        return []
+    kept = has_class(plan.probe.targets, part.shape[-1 if scored.classes_last else 1])
+    share = f"{100 * (1 - kept.mean()):.3g} %"
+    return [] if kept.all() else [("score", f"{share} of the places are left out, of class {IGNORED} or below 0")]
 
 
 def _ids(plan: "Extraction") -> int:

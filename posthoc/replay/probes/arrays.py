@@ -316,7 +316,7 @@ def targets_in_words(probe: Probe) -> str:
     if probe.labels is not None:
         return f"labels of {counted(probe.truth(()).classes, 'class')}"
     binary = is_binary(probe.targets)
-    if probe.targets.dtype.kind == "f" or (binary and probe.targets.ndim == 2):
+    if probe.targets.dtype.kind == "f" or probe.targets.ndim == 1 or (binary and probe.targets.ndim == 2):
         sides = " x ".join(map(str, probe.targets.shape[1:])) or "one number"
         return f"targets of {sides}, each 0 or 1" if binary else f"targets of {sides}"
     return f"masks of {counted(probe.truth(()).classes, 'class')}"

@@ -18,7 +18,7 @@ from posthoc.errors import PosthocError, UsageError
 from posthoc.files import open_regular
 from posthoc.recording import image_words, scale_words
 from posthoc.replay.probes.archives import Samples, read_samples
-from posthoc.replay.probes.probe import Asked, Batch, Kind, Prepare, Probe, as_targets, classes_of
+from posthoc.replay.probes.probe import Asked, Batch, Kind, Prepare, Probe, as_targets, classes_of, no_classes
 from posthoc.shown import counted
 
 if TYPE_CHECKING:
@@ -380,7 +380,10 @@ def _npz(path: Path, split: str) -> Images:
     samples = read_samples(path, "npz", split)
     if len(samples.inputs) > 1:
         raise PosthocError(f"{path} holds {', '.join(samples.inputs)}; expected one array of images, and labels.")
-    return images_of(samples)
+    images = images_of(samples)
+    if why := no_classes(images.targets):
+        raise PosthocError(f"{images.name}: {why}.")
+    return images
 
 
 def images_of(samples: Samples) -> Images:

@@ -65,8 +65,9 @@ class Probe:
 
     inputs: by the names of the network's arguments, arrays (or tensors, or lists) of any type whose first axis is the
     sample; one alone needs no name. targets: what is right, by sample: whole numbers are classes, of `classes` in all, or
-    masks of them; numbers of any type that are all 0 or 1 are such, too, or several labels; other real numbers are to be
-    met. index: int64 [N], positions in the data set; axes: names of each input's axes after the first.
+    masks of them, unless the score compares numbers; numbers of any type that are all 0 or 1 are such, too, or several
+    labels; other real numbers are to be met. index: int64 [N], positions in the data set; axes: names of each input's axes
+    after the first.
 
     mask: which places of the samples hold something, [N, T] of ones, and zeros where they are padding, which means and
     losses leave out; several by name, none by {}. Unless given, what an input says that is called `attention_mask`, or
@@ -166,6 +167,8 @@ class Probe:
         targets = self.targets
         if targets is None or (targets.ndim > 1 if targets.dtype.kind != "f" else targets[0].size > 1):
             return None
+        if no_classes(targets):
+            return None
         return targets.reshape(-1).astype(np.int64) if targets.dtype.kind != "f" or is_binary(targets) else None
 
     def truth(self, sample: tuple[int, ...], ids: int = 0) -> Truth:
@@ -239,23 +242,48 @@ def _array(probe: str, name: str, values: Any) -> NDArray[Any]:
 
 
 def as_targets(probe: str, values: Any) -> NDArray[Any]:
-    """Classes int64 [N], masks int64 [N, ...], or real numbers; a class in a row of its own counts as one."""
+    """Whole numbers int64 [N] or, as masks are, [N, ...], or real ones; a class in a row of its own counts as one."""
     targets = _array(probe, "targets", values)
     if targets.dtype.kind == "f":
         return targets
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
+    if targets.max() > np.iinfo(np.int64).max:
+        raise PosthocError(f"{probe}: {no_classes(targets)}.")
+    return targets.astype(np.int64)
+
+
+def no_classes(targets: NDArray[Any] | None, classes: int | None = None) -> str | None:
+    """Why whole numbers are no classes, of so many if that is known, in words; None where they are, or are real numbers.
+
+    >>> no_classes(np.array([3, -9])), no_classes(np.array([3, 9]))
+    ('label -9 is negative; labels count from 0', None)
+    """
+    if targets is None or targets.dtype.kind == "f":
+        return None
     least, most = int(targets.min()), int(targets.max())
     if least < 0 and targets.ndim == 1:
-        raise PosthocError(f"{probe}: label {least} is negative; labels count from 0.")
+        return f"label {least} is negative; labels count from 0"
     if most >= MOST_CLASSES:
-        raise PosthocError(f"{probe}: label {most} is no class; labels count from 0 to fewer than {MOST_CLASSES:,}.")
-    return targets.astype(np.int64)
+        return f"label {most} is no class; labels count from 0 to fewer than {MOST_CLASSES:,}"
+    if targets.ndim > 1 and most == IGNORED and not classes and bool(np.isin(targets, (0, IGNORED)).all()):
+        return f"the masks hold nothing but 0 and {IGNORED}, which means no class; save them as 0 and 1"
+    return None
+
+
+def require_classes(probe: Probe) -> None:
+    """Raise PosthocError where the targets are whole numbers and no classes."""
+    if why := no_classes(probe.targets, probe.classes):
+        raise PosthocError(
+            f"{probe.name}: {why}; or give --score regression, which compares targets as numbers, or --score none."
+        )
 
 
 def classes_of(targets: NDArray[Any] | None) -> int:
     """How many classes targets are of, 0 where they are none."""
     if targets is None or (targets.dtype.kind == "f" and not is_binary(targets)):
+        return 0
+    if targets.ndim == 1 and no_classes(targets):
         return 0
     masked = targets.ndim > 1 and targets.max() == IGNORED
     return int(np.max(targets, where=(targets != IGNORED) | (not masked), initial=-1)) + 1

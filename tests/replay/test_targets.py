@@ -1,0 +1,169 @@
+"""What targets are taken for: masks and the places of no class, whole numbers that are no classes."""
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.nn import functional as F
+
+import posthoc
+from posthoc.cli import main
+from posthoc.errors import PosthocError
+from posthoc.replay.planning import plan_extraction
+
+N = 24
+NETS = """
+import torch
+from torch import nn
+
+class Filter(nn.Module):
+    def __init__(self, classes=1):
+        super().__init__()
+        self.seen = nn.Conv2d(1, 4, 3, padding=1); self.head = nn.Conv2d(4, classes, 1)
+    def forward(self, x):
+        return self.head(self.seen(x).relu())
+
+class Classes(Filter):
+    def __init__(self):
+        super().__init__(3)
+
+class One(nn.Module):
+    def __init__(self, outputs=1):
+        super().__init__()
+        self.seen = nn.Linear(7, 9); self.head = nn.Linear(9, outputs)
+    def forward(self, x):
+        return self.head(self.seen(x).relu())
+
+class Three(One):
+    def __init__(self):
+        super().__init__(3)
+
+class Grey(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.seen = nn.Conv2d(3, 4, 3); self.head = nn.Linear(4, 1)
+    def forward(self, x):
+        return self.head(self.seen(x).mean((2, 3)))
+"""
+RANDOM = np.random.default_rng(0)
+MAPS, VECTORS = RANDOM.normal(size=(N, 1, 6, 6)).astype("f4"), RANDOM.normal(size=(N, 7)).astype("f4")
+AS_NUMBERS = "an output has the shape of the targets: --score regression compares them as numbers"
+
+
+@pytest.fixture
+def nets(tmp_path):
+    """Two checkpoints of a network, where they lie, and its name; in a folder with arrays as its probe."""
+    space = {"__name__": "nets"}
+    exec(NETS, space)
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "run").mkdir()
+
+    def of(name, **arrays):
+        made = []
+        for epoch in range(2):
+            torch.manual_seed(epoch)
+            made.append(space[name]().eval())
+            torch.save(made[-1].state_dict(), tmp_path / "run" / f"epoch_{epoch}.pt")
+        np.savez(tmp_path / "a.npz", **arrays)
+        options = {"model": f"{tmp_path / 'nets.py'}:{name}", "layers": ["seen"]}
+        return made, (tmp_path / "run", f"npz:{tmp_path / 'a.npz'}"), options
+
+    return of
+
+
+def scores_in(place, options, path, **more):
+    return posthoc.open_activations(posthoc.extract(*place, path, **options, **more))
+
+
+@pytest.mark.parametrize("shape", [(N, 6, 6), (N, 1, 6, 6)])
+def test_masks_of_0_and_255_are_refused_for_255_is_no_class(shape, nets, tmp_path):
+    y = (RANDOM.random(shape) > 0.6).astype("u1")
+    _, place, options = nets("Filter", x=MAPS, masks=255 * y)
+    command = ["extract", str(place[0]), "--probe", place[1], "--model", options["model"], "-o", str(tmp_path / "a.h5")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert (
+        "npz:a.npz: the masks hold nothing but 0 and 255, which means no class; save them as 0 and 1; or give "
+        "--score regression, which compares targets as numbers, or --score none."
+    ) in " ".join(result.stderr.split())
+    with scores_in(place, options, tmp_path / "none.h5", score="none") as file:
+        assert np.isnan(file.loss).all()
+    made, place, options = nets("Filter", x=MAPS, masks=y)
+    with scores_in(place, options, tmp_path / "b.h5") as file, torch.no_grad():
+        for e, net in enumerate(made):
+            expected = F.binary_cross_entropy_with_logits(
+                net(torch.from_numpy(MAPS)).view(shape), torch.tensor(y).float()
+            )
+            assert file.loss[e] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_masks_of_0_and_255_whose_classes_are_known_are_masks(nets, tmp_path):
+    y = 255 * (RANDOM.random((N, 6, 6)) > 0.6)
+    made, (run, _), options = nets("Classes")
+    probe = posthoc.Probe(MAPS, y, classes=3)
+    share = f"{100 * (y == 255).mean():.3g} % of the places are left out, of class 255 or below 0"
+    assert ("score", share) in plan_extraction(run, probe, **options).notes
+    with scores_in((run, probe), options, tmp_path / "a.h5") as file, torch.no_grad():
+        for e, net in enumerate(made):
+            loss = F.cross_entropy(net(torch.from_numpy(MAPS)), torch.from_numpy(y), ignore_index=255)
+            assert file.loss[e] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("first", "says"), [(255, "16.7 %"), (-1, "16.7 %"), (2, None)])
+def test_the_share_of_places_that_are_left_out_is_said(first, says, nets):
+    y = RANDOM.integers(0, 3, (N, 6, 6))
+    y[:, 0] = first
+    _, place, options = nets("Classes", x=MAPS, masks=y)
+    notes = [text for _, text in plan_extraction(*place, **options).notes if "left out, of class" in text]
+    assert notes == ([] if says is None else [f"{says} of the places are left out, of class 255 or below 0"])
+
+
+@pytest.mark.parametrize("name", ["One", "Three"])
+@pytest.mark.parametrize("numbers", ["ages", "negative", "prices"])
+def test_whole_numbers_are_compared_as_numbers_where_that_is_asked_for(name, numbers, nets, tmp_path):
+    low, high = {"ages": (18, 90), "negative": (-9, 9), "prices": (100_000, 9_000_000)}[numbers]
+    y = RANDOM.integers(low, high, N if name == "One" else (N, 3))
+    made, place, options = nets(name, x=VECTORS, y=y)
+    with scores_in(place, options, tmp_path / "a.h5", score="regression") as file, torch.no_grad():
+        assert file.recording.identity.output.score == "regression"
+        assert file.labelled == (name == "One" and numbers == "ages")
+        for e, net in enumerate(made):
+            error = (net(torch.from_numpy(VECTORS)).double().view(y.shape) - torch.from_numpy(y)) ** 2
+            spread = ((y - y.mean(0)) ** 2).mean()
+            assert file.loss[e] == pytest.approx(error.mean().item(), rel=1e-6)
+            assert file.scores["R2"][e] == pytest.approx(1 - error.mean().item() / spread, rel=1e-5)
+
+
+def test_whole_numbers_of_an_outputs_shape_are_said_to_be_comparable(nets):
+    _, place, options = nets("One", x=VECTORS, y=RANDOM.integers(18, 90, N))
+    assert dict(plan_extraction(*place, **options).notes)["score"].endswith(f"(the output 8 x 1); {AS_NUMBERS}")
+    _, place, options = nets("Three", x=VECTORS, y=RANDOM.integers(-9, 90, (N, 3)))
+    assert dict(plan_extraction(*place, **options).notes)["score"].endswith(f"(the output 8 x 3); {AS_NUMBERS}")
+    _, place, options = nets("Three", x=VECTORS, y=RANDOM.integers(0, 9, N))
+    assert AS_NUMBERS not in str(plan_extraction(*place, **options).notes)
+    for numbers, why in (
+        (np.arange(N) - 9, "label -9 is negative; labels count from 0"),
+        (np.arange(N) * 10**6, "label 23000000 is no class; labels count from 0 to fewer than 1,000,000"),
+    ):
+        _, place, options = nets("One", x=VECTORS, y=numbers)
+        with pytest.raises(PosthocError) as error:
+            plan_extraction(*place, **options)
+        advice = "or give --score regression, which compares targets as numbers, or --score none"
+        assert str(error.value) == f"npz:a.npz: {why}; {advice}."
+        notes = dict(plan_extraction(*place, **options, score="none").notes)
+        assert notes["probe"].endswith("targets of one number")
+
+
+def test_whole_numbers_of_images_and_those_for_a_function(nets, tmp_path):
+    images, y = RANDOM.integers(0, 256, (N, 8, 8, 3), dtype=np.uint8), RANDOM.integers(10**6, 10**7, N)
+    made, place, options = nets("Grey", images=images, labels=y)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with scores_in(place, options, tmp_path / "a.h5", score="regression", normalize="none") as file, torch.no_grad():
+        for e, net in enumerate(made):
+            assert file.loss[e] == pytest.approx(((net(x)[:, 0].double() - torch.from_numpy(y)) ** 2).mean().item())
+    made, (run, _), options = nets("One")
+    probe = posthoc.Probe(VECTORS, y - 10**7, score=lambda output, targets: {"loss": (output[:, 0] - targets).abs()})
+    with scores_in((run, probe), options, tmp_path / "b.h5") as file, torch.no_grad():
+        for e, net in enumerate(made):
+            expected = (net(torch.from_numpy(VECTORS))[:, 0] - torch.from_numpy(y - 10**7)).abs().mean().item()
+            assert file.loss[e] == pytest.approx(expected, rel=1e-5)
