@@ -34,8 +34,9 @@ KEYS = ["margin", "difficulty", "calibration_error", "churn", "kl_previous", "fo
 N, K, E = 400, 4, 5
 
 
-def written(path, logits, labels=None, keep=("loss", "prediction", "correct", "logits")):
-    """An activations file of checkpoints that gave these scores [E, N, K]; layers are noise."""
+def written(path, logits, labels=None, keep=("loss", "prediction", "correct", "logits"), steps=None):
+    """An activations file of checkpoints that gave these scores [E, N, K]; layers are noise. Where scores are NaN, so is the
+    loss, and nothing is predicted."""
     E, N, K = logits.shape
     random = np.random.default_rng(0)
     layout = Layout(
@@ -43,13 +44,19 @@ def written(path, logits, labels=None, keep=("loss", "prediction", "correct", "l
     )
     frames = []
     for e in range(E):
-        prediction = logits[e].argmax(1)
-        said = {"loss": np.zeros(N, "f4"), "prediction": prediction, "logits": logits[e].astype("f2")}
+        none = np.isnan(logits[e]).any(axis=1)
+        prediction = np.where(none, -1, logits[e].argmax(1))
+        said = {
+            "loss": np.where(none, np.nan, 0).astype("f4"),
+            "prediction": prediction,
+            "logits": logits[e].astype("f2"),
+        }
         if labels is not None:
             said["correct"] = (prediction == labels).astype("u1")
         signals = {"mean": {"a": random.standard_normal((3, N)).astype("f4")}}
         behaviour = {name: said[name] for name in keep if name in said}
-        frames.append(Frame(f"{e}", f"{e}", e + 1, None, 0.5, 0.5, {}, signals, behaviour=behaviour))
+        epoch, step = (e + 1, None) if steps is None else (None, steps[e])
+        frames.append(Frame(f"{e}", f"{e}", epoch, step, 0.5, 0.5, {}, signals, behaviour=behaviour))
     write(path, layout, frames)
     return path
 
@@ -162,6 +169,41 @@ def test_margins_forgetting_and_learning_by_hand():
     correct = np.array([[0, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]]) > 0
     assert forgetting_events(correct).tolist() == [[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 0]]
     assert learned_at(correct).tolist() == [3, 2, 0]
+    known = np.array([[-1, 1, 0, 1], [1, -1, -1, 1], [1, -1, 1, 0], [-1, 1, 1, -1]])
+    assert forgetting_events(known)[-1].tolist() == [0, 0, 0, 1]
+    assert learned_at(known).tolist() == [1, 0, 2, 4]
+
+
+def test_a_checkpoint_that_predicts_nothing_forgets_nothing(tmp_path):
+    """Of six checkpoints the third gives no numbers for any sample, the fifth none for the first; the last sample is forgotten
+    over the third, the one before at the fourth, and learned again."""
+    labels = np.arange(N) % K
+    logits = np.repeat(3.0 * np.eye(K)[None, labels], 6, axis=0)
+    logits[3:, -1] = logits[3, -2] = 3.0 * np.eye(K)[(labels[-1] + 2) % K]
+    nan = np.zeros((6, N), bool)
+    nan[2], nan[4, 0] = True, True
+    logits[nan] = np.nan
+    with open_activations(written(tmp_path / "a.h5", logits, labels)) as activations:
+        run = compute_metrics(activations, measures=["forgetting", "learned"])
+    np.testing.assert_allclose(run.column("forgetting"), [0, 0, np.nan, 2 / N, 2 / (N - 1), 2 / N])
+    learned = [(N - 2) / N, (N - 2) / N, np.nan, (N - 2) / N, (N - 2) / (N - 1), (N - 1) / N]
+    np.testing.assert_allclose(run.column("learned"), learned)
+    for key in ("forgetting", "learned"):
+        measured = run.measures[key]
+        np.testing.assert_array_equal(np.isfinite([measured.low, measured.high]), np.isfinite([measured.value] * 2))
+
+
+def test_what_an_untrained_network_has_right_by_chance_is_not_forgotten(tmp_path):
+    labels = np.arange(N) % 2
+    hard = np.arange(N) < N // 3
+    trained = 3.0 * np.eye(2)[np.where(hard, 1 - labels, labels)]
+    logits = np.stack([np.random.default_rng(3).standard_normal((N, 2)), trained, trained, -trained])
+    path = written(tmp_path / "a.h5", logits, labels, steps=(0, 100, 200, 300))
+    with open_activations(path) as activations:
+        run = compute_metrics(activations, measures=["forgetting", "learned"])
+    assert ((logits[0].argmax(1) == labels) & hard).sum() > N // 8
+    np.testing.assert_allclose(run.column("forgetting"), [0, 0, 0, 1 - hard.mean()])
+    np.testing.assert_allclose(run.column("learned")[1:], [0, 0, hard.mean()])
 
 
 def test_intervals_over_samples_cover():

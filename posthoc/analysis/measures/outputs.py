@@ -12,6 +12,7 @@ from posthoc.analysis.measures.snapshot import (
     REACH,
     UPPER,
     Estimate,
+    Replay,
     Snapshot,
     jackknifed,
     of_checkpoint,
@@ -63,25 +64,36 @@ def calibration_error(confidence: FloatArray, correct: NDArray[Any], bins: int =
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def forgetting_events(correct: NDArray[np.bool_]) -> NDArray[np.int64]:
+def forgetting_events(correct: NDArray[Any]) -> NDArray[np.int64]:
     """How often each sample went from right to wrong (Toneva et al. 2019), in checkpoints [E, N] up to each, [E, N].
 
-    >>> forgetting_events(np.array([[1, 0], [0, 0], [1, 1], [0, 1]]) > 0)[-1].tolist()
-    [2, 0]
+    correct: whether it is right; where numbers, below 0 where that is not known, which is passed over.
+
+    >>> forgetting_events(np.array([[1, 0, 1], [0, 0, -1], [1, 1, 1], [0, 1, 0]]))[-1].tolist()
+    [2, 0, 1]
     """
+    known = _last_known(correct)
     events = np.zeros(correct.shape, np.int64)
-    events[1:] = np.cumsum(correct[:-1] & ~correct[1:], axis=0)
+    events[1:] = np.cumsum((known[:-1] > 0) & (known[1:] == 0), axis=0)
     return events
 
 
-def learned_at(correct: NDArray[np.bool_]) -> NDArray[np.int64]:
+def learned_at(correct: NDArray[Any]) -> NDArray[np.int64]:
     """The first of the checkpoints [E, N] from which on a sample is always right, [N]; E where it is wrong in the last.
 
-    >>> learned_at(np.array([[1, 1, 0], [0, 1, 0], [1, 1, 0]]) > 0).tolist()
-    [2, 0, 3]
+    correct: as of `forgetting_events`.
+
+    >>> learned_at(np.array([[1, 1, 0, 1], [0, 1, 0, -1], [1, 1, 0, 1]])).tolist()
+    [2, 0, 3, 0]
     """
-    wrong_since = np.flip(np.cumsum(np.flip(~correct, 0), axis=0), 0)
+    wrong_since = np.flip(np.cumsum(np.flip(_last_known(correct) <= 0, 0), axis=0), 0)
     return np.asarray((wrong_since > 0).sum(axis=0))
+
+
+def _last_known(correct: NDArray[Any]) -> NDArray[Any]:
+    """The same [E, N], where not known that of the last checkpoint before at which it is."""
+    rows = np.arange(len(correct))[:, None]
+    return np.take_along_axis(correct, np.maximum.accumulate(np.where(correct < 0, 0, rows), axis=0), axis=0)
 
 
 def _margin(snapshot: Snapshot) -> Estimate | Aside:
@@ -108,8 +120,9 @@ def _calibration_error(snapshot: Snapshot) -> Estimate | Aside:
     if not replay.has("logits", "correct"):
         return Aside.NEEDS_LOGITS
     confidence = np.exp(snapshot.log_probabilities.max(axis=1))
-    kept = np.isfinite(confidence)
-    confidence, correct = confidence[kept], replay.correct[snapshot.row, kept]
+    correct = replay.correct[snapshot.row]
+    kept = np.isfinite(confidence) & (correct >= 0)
+    confidence, correct = confidence[kept], correct[kept]
     if not len(confidence):
         return Estimate()
     random = stream("null calibrated", replay.seed, snapshot.row)
@@ -157,20 +170,29 @@ def _divergence(snapshot: Snapshot) -> Estimate | Aside:
     return over_samples((np.exp(before) * (before - now)).sum(axis=1))
 
 
-def _of_correct(of_run: Callable[[NDArray[np.bool_]], NDArray[Any]]) -> Callable[[Snapshot], Estimate | Aside]:
-    """A measure whose value of every sample at every checkpoint [E, N] is a function of what was right when."""
+def _of_correct(of_run: Callable[[Replay], NDArray[Any]]) -> Callable[[Snapshot], Estimate | Aside]:
+    """A measure whose value of every sample at every checkpoint [E, N] is a function of what was right when; of a sample
+    for which a checkpoint predicts nothing there is none."""
 
     def measure(snapshot: Snapshot) -> Estimate | Aside:
         replay = snapshot.replay
         if not replay.has("correct"):
             return Aside.NEEDS_LABELS if replay.labels is None else Aside.NEEDS_PREDICTIONS
-        return over_samples(of_run(replay.correct)[snapshot.row])
+        return over_samples(np.where(replay.correct[snapshot.row] < 0, np.nan, of_run(replay)[snapshot.row]))
 
     return measure
 
 
-def _learned(correct: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.asarray(learned_at(correct) <= np.arange(len(correct))[:, None])
+def _forgotten(replay: Replay) -> NDArray[np.int64]:
+    """What an untrained network had right by chance is none that training forgets."""
+    trained = replay.activations.steps != 0
+    events = np.zeros(replay.correct.shape, np.int64)
+    events[trained] = forgetting_events(replay.correct[trained])
+    return events
+
+
+def _learned(replay: Replay) -> NDArray[np.bool_]:
+    return np.asarray(learned_at(replay.correct) <= np.arange(len(replay))[:, None])
 
 
 MEASURES = (
@@ -198,7 +220,7 @@ MEASURES = (
     ),
     of_checkpoint(
         "forgetting", "forgotten", "forgetting events",
-        "how often a sample went from right to wrong so far, mean over samples", _of_correct(forgetting_events),
+        "how often a sample went from right to wrong in training so far, mean over samples", _of_correct(_forgotten),
         limits=(0.0, np.nan),
     ),
     of_checkpoint(

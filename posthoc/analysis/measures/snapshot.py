@@ -85,9 +85,12 @@ class Replay:
         return [samples_of(file, file.read_untrained, self.signal, row) for row in controls]
 
     @functools.cached_property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether each checkpoint is right about each sample, [E, N]."""
-        return self.activations.behaviour("correct") > 0
+    def correct(self) -> NDArray[np.int8]:
+        """Whether each checkpoint is right about each sample, [E, N]: 1 or 0, and -1 where it predicts nothing."""
+        correct = (self.activations.behaviour("correct") > 0).astype(np.int8)
+        if self.has("prediction"):
+            correct[self.activations.behaviour("prediction") < 0] = -1
+        return correct
 
 
 class Snapshot:
