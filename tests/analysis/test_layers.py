@@ -1,5 +1,7 @@
 """Measures of what layers represent: on geometries that are known, against the obvious computation, and in a run's file."""
 
+import tracemalloc
+
 import naive
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from noise import recording
 
+from posthoc.analysis import arrays
 from posthoc.analysis.measures import MEASURES, Replay
 from posthoc.analysis.measures.collapse import duality, other_than_nearest, simplex, variability
 from posthoc.analysis.measures.layers import settled_at
@@ -189,9 +192,43 @@ def test_ridge_predictions_are_those_of_the_normal_equations():
     )
     expected = naive.ridge(x[:50], x[50:], labels, 3)
     sets = np.stack([labels, labels[::-1]])
-    result = ridge_predictions(x[:50], x[50:], sets, 3)
+    result = list(ridge_predictions(x[:50], x[50:], sets, 3))
     np.testing.assert_array_equal(result[0], expected)
     np.testing.assert_array_equal(result[1], naive.ridge(x[:50], x[50:], labels[::-1], 3))
+
+
+def test_many_classes_are_probed_some_at_a_time_and_draws_one_after_another(monkeypatch):
+    random = np.random.default_rng(1)
+    x, labels = random.standard_normal((1000, 32)), random.integers(0, 200, (30, 1000))
+    x[:, :8] += labels[0, :, None] / 100
+    fitted, held_out, sets = x[:500], x[500:], labels[:, :500]
+    whole = list(ridge_predictions(fitted, held_out, sets, 200))
+    np.testing.assert_array_equal(whole[0], naive.ridge(fitted, held_out, sets[0], 200))
+    monkeypatch.setattr(arrays, "AT_A_TIME", 7 * 1000)
+    tracemalloc.start()
+    np.testing.assert_array_equal(list(ridge_predictions(fitted, held_out, sets, 200)), whole)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6  # all targets at once are 24 MB
+
+
+def test_a_label_of_a_large_number_is_a_class_as_another(tmp_path):
+    random = np.random.default_rng(2)
+    labels = np.arange(96) % K
+    x = (np.eye(K)[labels].T + 0.7 * random.standard_normal((K, 96))).astype("f4")
+    frame = Frame("1", "1", 1, None, 0.5, 0.5, {}, {"mean": {"a": x}})
+    probes = []
+    for most in (K - 1, 30_000_000):
+        large = np.where(labels == K - 1, most, labels)
+        layout = Layout(recording(["a"], images=96, classes=K), np.arange(96), large, {"a": np.arange(K)})
+        write(tmp_path / f"{most}.h5", layout, [frame])
+        with open_activations(tmp_path / f"{most}.h5") as activations:
+            run = compute_metrics(activations, measures="probe_accuracy", nulls=9, max_nulls=9)
+        probes.append(run.measures["probe_accuracy"])
+    small, large = probes
+    assert 0.4 < small.value[0] == large.value[0] < 1
+    assert small.nulls["label"].mean[0] == large.nulls["label"].mean[0]
+    np.testing.assert_array_equal([small.low, small.high], [large.low, large.high])
 
 
 def test_a_layer_without_a_finite_channel_is_not_probed(tmp_path):
