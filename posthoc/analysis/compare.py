@@ -15,7 +15,7 @@ from posthoc.analysis.axes import AXES
 from posthoc.analysis.measures import MEASURES
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import CORRELATIONS, PURE_NOISE, Measured, psi_with
-from posthoc.analysis.runs import Run
+from posthoc.analysis.runs import DOCUMENT_TOKENS, Run
 from posthoc.analysis.stopping import by_configuration
 from posthoc.analysis.taxonomy import Evidence, Name, State, Taxonomy, classify
 from posthoc.analysis.verdicts import FALSE_DISCOVERIES, corrected, verdict
@@ -30,6 +30,7 @@ NOT_COMPARED = ("name", "window", "threshold")
 RESPONDS_TO = (
     "classes",
     "images",
+    DOCUMENT_TOKENS,
     "layers",
     "channels",
     *(item.name for item in fields(Protocol) if item.name not in NOT_COMPARED),
@@ -160,7 +161,7 @@ class Comparison:
         if not by:
             return cls(tuple(rows))
         names = group_names(runs, by)
-        return cls(tuple(rows), tuple(grouped(rows, names)), tuple(differences(rows, names, seed)))
+        return cls(tuple(rows), tuple(grouped(rows, names)), tuple(differences(rows, names, seed, by)))
 
     def to_pandas(self) -> "pandas.DataFrame":
         """The runs as a table (extra `pandas`).
@@ -287,13 +288,13 @@ def _student(values: Any) -> tuple[float, float]:
     return float(finite.mean()) - half, float(finite.mean()) + half
 
 
-def differences(rows: Sequence[Row], names: Sequence[str], seed: int = 0) -> list[Difference]:
-    """Every pair of groups in every quantity that is tested: one family of tests."""
+def differences(rows: Sequence[Row], names: Sequence[str], seed: int = 0, by: Sequence[str] = ()) -> list[Difference]:
+    """Every pair of groups in every quantity that is tested: one family of tests; by: the fields that they were grouped by."""
     tested = [key for key in _keys(rows) if any(row.quantities[key].tested for row in rows if key in row.quantities)]
     results = []
     for (first, of_first), (second, of_second) in itertools.combinations(trials(rows, names).items(), 2):
         a, b = ([row for members in of for row in members] for of in (of_first, of_second))
-        warning = _confounded(a, b)
+        warning = _confounded(a, b, by)
         for key in tested:
             x, y = (values[np.isfinite(values)] for values in (_means(of, key) for of in (of_first, of_second)))
             noise = [mean_finite(_values(group, key, "noise")) for group in (a, b)]
@@ -360,25 +361,55 @@ def permutation_p(x: Any, y: Any, seed: int = 0) -> float:
 
 def words_for(runs: Sequence[Run], field: str) -> str:
     """What a recorded field is called: the number of images by what the samples of these runs are called."""
+    if field == DOCUMENT_TOKENS:
+        return "tokens per document"
     names = {run.about.get("samples", "images") for run in runs}
     return field if field != "images" else str(names.pop()) if len(names) == 1 else "samples"
 
 
-def _confounded(a: Sequence[Row], b: Sequence[Row]) -> str:
-    """What two groups differ in that the measures themselves respond to, in words."""
+def _confounded(a: Sequence[Row], b: Sequence[Row], by: Sequence[str] = ()) -> str:
+    """What two groups differ in that the measures themselves respond to, or in their probes, in words."""
     differ = []
     for field in RESPONDS_TO:
         first, second = (Counter(row.run.about.get(field) for row in group) for group in (a, b))
-        shares = [{value: count / total.total() for value, count in total.items()} for total in (first, second)]
-        if None not in first | second and shares[0] != shares[1]:
+        if field == DOCUMENT_TOKENS and field in by:
+            continue
+        if None not in first | second and _shares(first) != _shares(second):
             what = words_for([row.run for row in (*a, *b)], field)
             differ.append(f"{what} {_counted(first)} against {_counted(second)}")
+    differ += _other_probes(a, b, by)
     unknown = [
         words_for([row.run for row in (*a, *b)], name)
         for name in MUST_BE_KNOWN
         if any(row.run.about.get(name) is None for row in (*a, *b))
     ]
     return ", ".join(differ + ([f"not recorded: {', '.join(unknown)}"] if unknown else []))
+
+
+def _other_probes(a: Sequence[Row], b: Sequence[Row], by: Sequence[str]) -> list[str]:
+    """How the probes of two groups differ, in words, unless they were grouped by that; nothing where that is not known.
+
+    Probes are the same by their samples, whatever they are called. Other samples under one name are said where each
+    group has one draw of them, and as many of the same length.
+    """
+    runs = [row.run for row in (*a, *b)]
+    probes = [run.about.get("probe") for run in runs]
+    if None in probes or any(probes == [run.about.get(field) for run in runs] for field in by):
+        return []
+    drawn = [run.probe_sha256 or name for run, name in zip(runs, probes, strict=True)]
+    halves = slice(len(a)), slice(len(a), None)
+    if _shares(Counter(drawn[halves[0]])) == _shares(Counter(drawn[halves[1]])):
+        return []
+    first, second = (Counter(probes[half]) for half in halves)
+    if _shares(first) != _shares(second):
+        return [f"probe {_counted(first)} against {_counted(second)}"]
+    sizes = {tuple(run.about.get(field) for field in ("images", DOCUMENT_TOKENS)) for run in runs}
+    once = all(len(set(drawn[half])) == len(set(probes[half])) for half in halves)
+    return [f"samples of the probe {_counted(first)}"] if once and len(sizes) == 1 else []
+
+
+def _shares(values: Counter[Any]) -> dict[Any, float]:
+    return {value: count / values.total() for value, count in values.items()}
 
 
 def _counted(values: Counter[Any]) -> str:

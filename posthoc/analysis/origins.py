@@ -35,12 +35,13 @@ class Code:
 
 @dataclass(frozen=True)
 class Input:
-    """The activations that were measured."""
+    """The activations that were measured; tokens: per document, where they are of documents."""
 
     path: str
     sha256: str
     probe_sha256: str
     recording: Recording
+    tokens: Annotated[int, Range(1)] | None = None
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,13 @@ COLUMNS = {
 """What is read of a CSV, and the names of the columns in the files published with arXiv 2604.09716."""
 NEEDED = ("epoch", "integration", "metastability")
 CSV_BYTES = 2**27
+DOCUMENT_TOKENS = "document_tokens"
+"""The field of how many tokens a document has, of runs over documents."""
 OF_MEASURING = {
     "probe",
     "images",
     "samples",
+    DOCUMENT_TOKENS,
     "classes",
     "scaling",
     "layers",
@@ -67,7 +70,8 @@ class Run:
     """One run's checkpoints but for the untrained ones, [E].
 
     when: the number of each, in the summary's unit; about: what was recorded of it (model, dataset, seed, images,
-    classes, smooth, ...), to group by; columns: of every measure; measures: what is known of each over the run.
+    classes, smooth, ...), to group by; columns: of every measure; measures: what is known of each over the run;
+    probe_sha256: digest of the probe's samples, empty where it is not known.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Run:
     measures: dict[str, Measured]
     nulls: dict[str, NullWords]
     summary: Summary
+    probe_sha256: str = ""
 
     def column(self, measure: str) -> FloatArray:
         """A measure's values [E]; NaN throughout where the run does not have it."""
@@ -161,13 +166,15 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
     """A run's measures as one row of a comparison has them."""
     identity, provenance, protocol = metrics.recording.identity, metrics.recording.provenance, metrics.protocol
     stepped = {words.aside for words in metrics.nulls.values()}
+    classes = identity.probe.classes
+    labelled = classes is not None or identity.output.score == "classes"  # which early files say of all
     about = {
         "model": identity.model.architecture,
         "dataset": _label(provenance.dataset or provenance.probe),
         "probe": provenance.probe,
         "images": identity.probe.samples,
         "samples": provenance.samples,
-        "classes": NO_LABELS if Aside.NEEDS_LABELS in stepped else identity.probe.classes,
+        "classes": NO_LABELS if Aside.NEEDS_LABELS in stepped or not labelled else classes,
         "scaling": provenance.preparation,
         "layers": len(metrics.layers) or None,
         "channels": len(metrics.units) or None,
@@ -175,6 +182,8 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
         **{key: value for key, value in asdict(protocol).items() if key != "name"},
         "accuracy_source": metrics.summary.accuracy_source,
     }
+    if tokens := metrics.input.tokens or identity.probe.preparation.get("context"):
+        about[DOCUMENT_TOKENS] = _label(tokens)
     recorded = {key: value for key, value in provenance.settings.items() if key not in about}
     recorded |= {"recipe": provenance.recipe, "seed": provenance.training_seed}
     about |= {key: _label(value) for key, value in recorded.items() if value is not None}
@@ -188,6 +197,7 @@ def as_run(metrics: RunMetrics, name: str) -> Run:
         measures=metrics.measures,
         nulls=metrics.nulls,
         summary=metrics.summary,
+        probe_sha256=metrics.input.probe_sha256,
     )
 
 

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import documents
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -472,6 +473,78 @@ def test_groups_that_the_protocol_itself_tells_apart_carry_a_warning():
     assert compared(rows, more) == alike + "in no measure can the groups be distinguished (5 %, corrected)."
     with pytest.raises(UsageError, match=r"--by dataset: not recorded for f0; recorded: classes"):
         group_names(few, ["dataset"])
+
+
+def saved(folder, name, metrics, probe, digest, **settings):
+    """The metrics file of a run over a probe of that name and digest."""
+    recording = metrics.recording
+    provenance = replace(recording.provenance, probe=probe, dataset="text", settings=settings)
+    told = replace(metrics.input, probe_sha256=digest, recording=replace(recording, provenance=provenance))
+    (folder / name).mkdir(parents=True)
+    replace(metrics, input=told).save(folder / name / "metrics.json")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Four runs over documents, measured: two over 320 tokens, two over 640."""
+    folder, runs = tmp_path_factory.mktemp("texts"), []
+    for seed, tokens in enumerate((320, 320, 640, 640)):
+        path = documents.make(folder / f"{seed}.h5", tokens=tokens, seed=seed, steps=(100, 200), controls=(), channels=3,
+                              layers=("residual",))  # fmt: skip
+        with open_activations(path) as activations:
+            runs.append(compute_metrics(activations))
+    return runs
+
+
+def test_groups_of_other_context_lengths_and_probes_carry_a_warning(texts, tmp_path):
+    def warnings(folder, by):
+        done = cli("compare", tmp_path / folder, "--by", by, "--json")
+        assert done.exit_code == 0, done.output
+        return {gap["warning"] for gap in json.loads(done.stdout)["differences"]}
+
+    def save(folder, *kinds):
+        for k, (metrics, probe, digest) in enumerate(kinds):
+            saved(tmp_path / folder, f"run{k}", metrics, probe, digest, lr=[0.1, 0.01][k // 2], decay=k)
+
+    a, b, c, d = texts
+    save("both", (a, "text:kjv", "00"), (b, "text:kjv", "00"), (c, "text:python", "ff"), (d, "text:python", "ff"))
+    lengths, probes = "tokens per document 320 against 640", "probe text:kjv against text:python"
+    assert warnings("both", "lr") == {f"{lengths}, {probes}"}
+    assert warnings("both", "document_tokens") == {probes}
+    assert warnings("both", "probe") == {lengths}
+    assert (
+        "Runs differ in tokens per document, which by itself makes measures differ"
+        in cli("compare", tmp_path / "both").stdout
+    )
+    save("length", (a, "text:kjv", "00"), (b, "text:kjv", "00"), (c, "text:kjv", "11"), (d, "text:kjv", "11"))
+    assert warnings("length", "lr") == {lengths}  # which makes other samples of itself
+    save(
+        "samples",
+        *((of, "text:kjv", digest) for of, digest in zip((a, b, a, b), ("00", "00", "11", "11"), strict=True)),
+    )
+    assert warnings("samples", "lr") == {"samples of the probe text:kjv"}
+    save("drawn", *((of, "text:kjv", str(k)) for k, of in enumerate((a, b, a, b))))  # each run other samples
+    save("named", *((of, probe, "00") for of, probe in zip((a, b, a, b), ("x", "x", "y", "y"), strict=True)))
+    save("mixed", *((of, probe, probe) for of, probe in zip((a, b, a, b), ("x", "y", "y", "x"), strict=True)))
+    for alike in ("drawn", "named", "mixed"):
+        assert warnings(alike, "lr") == {""}
+    for path in (tmp_path / "both").glob("*/metrics.json"):  # as files were before they said how long a document is
+        content = json.loads(path.read_text())
+        del content["input"]["tokens"]
+        path.write_text(json.dumps(content))
+    assert warnings("both", "lr") == {probes}
+    about = as_run(a, "a").about
+    assert (about["document_tokens"], about["classes"]) == (320, "no labels")
+
+
+def test_grouped_by_data_set_each_group_has_its_own_probe():
+    runs = [
+        seeded(f"{k}", 0.5 + k / 100, dataset=name, probe=name, lr=k // 2)
+        for k, name in enumerate(("cifar10", "cifar10", "digits", "digits"))
+    ]
+    rows = tabulate(runs)
+    for by, warning in (("dataset", ""), ("lr", "probe cifar10 against digits")):
+        assert {gap.warning for gap in differences(rows, group_names(runs, [by]), by=[by])} == {warning}
 
 
 @pytest.fixture(scope="module")
