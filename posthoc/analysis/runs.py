@@ -45,6 +45,10 @@ COLUMNS = {
 """What is read of a CSV, and the names of the columns in the files published with arXiv 2604.09716."""
 NEEDED = ("epoch", "integration", "metastability")
 CSV_BYTES = 2**27
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "mnist": 10, "svhn": 10}
+"""How many classes a data set has, of those that the name of a published table may say."""
+LEARNED = 0.25
+"""A share that a run which doubles its accuracy reaches at the least, if it is of shares; in percent it would hardly learn."""
 DOCUMENT_TOKENS = "document_tokens"
 """The field of how many tokens a document has, of runs over documents."""
 OF_MEASURING = {
@@ -329,12 +333,16 @@ def in_percent(accuracy: FloatArray) -> bool:
 def in_one_unit(runs: Sequence[Run]) -> list[Run]:
     """The runs with accuracies as shares of 1 where some have them so and others in percent; else as they are.
 
-    A run that never left one value, as 1 % of a hundred classes, has it in percent where others of its source do: as a
-    share it would be a run that was right from the start.
+    Raises PosthocError for a run that never exceeds 1, beside others of its source in percent, where nothing tells which it is.
     """
-    percent = {run.summary.accuracy_source for run in runs if in_percent(run.accuracy)}
+    percent: dict[str, list[Run]] = {}
+    for run in runs:
+        if in_percent(run.accuracy):
+            percent.setdefault(run.summary.accuracy_source, []).append(run)
     scaled = [
-        in_percent(run.accuracy) or (run.summary.accuracy_source in percent and _is_stuck(run.accuracy)) for run in runs
+        in_percent(run.accuracy)
+        or (run.summary.accuracy_source in percent and not _is_share(run, percent[run.summary.accuracy_source]))
+        for run in runs
     ]
     judged = [of for of, run in zip(scaled, runs, strict=True) if np.isfinite(run.accuracy).any()]
     if len(set(judged)) < 2:
@@ -342,10 +350,36 @@ def in_one_unit(runs: Sequence[Run]) -> list[Run]:
     return [_as_share(run) if of else run for of, run in zip(scaled, runs, strict=True)]
 
 
-def _is_stuck(accuracy: FloatArray) -> bool:
-    """Whether it has the same value at several checkpoints, and no other."""
-    known = accuracy[np.isfinite(accuracy)]
-    return len(known) > 1 and bool((known == known[0]).all())
+def _is_share(run: Run, percent: Sequence[Run]) -> bool:
+    """Whether accuracies that never exceed 1 are shares, beside runs of the same source in percent.
+
+    A run that collapsed to 1 % of a hundred classes looks like one that is right from the start, but for its loss.
+    """
+    known = run.accuracy[np.isfinite(run.accuracy)]
+    low, high = np.min(known, initial=np.inf), np.max(known, initial=0.0)
+    stuck = len(known) > 1 and low == high
+    classes = run.about.get("classes")
+    classes = classes if isinstance(classes, int) else CLASSES.get(str(run.about.get("dataset")))
+    if stuck and high == 1:  # no run is right from the start
+        return False
+    if high == 0 or (classes and high / 100 < 0.5 / classes):  # in percent, it would be far below guessing
+        return True
+    if stuck:
+        return False
+    peers = [other for other in percent if other.about.get("dataset") == run.about.get("dataset")]
+    losses = np.concatenate([other.column("loss") for other in peers]) if peers else np.empty(0)
+    losses, loss = losses[np.isfinite(losses)], float(np.fmin.reduce(run.column("loss"), initial=np.inf))
+    compared = len(losses) > 0 and math.isfinite(loss)
+    learned = high >= max(2 * low, LEARNED) or (compared and loss <= losses.min())
+    best = max((other.best for other in peers), default=math.inf)
+    # As shares, it would be the best of all with a loss of the worst.
+    untrue = compared and loss > np.quantile(losses, 0.9) and 100 * high > best
+    if learned != untrue:
+        return bool(learned)
+    raise PosthocError(
+        f"{run.name}: accuracies of {low:g} to {high:g} may be shares of 1 or percent, as those of {percent[0].name} are; "
+        f"give those of all runs as shares."
+    )
 
 
 def _as_share(run: Run) -> Run:

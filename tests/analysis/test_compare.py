@@ -708,6 +708,76 @@ def test_runs_are_counted_once_and_in_one_unit(published, tmp_path):
     assert same_training(remeasured) == [("a", "b")]
 
 
+EPOCHS = np.arange(1, 31)
+DEAD = np.where(EPOCHS % 2, 1.0, 0.95)
+DEAD_LOSS = 4.61 + 0.02 * (EPOCHS % 2)
+LEARNS, LEARNS_LOSS = np.linspace(2, 54.8, 30), np.linspace(4.9, 1.8, 30)
+
+
+def scored(name, accuracy, loss=(), **about):
+    values = 0.5 + 0.01 * (np.arange(len(accuracy)) % 3)
+    return run(name, accuracy=accuracy, loss=loss, h_eff=values, m=values, **about)
+
+
+@pytest.mark.parametrize(("accuracy", "loss", "dataset", "share"), [
+    (DEAD, DEAD_LOSS, "cifar100", False),  # at chance, beside one that learns
+    (DEAD, DEAD_LOSS, None, False),
+    (DEAD / 100, DEAD_LOSS, "cifar100", True),  # the same in shares
+    (np.full(30, 0.1), (), "cifar10", True),  # stuck at the chance of ten classes
+    (np.full(30, 0.5), (), None, False),  # stuck at that of two hundred
+    (np.ones(30), (), "cifar10", False),
+    (np.zeros(30), (), None, True),
+    (LEARNS / 100, LEARNS_LOSS, "cifar100", True),
+    (LEARNS / 100, (), None, True),
+    (np.linspace(0.85, 0.92, 30), np.linspace(0.6, 0.3, 30), "cifar100", True),  # fine-tuned
+    (np.linspace(0.9, 0.97, 30), (), "mnist", True),
+    (np.linspace(0.85, 0.92, 30), (), "cifar100", None),
+    (np.where(EPOCHS == 9, 0.0, DEAD), DEAD_LOSS, "cifar100", None),  # as if it learned, with a loss as if it did not
+    (DEAD, (), "cifar100", None),
+    (np.linspace(0.85, 0.92, 30), np.linspace(2.2, 2.0, 30), "cifar100", None),  # a loss of another kind
+])  # fmt: skip
+def test_accuracies_up_to_1_beside_others_in_percent(accuracy, loss, dataset, share):
+    about = {"dataset": dataset} if dataset else {}
+    learns, other = scored("learns", LEARNS, LEARNS_LOSS, **about), scored("other", accuracy, loss, **about)
+    if share is None:
+        with pytest.raises(
+            PosthocError,
+            match=r"^other: accuracies of 0\S* to [01.]\S* may be shares of 1 or percent, as those of learns are; give those of all runs as shares\.$",
+        ):
+            in_one_unit([learns, other])
+        return
+    a, b = in_one_unit([learns, other])
+    if share and accuracy.any():
+        assert (a.best, b.best) == pytest.approx((0.548, accuracy.max()))
+        assert a.summary.best_accuracy == pytest.approx(0.548)
+    elif not share:
+        assert (a, b) == (learns, other)  # all are in percent
+        known = scored("known", LEARNS / 100, LEARNS_LOSS, **about)
+        a, b, c = in_one_unit([learns, other, known])
+        assert (a.best, b.best, c.best) == pytest.approx((0.548, accuracy.max() / 100, 0.548))
+
+
+def test_accuracies_of_another_source_say_nothing_of_a_unit():
+    learns, replayed = scored("a", LEARNS, LEARNS_LOSS), scored("b", np.linspace(0.9, 0.95, 30), DEAD_LOSS)
+    replayed = replace(replayed, summary=replace(replayed.summary, accuracy_source="probe"))
+    a, b = in_one_unit([learns, replayed])
+    assert (a.best, b.best) == pytest.approx((0.548, 0.95))
+    assert b is replayed
+
+
+def test_a_collapsed_run_in_percent_is_no_run_at_100_percent(tmp_path):
+    for seed, accuracy, loss in ((1, LEARNS, LEARNS_LOSS), (2, DEAD, DEAD_LOSS)):
+        rows = [
+            f"{e},{a:.2f},{v:.3f},0.{e % 3 + 5},0.0{e % 3 + 8}" for e, a, v in zip(EPOCHS, accuracy, loss, strict=True)
+        ]
+        path = tmp_path / f"resnet18_cifar100_seed{seed}.csv"
+        path.write_text("\n".join(["epoch,val_acc,val_loss,Heff,M", *rows]) + "\n")
+    done = cli("compare", "--from-csv", tmp_path / "*.csv", "--csv")
+    assert done.exit_code == 0, done.output
+    best = [float(row["best_accuracy"]) for row in csv.DictReader(done.stdout.splitlines())]
+    assert best == [54.8, 1.0]
+
+
 def test_the_columns_do_not_depend_on_the_order_of_the_runs(metrics_files):
     drawn = load_runs([str(metrics_files)])
     bare = replace(
