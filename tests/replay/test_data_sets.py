@@ -61,7 +61,7 @@ def padded(samples):
 
 
 def probe_of(value, count=None):
-    return given.probe_of(value, Asked("probe", count, given=value), "probe")
+    return given.probe_of(value, Asked("probe", count, given=value), "probe", torch.nn.Identity())
 
 
 @pytest.mark.parametrize("count", [None, 10, 33])

@@ -1,4 +1,4 @@
-"""What targets are taken for: masks and the places of no class, whole numbers that are no classes."""
+"""What targets are taken for: masks and the places of no class, whole numbers that are no classes, and what the network is given."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import posthoc
 from posthoc.cli import main
 from posthoc.errors import PosthocError
 from posthoc.replay.planning import plan_extraction
+from posthoc.replay.probes.arrays import with_target
 
 N = 24
 NETS = """
@@ -44,6 +45,34 @@ class Grey(nn.Module):
         self.seen = nn.Conv2d(3, 4, 3); self.head = nn.Linear(4, 1)
     def forward(self, x):
         return self.head(self.seen(x).mean((2, 3)))
+
+class Free(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inside = nn.Conv2d(1, 8, 3, padding=1); self.time = nn.Embedding(100, 8); self.kind = nn.Embedding(5, 8)
+        self.seen = nn.Conv2d(8, 8, 3, padding=1); self.out = nn.Conv2d(8, 1, 3, padding=1)
+    def forward(self, x, t, y=None):
+        h = self.inside(x) + self.time(t)[:, :, None, None]
+        if y is not None:
+            h = h + self.kind(y)[:, :, None, None]
+        return self.out(self.seen(h.relu()))
+
+class Bound(Free):
+    def forward(self, x, t, y):
+        return super().forward(x, t, y)
+
+class WithLoss(One):
+    def forward(self, x, labels):
+        scores = super().forward(x)[:, 0]
+        return nn.functional.mse_loss(scores, labels), scores + 0 * labels
+
+class Shifted(One):
+    def forward(self, x, y=None):
+        return super().forward(x if y is None else x + y[:, None])
+
+class Alone(One):
+    def forward(self, y):
+        return super().forward(y)
 """
 RANDOM = np.random.default_rng(0)
 MAPS, VECTORS = RANDOM.normal(size=(N, 1, 6, 6)).astype("f4"), RANDOM.normal(size=(N, 7)).astype("f4")
@@ -167,3 +196,107 @@ def test_whole_numbers_of_images_and_those_for_a_function(nets, tmp_path):
         for e, net in enumerate(made):
             expected = (net(torch.from_numpy(VECTORS))[:, 0] - torch.from_numpy(y - 10**7)).abs().mean().item()
             assert file.loss[e] == pytest.approx(expected, rel=1e-5)
+
+
+CONDITIONED = {"x": MAPS, "t": RANDOM.integers(0, 100, N), "y": RANDOM.integers(0, 5, N)}
+FUNCTION = """
+import numpy, posthoc
+arrays = dict(numpy.load({path!r}))
+class Rows:
+    def __len__(self):
+        return len(arrays["x"])
+    def __getitem__(self, row):
+        return {{name: array[row] for name, array in arrays.items()}}
+def mapping():
+    return arrays
+def rows():
+    return Rows()
+def probe():
+    return posthoc.Probe(arrays)
+"""
+
+
+def means_of(net, *inputs):
+    """The mean over the places of what the layer `seen` gives, [C, N]."""
+    kept = []
+    handle = net.seen.register_forward_hook(lambda module, given, output: kept.append(output))
+    with torch.no_grad():
+        net(*map(torch.from_numpy, inputs))
+    handle.remove()
+    return kept[0].flatten(2).mean(2).T if kept[0].ndim > 2 else kept[0].T
+
+
+@pytest.mark.parametrize("form", ["npz", "mapping", "rows"])
+@pytest.mark.parametrize("name", ["Bound", "Free"])
+def test_targets_of_the_name_of_an_argument_are_given_where_it_is_needed(name, form, nets, tmp_path):
+    made, (run, probe), options = nets(name, **CONDITIONED)
+    (tmp_path / "probe.py").write_text(FUNCTION.format(path=str(tmp_path / "a.npz")))
+    probe = probe if form == "npz" else f"{tmp_path / 'probe.py'}:{form}"
+    given = [*CONDITIONED] if name == "Bound" else ["x", "t"]
+    notes = dict(plan_extraction(run, probe, **options).notes)
+    assert notes["targets"] == (
+        "y, which the network needs and is given, too"
+        if name == "Bound"
+        else "y, which the network can do without and is not given; a function that returns "
+        'posthoc.Probe({"x": ..., "t": ..., "y": ...}) gives it'
+    )
+    assert notes["score"].startswith("none: no output has a column for each of the probe's 5 classes")
+    with scores_in((run, probe), options, tmp_path / "a.h5", channels=None) as file:
+        np.testing.assert_array_equal(file.labels, CONDITIONED["y"])
+        for e, net in enumerate(made):
+            expected = means_of(net, *(CONDITIONED[key] for key in given))
+            np.testing.assert_allclose(file.read("mean", e), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_note_says_gives_it(nets, tmp_path):
+    made, (run, _), options = nets("Free", **CONDITIONED)
+    (tmp_path / "probe.py").write_text(FUNCTION.format(path=str(tmp_path / "a.npz")))
+    place = run, f"{tmp_path / 'probe.py'}:probe"
+    assert "targets" not in dict(plan_extraction(*place, **options).notes)
+    with scores_in(place, options, tmp_path / "a.h5", channels=None) as file:
+        for e, net in enumerate(made):
+            expected = means_of(net, *CONDITIONED.values())
+            np.testing.assert_allclose(file.read("mean", e), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_note_has_the_name_under_which_the_only_input_is_given(nets, tmp_path):
+    y = RANDOM.normal(size=N).astype("f4")
+    made, place, options = nets("Shifted", data=VECTORS, y=y)
+    note = dict(plan_extraction(*place, **options).notes)["targets"]
+    assert note.endswith('a function that returns posthoc.Probe({"x": ..., "y": ...}) gives it')
+    for probe, given in ((place[1], [VECTORS]), (posthoc.Probe({"x": VECTORS, "y": y}), [VECTORS, y])):
+        with scores_in((place[0], probe), options, tmp_path / f"{len(given)}.h5", channels=None) as file:
+            for e, net in enumerate(made):
+                np.testing.assert_allclose(file.read("mean", e), means_of(net, *given), rtol=1e-4, atol=1e-6)
+
+
+def test_targets_that_are_given_are_the_targets_too_where_an_output_fits_them(nets, tmp_path):
+    y = RANDOM.normal(size=N).astype("f4")
+    made, place, options = nets("WithLoss", features=VECTORS, labels=y)
+    with scores_in(place, options, tmp_path / "a.h5", channels=None) as file, torch.no_grad():
+        assert file.recording.identity.output.score == "regression"
+        for e, net in enumerate(made):
+            np.testing.assert_allclose(file.read("mean", e), means_of(net, VECTORS, y), rtol=1e-4, atol=1e-6)
+            assert file.loss[e] == pytest.approx(
+                net(torch.from_numpy(VECTORS), torch.from_numpy(y))[0].item(), rel=1e-5
+            )
+
+
+def test_of_one_argument_the_input_has_the_place_whatever_it_is_called(nets, tmp_path):
+    y = np.arange(N) % 2
+    made, place, options = nets("Alone", x=VECTORS, y=y)
+    assert "targets" not in dict(plan_extraction(*place, **options).notes)
+    with scores_in(place, options, tmp_path / "a.h5") as file, torch.no_grad():
+        for e, net in enumerate(made):
+            given = net(torch.from_numpy(VECTORS))[:, 0]
+            expected = F.binary_cross_entropy_with_logits(given, torch.from_numpy(y).float()).item()
+            assert file.loss[e] == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_that_networks_of_transformers_take_for_a_loss_are_no_matter_of_a_note():
+    transformers = pytest.importorskip("transformers")
+    sides = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.BertConfig(vocab_size=20, **sides)
+    inputs = {"input_ids": np.zeros((N, 5), int)}
+    for module in (transformers.BertForSequenceClassification(config), transformers.BertForMaskedLM(config)):
+        assert with_target(inputs, "labels", np.zeros(N, int), module) == (inputs, [])

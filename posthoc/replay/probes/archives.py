@@ -29,7 +29,7 @@ class Samples:
     """Arrays whose first axis is the sample.
 
     classes: how many the targets are of, where that is known; aside: the names of other arrays, which are neither inputs
-    nor targets.
+    nor targets; target: the name of the targets, where they have one.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Samples:
     index: Array | None = None
     classes: int | None = None
     aside: tuple[str, ...] = ()
+    target: str | None = None
 
 
 class Head(NamedTuple):
@@ -87,6 +88,7 @@ def read_samples(path: Path, kind: str, split: str = "test") -> Samples:
             read(target) if target else None,
             read(index) if index else None,
             aside=aside,
+            target=target,
         )
 
 

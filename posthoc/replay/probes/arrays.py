@@ -23,6 +23,7 @@ from posthoc.shown import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
     from posthoc.replay.forward import Arguments
     from posthoc.replay.hooks import Anatomy
@@ -198,6 +199,32 @@ def _by_arguments(inputs: Mapping[str, Array], arguments: "Arguments") -> tuple[
     return None
 
 
+def with_target(
+    inputs: Mapping[str, Any], target: str | None, targets: Any, module: "Module"
+) -> tuple[Mapping[str, Any], list[tuple[str, str]]]:
+    """The inputs, and the targets among them where the forward pass needs an argument of their name beside the inputs; and
+    notes: that it is so, or that the forward pass only takes such an argument, which it is not given.
+
+    Networks of Transformers take labels only for a loss, which is not asked of them.
+    """
+    from posthoc.replay.forward import arguments_of
+
+    arguments = arguments_of(module)
+    if target not in arguments.names:
+        return inputs, []
+    others = [name for name in arguments.needed if name != target]
+    by_name = dict(zip(others, inputs.values(), strict=True)) if len(others) == len(inputs) == 1 else inputs
+    if target not in arguments.needed:
+        if any(kind.__module__.partition(".")[0] == "transformers" for kind in type(module).__mro__):
+            return inputs, []
+        every = ", ".join(f'"{name}": ...' for name in (*by_name, target))
+        told = f"is not given; a function that returns posthoc.Probe({{{every}}}) gives it"
+        return inputs, [("targets", f"{target}, which the network can do without and {told}")]
+    if not others or not set(others) <= by_name.keys():
+        return inputs, []
+    return {**by_name, target: targets}, [("targets", f"{target}, which the network needs and is given, too")]
+
+
 def _told(probe: Probe, by_name: Mapping[str, Reading], remarks: Sequence[str], scale: Normalization | None) -> Probe:
     """With what was done in its notes, its words and its preparation."""
     done = {name: reading.words(probe.inputs[name]) for name, reading in by_name.items()}
@@ -245,11 +272,14 @@ def load(asked: Asked, model: "Model") -> Probe:
 
 def of_samples(samples: Samples, asked: Asked, model: "Model") -> Probe:
     """The first samples, as images where they are such: 8-bit, the only input, and without masks."""
+    inputs, told = with_target(samples.inputs, samples.target, samples.targets, model.module)
+    samples = replace(samples, inputs=inputs)
     count = len(first_rows(len(next(iter(samples.inputs.values()))), asked.samples, asked.spec, "samples"))
     pictures = all(is_picture(array) for array in samples.inputs.values())
     masks = samples.targets is not None and samples.targets.ndim > 2
     if pictures and len(samples.inputs) == 1 and not masks:
-        return prepared(images_of(samples).take(np.arange(count)), asked, model)
+        made = prepared(images_of(samples).take(np.arange(count)), asked, model)
+        return replace(made, notes=[*made.notes, *told])
     scale = None
     if any(is_picture(array) for array in samples.inputs.values()):
         scale = normalization(asked)
@@ -270,7 +300,7 @@ def of_samples(samples: Samples, asked: Asked, model: "Model") -> Probe:
         classes=samples.classes,
         index=None if samples.index is None else samples.index[:count].astype(np.int64),
         samples="images" if pictures else "samples",
-        notes=[("left aside", ", ".join(samples.aside))] if samples.aside else (),
+        notes=[*told, *([("left aside", ", ".join(samples.aside))] if samples.aside else [])],
     )
     return fitted(probe, model, scale)
 

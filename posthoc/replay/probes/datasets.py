@@ -126,7 +126,9 @@ def read_samples(table: Table, choice: Choice, asked: Asked, size: int | None = 
         "spread evenly over rows that are sorted by label" if spread else "",
     ]
     classes = table.columns[choice.target].classes if choice.target and not unlabelled else None
-    samples = Samples(table.name, inputs, None if unlabelled else targets, rows, classes)
+    samples = Samples(
+        table.name, inputs, None if unlabelled else targets, rows, classes, target=None if unlabelled else choice.target
+    )
     return samples, "; ".join(filter(None, words))
 
 

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.probes.archives import TARGETS
-from posthoc.replay.probes.arrays import fitted, is_picture
+from posthoc.replay.probes.arrays import fitted, is_picture, with_target
 from posthoc.replay.probes.images import DEFAULT_IMAGES, Normalization, first_rows, normalization
 from posthoc.replay.probes.probe import Asked, Batch, Kind, Probe
 from posthoc.shown import with_article
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from posthoc.replay.models import Model
     from posthoc.replay.usercode import ModelCode
 
@@ -33,7 +35,7 @@ AT_ONCE = 256
 def load(asked: Asked, model: "Model") -> Probe:
     """What was handed over, as this network takes it."""
     if asked.given is not None:
-        return _for_network(with_randomness(lambda: probe_of(asked.given, asked, "probe")), asked, model)
+        return _for_network(with_randomness(lambda: probe_of(asked.given, asked, "probe", model.module)), asked, model)
     from posthoc.replay.usercode import ModelCode
 
     path, _, name = asked.spec.rpartition(":")
@@ -44,7 +46,7 @@ def load(asked: Asked, model: "Model") -> Probe:
         if made is None:
             names = ", ".join(key for key, value in vars(user.module).items() if callable(value) and key[:1] != "_")
             raise UsageError(f"{path} defines no {name!r} (found: {names or 'none'}).")
-        probe = with_randomness(lambda: probe_of(made() if _is_function(made) else made, asked, title))
+        probe = with_randomness(lambda: probe_of(made() if _is_function(made) else made, asked, title, model.module))
     guarded = replace(probe, code=user.digest, prepare=_at_work(user, probe.prepare), score=_at_work(user, probe.score))
     return _for_network(guarded, asked, model)
 
@@ -105,20 +107,21 @@ def _named(prepare: Callable[[Batch], Any], names: Sequence[str], batch: Batch) 
     return dict(made) if isinstance(made, Mapping) else {names[0]: made}
 
 
-def probe_of(value: Any, asked: Asked, name: str) -> Probe:
-    """The first samples of what was handed over; raises PosthocError for what is no probe."""
+def probe_of(value: Any, asked: Asked, name: str, module: "Module") -> Probe:
+    """The first samples of what was handed over, for this network; raises PosthocError for what is no probe."""
     if isinstance(value, Probe):
         probe = replace(value, name=name) if value.name == "probe" else value
         return _first(probe, asked)
     is_data = _is_data(value)
-    inputs, targets = _parted(_collated(value, asked) if is_data else value)
+    inputs, targets, target = _parted(_collated(value, asked) if is_data else value)
     if not inputs:
         without = ", whose samples hold no array of numbers" if is_data else ""
         raise PosthocError(
             f"{name} gives {with_article(_kind(value))}{without}; give a posthoc.Probe, (inputs, targets), a data set or a "
             f"DataLoader."
         )
-    return _first(Probe(inputs, targets, name=name), asked)
+    given, told = with_target(inputs, target, targets, module)
+    return _first(Probe(given, targets, name=name, notes=told), asked)
 
 
 def _kind(value: Any) -> str:
@@ -245,21 +248,21 @@ def _joined(pieces: Sequence[Any]) -> Any:
     return np.concatenate([np.asarray(piece) for piece in pieces])
 
 
-def _parted(value: Any) -> tuple[dict[str, Any], Any]:
-    """Inputs by name, and targets: the last of several, or what has one of the names of `TARGETS`."""
+def _parted(value: Any) -> tuple[dict[str, Any], Any, str | None]:
+    """Inputs by name, and targets: the last of several, or what has one of the names of `TARGETS`, and which."""
     if isinstance(value, Mapping):
         target = next((key for key in TARGETS if key in value), None)
         inputs = {str(key): each for key, each in value.items() if key != target and _is_array(each)}
-        return inputs, None if target is None else value[target]
+        return inputs, None if target is None else value[target], target
     if isinstance(value, (tuple, list)) and value and not isinstance(value[0], (int, float, str)):
         *parts, targets = value if len(value) > 1 else (*value, None)
         if len(parts) == 1 and isinstance(parts[0], Mapping):
-            return {str(key): each for key, each in parts[0].items() if _is_array(each)}, targets
+            return {str(key): each for key, each in parts[0].items() if _is_array(each)}, targets, None
         if len(parts) == 1 and isinstance(parts[0], (tuple, list)) and _is_array(parts[0][0]):
             parts = list(parts[0])
         names = ["input"] if len(parts) == 1 else [f"input_{k}" for k in range(1, len(parts) + 1)]
-        return dict(zip(names, parts, strict=True)), targets
-    return ({"input": value}, None) if _is_array(value) else ({}, None)
+        return dict(zip(names, parts, strict=True)), targets, None
+    return ({"input": value} if _is_array(value) else {}), None, None
 
 
 def _is_array(value: Any) -> bool:
