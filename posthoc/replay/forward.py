@@ -1,12 +1,14 @@
 """A forward pass is somebody else's code: made repeatable, put back as it was, and whatever it raises is one sentence."""
 
 import copy
+import functools
 import hashlib
 import inspect
 import random
 import sys
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,7 +218,9 @@ class DrawsHeard(TorchDispatchMode):
 class State:
     """All that a module is but for its parameters: attributes, buffers, submodules, modes. Taken once, put back often.
 
-    What cannot be copied (an open file, a lock) stays as it is, and so do the parts of a scripted module.
+    What cannot be copied (an open file, a lock) stays as it is, and so do the parts of a scripted module. Attributes that
+    are views of a weight or buffer stay views of it: `memory`, by the identity of such a weight or buffer, is what they
+    look at, into which its values are copied.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -224,6 +228,8 @@ class State:
         self._names = {id(part): name for name, part in module.named_modules()}
         fixed = [*module.modules(), *module.parameters(), *module.buffers()]
         self._fixed: dict[int, Any] = {id(item): item for item in fixed}
+        views, self.memory = _sharing(self._parts, [*module.parameters(), *module.buffers()])
+        self._fixed |= {id(view): view for view in views}
         self._members = [
             {group: dict(vars(part)[group]) for group in ("_parameters", "_buffers", "_modules")}
             for part in self._parts
@@ -235,7 +241,10 @@ class State:
     def put_back(self) -> None:
         """Make the module what it was; its parameters keep their values."""
         for buffer, content in self._contents:
-            buffer.data = content.clone()
+            if (memory := self.memory.get(id(buffer))) is not None:
+                buffer.data = memory.copy_(content)
+            else:
+                buffer.data = content.clone()
         memo = self._fixed.copy()
         for part, members, attributes in zip(self._parts, self._members, self._attributes, strict=True):
             for name in _attributes(part).keys() - attributes.keys():
@@ -268,6 +277,52 @@ class State:
 
 def _attributes(part: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(part).items() if name not in _OF_EVERY_MODULE}
+
+
+def _sharing(parts: Iterable[nn.Module], own: Iterable[Tensor]) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """The attributes that lie in the memory of a module's own tensors, and that memory by the identity of these tensors:
+    of all that share it with an attribute or with each other."""
+    mine = {id(tensor): tensor for tensor in own}
+    others = [tensor for tensor in _tensors_in(map(_attributes, parts)) if id(tensor) not in mine]
+    uses = Counter(map(_storage, (*mine.values(), *others)))
+    owned = set(map(_storage, mine.values())) - {None}
+    memory = {key: tensor.detach() for key, tensor in mine.items() if (place := _storage(tensor)) and uses[place] > 1}
+    return [tensor for tensor in others if _storage(tensor) in owned], memory
+
+
+def _storage(tensor: Tensor) -> tuple[torch.device, int] | None:
+    """Where the memory begins that a tensor is a view of; None of those that have none."""
+    try:
+        start = tensor.untyped_storage().data_ptr()
+    except (RuntimeError, ValueError):  # as of sparse ones, and of lazy ones
+        return None
+    return (tensor.device, start) if start else None
+
+
+def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors in attributes: in containers, in objects, and in what functions were made with."""
+    left, seen = list(values), {}
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            left += value
+        elif isinstance(value, functools.partial):
+            left += [value.func, value.args, value.keywords]
+        elif isinstance(value, types.MethodType):
+            left += [value.__self__, value.__func__]
+        elif isinstance(value, types.FunctionType):
+            left += [value.__defaults__, value.__kwdefaults__, *(value.__closure__ or ())]
+        elif isinstance(value, types.CellType):
+            left += [value.cell_contents] if value != types.CellType() else []
+        elif not isinstance(value, (type, types.ModuleType)):
+            left.append(getattr(value, "__dict__", None))
 
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:

@@ -1,7 +1,7 @@
 """The model on its device with the probe beside it: built once, given one checkpoint's weights after another."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -83,9 +83,9 @@ class Network:
         self.module = module._apply(
             lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
         )
-        lay_out(self.module, self.x)
-        self.call = caller(self.module, self.x.keys())
         self.state = State(self.module)
+        lay_out(self.module, self.x, self.state.memory)
+        self.call = caller(self.module, self.x.keys())
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
         self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head, padding.places)
         self.columns = [(signal, point.name) for signal in plan.identity.signals for point in plan.points]
@@ -129,7 +129,9 @@ class Network:
         buffers = dict(self.module.named_buffers())
         for name, tensor in staged.items():
             resident = state[name]
-            if self.transfer.direct and (resident.ndim != 4 or resident.is_contiguous()):
+            if (memory := self.state.memory.get(id(resident))) is not None:
+                resident.data = memory.copy_(tensor)
+            elif self.transfer.direct and (resident.ndim != 4 or resident.is_contiguous()):
                 # As it lies in memory, and never copied into what is there: that is about to be read into. A buffer
                 # gets memory of its own, for a forward pass may write to it.
                 resident.data = tensor.to(resident.dtype, copy=name in buffers)
@@ -337,13 +339,16 @@ def laid_out(batch: Batch, layout: str) -> Batch:
     }
 
 
-def lay_out(module: nn.Module, batch: Batch) -> None:
+def lay_out(module: nn.Module, batch: Batch, shared: Collection[int]) -> None:
     """Put the weights of convolutions into the memory format of a batch's images, which else is done anew for every batch;
-    of no other tensors, whose code may ask for views of them, and not for images of one channel, of which both are one."""
+    of no other tensors, whose code may ask for views of them, and not for images of one channel, of which both are one.
+
+    shared: identities of those of which there are views (`State.memory`), which stay where they are.
+    """
     last = not all(tensor.is_contiguous() for tensor in batch.values())
     for part in module.modules():
         weight = part._parameters.get("weight")
-        if type(part) in (nn.Conv2d, nn.ConvTranspose2d) and weight is not None:
+        if type(part) in (nn.Conv2d, nn.ConvTranspose2d) and weight is not None and id(weight) not in shared:
             weight.data = weight.data.contiguous(memory_format=FORMATS["channels_last" if last else "contiguous"])
 
 

@@ -143,7 +143,7 @@ class Passes:
         if fresh:
             self.fresh()
         batch = laid_out(first(self.net.x, part.stop, part.start), layout)
-        lay_out(self.net.module, batch)
+        lay_out(self.net.module, batch, self.net.state.memory)
         device = self.plan.device
         with self._guarded(batch), torch.autocast(device.type, torch.bfloat16, dtype == "bfloat16"):
             seed_batch(self.plan.identity.seed + seed, 0)

@@ -340,6 +340,38 @@ def test_state_is_put_back_before_each_checkpoint(tmp_path, kind):
         np.testing.assert_array_equal(file.read("mean", 2), expected)
 
 
+VIEWS = {
+    "of a weight": ("self.row", "self.row = self.fc.weight[0]"),
+    "of its data, in a list": ("self.rows[0]", "self.rows = [self.fc.weight.data[0]]"),
+    "of a convolution's weight": ("self.row", "self.row = self.c2.weight.detach()[0, :, 0, 0]"),
+    "in a function": ("self.row()", "row = self.fc.weight.data[0]; self.row = lambda: row"),
+    "of a buffer": ("self.row", "self.register_buffer('rows', torch.randn(2, 8)); self.row = self.rows[0]"),
+    "of a buffer that is written to": (
+        "self.rows.mul_(0.9)[0] + self.row", "self.register_buffer('rows', torch.randn(2, 8)); self.row = self.rows[0]"
+    ),
+    "that is a buffer": ("self.row", "self.register_buffer('row', self.fc.weight.data[0], persistent=False)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_a_view_of_a_weight_or_buffer_follows_it(tmp_path, kind):
+    row, extra = VIEWS[kind]
+    net = written(tmp_path, convs(
+        f"x = F.relu(self.c1(x)) * ({row}).view(1, -1, 1, 1); return self.fc(F.relu(self.c2(x)).mean((2, 3)))", extra
+    ))  # fmt: skip
+    plan = planned(tmp_path)
+    run_extraction(plan, tmp_path / "a.h5")
+    in_shards(tmp_path, tmp_path / "b.h5")
+    assert_same(tmp_path / "a.h5", tmp_path / "b.h5")
+    labels = torch.from_numpy(probe_images("digits", 100).labels)
+    with posthoc.open_activations(tmp_path / "a.h5") as file:
+        for row in range(3):
+            signals, outputs = plain_loop(net, torch.load(tmp_path / "run" / f"epoch_{row + 1}.pth"), plan, 0)
+            expected = np.concatenate([signals["mean", layer] for layer in file.layers])
+            np.testing.assert_array_equal(file.read("mean", row), expected)
+            assert file.loss[row] == F.cross_entropy(torch.cat(outputs), labels).item()
+
+
 def test_layers_that_look_at_the_whole_batch_are_named(tmp_path):
     written(tmp_path, convs(
         "self.bn.train(); return self.fc(F.relu(self.bn(self.c2(self.c1(x)))).mean((2, 3)))", "self.bn = nn.BatchNorm2d(8)"
