@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How often the 95 % intervals hold what they are for: the tables of docs/intervals.md.
 
-interval_coverage.py images|epochs|runs|calibration [--replicates R]: one table; seeds are fixed, so that it comes out the same.
+interval_coverage.py images|epochs|runs|calibration|dimension [--replicates R]: one table; seeds are fixed, so that it comes out the same.
 """
 
 import argparse
@@ -15,7 +15,9 @@ from posthoc.analysis import intervals
 from posthoc.analysis.axes.image import ImageMaterial, images_reordered
 from posthoc.analysis.dfa import dfa
 from posthoc.analysis.kuramoto import metastability_in_halves
+from posthoc.analysis.measures.layers import dimension_ends
 from posthoc.analysis.measures.outputs import DRAWS, calibrated_errors, calibration_error, with_interval
+from posthoc.analysis.representation import intrinsic_dimension
 from posthoc.analysis.scales import published_scales
 
 FloatArray = NDArray[np.float64]
@@ -148,12 +150,38 @@ def calibration(replicates: int) -> None:
         print(f"| {name} | {N} | {truth:.4f} | {value.mean():.4f} | {covered:.3f} | {width:.3f} |", flush=True)
 
 
+SPACES = [
+    *(("flat torus", d, N) for N in (300, 1000) for d in (1, 2, 5, 8, 15)),
+    *(("flat torus", d, 2000) for d in (2, 5)),
+    *(("normal", d, N) for N in (300, 1000) for d in (2, 5, 15, 30)),
+]
+"""What samples lie on, of how many dimensions, and how many they are."""
+
+
+def dimension(replicates: int) -> None:
+    """TwoNN over fresh samples; what is to be covered is the mean of its estimates."""
+    print("| samples lie | dimensions | samples | mean estimate | sd | coverage |\n|---|---|---|---|---|---|")
+    for kind, d, N in SPACES:
+        random = np.random.default_rng([20, len(kind), d, N])
+        values = np.empty(replicates)
+        for replicate in range(replicates):
+            x = random.standard_normal((d, N)) if kind == "normal" else random.uniform(0, 2 * np.pi, (d, N))
+            values[replicate] = intrinsic_dimension(x if kind == "normal" else np.concatenate([np.cos(x), np.sin(x)]))[
+                0
+            ]
+        low, high = dimension_ends(values, np.full(replicates, N))
+        mean = values.mean()
+        covered = ((low <= mean) & (mean <= high)).mean()
+        print(f"| {kind} | {d} | {N} | {mean:.2f} | {values.std(ddof=1):.3f} | {covered:.3f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["images", "epochs", "runs", "calibration"])
+    parser.add_argument("table", choices=["images", "epochs", "runs", "calibration", "dimension"])
     parser.add_argument("--replicates", type=int, default=1000)
     args = parser.parse_args()
-    {"images": images, "epochs": epochs, "runs": runs, "calibration": calibration}[args.table](args.replicates)
+    tables = {"images": images, "epochs": epochs, "runs": runs, "calibration": calibration, "dimension": dimension}
+    tables[args.table](args.replicates)
 
 
 if __name__ == "__main__":

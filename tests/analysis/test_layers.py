@@ -12,7 +12,7 @@ from noise import recording
 from posthoc.analysis import arrays
 from posthoc.analysis.measures import MEASURES, Replay
 from posthoc.analysis.measures.collapse import duality, other_than_nearest, simplex, variability
-from posthoc.analysis.measures.layers import settled_at
+from posthoc.analysis.measures.layers import dimension_ends, settled_at
 from posthoc.analysis.measures.probing import ridge_predictions
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import Aside, load_metrics
@@ -172,6 +172,18 @@ def test_dimension_rank_and_direction_of_what_is_known():
     assert np.isnan(power_law(np.zeros(5)))
     assert anisotropy(np.ones((3, 10))) == pytest.approx(1)
     assert abs(anisotropy(random.standard_normal((50, 500)))) < 0.01
+
+
+def test_the_interval_of_a_dimension_covers_what_is_expected_of_it():
+    """Of fresh samples of flat tori, which have no borders; as of independent ratios it would cover 0.85."""
+    random, covered = np.random.default_rng(8), []
+    for d in (2, 5):
+        turns = random.uniform(0, 2 * np.pi, (200, d, 300))
+        values = np.array([intrinsic_dimension(x)[0] for x in np.concatenate([np.cos(turns), np.sin(turns)], axis=1)])
+        low, high = dimension_ends(values, np.full(200, 300))
+        assert ((low < values) & (values < high)).all()
+        covered.append(((low <= values.mean()) & (values.mean() <= high)).mean())
+    assert 0.92 <= np.mean(covered) <= 0.98
 
 
 def test_spectra_without_a_group_are_those_of_the_others():

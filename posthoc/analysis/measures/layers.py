@@ -28,6 +28,9 @@ from posthoc.analysis.similarity import Sample
 
 SETTLED = 0.95
 """Similarity to the last checkpoint from which on a layer counts as settled."""
+SHARED = 1.8
+"""Ratios of distances that say as much of a dimension as one that is independent of all others: neighbours share distances, and
+the fit is no maximum likelihood. By simulation, see docs/intervals.md."""
 AT_BOUND = 0.01
 """Share of a channel's range from its ends within which a value counts as at its bound."""
 
@@ -118,13 +121,18 @@ def _anisotropy(snapshot: Snapshot) -> Estimate:
     return over_layers(values, se if snapshot.replay.independent else np.nan)
 
 
-def _dimension(snapshot: Snapshot) -> Estimate:
-    """Its interval is that of as many independent ratios of distances."""
+def dimension_ends(values: FloatArray, counts: FloatArray) -> FloatArray:
+    """Ends [2, ...] of the intervals of intrinsic dimensions of so many samples."""
     from scipy.stats import chi2
 
-    values, counts = np.array([intrinsic_dimension(x) for x in snapshot.channels]).T
+    twice = 2 * counts / SHARED
     with np.errstate(invalid="ignore"):
-        low, high = (values * chi2.ppf(q, 2 * counts) / (2 * counts) for q in (1 - UPPER, UPPER))
+        return np.array([values * chi2.ppf(q, twice) / twice for q in (1 - UPPER, UPPER)])
+
+
+def _dimension(snapshot: Snapshot) -> Estimate:
+    values, counts = np.array([intrinsic_dimension(x) for x in snapshot.channels]).T
+    low, high = dimension_ends(values, counts)
     if not snapshot.replay.independent:
         low = high = np.full(values.shape, np.nan)
     return between_ends(values, low, high)
