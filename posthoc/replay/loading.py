@@ -1,5 +1,7 @@
-"""Tensors of a checkpoint in torch: read into memory of its own, and whether they can take their place in a network."""
+"""Tensors of a checkpoint in torch: read into memory of its own, whether they can take their place in a network, and what
+the network's own code has to say to that."""
 
+import copy
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +13,11 @@ from torch import Tensor, nn
 from posthoc.errors import PosthocError
 from posthoc.replay.dtypes import DTYPES, FLOATING, WHOLE
 from posthoc.replay.formats.table import Content
+from posthoc.replay.marks import Names, find_marks, marked, sources
+from posthoc.replay.naming import UNUSED, canonical, readings
+
+LIBRARIES = frozenset({"torch", "torchvision", "timm", "transformers", "diffusers", "peft"})
+"""Whose own ways of loading come to what putting each tensor in its place comes to."""
 
 
 def load(
@@ -74,6 +81,47 @@ def require_types(module: nn.Module, types: Mapping[str, torch.dtype], path: Pat
                 f"{path}: {name} is {_type(dtype)}, where the network has {_type(usual.dtype)}; it is not replayed as "
                 f"something else: save it in the network's own type."
             )
+
+
+def own_loading(module: nn.Module) -> list[str]:
+    """What of a network, that is no library's, takes part when weights are loaded or when it goes over to evaluation."""
+    words = []
+    for part in module.modules():
+        kind = type(part).__name__
+        methods = ("load_state_dict", "_load_from_state_dict", "train", "eval")
+        words += [f"{kind}.{name}" for name in methods if _is_own(getattr(part, name, None))]
+        hooks = (*part._load_state_dict_pre_hooks.values(), *part._load_state_dict_post_hooks.values())
+        words += [f"a hook of {kind}" for hook in hooks if _is_own(getattr(hook, "hook", hook))]
+    return list(dict.fromkeys(words))
+
+
+def _is_own(function: Any) -> bool:
+    return str(getattr(function, "__module__", "torch")).partition(".")[0] not in LIBRARIES
+
+
+def own_names(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Names | None:
+    """Where the network's own loading puts a checkpoint's tensors, as of older names; None where it refuses them, or does
+    more than put them in their places."""
+    if not any(
+        part._load_state_dict_pre_hooks or _is_own(part._load_from_state_dict) or _is_own(part.load_state_dict)
+        for part in module.modules()
+    ):
+        return None
+    usual = canonical(module.state_dict(keep_vars=True))
+    first = next(iter(usual), "")
+    prefix = first.removesuffix(usual.get(first, ""))
+    for reading in readings(shapes):
+        marks = marked({name: shapes[name] for name in reading})
+        for called in ({name: name for name in reading}, {name: prefix + short for name, short in reading.items()}):
+            with suppress(Exception):  # whatever it raises at names that are none of its own
+                other = copy.deepcopy(module).train()
+                with torch.no_grad():
+                    other.load_state_dict({called[name]: mark.clone() for name, mark in marks.items()})
+                names, others = find_marks(other, marks)
+                used = sources(names)
+                if all(name.endswith(UNUSED) for name in (*others, *(marks.keys() - used))):
+                    return names
+    return None
 
 
 def _type(dtype: torch.dtype) -> str:

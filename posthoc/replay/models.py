@@ -23,7 +23,8 @@ from posthoc.replay.configs import NAME, Config, find_config, read_config
 from posthoc.replay.diffusers import build_diffuser
 from posthoc.replay.forward import error_line, weights_digest
 from posthoc.replay.lazy import initialise, lazy_layers
-from posthoc.replay.marks import Names, assembled
+from posthoc.replay.loading import own_loading, own_names
+from posthoc.replay.marks import Names, assembled, sources
 from posthoc.replay.meant import LIBRARIES, MODEL_FORMS, require_timm, unknown_model
 from posthoc.replay.naming import UNUSED, canonical, readings, shapes_by_name
 from posthoc.replay.recognition import (
@@ -83,9 +84,18 @@ class Model:
         return self.user.at_work() if self.user else nullcontext()
 
     @property
+    def loading(self) -> list[str]:
+        """What of the user's code takes part when weights are loaded; nothing of a base, which keeps its weights."""
+        return own_loading(self.module) if self.user and not self.adapters else []
+
+    @property
     def title(self) -> str:
         """Name, source, and what a reader should know of it."""
         parts = [self.source]
+        if self.loading:
+            parts.append(
+                f"each checkpoint through its load_state_dict() and eval(), for it has {listed(self.loading, 2)}"
+            )
         if self.note:
             parts.append(self.note)
         if self.left_out:
@@ -142,13 +152,15 @@ def resolve_model(
         raise
 
 
-def name_tensors(model: nn.Module, shapes: Shapes) -> dict[str, str]:
+def name_tensors(model: nn.Module, shapes: Shapes) -> Names:
     """Name in the model -> name in a checkpoint; raises PosthocError for a checkpoint that does not fit."""
     for names in readings(shapes):
         comparison = compare(model, shapes_by_name(names, shapes))
         if comparison.fits:
             theirs = {short: name for name, short in names.items()}
             return {name: theirs[short] for name, short in comparison.names.items() if short in theirs}
+    if own := own_names(model, shapes):
+        return own
     raise PosthocError(f"It does not fit the model: {_misfit(_closest(lambda *_: model, shapes))}.")
 
 
@@ -333,6 +345,8 @@ def _any_of(user: ModelCode, shapes: Shapes, arguments: dict[str, Any], arch: st
         closest = _closest(made, shapes)
         if closest.fits:
             fitting.append((closest.shared, name, made))
+        elif own := own_names(made(shapes_by_name(canonical(shapes), shapes), None), shapes):
+            fitting.append((len(own), name, made))
         else:
             misfits.append((closest, name))
     if fitting:
@@ -387,6 +401,11 @@ def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: ModelCode 
         names, module = fitting[0]
         drawn = partial(made, shapes_by_name(names, shapes))
         return Model(name, source, module, _left_out(names, shapes), user=user, drawn=drawn)
+    named = shapes_by_name(canonical(shapes), shapes)
+    if user and (own := own_names(module := made(named, None), shapes)):
+        used = sources(own)
+        left_out = tuple(name for name in shapes if name not in used and not name.endswith(UNUSED))
+        return Model(name, source, module, left_out, user=user, drawn=partial(made, named))
     closest, named = max(misfits, key=lambda row: row[0].nearness)
     hint = "" if user else nearest(named)
     raise PosthocError(f"The checkpoints do not fit {name}: {_misfit(closest)}. {hint}".rstrip())

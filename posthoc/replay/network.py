@@ -17,7 +17,7 @@ from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
 from posthoc.replay.arithmetic import arithmetic
 from posthoc.replay.controls import altered
-from posthoc.replay.forward import State, caller, error_line, guarded, own_randomness, seed_batch
+from posthoc.replay.forward import State, caller, error_line, guarded, own_randomness, place_of, seed_batch
 from posthoc.replay.hooks import Recorder
 from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
@@ -98,6 +98,8 @@ class Network:
         self.failure: PosthocError | None = None
         self.transfer = transfer_to(plan.device)
         self.staged = self.current = Upload({}, {})
+        self.loads, self.is_loader = bool(plan.model.loading), False
+        self.unloaded: Mapping[str, Tensor] = {}
 
     def forward(self, batch: Batch, real: Batch) -> tuple[Any, Tensor]:
         """What the model gives, and the signals [B, columns]; real: which places are no padding, see `Padding.masks`."""
@@ -127,6 +129,8 @@ class Network:
         self.state.put_back()
         state = self.module.state_dict(keep_vars=True)
         buffers = dict(self.module.named_buffers())
+        if self.loads:
+            self.unloaded, staged = staged, {}
         for name, tensor in staged.items():
             resident = state[name]
             if (memory := self.state.memory.get(id(resident))) is not None:
@@ -140,6 +144,27 @@ class Network:
         before, self.current = self.current, replace(self.staged, tensors={})
         self.staged = Upload({}, {})
         return before.free()
+
+    def load(self, where: str) -> None:
+        """Have a network whose code takes part in loading take the weights in itself, as a loop of PyTorch would; raises
+        PosthocError where it fails. where: the checkpoint, in words."""
+        weights, self.unloaded = self.unloaded, {}
+        if not weights:
+            return
+        try:
+            with self.plan.model.at_work(), own_randomness(self.plan.device):
+                seed_batch(self.plan.identity.seed, 0)
+                if not self.is_loader:  # the same state for all: what train() makes of the constructor's weights
+                    self.module.train()
+                    self.state, self.is_loader = State(self.module), True
+                self.module.load_state_dict(_complete(self.module, weights))
+                self.module.eval()
+        except torch.OutOfMemoryError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            raise PosthocError(
+                f"{where}: {self.plan.model.name} does not take the weights {place_of(error, self.module)} ({error_line(error)}); mend its load_state_dict, train or eval."
+            ) from error
 
     @cached_property
     def inputs(self) -> dict[str, Batch]:
@@ -163,6 +188,11 @@ class Network:
         given = {"": self.x} if alone else self.inputs
         self.outputs, self.failure, self.where = {name: Judged({}, []) for name in given}, None, where
         self.spool, self.underway = Spool(self.scratch), []
+        try:
+            self.load(where)
+        except PosthocError as error:
+            self.failure = error
+            return
         with (
             self.plan.model.at_work(),
             own_randomness(self.plan.device),
@@ -267,6 +297,17 @@ class Network:
             signals[signal][layer] = Spooled(self.spool, number * N, column, (C, N, *others))
             column += math.prod((C, *others))
         return signals
+
+
+def _complete(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A whole state dict: weights under each name that the module has for them, in its types, and what it has besides."""
+    state = module.state_dict(keep_vars=True)
+    tied = {id(state[name]): tensor for name, tensor in weights.items()}
+    complete: dict[str, Any] = module.state_dict()
+    for name, resident in state.items():
+        if (tensor := weights.get(name, tied.get(id(resident)))) is not None:
+            complete[name] = tensor.to(resident.dtype)
+    return complete
 
 
 def _forms(reduced: Reduced) -> str:

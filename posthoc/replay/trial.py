@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.dependence import AGREEMENT, Values, alike, furthest, mixing, predicts_none
-from posthoc.replay.forward import DrawsHeard, error_line, guarded, own_randomness, random_state, seed_batch
-from posthoc.replay.hooks import first_tensor, hooked
+from posthoc.replay.forward import DrawsHeard, State, error_line, guarded, own_randomness, random_state, seed_batch
+from posthoc.replay.hooks import HookPoint, first_tensor, hooked
 from posthoc.replay.loading import require_types
 from posthoc.replay.marks import assembled, sources
 from posthoc.replay.network import Network, first, head_of, laid_out, lay_out, length, network, reduce
@@ -126,13 +126,20 @@ class Passes:
         # Copies: a forward pass may write to its weights, too.
         self.net.stage({name: tensor.clone() for name, tensor in self.weights.items()})
         self.net.swap()
+        self.net.load(str(self.checkpoint.path))
+        self.start, self.given = self.net.state, self.weights
+        if self.net.loads:  # it may merge weights, and keep what it makes of them
+            now = self.net.module.state_dict(keep_vars=True)
+            self.start, self.given = State(self.net.module), {name: now[name].detach().clone() for name in self.weights}
 
     def overwritten(self) -> list[str]:
         """Names of the weights that a pass wrote to."""
         now = self.net.module.state_dict(keep_vars=True)
         names = [name for name, _ in self.net.module.named_parameters() if name in self.weights]
         return [
-            name for name in names if not bool(alike(now[name].cpu(), self.weights[name].to(now[name].dtype)).all())
+            name
+            for name in names
+            if not bool(alike(now[name].cpu(), self.given[name].to("cpu", now[name].dtype)).all())
         ]
 
     def run(self, layout: str, seed: int = 0, part: slice = ALL, dtype: str = "float32", fresh: bool = True) -> Values:
@@ -380,7 +387,7 @@ def _unsteady(passes: Passes, layout: str, first: Values) -> list[tuple[str, str
     repeated = passes.run(layout)
     steady = _equal(first, repeated)
     carried = passes.run(layout, fresh=False)
-    kept = passes.net.state.changed() + passes.overwritten()
+    kept = passes.start.changed() + passes.overwritten()
     if first.drawn or (steady and not _equal(first, passes.run(layout, seed=1))):
         passes.fresh()
         with DrawsHeard(passes.net.module, passes.plan.device) as heard:

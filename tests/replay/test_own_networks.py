@@ -3,14 +3,17 @@
 import textwrap
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 import posthoc
+from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import Header, read_header, read_weights
 from posthoc.replay.lazy import lazy_layers
@@ -269,3 +272,147 @@ def test_a_misfit_is_of_the_reading_that_matches_most(tmp_path):
     ):
         with pytest.raises(UsageError, match="Unknown model"):
             resolve_model(Header(None, None, shapes), name)
+
+
+# Of each: a layer whose code takes part in loading, what is said of it, and the layer that the checkpoints were saved from.
+LOADERS = {
+    "merged for evaluation": (
+        """
+class Layer(nn.Linear):
+    def __init__(self):
+        super().__init__(8, 4); self.a = nn.Parameter(torch.randn(2, 8)); self.b = nn.Parameter(torch.randn(4, 2))
+        self.merged = False
+    def train(self, mode=True):
+        super().train(mode)
+        if self.merged == mode:
+            self.weight.data += (-1 if mode else 1) * self.b @ self.a; self.merged = not mode
+        return self
+    def forward(self, x):
+        y = super().forward(x)
+        return y if self.merged else y + x @ self.a.T @ self.b.T
+""",
+        "Layer.train",
+        "Layer()",
+    ),
+    "kept by a hook": (
+        """
+class Layer(nn.Linear):
+    def __init__(self):
+        super().__init__(8, 4); self.register_load_state_dict_post_hook(lambda module, keys: module.refresh()); self.refresh()
+    def refresh(self):
+        self.unit = F.normalize(self.weight.detach(), dim=1)
+    def forward(self, x):
+        return F.linear(x, self.unit, self.bias)
+""",
+        "a hook of Layer",
+        "Layer()",
+    ),
+    "saved transposed": (
+        """
+class Layer(nn.Linear):
+    def __init__(self):
+        super().__init__(8, 8)
+    def forward(self, x): return super().forward(x)[:, :4]
+    def _load_from_state_dict(self, state, prefix, *rest):
+        state[f'{prefix}weight'] = state[f'{prefix}weight'].t(); super()._load_from_state_dict(state, prefix, *rest)
+""",
+        "Layer._load_from_state_dict",
+        "Layer()",
+    ),
+    "older names": (
+        """
+class Layer(nn.Linear):
+    def __init__(self):
+        super().__init__(8, 4); self._register_load_state_dict_pre_hook(self.rename)
+    def rename(self, state, prefix, *rest):
+        for old, new in (('w', 'weight'), ('b', 'bias')):
+            if prefix + old in state: state[prefix + new] = state.pop(prefix + old)
+class Old(nn.Module):
+    def __init__(self):
+        super().__init__(); self.w = nn.Parameter(torch.randn(4, 8)); self.b = nn.Parameter(torch.randn(4))
+""",
+        "a hook of Layer",
+        "Old()",
+    ),
+    "older weight_norm": (
+        "def Layer(): return parametrizations.weight_norm(nn.Linear(8, 4))\ndef Old(): return weight_norm(nn.Linear(8, 4))",
+        None,
+        "Old()",
+    ),
+}
+
+
+def loaders(folder, code, saved):
+    """A file with the class `Net`, the class, its checkpoints, and inputs with labels."""
+    text = HEAD + code + (
+        "\nclass Net(nn.Module):\n    def __init__(self, layer=None):\n        super().__init__()\n"
+        "        self.first = nn.Linear(8, 8); self.layer = layer or Layer()\n"
+        "    def forward(self, x):\n        return self.layer(self.first(x).relu())\n"
+    )  # fmt: skip
+    (folder / "nets.py").write_text(text)
+    names = {}
+    exec(text, names)
+    (folder / "run").mkdir()
+    states = []
+    for epoch in range(3):
+        torch.manual_seed(epoch)
+        states.append(names["Net"](eval(saved, names)).state_dict())
+        torch.save(states[-1], folder / "run" / f"epoch_{epoch + 1}.pt")
+    random = np.random.default_rng(0)
+    x, labels = random.standard_normal((96, 8)).astype(np.float32), random.integers(0, 4, 96)
+    np.savez(folder / "probe.npz", x=x, y=labels)
+    return names["Net"], states, torch.from_numpy(x), torch.from_numpy(labels)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", LOADERS)
+def test_what_its_own_code_does_when_it_is_loaded_is_done(kind, tmp_path):
+    code, words, saved = LOADERS[kind]
+    net, states, x, labels = loaders(tmp_path, code, saved)
+    result = CliRunner().invoke(main, [
+        "extract", f"{tmp_path / 'run'}", "--model", f"{tmp_path / 'nets.py'}", "--probe", f"npz:{tmp_path / 'probe.npz'}",
+        "-o", f"{tmp_path / 'a.h5'}", "--layers", "all", "--device", "cpu",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert ("through its load_state_dict() and eval(), for it has" in said) == (words is not None)
+    assert words is None or words in said
+    with posthoc.open_activations(tmp_path / "a.h5") as file:
+        for row, state in enumerate(states):
+            network = net()
+            network.load_state_dict(state)
+            with torch.no_grad():
+                scores = network.eval()(x)
+            assert file.loss[row] == pytest.approx(F.cross_entropy(scores, labels).item(), rel=1e-6)
+        assert len(set(file.loss)) == 3
+    if kind == "merged for evaluation":  # as they are in the file
+        with h5py.File(tmp_path / "a.h5") as file:
+            place = [name.decode() for name in file["weights/tensor"][:]].index("layer.weight")
+            norms = [state["layer.weight"].norm().item() for state in states]
+            assert file["weights/norm"][:, place] == pytest.approx(norms, rel=1e-5)
+
+
+def test_a_checkpoint_that_its_own_code_does_not_take_is_skipped(tmp_path):
+    code = """
+class Layer(nn.Linear):
+    def __init__(self):
+        super().__init__(8, 4)
+    def load_state_dict(self, *given, **options): raise NotImplementedError
+    def eval(self): return super().eval()
+    def train(self, mode=True):
+        if not mode and self.bias[0] > 5: raise ValueError('too large')
+        return super().train(mode)
+"""
+    _, states, *_ = loaders(tmp_path, code, "Layer()")
+    states[1]["layer.bias"][0] = 9
+    torch.save(states[1], tmp_path / "run" / "epoch_2.pt")
+    result = CliRunner().invoke(main, [
+        "extract", f"{tmp_path / 'run'}", "--model", f"{tmp_path / 'nets.py'}", "--probe", f"npz:{tmp_path / 'probe.npz'}",
+        "-o", f"{tmp_path / 'a.h5'}", "--layers", "all", "--device", "cpu", "--on-error", "skip",
+    ])  # fmt: skip
+    assert result.exit_code == 3, result.output
+    said = " ".join(result.output.split())
+    assert "does not take the weights in layer (Layer, line" in said
+    assert "too large); mend its load_state_dict, train or eval." in said
+    with posthoc.open_activations(tmp_path / "a.h5") as file:
+        assert list(file.epochs) == [1, 3]
