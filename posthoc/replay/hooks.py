@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from posthoc.errors import message_of
+from posthoc.replay.channels import Channels, Convolution
 from posthoc.replay.forward import State, arguments_of, call, own_randomness, seed_batch
 from posthoc.replay.outputs import tensors_in
 from posthoc.replay.probes.probe import Batch
@@ -20,7 +21,6 @@ from posthoc.replay.signals import SIGNALS, LayerOutput
 
 AXES = {0: (), 1: ("time",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 """Names of the axes beside that of the channels, by how many there are."""
-_Convolution = nn.modules.conv._ConvNd
 WORK, HELD = 8e9, 64e6
 """A network is traced with real numbers where a pass takes so many multiplications at the most, and its outputs are so
 many numbers: half a second of one core, 256 MB. To trace it without numbers, torch imports its compiler, which takes longer."""
@@ -99,7 +99,7 @@ class Entered:
         if not self.shape or isinstance(self.module, (nn.Embedding, nn.EmbeddingBag)):
             return 0
         weights = sum(p.numel() for p in self.module.parameters(recurse=False) if p.ndim > 1)
-        channels = self.shape[1] if isinstance(self.module, _Convolution) else self.shape[-1]
+        channels = self.shape[1] if isinstance(self.module, Convolution) else self.shape[-1]
         return weights * math.prod(self.shape) // max(channels, 1)
 
 
@@ -136,7 +136,8 @@ def dissect(model: nn.Module, example: Callable[[int, bool], Batch]) -> Anatomy:
     """Find all modules whose output is a feature map, a sequence or a vector for each sample.
 
     Which axis holds the batch and which the channels is seen from a second pass with a larger batch of larger samples:
-    the batch grows from 2 to 3, and channels do not grow. Of a tuple or dictionary the first tensor counts.
+    the batch grows from 2 to 3, and channels do not grow; where that leaves it open, the modules say where their channels
+    are. Of a tuple or dictionary the first tensor counts.
 
     example: a batch of so many samples, larger ones on request. Raises CannotRunError where the model cannot take it.
     """
@@ -161,7 +162,7 @@ def dissect(model: nn.Module, example: Callable[[int, bool], Batch]) -> Anatomy:
                 kind=type(module).__name__,
                 shape=rest,
                 batch_axis=batch[0],
-                channel_axis=_channel_axis(rest, larger),
+                channel_axis=_channel_axis(rest, larger, _without_batch(seen.channels, batch[0])),
                 parameters=sum(parameter.numel() for parameter in module.parameters()),
                 calls=seen.calls,
                 same_as=None if outermost == name else outermost,
@@ -191,14 +192,22 @@ def _table(entered: Sequence[Entered], again: Sequence[Entered]) -> nn.Embedding
     return chosen[0].module if chosen else None  # type: ignore[return-value]
 
 
-def _channel_axis(shape: tuple[int, ...], grown: tuple[int, ...]) -> int:
-    """Counted from 1: the only axis that did not grow where that is the first or last, else the usual one.
+def _without_batch(axis: int | None, batch_axis: int) -> int | None:
+    """As it is counted once the batch is first."""
+    return None if axis is None or axis == batch_axis else axis + (axis < batch_axis)
+
+
+def _channel_axis(shape: tuple[int, ...], grown: tuple[int, ...], said: int | None) -> int:
+    """Counted from 1: the only axis that did not grow where that is the first or last, else the one that the modules say,
+    else the usual one.
 
     Of a map of which nothing grew, for the network takes one size alone, two equal sides are height and width.
     """
     constant = [axis for axis, (before, after) in enumerate(zip(shape, grown, strict=True), 1) if before == after]
     if constant in ([1], [len(shape)]):
         return constant[0]
+    if said in constant:
+        return said
     if len(shape) == 3 and len(constant) == 3 and shape[0] == shape[1] != shape[2]:
         return 3
     return 2 if len(shape) == 2 else 1
@@ -209,6 +218,8 @@ class _Seen:
     output: Tensor
     version: int
     calls: int
+    channels: int | None
+    """The axis that holds them, as far as the modules say it."""
 
 
 def first_tensor(output: Any) -> Tensor | None:
@@ -283,6 +294,7 @@ def _pass(
     seen: dict[str, _Seen] = {}
     entered: list[Entered] = []
     given: list[Tensor] = []
+    channels = Channels()
     work = held = 0
 
     def enter(name: str) -> Callable[..., None]:
@@ -293,6 +305,7 @@ def _pass(
             of_batch = tensor is not None and any(tensor is each or tensor._base is each for each in given)
             entered.append(Entered(name, module, shape, of_batch))
             work += entered[-1].work
+            channels.begin(name)
             if small and (work > WORK or held > HELD):
                 raise _TooLargeError
 
@@ -304,7 +317,8 @@ def _pass(
             calls = seen.pop(name).calls if name in seen else 0
             tensor = first_tensor(output)
             if tensor is not None:
-                seen[name] = _Seen(tensor, tensor._version, calls + 1)
+                axis = channels.end(name, module, first_tensor(inputs), tensor)
+                seen[name] = _Seen(tensor, tensor._version, calls + 1, axis)
                 held += tensor.numel()
 
         return hook

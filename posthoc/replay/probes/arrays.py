@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from posthoc.replay.forward import Arguments
-    from posthoc.replay.hooks import Anatomy
+    from posthoc.replay.hooks import Anatomy, Entered
     from posthoc.replay.models import Model
 
 Array = NDArray[Any]
@@ -135,25 +135,29 @@ def _traced(model: "Model", probe: Probe, by_name: Mapping[str, Reading]) -> "An
     from posthoc.replay.probes.fitting import traced
 
     anatomy = traced(model, probe)
-    first = type(anatomy.first.module).__name__ if anatomy.first else ""
 
     def example(size: int, grown: bool) -> Batch:
         import torch
 
         batch = probe.traced(size)
         return {
-            name: torch.cat([x, x], axis) if grown and (axis := _growing(x, first)) else x for name, x in batch.items()
+            name: torch.cat([x, x], axis) if grown and (axis := _growing(x, anatomy.first)) else x
+            for name, x in batch.items()
         }
 
     return traced(model, replace(probe, example=example))
 
 
-def _growing(x: "Tensor", first: str) -> int:
-    """The axis along which an input may be longer; 0 where none."""
+def _growing(x: "Tensor", first: "Entered | None") -> int:
+    """The axis along which an input may be longer; 0 where none. first: the layer that it comes to first."""
+    from torch import nn
+
     if x.ndim == 2:
         return 0 if x.is_floating_point() else 1
     if x.ndim == 3:
-        return 2 if first.startswith("Conv1d") else 1
+        if first is None or not first.shape or not isinstance(first.module, (nn.Conv1d, nn.ConvTranspose1d)):
+            return 1
+        return 1 if x.shape[1] != first.shape[1] == x.shape[2] else 2  # turned round on its way there
     return x.ndim - 1 if x.ndim > 3 else 0
 
 
