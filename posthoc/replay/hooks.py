@@ -388,7 +388,7 @@ class Recorder:
 
     def _keep_features(self, module: nn.Module, inputs: Any) -> None:
         tensor = first_tensor(inputs)
-        self.features = None if tensor is None else tensor.float().clone()
+        self.features = None if tensor is None else tensor.detach().float().clone()
 
     def _hook(self, point: HookPoint) -> Callable[..., None]:
         axes = [axis for axis in range(1, len(point.shape) + 1) if axis != point.channel_axis]
@@ -400,7 +400,7 @@ class Recorder:
             tensor = first_tensor(output)
             if tensor is None:
                 raise TypeError(f"{point.name} gave no tensor")
-            kept = tensor.movedim(point.batch_axis, 0)
+            kept = tensor.detach().movedim(point.batch_axis, 0)  # it may be in the middle of derivatives of its own
             kept = kept.index_select(point.channel_axis, self.channels[point.name]).float()
             reduced = LayerOutput(kept, point.channel_axis, axes, self._real(point.name, kept))
             with torch.autocast(kept.device.type, enabled=False):  # signals are sums, in single precision

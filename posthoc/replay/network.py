@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from posthoc.replay.arithmetic import arithmetic
 from posthoc.replay.controls import altered
 from posthoc.replay.forward import State, caller, error_line, guarded, own_randomness, place_of, seed_batch
 from posthoc.replay.hooks import Recorder
+from posthoc.replay.models import Model
 from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.scores import Reduced, Score, Scores
@@ -79,7 +80,9 @@ class Network:
         padding = plan.padding
         self.real = {name: torch.from_numpy(mask[:samples]).to(plan.device) for name, mask in padding.masks.items()}
         self.of_inputs = padding.inputs
-        module = plan.model.module.requires_grad_(False)
+        module = plan.model.module
+        if not plan.model.user:
+            module.requires_grad_(False)
         self.module = module._apply(
             lambda tensor: torch.zeros_like(tensor, device=plan.device) if tensor.is_meta else tensor.to(plan.device)
         )
@@ -196,7 +199,7 @@ class Network:
         with (
             self.plan.model.at_work(),
             own_randomness(self.plan.device),
-            torch.inference_mode(),
+            inference(self.plan.model),
             torch.autocast(self.plan.device.type, torch.bfloat16, half),
         ):
             for name, number, batch in self._batches(given):
@@ -353,6 +356,12 @@ def reduce(
             raise PosthocError(
                 f"{where}: the score {score.words} fails ({error_line(error)}); mend it, or name another with --score."
             ) from error
+
+
+def inference(model: Model) -> AbstractContextManager[object]:
+    """To compute outputs in: without gradients, which code of the user's may switch on again for derivatives of its own. In
+    inference mode these would fail or, as those of `torch.autograd.functional`, be 0."""
+    return torch.no_grad() if model.user else torch.inference_mode()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from posthoc.errors import PosthocError
 from posthoc.recording import Misfit, Scaling
 from posthoc.replay.forward import call, guarded, own_randomness, seed_batch
 from posthoc.replay.hooks import first_tensor, hooked
-from posthoc.replay.network import Network, length, network, probe_batch, reduce, split, targets_of
+from posthoc.replay.network import Network, inference, length, network, probe_batch, reduce, split, targets_of
 from posthoc.replay.outputs import scored_part
 from posthoc.replay.probes.probe import Prepare, Probe
 from posthoc.replay.trial import Passes
@@ -84,7 +84,7 @@ class Answers:
             with (
                 guarded(plan.model.name, self.net.module, piece, "trial"),
                 plan.model.at_work(),
-                torch.inference_mode(),
+                inference(plan.model),
             ):
                 seed_batch(plan.identity.seed, number)
                 output = call(self.net.module, {name: tensor.clone() for name, tensor in piece.items()})

@@ -20,7 +20,7 @@ from posthoc.replay.forward import DrawsHeard, State, error_line, guarded, own_r
 from posthoc.replay.hooks import HookPoint, first_tensor, hooked
 from posthoc.replay.loading import require_types
 from posthoc.replay.marks import assembled, sources
-from posthoc.replay.network import Network, first, head_of, laid_out, lay_out, length, network, reduce
+from posthoc.replay.network import Network, first, head_of, inference, laid_out, lay_out, length, network, reduce
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
 from posthoc.replay.padding import require_targets
@@ -189,7 +189,7 @@ class Passes:
         with (
             guarded(self.plan.model.name, self.net.module, batch, where),
             self.plan.model.at_work(),
-            torch.inference_mode(),
+            inference(self.plan.model),
         ):
             yield
 

@@ -372,6 +372,51 @@ def test_a_view_of_a_weight_or_buffer_follows_it(tmp_path, kind):
             assert file.loss[row] == F.cross_entropy(torch.cat(outputs), labels).item()
 
 
+DERIVATIVES = {
+    "of an energy": "e = self.e(x); return -torch.autograd.grad(e.sum(), x)[0], e",
+    "by autograd's functions": "return torch.autograd.functional.jvp(self.e, x, torch.ones_like(x))[1]",
+    "backward": "self.e(x).sum().backward(); return x.grad",
+    "by a step of its own weights": (
+        "w, = torch.autograd.grad(self.e(x).square().mean(), [self.a.weight])\n"
+        "            return self.b(torch.tanh(F.linear(x, self.a.weight - w)))"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_a_network_may_differentiate(tmp_path, kind):
+    net = written(tmp_path, f"""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 16); self.b = nn.Linear(16, 1); self.end = nn.Identity()
+    def e(self, x):
+        return self.b(torch.tanh(self.a(x)))
+    def given(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            {DERIVATIVES[kind]}
+    def forward(self, x):
+        given = self.given(x)
+        return self.end(given[0]) if isinstance(given, tuple) else self.end(given)
+""")  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((70, 6)).astype(np.float32)
+    np.savez(tmp_path / "probe.npz", x=x)
+    result = CliRunner().invoke(main, [
+        "extract", f"{tmp_path / 'run'}", "--model", f"{tmp_path / 'net.py'}", "--probe", f"npz:{tmp_path / 'probe.npz'}",
+        "-o", f"{tmp_path / 'a.h5'}", "--layers", "a,end", "--channels", "all", "--batch-size", "70", "--device", "cpu",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    with posthoc.open_activations(tmp_path / "a.h5") as file:
+        for row in range(3):
+            network = net()
+            network.load_state_dict(torch.load(tmp_path / "run" / f"epoch_{row + 1}.pth"))
+            with torch.no_grad():
+                expected = network.eval()(torch.from_numpy(x)).detach()
+            assert expected.abs().min() > 0
+            np.testing.assert_allclose(file.read("mean", row, "end"), expected.T.numpy(), rtol=1e-5)
+
+
 def test_layers_that_look_at_the_whole_batch_are_named(tmp_path):
     written(tmp_path, convs(
         "self.bn.train(); return self.fc(F.relu(self.bn(self.c2(self.c1(x)))).mean((2, 3)))", "self.bn = nn.BatchNorm2d(8)"
