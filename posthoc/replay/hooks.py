@@ -368,12 +368,17 @@ class Recorder:
         places: Mapping[str, tuple[str, int]] | None = None,
     ) -> None:
         """head: the module whose input is kept as `features`, float32 [B, D]; places: see `Padding`, whose masks `real` has
-        for the batch that comes next."""
+        for the batch that comes next.
+
+        samples: how many the next batch has, where it is known; strays: how many rows a layer gave, where that is not as many.
+        """
         self.points = points
         self.channels = channels
         self.head = head
         self.places = places or {}
         self.real: Mapping[str, Tensor] = {}
+        self.samples: int | None = None
+        self.strays: dict[str, int] = {}
         self.features: Tensor | None = None
         self.signals: dict[str, dict[str, Tensor]] = {signal: {} for signal in signals}
 
@@ -401,6 +406,10 @@ class Recorder:
             if tensor is None:
                 raise TypeError(f"{point.name} gave no tensor")
             kept = tensor.detach().movedim(point.batch_axis, 0)  # it may be in the middle of derivatives of its own
+            self.strays.pop(point.name, None)
+            if self.samples not in (None, len(kept)):
+                self.strays[point.name] = len(kept)
+                return
             kept = kept.index_select(point.channel_axis, self.channels[point.name]).float()
             reduced = LayerOutput(kept, point.channel_axis, axes, self._real(point.name, kept))
             with torch.autocast(kept.device.type, enabled=False):  # signals are sums, in single precision

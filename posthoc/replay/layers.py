@@ -24,6 +24,8 @@ BLOCK = re.compile(r"(Layer|Block)$")
 LINEAR = ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear")
 PARTS = ("residual", "attention", "mlp")
 """What of a transformer can be asked for by these words."""
+WORDS = ("default", "all", *PARTS)
+"""What layers can be asked for by, beside their names."""
 
 
 def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) -> tuple[list[HookPoint], str]:
@@ -56,6 +58,11 @@ def choose(points: Sequence[HookPoint], layers: Sequence[str], model_name: str) 
         chosen |= {point.name for point in selected}
         words.append(reason)
     return [point for point in points if point.name in chosen], "; ".join(dict.fromkeys(words))
+
+
+def is_named(layer: str, asked: Sequence[str]) -> bool:
+    """Whether a layer is asked for by its own name, rather than for what it is."""
+    return any(fnmatch.fnmatchcase(layer, name) for name in asked if name not in WORDS)
 
 
 def _default(maps: Sequence[HookPoint], model_name: str) -> tuple[list[HookPoint], str]:

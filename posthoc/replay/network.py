@@ -24,6 +24,7 @@ from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.scores import Reduced, Score, Scores
 from posthoc.replay.transfer import Event, Upload, transfer_to
+from posthoc.shown import counted
 from posthoc.spool import Spool, Spooled
 from posthoc.store import Given
 
@@ -41,6 +42,15 @@ class Pass(NamedTuple):
     signals: Tensor
     output: Any
     features: Tensor | None
+
+
+class StrayError(PosthocError):
+    """Not every sample went through `layers`, as through an expert of a mixture: how many rows each gave, None for one that
+    was not reached."""
+
+    def __init__(self, message: str, layers: Mapping[str, int | None]) -> None:
+        super().__init__(message)
+        self.layers = layers
 
 
 class Judged(NamedTuple):
@@ -106,17 +116,24 @@ class Network:
 
     def forward(self, batch: Batch, real: Batch) -> tuple[Any, Tensor]:
         """What the model gives, and the signals [B, columns]; real: which places are no padding, see `Padding.masks`."""
-        self.recorder.real, signals = real, self.recorder.signals
+        self.recorder.real, self.recorder.samples, signals = real, length(batch), self.recorder.signals
+        self.recorder.strays.clear()
         for layers in signals.values():
             layers.clear()
         # Copies, for it may write to them; the next checkpoint is given the same samples.
         output = self.call({name: tensor.clone() for name, tensor in batch.items()})
-        for signal, layer in self.columns:
-            if layer not in signals[signal]:
-                raise PosthocError(
-                    f"{self.plan.model.name} took another path than it was planned with: {layer} was not reached; leave it out with --layers."
-                )
+        strays: dict[str, int | None] = {layer: None for signal, layer in self.columns if layer not in signals[signal]}
+        strays.update(self.recorder.strays)
+        if strays:
+            raise StrayError(self._about(next(iter(strays))), strays)
         return output, torch.cat([signals[signal][layer].flatten(1) for signal, layer in self.columns], dim=1)
+
+    def _about(self, stray: str) -> str:
+        """What is wrong with a layer that not every sample went through, in words."""
+        if (rows := self.recorder.strays.get(stray)) is None:
+            return f"{self.plan.model.name} took another path than it was planned with: {stray} was not reached; leave it out with --layers."
+        given = f"{self.recorder.samples} {self.plan.probe.samples}"
+        return f"{stray} gives {counted(rows, 'row')} for {given}; leave it out with --layers."
 
     def _step(self, batch: Batch, real: Batch, scored: Scored) -> Pass:
         output, signals = self.forward(batch, real)

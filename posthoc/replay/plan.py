@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -27,9 +28,10 @@ from posthoc.recording import Probe as RecordedProbe
 from posthoc.replay.controls import check_controls
 from posthoc.replay.cost import averaging, cost, require_memory
 from posthoc.replay.hooks import HookPoint
-from posthoc.replay.layers import choose
+from posthoc.replay.layers import choose, is_named
 from posthoc.replay.layout import Run
 from posthoc.replay.models import Model, resolve_model
+from posthoc.replay.network import StrayError
 from posthoc.replay.outputs import Scored
 from posthoc.replay.padding import Padding, padding_of
 from posthoc.replay.probes import Probe, load_probe
@@ -58,7 +60,8 @@ class Extraction:
     """What an extraction will do, decided down to the last shape.
 
     features: whether what the last layer is given is kept, and its weights; averages: the means of weights that were asked
-    for, which are replayed where samples have a loss.
+    for, which are replayed where samples have a loss; every: all hook points of the network; strays: those through which
+    not every sample goes; left_out: which of these would have been recorded.
     """
 
     run: Run
@@ -72,6 +75,9 @@ class Extraction:
     untrained: int = 0
     features: bool = False
     averages: tuple[int, ...] = ()
+    every: tuple[HookPoint, ...] = ()
+    strays: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
     trial: Trial | None = None
 
     @property
@@ -112,6 +118,7 @@ class Extraction:
             ("model", f"{self.model.title}, {_outputs(identity.output, self.score)}"),
             *(probe.notes or [("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes})")]),
             ("layers", f"{layers}; {self.stored.recording.provenance.layers}"),
+            *self._about_strays(),
             *self.padding.notes(scored=self.score is not None and self.score.of_inputs),
             *self._about_length(),
             *self._about_calls(),
@@ -133,6 +140,10 @@ class Extraction:
             return []
         text = "epoch 0 counts as trained, for it does not say of itself that it is of step 0; save the untrained network with"
         return [("note", f"{text} a step of 0 beside its weights")]
+
+    def _about_strays(self) -> list[tuple[str, str]]:
+        names = [point.name for point in self.every if point.name in self.left_out]
+        return [("note", f"{listed(names)} left out, for not every sample goes through")] if names else []
 
     def _about_length(self) -> list[tuple[str, str]]:
         """Whether there is less than `posthoc metrics` takes unless it is told otherwise."""
@@ -195,6 +206,17 @@ class Extraction:
         plan = plan.told(output=trial.scored.reason, loss=loss, unit=unit)
         return replace(plan, trial=trial)
 
+    def without(self, strays: Collection[str], request: Request) -> "Extraction":
+        """With the layers that are asked for chosen among the others."""
+        strays = self.strays.union(strays)
+        points = [point for point in self.every if point.name not in strays]
+        points, chosen = choose(points, request.layers, self.model.name)
+        channels = _drawn(points, request)
+        plan = self.changed(layers=_recorded_layers(points, channels)).told(layers=chosen)
+        stored = replace(plan.stored, channels=channels)
+        left_out = self.left_out.union(point.name for point in self.points if point.name in strays)
+        return replace(plan, points=tuple(points), stored=stored, strays=strays, left_out=left_out)
+
     def told(self, **provenance: Any) -> "Extraction":
         """With other values in its provenance."""
         recording = self.stored.recording
@@ -221,36 +243,80 @@ def plan_of(
     device = find_device(request.device)
     if not before:  # else a network of the run is at work already, in memory that counts as taken
         require_memory(run.checkpoints[0], device, max(request.averaged, default=0))
-    plan = _planned(request, run, pick)
+    model = resolve_model(
+        run.checkpoints[0].header,
+        request.model,
+        run.about.get("model"),
+        parse_arguments(request.model_arg),
+        run.checkpoints[0].path,
+    )
+    if before and before.model.single:
+        model = model.in_single() or model
+    try:
+        return _plan_of(request, run, pick, model, skip_damaged, trial, before)
+    except UsageError:
+        raise
+    except PosthocError:  # which may be of nothing but the types of numbers
+        single = model.in_single()
+        if single is None:
+            raise
+    return _plan_of(request, run, pick, single, skip_damaged, trial, before)
+
+
+def _plan_of(
+    request: Request, run: Run, pick: Pick, model: Model, skip_damaged: bool, trial: bool, before: Extraction | None
+) -> Extraction:
+    """With the network as it is."""
+    plan = _planned(request, run, pick, model)
     if plan.untrained:
         require_constructor(plan)
     if not trial:
         return plan
+    if before and before.strays:
+        plan = plan.without(before.strays, request)
     if before and before.trial and before.identity == plan.settled(before.trial).identity:
         return plan.settled(before.trial)
     wishes = Wishes(request.memory_format, request.model_output, request.score)
-    tried = try_out(plan, wishes, skip_damaged)
-    settled = plan.settled(tried)
+    settled = _tried(plan, request, wishes, skip_damaged)
     if plan.untrained:
         require_draws(settled)
     return settled
 
 
-def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
+def _tried(plan: Extraction, request: Request, wishes: Wishes, skip_errors: bool) -> Extraction:
+    """Settled by a trial, without the layers through which it shows that not every sample goes.
+
+    Of those alone that are asked for by their own name it is an error, and so it is where none of all layers is reached.
+    """
+    while True:
+        try:
+            return plan.settled(try_out(plan, wishes, skip_errors))
+        except PosthocError as error:
+            stray = error if isinstance(error, StrayError) else error.__cause__
+            if not isinstance(stray, StrayError):
+                raise
+            rows = stray.layers
+            strays = {layer for layer in rows if not is_named(layer, request.layers)}
+            astray = rows.keys() == {point.name for point in plan.points} and not any(rows.values())
+            if not strays or astray:
+                raise
+        plan = plan.without(strays, request)
+
+
+def _planned(request: Request, run: Run, pick: Pick, model: Model) -> Extraction:
     """All but what only a trial shows."""
     device, arguments = find_device(request.device), parse_arguments(request.model_arg)
     first = run.checkpoints[0]
-    model = resolve_model(first.header, request.model, run.about.get("model"), arguments, first.path)
     probe = load_probe(replace(request.asked, recorded=run.about, beside=run.beside), model)
     _refuse_without_tokens(request, probe)
     anatomy = probe.anatomy or traced(model, probe)
     points, chosen = choose(anatomy.points, request.layers, model.name)
-    channels = {point.name: _draw_channels(point, request.channels, request.seed) for point in points}
+    channels = _drawn(points, request)
     identity = Identity(
         model=RecordedModel(model.name, arguments, model.code),
         weights=Weights(request.weights_key, request.ema),
         probe=_recorded(probe),
-        layers=tuple(Layer(p.name, p.kind, tuple(p.shape), len(channels[p.name]), p.channels) for p in points),
+        layers=_recorded_layers(points, channels),
         channels=request.channels,
         signals=request.recorded,
         seed=request.seed,
@@ -288,6 +354,7 @@ def _planned(request: Request, run: Run, pick: Pick) -> Extraction:
         untrained=request.networks,
         features=request.features,
         averages=request.averaged,
+        every=anatomy.points,
     )
 
 
@@ -402,6 +469,14 @@ def aside(run: Run) -> list[tuple[str, str]]:
     if len(texts) > NAMED:
         texts[NAMED:] = [f"and {len(rows) - sum(len(names) for names in list(by_reason.values())[:NAMED])} more"]
     return [("set apart", ", ".join(texts))] if texts else []
+
+
+def _drawn(points: Sequence[HookPoint], request: Request) -> dict[str, NDArray[np.int64]]:
+    return {point.name: _draw_channels(point, request.channels, request.seed) for point in points}
+
+
+def _recorded_layers(points: Sequence[HookPoint], channels: Mapping[str, NDArray[np.int64]]) -> tuple[Layer, ...]:
+    return tuple(Layer(p.name, p.kind, tuple(p.shape), len(channels[p.name]), p.channels) for p in points)
 
 
 def _draw_channels(point: HookPoint, count: int | None, seed: int) -> NDArray[np.int64]:

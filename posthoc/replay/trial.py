@@ -4,7 +4,7 @@ Always with the weights of the run's first checkpoint, so that every shard of a 
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,18 @@ from posthoc.replay.forward import DrawsHeard, State, error_line, guarded, own_r
 from posthoc.replay.hooks import HookPoint, first_tensor, hooked
 from posthoc.replay.loading import require_types
 from posthoc.replay.marks import assembled, sources
-from posthoc.replay.network import Network, first, head_of, inference, laid_out, lay_out, length, network, reduce
+from posthoc.replay.network import (
+    Network,
+    StrayError,
+    first,
+    head_of,
+    inference,
+    laid_out,
+    lay_out,
+    length,
+    network,
+    reduce,
+)
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
 from posthoc.replay.padding import require_targets
@@ -78,9 +89,11 @@ def try_out(plan: "Extraction", wishes: Wishes, skip_errors: bool) -> Trial:
             for checkpoint in plan.run.checkpoints:
                 try:
                     return _tried(Passes(net, checkpoint), plan, wishes)
-                except UsageError:
+                except (UsageError, StrayError):
                     raise
                 except PosthocError as error:
+                    if isinstance(error.__cause__, StrayError):
+                        raise
                     failures.append(error)
                     if not skip_errors:
                         break
@@ -199,6 +212,7 @@ def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
     base = "contiguous" if any_format else wishes.memory_format
     with _convolutions(passes.net.module) as convolutions:
         start = passes.run(base)
+    _refuse_strays(passes, base)
     wanted = _usual_format(convolutions, plan, length(passes.net.x)) if any_format else base
     scored = _scored(passes, plan, start.output, wishes)
     behaviour = _behaviour(passes, plan, start.output, scored)
@@ -339,6 +353,43 @@ def _convolutions(module: nn.Module) -> Iterator[list[tuple[nn.Conv2d, int]]]:
 
     with hooked([part.register_forward_hook(use) for part in module.modules() if isinstance(part, nn.Conv2d)]):
         yield uses
+
+
+def _refuse_strays(passes: Passes, layout: str) -> None:
+    """Raise for layers through which not every sample goes, though none is recorded: they may hide what they are in.
+
+    Looked for among modules in lists of which others gave nothing for each sample, as experts of a mixture do.
+    """
+    module, plan, samples = passes.net.module, passes.plan, length(passes.net.x)
+    points = [point for point in plan.every if point.name not in plan.strays]
+    suspects = _suspects(module, points)
+    rows: dict[str, int | None] = dict.fromkeys((point.name for point in suspects), None)
+
+    def count(point: HookPoint) -> Callable[..., None]:
+        def hook(part: nn.Module, given: Any, output: Any) -> None:
+            tensor = first_tensor(output)
+            rows.pop(point.name, None)
+            if tensor is not None and tensor.ndim > point.batch_axis and tensor.shape[point.batch_axis] != samples:
+                rows[point.name] = tensor.shape[point.batch_axis]
+
+        return hook
+
+    if not suspects:
+        return
+    with hooked([module.get_submodule(point.name).register_forward_hook(count(point)) for point in suspects]):
+        passes.run(layout)
+    if rows:
+        raise StrayError(f"Not every sample goes through {', '.join(rows)}; leave it out with --layers.", rows)
+
+
+def _suspects(module: nn.Module, points: Sequence[HookPoint]) -> list[HookPoint]:
+    """The modules of lists that are not all hook points, and what is within them."""
+    names = {point.name for point in points}
+    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList)}
+    broken = {
+        name for name, part in lists.items() if 0 < sum(f"{name}.{k}" in names for k in range(len(part))) < len(part)
+    }
+    return [point for point in points if any(point.name.startswith(f"{name}.") for name in broken)]
 
 
 def _usual_format(uses: list[tuple[nn.Conv2d, int]], plan: "Extraction", samples: int) -> str:
