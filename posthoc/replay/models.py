@@ -56,7 +56,7 @@ class Model:
     user: the code that defines it, where that is the user's; drawn: makes another, with the weights that its constructor
     draws with torch's random numbers from a seed on (lazy layers are as yet without), None where there is no constructor;
     naming: how its tensors are found in a checkpoint, where not by their names; digest: of the config it is made of; adapters:
-    of which kind the checkpoints are, if they are adapters of it.
+    of which kind the checkpoints are, if they are adapters of it; single: whether it was brought to single precision.
     """
 
     name: str
@@ -69,6 +69,25 @@ class Model:
     naming: Callable[[Shapes], Names] | None = None
     digest: str | None = None
     adapters: str | None = None
+    single: bool = False
+
+    def in_single(self) -> "Model | None":
+        """A network of the user's with all its numbers in single precision; None where they are so already."""
+        types = {tensor.dtype for tensor in (*self.module.parameters(), *self.module.buffers())}
+        others = sorted(
+            str(dtype).removeprefix("torch.") for dtype in types - {torch.float32} if dtype.is_floating_point
+        )
+        if not self.user or not others:
+            return None
+        note = f"built in {' and '.join(others)}, brought to single precision"
+        drawn = self.drawn
+        return replace(
+            self,
+            module=self.module.float(),
+            note=f"{self.note}; {note}" if self.note else note,
+            drawn=drawn and (lambda seed: drawn(seed).float()),
+            single=True,
+        )
 
     @property
     def code(self) -> str | None:

@@ -416,3 +416,33 @@ class Layer(nn.Linear):
     assert "too large); mend its load_state_dict, train or eval." in said
     with posthoc.open_activations(tmp_path / "a.h5") as file:
         assert list(file.epochs) == [1, 3]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_a_network_of_another_precision_is_brought_to_single(dtype, tmp_path):
+    code = f"def Layer(): return nn.Linear(8, 4)\ndef make(): return Net().to(torch.{dtype})\n"
+    net, states, x, labels = loaders(tmp_path, code, "Layer()")
+    words = [
+        "extract", f"{tmp_path / 'run'}", "--model", f"{tmp_path / 'nets.py'}:make", "--probe", f"npz:{tmp_path / 'probe.npz'}",
+        "-o", f"{tmp_path / 'a.h5'}", "--layers", "all", "--device", "cpu", "--untrained", "1",
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert f"built in {dtype}, brought to single precision" in " ".join(result.output.split())
+    with posthoc.open_activations(tmp_path / "a.h5") as file:
+        for row, state in enumerate(states):
+            network = net()
+            network.load_state_dict(state)
+            with torch.no_grad():
+                assert file.loss[row] == pytest.approx(F.cross_entropy(network(x), labels).item(), rel=1e-6)
+    text = (tmp_path / "nets.py").read_text()
+    cast = "return self.layer(self.first(x.to(self.first.weight.dtype)).relu())"
+    (tmp_path / "nets.py").write_text(text.replace("return self.layer(self.first(x).relu())", cast))
+    result = CliRunner().invoke(main, [*words, "--force"])
+    assert result.exit_code == 0, result.output
+    assert "brought to single precision" not in " ".join(result.output.split())
+    with posthoc.open_activations(tmp_path / "a.h5") as file, torch.no_grad():
+        network = net()
+        network.load_state_dict(states[0])
+        scores = network.to(getattr(torch, dtype))(x.to(getattr(torch, dtype)))
+        assert file.loss[0] == pytest.approx(F.cross_entropy(scores.float(), labels).item(), rel=1e-6)
