@@ -258,7 +258,7 @@ def matrix(metrics: RunMetrics) -> Matrix | None:
 
 
 def _cell(result: Verdict, noun: str) -> Cell:
-    most = f" to {result.differs + result.wanting}" if result.wanting else ""
+    most = f"–{result.differs + result.wanting}" if result.wanting else ""
     text = f"{result.differs}{most}/{result.epochs}" if result.epochs else ""
     return Cell(_kind(result), text, sentence_of(result.sentence(noun)), result.decides)
 
