@@ -215,7 +215,8 @@ def _end(metrics: RunMetrics) -> str:
 @dataclass(frozen=True)
 class Cell:
     """A measure beside a null. kind: whether it differs `mostly`, in `some` checkpoints or in `none`, or this is
-    `unknown`; text: in how many of how many, from those that differ to those beyond all draws, too; sentence: the same in words; decides: whether the null is the one that does."""
+    `unknown`; text: in how many of how many, from those that differ to those beyond all draws, too; sentence: the same in
+    words; decides: whether the null is the one that does."""
 
     kind: str
     text: str
@@ -226,7 +227,7 @@ class Cell:
 MARKS = {"mostly": "●", "some": "◐", "none": "○", "unknown": "?"}
 """How the kinds of cells look."""
 LEGEND = {
-    "mostly": "differs in most", "some": "differs in some", "none": "cannot be distinguished", "unknown": "too few draws to tell",
+    "mostly": "differs in most", "some": "differs in some", "none": "cannot be distinguished", "unknown": "too few draws to tell (0–5: five are beyond all)",
 }  # fmt: skip
 
 
