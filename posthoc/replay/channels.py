@@ -64,7 +64,7 @@ class Channels:
         if given is None or given in self.axes:
             return self._axis(given)
         axis = self._axis(before)
-        return axis if before is not None and axis is not None and _is_kept(axis, before, given) else None
+        return axis if before is not None and axis is not None and _is_alone(axis, before, given) else None
 
 
 def said_by(module: nn.Module, output: Tensor) -> int | None:
@@ -97,11 +97,15 @@ def _decides(module: nn.Module, output: Tensor) -> bool:
 
 
 def _is_kept(axis: int, source: Tensor, output: Tensor) -> bool:
-    """Whether the channels of the source are on the same axis of an output that was made of it.
+    """Whether the channels of the source are on the same axis of an output that a module made of it.
 
     Where another side is as long as they are many, the two may have changed places, which strides show.
     """
+    return _is_alone(axis, source, output) or (source.shape == output.shape and source.stride() == output.stride())
+
+
+def _is_alone(axis: int, source: Tensor, output: Tensor) -> bool:
+    """Whether both have as many channels on that axis, and no other side is as long: then they have not changed places."""
     if source.ndim != output.ndim or output.shape[axis] != (count := source.shape[axis]):
         return False
-    alone = source.shape.count(count) == output.shape.count(count) == 1
-    return alone or (source.shape == output.shape and source.stride() == output.stride())
+    return source.shape.count(count) == output.shape.count(count) == 1

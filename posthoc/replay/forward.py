@@ -281,13 +281,21 @@ def _attributes(part: nn.Module) -> dict[str, Any]:
 
 def _sharing(parts: Iterable[nn.Module], own: Iterable[Tensor]) -> tuple[list[Tensor], dict[int, Tensor]]:
     """The attributes that lie in the memory of a module's own tensors, and that memory by the identity of these tensors:
-    of all that share it with an attribute or with each other."""
-    mine = {id(tensor): tensor for tensor in own}
+    of all that share it with an attribute or with each other, but for expanded ones, into which nothing can be copied."""
+    mine = {id(tensor): tensor for tensor in own if not _is_expanded(tensor)}
     others = [tensor for tensor in _tensors_in(map(_attributes, parts)) if id(tensor) not in mine]
     uses = Counter(map(_storage, (*mine.values(), *others)))
     owned = set(map(_storage, mine.values())) - {None}
     memory = {key: tensor.detach() for key, tensor in mine.items() if (place := _storage(tensor)) and uses[place] > 1}
     return [tensor for tensor in others if _storage(tensor) in owned], memory
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether several of its values are one in memory."""
+    try:
+        return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    except (RuntimeError, ValueError):  # as of sparse ones, and of lazy ones
+        return False
 
 
 def _storage(tensor: Tensor) -> tuple[torch.device, int] | None:

@@ -407,6 +407,11 @@ class Recorder:
                 raise TypeError(f"{point.name} gave no tensor")
             kept = tensor.detach().movedim(point.batch_axis, 0)  # it may be in the middle of derivatives of its own
             self.strays.pop(point.name, None)
+            if (
+                kept.ndim != 1 + len(point.shape)
+                or kept.shape[point.channel_axis] != point.shape[point.channel_axis - 1]
+            ):
+                return  # a module that is used at several places, which gives something else there
             if self.samples not in (None, len(kept)):
                 self.strays[point.name] = len(kept)
                 return

@@ -175,7 +175,7 @@ def _only_run(
         groups, copies = without_copies(groups, pick, skip_damaged)
     if copies and not sound:
         groups, copies = _apart_from_largest(rest, groups, copies)
-    if len(groups) > 1 and not (select and _is_one_run(groups)):
+    if len(groups) > 1 and not (select and _is_one_run(groups, by_name=select == "*")):
         raise PosthocError(_parts_alone(folder, groups) or _several(folder, groups))
     kept = [item for group in groups for item in group] + [item for item in candidates if item.path in places]
     if sound:
@@ -324,11 +324,14 @@ def _apart_from_largest(
     ], [pair for pair in copies if pair[0] not in back]  # fmt: skip
 
 
-def _is_one_run(groups: Sequence[Group]) -> bool:
-    """Whether files named in several ways may be one run: of one network, and all say their epoch or step, inside or by name."""
+def _is_one_run(groups: Sequence[Group], by_name: bool = True) -> bool:
+    """Whether files named in several ways may be one run: of one network, and all say their epoch or step, inside or
+    `by_name`."""
     items = [item for group in groups for item in group]
+    if len({item.network for item in items}) > 1:
+        return False
     inside = any(all(item.place[unit] is not None for item in items) for unit in (0, 1))
-    return len({item.network for item in items}) == 1 and (inside or say_their_places([item.path for item in items]))
+    return inside or (by_name and say_their_places([item.path for item in items]))
 
 
 def _require_one_network(candidates: Sequence[Candidate], placed: Mapping[Path, int]) -> None:
@@ -396,17 +399,29 @@ def _difference(groups: Sequence[Group]) -> str:
         f"{' x '.join(map(str, shapes[name])) or 'a number' if name in shapes else 'not there'} in {item.path.name}"
         for shapes, item in ((here, first), (there, other))
     ]
-    full = next(full for item in (first, other) for full in item.header.shapes if full.endswith(name))
-    return f"{full} is {', '.join(shapes)}"
+    found = (_in_full(item).get(name) for item in (first, other))
+    return f"{next(filter(None, found), name)} is {', '.join(shapes)}"
+
+
+def _in_full(item: Candidate) -> dict[str, str]:
+    """The names of its network's tensors as they stand in the file."""
+    return {short: full for full, short in canonical(item.header.shapes).items()}
 
 
 def _common_key(groups: Sequence[Group]) -> str | None:
     """Where in the checkpoints all that their networks share lies, and nothing else."""
-    networks = [group[0].network for group in groups]
-    shared = frozenset.intersection(*networks)
-    keys = {name.partition(".")[0] for name, _ in shared}
-    apart = {name.partition(".")[0] for network in networks for name, _ in network - shared}
-    return keys.pop() if len(keys) == 1 and keys.isdisjoint(apart) and all("." in name for name, _ in shared) else None
+    shared = {name for name, _ in frozenset.intersection(*(group[0].network for group in groups))}
+    keys = set()
+    for group in groups:
+        names = _in_full(group[0])
+        paths = [names[short].split(".")[:-1] for short in names if short in shared]
+        same = itertools.takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False))
+        key = ".".join(parts[0] for parts in same)
+        apart = [full for short, full in names.items() if short not in shared and not short.endswith(UNUSED)]
+        if not key or any(full.startswith(f"{key}.") for full in apart):
+            return None
+        keys.add(key)
+    return keys.pop() if len(keys) == 1 else None
 
 
 def _choice(groups: Sequence[Group]) -> str | None:

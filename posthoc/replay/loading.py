@@ -89,13 +89,14 @@ def own_loading(module: nn.Module) -> list[str]:
     for part in module.modules():
         kind = type(part).__name__
         methods = ("load_state_dict", "_load_from_state_dict", "train", "eval")
-        words += [f"{kind}.{name}" for name in methods if _is_own(getattr(part, name, None))]
+        words += [f"{kind}.{name}" for name in methods if is_own(getattr(part, name, None))]
         hooks = (*part._load_state_dict_pre_hooks.values(), *part._load_state_dict_post_hooks.values())
-        words += [f"a hook of {kind}" for hook in hooks if _is_own(getattr(hook, "hook", hook))]
+        words += [f"a hook of {kind}" for hook in hooks if is_own(getattr(hook, "hook", hook))]
     return list(dict.fromkeys(words))
 
 
-def _is_own(function: Any) -> bool:
+def is_own(function: Any) -> bool:
+    """Whether a function is of no library's code."""
     return str(getattr(function, "__module__", "torch")).partition(".")[0] not in LIBRARIES
 
 
@@ -103,7 +104,7 @@ def own_names(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Names
     """Where the network's own loading puts a checkpoint's tensors, as of older names; None where it refuses them, or does
     more than put them in their places."""
     if not any(
-        part._load_state_dict_pre_hooks or _is_own(part._load_from_state_dict) or _is_own(part.load_state_dict)
+        part._load_state_dict_pre_hooks or is_own(part._load_from_state_dict) or is_own(part.load_state_dict)
         for part in module.modules()
     ):
         return None

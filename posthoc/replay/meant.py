@@ -71,9 +71,8 @@ def matches(name: str, select: str) -> bool:
     >>> matches("epoch=3-loss=0.34.pt", "epoch=#-loss=#.pt"), matches("epoch=3-loss=0.34.pt", "epoch=#-loss=#.#.pt")
     (True, True)
     """
-    return any(
-        re.match(fnmatch.translate(select).replace("\\#", rf"(?:-?{DIGITS}|\#)"), text) for text in (name, form(name))
-    )
+    texts = (name, form(name)) if "#" in select and not {"?", "["} & {*select} else (name,)
+    return any(re.match(fnmatch.translate(select).replace("\\#", rf"(?:-?{DIGITS}|\#)"), text) for text in texts)
 
 
 def refuse_folder(place: Path, select: str | None = None, placed: Sequence[str] = ()) -> None:

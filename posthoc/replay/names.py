@@ -220,6 +220,15 @@ def form(name: str, runs: bool = True) -> str:
     return "".join([*pieces, as_glob(name[at:])])
 
 
+def runs_in(name: str) -> tuple[str, ...]:
+    """The numbers in a name that tell runs apart, each with its word.
+
+    >>> runs_in("seed3_epoch12_lr=0.1"), runs_in("epoch_1_ema")
+    (('seed 3', 'lr 0.1'), ())
+    """
+    return tuple(f"{row.word} {name[row.start : row.end]}" for row in _rows(name, True) if row.counts is Counts.RUNS)
+
+
 def places(names: Sequence[str], forced: bool = False) -> Places | None:
     """Epochs and steps by the numbers in names of one form, without their endings; None where that is not certain.
 

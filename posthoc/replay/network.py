@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from posthoc.replay.arithmetic import arithmetic
 from posthoc.replay.controls import altered
 from posthoc.replay.forward import State, caller, error_line, guarded, own_randomness, place_of, seed_batch
 from posthoc.replay.hooks import Recorder
+from posthoc.replay.loading import is_own
 from posthoc.replay.models import Model
 from posthoc.replay.outputs import Scored, scored_part
 from posthoc.replay.probes.probe import Batch
@@ -177,7 +178,12 @@ class Network:
                 if not self.is_loader:  # the same state for all: what train() makes of the constructor's weights
                     self.module.train()
                     self.state, self.is_loader = State(self.module), True
-                self.module.load_state_dict(_complete(self.module, weights))
+                nn.Module.load_state_dict(self.module, _complete(self.module, weights), strict=False)
+                if is_own(
+                    self.module.load_state_dict
+                ):  # for what it does besides: the names that it expects are the file's
+                    with suppress(Exception):
+                        self.module.load_state_dict(_complete(self.module, weights))
                 self.module.eval()
         except torch.OutOfMemoryError:
             raise
@@ -320,12 +326,12 @@ class Network:
 
 
 def _complete(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A whole state dict: weights under each name that the module has for them, in its types, and what it has besides."""
-    state = module.state_dict(keep_vars=True)
-    tied = {id(state[name]): tensor for name, tensor in weights.items()}
-    complete: dict[str, Any] = module.state_dict()
-    for name, resident in state.items():
-        if (tensor := weights.get(name, tied.get(id(resident)))) is not None:
+    """A whole state dict of torch's: weights, by the names that the module gives them, in its types, and what it has besides."""
+    called = module.state_dict(keep_vars=True)
+    given = {id(called[name]): tensor for name, tensor in weights.items()}
+    complete: dict[str, Any] = nn.Module.state_dict(module)
+    for name, resident in nn.Module.state_dict(module, keep_vars=True).items():
+        if (tensor := given.get(id(resident))) is not None:
             complete[name] = tensor.to(resident.dtype)
     return complete
 

@@ -11,7 +11,7 @@ from posthoc.errors import PosthocError
 from posthoc.replay.checkpoint import Header
 from posthoc.replay.formats.table import endings
 from posthoc.replay.meant import LARGEST
-from posthoc.replay.names import Column, Places, form, is_count, is_of_a_run, places, why_uncertain
+from posthoc.replay.names import Column, Places, form, is_count, is_of_a_run, places, runs_in, why_uncertain
 
 ORDERS = ("name", "inside")
 
@@ -211,9 +211,9 @@ def _named(paths: list[Path], forced: bool) -> Places | None:
 
 
 def say_their_places(paths: Sequence[Path]) -> bool:
-    """Whether the names of checkpoints say which is which, whatever else they say."""
+    """Whether the names of checkpoints of one run say which is which; a number that tells runs apart must be the same in all."""
     named = _named(list(paths), forced=False)
-    return named is not None and named.sure and named.differ
+    return named is not None and named.sure and named.differ and len({runs_in(stem(path)) for path in paths}) == 1
 
 
 def _of_folder(path: Path) -> Places | None:

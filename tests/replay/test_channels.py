@@ -46,12 +46,22 @@ class Causal(nn.Module):
 class Turned(Causal):
     def forward(self, x):
         return super().forward(x.transpose(1, 2))
+
+class Patches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.p = nn.Conv1d(1, 6, 2, 2); self.d = nn.Dropout(0.1); self.places = nn.Parameter(torch.randn(6, 6))
+        self.n = nn.LayerNorm(6); self.fc = nn.Linear(36, 4)
+    def forward(self, x):
+        x = self.d(self.p(x).transpose(1, 2).contiguous())
+        return self.fc(self.n(x + self.places).flatten(1))
 """
 FORMS = {  # the shape of a sample, and the axes over which means are taken
     "Flat": ((1, 36), {"c1": 2, "bn": 2, "act": 2, "pool": 2, "c2": 2}),
     "Spectrogram": ((1, 16, 26), {"c1": (2, 3), "pool": (2, 3), "c2": (2, 3)}),
     "Causal": ((2, 40), {"c1": 2, "c2": 2}),
     "Turned": ((40, 2), {"c1": 2, "c2": 2}),
+    "Patches": ((1, 12), {"p": 2, "d": 1, "n": 1}),
 }
 
 

@@ -149,9 +149,50 @@ def test_names_of_several_forms_that_say_their_epochs_are_one_run_where_they_are
     with pytest.raises(PosthocError, match=r"take them all with --select '\*'"):
         find_run(tmp_path)
     assert order(tmp_path, select="*") == names
+    with pytest.raises(PosthocError, match="more than one run"):
+        find_run(tmp_path, select="epoch*")
     save(tmp_path, "epoch_10_other.pt", {"fc.weight": torch.full((2, 3), 5.0)})
     with pytest.raises(PosthocError, match="more than one run"):
         find_run(tmp_path, select="*")
+
+
+@pytest.mark.parametrize("word", ["seed", "fold", "lr"])
+def test_numbers_that_tell_runs_apart_do_whatever_is_chosen(word, tmp_path):
+    series(tmp_path, [f"{word}1_epoch1.pt", f"{word}1_epoch2.pt", f"{word}2_epoch3.pt", f"{word}2_epoch4.pt"])
+    for select in ("*", "*.pt", f"{word}*", f"{word}#_epoch#.pt"):
+        with pytest.raises(PosthocError, match="more than one run") as refused:
+            find_run(tmp_path, select=select)
+        assert "take them all" not in str(refused.value)
+
+
+def test_a_question_mark_is_one_character_and_no_number(tmp_path):
+    names = [f"epoch_{k}.pt" for k in (1, 2, 3, 9, 10, 11, 12)]
+    series(tmp_path, names)
+    assert order(tmp_path, select="epoch_?.pt") == names[:4]
+    assert order(tmp_path, select="epoch_[!1]*.pt") == names[1:4]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "enc.module.", "enc._orig_mod."])
+def test_networks_of_different_shape_are_named_by_their_tensors_in_the_files(prefix, tmp_path):
+    for epoch, size in ((1, 4), (2, 4), (3, 5)):
+        weights = {
+            f"{prefix}fc.weight": torch.full((3, size), float(epoch)),
+            "head.weight": torch.full((2, 3), float(epoch)),
+        }
+        save(tmp_path, f"epoch_{epoch}.pt", weights)
+    with pytest.raises(PosthocError, match=rf"\({prefix}fc\.weight is 3 x 4 in epoch_1\.pt, 3 x 5 in epoch_3\.pt\)"):
+        find_run(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["backbone", "module.backbone", "model.backbone"])
+def test_the_key_that_is_named_takes_what_networks_share(prefix, tmp_path):
+    above = prefix.removesuffix("backbone")
+    for epoch in (1, 2, 3, 4):
+        weights = {f"{prefix}.a.weight": torch.full((2, 3), float(epoch)), f"{prefix}.b": torch.zeros(2)}
+        save(tmp_path, f"epoch_{epoch}.pt", weights | {f"{above}head.weight": torch.zeros(2 + epoch // 3, 2)})
+    with pytest.raises(PosthocError, match=rf"pass --weights-key {prefix}, or"):
+        find_run(tmp_path)
+    assert [c.epoch for c in find_run(tmp_path, pick=Pick(prefix)).checkpoints] == [1, 2, 3, 4]
 
 
 def test_ties_are_refused_with_what_helps(tmp_path):

@@ -392,6 +392,106 @@ def test_what_its_own_code_does_when_it_is_loaded_is_done(kind, tmp_path):
             assert file["weights/norm"][:, place] == pytest.approx(norms, rel=1e-5)
 
 
+# Of each: what a class adds to `Net`, and how the names in its checkpoints begin.
+ROOTS = {
+    "takes the rest for none of its own": (
+        """
+    def load_state_dict(self, state, strict=True):
+        return super().load_state_dict({k[6:]: v for k, v in state.items() if k.startswith('model.')}, strict=False)
+""",
+        "model.",
+    ),
+    "strips what begins its names": (
+        """
+    def load_state_dict(self, state, strict=True):
+        return super().load_state_dict({k[6:]: v for k, v in state.items()}, strict)
+""",
+        "model.",
+    ),
+    "takes a whole checkpoint": (
+        """
+    def load_state_dict(self, state, strict=True):
+        return super().load_state_dict(state['state_dict'], strict)
+""",
+        "",
+    ),
+    "saves a part alone, and freezes it": (
+        """
+    def __init__(self):
+        super().__init__(); nn.init.eye_(self.first.weight); nn.init.zeros_(self.first.bias)
+    def state_dict(self, *given, **options):
+        return {k: v for k, v in super().state_dict(*given, **options).items() if not k.startswith('first.')}
+    def train(self, mode=True):
+        super().train(mode); self.first.eval(); return self
+""",
+        "",
+    ),
+    "keeps something when it is loaded": (
+        """
+    kept = 0.0
+    def load_state_dict(self, state, strict=True):
+        done = super().load_state_dict(state, strict); self.kept = self.layer.bias.detach().clone(); return done
+    def forward(self, x):
+        return super().forward(x) + self.kept
+""",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+def test_a_network_that_renames_what_it_is_loaded_from_has_its_weights(kind, tmp_path):
+    code, begins = ROOTS[kind]
+    net, states, x, labels = loaders(tmp_path, "def Layer(): return nn.Linear(8, 4)", "Layer()")
+    with (tmp_path / "nets.py").open("a") as file:
+        file.write(f"\nclass Root(Net):{code}")
+    for epoch, state in enumerate(states, 1):
+        if kind.startswith("saves a part"):
+            state["first.weight"], state["first.bias"] = torch.eye(8), torch.zeros(8)
+        kept = {
+            name: tensor
+            for name, tensor in state.items()
+            if not (kind.startswith("saves a part") and name.startswith("first."))
+        }
+        torch.save({begins + name: tensor for name, tensor in kept.items()}, tmp_path / "run" / f"epoch_{epoch}.pt")
+    result = CliRunner().invoke(main, [
+        "extract", f"{tmp_path / 'run'}", "--model", f"{tmp_path / 'nets.py'}:Root", "--probe",
+        f"npz:{tmp_path / 'probe.npz'}", "-o", f"{tmp_path / 'a.h5'}", "--layers", "all", "--device", "cpu",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    with posthoc.open_activations(tmp_path / "a.h5") as file, torch.no_grad():
+        for row, state in enumerate(states):
+            network = net()
+            network.load_state_dict(state)
+            scores = network(x) + (network.layer.bias if kind.startswith("keeps") else 0)
+            assert file.loss[row] == pytest.approx(F.cross_entropy(scores, labels).item(), rel=1e-6)
+
+
+def test_expanded_buffers_and_a_module_of_several_widths_are_as_in_pytorch(tmp_path):
+    code = """
+MASK = torch.ones(1, 4)
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__(); self.o = nn.Linear(8, 6); self.p = nn.Linear(6, 4); self.act = nn.ReLU()
+        self.register_buffer('mask', MASK.expand(3, 4), persistent=False); self.v = torch.arange(4.0)
+        self.register_buffer('places', self.v.expand(3, -1), persistent=False)
+    def forward(self, x):
+        return self.act(self.p(self.act(self.o(x)))) * self.mask[0] + self.places[1]
+"""
+    net, states, x, labels = loaders(tmp_path, code, "Layer()")
+    result = CliRunner().invoke(main, [
+        "extract", f"{tmp_path / 'run'}", "--model", f"{tmp_path / 'nets.py'}", "--probe", f"npz:{tmp_path / 'probe.npz'}",
+        "-o", f"{tmp_path / 'a.h5'}", "--layers", "all", "--device", "cpu",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    with posthoc.open_activations(tmp_path / "a.h5") as file, torch.no_grad():
+        assert "layer.act" in file.layers
+        for row, state in enumerate(states):
+            network = net()
+            network.load_state_dict(state)
+            assert file.loss[row] == pytest.approx(F.cross_entropy(network(x), labels).item(), rel=1e-6)
+
+
 def test_a_checkpoint_that_its_own_code_does_not_take_is_skipped(tmp_path):
     code = """
 class Layer(nn.Linear):
