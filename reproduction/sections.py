@@ -257,11 +257,6 @@ def _beside(score: dict[str, Any], unit: int) -> str:
     return "" if lost is None else interval(lost, ends, 1, 1)
 
 
-def _alike(score: dict[str, Any]) -> bool:
-    _, low, high = score["patience_difference"]
-    return low is not None and low <= 0 <= high
-
-
 def _saved_and_lost(score: dict[str, Any], unit: int) -> str:
     return f"{score['saved']:.1f} and {unit * score['lost']:.1f}"
 
@@ -272,6 +267,11 @@ def _beats(rule: dict[str, Any], other: dict[str, Any]) -> bool:
         return False
     saved, lost = rule["saved"] - other["saved"], other["lost"] - rule["lost"]
     return bool(saved >= 0 and lost >= 0 and saved + lost > 0)
+
+
+def _alike(score: dict[str, Any]) -> bool:
+    _, low, high = score["patience_difference"]
+    return low is not None and not _side(low, high)
 
 
 def signs(study: Study) -> dict[str, Any]:
@@ -296,7 +296,6 @@ def signs(study: Study) -> dict[str, Any]:
         ])  # fmt: skip
     smoothed = [(run.name, run.metrics, run.axes["smoothing"]) for run in study.runs if "smoothing" in run.axes]
     exact = [(name, of) for name, of in study.covariance.items() if of.trained.sum() >= LEAST_EPOCHS]
-    ends = [over_epochs(metrics, FIELDS) for _, metrics in exact]
     both = [(_sure_sign(first), _sure_sign(second)) for _, first, second in smoothed]
     return {
         "rows": rows,
@@ -313,7 +312,7 @@ def signs(study: Study) -> dict[str, Any]:
             ]
             for name, of in exact
         ],
-        "open": sum(low is None or high is None or low <= 0 <= high for low, high in ends),
+        "open": sum(not _sure_sign(of) for _, of in exact),
         "sides": _sides(sides),
         "seeds": [
             f"{name}: {extent(correlation(run.metrics, FIELDS) for run in runs)} over {len(runs)} seeds"
@@ -334,7 +333,11 @@ def signs(study: Study) -> dict[str, Any]:
 
 def _sure_sign(metrics: RunMetrics) -> int:
     """1 or -1, the sign of r(Hz, Mz), where its interval leaves 0 out; else 0."""
-    low, high = over_epochs(metrics, FIELDS)
+    return _side(*over_epochs(metrics, FIELDS))
+
+
+def _side(low: float | None, high: float | None) -> int:
+    """1 or -1: on which side of 0 an interval lies; 0 where it holds it, or is none."""
     return 0 if low is None or high is None or low <= 0 <= high else 1 if low > 0 else -1
 
 

@@ -28,11 +28,8 @@ def verdicts(study: Study, sections: dict[str, Any]) -> list[Verdict]:
 
 def recomputed(study: Study) -> dict[str, tuple[int, int]]:
     """Of each printed column, in how many rows it is what the published epochs give, of how many."""
-    epochs = {content["run"]: content for content in study.published.get("runs", [])}
     same: dict[str, list[bool]] = {}
-    for recipe, printed in study.printed.items():
-        if (content := epochs.get(ROWS[recipe].published)) is None:
-            continue
+    for printed, content in _with_epochs(study):
         quantities = content["quantities"]
         correlations = (quantities[name]["value"] for name in CORRELATIONS)
         given = {
@@ -49,6 +46,14 @@ def recomputed(study: Study) -> dict[str, tuple[int, int]]:
     return {name: (sum(found), len(found)) for name, found in same.items()}
 
 
+def _with_epochs(study: Study) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """The printed rows, each with what its published epochs give."""
+    epochs = {content["run"]: content for content in study.published.get("runs", [])}
+    for recipe, printed in study.printed.items():
+        if content := epochs.get(ROWS[recipe].published):
+            yield printed, content
+
+
 def _printed(study: Study, sections: dict[str, Any]) -> Iterator[Verdict]:
     columns = recomputed(study)
     held = [name for name, (same, of) in columns.items() if same == of]
@@ -59,9 +64,8 @@ def _printed(study: Study, sections: dict[str, Any]) -> Iterator[Verdict]:
             evidence += f", {listed(others)} rows"
         few = [
             f"{printed['model']} has an H_eff in {content['epochs_with_integration']} of {content['epochs']} epochs only"
-            for recipe, printed in study.printed.items()
-            for content in study.published["runs"]
-            if content["run"] == ROWS[recipe].published and content["epochs_with_integration"] < LEAST_EPOCHS
+            for printed, content in _with_epochs(study)
+            if content["epochs_with_integration"] < LEAST_EPOCHS
         ]
         wrong = [name for name, (same, of) in columns.items() if 2 * same < of]
         verdict = f"**hold, but for {listed(wrong)}**" if wrong else "**hold**"

@@ -51,9 +51,8 @@ def final(run: Run, rows: NDArray[np.int64]) -> FloatArray:
 
 def remaining(run: Run, rows: NDArray[np.int64]) -> FloatArray:
     """By how much the best score still to come is above that of the checkpoint."""
-    to_come = np.where(np.isfinite(run.gain), run.gain, -np.inf)
-    largest = np.maximum.accumulate(to_come[::-1])[::-1]
-    return np.where(np.isfinite(run.gain), largest - run.gain, np.nan)[rows]
+    gain = np.where(np.isfinite(run.gain), run.gain, np.nan)[rows]
+    return np.asarray(np.fmax(gain, best_later(run, rows)) - gain)
 
 
 def best_later(run: Run, rows: NDArray[np.int64]) -> FloatArray:

@@ -84,6 +84,15 @@ def call(module: nn.Module, batch: Mapping[str, Tensor]) -> Any:
     return caller(module, batch.keys())(batch)
 
 
+class StrayError(PosthocError):
+    """Not every sample went through `layers`, as through an expert of a mixture: how many rows each gave, None for one that
+    was not reached."""
+
+    def __init__(self, message: str, layers: Mapping[str, int | None]) -> None:
+        super().__init__(message)
+        self.layers = layers
+
+
 @contextmanager
 def guarded(name: str, module: nn.Module, batch: Mapping[str, Tensor], where: str) -> Iterator[None]:
     """Whatever the module raises is a PosthocError that names layer, batch and checkpoint; memory that runs out is not.
@@ -94,6 +103,8 @@ def guarded(name: str, module: nn.Module, batch: Mapping[str, Tensor], where: st
         yield
     except torch.OutOfMemoryError:
         raise
+    except StrayError as error:
+        raise StrayError(f"{where}: {error}", error.layers) from error
     except PosthocError as error:
         raise PosthocError(f"{where}: {error}") from error
     except KeyboardInterrupt:

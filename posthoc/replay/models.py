@@ -111,10 +111,8 @@ class Model:
     def title(self) -> str:
         """Name, source, and what a reader should know of it."""
         parts = [self.source]
-        if self.loading:
-            parts.append(
-                f"each checkpoint through its load_state_dict() and eval(), for it has {listed(self.loading, 2)}"
-            )
+        if own := self.loading:
+            parts.append(f"each checkpoint through its load_state_dict() and eval(), for it has {listed(own, 2)}")
         if self.note:
             parts.append(self.note)
         if self.left_out:

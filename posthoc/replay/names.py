@@ -226,7 +226,7 @@ def runs_in(name: str) -> tuple[str, ...]:
     >>> runs_in("seed3_epoch12_lr=0.1"), runs_in("epoch_1_ema")
     (('seed 3', 'lr 0.1'), ())
     """
-    return tuple(f"{row.word} {name[row.start : row.end]}" for row in _rows(name, True) if row.counts is Counts.RUNS)
+    return tuple(f"{row.word} {name[row.start : row.end]}" for row in numbers(name) if row.counts is Counts.RUNS)
 
 
 def places(names: Sequence[str], forced: bool = False) -> Places | None:

@@ -17,7 +17,7 @@ from posthoc.cpus import cpu_count
 from posthoc.errors import PosthocError
 from posthoc.replay.arithmetic import arithmetic
 from posthoc.replay.controls import altered
-from posthoc.replay.forward import State, caller, error_line, guarded, own_randomness, place_of, seed_batch
+from posthoc.replay.forward import State, StrayError, caller, error_line, guarded, own_randomness, place_of, seed_batch
 from posthoc.replay.hooks import Recorder
 from posthoc.replay.loading import is_own
 from posthoc.replay.models import Model
@@ -43,15 +43,6 @@ class Pass(NamedTuple):
     signals: Tensor
     output: Any
     features: Tensor | None
-
-
-class StrayError(PosthocError):
-    """Not every sample went through `layers`, as through an expert of a mixture: how many rows each gave, None for one that
-    was not reached."""
-
-    def __init__(self, message: str, layers: Mapping[str, int | None]) -> None:
-        super().__init__(message)
-        self.layers = layers
 
 
 class Judged(NamedTuple):
@@ -178,12 +169,13 @@ class Network:
                 if not self.is_loader:  # the same state for all: what train() makes of the constructor's weights
                     self.module.train()
                     self.state, self.is_loader = State(self.module), True
-                nn.Module.load_state_dict(self.module, _complete(self.module, weights), strict=False)
-                if is_own(
-                    self.module.load_state_dict
-                ):  # for what it does besides: the names that it expects are the file's
-                    with suppress(Exception):
-                        self.module.load_state_dict(_complete(self.module, weights))
+                complete = _complete(self.module, weights)
+                nn.Module.load_state_dict(self.module, complete, strict=False)
+                if is_own(self.module.load_state_dict):
+                    with suppress(
+                        Exception
+                    ):  # called for what it does besides: the names that it expects are the file's
+                        self.module.load_state_dict(complete)
                 self.module.eval()
         except torch.OutOfMemoryError:
             raise

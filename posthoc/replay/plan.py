@@ -27,11 +27,11 @@ from posthoc.recording import Model as RecordedModel
 from posthoc.recording import Probe as RecordedProbe
 from posthoc.replay.controls import check_controls
 from posthoc.replay.cost import averaging, cost, require_memory
+from posthoc.replay.forward import StrayError
 from posthoc.replay.hooks import HookPoint
 from posthoc.replay.layers import choose, is_named
 from posthoc.replay.layout import Run
 from posthoc.replay.models import Model, resolve_model
-from posthoc.replay.network import StrayError
 from posthoc.replay.outputs import Scored
 from posthoc.replay.padding import Padding, padding_of
 from posthoc.replay.probes import Probe, load_probe
@@ -291,11 +291,8 @@ def _tried(plan: Extraction, request: Request, wishes: Wishes, skip_errors: bool
     while True:
         try:
             return plan.settled(try_out(plan, wishes, skip_errors))
-        except PosthocError as error:
-            stray = error if isinstance(error, StrayError) else error.__cause__
-            if not isinstance(stray, StrayError):
-                raise
-            rows = stray.layers
+        except StrayError as error:
+            rows = error.layers
             strays = {layer for layer in rows if not is_named(layer, request.layers)}
             astray = rows.keys() == {point.name for point in plan.points} and not any(rows.values())
             if not strays or astray:

@@ -16,13 +16,21 @@ from torch.nn import functional as F
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
 from posthoc.replay.dependence import AGREEMENT, Values, alike, furthest, mixing, predicts_none
-from posthoc.replay.forward import DrawsHeard, State, error_line, guarded, own_randomness, random_state, seed_batch
+from posthoc.replay.forward import (
+    DrawsHeard,
+    State,
+    StrayError,
+    error_line,
+    guarded,
+    own_randomness,
+    random_state,
+    seed_batch,
+)
 from posthoc.replay.hooks import HookPoint, first_tensor, hooked
 from posthoc.replay.loading import require_types
 from posthoc.replay.marks import assembled, sources
 from posthoc.replay.network import (
     Network,
-    StrayError,
     first,
     head_of,
     inference,
@@ -92,8 +100,6 @@ def try_out(plan: "Extraction", wishes: Wishes, skip_errors: bool) -> Trial:
                 except (UsageError, StrayError):
                     raise
                 except PosthocError as error:
-                    if isinstance(error.__cause__, StrayError):
-                        raise
                     failures.append(error)
                     if not skip_errors:
                         break

@@ -112,15 +112,18 @@ def test_uneven_checkpoints(steps, epochs, gap):
     assert (gap or "") in reason
 
 
-def test_uneven_checkpoints_have_no_volatility_and_no_epoch_axis(tmp_path):
+def noise_at(steps, path):
+    """Write activations of noise at these steps."""
     random = np.random.default_rng(0)
-    steps = [0, *np.arange(1, 22).tolist(), *(2 ** np.arange(5, 12)).tolist()]
     frames = [
-        Frame(f"{s}.pt", "0", None, int(s), 1.0, 0.01 * k, {}, {"mean": {"a": random.standard_normal((6, 96), "f4")}})
+        Frame(f"{s}.pt", "0", None, s, 1.0, 0.01 * k, {}, {"mean": {"a": random.standard_normal((6, 96), "f4")}})
         for k, s in enumerate(steps)
     ]
-    plan = Layout(recording(["a"], images=96), np.arange(96), np.arange(96) % 4, {"a": np.arange(6)})
-    write(tmp_path / "a.h5", plan, frames)
+    write(path, Layout(recording(["a"], images=96), np.arange(96), np.arange(96) % 4, {"a": np.arange(6)}), frames)
+
+
+def test_uneven_checkpoints_have_no_volatility_and_no_epoch_axis(tmp_path):
+    noise_at([*range(22), *(2**k for k in range(5, 12))], tmp_path / "a.h5")
     with open_activations(tmp_path / "a.h5") as activations:
         with pytest.raises(PosthocError, match="unevenly spaced: the largest gap, 1024 steps, is above twice"):
             compute_metrics(activations, Protocol.named("default", axis="epoch"))
@@ -133,14 +136,7 @@ def test_uneven_checkpoints_have_no_volatility_and_no_epoch_axis(tmp_path):
 
 
 def test_evenly_saved_after_powers_of_two_is_no_series_in_time(tmp_path):
-    random = np.random.default_rng(0)
-    steps = [1, 2, 4, 8, 16, 32, 64, 128, *range(250, 5500, 250)]
-    frames = [
-        Frame(f"{s}.pt", "0", None, s, 1.0, 0.01 * k, {}, {"mean": {"a": random.standard_normal((6, 96), "f4")}})
-        for k, s in enumerate(steps)
-    ]
-    plan = Layout(recording(["a"], images=96), np.arange(96), np.arange(96) % 4, {"a": np.arange(6)})
-    write(tmp_path / "a.h5", plan, frames)
+    noise_at([1, 2, 4, 8, 16, 32, 64, 128, *range(250, 5500, 250)], tmp_path / "a.h5")
     with open_activations(tmp_path / "a.h5") as activations:
         with pytest.raises(PosthocError, match="from 1 to 4 are 3 steps, two gaps that are together below the median"):
             compute_metrics(activations, Protocol.named("default", axis="epoch"))
