@@ -170,7 +170,7 @@ class Verdict:
     def _why_not_drawn(self, unit: str) -> str:
         """Why the null was drawn in no trained checkpoint."""
         if self.undefined:
-            return "only untrained checkpoints have it" if self.untrained else f"it is undefined in every {unit}"
+            return "only checkpoints of step 0 have it" if self.untrained else f"it is undefined in every {unit}"
         if self.of_documents:
             return "signs are flipped of two documents or more, with differences other than 0"
         return "that null was not drawn"

@@ -328,7 +328,7 @@ def advice(metrics: RunMetrics, audit: Audit | None) -> list[str]:
 
 
 def _before_training(metrics: RunMetrics, symbols: Sequence[str]) -> list[str]:
-    """Which of these measures differ from their nulls at the untrained checkpoint, too."""
+    """Which of these measures differ from their nulls at the checkpoint of step 0, too."""
     untrained = [e for e, checkpoint in enumerate(metrics.checkpoints) if checkpoint.untrained]
     found = {
         measured.symbol: beside.p[untrained[0]]
@@ -339,9 +339,15 @@ def _before_training(metrics: RunMetrics, symbols: Sequence[str]) -> list[str]:
     if not known:
         return []
     differ = "differs from its null" if len(known) == 1 else "differ from their nulls"
+    probe = "the probe, such as the order of its samples, which all checkpoints share"
+    if metrics.recording.provenance.adapters:  # their base was trained
+        return [
+            f"Before fine-tuning {listed(known)} {differ}, too: what makes the difference was there before, at least in part; "
+            f"it may be of the base, or of {probe}."
+        ]
     return [
         f"Before training {listed(known)} {differ}, too: what makes the difference was not learned, at least in part; "
-        "it may be the probe, such as the order of its samples, which all checkpoints share."
+        f"it may be {probe}."
     ]
 
 

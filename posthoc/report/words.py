@@ -56,6 +56,11 @@ def better(score: Measured) -> str:
     return f" ({'lower' if score.lower_is_better else 'higher'} is better)"
 
 
+def network_at_start(metrics: RunMetrics) -> str:
+    """What the network of step 0 is, in words; of adapters the base, which was trained before."""
+    return f"the network {metrics.at_start}" if metrics.recording.provenance.adapters else "the untrained network"
+
+
 def aside(metrics: RunMetrics) -> list[tuple[str, str]]:
     """Why something steps aside in the run, and what does."""
     stepped: dict[Aside, list[str]] = {}

@@ -164,7 +164,7 @@ def test_a_lone_untrained_checkpoint_has_measures_and_nulls(tmp_path):
     assert metrics.null("order", "hurst", "draws")[0] == 39
     assert metrics.measures["hurst"].summary.nulls["order"].epochs == 0
     assert in_short(metrics)[0] == "The only checkpoint is epoch 0; nothing went wrong that the checkpoints show."
-    assert "only untrained checkpoints have it" in verdict(metrics, "metastability").sentence()
+    assert "only checkpoints of step 0 have it" in verdict(metrics, "metastability").sentence()
 
 
 def test_a_single_channel_has_no_metastability(tmp_path):

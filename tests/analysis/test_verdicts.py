@@ -181,4 +181,4 @@ def test_of_a_measure_without_a_value_it_is_not_said_that_nothing_was_drawn():
         "is not known: signs are flipped of two documents or more, with differences other than 0"
     )
     lone = Verdict("M", "order", "another order", undefined=True, untrained=True)
-    assert lone.sentence().endswith("is not known: only untrained checkpoints have it")
+    assert lone.sentence().endswith("is not known: only checkpoints of step 0 have it")

@@ -14,6 +14,7 @@ import altair
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from documents import make as documents
 from noise import make
 
 from posthoc.analysis.metrics import compute_metrics
@@ -142,6 +143,12 @@ def test_weights_that_do_not_move_or_are_not_there(metrics, tmp_path):
     run = dataclasses.replace(metrics, weights={"a": still, ALL: still})
     figure = export(lambda width: FIGURES["weights"].build(run, None, width), tmp_path / "a.svg", 400)
     assert figure.title == "The weights do not move"
+    broken = np.where(np.arange(E) % 2, np.nan, 1.0)
+    run = dataclasses.replace(
+        metrics, weights={ALL: WeightPath(broken, np.full(E, np.nan), 2 * broken, np.full(E, np.nan), 0.0)}
+    )
+    title = "The weights end 2 from those of epoch 0, after a way that is not finite throughout"
+    assert FIGURES["weights"].build(run, None, 400).title == title
     assert not FIGURES["weights"].fits(dataclasses.replace(metrics, weights={}))
     with pytest.raises(PosthocError, match="no weights"):
         FIGURES["weights"].build(dataclasses.replace(metrics, weights={}), None, 400)
@@ -247,11 +254,98 @@ def test_what_is_not_drawn_is_not_explained(metrics):
     assert "noise" not in FIGURES["trajectory"].build(bare, None, 400).explanation
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        ([0.5, 0.6, 0.6, 0.7], [0.7, 0.9, 0.9, 0.9], "goes from {} to {} (intervals overlap)"),
+        ([0.5, 0.6, 0.6, 0.8], [0.7, 0.9, 0.9, 0.9], "rises from {} to {}"),
+        ([0.5, 0.6, 0.6, 0.1], [0.7, 0.9, 0.9, 0.4], "falls from {} to {}"),
+        ([0.5, 0.6, 0.6, np.nan], [0.7, 0.9, 0.9, np.nan], "goes from {} to {}"),
+        (None, None, "goes from {} to {}"),
+    ],
+)
+def test_that_a_measure_rises_or_falls_is_said_where_its_intervals_show_it(metrics, low, high, says):
+    low, high = (np.empty(0) if ends is None else np.array([np.nan, *ends]) for ends in (low, high))
+    of = dataclasses.replace(metrics.measures["integration"], low=low, high=high)
+    without = dataclasses.replace(metrics.measures["metastability"], low=np.empty(0), high=np.empty(0))
+    run = dataclasses.replace(metrics, measures={**metrics.measures, "integration": of, "metastability": without})
+    figure = FIGURES["trajectory"].build(run, None, 400)
+    H, M = ([f"{values[e]:.3f}" for e in (1, 4)] for values in (of.value, without.value))
+    assert figure.title == f"From epoch 1 to 4 H_eff {says.format(*H)} and M goes from {' to '.join(M)}"
+    assert ("do not overlap" in figure.explanation) == bool(low.size)
+
+
+def test_without_nulls_the_path_is_told_without_a_claim(activations_file):
+    with open_activations(activations_file) as activations:
+        bare = compute_metrics(activations, nulls=0)
+    H, M = ([f"{bare.column(key)[e]:.3f}" for e in (1, 4)] for key in ("integration", "metastability"))
+    title = FIGURES["trajectory"].build(bare, None, 400).title
+    assert title == f"From epoch 1 to 4 H_eff goes from {' to '.join(H)} and M goes from {' to '.join(M)}"
+
+
+def test_the_box_of_the_null_is_of_trained_checkpoints_alone(metrics):
+    def with_null(untrained):
+        measures = dict(metrics.measures)
+        for key, low in (("integration", 0.5), ("metastability", 0.05)):
+            of = measures[key]
+            low = np.array([untrained, *(low + 0.02 * np.arange(4))])
+            null = dataclasses.replace(of.nulls["order"], low=low, high=low + 0.02)
+            measures[key] = dataclasses.replace(of, value=low + 0.01, nulls={**of.nulls, "order": null})
+        return dataclasses.replace(metrics, measures=measures)
+
+    for untrained in (0.001, np.nan):
+        tables = FIGURES["trajectory"].build(with_null(untrained), None, 400).specification["datasets"].values()
+        (box,) = next(rows for rows in tables if "x_low" in rows[0])
+        assert box == pytest.approx({"x_low": 0.53, "x_high": 0.55, "y_low": 0.08, "y_high": 0.1})
+
+
+def test_the_base_of_adapters_is_not_called_untrained(metrics):
+    provenance = dataclasses.replace(metrics.recording.provenance, adapters="LORA")
+    recording = dataclasses.replace(metrics.recording, provenance=provenance)
+    adapted = dataclasses.replace(metrics, input=dataclasses.replace(metrics.input, recording=recording))
+    for run, base, label in (
+        (metrics, "the untrained network", "untrained"),
+        (adapted, "the network before fine-tuning", "before fine-tuning"),
+    ):
+        for name in ("training", "measures"):
+            assert f"he hollow diamond is {base}" in FIGURES[name].build(run, None, 400).explanation
+        tables = FIGURES["trajectory"].build(run, None, 400).specification["datasets"].values()
+        assert label in {row.get("text") for rows in tables for row in rows}
+
+
+def test_of_several_nulls_that_decide_it_is_said_which_does_of_which_measures(tmp_path):
+    with open_activations(documents(tmp_path / "a.h5", 6, 256, steps=(0, 1, 4))) as activations:
+        of_documents = compute_metrics(activations, nulls=9, max_nulls=9)
+    figure = FIGURES["measures"].build(of_documents, None, 600)
+    assert figure.explanation.endswith(
+        "redrawn data: the same points in another order of time, which decides about H, M and H_s; the documents' differences "
+        "with signs at random, which decides about dH, dM and dH_s; and pure noise, independent in every channel, for reference."
+    )
+    keys = ["measured", "95 % interval", "time permuted", "signs flipped", "pure noise"]
+    assert json.dumps(keys) in json.dumps(figure.specification)
+
+
+def test_nulls_that_decide_and_were_not_drawn_are_not_explained(metrics):
+    assert (
+        FIGURES["measures"]
+        .build(metrics, None, 400)
+        .explanation.endswith(
+            ": another order of the same images, which decides, and pure noise, independent in every channel, for reference."
+        )
+    )
+    measures = {
+        key: dataclasses.replace(of, nulls={null: of.nulls[null] for null in of.nulls if null != "order"})
+        for key, of in metrics.measures.items()
+    }
+    explanation = FIGURES["measures"].build(dataclasses.replace(metrics, measures=measures), None, 400).explanation
+    assert explanation.endswith("redrawn data: pure noise, independent in every channel, for reference.")
+
+
 def test_a_notebook_gets_the_same_chart(metrics, tmp_path):
     metrics.save(tmp_path / "metrics.json")
     chart = load_metrics(tmp_path / "metrics.json").chart("trajectory")
     spec = chart.to_dict()
-    assert spec["title"]["text"].startswith("From epoch 1 to 4 H_eff stays within its intervals (0.9")
+    assert spec["title"]["text"].startswith("From epoch 1 to 4 H_eff goes from 0.9")
     assert metrics.chart("similarity", epoch=2).to_dict()["params"][-1]["value"] == 2
     with pytest.raises(UsageError, match="there are training, measures, stability"):
         metrics.chart("nonsense")

@@ -447,6 +447,35 @@ def test_the_advice_says_what_was_there_before_training(run_of):
         assert (f"Before training M (p {p}) differs from its null, too: what makes" in " ".join(sentences)) == said
 
 
+def test_of_adapters_the_base_is_not_called_untrained_nor_what_it_shows_not_learned(run_of):
+    metrics = run_of[0]
+    m = metrics.measures["metastability"]
+    null = dataclasses.replace(m.summary.nulls[m.decided_by], differs=4, wanting=0, epochs=4)
+    beside = dataclasses.replace(m.nulls[m.decided_by], p=np.full(5, 0.04))
+    of_m = dataclasses.replace(
+        m, nulls={m.decided_by: beside}, summary=dataclasses.replace(m.summary, nulls={m.decided_by: null})
+    )
+    provenance = dataclasses.replace(metrics.recording.provenance, adapters="LORA")
+    recording = dataclasses.replace(metrics.recording, provenance=provenance)
+    adapted = dataclasses.replace(
+        metrics,
+        measures={**metrics.measures, "metastability": of_m},
+        input=dataclasses.replace(metrics.input, recording=recording),
+    )
+    (said,) = [sentence for sentence in advice(adapted, run_of[1]) if sentence.startswith("Before")]
+    assert said.startswith(
+        "Before fine-tuning M (p 0.04) differs from its null, too: what makes the difference was there "
+    )
+    assert "learned" not in said
+    text = page([Source("run", "metrics.json", adapted)])
+    assert "untrained" not in text.split("<main>")[1].split('<script type="application/json"')[0].replace(
+        "cka_untrained", ""
+    )
+    assert "a hollow diamond is the network before fine-tuning." in text
+    both = page([Source("run", "metrics.json", adapted), Source("other", "metrics.json", metrics)])
+    assert "a hollow diamond is the network before fine-tuning or the untrained network." in both
+
+
 def test_the_advice_names_what_would_help(run_of):
     metrics, audited = run_of
     m = metrics.measures["metastability"]

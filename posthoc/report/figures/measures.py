@@ -1,6 +1,6 @@
 """Every measure with an interval or nulls, checkpoint by checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from posthoc.report.figures.figure import (
     y_axis,
 )
 from posthoc.report.theme import NOISE, OTHER, VALUE
-from posthoc.report.words import cautions, headlines, sentence_of, short
+from posthoc.report.words import cautions, headlines, listed, network_at_start, sentence_of, short
 
 MOST_BELOW = 5
 """So many measures stand below each other; more, as of language models, in two columns, which a sheet of paper holds."""
@@ -47,8 +47,8 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
                 row[name] = number(value)
     beside = short(metrics, PURE_NOISE)
     keys, colours, opacities = ["measured", "95 % interval"], [VALUE, VALUE], [1, 0.25]
-    if any(row.get(f"{key}_{PURE_NOISE}_low") is not None for row in rows for key in shown):
-        deciders = dict.fromkeys(measured.decided_by for measured in shown.values() if measured.decided_by)
+    noise, deciders = _drawn(rows, shown)
+    if noise:
         keys += [*(short(metrics, null) for null in deciders), beside]
         colours += [*(OTHER for _ in deciders), NOISE]
         opacities += [*(0.35 for _ in deciders), 0.5]
@@ -77,8 +77,8 @@ def measures(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         "measures",
         _title(metrics) or f"Every measure, {metrics.summary.unit} by {metrics.summary.unit}",
         f"The line is what was measured, its band the 95 % interval{metrics.axis.intervals and ' '}{metrics.axis.intervals}"
-        + ("" if metrics.trained.all() else "; the hollow diamond is the untrained network")
-        + (_bands(metrics) if len(keys) > 2 else "."),
+        + ("" if metrics.trained.all() else f"; the hollow diamond is {network_at_start(metrics)}")
+        + (_bands(metrics, deciders) if noise else "."),
         "",
         concat(*panels, columns=columns, spacing=14),
         columns=columns,
@@ -107,11 +107,30 @@ def _title(metrics: RunMetrics) -> str:
     )
 
 
-def _bands(metrics: RunMetrics) -> str:
-    decides, noise = (metrics.nulls[null].words for null in (metrics.axis.decides, PURE_NOISE))
+def _drawn(rows: Sequence[dict[str, Any]], shown: Mapping[str, Measured]) -> tuple[bool, dict[str, list[str]]]:
+    """Whether pure noise was drawn for trained checkpoints, and the nulls that decide and were, with the symbols of their measures."""
+
+    def known(field: str) -> bool:
+        return any(row.get(field) is not None for row in rows if not row["untrained"])
+
+    deciders: dict[str, list[str]] = {}
+    for key, measured in shown.items():
+        if known(f"{key}_deciding_low"):
+            deciders.setdefault(measured.decided_by, []).append(measured.symbol)
+    return any(known(f"{key}_{PURE_NOISE}_low") for key in shown), deciders
+
+
+def _bands(metrics: RunMetrics, deciders: Mapping[str, Sequence[str]]) -> str:
+    """What the bands of redrawn data hold; where several nulls decide, which of them about which measures."""
+    several = len(deciders) > 1
+    decide = [
+        f"{metrics.nulls[null].words}, which decides{f' about {listed(symbols)}' if several else ''}"
+        for null, symbols in deciders.items()
+    ]
+    before = f"{'; '.join(decide)}{';' if several else ','} and " if decide else ""
     return (
-        f"; the other bands hold the middle 95 % of the same measure of redrawn data: {decides}, which decides, "
-        f"and {noise}, for reference."
+        "; the other bands hold the middle 95 % of the same measure of redrawn data: "
+        f"{before}{metrics.nulls[PURE_NOISE].words}, for reference."
     )
 
 

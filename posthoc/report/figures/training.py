@@ -14,7 +14,7 @@ from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import vconcat
 from posthoc.report.figures.figure import Figure, Kind, data, number, panel, rows_of, time_axis
 from posthoc.report.theme import INK, MUTED, REGION, SECOND, THIRD, VALUE
-from posthoc.report.words import better, left_out
+from posthoc.report.words import better, left_out, network_at_start
 
 WIDE = 20.0
 """How many times its least value a loss's greatest must be for a logarithmic axis."""
@@ -43,7 +43,7 @@ def training(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         ("The ring with a value is the best." if len(rows) > 1 else "The ring has the value.")
         + (f" The shaded part is a plateau: from there on the value{_until(metrics)} stays within 5 % of the way from the first to the best."
            if any(passed.plateau is not None for m in shown.values() if (passed := course_of(metrics, m))) else "")
-        + ("" if metrics.trained.all() else " The hollow diamond is the untrained network.")
+        + ("" if metrics.trained.all() else f" The hollow diamond is {network_at_start(metrics)}.")
         + (f" A layer counts as settled from where its similarity (CKA) to the last checkpoint stays at {SETTLED} or more."
            if settled else ""),
         " ".join(left_out(metrics)),

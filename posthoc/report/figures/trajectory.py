@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from posthoc.analysis.records import RunMetrics
+from posthoc.analysis.records import Measured, RunMetrics
 from posthoc.analysis.taxonomy import Taxonomy
 from posthoc.report.figures.composed import layer
 from posthoc.report.figures.figure import Figure, Kind, data, hover, log_spaced, nothing, number, rows_of, with_epoch
@@ -52,7 +52,7 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         _title(metrics, trained),
         "One point per checkpoint, from dark to light and along the arrows; the shaded bands are those in which the taxonomy puts a run's mean "
         f"H_eff ({'undefined' if math.isnan(mean) else f'here {mean:.3f}'}), stable convergent being a run above 0.6 with "
-        f"{_signs(metrics)}{where}",
+        f"{_signs(metrics)}{where}{_told_by(metrics)}",
         "",
         with_epoch(layer(*layers).properties(width=width, height=HEIGHT), None),
         verdicts=cautions(metrics),
@@ -60,18 +60,33 @@ def trajectory(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
 
 
 def _title(metrics: RunMetrics, trained: list[Row]) -> str:
-    """Where the path begins and ends; a measure rises or falls where its intervals at both ends do not meet."""
+    """Where the path begins and ends; a measure rises or falls where its intervals at both ends do not overlap."""
     if len(trained) < 2:
         return "Integration and metastability of the run in one plane"
     when = list(metrics.when)
     first, last = (when.index(row["at"]) for row in (trained[0], trained[-1]))
-    ways = []
-    for symbol, key in (("H_eff", "integration"), ("M", "metastability")):
-        of = metrics.measures[key]
-        ends = " to ".join(f"{of.value[e]:.3f}" for e in (first, last))
-        way = "falls from" if of.high[last] < of.low[first] else "rises from" if of.low[last] > of.high[first] else ""
-        ways.append(f"{symbol} {way} {ends}" if way else f"{symbol} stays within its intervals ({ends})")
-    return f"From {metrics.summary.unit} {trained[0]['at']} to {trained[-1]['at']} {ways[0]} and {ways[1]}"
+    integration, metastability = (_way(metrics.measures[key], first, last) for key in AXES.values())
+    ends = f"{metrics.summary.unit} {trained[0]['at']} to {trained[-1]['at']}"
+    return f"From {ends} H_eff {integration} and M {metastability}"
+
+
+def _way(of: Measured, first: int, last: int) -> str:
+    """What a measure does from one checkpoint to another, as far as its intervals there say."""
+    ends = f"from {of.value[first]:.3f} to {of.value[last]:.3f}"
+    if not of.low.size or not np.isfinite([of.low[[first, last]], of.high[[first, last]]]).all():
+        return f"goes {ends}"
+    if of.high[last] < of.low[first]:
+        return f"falls {ends}"
+    return f"rises {ends}" if of.low[last] > of.high[first] else f"goes {ends} (intervals overlap)"
+
+
+def _told_by(metrics: RunMetrics) -> str:
+    """By what it is said that a measure rises or falls; nothing where there is no interval."""
+    known = any(np.isfinite(metrics.measures[key].low).any() for key in AXES.values())
+    return (
+        " A measure rises or falls where its intervals at both ends do not overlap; where they do, it cannot be told."
+        * known
+    )
 
 
 def _within(box: Row, x: list[float], y: list[float]) -> Row:
@@ -98,9 +113,9 @@ def _axis(channel: Any, key: str, title: str, domain: list[float]) -> Any:
 
 
 def _box(metrics: RunMetrics) -> Row:
-    """Where the deciding null lies, on average over the run; empty where it was not drawn."""
+    """Where the deciding null lies, on average over the trained checkpoints; empty where it was not drawn."""
     ends = {
-        f"{name}_{end}": metrics.null(metrics.axis.decides, key, end)
+        f"{name}_{end}": metrics.null(metrics.axis.decides, key, end)[metrics.trained]
         for name, key in AXES.items() for end in ("low", "high")
     }  # fmt: skip
     if not all(np.isfinite(values).any() for values in ends.values()):
@@ -151,7 +166,7 @@ def _path(
     corner = plane.place({"integration": box["x_low"], "metastability": box["y_low"]}) if box else None
     taken = [_box_of(corner, (4, -11, "left"), short(metrics, metrics.axis.decides))] if corner else []
     named = [(row, f"{unit} {row['at']}") for row in trained[:1] + trained[1:][-1:]]
-    named += [(row, "untrained") for row in points if row["untrained"]]
+    named += [(row, metrics.at_start) for row in points if row["untrained"]]
     return [
         seen.mark_line(color=MUTED, strokeWidth=1, opacity=0.6).encode(x=X, y=Y, order="at:Q"),
         *_arrows(trained, X, Y, plane),

@@ -76,10 +76,12 @@ def _title(metrics: RunMetrics, start: FloatArray, step: FloatArray) -> str:
         return "The weights are not finite"
     if finite[-1] < len(start) - 1:
         return f"The weights are finite up to {metrics.summary.unit} {metrics.when[finite[-1]]}"
+    first = f"{metrics.summary.unit} {metrics.when[finite[0]]}"
+    if not np.isfinite(step[finite[0] + 1 :]).all():
+        return f"The weights end {start[-1]:.3g} from those of {first}, after a way that is not finite throughout"
     way = float(np.nansum(step))
     if not way > 0:
         return "The weights do not move"
-    first = f"{metrics.summary.unit} {metrics.when[finite[0]]}"
     return f"The weights end {start[-1]:.3g} from those of {first}, after a way of {way:.3g}"
 
 
