@@ -55,9 +55,14 @@ def _course(metrics: RunMetrics, measured: Measured) -> str:
     if passed.first == passed.last:
         only = "the only checkpoint" + ("" if len(when) == 1 else " that has it")
         return f"{name} is {last} at {unit} {when[passed.last]}, {only}."
+    lost = [when[e] for e in np.flatnonzero(metrics.trained & ~np.isfinite(measured.value))]
+    without = (
+        f"; it is {'not finite' if measured.lower_is_better else 'undefined'} at {checkpoints_at(unit, lost)}"
+        * bool(lost)
+    )
     known = measured.value[metrics.trained & np.isfinite(measured.value)]
     if known.min() == known.max():
-        return f"{name} stays at {last} from {unit} {when[passed.first]} to {unit} {when[passed.last]}."
+        return f"{name} stays at {last} from {unit} {when[passed.first]} to {unit} {when[passed.last]}{without}."
     change = "falls" if values[1] < values[0] else "rises" if values[1] > values[0] else "ends as it began, going"
     if first == last and values[0] != values[1]:
         change = "hardly changes, going"
@@ -69,14 +74,7 @@ def _course(metrics: RunMetrics, measured: Measured) -> str:
     if passed.plateau is not None:
         end = "on" if passed.last == len(when) - 1 else f"to {when[passed.last]}"
         text += f"; a plateau from {unit} {when[passed.plateau]} {end}"
-    lost = [
-        at
-        for at, value, kept in zip(when, measured.value, metrics.trained, strict=True)
-        if kept and not np.isfinite(value)
-    ]
-    if lost:
-        text += f"; it is {'not finite' if measured.lower_is_better else 'undefined'} at {checkpoints_at(unit, lost)}"
-    return f"{text}."
+    return f"{text}{without}."
 
 
 def _settling(metrics: RunMetrics) -> str:

@@ -91,14 +91,15 @@ def health(metrics: RunMetrics) -> list[str]:
 
 
 def _ailment(metrics: RunMetrics, of_kind: Sequence[Symptom]) -> str:
-    """One kind of trouble, in all the layers that have it: when it began in the first of them, and in which number."""
+    """One kind of trouble, in all the layers that have it: when it began in the first of them, and in how many checkpoints
+    each of them has it."""
     first, E = min(of_kind, key=lambda symptom: symptom.began), len(metrics.checkpoints)
     what, evidence = _in_layers(metrics, of_kind), _evidence(first)
     lasted = sorted({symptom.checkpoints for symptom in of_kind})
     which = f" ({first.layer})" if evidence and len(of_kind) > 1 and first.kind is not Ailment.DEAD else ""
     return (
         f"{what}, first at {metrics.summary.unit} {metrics.when[first.began]}, "
-        f"in {'up to ' * (len(lasted) > 1)}{lasted[-1]} of {counted(E, 'checkpoint')}{evidence}{which}"
+        f"in {'up to ' * (len(lasted) > 1)}{lasted[-1]} of {counted(E, 'checkpoint')}{' each' * (len(of_kind) > 1)}{evidence}{which}"
     )
 
 

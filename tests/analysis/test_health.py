@@ -162,16 +162,39 @@ def test_layers_with_the_same_trouble_share_a_line(ill):
 
     both = [Symptom(Ailment.EXPLODING, began, 4 - began, layer, 50.0, 2.0) for began, layer in ((2, "b"), (1, "a"))]
     assert told(*both, Symptom(Ailment.SPIKE, 3, 1, None, 9.0, 1.0)) == [
-        "exploding values in 2 layers (b and a), first at epoch 2, in up to 3 of 5 checkpoints: "
+        "exploding values in 2 layers (b and a), first at epoch 2, in up to 3 of 5 checkpoints each: "
         "root mean square 50, at most 2 before (a)",
         "a spike of the loss, first at epoch 4, in 1 of 5 checkpoints: 9, median before 1",
     ]
     dead = [Symptom(Ailment.DEAD, 3, 2, f"block.{k}", math.nan, math.nan) for k in range(9)]
     assert told(*dead[:4]) == [
-        "4 layers dead (block.0, block.1, block.2 and block.3), first at epoch 4, in 2 of 5 checkpoints: "
+        "4 layers dead (block.0, block.1, block.2 and block.3), first at epoch 4, in 2 of 5 checkpoints each: "
         "no recorded channel varies"
     ]
     assert told(*dead)[0].startswith("9 layers dead (block.0, block.1, block.2 and 6 more), first")
+
+
+def test_what_some_checkpoints_lack_is_said_of_a_course_that_stands_still_and_of_each_layer(tmp_path):
+    random, N, epochs = np.random.default_rng(5), 100, range(1, 11)
+    lost = {"a": (4, 5), "b": (8, 9)}
+    frames = [
+        Frame(f"{e}", f"{e}", e, None, math.nan if e == 7 else 0.25, math.nan if e in (2, 3) else 0.9, {}, {"mean": {
+            layer: random.standard_normal((4, N)).astype("f4") * (math.nan if e in lost[layer] else 1) for layer in LAYERS
+        }})
+        for e in epochs
+    ]  # fmt: skip
+    layout = Layout(recording(LAYERS, images=N), np.arange(N), np.arange(N) % 4, dict.fromkeys(LAYERS, np.arange(4)))
+    write(tmp_path / "a.h5", layout, frames)
+    with open_activations(tmp_path / "a.h5") as activations:
+        run = compute_metrics(activations, nulls=0)
+    assert happened(run)[:2] == [
+        "Accuracy stays at 0.9 from epoch 1 to epoch 10; it is undefined at epochs 2 and 3.",
+        "Loss stays at 0.25 from epoch 1 to epoch 10; it is not finite at epoch 7.",
+    ]
+    assert (
+        "values that are not finite in 2 layers (a and b), first at epoch 4, in 2 of 10 checkpoints each: 400 of them (a)"
+        in health(run)
+    )
 
 
 @pytest.mark.parametrize(
