@@ -232,6 +232,9 @@ def test_what_a_notebook_shows_of_runs(metrics):
     assert repr(both).startswith("<Comparison: 2 runs; best accuracy 0.9034")
     assert "&lt;b&gt;" in both._repr_html_()
     assert "<b>" not in both._repr_html_()
+    hidden = posthoc.compare({"a": metrics, "b\u202e": metrics})._repr_html_()
+    assert r"b\u202e" in hidden
+    assert "\u202e" not in hidden
     audited = load_audit(FIXTURES / "audit.json")
     assert repr(audited) == "<Audit: H_eff, M of 13 controls, 200 images>"
     assert f"<p>{escape(audited.conclusions[0])}</p>" in audited._repr_html_()

@@ -11,7 +11,7 @@ from posthoc.analysis.records import Measured, RunMetrics
 from posthoc.analysis.responses import Audit
 from posthoc.analysis.verdicts import Outcome, Verdict, verdict
 from posthoc.report.figures.training import course_of, courses
-from posthoc.report.words import checkpoints_at, headlines, health, listed, number, sentence_of
+from posthoc.report.words import checkpoints_at, headlines, health, listed, network_at_start, number, sentence_of
 
 FEW = 6
 """So many layers are named one by one."""
@@ -21,7 +21,9 @@ def happened(metrics: RunMetrics) -> list[str]:
     """The course of the score and the loss in sentences, and when layers settled."""
     known = courses(metrics)
     sentences = [_course(metrics, measured) for measured in known.values()]
-    if not known:
+    if not metrics.trained.any():
+        sentences = [f"No checkpoint is trained: there is only {network_at_start(metrics)}."]
+    elif not known:
         sentences = [
             "No accuracy, other score or loss is recorded in the checkpoints, and none could be measured on the probe."
         ]

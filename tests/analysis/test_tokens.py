@@ -219,6 +219,11 @@ def test_the_first_line_about_a_language_model_is_its_loss(metrics):
     assert in_short(run)[0].startswith(f"Loss {loss[row]:.4f} at best, at step {(1, 2, 4, 64)[row]}; ")
 
 
+def test_positions_go_as_far_as_documents(metrics):
+    about = metrics.measures["loss_at_256"].about
+    assert about == "mean loss of positions 256 to 511, as far as the context goes"
+
+
 def test_every_figure_of_tokens_is_drawn_and_steps_are_logarithmic(metrics):
     fitting = {name: kind for name, kind in figures_of(Of.RUN).items() if not kind.fits or kind.fits(metrics)}
     assert (

@@ -25,6 +25,7 @@ from posthoc.analysis.summary import counted, summarise
 from posthoc.analysis.weights import ALL, WeightPath
 from posthoc.cli import main
 from posthoc.errors import PosthocError, UsageError
+from posthoc.report.answers import happened
 from posthoc.report.export import export
 from posthoc.report.figures import FIGURES, Of, figures_of
 from posthoc.report.figures.figure import panel
@@ -297,6 +298,16 @@ def test_the_box_of_the_null_is_of_trained_checkpoints_alone(metrics):
         tables = FIGURES["trajectory"].build(with_null(untrained), None, 400).specification["datasets"].values()
         (box,) = next(rows for rows in tables if "x_low" in rows[0])
         assert box == pytest.approx({"x_low": 0.53, "x_high": 0.55, "y_low": 0.08, "y_high": 0.1})
+
+
+def test_of_an_untrained_checkpoint_alone_no_course_and_no_end_is_told(tmp_path):
+    with open_activations(make(tmp_path / "a.h5", epochs=1)) as activations:
+        lone = compute_metrics(activations, nulls=0)
+    assert happened(lone) == ["No checkpoint is trained: there is only the untrained network."]
+    assert re.fullmatch(
+        r"\w+ by layer lies between [\d.]+ and [\d.]+ at epoch 0", FIGURES["layers"].build(lone, None, 400).title
+    )
+    assert FIGURES["training"].build(lone, None, 400).explanation == "The hollow diamond is the untrained network."
 
 
 def test_the_base_of_adapters_is_not_called_untrained(metrics):

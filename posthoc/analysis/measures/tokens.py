@@ -169,7 +169,7 @@ MEASURES = (
     *(
         Measure(
             f"loss_at_{position}", f"loss from {position}", f"loss from position {position}",
-            f"mean loss of positions {position} to {2 * position - 1}",
+            f"mean loss of positions {position} to {2 * position - 1}, as far as the context goes",
             of_documents=functools.partial(_at, position), headline=False, listed=False,
         )
         for position in POSITIONS

@@ -41,12 +41,13 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
     panels = [heat_map(base, key, f"{measured.title} by layer", width, height) for key, measured in shown.items()]
     measured = next(iter(shown.values()))
     last = measured.by_layer[-1][np.isfinite(measured.by_layer[-1])]
-    title = f"lies between {last.min():.2f} and {last.max():.2f} at the end" if last.size else ""
+    end = "at the end" if metrics.trained.any() else f"at {metrics.summary.unit} {metrics.when[-1]}"
+    title = f"lies between {last.min():.2f} and {last.max():.2f}" if last.size else ""
     sizes = sorted({sum(unit.layer == name for unit in metrics.units) for name in names} - {0})
     expected = ", ".join(f"{math.sqrt((1 - math.pi / 4) / size):.3f} of {size}" for size in sizes)
     return Figure(
         "layers",
-        f"{measured.symbol} by layer {title}" if title else f"No layer has {with_article(measured.symbol)} at the end",
+        f"{measured.symbol} by layer {title} {end}" if title else f"No layer has {with_article(measured.symbol)} {end}",
         "Each cell is one layer's channels by themselves at one checkpoint; × marks what is undefined.",
         f"Fewer channels alone make M larger: independent ones would give about {expected}." if expected else "",
         with_epoch(vconcat(*panels, spacing=14).resolve_scale(color="independent"), None).add_params(

@@ -36,16 +36,20 @@ def training(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
             row[key] = number(value)
     panels = [_panel(rows, metrics, key, measured, width) for key, measured in shown.items()]
     settled = _settled(rows, metrics, width)
+    passed = [known for measured in shown.values() if (known := course_of(metrics, measured))]
+    ring = "The ring with a value is the best." if len(rows) > 1 else "The ring has the value."
     names = " and ".join(measured.symbol for measured in shown.values())
     return Figure(
         "training",
         f"{names[:1].upper()}{names[1:]} {'over training' if len(rows) > 1 else 'of the only checkpoint'}",
-        ("The ring with a value is the best." if len(rows) > 1 else "The ring has the value.")
-        + (f" The shaded part is a plateau: from there on the value{_until(metrics)} stays within 5 % of the way from the first to the best."
-           if any(passed.plateau is not None for m in shown.values() if (passed := course_of(metrics, m))) else "")
-        + ("" if metrics.trained.all() else f" The hollow diamond is {network_at_start(metrics)}.")
-        + (f" A layer counts as settled from where its similarity (CKA) to the last checkpoint stays at {SETTLED} or more."
-           if settled else ""),
+        " ".join(filter(None, [
+            ring if passed else "",
+            f"The shaded part is a plateau: from there on the value{_until(metrics)} stays within 5 % of the way from the first to the best."
+            if any(of.plateau is not None for of in passed) else "",
+            "" if metrics.trained.all() else f"The hollow diamond is {network_at_start(metrics)}.",
+            f"A layer counts as settled from where its similarity (CKA) to the last checkpoint stays at {SETTLED} or more."
+            if settled else "",
+        ])),
         " ".join(left_out(metrics)),
         vconcat(*panels, *settled, spacing=14),
     )  # fmt: skip
