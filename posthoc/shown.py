@@ -1,10 +1,21 @@
-"""How text that came from elsewhere (a file's name, a tensor's, a library's error) is shown to a person."""
+"""How numbers, and text that came from elsewhere (a file's name, a tensor's, a library's error), are shown to a person."""
 
+import math
 import re
 from collections.abc import Sequence
 
 LISTED = 4
 """So many names are given before "and N more"."""
+LARGE = 1e8
+"""Numbers from here on are shown with a power of ten, as the loss of a training that diverges."""
+SMALL = 1e-12
+"""Numbers below it are shown as 0."""
+WHOLE = (1.0, 100.0)
+"""What a number that is rounded is not shown as: all of something."""
+ROUNDING = 1e-7
+"""So near to all of something, relatively, a number of 32 bits is it."""
+MOST_DIGITS = 7
+"""Decimals that are added to tell numbers apart, as many as a number of 32 bits has."""
 
 
 def listed(names: Sequence[str], most: int = LISTED) -> str:
@@ -25,6 +36,40 @@ def counted(number: float, noun: str) -> str:
     """
     ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
     return f"{number:,.0f} {noun}{'' if number == 1 else ending}"
+
+
+def decimals(value: float, digits: int = 4, sign: str = "") -> str:
+    """A number with so many decimals, or two digits of one so small that these would leave fewer; 1 or 100 only where it is that.
+
+    Where fewer than two decimals are asked for, only what would be 0 is shown with more. sign: "+" for one before
+    numbers above 0, too.
+
+    >>> decimals(0.0860), decimals(0.787, 3), decimals(1.2e-4), decimals(7.512e-6), decimals(0.99996), decimals(2.0633763e29)
+    ('0.0860', '0.787', '0.00012', '7.5e-06', '0.99996', '2.063e+29')
+    >>> decimals(-1e-17), decimals(0.0642, 3, "+"), decimals(9.6, 0), decimals(0.3, 0)
+    ('0.0000', '+0.064', '10', '0.3')
+    """
+    if abs(value) >= LARGE:
+        return f"{value:{sign}.4g}"
+    if SMALL < abs(value) < (10.0 ** (1 - digits) if digits > 1 else 0.5 * 10.0**-digits):
+        return f"{value:{sign}.2g}"
+    text = f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # no -0.0000
+    shown = abs(float(text))
+    if digits < MOST_DIGITS and shown in WHOLE and not math.isclose(abs(value), shown, rel_tol=ROUNDING):
+        return decimals(value, digits + 1, sign)
+    return text
+
+
+def digits_apart(values: Sequence[float], digits: int = 4) -> int:
+    """With how many decimals numbers that differ look different, `digits` at the least; these where no number of them does it.
+
+    >>> digits_apart([0.95012, 0.95021], 3), digits_apart([0.774, 0.801], 3), digits_apart([0.1, 0.1 + 1e-12], 3)
+    (4, 3, 3)
+    """
+    for more in range(digits, MOST_DIGITS + 1):
+        if len({decimals(value, more) for value in values}) == len(set(values)):
+            return more
+    return digits
 
 
 def with_article(noun: str) -> str:

@@ -79,10 +79,13 @@ def chosen(
     number of checkpoints.
 
     The level of the intervals is shared among all pairs of checkpoints, for any could have come out best (Bonferroni). Samples whose loss is not finite at some
-    checkpoint are left out of all, and checkpoints without any finite loss are no candidates.
+    checkpoint are left out of all. Checkpoints at which most of those are not that are finite at any are no candidates: for
+    their sake hardly a sample would be left.
     """
-    rows = np.flatnonzero(trained & np.isfinite(losses).any(axis=1))
-    columns = np.flatnonzero(np.isfinite(losses[rows]).all(axis=0))
+    finite = np.isfinite(losses) & trained[:, None]
+    counts = finite.sum(axis=1)
+    rows = np.flatnonzero((counts > 0) & (2 * counts >= finite.any(axis=0).sum()))
+    columns = np.flatnonzero(finite[rows].all(axis=0))
     kept = losses[np.ix_(rows, columns)]
     R, N = kept.shape
     if not R or N < 2:

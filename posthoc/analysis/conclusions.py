@@ -11,6 +11,7 @@ from posthoc.analysis.nulls import NULLS
 from posthoc.analysis.records import PURE_NOISE
 from posthoc.analysis.responses import SHUFFLED, SPLIT, UNTRAINED, Change, Control, Effect, Reaction, Response, signed
 from posthoc.analysis.verdicts import least_p
+from posthoc.shown import decimals, digits_apart
 
 GAUSSIAN, NOISE = NULLS["gaussian"].words, NULLS[PURE_NOISE].short
 REFERENCES = {
@@ -25,6 +26,13 @@ SETTINGS = (
     Change.PREPARATION, Change.SPACING,
 )  # fmt: skip
 """What was chosen, and may differ between runs."""
+UNDEFINED = {
+    "hurst": "no channel has one",
+    "integration": "no channel has an exponent",
+    "metastability": "it needs two channels that vary",
+    "synchrony": "it needs two channels that vary",
+}
+"""Why a measure of channels has no value; another says no reason."""
 LEVEL = 0.05
 
 
@@ -34,9 +42,8 @@ def conclusions(
     """Of a measure; effects: by the name of the control."""
     title, value = response.symbol, response.value
     if not np.isfinite(value):
-        return [
-            f"{title} of the last checkpoint is undefined: no {'channel' if not axis.intervals else 'document'} has one."
-        ]
+        why = "no document has one" if axis.intervals else UNDEFINED.get(key, "it has no finite value there")
+        return [f"{title} of the last checkpoint is undefined: {why}."]
     under = {control.name: control.measures[key] for control in controls}
     sentences = [_of_order(controls, key, response)] if np.isfinite(response.order_p) else []
     if SHUFFLED in effects:
@@ -44,7 +51,7 @@ def conclusions(
     responds = response.which(Reaction.RESPONDS)
     if Change.CLASSES in responds:
         sentences.append(
-            f"{title} goes from {value:.3f} to {under[SPLIT].mean:.3f} when each class is split in ten at random, which changes "
+            f"{title} goes from {decimals(value, 3)} to {decimals(under[SPLIT].mean, 3)} when each class is split in ten at random, which changes "
             f"nothing about the network or the images: values from data sets with different numbers of classes "
             f"cannot be compared."
         )
@@ -63,9 +70,9 @@ def conclusions(
         noise, only = under.get(name), NULLS[null].only
         if noise is not None and np.isfinite(noise.mean) and (not only or key in only):
             where = "lies within that range" if noise.low <= value <= noise.high else "lies outside that range"
-            sentences.append(
-                f"{title} of {what} is {noise.mean:.3f} ({noise.low:.3f} to {noise.high:.3f}); this run's {value:.3f} {where}."
-            )
+            digits = digits_apart([noise.low, noise.high, value], 3)
+            mean, low, high, own = (decimals(of, digits) for of in (noise.mean, noise.low, noise.high, value))
+            sentences.append(f"{title} of {what} is {mean} ({low} to {high}); this run's {own} {where}.")
     return sentences
 
 
@@ -100,7 +107,8 @@ def _of_order(controls: Sequence[Control], key: str, response: Response) -> str:
         MEASURES[key].of_measure if key in MEASURES else None
     )  # whose values may agree where those that it is of do not
     of = f" of {MEASURES[function.of].symbol}" if function else ""
-    numbers = f"({response.value:.4f}, and {order.mean:.4f} with sd {order.sd:.4f}; p = {response.order_p:.2g}{of})"
+    value, mean, sd = map(decimals, (response.value, order.mean, order.sd))
+    numbers = f"({value}, and {mean} with sd {sd}; p = {response.order_p:.2g}{of})"
     if few:
         return (
             f"Whether {title} differs from that of {what} cannot be told {numbers}: of {order.count} draws no p is below "
@@ -124,8 +132,8 @@ def _of_text(controls: Sequence[Control], key: str, response: Response, effect: 
             return f"Whether {title} depends on the text's order is undecided: the text's less that of {SHUFFLED} is {signed(-effect.effect)} ({interval})."
         case _:
             return (
-                f"Of {title} {response.value:.3f}, {-effect.effect:+.3f} ({interval}) is the text's order, and "
-                f"{under[SHUFFLED].mean - time.mean:+.3f} what the network makes of {SHUFFLED}; the rest, {time.mean:.3f}, "
+                f"Of {title} {decimals(response.value, 3)}, {signed(-effect.effect)} ({interval}) is the text's order, and "
+                f"{signed(under[SHUFFLED].mean - time.mean)} what the network makes of {SHUFFLED}; the rest, {decimals(time.mean, 3)}, "
                 f"it has in any order of time."
             )
 

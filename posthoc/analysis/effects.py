@@ -11,10 +11,7 @@ from posthoc.analysis.arrays import FloatArray
 from posthoc.analysis.axes import Axis
 from posthoc.analysis.measures import Measure
 from posthoc.analysis.nulls import ROUNDING
-from posthoc.analysis.responses import HALVES, UNTRAINED, Change, Control, Effect, Reaction, Response, Spread
-
-STRENGTH = (Reaction.UNDEFINED, Reaction.INDIFFERENT, Reaction.UNDECIDED, Reaction.RESPONDS)
-"""Of several outcomes of the same change, the last counts."""
+from posthoc.analysis.responses import HALVES, STRENGTH, UNTRAINED, Change, Control, Effect, Reaction, Response, Spread
 
 LEAST_SEEDS = 3
 """Untrained networks from which the spread over seeds is known."""
@@ -72,24 +69,23 @@ def effects_beside_order(
 
 
 def told(effects: Mapping[str, Effect]) -> tuple[Effect, ...]:
-    """The effects of controls, by their names, in the order in which they are told; what has a name of its own is named."""
-    named_effects: list[Effect] = []
-    for name, effect in effects.items():
-        if any(
-            other.changes == effect.changes and other.outcome == effect.outcome != Reaction.UNDEFINED
-            for other in named_effects
-        ):
-            effect = replace(effect, changes=f"{effect.changes} ({name})")
-        named_effects.append(effect)
-    # What a measure responds to under one control it is not called indifferent to for the sake of another.
+    """The effects of controls, by their names, in the order in which they are told; what has a name of its own is named.
+
+    What a measure responds to under one control it is not called indifferent to for the sake of another.
+    """
     strongest: dict[str, int] = {}
-    for effect in named_effects:
+    for effect in effects.values():
         strength = STRENGTH.index(effect.outcome)
         strongest[effect.changes] = max(strength, strongest.get(effect.changes, strength))
-    return tuple(
-        effect for outcome in Reaction for effect in named_effects
-        if effect.outcome is outcome and outcome in (Reaction.UNDEFINED, STRENGTH[strongest[effect.changes]])
-    )  # fmt: skip
+    named_effects: list[Effect] = []
+    for outcome in Reaction:
+        changes: set[str] = set()
+        for name, effect in effects.items():
+            if effect.outcome is outcome and outcome in (Reaction.UNDEFINED, STRENGTH[strongest[effect.changes]]):
+                again = effect.changes in changes and outcome is not Reaction.UNDEFINED
+                named_effects.append(replace(effect, changes=f"{effect.changes} ({name})") if again else effect)
+                changes.add(effect.changes)
+    return tuple(named_effects)
 
 
 def in_the_same_orders(differences: FloatArray, changes: str, name: str, margin: float) -> Effect:

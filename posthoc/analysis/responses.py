@@ -14,7 +14,7 @@ from posthoc.analysis.records import Aside
 from posthoc.analysis.stored import plain
 from posthoc.errors import PosthocError
 from posthoc.files import write_json
-from posthoc.shown import counted, shown
+from posthoc.shown import SMALL, counted, decimals, shown
 from posthoc.typed import Shape, read_typed
 
 FORMAT = "posthoc-audit"
@@ -34,6 +34,10 @@ class Reaction(StrEnum):
     INDIFFERENT = "indifferent"
     UNDECIDED = "undecided"
     UNDEFINED = "undefined"
+
+
+STRENGTH = (Reaction.UNDEFINED, Reaction.INDIFFERENT, Reaction.UNDECIDED, Reaction.RESPONDS)
+"""Of several outcomes of the same change, the last counts."""
 
 
 class Change(StrEnum):
@@ -121,14 +125,12 @@ class Effect:
 
 
 def signed(value: float) -> str:
-    """A difference to three decimals, and one that would be 0 there to one digit.
+    """A difference with its sign.
 
     >>> signed(0.0642), signed(-3e-5), signed(0.0)
     ('+0.064', '-3e-05', '0')
     """
-    if value == 0:
-        return "0"
-    return f"{value:+.3f}" if abs(value) >= 5e-4 or math.isnan(value) else f"{value:+.1g}"
+    return "0" if abs(value) <= SMALL else decimals(value, 3, "+")
 
 
 @dataclass(frozen=True)

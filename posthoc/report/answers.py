@@ -1,5 +1,6 @@
 """What the page answers first: what happened, whether the run is healthy, which checkpoint, and what can be believed."""
 
+import math
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from posthoc.analysis.responses import Audit
 from posthoc.analysis.verdicts import Outcome, Verdict, verdict
 from posthoc.report.figures.training import course_of, courses
 from posthoc.report.words import checkpoints_at, headlines, health, listed, network_at_start, number, sentence_of
+from posthoc.shown import ROUNDING, WHOLE
 
 FEW = 6
 """So many layers are named one by one."""
@@ -115,16 +117,27 @@ def _short(value: float) -> str:
 
 
 def _told(values: Sequence[float]) -> list[str]:
-    """Three digits, or as many as tell those apart that differ.
+    """Three digits, or as many as tell those apart that differ; 1 or 100 only what is that.
 
-    >>> _told([184.2, 0.5, 0.5]), _told([2.30291, 2.30288])
-    (['184', '0.5', '0.5'], ['2.3029', '2.3029'])
+    >>> _told([184.2, 0.5, 0.5]), _told([2.30291, 2.30288]), _told([0.1, 0.9996])
+    (['184', '0.5', '0.5'], ['2.3029', '2.3029'], ['0.1', '0.9996'])
     """
     for digits in range(3, 6):
-        texts = [f"{value:.{digits}g}" for value in values]
+        texts = [_significant(value, digits) for value in values]
         if len(set(texts)) == len(set(values)):
             break
     return texts
+
+
+def _significant(value: float, digits: int) -> str:
+    """A number to so many digits, or as many more as tell it from 1 and 100.
+
+    >>> _significant(0.91091, 3), _significant(1.0, 3), _significant(99.97, 3)
+    ('0.911', '1', '99.97')
+    """
+    text = f"{value:.{digits}g}"
+    rounded = float(text) in WHOLE and not math.isclose(value, float(text), rel_tol=ROUNDING)
+    return _significant(value, digits + 1) if rounded else text
 
 
 def well(metrics: RunMetrics) -> str:
@@ -156,7 +169,11 @@ def which(metrics: RunMetrics) -> list[str]:
     if not metrics.trained.any():
         return ["No checkpoint is trained: there is none to choose."]
     if result is None:
-        text = "No loss of single samples is recorded, by which checkpoints could be told apart."
+        text = (
+            "Too few samples have a finite loss at all checkpoints for these to be told apart by it."
+            if "loss" in metrics.recording.identity.behaviour
+            else "No loss of single samples is recorded, by which checkpoints could be told apart."
+        )
         if metrics.score is None:
             return [text]
         return [f"Take {run.unit} {run.best_epoch}, the best by {metrics.score.symbol}.", text]
@@ -201,7 +218,7 @@ def _end(metrics: RunMetrics) -> str:
     last = int(np.flatnonzero(metrics.trained)[-1])
     first = result.alike[0] if result.alike else result.best
     if not np.isfinite(result.difference[last]):
-        return "The end did harm: the last checkpoint has no finite loss."
+        return "The end did harm: the last checkpoint's loss is not finite."
     if result.low[last] > 0:
         return (
             f"The end did harm: the last checkpoint's {result.by} is higher by {_short(float(result.difference[last]))} "

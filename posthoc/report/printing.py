@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from posthoc.errors import UsageError, nearest
-from posthoc.shown import shown
+from posthoc.shown import decimals, shown
 
 LATEX = {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "`": r"\textasciigrave{}",
@@ -17,10 +17,8 @@ LATEX = {
     **{sign: f"\\{sign}" for sign in "_%&#$\x7b\x7d"},
 }  # fmt: skip
 """Signs that mean something to LaTeX; [ and * would be taken as an argument of the line's end before them."""
-LARGE = 1e8
-"""Numbers from here on are shown with a power of ten, as the loss of a training that diverges."""
-SMALL = 1e-12
-"""Numbers above it that would round to 0 are shown with a power of ten, as the loss of a regression; those below are 0."""
+NOTHING = 1e-6
+"""Of an interval's width: an end nearer to 0 is rounding, and shown as 0."""
 FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 """How a cell begins that a spreadsheet would compute."""
 Lines = list[tuple[str, str]]
@@ -185,46 +183,44 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in shown(text))
 
 
-def as_text(value: Any) -> Any:
+def as_text(value: Any, digits: int = 4) -> Any:
     """An interval as low..high, a number with its interval as value (low..high), None where it is NaN; anything else as it is.
 
+    digits: of an interval's ends, as many as the number beside which it stands has.
+
     >>> as_text((0.1, 0.2)), as_text((0.5, 0.1, 0.9)), as_text((math.nan, 0.1, 0.9)), as_text("a")
-    ('0.100..0.200', '+0.500 (+0.100..+0.900)', None, 'a')
+    ('0.1000..0.2000', '+0.500 (+0.100..+0.900)', None, 'a')
+    >>> as_text((1.027e-6, 2.251e-6)), as_text((2.5e-5, -1e-5, 6e-5)), as_text((0.774, 0.801), 3)
+    ('1e-06..2.3e-06', '+2.5e-05 (-1e-05..+6e-05)', '0.774..0.801')
     """
     if not isinstance(value, tuple):
         return value
     *first, low, high = value
-    if not first:
-        ends = [0.0 if abs(end) < 0.0005 else end for end in (low, high)]  # which has no digits of its own
-        return None if math.isnan(low) else f"{cell(ends[0], 3)}..{cell(ends[1], 3)}"
-    if math.isnan(first[0]):
+    if math.isnan(first[0] if first else low):
         return None
-    value, low, high = (f"{round(number, 3) + 0.0:+.3f}" for number in (first[0], low, high))
-    return value if low.endswith("nan") else f"{value} ({low}..{high})"
+    low, high = (0.0 if abs(end) < NOTHING * (high - low) < math.inf else end for end in (low, high))
+    if not first:
+        return f"{decimals(low, digits)}..{decimals(high, digits)}"
+    text, low, high = (decimals(number, 3, "+") for number in (first[0], low, high))
+    return text if low.endswith("nan") else f"{text} ({low}..{high})"
 
 
 def cell(value: Any, digits: int = 4) -> str:
     """One value as text.
 
-    >>> cell(0.25), cell(None), cell(float("nan")), cell(3), cell(0.25, 2), cell(2.0633763e29), cell(7.512e-6)
-    ('0.2500', '-', '-', '3', '0.25', '2.063e+29', '7.5e-06')
+    >>> cell(0.25), cell(None), cell(float("nan")), cell(3), cell(0.25, 2), cell(7.512e-6)
+    ('0.2500', '-', '-', '3', '0.25', '7.5e-06')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    if isinstance(value, float):
-        if abs(value) >= LARGE:
-            return f"{value:.4g}"
-        if SMALL < abs(value) < 0.5 * 10.0**-digits:
-            return f"{value:.2g}"
-        return f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.0000
-    return str(value)
+    return decimals(value, digits) if isinstance(value, float) else str(value)
 
 
 def as_html(table: Table) -> dict[str, Any]:
     """Titles of columns, cells and notes as text, which the page's template escapes and lays out."""
     rows = [
         [
-            cell(as_text(value), column.digits).replace("..", " to ")
+            cell(as_text(value, column.digits)).replace("..", " to ")
             if isinstance(value, tuple)
             else cell(value, column.digits)
             for value, column in zip(row, table.columns, strict=True)

@@ -9,7 +9,7 @@ from posthoc.report import tables_of_runs
 from posthoc.report.printing import as_html
 from posthoc.report.sources import Several
 from posthoc.report.words import number
-from posthoc.shown import listed
+from posthoc.shown import digits_apart, listed
 
 NO_CONFIGURATION = ("seed", "samples", "accuracy_source")
 """Of what is recorded of runs: by what they do not count as of another configuration."""
@@ -34,12 +34,12 @@ def beyond_seeds(several: Several) -> list[str]:
         if quantity.best or (key in row.run.measures and row.run.measures[key].headline and math.isfinite(quantity.value))
     )  # fmt: skip
     if not varied:
-        ranges = [text for key in shown if (text := _range(rows, key))]
+        ranges = [f"{_symbol(rows, key)} is {_between(values, 3)}" for key in shown if (values := _values(rows, key))]
         between = f"; between them {'; '.join(ranges)}" if ranges else ""
         return [f"The {len(rows)} runs are of one configuration, as far as is recorded{between}."]
     differ = [_differing(several, key, [_recorded(row, key) for row in rows]) for key in varied]
     sentences = [f"The runs differ in {listed(differ)}."]
-    names = _named([*groups])
+    names = _named([*groups], [words_for(several.runs, key) for key in varied])
     repeated = {name: members for name, members in zip(names, groups.values(), strict=True) if len(members) > 1}
     if not repeated:
         return [
@@ -52,10 +52,13 @@ def beyond_seeds(several: Several) -> list[str]:
     apart: list[str] = []
     alike: list[str] = []
     for key in shown:
-        texts = [f"{name}: {text}" for name, members in repeated.items() if (text := _range(members, key, False))]
-        if len(texts) < 2:  # nothing for it to meet
+        known = {name: values for name, members in repeated.items() if (values := _values(members, key))}
+        if len(known) < 2:  # nothing for it to meet
             continue
-        (apart if _apart([*repeated.values()], key) else alike).append(f"{_symbol(rows, key)} ({'; '.join(texts)})")
+        ends = [end for values in known.values() for end in (min(values), max(values))]
+        do = _apart([*known.values()])
+        texts = "; ".join(f"{name}: {_between(of, digits_apart(ends, 3) if do else 3)}" for name, of in known.items())
+        (apart if do else alike).append(f"{_symbol(rows, key)} ({texts})")
     if apart:
         sentences.append(f"Their ranges over runs that differ in the seed alone do not meet in {', '.join(apart)}.")
     if alike:
@@ -73,17 +76,20 @@ def _differing(several: Several, key: str, values: list[str]) -> str:
     return f"{words_for(several.runs, key)} ({texts if len(texts) <= LONG else f'{len(set(values))} kinds'})"
 
 
-def _named(configurations: list[tuple[str, ...]]) -> list[str]:
-    """Names of configurations, values of the settings in which they differ: by as few of these as tell all apart, the shortest."""
-    places = range(len(configurations[0]))
-    for count in range(1, len(places) + 1):
-        ways = [
-            [", ".join(values[k] for k in chosen) for values in configurations]
-            for chosen in itertools.islice(itertools.combinations(places, count), MOST_WAYS)
-        ]
-        if apart := [way for way in ways if len(set(way)) == len(configurations)]:
-            return min(apart, key=lambda way: sum(map(len, way)))
-    return [", ".join(values) for values in configurations]
+def _named(configurations: list[tuple[str, ...]], called: list[str]) -> list[str]:
+    """Names of configurations, the settings in which they differ with their values: as few of these as tell all apart, those
+    of the shortest values."""
+    places = range(len(called))
+    ways = [tuple(places)]
+    for count in range(1, len(called) + 1):
+        some = itertools.islice(itertools.combinations(places, count), MOST_WAYS)
+        if apart := [
+            way for way in some if len({tuple(of[k] for k in way) for of in configurations}) == len(configurations)
+        ]:
+            ways = apart
+            break
+    best = min(ways, key=lambda way: sum(len(of[k]) for of in configurations for k in way))
+    return [", ".join(f"{called[k]} {of[k]}" for k in best) for of in configurations]
 
 
 def _symbol(rows: list[Row], key: str) -> str:
@@ -94,22 +100,15 @@ def _values(rows: list[Row], key: str) -> list[float]:
     return [v for row in rows if key in row.quantities and math.isfinite(v := row.quantities[key].value)]
 
 
-def _range(rows: list[Row], key: str, named: bool = True) -> str:
-    """Least and greatest of a quantity; empty where there is none."""
-    values = _values(rows, key)
-    if not values:
-        return ""
-    start = f"{_symbol(rows, key)} is " if named else ""
-    low, high = number(min(values), 3), number(max(values), 3)
-    return f"{start}{low}" if low == high else f"{start}{low} to {high}"
+def _between(values: list[float], digits: int) -> str:
+    """Least and greatest of values; one number where they are one."""
+    low, high = number(min(values), digits), number(max(values), digits)
+    return low if low == high else f"{low} to {high}"
 
 
-def _apart(groups: list[list[Row]], key: str) -> bool:
+def _apart(groups: list[list[float]]) -> bool:
     """Whether no two configurations' ranges of a quantity meet."""
-    known = [values for members in groups if (values := _values(members, key))]
-    return len(known) > 1 and all(
-        max(a) < min(b) or max(b) < min(a) for a, b in itertools.combinations(known, 2)
-    )  # fmt: skip
+    return all(max(a) < min(b) or max(b) < min(a) for a, b in itertools.combinations(groups, 2))
 
 
 def _recorded(row: Row, key: str) -> str:

@@ -3,10 +3,11 @@
 import math
 from typing import Any
 
-from posthoc.analysis.responses import Audit, Effect, Reaction, Response, signed
+from posthoc.analysis.responses import STRENGTH, Audit, Effect, Reaction, Response, signed
 from posthoc.recording import named
 from posthoc.report.printing import Column, Lines, Table, cell, column
 from posthoc.report.words import over_orders
+from posthoc.shown import decimals
 
 
 def audit(result: Audit) -> Table:
@@ -19,19 +20,20 @@ def audit(result: Audit) -> Table:
         cells: list[Any] = [control.name]
         for key in result.measures:
             spread = control.measures[key]
-            cells += [spread.mean, f"+- {spread.sd:.4f}" if spread.sd > 0 else ""]
+            cells += [spread.mean, f"+- {decimals(spread.sd)}" if spread.sd > 0 else ""]
         table.append(cells)
     return Table("Audit", columns, table, [over_orders(result)] if over_orders(result) else [])
 
 
 def factors(result: Audit) -> Table:
-    """One row per measure, one column per change: what it does, the largest of several controls, and what follows."""
+    """One row per measure, one column per change: what it does, and what follows; of several controls what counts most, and
+    the largest of these."""
     changes = list(dict.fromkeys(control.changes for control in result.controls if control.changes))
     told = {
         key: [
             max(
                 (effect for effect in response.effects if effect.changes.split(" (")[0] == change.split(" (")[0]),
-                key=lambda effect: abs(effect.effect) if math.isfinite(effect.effect) else -1.0, default=None,
+                key=lambda effect: (STRENGTH.index(effect.outcome), abs(effect.effect)), default=None,
             )
             for change in changes
         ]
@@ -59,10 +61,10 @@ def responses(result: Audit) -> list[Lines]:
         how = f", {response.margin_from}," if response.margin_from else ""
         small = f"changes by less than {response.margin:.3g}{how} with" if known else "was not seen to respond to"
         lines = [
-            (f"{title} responds to", _effects(response, Reaction.RESPONDS, called) or "nothing"),
-            (f"{title} {small}", _effects(response, Reaction.INDIFFERENT, called) or "nothing"),
+            (f"{title} responds to", _effects(result, response, Reaction.RESPONDS) or "nothing"),
+            (f"{title} {small}", _effects(result, response, Reaction.INDIFFERENT) or "nothing"),
         ]
-        if text := _effects(response, Reaction.UNDECIDED, called):
+        if text := _effects(result, response, Reaction.UNDECIDED):
             lines.append((f"{title} is undecided about", text))
         if undefined := response.which(Reaction.UNDEFINED).values():
             parts = [f"{named(effect.changes, called)} ({_why_undefined(result, key, effect)})" for effect in undefined]
@@ -90,11 +92,12 @@ def _why_undefined(result: Audit, key: str, effect: Effect) -> str:
     return f"{spreads[0].count} {result.called} have it there, which are too few for an interval"
 
 
-def _effects(response: Response, outcome: Reaction, called: str) -> str:
+def _effects(result: Audit, response: Response, outcome: Reaction) -> str:
     """What is changed, and by how much the measure changes; of several controls of one change, each by its name."""
+    made = [control.changes for control in result.controls]
     parts = []
     for what, effects in response.by_change(outcome).items():
-        numbers = [f"{effect.control}: {signed(effect.effect)}" for effect in effects]
-        text = ", ".join(numbers) if len(effects) > 1 else signed(effects[0].effect)
-        parts.append(f"{named(what, called)} ({text})")
+        several = made.count(what) > 1 and all(effect.control for effect in effects)
+        text = ", ".join(f"{effect.control}: " * several + signed(effect.effect) for effect in effects)
+        parts.append(f"{named(what, result.called)} ({text})")
     return "; ".join(parts)

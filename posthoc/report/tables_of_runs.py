@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from posthoc.report.printing import Column, Table, column
@@ -100,7 +101,7 @@ def _parts(of_runs: "Sequence[Quantity]") -> list[str]:
 def _quantity_columns(key: str, quantity: "Quantity", parts: Sequence[str]) -> list[Column]:
     columns = {
         "sd": column("sd", f"{key}_sd", spare=4, of=quantity.symbol),
-        "interval": _interval(key, spare=1, of=quantity.symbol),
+        "interval": replace(_interval(key, spare=1, of=quantity.symbol), digits=quantity.digits),
         "noise": column("noise", f"{key}_noise", spare=3, of=quantity.symbol),
     }
     return [

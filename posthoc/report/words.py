@@ -10,12 +10,12 @@ import numpy as np
 from posthoc.analysis.health import Ailment, Symptom
 from posthoc.analysis.measures.stability import CONSECUTIVE
 from posthoc.analysis.records import WAYS, Aside, Correlation, Measured, RunMetrics
-from posthoc.analysis.responses import Audit, Change
+from posthoc.analysis.responses import Audit, Change, Control
 from posthoc.analysis.settling import sentence
 from posthoc.analysis.verdicts import Outcome, verdict
 from posthoc.recording import Recording
 from posthoc.report.printing import cell
-from posthoc.shown import counted
+from posthoc.shown import ROUNDING, counted
 
 if TYPE_CHECKING:
     from posthoc.analysis.compare import Difference, Row
@@ -374,12 +374,25 @@ def settled(metrics: RunMetrics) -> dict[str, str]:
 def over_orders(audit: Audit) -> str:
     """What an audit measured in the order of the samples as it is, and states over many orders; empty where nothing."""
     asked = (Change.SMOOTHING, Change.PRECISION, Change.PREPARATION)
-    names = [of.name for of in audit.controls if of.changes in asked] if not audit.intervals else []
+    controls = [of for of in audit.controls if of.changes in asked] if not audit.intervals else []
+    names = [of.name for of in controls if _in_many_orders(audit, of)]
     if not names:
         return ""
     return (
         f"{sentence_of(listed(names))[:-1]}: shown with the {audit.called} in their order as it is; what is said of "
         f"{'it' if len(names) == 1 else 'them'} is the mean difference over many orders, which may be of the other sign."
+    )
+
+
+def _in_many_orders(audit: Audit, control: Control) -> bool:
+    """Whether what is said of a control is another difference than that of what is shown; it is the same in files written
+    before orders were paired."""
+    as_it_is = {key: of.mean for key, of in audit.controls[0].measures.items()}
+    return any(
+        abs(effect.effect - (control.measures[key].mean - as_it_is[key])) > ROUNDING * abs(as_it_is[key])
+        for key, response in audit.measures.items()
+        for effect in response.effects
+        if effect.control == control.name
     )
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,15 @@ from noise import make, recording
 import posthoc
 from posthoc.analysis.axes import AXES
 from posthoc.analysis.conclusions import conclusions
-from posthoc.analysis.responses import Reaction, load_audit
+from posthoc.analysis.effects import told
+from posthoc.analysis.responses import Control, Effect, Reaction, Response, Spread, load_audit
 from posthoc.errors import PosthocError, UsageError
 from posthoc.report import tables_of_audits
+from posthoc.report.words import over_orders
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def class_count(labels):
@@ -238,3 +244,79 @@ def test_the_command_audits_a_function_and_its_file_reads_back(tmp_path):
     result = load_audit(tmp_path / "a.audit.json")
     assert list(result.measures) == ["metastability", "level"]
     assert json.loads((tmp_path / "a.audit.json").read_text()) == result.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "cell", "line"),
+    [
+        ("iirri", "rr", "responds +0.2", "c2: +0.200, c3: +0.100"),
+        ("ruu", "r", "responds +0.2", "c0: +0.200"),
+        ("uur", "r", "responds +0.1", "c2: +0.100"),
+        ("iii", "iii", "indifferent +0.2", "c0: +0.200, c1: +0.150, c2: +0.100"),
+        ("uxu", "uux", "undecided +0.2", "c0: +0.200, c2: +0.100"),
+    ],
+)
+def test_of_several_controls_of_a_change_the_strongest_are_told_by_name(planted, found, expected, cell, line):
+    kinds = {"r": Reaction.RESPONDS, "i": Reaction.INDIFFERENT, "u": Reaction.UNDECIDED, "x": Reaction.UNDEFINED}
+    sizes = {"iirri": (0.9, 0.8, 0.2, 0.1, 0.7)}.get(found, (0.2, 0.15, 0.1))
+    change = "choice of layers"
+    effects = {
+        f"c{k}": Effect(change, kinds[kind], size if kind != "x" else np.nan, control=f"c{k}")
+        for k, (kind, size) in enumerate(zip(found, sizes, strict=True))
+    }
+    effects["other"] = Effect("labels", Reaction.INDIFFERENT, 0.0, control="other")
+    response = Response("Q", 1.0, 0.1, told(effects))
+    assert sorted(e.outcome[0] if e.outcome != Reaction.UNDEFINED else "x" for e in response.effects) == sorted(
+        expected + "i"
+    )
+    spread = {"q": Spread(1.0, 0.1, 0.8, 1.2, 9)}
+    controls = (Control("as it is", None, spread), *(Control(name, of.changes, spread) for name, of in effects.items()))
+    result = dataclasses.replace(planted, controls=controls, measures={"q": response})
+    assert tables_of_audits.factors(result).rows[0][1] == cell
+    lines = dict(tables_of_audits.responses(result)[0])
+    assert f"{change} ({line})" in "; ".join(lines.values())
+    if "r" in found:
+        assert not any(change in text for label, text in lines.items() if "responds" not in label)
+
+
+def test_a_measure_of_small_numbers_keeps_its_digits(tmp_path):
+    def tiny(series):
+        return float(np.var(series)) * 1e-5
+
+    path = scaled(tmp_path / "a.h5", 3, factors=(1.0, 2.0), untrained=3)
+    result = audited(path, posthoc.measure(tiny))
+    of = result.measures["tiny"]
+    text = " ".join(result.conclusions)
+    assert not re.search(r"\b0\.0+\b", text)
+    assert f"({of.value:.2g}, and " in text
+    cells = [cell for row in tables_of_audits.audit(result).rows for cell in row if str(cell).startswith("+- ")]
+    assert cells
+    sds = [control.measures["tiny"].sd for control in result.controls if control.measures["tiny"].sd > 0]
+    assert [float(cell[3:]) for cell in cells] == pytest.approx(sds, rel=0.05)
+    effect = Effect("labels", Reaction.RESPONDS, 2.5e-5, 1.0e-5, 4.04e-5)
+    assert effect.interval == "95 % interval +1e-05 to +4e-05"
+
+
+def test_a_measure_of_yours_without_a_value_is_not_said_to_be_of_channels(tmp_path):
+    result = audited(scaled(tmp_path / "a.h5", 4), posthoc.measure(lambda signals: np.nan, name="none"))
+    assert result.conclusions == ("none of the last checkpoint is undefined: it has no finite value there.",)
+
+
+def test_only_of_differences_over_many_orders_it_is_said_that_they_are(planted):
+    old = load_audit(FIXTURES / "v2" / "audit.json")
+    assert over_orders(old) == ""
+    as_now = {
+        key: dataclasses.replace(
+            of,
+            effects=tuple(
+                dataclasses.replace(effect, control=control.name)
+                for control in old.controls
+                for effect in of.effects
+                if effect.changes.partition(" (")[0] == control.changes
+            ),
+        )
+        for key, of in old.measures.items()
+    }
+    smoothed = dataclasses.replace(old, measures={"metastability": as_now["metastability"]})
+    assert over_orders(smoothed).startswith("Smoothing ")
+    assert over_orders(planted) == ""  # level is the same in any order

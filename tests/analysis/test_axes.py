@@ -129,8 +129,8 @@ def test_the_audit_of_a_collapsed_network_says_so(tmp_path):
     with open_activations(tmp_path / "a.h5") as activations:
         result = posthoc.audit(activations, draws=10)
     assert result.conclusions == (
-        "H_eff of the last checkpoint is undefined: no channel has one.",
-        "M of the last checkpoint is undefined: no channel has one.",
+        "H_eff of the last checkpoint is undefined: no channel has an exponent.",
+        "M of the last checkpoint is undefined: it needs two channels that vary.",
     )
     assert "training" in result.measures["integration"].which(Reaction.UNDEFINED)
 

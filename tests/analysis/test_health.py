@@ -13,7 +13,7 @@ from posthoc.analysis.health import Ailment, Symptom, symptoms
 from posthoc.analysis.metrics import compute_metrics
 from posthoc.analysis.records import load_metrics
 from posthoc.report import tables
-from posthoc.report.answers import happened
+from posthoc.report.answers import _told, happened, which
 from posthoc.report.words import health, in_short
 from posthoc.store import Frame, Layout, open_activations
 from posthoc.writing import write
@@ -240,3 +240,46 @@ def test_without_losses_of_samples_there_is_no_choice():
     assert chosen(np.ones((3, 5)), np.zeros(3, bool), "loss") is None
     result = chosen(np.array([[1.0, 1.0], [np.nan, np.nan], [2.0, 2.0]]), np.ones(3, bool), "loss")
     assert (result.best, result.alike) == (0, [0])
+
+
+def test_a_checkpoint_without_most_of_its_losses_takes_nothing_from_the_others(ill):
+    losses, _run = ill
+    broken = np.vstack([losses, np.where(np.arange(losses.shape[1]) < 3, 0.1, np.nan)])
+    result = chosen(broken, np.ones(6, bool), "loss")
+    alone = chosen(losses, np.ones(5, bool), "loss")
+    assert (result.best, result.loss, result.samples) == (alone.best, alone.loss, 120)
+    assert np.isnan(result.difference[5])
+    few = losses.copy()
+    few[1, :5] = np.inf
+    few[:, 5:90] = np.nan  # as of samples without a target: of no checkpoint's making
+    result = chosen(few, np.ones(5, bool), "loss")
+    assert (result.samples, np.isfinite(result.difference).sum()) == (30, 5)
+
+
+def test_it_is_said_why_there_is_no_choice(ill):
+    losses, run = ill
+    half = np.where(np.arange(120) < 60, losses[:2].T.reshape(2, -1)[:, :120], np.nan)
+    half[1] = half[1][::-1]
+    assert chosen(half, np.ones(2, bool), "loss") is None
+    for recorded, reason in {
+        ("loss",): "Too few samples have a finite loss at all checkpoints for these to be told apart by it.",
+        (): "No loss of single samples is recorded, by which checkpoints could be told apart.",
+    }.items():
+        identity = replace(run.recording.identity, behaviour=recorded)
+        known = replace(run.input, recording=replace(run.recording, identity=identity))
+        assert which(replace(run, choice=None, input=known))[1] == reason
+
+
+def test_the_end_of_a_run_whose_last_losses_are_not_finite_did_harm(ill):
+    losses, run = ill
+    end = losses.copy()
+    end[4, 1:] = np.nan
+    assert "The end did harm: the last checkpoint's loss is not finite." in which(
+        replace(run, choice=chosen(end, np.ones(5, bool), "loss"))
+    )
+
+
+def test_a_score_is_called_1_only_where_it_is():
+    assert _told([0.1, 0.9996, 0.9996]) == ["0.1", "0.9996", "0.9996"]
+    assert _told([0.1, 1.0, 1.0]) == ["0.1", "1", "1"]
+    assert _told([12.5, 99.98, 99.98]) == ["12.5", "99.98", "99.98"]

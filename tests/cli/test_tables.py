@@ -15,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import posthoc
 from posthoc.analysis.records import load_metrics
 from posthoc.cli import main
 from posthoc.errors import UsageError
@@ -129,7 +130,22 @@ def test_names_in_csv_are_unique_and_no_zero_is_below_zero(metrics, tmp_path):
         assert not [value for row in rows for value in row if re.fullmatch(r"-0\.0*|.*\d\.\.\d.*", value)]
     table = Table("", [column("a"), Column("b", ("low", "high"))], [[-0.0, (-1e-9, 0.25)]])
     assert as_csv(table) == '"a","low","high"\n0.0,-1e-09,0.25\n'
-    assert as_text((-1e-9, 0.25)) == "0.000..0.250"
+    assert as_text((-1e-9, 0.25)) == "0.0000..0.2500"
+
+
+def tiny(series):
+    return float(np.var(series)) * 1e-5
+
+
+def test_a_small_number_lies_within_its_interval_as_printed(tmp_path):
+    path = noise.make(tmp_path / "a.h5", layers=2, channels=4, images=80, epochs=13)
+    with posthoc.open_activations(path) as activations:
+        posthoc.compute_metrics(activations, nulls=5, measures=[posthoc.measure(tiny)]).save(tmp_path / "metrics.json")
+    of = json.loads((tmp_path / "metrics.json").read_text())["measures"]["tiny"]["summary"]
+    printed = run("compare", tmp_path / "metrics.json", "--columns", "tiny,tiny_low").stdout
+    value, low, high = map(float, re.search(r"(\S+e-0\d)\s+(\S+)\.\.(\S+)", printed).groups())
+    assert low <= value <= high
+    assert (value, low, high) == pytest.approx((of["mean"], of["low"], of["high"]), rel=0.05)
 
 
 def test_a_column_is_chosen_by_title_or_name():

@@ -411,7 +411,7 @@ def test_of_several_runs_only_what_more_than_one_configuration_has_is_compared(m
     ]
     text = " ".join(beyond_seeds(Several([*judged, *unjudged])))
     assert "accuracy" not in text
-    assert " M (lr 0.1: " in text or "M (0.1: " in text
+    assert " M (lr 0.1: " in text
     nothing = [dataclasses.replace(run, measures=bare) for run in unjudged]
     assert beyond_seeds(Several(nothing)) == ["The 2 runs are of one configuration, as far as is recorded."]
 
@@ -538,11 +538,28 @@ def test_configurations_are_named_by_what_tells_them_apart_and_lone_runs_are_not
     ]
     text = " ".join(beyond_seeds(Several(runs)))
     assert text.startswith(
-        "The runs differ in scaling (3 kinds), recipe (a, b, c). c has one run, and is not compared here: add seeds."
+        "The runs differ in scaling (3 kinds), recipe (a, b, c). recipe c has one run, and is not compared here: add seeds."
     )
-    assert " H_eff (a: " in text
-    assert "; b: " in text
+    assert " H_eff (recipe a: " in text
+    assert "; recipe b: " in text
     assert "c: " not in text
+
+
+def test_ranges_that_do_not_meet_look_different(metrics):
+    best = (0.95010, 0.95012, 0.95021, 0.95024)
+    accuracy = metrics.column("accuracy")
+    runs = [
+        dataclasses.replace(
+            as_run(changed(metrics, accuracy=accuracy / accuracy.max() * value), f"{k}"),
+            about={"lr": 0.1 / (1 + k // 2)},
+        )
+        for k, value in enumerate(best)
+    ]
+    text = " ".join(beyond_seeds(Several(runs)))
+    assert "do not meet in best accuracy (lr 0.1: 0.95010 to 0.95012; lr 0.05: 0.95021 to 0.95024)." in text
+    assert re.search(
+        r"meet in H_eff \(lr 0.1: (0.\d{3}); lr 0.05: \1\)", text
+    )  # which are the same, to their usual digits
 
 
 def test_channels_that_fall_away_are_said_with_what_they_may_do(metrics):
