@@ -2,15 +2,17 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from posthoc.errors import PosthocError, UsageError
+from posthoc.replay.hooks import HookPoint, first_tensor, hooked
 from posthoc.replay.network import Network, first, length
 from posthoc.replay.outputs import Scored, scored_part
+from posthoc.replay.padding import is_beside, what_is_read, with_places
 from posthoc.replay.probes.probe import Batch
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def _influence(passes: "Passes", output: Any, scored: Scored, count: int) -> Inf
     output: what the network gives for the samples as they are.
     """
     x, model = passes.net.x, passes.plan.model.name
-    name, ids = next(iter(x.items()))
+    ids = x[name := what_is_read(x, tokens=True)]
     T = ids.shape[1]
     changes = torch.zeros(T, dtype=torch.bool, device=ids.device)
     changes[T // 2 :: 2] = changes[-1] = True
@@ -88,6 +90,85 @@ def _change(a: Tensor, b: Tensor) -> float:
         return 0.0
     spread = a[a.isfinite()].std()
     return float(largest / spread) if spread > 0 else math.inf
+
+
+def of_other_places(passes: "Passes", layout: str) -> tuple[str, ...]:
+    """The layers that have as many places as a mask, which are those of another input: as patches of an image beside text.
+
+    Other values of that input change what such a layer gives, and other values of the masked one do not. Beside such
+    layers, one that both change goes by the mask only if it has a place fewer where the masked input has.
+    """
+    net, apart = passes.net, []
+    for mask in dict.fromkeys(name for name, _ in net.padding.places.values()):
+        names = with_places(net.x, mask, net.real[mask].shape[1])
+        own, others = (_exchanged(net.x, each) for each in names)
+        if own is None or others is None:
+            continue
+        stirred = passes.stirred()  # with the weights as they are a layer may have no say yet
+        with contextlib.suppress(PosthocError):
+            by_own, by_others = _moved(stirred, layout, own), _moved(stirred, layout, others)
+            layers = [layer for layer, (name, _) in net.padding.places.items() if name == mask]
+            alone = [layer for layer in layers if layer in by_others - by_own]
+            both = [layer for layer in layers if alone and layer in by_others & by_own]
+            apart += alone + (_as_long(stirred, mask, names[0], both) if both else [])
+    return tuple(apart)
+
+
+def _exchanged(x: Batch, names: list[str]) -> Batch | None:
+    """The samples with other values of some inputs: those of the sample before, or of the place before where all are the
+    same; None where that is the same, too."""
+    for axis in (0, -1):
+        other = {name: x[name].roll(1, axis) for name in names}
+        if not all(torch.equal(rows, x[name]) for name, rows in other.items()):
+            return x | other
+    return None
+
+
+def _moved(passes: "Passes", layout: str, other: Batch) -> set[str]:
+    """The layers of which a signal is another where the network is given other samples."""
+    before = passes.run(layout)
+    with instead(passes.net, other):
+        after = passes.run(layout)
+    return {
+        layer
+        for signal, layer in passes.net.columns
+        if not bool(alike(before.tensors[key := f"{signal} of {layer}"], after.tensors[key]).all())
+    }
+
+
+def _as_long(passes: "Passes", mask: str, names: list[str], layers: list[str]) -> list[str]:
+    """Those of the layers that have no place fewer where a mask and the inputs of these names have; all of them where the
+    network takes no such samples."""
+    net, length = passes.net, passes.net.real[mask].shape[1]
+    sides: dict[str, int] = {}
+
+    def remember(point: HookPoint) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            tensor = first_tensor(output)
+            if tensor is not None and tensor.ndim == 1 + len(point.shape):
+                sides[point.name] = tensor.movedim(point.batch_axis, 0).shape[net.padding.places[point.name][1]]
+
+        return hook
+
+    shorter = {
+        name: _cut(rows, length) if name in names or is_beside(name, net.x) else rows for name, rows in net.x.items()
+    }
+    points = [point for point in passes.plan.points if point.name in layers]
+    with (
+        hooked([net.module.get_submodule(point.name).register_forward_hook(remember(point)) for point in points]),
+        contextlib.suppress(PosthocError),
+    ):
+        passes.outputs(shorter)
+        return [layer for layer in layers if sides.get(layer, length) >= length]
+    return layers
+
+
+def _cut(rows: Tensor, length: int) -> Tensor:
+    """Without the last of so many places, on every axis that has as many."""
+    for axis in range(1, rows.ndim):
+        if rows.shape[axis] == length:
+            rows = rows.narrow(axis, 0, length - 1)
+    return rows
 
 
 def mixing(passes: "Passes", layout: str, values: Values) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from posthoc.replay.hooks import Recorder
 from posthoc.replay.loading import is_own
 from posthoc.replay.models import Model
 from posthoc.replay.outputs import Scored, scored_part
+from posthoc.replay.padding import what_is_read
 from posthoc.replay.probes.probe import Batch
 from posthoc.replay.scores import Reduced, Score, Scores
 from posthoc.replay.transfer import Event, Upload, transfer_to
@@ -79,9 +80,8 @@ class Network:
         self.scratch = scratch if plan.probe.tokens is not None else None
         self.x = probe_batch(plan, samples)
         self.targets = targets_of(plan, self.x, samples)
-        padding = plan.padding
-        self.real = {name: torch.from_numpy(mask[:samples]).to(plan.device) for name, mask in padding.masks.items()}
-        self.of_inputs = padding.inputs
+        self.padding = plan.padding
+        self.real = {name: torch.from_numpy(mask[:samples]).to(plan.device) for name, mask in plan.probe.masks.items()}
         module = plan.model.module
         if not plan.model.user:
             module.requires_grad_(False)
@@ -92,7 +92,7 @@ class Network:
         lay_out(self.module, self.x, self.state.memory)
         self.call = caller(self.module, self.x.keys())
         channels = {name: torch.from_numpy(rows).to(plan.device) for name, rows in plan.stored.channels.items()}
-        self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head, padding.places)
+        self.recorder = Recorder(plan.points, channels, plan.identity.signals, plan.head, self.padding.places)
         self.columns = [(signal, point.name) for signal in plan.identity.signals for point in plan.points]
         self.step: Callable[[Batch, Batch, Scored], Pass] = (
             torch.compile(self._step) if plan.identity.compile else self._step
@@ -224,8 +224,9 @@ class Network:
                     with guarded(self.plan.model.name, self.module, batch, where):
                         seed_batch(seed, number)
                         signals, output, features = self.step(batch, real, self.plan.scored)
-                    of_inputs = real[self.of_inputs] if self.of_inputs else None
-                    reduced = reduce(self.plan.score, output, batch, self.targets[rows], where, of_inputs)
+                    mask = self.padding.of(self.plan.score)
+                    counting = real[mask] if mask else None
+                    reduced = reduce(self.plan.score, output, batch, self.targets[rows], where, counting)
                     self._keep(self.outputs[name], rows, reduced, features)
                 except PosthocError as error:
                     self.failure = error
@@ -339,9 +340,9 @@ def _forms(reduced: Reduced) -> str:
 
 def altered_plan(plan: "Extraction", control: str) -> "Extraction":
     """The plan with the inputs of a control for its probe."""
-    (name, ids), *_ = plan.probe.inputs.items()
-    changed = altered(control, ids, plan.stored.index, plan.identity.seed)
-    return replace(plan, probe=replace(plan.probe, inputs={name: changed}))
+    inputs, name = plan.probe.inputs, what_is_read(plan.probe.inputs, tokens=True)
+    changed = altered(control, inputs[name], plan.stored.index, plan.identity.seed)
+    return replace(plan, probe=replace(plan.probe, inputs={**inputs, name: changed}))
 
 
 def targets_of(plan: "Extraction", batch: Batch, samples: int | None = None) -> Tensor:
@@ -356,11 +357,11 @@ def targets_of(plan: "Extraction", batch: Batch, samples: int | None = None) -> 
 def reduce(
     score: Score | None, output: Any, batch: Batch, targets: Tensor, where: str, real: Tensor | None = None
 ) -> Reduced:
-    """What a score needs of the output for a batch; raises PosthocError where the user's fails. real: which places of the
-    first input are no padding, where some are."""
+    """What a score needs of the output for a batch; raises PosthocError where the user's fails. real: which places of what
+    the network reads are no padding, where some are."""
     if score is None:
         return {}
-    truth = next(iter(batch.values())) if score.of_inputs else targets
+    truth = batch[what_is_read(batch, score.of_tokens)] if score.of_inputs else targets
     masked = (real,) if real is not None and score.of_inputs and truth.shape[:2] == real.shape else ()
     with torch.autocast(truth.device.type, enabled=False):
         try:

@@ -11,6 +11,7 @@ from posthoc.errors import PosthocError
 from posthoc.replay.dependence import instead
 from posthoc.replay.hooks import first_tensor, hooked
 from posthoc.replay.outputs import Scored, part_of
+from posthoc.replay.padding import is_of_decoder, what_is_read
 from posthoc.replay.scores import Truth, class_axes
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ def _by_last_layer(passes: "Passes", scored: Scored, part: Tensor) -> Iterator[i
 
 
 def _are_given(net: "Network") -> bool:
-    """Whether the targets, but for those below 0, are what the network is given."""
-    ids, targets = next(iter(net.x.values())), net.targets
+    """Whether the targets, but for those below 0, are the tokens that the network is given; its decoder, if it has one."""
+    given = {name: x for name, x in net.x.items() if is_of_decoder(name)} or net.x
+    ids, targets = given[what_is_read(given, tokens=True)], net.targets
     if ids.is_floating_point() or ids.shape != targets.shape:
         return False
     return bool(((ids == targets) | (targets < 0)).all())

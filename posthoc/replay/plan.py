@@ -93,7 +93,7 @@ class Extraction:
     @property
     def padding(self) -> Padding:
         """What of the probe's padding is left out of what."""
-        return padding_of(self.probe, self.points)
+        return padding_of(self.probe, self.points, self.trial.apart if self.trial else ())
 
     @property
     def scored(self) -> Scored:
@@ -119,7 +119,7 @@ class Extraction:
             *(probe.notes or [("probe", f"{probe.name}, {len(probe)} {probe.samples} ({probe.shapes})")]),
             ("layers", f"{layers}; {self.stored.recording.provenance.layers}"),
             *self._about_strays(),
-            *self.padding.notes(scored=self.score is not None and self.score.of_inputs),
+            *self.padding.notes(scored=self.padding.of(self.score) is not None),
             *self._about_length(),
             *self._about_calls(),
             ("signals", ", ".join(identity.signals)),
@@ -197,9 +197,11 @@ class Extraction:
         """With what the trial decided; it is part of what the parts of a run must agree with."""
         output = Output(trial.scored.name, trial.scored.columns, trial.scored.score)
         averaged = self.averages if "loss" in trial.behaviour else ()
+        apart = {"of_other_places": list(trial.apart)} if trial.apart else {}
+        probe = replace(self.identity.probe, preparation={**self.identity.probe.preparation, **apart})
         plan = self.changed(
             memory_format=trial.memory_format, output=output, behaviour=trial.behaviour, head=trial.head_tensors,
-            averaged=averaged,
+            averaged=averaged, probe=probe,
         )  # fmt: skip
         score = self.probe.score_of(trial.scored.score)
         loss, unit = (score.loss, score.unit) if score else ("loss", None)

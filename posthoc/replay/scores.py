@@ -76,7 +76,8 @@ class Score:
     several that fit are meant, the likeliest first; assumes: what is assumed where it was not asked for, in words.
 
     reduce: outputs and targets of a batch to what is needed of them; of the inputs where `of_inputs`, which then are the
-    targets, and are followed, where some of their places are padding, by which are not [B, T]. finish: that of all samples,
+    targets, and are followed, where some of their places are padding, by which are not [B, T]; rows of tokens where
+    `of_tokens`. finish: that of all samples,
     and all targets, to the scores.
     """
 
@@ -94,6 +95,7 @@ class Score:
     rather: tuple[Callable[[tuple[int, ...], Truth], bool], ...] = ()
     assumes: str | None = None
     of_inputs: bool = False
+    of_tokens: bool = False
 
     def may(self, shape: tuple[int, ...], truth: Truth) -> bool:
         """Whether an output of that shape can be scored if it is asked for."""
@@ -378,7 +380,7 @@ SCORES = {
         fits=_fits_tokens,
         allowed=_may_be_of_tokens,
         wanted="scores of {classes} tokens at each of {sample} places",
-        reduce=next_token, finish=of_tokens, of_inputs=True,
+        reduce=next_token, finish=of_tokens, of_inputs=True, of_tokens=True,
     ),
 }  # fmt: skip
 NONE = "none"

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import read_checkpoint
-from posthoc.replay.dependence import AGREEMENT, Values, alike, furthest, mixing, predicts_none
+from posthoc.replay.dependence import AGREEMENT, Values, alike, furthest, mixing, of_other_places, predicts_none
 from posthoc.replay.forward import (
     DrawsHeard,
     State,
@@ -42,7 +42,7 @@ from posthoc.replay.network import (
 )
 from posthoc.replay.order import Checkpoint
 from posthoc.replay.outputs import Scored, find_asked, find_scored, is_dense, part_of, scored_part, tensors_in
-from posthoc.replay.padding import require_targets
+from posthoc.replay.padding import require_targets, what_is_read
 from posthoc.replay.places import placed
 from posthoc.replay.probes.probe import Batch, require_classes
 from posthoc.replay.scores import IGNORED, NONE, has_class, name_of
@@ -64,7 +64,8 @@ _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RRe
 class Trial:
     """What the trial decided; remarks: what a reader of the numbers should know, as label and text.
 
-    behaviour: names of what is kept of each sample; head: the last layer, whose input and tensors are kept.
+    behaviour: names of what is kept of each sample; head: the last layer, whose input and tensors are kept; apart: layers
+    with as many places as a mask, which are not its own.
     """
 
     memory_format: str
@@ -73,6 +74,7 @@ class Trial:
     behaviour: tuple[str, ...] = ()
     head: str | None = None
     head_tensors: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,13 +242,13 @@ def _tried(passes: Passes, plan: "Extraction", wishes: Wishes) -> Trial:
     remarks += _left_out(scored, start.output, plan)
     if head:
         behaviour = (*behaviour, "features")
-    return Trial(chosen, scored, tuple(remarks), behaviour, head, tensors)
+    return Trial(chosen, scored, tuple(remarks), behaviour, head, tensors, of_other_places(passes, base))
 
 
 def _scored(passes: Passes, plan: "Extraction", output: Any, wishes: Wishes) -> Scored:
     """Which output is scored, and how."""
     samples, score = length(passes.net.x), wishes.score or plan.probe.score
-    sample = tuple(next(iter(passes.net.x.values())).shape[1:])
+    sample = tuple(passes.net.x[what_is_read(passes.net.x, score == "tokens")].shape[1:])
     truth = plan.probe.truth(sample, _ids(plan) if score == "tokens" else 0)
     if score in (None, "classes", "segmentation") and wishes.output != NONE:
         require_classes(plan.probe)
@@ -290,8 +292,9 @@ def _left_out(scored: Scored, output: Any, plan: "Extraction") -> list[tuple[str
 
 
 def _ids(plan: "Extraction") -> int:
-    """One more than the largest of the whole numbers that the network is given first; 0 where they are none."""
-    given = (next(iter(batch.values())) for batch in plan.probe.batches(torch.device("cpu"), plan.batch_size))
+    """One more than the largest of the tokens that the network is given; 0 where they are no whole numbers."""
+    batches = plan.probe.batches(torch.device("cpu"), plan.batch_size)
+    given = (batch[what_is_read(batch, tokens=True)] for batch in batches)
     return max(0 if ids.is_floating_point() or ids.dtype == torch.bool else int(ids.max()) + 1 for ids in given)
 
 
@@ -302,7 +305,8 @@ def _behaviour(passes: Passes, plan: "Extraction", output: Any, scored: Scored) 
         return ()
     where = str(passes.checkpoint.path)
     part = scored_part(output, scored, length(net.x), plan.model.name)
-    reduced = reduce(score, part, net.x, net.targets, where, net.real[net.of_inputs] if net.of_inputs else None)
+    mask = net.padding.of(score)
+    reduced = reduce(score, part, net.x, net.targets, where, net.real[mask] if mask else None)
     with guarded(plan.model.name, net.module, net.x, where):
         return tuple(score.finish(reduced, net.targets).samples)
 

@@ -55,11 +55,56 @@ class Causal(nn.Module):
     def forward(self, input_ids, attention_mask=None):
         return self.head(self.seen(self.embed(input_ids)).cumsum(1))
 
+class Several(nn.Module):
+    "Given more than tokens, of which it says the next."
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(30, 6); self.seen = nn.Linear(6, 8); self.head = nn.Linear(8, 30)
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, mask=None, pixel_values=None):
+        x = self.seen(self.embed(input_ids)).cumsum(1)
+        if mask is not None:
+            x = x * mask[..., None]
+        if token_type_ids is not None:
+            x = x + token_type_ids[..., None]
+        if pixel_values is not None:
+            x = x + pixel_values.mean((1, 2, 3))[:, None, None]
+        return self.head(x)
+
+class Copier(Several):
+    def forward(self, input_ids, decoder_input_ids):
+        x = self.seen(self.embed(decoder_input_ids)).cumsum(1)
+        return self.head(x + self.seen(self.embed(input_ids)).mean(1, keepdim=True))
+
+class Masked(Several):
+    "Sees the tokens after a place, too."
+    def forward(self, input_ids, attention_mask):
+        x = self.seen(self.embed(input_ids)) * attention_mask[..., None]
+        return self.head(x + x.sum(1, keepdim=True))
+
+class Beside(nn.Module):
+    "An image of as many patches as the text has places."
+    fixed = False  # of one length
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(30, 6); self.places = nn.Embedding(9, 6); self.gate = nn.Parameter(torch.zeros(()))
+        self.text = nn.Linear(6, 8); self.image = nn.Conv2d(3, 8, 4, 4)
+        self.patches = nn.Linear(8, 8); self.words = nn.Linear(8, 8); self.looked = nn.Linear(8, 8); self.head = nn.Linear(8, 3)
+    def forward(self, pixel_values, input_ids, attention_mask):
+        at = torch.arange(9 if self.fixed else input_ids.shape[1]).expand(input_ids.shape)
+        text = self.text(self.embed(input_ids) + self.places(at))
+        image = self.patches(self.image(pixel_values).flatten(2).movedim(1, 2))
+        words = self.words(text + self.gate * image.mean(1, keepdim=True))
+        looked = self.looked(image + text.mean(1, keepdim=True))
+        return self.head(words.mean(1) + looked.mean(1))
+
+class BesideFixed(Beside):
+    fixed = True
+
 class Same(nn.Module):
     def __init__(self):
         super().__init__()
         self.seen = nn.Linear(3, 3)
-    def forward(self, x):
+    def forward(self, x, attention_mask=None):
         return self.seen(x)
 """
 RANDOM = np.random.default_rng(5)
@@ -196,6 +241,67 @@ def test_the_loss_of_tokens_is_the_mean_over_those_that_are_real(left, tmp_path)
     assert dict(plan.notes)["padding"].endswith("left out of the means and variances and of the loss")
 
 
+PIXELS = RANDOM.normal(size=(N, 3, 12, 12)).astype("f4")
+BEFORE = {
+    "attention_mask": {"attention_mask": REAL * 1},
+    "token_type_ids": {"token_type_ids": (IDS > 14) * 1, "attention_mask": REAL * 1},
+    "mask": {"mask": REAL * 1},
+    "pixel_values": {"pixel_values": PIXELS, "attention_mask": REAL * 1},
+}
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("case", BEFORE)
+def test_tokens_are_scored_wherever_they_stand_among_the_inputs(case, last, tmp_path):
+    module, options = made("Several", tmp_path)
+    beside = BEFORE[case]
+    np.savez(tmp_path / "p.npz", **({**beside, "input_ids": IDS} if last else {"input_ids": IDS, **beside}))
+    with torch.no_grad():
+        scores = module(torch.from_numpy(IDS), **{name: torch.from_numpy(array) for name, array in beside.items()})
+    scored = REAL[:, 1:] & REAL[:, :-1] if "attention_mask" in beside else np.ones((N, T - 1), bool)
+    losses = F.cross_entropy(scores[:, :-1].movedim(2, 1), torch.from_numpy(IDS[:, 1:]), reduction="none").numpy()
+    with extracted(
+        tmp_path, f"npz:{tmp_path / 'p.npz'}", options, layers=["seen"], score="tokens", batch_size=6
+    ) as file:
+        assert file.loss[0] == pytest.approx(losses[scored].mean(), rel=1e-6)
+        hits = (scores[:, :-1].argmax(2).numpy() == IDS[:, 1:])[scored]
+        assert file.accuracy[0] == pytest.approx(hits.mean())
+
+
+@pytest.mark.parametrize("case", BEFORE)
+def test_tokens_that_are_their_own_targets_are_known_wherever_they_stand(case, tmp_path):
+    _, options = made("Several", tmp_path)
+    np.savez(tmp_path / "p.npz", **BEFORE[case], input_ids=IDS, labels=np.where(REAL, IDS, -100))
+    plan = plan_extraction(tmp_path / "run", f"npz:{tmp_path / 'p.npz'}", model=options["model"], layers=["seen"])
+    assert plan.identity.output.score is None
+    assert dict(plan.notes)["score"].startswith(
+        "none: the targets are the tokens that the network is given; leave them out"
+    )
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_tokens_that_an_encoder_reads_may_be_what_the_decoder_is_to_say(copied, tmp_path):
+    module, options = made("Copier", tmp_path)
+    moved = np.pad(IDS, ((0, 0), (1, 0)))[:, :-1]
+    np.savez(tmp_path / "p.npz", input_ids=IDS, decoder_input_ids=moved, labels=moved if copied else IDS)
+    probe = f"npz:{tmp_path / 'p.npz'}"
+    if copied:
+        notes = dict(plan_extraction(tmp_path / "run", probe, model=options["model"], layers=["seen"]).notes)
+        assert notes["score"].startswith("none: the targets are the tokens that the network is given")
+        return
+    with torch.no_grad():
+        scores = module(torch.from_numpy(IDS), torch.from_numpy(moved)).movedim(2, 1)
+    with extracted(tmp_path, probe, options, layers=["seen"]) as file:
+        assert file.loss[0] == pytest.approx(F.cross_entropy(scores, torch.from_numpy(IDS)).item(), rel=1e-6)
+
+
+def test_what_a_masked_model_says_of_tokens_is_no_prediction_of_them_with_the_mask_before_them(tmp_path):
+    _, options = made("Masked", tmp_path)
+    probe = posthoc.Probe({"attention_mask": REAL * 1, "input_ids": IDS}, score="tokens")
+    notes = dict(plan_extraction(tmp_path / "run", probe, model=options["model"], layers=["seen"]).notes)
+    assert "depends on the tokens after it, as in masked models" in notes["score"]
+
+
 def test_padding_is_told_from_tokens_with_which_the_network_failed(tmp_path):
     """At the second checkpoint nothing is known behind token 7, at the third token 9 cannot be."""
     module, options = made("Causal", tmp_path)
@@ -234,12 +340,15 @@ def test_scores_of_padding_that_are_no_numbers_are_no_part_of_the_loss():
     assert samples["loss"].isnan().tolist() == [True, False]
 
 
+@pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_reconstruction_is_compared_at_real_places(flat, tmp_path):
+def test_a_reconstruction_is_compared_at_real_places(flat, named, tmp_path):
     module, options = made("Same", tmp_path)
     x = ROWS[:, :3, 0] if flat else ROWS
     real = (np.arange(3) < np.arange(N)[:, None] % 3 + 1) if flat else REAL
     probe = posthoc.Probe({"x": x}, score="reconstruction", mask=real)
+    if named:  # before what it is of
+        probe = posthoc.Probe({"attention_mask": real * 1, "x": x}, score="reconstruction")
     with torch.no_grad():
         error = (
             (module(torch.from_numpy(x)) - torch.from_numpy(x)).square().numpy().reshape(N, real.shape[1], -1).mean(2)
@@ -303,6 +412,57 @@ def test_maps_of_two_axes_of_places_and_vectors_are_left_as_they_are():
     assert none == [
         ("padding", "20% of the places, by attention_mask: in all that is recorded, for no layer has these places")
     ]
+
+
+@pytest.mark.parametrize("prompts", ["several", "one"])
+@pytest.mark.parametrize("name", ["Beside", "BesideFixed"])
+def test_layers_of_as_many_patches_as_the_text_has_places_do_not_go_by_its_mask(name, prompts, tmp_path):
+    """Nor those that text has a say in, but those of text that an image has a say in: in which none has it at first."""
+    module, options = made(name, tmp_path)
+    ids = IDS if prompts == "several" else np.tile(IDS[0], (N, 1))
+    probe = posthoc.Probe({"pixel_values": PIXELS, "input_ids": ids, "attention_mask": REAL * 1}, np.arange(N) % 3)
+    layers = ["places", "text", "patches", "words", "looked"]
+    seen = {}
+    for layer in layers:
+        module.get_submodule(layer).register_forward_hook(
+            lambda _, given, x, layer=layer: seen.update({layer: x.numpy()})
+        )
+    with torch.no_grad():
+        module(torch.from_numpy(PIXELS), torch.from_numpy(ids), torch.from_numpy(REAL))
+    untold = ["patches", "looked"] + ["words"] * (name == "BesideFixed")
+    with extracted(tmp_path, probe, options, layers=layers, batch_size=7) as file:
+        for layer in layers:
+            real = np.ones_like(REAL) if layer in untold else REAL
+            means = np.stack([x[kept].mean(0) for x, kept in zip(seen[layer], real, strict=True)])
+            variances = np.stack([x[kept].var(0) for x, kept in zip(seen[layer], real, strict=True)])
+            np.testing.assert_allclose(file.read("mean", 0, layer).T, means, atol=2e-6)
+            np.testing.assert_allclose(file.read("var", 0, layer).T, variances, atol=2e-6)
+        assert sorted(file.recording.identity.probe.preparation["of_other_places"]) == sorted(untold)
+    notes = dict(plan_extraction(tmp_path / "run", probe, model=options["model"], layers=layers).notes)
+    left_in = [layer for layer in layers if layer in untold]
+    assert f"; it is in those of {', '.join(left_in)}, for which places it is in is not known" in notes["padding"]
+
+
+def test_the_patches_of_clip_do_not_go_by_the_mask_of_its_text(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": 30, "max_position_embeddings": 10, "eos_token_id": 29, "pad_token_id": 0}
+    image = sizes | {"image_size": 12, "patch_size": 4}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(text_config=text, vision_config=image, projection_dim=8)
+    module = transformers.CLIPModel(config).eval()
+    module.save_pretrained(tmp_path / "run" / "checkpoint-1")
+    real = np.arange(10) < np.maximum(LENGTHS, 3)[:, None]
+    given = {"attention_mask": real * 1, "input_ids": RANDOM.integers(1, 28, (N, 10)), "pixel_values": PIXELS}
+    with torch.no_grad():
+        said = module(**{name: torch.from_numpy(x) for name, x in given.items()}, output_hidden_states=True)
+    words, patches = (said[name].hidden_states[1].numpy() for name in ("text_model_output", "vision_model_output"))
+    assert words.shape == patches.shape
+    layers = ["text_model.encoder.layers.0", "vision_model.encoder.layers.0"]
+    with extracted(tmp_path, posthoc.Probe(given), {"channels": None}, layers=layers) as file:
+        np.testing.assert_allclose(file.read("mean", 0, layers[1]).T, patches.mean(1), atol=2e-6)
+        means = [row[kept].mean(0) for row, kept in zip(words, real, strict=True)]
+        np.testing.assert_allclose(file.read("mean", 0, layers[0]).T, means, atol=2e-6)
 
 
 REFUSED = {
