@@ -15,6 +15,7 @@ from posthoc.analysis.controlled import of_documents
 from posthoc.analysis.measures import MEASURES, Documents
 from posthoc.errors import PosthocError, UsageError
 from posthoc.parts import Parts
+from posthoc.replay.controls import altered
 from posthoc.replay.hooks import HookPoint, Recorder
 from posthoc.replay.padding import masks_in, padding_of
 from posthoc.replay.planning import plan_extraction
@@ -266,6 +267,19 @@ def test_tokens_are_scored_wherever_they_stand_among_the_inputs(case, last, tmp_
         assert file.loss[0] == pytest.approx(losses[scored].mean(), rel=1e-6)
         hits = (scores[:, :-1].argmax(2).numpy() == IDS[:, 1:])[scored]
         assert file.accuracy[0] == pytest.approx(hits.mean())
+
+
+def test_controls_change_the_tokens_and_leave_what_stands_before_them(tmp_path):
+    module, options = made("Several", tmp_path)
+    types = (IDS > 14) * 1
+    probe = posthoc.Probe({"token_type_ids": types, "input_ids": IDS}, score="tokens", axes={"input_ids": ("token",)})
+    more = {"layers": ["seen"], "signals": ["token"], "controls": ["shuffle"]}
+    with extracted(tmp_path, probe, options, **more) as file:
+        ids = torch.from_numpy(altered("shuffle", IDS, file.images, 0))
+        with torch.no_grad():
+            scores = module(ids, token_type_ids=torch.from_numpy(types))[:, :-1].movedim(2, 1)
+        losses = F.cross_entropy(scores, ids[:, 1:], reduction="none")
+        np.testing.assert_allclose(file.behaviour_of_null("shuffle", "token_loss", 0)[:, 1:], losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", BEFORE)
