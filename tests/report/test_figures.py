@@ -310,6 +310,23 @@ def test_of_an_untrained_checkpoint_alone_no_course_and_no_end_is_told(tmp_path)
     assert FIGURES["training"].build(lone, None, 400).explanation == "The hollow diamond is the untrained network."
 
 
+def test_tooltips_have_the_digits_of_small_numbers(metrics):
+    def formats(name, run):
+        return set(
+            re.findall(
+                r'"field": "loss", "format": "([^"]*)"', json.dumps(FIGURES[name].build(run, None, 400).specification)
+            )
+        )
+
+    loss = np.array([2.3, 1.1, 0.4, 0.2, 0.0])
+    assert formats("training", changed(metrics, loss=loss)) == {".4f"}
+    assert formats("training", changed(metrics, loss=1e-4 * loss)) == {".6~g"}
+    runs = Several([as_run(changed(metrics, integration=1e-4 * loss), name) for name in "ab"])
+    spec = json.dumps(FIGURES["runs"].build(runs, 400).specification)
+    found = dict(re.findall(r'"field": "(integration|metastability)", "format": "([^"]*)"', spec))
+    assert found == {"integration": ".6~g", "metastability": ".4f"}
+
+
 def test_the_base_of_adapters_is_not_called_untrained(metrics):
     provenance = dataclasses.replace(metrics.recording.provenance, adapters="LORA")
     recording = dataclasses.replace(metrics.recording, provenance=provenance)

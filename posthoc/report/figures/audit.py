@@ -7,7 +7,7 @@ from posthoc.analysis.responses import Audit, Reaction
 from posthoc.analysis.verdicts import least_p
 from posthoc.recording import named as called
 from posthoc.report.figures.composed import layer, vconcat
-from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, names_of, number, wrapped
+from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, digits, named, names_of, number, wrapped
 from posthoc.report.theme import INK, MUTED, VALUE
 from posthoc.report.words import over_orders
 
@@ -31,7 +31,8 @@ def audit(result: Audit, width: int) -> Figure:
             axis=named("controls", labelOverlap=False),
         )
         base = alt.Chart(data(rows)).transform_filter("isValid(datum.mean)").encode(y=y)
-        numbers = [alt.Tooltip(f"{name}:Q", format=".4f") for name in ("mean", "low", "high")]
+        ends = ("mean", "low", "high")
+        numbers = [alt.Tooltip(f"{name}:Q", format=digits(rows, *ends)) for name in ends]
         colour = alt.condition("datum.k === 0", alt.value(VALUE), alt.value(INK))
         x = alt.X("mean:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5 if narrow else 10))
         picture = layer(

@@ -7,7 +7,7 @@ import altair as alt
 
 from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import layer, vconcat
-from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, named, names_of, number, wrapped
+from posthoc.report.figures.figure import NARROW, Figure, Kind, Of, data, digits, named, names_of, number, wrapped
 from posthoc.report.sources import Several
 from posthoc.report.theme import MUTED, VALUE
 
@@ -34,7 +34,8 @@ def comparison(several: Several, width: int) -> Figure:
         fills = measured.function_of and all(map(math.isfinite, measured.limits))
         scale = {"zero": False, "domain": list(measured.limits)} if fills else {"zero": True}
         x = alt.X("value:Q", title=None, scale=alt.Scale(**scale))
-        numbers = [alt.Tooltip(f"{name}:Q", format=".4f") for name in ("value", "low", "high", "noise")]
+        fields = ("value", "low", "high", "noise")
+        numbers = [alt.Tooltip(f"{name}:Q", format=digits(rows, *fields)) for name in fields]
         tips = [alt.Tooltip("run:N"), *numbers, alt.Tooltip("state:N")]
         noise = _keyed(base.transform_filter("isValid(datum.noise)"), "pure noise").encode(x="noise:Q", tooltip=tips)
         bars = (

@@ -22,6 +22,8 @@ MOST_LINES = 3
 NARROW = 420
 """Pixels below which labels are put on more lines, and panels below each other."""
 NOT_FINITE = {Ailment.WEIGHTS, Ailment.SIGNALS, Ailment.LOSS}
+ROUNDING = 1e-12
+"""Numbers below it are shown as 0."""
 MOST_CELLS = 100_000
 """Cells of a matrix that a figure keeps over all epochs; of longer runs it keeps every second epoch, or third."""
 
@@ -148,10 +150,29 @@ def keyed(marks: Any, key: str, keys: list[str], colours: list[str], opacities: 
     )
 
 
-def hover(base: Any, title: str, fields: list[str], names: Sequence[str] = (), parameter: str = "") -> Any:
+def digits(rows: Sequence[dict[str, Any]], *fields: str) -> str:
+    """How a tooltip writes numbers of these fields: with four decimals, or, where some are so small that these would leave
+    fewer than two digits, with all digits that rows have.
+
+    >>> digits([{"a": 0.5}, {"a": 0.0}, {"a": None}], "a"), digits([{"a": 0.5, "b": 2e-5}], "a", "b")
+    ('.4f', '.6~g')
+    """
+    sizes = [abs(row[field]) for row in rows for field in fields if row[field] is not None]
+    return ".6~g" if any(ROUNDING < size < 0.001 for size in sizes) else ".4f"
+
+
+def hover(
+    base: Any,
+    rows: Sequence[dict[str, Any]],
+    title: str,
+    fields: list[str],
+    names: Sequence[str] = (),
+    parameter: str = "",
+) -> Any:
     """Invisible points, of which the nearest to the pointer is the epoch looked at; names: fields of text to tell, too; parameter: by
     which the page finds the pointer, if not by the last field."""
-    tips = [alt.Tooltip("at:Q", title=title)] + [alt.Tooltip(f"{field}:Q", format=".4f") for field in fields]
+    tips = [alt.Tooltip("at:Q", title=title)]
+    tips += [alt.Tooltip(f"{field}:Q", format=digits(rows, field)) for field in fields]
     tips += [alt.Tooltip(f"{name}:N") for name in names]
     return base.mark_point(opacity=0, size=4).encode(tooltip=tips).add_params(hovering(parameter or fields[-1]))
 
@@ -244,7 +265,7 @@ def panel(
             spot.transform_filter("datum.untrained").mark_point(shape="diamond", size=70, color=INK),
             base.transform_filter("datum.at === epoch").mark_rule(color=MARK, strokeWidth=1.5).encode(x=time_axis(metrics)),
             spot.transform_filter("datum.at === epoch").mark_point(size=110, color=MARK, strokeWidth=2.5),
-            hover(spot, metrics.summary.unit, [field], tips),
+            hover(spot, rows, metrics.summary.unit, [field], tips),
         )  # fmt: skip
     return with_epoch(picture.properties(width=width, height=height, title=title), None)
 

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import layer, vconcat
-from posthoc.report.figures.figure import Figure, Kind, data, hovering, kept, named, names_of, number, with_epoch
+from posthoc.report.figures.figure import (
+    Figure,
+    Kind,
+    data,
+    digits,
+    hovering,
+    kept,
+    named,
+    names_of,
+    number,
+    with_epoch,
+)
 from posthoc.report.theme import LONGEST, MARK, MUTED, SEQUENCE
 from posthoc.shown import with_article
 
@@ -32,7 +43,7 @@ def layers(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         for e, at in enumerate(metrics.when) for k, name in enumerate(names)
     ]  # fmt: skip
     height = height_of(len(names))
-    tips = [alt.Tooltip(f"{key}:Q", title=measured.title, format=".4f") for key, measured in shown.items()]
+    tips = [alt.Tooltip(f"{key}:Q", title=measured.title, format=digits(rows, key)) for key, measured in shown.items()]
     base = alt.Chart(data(rows)).encode(
         x=alt.X("at:O", title=metrics.summary.unit, axis=alt.Axis(labelAngle=0)),
         y=alt.Y("k:O", title="layer", axis=named("layers")),

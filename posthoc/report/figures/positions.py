@@ -5,7 +5,7 @@ import altair as alt
 from posthoc.analysis.records import RunMetrics
 from posthoc.errors import PosthocError
 from posthoc.report.figures.composed import layer
-from posthoc.report.figures.figure import NARROW, Figure, Kind, data, number, with_epoch
+from posthoc.report.figures.figure import NARROW, Figure, Kind, data, digits, number, with_epoch
 from posthoc.report.theme import SEQUENCE
 
 PLACE = "loss_at_"
@@ -38,7 +38,11 @@ def positions(metrics: RunMetrics, epoch: int | None, width: int) -> Figure:
         ),
         y=alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False)),
         color=colour,
-        tooltip=[alt.Tooltip("at:Q", title=unit), alt.Tooltip("position:Q"), alt.Tooltip("loss:Q", format=".4f")],
+        tooltip=[
+            alt.Tooltip("at:Q", title=unit),
+            alt.Tooltip("position:Q"),
+            alt.Tooltip("loss:Q", format=digits(rows, "loss")),
+        ],
     )
     return Figure(
         "positions",

@@ -74,7 +74,7 @@ def _multiples(
             base.mark_line(color=colour).encode(x=x, y=y),
             chosen.mark_rule(color=MARK, strokeWidth=1.5).encode(x=x),
             chosen.mark_point(size=90, color=MARK, strokeWidth=2.5).encode(x=x, y=y),
-            hover(base.encode(x=x, y=y), unit, [key], parameter=f"{key}_{place}"),
+            hover(base.encode(x=x, y=y), rows, unit, [key], parameter=f"{key}_{place}"),
         )
         title = alt.TitleParams(name, fontSize=11, fontWeight="normal", limit=width)
         panels.append(picture.properties(width=width, height=90, title=title))

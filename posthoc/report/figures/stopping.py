@@ -8,7 +8,7 @@ import altair as alt
 
 from posthoc.analysis.runs import in_percent
 from posthoc.report.figures.composed import layer
-from posthoc.report.figures.figure import Figure, Kind, Of, data, number
+from posthoc.report.figures.figure import Figure, Kind, Of, data, digits, number
 from posthoc.report.sources import Several
 from posthoc.report.theme import HALO, INK, MUTED, OTHER, SECOND, THIRD, VALUE
 from posthoc.shown import counted
@@ -80,7 +80,7 @@ def _points(rows: list[Row], x: alt.X, y: alt.Y) -> Any:
     colours = [COLOURS.get(family, INK) for family in families]
     tips = [
         alt.Tooltip("rule:N"), alt.Tooltip("saved:Q", format=".1%"),
-        alt.Tooltip("epochs:Q", title="checkpoints saved", format=".1f"), alt.Tooltip("lost:Q", format=".4f"),
+        alt.Tooltip("epochs:Q", title="checkpoints saved", format=".1f"), alt.Tooltip("lost:Q", format=digits(rows, "lost")),
         alt.Tooltip("never:Q", title="share of runs in which it never fires", format=".0%"),
     ]  # fmt: skip
     legend = alt.Legend(title=None)

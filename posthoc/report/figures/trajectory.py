@@ -174,7 +174,7 @@ def _path(
         base.transform_filter("datum.untrained").mark_point(shape="diamond", size=90, color=INK).encode(x=X, y=Y),
         *_labels(named, [plane.place(row) for row in points], X, Y, plane, taken),
         base.transform_filter("datum.at === epoch").mark_point(size=220, color=MARK, strokeWidth=2.5).encode(x=X, y=Y),
-        hover(base.encode(x=X, y=Y), unit, list(AXES.values())),
+        hover(base.encode(x=X, y=Y), points, unit, list(AXES.values())),
     ]
 
 
