@@ -106,7 +106,8 @@ def _names(wrapped: Any, adapter: Config, shapes: Shapes) -> Names:
     """The tensors of the base network with its adapter -> those of a checkpoint."""
     import peft
 
-    wanted = {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(wrapped).items()}
+    saved = peft.get_peft_model_state_dict(wrapped)
+    wanted = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     kinds = {
         "missing": [name for name in wanted if name not in shapes],
         "unexpected": [name for name in shapes if name not in wanted],
@@ -129,7 +130,10 @@ def _names(wrapped: Any, adapter: Config, shapes: Shapes) -> Names:
         peft.set_peft_model_state_dict(wrapped, dict(marks), adapter_name=ADAPTER_NAME)
     names, _ = find_marks(inner, marks)
     inner.load_state_dict(kept)
-    if lost := set(shapes) - sources(names):
+    found = {saved[name].data_ptr() for name in sources(names)}
+    if lost := [
+        name for name in shapes if saved[name].data_ptr() not in found
+    ]:  # of tied ones peft takes one of the file
         raise PosthocError(
             f"{adapter.path}: peft puts {min(lost)} nowhere in {type(inner).__name__}; save the network with its adapter merged."
         )

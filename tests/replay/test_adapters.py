@@ -90,6 +90,35 @@ def test_a_series_of_adapters_replays_as_peft_loads_them(series, tmp_path):
                 np.testing.assert_allclose(file.read("mean", row, layer), states.mean(1).T, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}, {"target_modules": ["embed_tokens"]}],
+)
+def test_adapters_of_tied_layers_replay_as_peft_loads_them(options, tmp_path):
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(vocab_size=32, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, **sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    ids = torch.randint(0, 32, (6, 9))
+    np.save(tmp_path / "ids.npy", ids.numpy())
+    expected = []
+    for step in (1, 2):
+        base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+        network = peft.get_peft_model(base, peft.LoraConfig(r=2, ensure_weight_tying=True, **options))
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter)
+        network.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+        base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path / "run" / f"checkpoint-{step}").eval()
+        with torch.no_grad():
+            expected.append(loaded(input_ids=ids, labels=ids).loss.item())
+    run("extract", tmp_path / "run", "--probe", f"tokens:{tmp_path / 'ids.npy'}", "--model", f"transformers:{tmp_path / 'base'}",
+        "--layers", "residual", "-o", tmp_path / "a.h5")  # fmt: skip
+    with posthoc.open_activations(tmp_path / "a.h5") as file:
+        np.testing.assert_allclose(file.loss, expected, rtol=1e-5)
+
+
 def test_a_base_of_the_users_own(tmp_path):
     (tmp_path / "net.py").write_text(BASE)
     scope: dict = {}

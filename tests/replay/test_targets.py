@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from networks import T5
 from torch.nn import functional as F
 
 import posthoc
@@ -300,3 +301,77 @@ def test_labels_that_networks_of_transformers_take_for_a_loss_are_no_matter_of_a
     inputs = {"input_ids": np.zeros((N, 5), int)}
     for module in (transformers.BertForSequenceClassification(config), transformers.BertForMaskedLM(config)):
         assert with_target(inputs, "labels", np.zeros(N, int), module) == (inputs, [])
+
+
+BART = {
+    "vocab_size": 64, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_position_embeddings": 32,
+    "init_std": 0.5,
+}  # fmt: skip
+SUMMARISERS = {
+    "BartForConditionalGeneration": ("BartConfig", BART, "model.decoder.layers.1"),
+    "MBartForConditionalGeneration": ("MBartConfig", BART, "model.decoder.layers.1"),
+    "T5ForConditionalGeneration": ("T5Config", T5 | {"decoder_start_token_id": 0}, "decoder.block.1"),
+}
+
+
+def summariser(name, tmp_path):
+    """A network that reads rows of 9 tokens and says rows of 7, of which the last are padding; its folder, and an archive."""
+    transformers = pytest.importorskip("transformers")
+    kind, options, layer = SUMMARISERS[name]
+    torch.manual_seed(0)
+    net = getattr(transformers, name)(getattr(transformers, kind)(**options)).eval()
+    net.save_pretrained(tmp_path / "run" / "checkpoint-1")
+    random = np.random.default_rng(1)
+    ids, labels = random.integers(3, 64, (N, 9)), random.integers(3, 64, (N, 7))
+    labels[: N // 2, -2:] = -100
+    np.savez(tmp_path / "rows.npz", input_ids=ids, labels=labels)
+    return net, ids, labels, layer
+
+
+@pytest.mark.parametrize("name", SUMMARISERS)
+@pytest.mark.parametrize("given", ["archive", "probe", "pair"])
+def test_a_decoder_reads_the_targets_moved_by_one_place(name, given, tmp_path):
+    net, ids, labels, layer = summariser(name, tmp_path)
+    whole = {"archive": f"npz:{tmp_path / 'rows.npz'}", "probe": posthoc.Probe({"input_ids": ids}, labels)}
+    probe = whole.get(given, (ids, labels))
+    plan = plan_extraction(tmp_path / "run", probe, layers=(layer,), channels=None)
+    moved = f"decoder_input_ids, the targets as {name} moves them by one place"
+    assert dict(plan.notes)["decoder"] == f"{moved}; what it says is scored at their own places"
+    path = posthoc.extract(tmp_path / "run", output=tmp_path / "a.h5", probe=probe, layers=(layer,), channels=None)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(ids), labels=torch.from_numpy(labels), output_hidden_states=True)
+    with posthoc.open_activations(path) as file:
+        assert file.loss[0] == pytest.approx(expected.loss.item(), rel=1e-5)
+        if name.startswith("Bart"):  # the others have one more norm before what is said of the last
+            states = expected.decoder_hidden_states[2].mean(1).T
+            np.testing.assert_allclose(file.read("mean", 0), states, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_decoder_reads_may_be_given(tmp_path):
+    net, ids, labels, layer = summariser("BartForConditionalGeneration", tmp_path)
+    other = np.random.default_rng(5).integers(3, 64, labels.shape)
+    probe = posthoc.Probe({"input_ids": ids, "decoder_input_ids": other}, labels)
+    path = posthoc.extract(tmp_path / "run", output=tmp_path / "a.h5", probe=probe, layers=(layer,))
+    with torch.no_grad(), posthoc.open_activations(path) as file:
+        rows = (torch.from_numpy(x) for x in (ids, other, labels))
+        expected = net(**dict(zip(("input_ids", "decoder_input_ids", "labels"), rows, strict=True))).loss.item()
+        assert file.loss[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_anything_for_the_decoder_the_error_says_what_it_takes(tmp_path):
+    _, ids, _, _ = summariser("T5ForConditionalGeneration", tmp_path)
+    with pytest.raises(PosthocError, match=r"give arrays that its forward pass takes, decoder_input_ids among them\.$"):
+        plan_extraction(tmp_path / "run", posthoc.Probe({"input_ids": ids}))
+
+
+def test_targets_that_cannot_be_moved_are_said(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    net = transformers.T5ForConditionalGeneration(transformers.T5Config(**T5, decoder_start_token_id=None))
+    net.config.decoder_start_token_id = None
+    net.save_pretrained(tmp_path / "run" / "checkpoint-1")
+    rows = np.ones((N, 5), int)
+    with pytest.raises(
+        PosthocError, match=r"cannot make decoder_input_ids of the targets .*; give them in the probe\.$"
+    ):
+        plan_extraction(tmp_path / "run", posthoc.Probe({"input_ids": rows}, rows))

@@ -33,6 +33,9 @@ Array = NDArray[Any]
 MOST_READINGS = 64
 COLOURS = (1, 3, 4)
 """Numbers of channels by which the last axis of images is told."""
+DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
+NO_TOKEN = -100
+"""The target of a place that has none, as Transformers has it."""
 LAYOUTS = {
     "as it is": "",
     "channels moved first": "moved",
@@ -97,6 +100,7 @@ def fitted(probe: Probe, model: "Model", scale: Normalization | None = None) -> 
     """The probe as this network takes it; raises PosthocError that says what it takes."""
     failure: PosthocError | None = None
     whole: Probe | None = None
+    probe = _with_decoder_inputs(probe, model)
     for given, remarks in named(probe, model):
         alone = len(given.inputs) == 1
         ways = [readings(array, scale if alone or is_picture(array) else None) for array in given.inputs.values()]
@@ -209,7 +213,8 @@ def with_target(
     """The inputs, and the targets among them where the forward pass needs an argument of their name beside the inputs; and
     notes: that it is so, or that the forward pass only takes such an argument, which it is not given.
 
-    Networks of Transformers take labels only for a loss, which is not asked of them.
+    Networks of Transformers take labels only for a loss, which is not asked of them, and for what their decoder reads, see
+    `_with_decoder_inputs`.
     """
     from posthoc.replay.forward import arguments_of
 
@@ -227,6 +232,34 @@ def with_target(
     if not others or not set(others) <= by_name.keys():
         return inputs, []
     return {**by_name, target: targets}, [("targets", f"{target}, which the network needs and is given, too")]
+
+
+def _with_decoder_inputs(probe: Probe, model: "Model") -> Probe:
+    """With what the decoder of a network of Transformers reads, where the probe has rows of tokens as targets and nothing
+    for it: the targets as the network itself moves them. Without, many give it what the encoder reads.
+    """
+    from posthoc.replay.forward import arguments_of, error_line
+
+    shift = getattr(model.module, "prepare_decoder_input_ids_from_labels", None)
+    targets, inputs = probe.targets, dict(probe.inputs)
+    if shift is None or inputs.keys() & DECODER_INPUTS or targets is None or targets.ndim != 2 or targets.dtype != int:
+        return probe
+    import torch
+
+    try:
+        made = shift(torch.from_numpy(np.where(targets < 0, NO_TOKEN, targets))).numpy()
+    except Exception as error:  # such as for a config without the token that a row begins with
+        raise PosthocError(
+            f"{model.name} cannot make decoder_input_ids of the targets ({error_line(error)}); give them in the probe."
+        ) from error
+    axes = dict(probe.axes)
+    if len(inputs) == 1 and (old := next(iter(inputs))) not in (names := arguments_of(model.module).names):
+        inputs = {names[0]: inputs[old]}
+        axes = {names[0]: axes[old]} if old in axes else {}
+    words = f"{DECODER_INPUTS[0]}, the targets as {model.name} moves them by one place; what it says is scored at their own places"
+    return replace(
+        probe, inputs={**inputs, DECODER_INPUTS[0]: made}, axes=axes, notes=[*probe.notes, ("decoder", words)]
+    )
 
 
 def _told(probe: Probe, by_name: Mapping[str, Reading], remarks: Sequence[str], scale: Normalization | None) -> Probe:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 
 from torch import nn
@@ -12,6 +12,7 @@ from posthoc.replay.architectures import architecture_of
 from posthoc.replay.forward import arguments_of, error_line
 from posthoc.replay.hooks import Anatomy, CannotRunError, Entered, dissect
 from posthoc.replay.models import Model
+from posthoc.replay.probes.arrays import DECODER_INPUTS
 from posthoc.replay.probes.images import example
 from posthoc.replay.probes.probe import Probe
 from posthoc.shown import counted, with_article
@@ -47,9 +48,17 @@ def traced(model: Model, probe: Probe) -> Anatomy:
         where = f" in {last.name} ({type(last.module).__name__})" if last and last.name else ""
         known = architecture_of(model.name)
         takes = f"{model.name} takes {known.inputs}, and" if known else model.name
+        among = f", {lacking} among them" if (lacking := _lacking(model.module, probe.inputs)) else ""
         raise PosthocError(
-            f"{takes} cannot take {probe.name} ({probe.shapes}){where}: {error_line(error.reason)}; give arrays that its forward pass takes."
+            f"{takes} cannot take {probe.name} ({probe.shapes}){where}: {error_line(error.reason)}; give arrays that its forward pass takes{among}."
         ) from error
+
+
+def _lacking(module: nn.Module, inputs: Collection[str]) -> str | None:
+    """What a network of Transformers with a decoder takes for that, where nothing of it is given."""
+    decodes = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
+    name = DECODER_INPUTS[0]
+    return name if decodes and not set(DECODER_INPUTS) & set(inputs) and name in arguments_of(module).names else None
 
 
 def fit_images(model: Model, wanted: int | None, height: int, width: int | None = None) -> tuple[int, int, Anatomy]:
