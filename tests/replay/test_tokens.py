@@ -25,12 +25,14 @@ from posthoc.replay.cost import require_memory
 from posthoc.replay.hooks import dissect
 from posthoc.replay.layout import find_run
 from posthoc.replay.planning import plan_extraction
+from posthoc.replay.probes.text import _encoded, longest
 from posthoc.replay.run import extract, run_extraction
 from posthoc.replay.transformers import example_tokens
 from posthoc.shards import Shard
 from posthoc.store import open_activations
 
 transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
 V, T = GPT2["vocab_size"], 24
 NEOX = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 BERT = {**NEOX, "max_position_embeddings": 32}
@@ -400,13 +402,57 @@ def test_bytes_of_a_row_are_those_of_its_text_in_utf8(tmp_path, monkeypatch):
     text = "aé b€\nc 𝄞𝄞\nd\ne  f\n" * 3
     tokenizer(tmp_path / "tokenizer", text)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    for piece in (2**20, 8):  # characters that are made into tokens at a time
+    for piece, reach in ((2**20, 2**12), (24, 8)):  # characters that are made into tokens at a time
         monkeypatch.setattr("posthoc.replay.probes.text.PIECE", piece)
+        monkeypatch.setattr("posthoc.replay.probes.text.REACH", reach)
         plan = plan_extraction(
             run, f"text:{tmp_path / 'a.txt'}", trial=False, context=7, tokenizer=tmp_path / "tokenizer"
         )
         expected = len(" b€\nc 𝄞𝄞\nd\ne  f".encode())
         np.testing.assert_array_equal(plan.stored.text_bytes, [expected] * 3)
+
+
+TOKENIZERS = {
+    "words": ("BPE", tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first"), None),
+    "bytes": ("BPE", tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True), None),
+    "no words": ("BPE", None, tokenizers.normalizers.Prepend("▁")),
+    "likeliest": ("Unigram", tokenizers.pre_tokenizers.Metaspace(), None),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_text_in_pieces_has_the_tokens_of_the_whole(kind, monkeypatch):
+    model, words, normalizer = TOKENIZERS[kind]
+    made = tokenizers.Tokenizer(getattr(tokenizers.models, model)())
+    if words:
+        made.pre_tokenizer = words
+    if normalizer:
+        made.normalizer = normalizer
+    random = np.random.default_rng(0)
+    known = ["alpha", "beta", "é€", "one", "two\n", "\n\n", "𝄞𝄞", "  ", "threefold."]
+    text = " ".join(random.choice(known, 4000))
+    trainers = {"BPE": tokenizers.trainers.BpeTrainer, "Unigram": tokenizers.trainers.UnigramTrainer}
+    trainer = trainers[model](vocab_size=100, special_tokens=["<unk>"])
+    made.train_from_iterator([text[:5000]], trainer)
+    whole, until = _encoded(made, text, "a text")
+    encoded = made.encode(text, add_special_tokens=False)
+    np.testing.assert_array_equal(whole, encoded.ids)
+    np.testing.assert_array_equal(until, [len(text[:end].encode()) for _, end in encoded.offsets])
+    monkeypatch.setattr("posthoc.replay.probes.text.PIECE", 1000)
+    monkeypatch.setattr("posthoc.replay.probes.text.REACH", 100)
+    ids, ends = _encoded(made, text, "a text")
+    np.testing.assert_array_equal(ids, whole)
+    np.testing.assert_array_equal(ends, until)
+
+
+def test_a_network_of_text_and_images_says_itself_how_many_tokens_it_takes():
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = transformers.CLIPConfig(
+        text_config=sizes | {"vocab_size": 30, "max_position_embeddings": 40},
+        vision_config=sizes | {"image_size": 8, "patch_size": 4},
+        projection_dim=4,
+    )
+    assert longest(transformers.CLIPModel(config)) == 40
 
 
 def test_a_control_depends_on_the_seed_and_the_document_alone():

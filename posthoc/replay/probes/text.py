@@ -30,8 +30,11 @@ LONGEST = 1024
 MOST_BYTES = 2**28
 """Of text: all of it is made into tokens, to take rows from everywhere."""
 MOST_TOKENIZER_BYTES = 2**28
-PIECE = 2**20
-"""Characters that are made into tokens at a time, up to the end of a line."""
+PIECE, REACH = 2**20, 2**12
+"""Characters that are made into tokens at a time, and how many of them lie on either side of where two such pieces are
+joined: tokenizers mark the beginning of what they are given, and a token may go on past any character."""
+ALIKE = 4
+"""Tokens before and behind a place that are the same in two pieces, where these are joined."""
 FEW, MANY, STRETCH = 4, 16, 64
 """Ids of another type show in this: at every other place one of a few values, at those between so many times as many, of
 so many places that are read or more."""
@@ -198,7 +201,7 @@ def _context(asked: Asked, model: "Model", given: int | None = None) -> int:
 def longest(module: Any) -> int | None:
     """How many tokens a network says that it takes."""
     config = getattr(module, "config", None)
-    for holder in (config, module):
+    for holder in (config, getattr(config, "text_config", None), module):
         for name in LIMITS:
             value = holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
             if isinstance(value, int) and not isinstance(value, bool) and value > 1:
@@ -321,27 +324,53 @@ def _tokenizer(path: Path) -> Any:
 
 def _encoded(tokenizer: Any, text: str, name: str) -> tuple[Ids, NDArray[np.int64]]:
     """The ids of a text, without any that stand for its beginning or end, and at which byte in UTF-8 each ends."""
+    pieces: list[NDArray[np.int64]] = []
+    start, before = 0, 0
+    while True:
+        stop = min(start + PIECE, len(text))
+        piece = text[start:stop]
+        ids, ends = _tokens(tokenizer, piece, name)
+        characters = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), "<u4")
+        bytes_until = np.concatenate([[before], before + _utf8_bytes(characters).cumsum()])
+        rows = np.stack([ids, start + ends, bytes_until[ends]])
+        if pieces:
+            last, first = _seam(pieces[-1], rows, start + REACH)
+            pieces[-1], rows = pieces[-1][:, :last], rows[:, first:]
+        pieces.append(rows)
+        if stop == len(text):
+            break
+        start, before = stop - 2 * REACH, int(bytes_until[-1 - 2 * REACH])
+    ids, _, ends = np.concatenate(pieces, axis=1)
+    return ids, ends
+
+
+def _tokens(tokenizer: Any, text: str, name: str) -> tuple[Ids, NDArray[np.int64]]:
+    """The ids of a piece of text, and at which character each ends."""
     from posthoc.replay.forward import error_line
 
-    empty = np.empty(0, np.int64)
-    pieces, ends, start, before = [empty], [empty], 0, 0
-    while start < len(text):
-        stop = text.find("\n", start + PIECE) + 1 or len(text)
-        try:
-            encoded = tokenizer.encode(text[start:stop], add_special_tokens=False)
-            ids, spans = encoded.ids, encoded.offsets
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a panic of the library is no Exception
-            raise PosthocError(
-                f"{name} cannot be made into tokens ({error_line(error, whole=True)}); pass another --tokenizer."
-            ) from error
-        pieces.append(np.array(ids, np.int64))
-        characters = np.frombuffer(text[start:stop].encode("utf-32-le", "surrogatepass"), "<u4")
-        bytes_until = np.concatenate([[before], before + _utf8_bytes(characters).cumsum()])
-        ends.append(bytes_until[np.array([end for _, end in spans], np.int64)])
-        start, before = stop, int(bytes_until[-1])
-    return np.concatenate(pieces), np.concatenate(ends)
+    try:
+        encoded = tokenizer.encode(text, add_special_tokens=False)
+        ids, spans = encoded.ids, encoded.offsets
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise PosthocError(
+            f"{name} cannot be made into tokens ({error_line(error, whole=True)}); pass another --tokenizer."
+        ) from error
+    return np.array(ids, np.int64), np.array([end for _, end in spans], np.int64)
+
+
+def _seam(before: NDArray[np.int64], after: NDArray[np.int64], middle: int) -> tuple[int, int]:
+    """How many tokens of a piece are taken, and how many left out of the next one, whose characters begin with the last of
+    the first: at the place next to their middle around which both have the same tokens, else there. Rows: ids and ends.
+    """
+    common = np.intersect1d(before[1], after[1])
+    for place in [*common[np.abs(common - middle).argsort(kind="stable")].tolist(), middle]:
+        last, first = (int(np.searchsorted(rows[1], place, "right")) for rows in (before, after))
+        here, there = (rows[:2, max(0, k - ALIKE) : k + ALIKE] for rows, k in ((before, last), (after, first)))
+        if min(last, first) >= ALIKE and np.array_equal(here, there):
+            break
+    return last, first
 
 
 def _utf8_bytes(characters: NDArray[np.uint32]) -> NDArray[np.int64]:
