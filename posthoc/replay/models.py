@@ -362,7 +362,7 @@ def _any_of(user: ModelCode, shapes: Shapes, arguments: dict[str, Any], arch: st
         closest = _closest(made, shapes)
         if closest.fits:
             fitting.append((closest.shared, name, made))
-        elif own := own_names(made(shapes_by_name(canonical(shapes), shapes), None), shapes):
+        elif own := _own_names(user, made(shapes_by_name(canonical(shapes), shapes), None), shapes):
             fitting.append((len(own), name, made))
         else:
             misfits.append((closest, name))
@@ -419,13 +419,22 @@ def _fitted(name: str, source: str, made: Made, shapes: Shapes, user: ModelCode 
         drawn = partial(made, shapes_by_name(names, shapes))
         return Model(name, source, module, _left_out(names, shapes), user=user, drawn=drawn)
     named = shapes_by_name(canonical(shapes), shapes)
-    if user and (own := own_names(module := made(named, None), shapes)):
+    if user and (own := _own_names(user, module := made(named, None), shapes)):
         used = sources(own)
         left_out = tuple(name for name in shapes if name not in used and not name.endswith(UNUSED))
-        return Model(name, source, module, left_out, user=user, drawn=partial(made, named))
+
+        def naming(asked: Shapes) -> Names:  # checkpoints are read by a thread while the user's code is at work
+            return own if asked == shapes else name_tensors(module, asked)
+
+        return Model(name, source, module, left_out, user=user, drawn=partial(made, named), naming=naming)
     closest, named = max(misfits, key=lambda row: row[0].nearness)
     hint = "" if user else nearest(named)
     raise PosthocError(f"The checkpoints do not fit {name}: {_misfit(closest)}. {hint}".rstrip())
+
+
+def _own_names(user: ModelCode, module: nn.Module, shapes: Shapes) -> Names | None:
+    with user.at_work():
+        return own_names(module, shapes)
 
 
 def _closest(made: Made, shapes: Shapes) -> Comparison:

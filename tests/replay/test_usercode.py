@@ -1,6 +1,8 @@
 """The user's own model file: whatever it does when it is run, and what the rest of the program keeps."""
 
+import importlib
 import os
+import pickle
 import py_compile
 import random
 import subprocess
@@ -8,15 +10,19 @@ import sys
 import textwrap
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import posthoc
 from posthoc.errors import PosthocError, UsageError
 from posthoc.replay.checkpoint import Header
 from posthoc.replay.models import resolve_model
 from posthoc.replay.probes.fitting import fit_images
 from posthoc.replay.request import parse_arguments
+from posthoc.usercode import UserCode
 
 NET = """
 import torch
@@ -124,7 +130,10 @@ def test_files_beside_it_are_found_and_stand_in_no_librarys_way(resolve, tmp_pat
     text = text.replace("return ", "import at_running_8\n        return ")
     model = resolve(f"import click, beside_8\n{text}")
     assert fit_images(model, None, 32)[1] == 3
-    assert {"beside_8", "at_making_8", "at_running_8"} <= sys.modules.keys()
+    beside = {"nets", "beside_8", "at_making_8", "at_running_8"}
+    with model.at_work():
+        assert beside <= sys.modules.keys()
+    assert not beside & sys.modules.keys()
     with pytest.raises(ModuleNotFoundError):
         __import__("nothing_beside_8")
     assert not any("mine" in place for place in sys.path)
@@ -155,13 +164,16 @@ def test_a_file_may_have_a_librarys_name(resolve, tmp_path, name):
         "from dataclasses import dataclass, field\nimport typing\n@dataclass\nclass Config:\n    width: 'int' = 8\n"
         "    sizes: 'typing.ClassVar[list]' = [1]\n" + NET
     )
-    made = type(resolve(text, f"mine/{name}.py:Net").module)
+    made = resolve(text, f"mine/{name}.py:Net")
     assert {key for key, value in before.items() if sys.modules.get(key) is not value} == set()
-    assert sys.modules[made.__module__].Net is made
+    again = resolve(text, f"mine/{name}.py:Net")
+    assert type(again.module) is not type(made.module)
+    for model in (made, again):
+        net = type(model.module)
+        with model.at_work():
+            assert sys.modules[net.__module__].Net is net
+            assert pickle.loads(pickle.dumps(net)) is net
     assert random.Random(0).random() == 0.8444218515250481
-    again = type(resolve(text, f"mine/{name}.py:Net").module)
-    assert again is not made
-    assert sys.modules[again.__module__].Net is again
     if name == "timeit":
         import timeit
 
@@ -170,12 +182,132 @@ def test_a_file_may_have_a_librarys_name(resolve, tmp_path, name):
 
 def test_two_files_of_one_name_are_two(resolve, tmp_path):
     (tmp_path / "other").mkdir()
-    first = resolve(NET, "mine/same_8.py:Net").module
-    second = resolve(NET + "    other = True\n", "other/same_8.py:Net").module
-    assert second.other
-    assert sys.modules[type(first).__module__].Net is type(first)
+    first = resolve(NET, "mine/same_8.py:Net")
+    second = resolve(NET + "    other = True\n", "other/same_8.py:Net")
+    assert second.module.other
+    for model in (first, second, first):
+        net = type(model.module)
+        with model.at_work():
+            assert importlib.import_module("same_8").Net is net
+            assert pickle.loads(pickle.dumps(net)) is net
     (tmp_path / "same_8.py").write_text(NET + "    third = True\n")
     assert resolve_model(Header(None, None, SHAPES), "same_8:Net").module.third
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_a_module_beside_a_file_is_its_own(tmp_path):
+    """Modules, packages and what is imported when it is called, of two folders; one of them on a path of its own."""
+    for k, folder in enumerate(("pa", "pb", "pc")):
+        write(tmp_path / folder / "utils.py", f"VALUE = {k}\n")
+        write(tmp_path / folder / "parts" / "__init__.py", f"FIRST = {k}\n")
+        write(tmp_path / folder / "parts" / "late.py", f"LATE = {k}\n")
+        write(tmp_path / folder / "bare" / "inner.py", f"INNER = {k}\n")
+    text = """
+        from utils import VALUE
+        def numbers():
+            from parts import FIRST
+            from parts.late import LATE
+            from bare.inner import INNER
+            import utils
+            return VALUE, utils.VALUE, FIRST, LATE, INNER
+    """
+    path = "import sys\nsys.path.insert(0, __file__.replace('pd/m.py', 'pc'))\n"
+    write(tmp_path / "pd" / "m.py", path + textwrap.dedent(text))
+    codes = [UserCode(write(tmp_path / folder / "m.py", text)) for folder in ("pa", "pb")]
+    codes.append(UserCode(tmp_path / "pd" / "m.py"))
+    before = dict(sys.modules)
+    for _ in range(2):
+        for k, code in enumerate(codes):
+            with code.at_work():
+                assert code.module.numbers() == (k,) * 5
+    with codes[0].at_work():
+        with codes[1].at_work():
+            assert codes[1].module.numbers() == (1,) * 5
+        assert codes[0].module.numbers() == (0,) * 5
+        assert sys.modules["utils"].VALUE == 0
+    assert dict(sys.modules) == before
+    assert list(sys.modules) == list(before)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("utils")
+
+
+def test_files_of_one_folder_share_what_lies_there(tmp_path):
+    """However they come by it, so that their classes are one; so do files elsewhere that look for it there."""
+    write(tmp_path / "shared" / "layers_8" / "__init__.py", "from layers_8.block import Block\n")
+    write(tmp_path / "shared" / "layers_8" / "block.py", "class Block: pass\n")
+    write(tmp_path / "shared" / "net_8.py", "from layers_8 import Block\nclass Net(Block): pass\n")
+    write(tmp_path / "shared" / "probe_8.py", "from layers_8.block import Block\nfrom net_8 import Net\n")
+    text = "import sys\nsys.path.append('SHARED')\nfrom layers_8.block import Block\nfrom net_8 import Net\n"
+    write(tmp_path / "other" / "far_8.py", text.replace("SHARED", str(tmp_path / "shared")))
+    net, probe, far = (UserCode(tmp_path / name) for name in ("shared/net_8.py", "shared/probe_8.py", "other/far_8.py"))
+    for code in (probe, far):
+        assert code.module.Block is net.module.Block
+        assert code.module.Net is net.module.Net
+        with code.at_work():
+            assert pickle.loads(pickle.dumps(net.module.Block())).__class__ is net.module.Block
+            assert importlib.import_module("layers_8.block").__spec__.name == "layers_8.block"
+            assert importlib.import_module("layers_8").__spec__.loader.path.endswith("__init__.py")
+
+
+def test_a_networks_own_loading_finds_what_lies_beside_it(tmp_path):
+    """When it is asked for its names, and for every checkpoint."""
+    write(
+        tmp_path / "older_8.py",
+        "def renamed(state):\n    return {name.replace('body', 'conv'): x for name, x in state.items()}\n",
+    )
+    loading = """
+    def load_state_dict(self, state, *rest, **options):
+        from older_8 import renamed
+        return super().load_state_dict(renamed(state), *rest, **options)
+"""
+    write(tmp_path / "nets_8.py", NET + loading)
+    torch.manual_seed(0)
+    x, y, expected = torch.rand(16, 3, 12, 12), torch.arange(16) % 10, []
+    for epoch in range(3):
+        state = {name: torch.randn(shape) for name, shape in SHAPES.items()}
+        hidden = nn.functional.conv2d(x, state["conv.weight"], state["conv.bias"]).relu().mean((2, 3))
+        outputs = nn.functional.linear(hidden, state["head.weight"], state["head.bias"])
+        expected.append(nn.functional.cross_entropy(outputs, y).item())
+        older = {name.replace("conv", "body"): tensor for name, tensor in state.items()}
+        torch.save({"epoch": epoch, "state_dict": older}, write(tmp_path / "run" / f"epoch_{epoch}.pt", ""))
+    for k, model in enumerate(("nets_8.py:Net", "nets_8.py")):
+        options = {"model": str(tmp_path / model), "layers": ["head"]}
+        posthoc.extract(tmp_path / "run", posthoc.Probe(x, y), tmp_path / f"{k}.h5", **options)
+        with h5py.File(tmp_path / f"{k}.h5") as file:
+            np.testing.assert_allclose(file["probe/loss"][:], expected, rtol=1e-5)
+
+
+def test_an_edited_file_beside_it_is_read_again(tmp_path, monkeypatch):
+    """Also where the folder is one that the session itself imports from, and by what was not edited."""
+    monkeypatch.syspath_prepend(tmp_path)
+    helper, through = write(tmp_path / "scale_8.py", "SCALE = 1\n"), "from scale_8 import SCALE\n"
+    write(tmp_path / "through_8.py", through)
+    place = write(
+        tmp_path / "mine_8.py",
+        "from through_8 import SCALE\ndef late():\n    import scale_8\n    return scale_8.SCALE\n",
+    )
+    first = UserCode(place)
+    helper.write_text("SCALE = 1000\n")
+    second = UserCode(place)
+    for code, scale in ((first, 1), (second, 1000)):
+        with code.at_work():
+            assert (code.module.SCALE, code.module.late()) == (scale, scale)
+
+
+def test_what_the_session_imported_itself_stays_the_same_object(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    write(tmp_path / "own_8.py", "class Own: pass\n")
+    own = importlib.import_module("own_8")
+    code = UserCode(write(tmp_path / "user_8.py", "import own_8, posthoc.errors, colorsys\n"))
+    assert code.module.own_8 is own
+    assert sys.modules["own_8"] is own
+    assert "colorsys" in sys.modules  # a library's is everyone's
+    del sys.modules["own_8"]
 
 
 def test_the_source_is_run_and_no_compiled_copy_beside_it(resolve, tmp_path):
