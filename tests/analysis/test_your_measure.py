@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from noise import make, recording
 
 import posthoc
@@ -300,6 +301,71 @@ def test_infinite_and_undefined_numbers_are_no_errors(noise_file, mine):
     assert np.isnan(run.column("endless")).all()
     assert np.isnan(run.column("undefined")).all()
     assert np.isnan(run.null("order", "undefined", "p")).all()
+
+
+class Odd:
+    def __array__(self, *_, **__):
+        raise RuntimeError("no array")
+
+
+def test_what_is_masked_is_undefined(noise_file):
+    def scalar(signals):
+        return np.ma.masked_less(signals, 1e9).mean()
+
+    def kept(signals):
+        return np.ma.masked_less(signals, 0).mean()
+
+    def whole(signals, layers):
+        return np.ma.array([7, 8], mask=[False, True])
+
+    def listed(signals, layers):
+        return [np.ma.masked, signals.std()]
+
+    run = measured(noise_file, *map(posthoc.measure, (scalar, kept, whole, listed)), draws=0)
+    assert np.isnan(run.column("scalar")).all()
+    assert (run.column("whole") == 7).all()
+    np.testing.assert_array_equal(run.measures["whole"].by_layer, [[7, np.nan]] * 12)
+    with posthoc.open_activations(noise_file) as file:
+        values = [file.read("mean", e).astype(float) for e in range(12)]
+        np.testing.assert_allclose(run.column("kept"), [x[x >= 0].mean() for x in values], rtol=1e-6)
+        np.testing.assert_allclose(run.column("listed"), [x.std() for x in values], rtol=1e-6)
+    assert np.isnan(run.measures["listed"].by_layer[:, 0]).all()
+
+
+def test_a_tensor_is_a_number_whatever_its_type_and_gradient(noise_file):
+    def graded(signals):
+        return (torch.ones(1, requires_grad=True) * float(signals.std())).sum()
+
+    def each(signals, layers):
+        weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+        return [weight * float(signals[layers == k].std()) for k in range(2)]
+
+    def half(signals):
+        return torch.tensor(0.1, dtype=torch.bfloat16)
+
+    run = measured(noise_file, *map(posthoc.measure, (graded, each, half)), draws=0)
+    with posthoc.open_activations(noise_file) as file:
+        values = [file.read("mean", e).astype(float) for e in range(12)]
+        of_layers = [[file.read("mean", e, layer).astype(float).std() for layer in file.layers] for e in range(12)]
+    np.testing.assert_allclose(run.column("graded"), [x.std() for x in values], rtol=1e-6)
+    np.testing.assert_allclose(run.measures["each"].by_layer, of_layers, rtol=1e-6)
+    assert (run.column("half") == 0.10009765625).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (Odd(), "an Odd"),
+        ([Odd(), 1.0], "a list"),
+        (torch.tensor(1j), "complex numbers"),
+        (torch.eye(2).to_sparse(), "a Tensor"),
+        (torch.empty((), device="meta"), "a Tensor"),
+        (np.ma.array(["a"], mask=[True]), "an array of str32"),
+    ],
+)
+def test_what_cannot_be_made_an_array_is_one_sentence(noise_file, given, kind):
+    with pytest.raises(UsageError, match=f"^odd gives {kind}; give a number\\.$"):
+        measured(noise_file, posthoc.measure(lambda signals: given, name="odd"), draws=0)
 
 
 @pytest.mark.parametrize(

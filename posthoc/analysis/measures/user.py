@@ -116,8 +116,10 @@ class Call:
         layers = None if series.recorded is None else series.recorded.layers
         wanted = "a number" if "layers" not in self.parameters else "a number, or one for each layer"
         try:
-            values = np.asarray(result)
-        except (TypeError, ValueError):
+            values = np.asarray(_plain(result))
+        except MemoryError:
+            raise
+        except Exception:  # whatever an object of another library raises
             values = np.asarray(None)
         if values.dtype.kind not in "fiub":
             raise UsageError(f"{self.name} gives {_kind_of(result, values)}; give {wanted}.")
@@ -144,6 +146,18 @@ class Call:
                 "every half of the signals; fewer --nulls are fewer calls.",
                 stacklevel=2,
             )
+
+
+def _plain(result: Any) -> Any:
+    """What NumPy takes for numbers: a tensor of any type and device without its gradient, NaN for what is masked."""
+    if isinstance(result, (list, tuple)):
+        return [_plain(each) for each in result]
+    if hasattr(result, "detach"):
+        result = result.detach().cpu()
+        return (result.double() if result.is_floating_point() else result).numpy()
+    if isinstance(result, np.ma.MaskedArray) and result.dtype.kind in "fiub":
+        return np.where(np.ma.getmaskarray(result), np.nan, result.data)
+    return result
 
 
 def _kind_of(result: object, values: Any) -> str:
