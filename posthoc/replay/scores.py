@@ -399,7 +399,12 @@ def of_user(function: Judge) -> Score:
         given = function(output, targets if len(targets) else None)
         rows = len(targets)
         columns = {}
-        for key, value in (given if isinstance(given, Mapping) else {name: given}).items():
+        several = given if isinstance(given, Mapping) else {name: given}
+        if not several:
+            raise ValueError("it gives nothing, not one number for each sample")
+        for key, value in several.items():
+            if not str(key):
+                raise ValueError("one of the numbers that it gives is called '', which is no name")
             column = torch.as_tensor(value).detach().float()
             if column.ndim == 0:
                 column = column.expand(rows)

@@ -708,6 +708,23 @@ def test_what_a_probe_has_that_is_not_rows_of_tokens_is_said_with_who_asked(name
         assert str(error.value) == f"{who} needs rows of tokens (whole numbers) and no targets; the probe {has}."
 
 
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda out, y: {}, r"it gives nothing, not one number for each sample"),
+        (
+            lambda out, y: {"right": out.sum(1), "": out.sum(1)},
+            "one of the numbers that it gives is called '', which is",
+        ),
+    ],
+)
+def test_a_score_that_gives_nothing_or_no_name_is_refused_before_the_run(score, message, nets):
+    _, run, model = nets("Mlp")
+    probe = posthoc.Probe(np.zeros((9, 7), np.float32), score=score)
+    with pytest.raises(PosthocError, match=rf"the score <lambda> fails \(ValueError: {message}"):
+        plan_extraction(run, probe, model=model, layers=["seen"])
+
+
 def test_a_score_names_the_same_for_every_batch(nets, tmp_path):
     _, run, model = nets("Mlp")
     probe = posthoc.Probe(np.zeros((9, 7), np.float32), score=lambda out, y: {f"of {len(out)}": out.sum(1)})
