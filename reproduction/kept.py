@@ -1,4 +1,4 @@
-"""What is kept of the study's runs: their measures and audits, of whatever version, and what the printed table says."""
+"""What is kept of the study's runs: their measures and audits, and what the printed table says."""
 
 import csv
 import io
@@ -13,7 +13,6 @@ import numpy as np
 from posthoc.analysis.geometry import Locking, Representation
 from posthoc.analysis.records import RunMetrics
 from posthoc.analysis.responses import Audit, Spread, load_audit
-from posthoc.analysis.version1 import upgraded
 from posthoc.files import read_json
 from posthoc.typed import typed
 from reproduction.language import Condition, kept_conditions
@@ -49,31 +48,21 @@ ROWS = {
 """By the names of our recipes: those of the printed table, in its order, and what is published without a row of it."""
 
 
-REENCODED = (
-    "59cc0e941c1a52e9746166c667229073eb0273c41d97217c7d52116c3d97866a",
-    "f2ba796bfdab2e546178b2ac966640f95b9bb8f89d3de70515099c7e8a19feab",
-)
-"""Digests of the probes of 2,048 and 4,096 images of CIFAR-10 whose pixels went through JPEG."""
-
-
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of one run: its measures, its audit, and its exponents along the other axes where they were made."""
+    """What is kept of one run: its measures, its audit, its exponents along the other axes where they were made, and so
+    the accuracies of the means of its checkpoints' weights."""
 
     recipe: str
     seed: int
     metrics: RunMetrics
     audit: Audit
     axes: dict[str, RunMetrics]
+    means: dict[str, list[float]]
 
     @property
     def name(self) -> str:
-        return f"{self.recipe}, seed {self.seed}{self.mark}"
-
-    @property
-    def mark(self) -> str:
-        """An asterisk where images were not those of the data set, but re-encoded."""
-        return "*" if self.metrics.recording.identity.probe.sha256 in REENCODED else ""
+        return f"{self.recipe}, seed {self.seed}"
 
     def trained(self) -> list[dict[str, Any]]:
         """The measures of every checkpoint but the untrained, None where undefined."""
@@ -168,20 +157,14 @@ def kept_runs(keep: Path) -> list[Kept]:
                 files = {axis: folder / f"{axis}.json" for axis in ("depth", "epoch", "smoothing")}
                 axes = {axis: read_kept(file) for axis, file in files.items() if file.exists()}
                 metrics, audit = read_kept(folder / "metrics.json"), load_audit(folder / "audit.json")
-                runs.append(Kept(run, int(folder.name[5:]), metrics, audit, axes))
+                means = _content(folder / "means.json")
+                runs.append(Kept(run, int(folder.name[5:]), metrics, audit, axes, means))
     return runs
 
 
 def read_kept(path: Path) -> RunMetrics:
-    """Measures of either version; of the first, what only the page needs may be all that is left."""
-    content = read_json(path, 2**30)
-    if content.get("format_version", 1) == 1:
-        none: dict[str, list[Any]] = {
-            name: [] for name in ("effective_rank", "participation_ratio", "cka_previous", "cka_last", "cka_layers")
-        }
-        absent = {"representation": {"layers": [], **none}, "channels": [], "phase_locking": {"plv": [], "ppc": []}}
-        content = upgraded(absent | content)
-    metrics: RunMetrics = typed(RunMetrics, content)
+    """Measures, of which only what the page needs may be all that is left (`pruned`)."""
+    metrics: RunMetrics = typed(RunMetrics, read_json(path, 2**30))
     return metrics
 
 

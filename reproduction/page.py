@@ -7,6 +7,7 @@ import jinja2
 
 from posthoc.report.printing import markdown_grid
 from reproduction import sections
+from reproduction.foretelling import foretelling
 from reproduction.kept import Study
 from reproduction.language import generated
 from reproduction.short import verdicts
@@ -20,7 +21,7 @@ def page(keep: Path) -> str:
     study = Study.read(keep)
     makers = (
         sections.what_was_run, sections.nine_rows, sections.separation, sections.convergence, sections.signs, sections.sensitivity,
-        sections.untrained, sections.other_axes, sections.information, sections.covariance, sections.limits,
+        sections.untrained, sections.other_axes, sections.information, sections.covariance, sections.limits, foretelling,
     )  # fmt: skip
     content: dict[str, Any] = {make.__name__: make(study) for make in makers}
     content["generated"] = generated(study.generated)

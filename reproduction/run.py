@@ -24,6 +24,7 @@ from posthoc.analysis.runs import load_csv
 from posthoc.files import replacing
 from posthoc.replay.probes.images import load_images
 from posthoc.shown import shown
+from reproduction.foretelling import DATASETS, LAST, between_seeds, files_of, of_means
 from reproduction.kept import ROWS, figures, kept_runs, pruned
 from reproduction.noise import of_noise
 from reproduction.page import page
@@ -42,7 +43,7 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
     row = ROWS[run]
     images, epochs = min(row.images, args.images or row.images), min(row.epochs, args.epochs or row.epochs)
     folder, kept = args.out / run / f"seed-{seed}", args.keep / run / f"seed-{seed}"
-    activations, depth = folder / "activations.h5", folder / "depth.h5"
+    activations, depth, means = (folder / f"{name}.h5" for name in ("activations", "depth", "means"))
     if (kept / "audit.json").exists() and not activations.exists():
         print(f"{kept}: done", flush=True)
         return
@@ -63,6 +64,10 @@ def reproduce(run: str, seed: int, args: argparse.Namespace) -> None:
         layers = DEPTH_LAYERS.get(run.split("-")[0], "all")
         few = ["--layers", layers, "--channels", 8, "--signals", "mean", "--images", min(images, DEPTH_IMAGES)]
         _call(*extract, *few, "-o", depth)
+    if not means.exists():
+        few = ["--channels", 1, "--signals", "mean", "--images", images, "--average", LAST]
+        _call(*extract, *few, "-o", means)
+    _save(kept / "means.json", json.dumps(of_means(means), indent=1))
     measures = {
         "metrics.json": ["metrics", activations, "--smooth", row.smooth],
         "smoothing.json": ["metrics", activations, "--smooth", 20 - row.smooth, "--nulls", 0],  # 15 for 5, 5 for 15
@@ -128,6 +133,13 @@ def read_published(keep: Path, folder: Path) -> None:
             content["seeds"].setdefault(path.stem.rpartition("_seed")[0], []).append(
                 run.summary.correlations["integration_metastability"].r
             )
+    content["prediction"] = {
+        dataset: json.loads(
+            _call(*POSTHOC, "compare", "--from-csv", *files_of(folder, dataset), "--predict", "all", "--json")
+        )["prediction"]
+        for dataset in DATASETS
+    }
+    content["between_seeds"] = between_seeds(folder)
     _save(keep / "published.json", json.dumps(content, indent=1))
 
 

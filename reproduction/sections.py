@@ -9,7 +9,7 @@ import numpy as np
 
 from posthoc.analysis.protocol import Protocol
 from posthoc.analysis.records import Against, RunMetrics, Settles
-from posthoc.analysis.settling import autocorrelation, settling
+from posthoc.analysis.settling import settling
 from reproduction.kept import ROWS, Cell, Kept, Row, Study, correlation, known, mean
 from reproduction.text import CORRELATIONS, FIELDS, extent, interval, number, over_epochs, spread, times, with_interval
 
@@ -37,7 +37,7 @@ Rows = list[Sequence[Any]]
 def what_was_run(study: Study) -> dict[str, Any]:
     """The runs, and which of the recipes were not."""
     rows = [
-        [f"{run.recipe}{run.mark}", run.seed, len(run.trained()), f"{run.audit.samples:,}", run.metrics.protocol.smooth,
+        [run.recipe, run.seed, len(run.trained()), f"{run.audit.samples:,}", run.metrics.protocol.smooth,
          run.metrics.recording.identity.device, run.metrics.summary.draws]
         for run in study.runs
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def _published(content: dict[str, Any]) -> Sequence[Any]:
 def _ours(run: Kept) -> Sequence[Any]:
     h_eff = run.metrics.measures["integration"].summary
     return [
-        "", f"ours, seed {run.seed}{run.mark}", number(100 * run.metrics.summary.best_accuracy, 1),
+        "", f"ours, seed {run.seed}", number(100 * run.metrics.summary.best_accuracy, 1),
         f"{number(h_eff.mean)} ± {number(h_eff.sd)}", number(mean(run.metrics, "metastability"), 4),
         *(with_interval(run.metrics, name) for name in CORRELATIONS),
     ]  # fmt: skip
@@ -188,18 +188,18 @@ def convergence(study: Study) -> dict[str, Any]:
         early += bool(causal) and causal < plateau
         cost = 100 * (top - max(e["accuracy"] for e in epochs if e["epoch"] <= causal)) if causal else None
         retrospective = summary.convergence["retrospective"] or "never"
-        alike = _settled([epoch["epoch"] for epoch in epochs], run)["autoregressive"]["causal"]
+        alike = summary.settling.get("autoregressive", {}).get("causal")  # of a handful of epochs nothing is said
+        on_noise = f"{alike.share:.0%}, {alike.median or 'never'}" if alike else "-"
         rows.append([
-            run.name, retrospective, causal or "never", f"{alike.share:.0%}, {alike.median or 'never'}", plateau,
-            summary.best_epoch, number(cost, 1),
+            run.name, retrospective, causal or "never", on_noise, plateau, summary.best_epoch, number(cost, 1)
         ])  # fmt: skip
-    shortest = _settled(range(1, SETTLED[0] + 1))
+    shortest = _settled(SETTLED[0])
     return {
         "rules": rules, "rows": rows, "early": early, "last": last, "plateau": f"{100 * PLATEAU:.0f}",
         "settled": [
             [f"{epochs} epochs", *(f"{kinds[kind]['causal'].share:.0%}, {kinds[kind]['causal'].median}" for kind in NOT_CONVERGING)]
             for epochs in SETTLED
-            for kinds in [_settled(range(1, epochs + 1))]
+            for kinds in [_settled(epochs)]
         ],
         "settled_header": ["", *NOT_CONVERGING.values()],
         "settled_epochs": SETTLED[0],
@@ -209,12 +209,9 @@ def convergence(study: Study) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _settled(epochs: Sequence[int], run: Kept | None = None) -> dict[str, dict[str, Settles]]:
-    """When the rule with the published threshold fires on series that do not converge, as autocorrelated as a run's."""
-    phi = (
-        [autocorrelation(run.metrics.column(key)[run.metrics.trained]) for key in FIELD_MEASURES] if run else [0.0, 0.0]
-    )
-    return settling(epochs, THRESHOLD, Protocol().window, Protocol().w_h, (phi[0], phi[1]))
+def _settled(epochs: int) -> dict[str, dict[str, Settles]]:
+    """When the rule with the published threshold fires on series of so many epochs that do not converge."""
+    return settling(range(1, epochs + 1), THRESHOLD, Protocol().window, Protocol().w_h, (0.0, 0.0))
 
 
 def _stopping(content: dict[str, Any]) -> dict[str, Any]:
@@ -423,7 +420,6 @@ def other_axes(study: Study) -> Rows:
 def information(study: Study) -> dict[str, Any]:
     """Whether the measures differ from those of the same images in another order."""
     runs = study.runs
-    drawn = [run for run in runs if _null(run, "order", "metastability")]
     rows: Rows = []
     inside, audits = 0, 0
     for run in runs:
@@ -441,8 +437,7 @@ def information(study: Study) -> dict[str, Any]:
     return {
         "rows": rows,
         "order": _sum(runs, "order", "integration"),
-        "drawn": len(drawn),
-        "order_m": _sum(drawn, "order", "metastability"),
+        "order_m": _sum(runs, "order", "metastability"),
         "inside": inside,
         "audits": audits,
     }

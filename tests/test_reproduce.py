@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy.stats import kendalltau
 
+import posthoc
 from reproduction import sections
+from reproduction.foretelling import LAST, between_seeds, of_means
 from reproduction.kept import read_kept
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +51,8 @@ def test_a_rehearsal_of_the_whole(rehearsal):
     assert done.returncode == 0, done.stdout + done.stderr
     kept = rehearsal / "kept"
     run = kept / "resnet18-cifar10" / "seed-42"
-    assert sorted(path.name for path in run.iterdir()) == ["audit.json", "depth.json", "metrics.json", "smoothing.json"]
+    names = ["audit", "depth", "means", "metrics", "smoothing"]
+    assert sorted(path.name for path in run.iterdir()) == [f"{name}.json" for name in names]
     page = (kept / "README.md").read_text()
     assert "\nthree hundred pictures.\n" in page
     metrics = json.loads((run / "metrics.json").read_text())
@@ -109,13 +114,59 @@ def test_what_h_eff_goes_with(follows):
     ]
 
 
+def test_what_measures_say_between_seeds_is_the_mean_of_kendalls_tau(published):
+    found = between_seeds(published)
+    every = {name: of for name, of in found.items() if name != "all"}
+    assert [*every] == ["densenet121_cifar10", "mobilenetv2_cifar10", "resnet101_cifar100", "vgg16bn_cifar100"]
+    for measure, column in {
+        "metastability": "M",
+        "integration": "Heff",
+        "loss": "val_loss",
+        "accuracy": "val_acc",
+    }.items():
+        for name, of in every.items():
+            runs = [
+                np.genfromtxt(path, delimiter=",", names=True)
+                for path in sorted((published / "seeds").glob(f"{name}_seed*.csv"))
+                if "_v1" not in path.name
+            ]
+            final = [run["val_acc"][-1] for run in runs]
+            epochs = [[run[column][e] for run in runs] for e in range(1, min(map(len, runs)) - 1)]
+            taus = [kendalltau(values, final).statistic for values in epochs if np.isfinite(values).all()]
+            assert of[measure] == pytest.approx(np.nanmean(taus))
+        assert found["all"][measure] == pytest.approx(np.mean([of[measure] for of in every.values()]))
+        assert 0 < found["all"][f"{measure} p"] <= 1
+
+
+def test_means_of_weights_stand_beside_the_checkpoints(tmp_path):
+    torch.manual_seed(0)
+    states = [torch.nn.Sequential(torch.nn.Linear(4, 3)).state_dict() for _ in range(5)]
+    for epoch, state in enumerate(states):
+        torch.save(state, tmp_path / f"epoch-{epoch}.pt")
+    x, y = torch.randn(200, 4), torch.arange(200) % 3
+    (tmp_path / "net.py").write_text(
+        "import torch\n\ndef net():\n    return torch.nn.Sequential(torch.nn.Linear(4, 3))\n"
+    )
+    output = posthoc.extract(
+        tmp_path, (x.numpy(), y.numpy()), tmp_path / "means.h5", model=f"{tmp_path / 'net.py'}:net", channels=1,
+        average=[LAST],
+    )  # fmt: skip
+
+    def accuracy(states):
+        weight, bias = (torch.stack([state[name] for state in states]).mean(0) for name in ("0.weight", "0.bias"))
+        return ((x @ weight.T + bias).argmax(1) == y).double().mean().item()
+
+    found = of_means(output)
+    assert found["checkpoint"] == pytest.approx([accuracy(states[e : e + 1]) for e in (3, 4)])
+    assert found["mean"] == pytest.approx([accuracy(states[e - 2 : e + 1]) for e in (3, 4)])
+
+
 def test_the_page_in_the_repository_is_what_its_files_give():
     done = reproduce("--check")
     assert done.returncode == 0, done.stderr
 
 
 def test_a_network_starts_from_given_weights(rehearsal, tmp_path, capsys):
-    import torch
     import torchvision
     from safetensors.torch import load_file, save_file
 
@@ -165,3 +216,9 @@ def test_the_figures_in_the_readme_are_those_of_the_kept_files():
     assert "0.0670, and 0.0679 ± 0.0017" in opening
     last = read_kept(KEPT / "resnet18-cifar10/seed-42/metrics.json").measures["metastability"]
     assert f"{last.value[-1]:.4f}" == "0.0670"
+    gained = [
+        max(of["mean"]) - max(of["checkpoint"])
+        for of in (json.loads(path.read_text()) for path in KEPT.glob("*/*/means.json"))
+    ]
+    assert len(gained) == 5
+    assert f"is {100 * min(gained):.1f} to {100 * max(gained):.1f} points better" in " ".join(opening.split())
